@@ -1,0 +1,42 @@
+# Everything works from a fresh clone: each target sets up .venv first, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install demo test lint format weights clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+install: $(INSTALLED)  ## set up .venv with the pinned set
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "dct-augment needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable . --group dev
+	@touch $@
+
+demo: install  ## tokens -> shards -> benchmark -> report on both Pocket data sets
+	$(BIN)/dct-augment demo
+
+test: install  ## the test suite
+	$(BIN)/python -m pytest
+
+lint: install  ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install  ## let ruff rewrite the sources
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+weights: install  ## rebuild the Pocket models from seeds (about 2.5 hours on 2 cores)
+	$(BIN)/python -m dct_augment.pocket.build
+
+clean:  ## remove the environment; runs/ stays
+	rm -rf $(VENV)
