@@ -1,0 +1,178 @@
+"""The benchmark: one low-resource classifier, trained in several arms on paired few-shot draws.
+
+Every arm takes the same number of gradient steps on batches of the same size; arms differ in their
+images alone. The test split is read once, after the last step.
+"""
+
+import hashlib
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from timm.data import create_transform
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from dct_augment import records
+from dct_augment.config import BenchmarkConfig, seed_from
+from dct_augment.datasets import few_shot
+from dct_augment.errors import LeakError
+from dct_augment.records import Example, Split, Trial
+from dct_augment.shards import PLAIN, TRAIN
+from dct_augment.statistics import Estimate, mean_t
+from dct_augment.training import Mixture, RealImages, SyntheticImages, Transform
+
+SYNTHETIC = {"plain_prompt": PLAIN, "class_token": TRAIN}
+"""Arms with synthetic images, and the shard split they use. They keep the strong augmentation."""
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """One trial to run: an arm on the few-shot draw of a seed."""
+
+    arm: str
+    seed: int
+
+
+def plan(settings: BenchmarkConfig) -> tuple[TrialPlan, ...]:
+    """Every (arm, seed) of the benchmark; the arms of one seed share their real images."""
+    first = settings.seed
+    return tuple(TrialPlan(arm, seed) for seed in range(first, first + settings.seeds) for arm in settings.arms)
+
+
+class Benchmark:
+    """Runs trials of one data set against one shard folder."""
+
+    def __init__(self, dataset: records.Dataset, shards: Path, settings: BenchmarkConfig, device: str = "cpu") -> None:
+        self._dataset, self._shards, self._settings, self._device = dataset, shards, settings, device
+        self._tensors = Transforms(settings.image_size)
+        self._test = _Memory(RealImages(dataset.examples("test"), self._tensors.plain))
+
+    def trial(self, planned: TrialPlan) -> Trial:
+        """Train one classifier from its seed and measure it on the test split, once.
+
+        Raises:
+            LeakError: a test image is among the training images.
+        """
+        began, settings = time.monotonic(), self._settings
+        split = few_shot(self._dataset, settings.shots, planned.seed)
+        refuse_leaks(split)
+        model = self._fit(self._mixture(planned, split), planned)
+        right = 0
+        for images, labels in DataLoader(self._test, batch_size=128):
+            right += int((model(images.to(self._device)).argmax(1).cpu() == labels).sum())
+        accuracy = right / len(self._test)
+        return Trial(planned.arm, settings.shots, planned.seed, settings.steps, accuracy, time.monotonic() - began)
+
+    def _mixture(self, planned: TrialPlan, split: Split) -> Mixture:
+        settings = self._settings
+        transform = self._tensors.plain_train if planned.arm == "real" else self._tensors.strong
+        synthetic = None
+        if planned.arm in SYNTHETIC:
+            synthetic = SyntheticImages(
+                self._shards, SYNTHETIC[planned.arm], per_class=settings.per_class, transform=transform
+            )
+        return Mixture(
+            RealImages(split.train, transform),
+            synthetic,
+            probability=settings.synthetic_probability,
+            length=settings.steps * settings.batch_size,
+            seed=seed_from("mixture", planned.seed),
+        )
+
+    def _fit(self, data: Mixture, planned: TrialPlan) -> nn.Module:
+        settings = self._settings
+        _seed_everything(seed_from("classifier", planned.seed) % 2**32)
+        model = timm.create_model(
+            settings.model,
+            pretrained=settings.pretrained,
+            num_classes=1 + max(info.index for info in self._dataset.classes),
+        ).to(self._device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, settings.learning_rate, total_steps=settings.steps + 1
+        )
+        model.train()
+        for images, labels in DataLoader(cast(Dataset[Any], data), batch_size=settings.batch_size):
+            optimizer.zero_grad(set_to_none=True)
+            functional.cross_entropy(model(images.to(self._device)), labels.to(self._device)).backward()
+            optimizer.step()
+            schedule.step()
+        return model.eval().requires_grad_(False)
+
+
+def _seed_everything(seed: int) -> None:
+    """Seed all three generators: timm's transforms draw from `random` and NumPy, not from torch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+class Transforms:
+    """From an RGB picture to a tensor (3, H, W): plain for testing, light and strong for training."""
+
+    def __init__(self, size: int) -> None:
+        self.plain: Transform = create_transform(size, crop_pct=1.0)
+        light = {"scale": (0.8, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0, "color_jitter": None}
+        self.plain_train: Transform = create_transform(size, is_training=True, **light)
+        self.strong: Transform = create_transform(
+            size, is_training=True, auto_augment="rand-m7-n2-mstd0.5", re_prob=0.1, **(light | {"scale": (0.6, 1.0)})
+        )
+
+
+class _Memory(Dataset[tuple[torch.Tensor, int]]):
+    """A data set read once and kept as tensors."""
+
+    def __init__(self, source: RealImages) -> None:
+        self._items = [source[index] for index in range(len(source))]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self._items[index]
+
+
+def refuse_leaks(split: Split) -> None:
+    """Compare pictures by content.
+
+    Raises:
+        LeakError: a validation or test picture is also a training picture; names both keys.
+    """
+    training = {_content(example): example.key for example in split.train}
+    for name in ("val", "test"):
+        for example in getattr(split, name):
+            if (twin := training.get(_content(example))) is not None:
+                raise LeakError(f"{name} image {example.key!r} is the same picture as training image {twin!r}")
+
+
+def _content(example: Example) -> str:
+    return hashlib.sha256(example.open().convert("RGB").tobytes()).hexdigest()
+
+
+def arms(trials: pd.DataFrame) -> dict[str, Estimate]:
+    """Mean test accuracy of each arm with its 95 % interval over seeds."""
+    return {str(arm): mean_t(group["accuracy"].tolist()) for arm, group in trials.groupby("arm", sort=False)}
+
+
+def paired(trials: pd.DataFrame, arm: str, baseline: str) -> Estimate | None:
+    """Mean difference of two arms over the seeds they share; None if they share none."""
+    table = trials.pivot_table(index="seed", columns="arm", values="accuracy")
+    if arm not in table or baseline not in table:
+        return None
+    gaps = (table[arm] - table[baseline]).dropna()
+    return mean_t(gaps.tolist()) if len(gaps) else None
+
+
+def run(benchmark: Benchmark, plans: Sequence[TrialPlan]) -> Iterator[Trial]:
+    """Run trials one after the other."""
+    for planned in plans:
+        yield benchmark.trial(planned)

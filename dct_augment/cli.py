@@ -1,0 +1,312 @@
+"""The command line. The only file that prints; every command calls one method of `pipeline.Run`."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from dct_augment import __version__
+from dct_augment.errors import DctAugmentError
+
+if TYPE_CHECKING:
+    from dct_augment.config import Config
+    from dct_augment.pipeline import Run
+    from dct_augment.records import Progress
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Synthetic training images for classes that have few. Without --config, everything runs on the "
+    "embedded Pocket models, on a CPU, with no download.",
+)
+console = Console(stderr=True)
+
+ConfigName = Annotated[str, typer.Option("--config", "-c", help="name of a configuration, or path to a YAML file")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="e.g. tokens.max_updates=80; repeatable")
+]
+Classes = Annotated[str | None, typer.Option("--classes", help="only these classes, separated by commas")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="run folder; runs/<name> if not given")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1")]
+PerClass = Annotated[int | None, typer.Option("--per-class", help="images per class")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and its cost, and do nothing")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(output: Annotated[Path, typer.Option("--output", "-o", help="parent of the two runs")] = Path("runs")) -> None:
+    """Run everything on both Pocket data sets: birds into runs/pocket, digits into runs/digits."""
+    for name in ("pocket", "digits"):
+        _everything(_configure(name, None, None, output / name, None, None))
+
+
+@app.command()
+def train(
+    config: ConfigName = "pocket",
+    overrides: Overrides = None,
+    classes: Classes = None,
+    output: Output = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train the class tokens that are missing."""
+    settings = _configure(config, overrides, classes, output, device, None)
+    if dry_run:
+        return _plan(settings, ("tokens",))
+    with _run(settings) as run:
+        run.train()
+        _token_table(run)
+        run.check()
+
+
+@app.command()
+def generate(
+    config: ConfigName = "pocket",
+    per_class: PerClass = None,
+    plain: Annotated[bool, typer.Option("--plain", help="draw plain prompts, to compare with")] = False,
+    overrides: Overrides = None,
+    classes: Classes = None,
+    output: Output = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Draw labelled images into WebDataset shards; trains missing class tokens first."""
+    settings = _configure(config, overrides, classes, output, device, per_class)
+    if dry_run:
+        return _plan(settings, ("plain",) if plain else ("tokens", "train"))
+    with _run(settings) as run:
+        if plain:
+            run.generate_plain()
+        else:
+            run.generate()
+        _shard_table(run)
+        run.check()
+
+
+@app.command()
+def benchmark(
+    config: ConfigName = "pocket",
+    overrides: Overrides = None,
+    classes: Classes = None,
+    output: Output = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train the low-resource classifier in every arm; makes missing tokens and images first."""
+    settings = _configure(config, overrides, classes, output, device, None)
+    if dry_run:
+        return _plan(settings, ("tokens", "train", "plain", "benchmark"))
+    with _run(settings) as run:
+        run.benchmark()
+        run.report()
+        _summary(run)
+        run.check()
+
+
+@app.command()
+def report(
+    config: ConfigName = "pocket",
+    overrides: Overrides = None,
+    classes: Classes = None,
+    output: Output = None,
+) -> None:
+    """Write the report of what there is."""
+    with _run(_configure(config, overrides, classes, output, None, None)) as run:
+        run.report()
+        _summary(run)
+
+
+@app.command(name="run")
+def run_all(
+    config: ConfigName = "pocket",
+    per_class: PerClass = None,
+    overrides: Overrides = None,
+    classes: Classes = None,
+    output: Output = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Run all stages: tokens, shards, benchmark, report."""
+    settings = _configure(config, overrides, classes, output, device, per_class)
+    if dry_run:
+        return _plan(settings, ("tokens", "train", "plain", "benchmark"))
+    _everything(settings)
+
+
+@app.command()
+def verify(
+    config: ConfigName = "pocket",
+    overrides: Overrides = None,
+    output: Output = None,
+) -> None:
+    """Check every shard, row and hash of a run. Exit code 1 if anything is wrong."""
+    settings = _configure(config, overrides, None, output, None, None)
+    if not settings.root.is_dir():
+        from dct_augment.errors import InputError
+
+        raise InputError(f"{settings.root} does not exist; make it with `dct-augment generate --config {config}`")
+    from dct_augment.verify import verify as check
+
+    found = check(settings.root / "shards", settings.name, settings.root / "tokens")
+    for problem in found.problems:
+        console.print(f"wrong: {problem}", markup=False, highlight=False, soft_wrap=True)
+    typer.echo(f"{found.shards} shards, {found.images} images, {found.tokens} tokens: "
+               + (f"{len(found.problems)} problems" if found.problems else "all agree"))  # fmt: skip
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; errors become one message and an exit code, never a traceback."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except DctAugmentError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except OSError as error:
+        _complain(str(error))
+        sys.exit(1)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _complain(text: str) -> None:
+    console.print("[bold red]error:[/]", end=" ")
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _configure(
+    name: str,
+    overrides: list[str] | None,
+    classes: str | None,
+    output: Path | None,
+    device: str | None,
+    per_class: int | None,
+) -> "Config":
+    from dct_augment import config
+
+    wanted = None if classes is None else [part.strip() for part in classes.split(",") if part.strip()]
+    return config.load(name, overrides or [], per_class=per_class, classes=wanted, output=output, device=device)
+
+
+@contextmanager
+def _run(settings: "Config") -> Iterator["Run"]:
+    """A run with progress bars on stderr; its warnings are for developers, not for users."""
+    with console.status("loading"):
+        import warnings
+
+        warnings.filterwarnings("ignore")
+        from dct_augment.pipeline import Run
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    with Bars(*columns, console=console) as bars:
+        try:
+            yield Run(settings, _follow(bars))
+        except KeyboardInterrupt:
+            bars.stop()
+            console.print("stopped; what is finished is kept, and the same command goes on from there")
+            raise
+
+
+def _follow(bars: Bars) -> Callable[["Progress"], None]:
+    tasks: dict[str, TaskID] = {}
+
+    def report(progress: "Progress") -> None:
+        if progress.stage not in tasks:
+            tasks[progress.stage] = bars.add_task(progress.stage, note="")
+        note = progress.note if len(progress.note) < 48 else progress.note[:45] + "..."
+        bars.update(tasks[progress.stage], completed=progress.done, total=progress.total, note=note)
+
+    return report
+
+
+def _everything(settings: "Config") -> None:
+    with _run(settings) as run:
+        page = run.everything()
+        _summary(run)
+        typer.echo(f"report: {page}")
+        run.check()
+
+
+def _plan(settings: "Config", parts: tuple[str, ...]) -> None:
+    from dct_augment import cost
+    from dct_augment.pipeline import Run
+
+    table = Table(title=f"{settings.name} -> {settings.root}", title_justify="left")
+    for column in ("part", "to do", "U-Net evaluations", "seconds, about"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    with console.status("measuring one step"):
+        lines = cost.estimate(Run(settings), parts)
+    for line in lines:
+        table.add_row(line.part, line.todo, f"{line.evaluations:,}", f"{line.seconds:,.0f}")
+    Console().print(table)
+
+
+def _token_table(run: "Run") -> None:
+    index = run.tokens.index()
+    table = Table(title=f"class tokens in {run.tokens.path}", title_justify="left")
+    for column in ("class", "updates", "guide before", "guide after", "judge before", "judge after", "stopped"):
+        table.add_column(column, justify="left" if column in ("class", "stopped") else "right")
+    for row in index.to_dict("records"):
+        shares = [row[f"{kind}_accuracy"] for kind in ("plain_guide", "guide", "plain_judge", "judge")]
+        percents = ["-" if share is None or share != share else f"{share:.0%}" for share in shares]
+        table.add_row(row["class"], str(row["updates"]), *percents, row["stop_reason"])
+    Console().print(table)
+
+
+def _shard_table(run: "Run") -> None:
+    for split in ("train", "plain"):
+        rows = run.shards.rows(split)
+        if len(rows):
+            images, shards = int((rows["status"] == "ok").sum()), rows["shard"].nunique()
+            failed = len(rows) - images
+            typer.echo(f"{split}: {images} images in {shards} shards in {run.shards.path}"
+                       + (f", {failed} failed" if failed else ""))  # fmt: skip
+
+
+def _summary(run: "Run") -> None:
+    import json
+
+    summary = json.loads((run.config.root / "report" / "summary.json").read_text(encoding="utf-8"))
+    table = Table(title=f"{run.config.name}: test accuracy and judge accuracy, 95 % intervals", title_justify="left")
+    table.add_column("what")
+    table.add_column("mean", justify="right")
+    table.add_column("interval", justify="right")
+    for title, group in (
+        ("judge, ", summary.get("judge_accuracy", {})),
+        ("arm ", summary.get("benchmark", {}).get("arms", {})),
+        ("gain ", summary.get("benchmark", {}).get("paired", {})),
+    ):
+        for name, value in group.items():
+            if isinstance(value, dict) and value.get("mean") is not None:
+                low, high = (("-" if edge is None else f"{edge:.1%}") for edge in value["ci95"])
+                table.add_row(title + name, f"{value['mean']:.1%}", f"{low} .. {high}")
+    Console().print(table)

@@ -1,0 +1,341 @@
+"""The configuration: one section per stage, read from YAML, checked whole, fingerprinted."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from dct_augment.errors import ConfigError
+from dct_augment.prompts import CLASS_FIELD, TOKEN_FIELD
+
+SCHEMA_VERSION = 1
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetConfig(Section):
+    """Which real images there are."""
+
+    name: Literal["pocket", "digits"] = Field(description="data set adapter")
+    classes: tuple[str, ...] | None = Field(None, description="only these classes (names or slugs); all if unset")
+
+
+class ModelConfig(Section):
+    """The frozen text-to-image model: `pocket`, a local folder, or a Hub id."""
+
+    path: str = "pocket"
+    revision: str | None = None
+    variant: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class ClassifierConfig(Section):
+    """A frozen classifier: `pocket/<name>`, or a timm name with its source (`local-dir:`, `hf-hub:`)."""
+
+    name: str
+
+
+class PromptsConfig(Section):
+    """How a class becomes a prompt, in training and in generation alike."""
+
+    templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("a photo of a {token} {class}{context}",)
+    contexts: Annotated[tuple[str, ...], Field(min_length=1)] = ("",)
+    negative: str = ""
+
+    @field_validator("templates")
+    @classmethod
+    def _fields(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            for field in (TOKEN_FIELD, CLASS_FIELD):
+                if template.count(field) != 1:
+                    raise ValueError(f"template {template!r} must hold {field} exactly once")
+        return templates
+
+
+class SamplingConfig(Section):
+    """How an image is drawn, in training and in generation alike."""
+
+    scheduler: str | None = Field(None, description="diffusers scheduler class; the model's own if unset")
+    num_inference_steps: PositiveInt = 30
+    guidance_scale: Annotated[float, Field(ge=1, le=50)] = 7.0
+
+
+class TokensConfig(Section):
+    """How class tokens are trained (paper, section 3)."""
+
+    method: Literal["last_step", "look_ahead"] = "look_ahead"
+    vectors: PositiveInt = 1
+    init_word: str = "a"
+    images_per_update: PositiveInt = 6
+    max_updates: PositiveInt = 60
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        0.1, description="Adam step in units of the mean word norm, spread over all dimensions"
+    )
+    max_norm: Annotated[float, Field(gt=0)] = Field(1.5, description="in units of the largest word norm")
+    look_ahead: Annotated[tuple[tuple[Fraction, Fraction], ...], Field(min_length=1)] = Field(
+        ((0.15, 0.75), (0.4, 1.0)),
+        description="part of the trajectory in which the stopping step is drawn, one range per attempt",
+    )
+    validate_every: PositiveInt = 10
+    validation_images: PositiveInt = 16
+    target_accuracy: Fraction = 0.95
+    target_probability: Fraction = Field(0.8, description="mean probability of the class that ends training early")
+    patience: PositiveInt = Field(2, description="validations without progress before stop or restart")
+    restarts: Annotated[int, Field(ge=0)] = 2
+    restart_words: Annotated[int, Field(ge=0)] = Field(
+        128, description="vocabulary words tried as the start of a restart, those the gradient points to; 0: init_word"
+    )
+    restart_below: Fraction = Field(0.8, description="restart only if the best accuracy is below this")
+    slots: PositiveInt = Field(8, description="classes trained in one batch; changes speed, not results")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _range(self) -> "TokensConfig":
+        for low, high in self.look_ahead:
+            if low >= high:
+                raise ValueError(f"look_ahead range [{low}, {high}] must rise, e.g. [0.15, 0.75]")
+        return self
+
+
+class GenerationConfig(Section):
+    """How many images are drawn, and how they are stored."""
+
+    per_class: PositiveInt = 50
+    shard_size: PositiveInt = Field(100, description="images per shard: the unit of work and of retry")
+    batch_size: PositiveInt = 50
+    image_format: Literal["png", "webp", "jpg"] = "png"
+    seed: int = 0
+
+
+Arm = Literal["real", "real+strong_aug", "plain_prompt", "class_token"]
+
+
+class BenchmarkConfig(Section):
+    """The low-resource classifier and the arms it is trained in."""
+
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("real", "real+strong_aug", "plain_prompt", "class_token")
+    shots: PositiveInt = 5
+    seeds: Annotated[int, Field(ge=2)] = 5
+    per_class: PositiveInt = Field(50, description="synthetic images per class in the synthetic arms")
+    model: str = "test_convnext2"
+    pretrained: bool = False
+    image_size: PositiveInt = 64
+    steps: PositiveInt = 100
+    batch_size: PositiveInt = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    synthetic_probability: Fraction = 0.5
+    seed: int = 0
+
+
+class ReportConfig(Section):
+    """What the report shows."""
+
+    strip: PositiveInt = Field(8, description="images per class and prompt in the strips")
+
+
+class Config(Section):
+    """The whole configuration. Only the outermost layer sees it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    output: Path | None = None
+    device: str = "auto"
+    dataset: DatasetConfig
+    model: ModelConfig = ModelConfig()
+    guide: ClassifierConfig
+    judge: ClassifierConfig | None = None
+    prompts: PromptsConfig = PromptsConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    tokens: TokensConfig = TokensConfig()
+    generation: GenerationConfig = GenerationConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+    report: ReportConfig = ReportConfig()
+
+    @property
+    def root(self) -> Path:
+        """The run's folder."""
+        return self.output or Path("runs") / self.name
+
+    def identity(self, stage: Literal["tokens", "generation", "benchmark"]) -> dict[str, Any]:
+        """The settings that decide a stage's result, and nothing that only changes its speed."""
+        data = self.model_dump(mode="json")
+        shared = ("model", "prompts", "sampling")
+        kept: dict[str, Any] = {"schema": SCHEMA_VERSION, "dataset": data["dataset"]["name"]}
+        if stage == "tokens":
+            kept |= {key: data[key] for key in (*shared, "guide")}
+            kept["tokens"] = {k: v for k, v in data["tokens"].items() if k != "slots"}
+        elif stage == "generation":
+            kept |= {key: data[key] for key in (*shared, "guide", "judge")}
+            kept["generation"] = {k: data["generation"][k] for k in ("image_format", "seed")}
+        else:
+            kept["benchmark"] = {k: v for k, v in data["benchmark"].items() if k not in ("arms", "seeds")}
+            kept["classes"] = data["dataset"]["classes"]
+        return kept
+
+
+def fingerprint(*parts: Any) -> str:
+    """SHA-256 (hex) of any JSON-like values: the name of one way of doing things."""
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def seed_from(*parts: Any) -> int:
+    """A seed in [0, 2^62) that depends on the given values alone, on every machine."""
+    return int(fingerprint(*parts)[:16], 16) >> 2
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One line per setting that differs between two identities: `tokens.seed: 0 -> 1`."""
+    lines: list[str] = []
+    for key in sorted({*old, *new}):
+        left, right = old.get(key), new.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            lines += differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            lines.append(f"{prefix}{key}: {left!r} -> {right!r}")
+    return lines
+
+
+def folders() -> list[Path]:
+    """Where configurations are looked for by name: ./configs, then those shipped with the package."""
+    package = Path(str(resources.files("dct_augment")))
+    return [Path("configs"), package.parent / "configs", package / "configs"]
+
+
+def available() -> list[str]:
+    """Names of all configurations that `load` finds."""
+    return sorted({path.stem for folder in folders() for path in folder.glob("*.yaml")})
+
+
+def load(
+    source: str,
+    overrides: Sequence[str] = (),
+    *,
+    per_class: int | None = None,
+    classes: Sequence[str] | None = None,
+    output: Path | None = None,
+    device: str | None = None,
+) -> Config:
+    """Read a configuration by name (`pocket`) or path, apply `section.key=value` overrides, check it.
+
+    The keyword arguments are the settings that people change most; they win over the overrides.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, or any value is wrong; lists every problem.
+    """
+    path = _find(source)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
+    if not isinstance(data, dict):
+        raise ConfigError(str(path), [f"must be a mapping of sections, got {type(data).__name__}"])
+    problems = [problem for override in overrides if (problem := _apply(data, override))]
+    if problems:
+        raise ConfigError("--set", problems)
+    direct = {
+        "generation.per_class": per_class,
+        "dataset.classes": None if classes is None else list(classes),
+        "output": None if output is None else str(output),
+        "device": device,
+    }
+    for name, value in direct.items():
+        if value is not None:
+            _put(data, name, value)
+    return validate(data, str(path))
+
+
+def validate(data: Mapping[str, Any], source: str = "configuration") -> Config:
+    """Check a mapping and return the configuration, or raise `ConfigError` with every problem."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(source, [_explain(problem) for problem in _causes(error)]) from None
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _find(source: str) -> Path:
+    path = Path(source)
+    if path.suffix in {".yaml", ".yml"} or path.parent != Path("."):
+        if path.is_file():
+            return path
+        raise ConfigError(source, ["no such file; give a path to a YAML file or one of: " + ", ".join(available())])
+    for folder in folders():
+        if (folder / f"{source}.yaml").is_file():
+            return folder / f"{source}.yaml"
+    raise ConfigError(source, [f"no such configuration{_hint(source, available())}; give a path or one of: "
+                               + ", ".join(available())])  # fmt: skip
+
+
+def _apply(data: dict[str, Any], override: str) -> str | None:
+    name, equals, text = override.partition("=")
+    if not equals or not name.strip():
+        return f"{override!r} is not of the form section.key=value, e.g. tokens.max_updates=80"
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return f"{override!r}: {text!r} is not a valid YAML value"
+    return None if _put(data, name.strip(), value) else f"{override!r}: a part before the last dot is no section"
+
+
+def _put(data: dict[str, Any], name: str, value: Any) -> bool:
+    *parents, key = name.split(".")
+    for parent in parents:
+        inner = data.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            return False
+        data = inner
+    data[key] = value
+    return True
+
+
+def _causes(error: ValidationError) -> list[dict[str, Any]]:
+    """The problems of an error, without `too short` where all items are there but wrong."""
+    problems: list[dict[str, Any]] = [dict(problem) for problem in error.errors()]
+    inner = {problem["loc"][:-1] for problem in problems}
+    return [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in inner]
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    place = [str(part) for part in problem["loc"]]
+    where, kind = ".".join(place) or "configuration", problem["type"]
+    if kind == "extra_forbidden":
+        known = _keys(place[:-1])
+        return f"{where}: unknown key{_hint(place[-1], known)}; allowed here: {', '.join(known)}"
+    if kind == "missing":
+        return f"{where}: missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"
+
+
+def _keys(place: Iterable[str]) -> list[str]:
+    model: Any = Config
+    for part in place:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        if model is None:
+            return []
+    return list(model.model_fields)
+
+
+def _hint(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

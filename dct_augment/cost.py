@@ -1,0 +1,66 @@
+"""What a run will cost before it starts: counted work, times the measured speed of one step."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from dct_augment import benchmark
+from dct_augment.shards import PLAIN, TRAIN
+
+if TYPE_CHECKING:
+    from dct_augment.pipeline import Run
+
+
+@dataclass(frozen=True)
+class Line:
+    """One part of the plan. A U-Net evaluation is one image forward; backward counts two."""
+
+    part: str
+    todo: str
+    evaluations: int
+    seconds: float
+
+
+def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
+    """The work that is left in each part, at most: early stopping may save much of the tokens' share."""
+    config, lines = run.config, []
+    per_image = config.sampling.num_inference_steps * (1 if config.sampling.guidance_scale == 1 else 2)
+    pace = _seconds_per_evaluation(run)
+    if "tokens" in parts:
+        settings = config.tokens
+        missing = run.untrained()
+        looks = settings.max_updates / settings.validate_every * settings.validation_images * per_image
+        place = sum(map(sum, settings.look_ahead)) / 2 / len(settings.look_ahead)
+        share = 1.0 if settings.method == "last_step" else place
+        spent = settings.max_updates * settings.images_per_update * (per_image * share + 4) + looks
+        total = int(spent * len(missing))
+        lines.append(
+            Line("class tokens", f"{len(missing)} classes, up to {settings.max_updates} updates", total, total * pace)
+        )
+    for split in (TRAIN, PLAIN):
+        if split in parts:
+            layout = run.pending(split, run.classes)
+            todo = [spec for spec in layout if not run.shards.parquet(spec).is_file()]
+            images = sum(map(len, todo))
+            lines.append(Line(f"images ({split})", f"{images} images, {len(todo)} shards",
+                              images * per_image, images * per_image * pace))  # fmt: skip
+    if "benchmark" in parts:
+        trials = len(benchmark.plan(config.benchmark))
+        lines.append(Line("benchmark", f"{trials} trials of {config.benchmark.steps} steps", 0, float("nan")))
+    return lines
+
+
+@torch.no_grad()
+def _seconds_per_evaluation(run: "Run", batch: int = 8) -> float:
+    backend = run.backend
+    empty = backend.encode([""] * batch)
+    latents = backend.latents(range(batch))
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        backend.predict(latents, torch.full((batch,), 500, device=latents.device), empty, empty, 1.0)
+        times.append(time.perf_counter() - began)
+    return min(times) / batch

@@ -1,0 +1,30 @@
+"""Digits: scikit-learn's bundled handwriting, redrawn as ink on paper at 64 pixels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+
+from dct_augment.pocket import handwriting
+from dct_augment.records import ClassInfo, Example
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The handwriting that no Pocket model has seen, as a data set."""
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+
+    @cache  # noqa: B019 - one data set per process
+    def examples(self, split: str) -> Sequence[Example]:
+        """The labelled writings of `train` (20 per digit), `val` or `test`, each drawn once."""
+        labels = handwriting.writings()[1]
+        return tuple(
+            Example(f"{split}-{index:04d}", int(labels[index]), partial(handwriting.picture, int(index), 0))
+            for index in handwriting.splits()[split]
+        )
+
+
+def load() -> Digits:
+    """The digits."""
+    return Digits("digits", tuple(ClassInfo(i, name, name) for i, name in enumerate(handwriting.NAMES)))

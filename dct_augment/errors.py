@@ -1,0 +1,51 @@
+"""Every error a user can meet. The CLI shows the message alone and exits with `exit_code`."""
+
+
+class DctAugmentError(Exception):
+    """Base of all errors raised on purpose: names the value, what is allowed, and the fix."""
+
+    exit_code = 1
+
+
+class InputError(DctAugmentError):
+    """Something the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """The configuration is wrong. Collects every problem, not only the first."""
+
+    def __init__(self, source: str, problems: list[str]) -> None:
+        self.source, self.problems = source, problems
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        super().__init__(f"{source}: {count}\n{lines}")
+
+
+class DatasetError(InputError):
+    """A data set is missing, empty, or not in the layout it should have."""
+
+
+class ModelError(InputError):
+    """A model or classifier cannot be loaded or does not fit the data set."""
+
+
+class StaleRunError(InputError):
+    """The output folder holds work made with other settings."""
+
+
+class BusyRunError(InputError):
+    """Another process is writing to the same output folder."""
+
+
+class TokenTrainingError(DctAugmentError):
+    """No usable class token could be trained."""
+
+
+class ShardError(DctAugmentError):
+    """A shard, its rows or its hash do not agree."""
+
+
+class LeakError(DctAugmentError):
+    """A test image also appears in a training input."""

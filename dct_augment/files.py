@@ -1,0 +1,76 @@
+"""Files that are either whole or not there: temporary name, fsync, rename."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dct_augment.errors import BusyRunError
+
+_LOCKED: dict[Path, int] = {}
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is fsynced and becomes `path`.
+
+    On any exception, Ctrl-C included, the temporary file is removed and `path` is as before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files that a killed process left in `folder`; call it under the run's lock."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(root: Path) -> Iterator[None]:
+    """Hold the run folder `root` for this process; re-entrant, and free as soon as the process dies.
+
+    Raises:
+        BusyRunError: another process holds it.
+    """
+    import fcntl
+
+    key = root.resolve()
+    if key in _LOCKED:
+        yield
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise BusyRunError(
+            f"{root} is being written by another process. Wait for it, or use another --output"
+        ) from error
+    _LOCKED[key] = handle
+    try:
+        yield
+    finally:
+        del _LOCKED[key]
+        os.close(handle)

@@ -1,0 +1,88 @@
+"""Draws the images of a plan: shard by shard, batch by batch, encoding while the next batch denoises."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from PIL import Image
+
+from dct_augment.classifiers import Classifier
+from dct_augment.config import SamplingConfig
+from dct_augment.diffusion import StableDiffusion, sample
+from dct_augment.records import ClassInfo, PlanRow, Sample
+
+
+class Generator:
+    """Turns plan rows into samples with one back-end; `vectors` (n, d) are the class tokens by slug."""
+
+    def __init__(
+        self,
+        backend: StableDiffusion,
+        *,
+        sampling: SamplingConfig,
+        negative: str,
+        vectors: Mapping[str, torch.Tensor],
+        classes: Sequence[ClassInfo],
+        guide: Classifier | None = None,
+        judge: Classifier | None = None,
+    ) -> None:
+        self._backend, self._sampling, self._vectors = backend, sampling, vectors
+        with torch.no_grad():
+            self._unconditional = backend.encode([negative])
+        self._judges = [
+            (name, judge, {info.index: target for info, target in zip(classes, judge.targets(classes), strict=True)})
+            for name, judge in (("guide", guide), ("judge", judge))
+            if judge is not None
+        ]
+
+    def draw(self, rows: Sequence[PlanRow], batch_size: int) -> Iterator[Sample]:
+        """Draw rows in order, `batch_size` at a time; scoring overlaps with the next batch's denoising.
+
+        An image that is not finite becomes a failed sample: a row with an error and no picture.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            pending = None
+            for begin in range(0, len(rows), batch_size):
+                batch = rows[begin : begin + batch_size]
+                finished = pool.submit(self._finish, batch, self._render(batch))
+                if pending is not None:
+                    yield from pending.result()
+                pending = finished
+            if pending is not None:
+                yield from pending.result()
+
+    @torch.no_grad()
+    def _render(self, batch: Sequence[PlanRow]) -> torch.Tensor:
+        """Images (B, 3, H, W) in [-1, 1]."""
+        conditioning = torch.cat([self._encode(row) for row in batch])
+        return sample(
+            self._backend,
+            [row.seed for row in batch],
+            conditioning,
+            self._unconditional,
+            steps=self._sampling.num_inference_steps,
+            scale=self._sampling.guidance_scale,
+            scheduler=self._sampling.scheduler,
+        )
+
+    def _encode(self, row: PlanRow) -> torch.Tensor:
+        vector = self._vectors.get(row.slug)
+        return self._backend.encode([row.prompt], None if vector is None else vector[None])
+
+    def _finish(self, batch: Sequence[PlanRow], images: torch.Tensor) -> list[Sample]:
+        finite = images.flatten(1).isfinite().all(1).tolist()
+        verdicts: dict[str, list[tuple[str, float]]] = {}
+        for name, judge, targets in self._judges:
+            verdicts[name] = judge.verdicts(images, [targets[row.class_index] for row in batch])
+        pixels = images.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        samples = []
+        for index, row in enumerate(batch):
+            if not finite[index]:
+                samples.append(Sample(row, None, "failed", "image is not finite"))
+                continue
+            facts: dict[str, Any] = {}
+            for name, answers in verdicts.items():
+                facts[f"{name}_label"], facts[f"{name}_confidence"] = answers[index]
+            samples.append(Sample(row, Image.fromarray(pixels[index]), **facts))
+        return samples

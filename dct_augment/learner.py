@@ -1,0 +1,190 @@
+"""One class token while it is learned: its vector, optimiser, random stream, best state and fate."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
+from typing import Any
+
+import torch
+
+from dct_augment.config import TokensConfig, seed_from
+from dct_augment.records import ClassInfo, StopReason
+
+_COUNTERS = ("evaluations", "updates", "attempt", "_tries", "_stale", "_attempt_best")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One update as recorded in the history."""
+
+    update: int
+    loss: float
+    norm: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One look at fresh images: share recognised, and mean probability of the class."""
+
+    update: int
+    accuracy: float
+    probability: float
+
+
+@dataclass
+class Learner:
+    """The training state of one class; all that is random comes from its own generator.
+
+    The vector (n, d) is float32. Its step is relative to the words of the model: the gradient is scaled
+    to norm 1 after backward, and an Adam step has the length `learning_rate` x the mean word norm.
+    """
+
+    info: ClassInfo
+    target: int
+    initial: torch.Tensor
+    word_norms: tuple[float, float]
+    settings: TokensConfig
+    history: list[Step] = field(default_factory=list)
+    validations: list[Validation] = field(default_factory=list)
+    evaluations: int = 0
+    updates: int = 0
+    attempt: int = -1
+    reason: StopReason | None = None
+    plain: Validation | None = None
+    effect: float = 0.0
+    judged: tuple[float, float] | None = None
+    vector: torch.Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(seed_from("token", self.settings.seed, self.info.slug))
+        seeds = torch.randint(2**62, (self.settings.validation_images,), generator=self.generator)
+        self.validation_seeds: list[int] = seeds.tolist()
+        self.best: Validation | None = None
+        self.best_vector = self.initial.clone()
+        self._attempt_best: float | None = None
+        self._tries = self._stale = 0
+        self.restart(self.initial)
+
+    def draw_seeds(self, count: int) -> list[int]:
+        """Seeds of fresh initial latents."""
+        return torch.randint(2**62, (count,), generator=self.generator).tolist()
+
+    def draw_place(self) -> float:
+        """Where in the trajectory this update looks ahead, in [0, 1); the range changes at a restart."""
+        ranges = self.settings.look_ahead
+        low, high = ranges[self.attempt % len(ranges)]
+        return low + (high - low) * torch.rand((), generator=self.generator).item()
+
+    def update(self, loss: float) -> None:
+        """Take one step along the gradient in `vector.grad`, or stop if anything is not finite."""
+        gradient = self.vector.grad
+        if not math.isfinite(loss) or gradient is None or not bool(gradient.isfinite().all()):
+            self.reason = StopReason.NON_FINITE
+            return
+        self._downhill -= gradient.detach() / gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)
+        gradient.div_(gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny))
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        limit = self.settings.max_norm * self.word_norms[1]
+        with torch.no_grad():
+            norms = self.vector.norm(dim=1, keepdim=True)
+            self.vector.mul_((limit / norms).clamp(max=1.0))
+        self.updates += 1
+        self._tries += 1
+        self.history.append(Step(self.updates, loss, self.vector.detach().norm(dim=1).max().item()))
+
+    def promising(self, words: torch.Tensor, count: int) -> torch.Tensor:
+        """Rows of `words` (V, d) that lie furthest downhill of this attempt, at most `count`; (k,) indices.
+
+        First order, as in HotFlip (arXiv 1712.06751): the gradients of the attempt say which words would
+        have lowered the loss most.
+        """
+        return (words @ self._downhill.sum(0)).topk(min(count, len(words))).indices
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to look at validation images."""
+        return self._tries % self.settings.validate_every == 0 or self._tries >= self.settings.max_updates
+
+    def judge(self, accuracy: float, probability: float) -> None:
+        """Take a validation into account: keep the best state; stop, restart or go on."""
+        seen = Validation(self.updates, accuracy, probability)
+        self.validations.append(seen)
+        if self.best is None or (seen.accuracy, seen.probability) > (self.best.accuracy, self.best.probability):
+            self.best, self.best_vector = seen, self.vector.detach().clone()
+        if self._attempt_best is None or seen.probability > self._attempt_best + 0.01:
+            self._attempt_best, self._stale = seen.probability, 0
+        else:
+            self._stale += 1
+        exhausted = self._tries >= self.settings.max_updates
+        if seen.accuracy >= self.settings.target_accuracy and seen.probability >= self.settings.target_probability:
+            self.reason = StopReason.TARGET
+        elif exhausted or self._stale >= self.settings.patience:
+            if self.best.accuracy < self.settings.restart_below and self.attempt < self.settings.restarts:
+                self.stuck = True
+            else:
+                self.reason = StopReason.UPDATES if exhausted else StopReason.PATIENCE
+
+    def conclude(self, plain: Validation, effect: float) -> None:
+        """Compare the best state with the plain prompt on the same latents.
+
+        `effect` is the mean absolute difference of the images in [0, 255]. A token that changes less
+        than one grey level, or that helps no more than no token, has no effect; one that harms has
+        diverged.
+        """
+        self.plain, self.effect = plain, effect
+        if self.reason is StopReason.NON_FINITE and self.best is None:
+            return
+        best = self.best
+        if best is None or effect < 1.0:
+            self.reason = StopReason.NO_EFFECT
+        elif best.accuracy < self.settings.target_accuracy:
+            if best.probability < plain.probability - 0.05:
+                self.reason = StopReason.DIVERGED
+            elif best.probability <= plain.probability:
+                self.reason = StopReason.NO_EFFECT
+
+    def state(self) -> dict[str, Any]:
+        """All that a later process needs to go on exactly here: tensors and plain values."""
+        return {
+            "slug": self.info.slug,
+            "generator": self.generator.get_state(),
+            "vector": self.vector.detach().clone(),
+            "best_vector": self.best_vector,
+            "downhill": self._downhill,
+            "optimizer": self._optimizer.state_dict(),
+            "history": [astuple(step) for step in self.history],
+            "validations": [astuple(seen) for seen in self.validations],
+            "best": astuple(self.best) if self.best else None,
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of this class."""
+        self.generator.set_state(state["generator"])
+        self.best_vector, self._downhill = state["best_vector"], state["downhill"]
+        with torch.no_grad():
+            self.vector.copy_(state["vector"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.history = [Step(*values) for values in state["history"]]
+        self.validations = [Validation(*values) for values in state["validations"]]
+        self.best = Validation(*state["best"]) if state["best"] else None
+        for name, value in state["counters"].items():
+            setattr(self, name, value)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the best state is worth keeping."""
+        failed = (StopReason.NON_FINITE, StopReason.NO_EFFECT, StopReason.DIVERGED)
+        return self.reason not in failed
+
+    def restart(self, start: torch.Tensor) -> None:
+        """Begin another attempt at `start` (n, d); the best state of earlier attempts is kept."""
+        self.attempt += 1
+        self.stuck = False
+        self._downhill = torch.zeros_like(self.initial)
+        self._tries, self._stale = 0, 0
+        self._attempt_best = None
+        self.vector = start.clone().requires_grad_(True)
+        rate = self.settings.learning_rate * self.word_norms[0] / math.sqrt(self.initial.shape[1])
+        self._optimizer = torch.optim.Adam([self.vector], lr=rate, betas=(0.9, 0.99))

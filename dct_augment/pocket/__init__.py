@@ -1,0 +1,12 @@
+"""The embedded world: models small enough to ship, on which everything runs without a download."""
+
+from importlib import resources
+from pathlib import Path
+
+TEXT_TO_IMAGE = "text-to-image"
+CLASSIFIERS = ("birds-guide", "birds-judge", "digits-guide", "digits-judge")
+
+
+def path(name: str = TEXT_TO_IMAGE) -> Path:
+    """Folder of a shipped model: the diffusers pipeline, or a classifier in timm's Hub layout."""
+    return Path(str(resources.files("dct_augment"))) / "pocket" / "weights" / name

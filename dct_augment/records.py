@@ -1,0 +1,134 @@
+"""The values that travel between stages. Frozen, plain, and free of torch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class of a data set. `name` is what prompts say; `slug` is safe for any file system."""
+
+    index: int
+    name: str
+    slug: str
+    homonym: bool = False
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled real image, opened on demand."""
+
+    key: str
+    label: int
+    open: Callable[[], Image.Image] = field(repr=False, compare=False)
+
+
+class Dataset(Protocol):
+    """What every data set adapter offers."""
+
+    @property
+    def name(self) -> str:
+        """Short name, also part of the token names."""
+        ...
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """The classes, in label order."""
+        ...
+
+    def examples(self, split: str) -> Sequence[Example]:
+        """The labelled images of `train`, `val` or `test`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """A few-shot split: `train` has `shots` images per class, `val` and `test` are untouched."""
+
+    shots: int
+    seed: int
+    train: tuple[Example, ...]
+    val: tuple[Example, ...]
+    test: tuple[Example, ...]
+
+
+class StopReason(StrEnum):
+    """Why the training of a class token ended."""
+
+    TARGET = "target reached"
+    PATIENCE = "no more progress"
+    UPDATES = "all updates done"
+    NON_FINITE = "loss not finite"
+    DIVERGED = "diverged"
+    NO_EFFECT = "no effect"
+
+
+@dataclass(frozen=True)
+class ClassToken:
+    """A trained class token on disk: its word in prompts, and the checksum of its file."""
+
+    word: str
+    slug: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One image to draw: a pure function of the configuration, whatever else is drawn."""
+
+    key: str
+    class_index: int
+    class_name: str
+    slug: str
+    number: int
+    prompt: str
+    seed: int
+    token_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One drawn image with its plan row and the classifiers' verdicts; `image` is None if it failed."""
+
+    row: PlanRow
+    image: Image.Image | None
+    status: str = "ok"
+    error: str = ""
+    guide_label: str = ""
+    guide_confidence: float = float("nan")
+    judge_label: str = ""
+    judge_confidence: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One benchmark run: an arm on one few-shot draw."""
+
+    arm: str
+    shots: int
+    seed: int
+    steps: int
+    accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is; `note` is one short line for a person."""
+
+    stage: str
+    done: int
+    total: int
+    note: str = ""
+
+
+Report = Callable[[Progress], None]
+"""Receives progress; stages never print or log."""
+
+
+def silent(progress: Progress) -> None:
+    """Ignore progress."""

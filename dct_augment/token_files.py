@@ -1,0 +1,150 @@
+"""Class tokens on disk: one safetensors file per class that diffusers loads, and an index of all."""
+
+import json
+import pickle
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from dct_augment import files
+from dct_augment.config import differences, fingerprint
+from dct_augment.errors import StaleRunError
+from dct_augment.prompts import token_name
+from dct_augment.records import ClassInfo, ClassToken
+from dct_augment.tokens import Trained
+
+INDEX = "index.parquet"
+
+
+class TokenFolder:
+    """The class tokens of one run: `<slug>.safetensors` and `index.parquet` in `path`."""
+
+    def __init__(self, path: Path, dataset: str) -> None:
+        self.path, self._dataset = path, dataset
+
+    def file(self, info: ClassInfo) -> Path:
+        """Where the token of a class is."""
+        return self.path / f"{info.slug}.safetensors"
+
+    def word(self, info: ClassInfo) -> str:
+        """The token's word, `<dct-{dataset}-{class-slug}>`."""
+        return token_name(self._dataset, info.slug)
+
+    def facts(self, info: ClassInfo, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What a finished token says of itself; None if there is none, or it is not readable.
+
+        Raises:
+            StaleRunError: it was trained with other settings.
+        """
+        try:
+            with safe_open(self.file(info), "pt") as stored:
+                facts = dict(json.loads((stored.metadata() or {})["dct_augment"]))
+            trained_with = dict(facts["identity"])
+        except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+        if trained_with != identity:
+            raise StaleRunError(
+                f"{self.file(info)} was trained with other settings: "
+                f"{'; '.join(differences(trained_with, identity))}. Use another --output, or delete the file"
+            )
+        return facts
+
+    def token(self, info: ClassInfo) -> ClassToken:
+        """The token of a class as a record."""
+        return ClassToken(self.word(info), info.slug, files.sha256(self.file(info)))
+
+    def vector(self, info: ClassInfo) -> torch.Tensor:
+        """The embedding of a class, (n, d) float32."""
+        with safe_open(self.file(info), "pt") as stored:
+            return torch.atleast_2d(stored.get_tensor(self.word(info)).float())
+
+    def save(self, trained: Trained, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Write one token, loadable by `pipe.load_textual_inversion`; return its facts.
+
+        An unusable token gets no file, only a row in the index.
+        """
+        best, plain = trained.best, trained.plain
+        facts = {
+            "token": self.word(trained.info),
+            "class": trained.info.name,
+            "slug": trained.info.slug,
+            "class_index": trained.info.index,
+            "homonym": trained.info.homonym,
+            "usable": trained.usable,
+            "stop_reason": str(trained.reason),
+            "updates": trained.updates,
+            "attempts": trained.attempts,
+            "unet_evaluations": trained.evaluations,
+            "effect": round(trained.effect, 2),
+            "plain_guide_accuracy": plain.accuracy if plain else None,
+            "plain_guide_probability": plain.probability if plain else None,
+            "guide_accuracy": best.accuracy if best else None,
+            "guide_probability": best.probability if best else None,
+            "plain_judge_accuracy": trained.judged[0] if trained.judged else None,
+            "judge_accuracy": trained.judged[1] if trained.judged else None,
+            "norm": trained.vector.norm(dim=1).max().item(),
+            "losses": [round(step.loss, 4) for step in trained.history],
+            "validations": json.dumps([asdict(seen) for seen in trained.validations]),
+            "identity": dict(identity),
+        }
+        if trained.usable:
+            vector = trained.vector.detach().float().cpu().contiguous()
+            with files.atomic(self.file(trained.info)) as partial:
+                save_file(
+                    {self.word(trained.info): vector[0].clone() if len(vector) == 1 else vector},
+                    partial,
+                    metadata={"dct_augment": json.dumps(facts, sort_keys=True)},
+                )
+        return facts
+
+    def publish(self, facts: Sequence[Mapping[str, Any]]) -> None:
+        """Write the index: a row per class, failed ones too."""
+        table = pd.DataFrame([{k: v for k, v in fact.items() if k != "identity"} for fact in facts])
+        with files.atomic(self.path / INDEX) as partial:
+            table.sort_values("class_index").to_parquet(partial, index=False)
+
+    def index(self) -> pd.DataFrame:
+        """The index as a table; empty if there is none."""
+        path = self.path / INDEX
+        return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+
+
+class TrainingMemo:
+    """The state of token training in progress, so that a killed run goes on with the very same bits."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self._path, self._fingerprint = folder / ".training.pt", fingerprint(identity)
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Remember a state of `TokenTrainer.train`."""
+        with files.atomic(self._path) as partial:
+            torch.save({"fingerprint": self._fingerprint, **state}, partial)
+
+    def read(self, missing: Sequence[str], saved: Collection[str]) -> dict[str, Any] | None:
+        """The state to go on from; None if there is none for these settings and `missing` classes.
+
+        Classes that the state still trains and that are `saved` already were finished just before the
+        process died; they are trained to their end again, to the same bits.
+        """
+        try:
+            state = dict(torch.load(self._path, weights_only=True))
+        except (FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError):
+            return None
+        classes = set(state["classes"])
+        fits = set(missing) <= classes and classes <= {*missing, *saved}
+        return state if fits and state["fingerprint"] == self._fingerprint else None
+
+    @property
+    def left(self) -> bool:
+        """Whether a training was left unfinished here."""
+        return self._path.is_file()
+
+    def clear(self) -> None:
+        """Forget; training is over."""
+        self._path.unlink(missing_ok=True)

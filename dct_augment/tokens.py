@@ -1,0 +1,239 @@
+"""Trains class tokens: one small vector per class, by the gradient of a frozen classifier.
+
+Discriminative Class Tokens (arXiv 2303.17155), section 3. Many classes share one batch; each keeps
+its own loss, optimiser and random stream, so the number of slots changes speed and not results.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from dct_augment import prompts
+from dct_augment.classifiers import Classifier
+from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
+from dct_augment.diffusion import StableDiffusion, Trajectory, advance
+from dct_augment.gradients import METHODS, Guidance
+from dct_augment.learner import Learner, Step, Validation
+from dct_augment.records import ClassInfo, Progress, Report, StopReason, silent
+
+_MARK = "<dct-training>"
+_SCREEN_IMAGES, _SCREEN_STEPS = 2, 4  # per word: enough to tell a bird from a machine
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training one class gave: the best vector (n, d) and how it came about.
+
+    `plain` and `best` are the guide's accuracies with the plain prompt and with the token on the same
+    validation latents; `judged` are the judge's, which had no part in the training.
+    """
+
+    info: ClassInfo
+    vector: torch.Tensor
+    usable: bool
+    reason: StopReason
+    updates: int
+    attempts: int
+    evaluations: int
+    effect: float
+    plain: Validation | None
+    best: Validation | None
+    judged: tuple[float, float] | None
+    history: tuple[Step, ...]
+    validations: tuple[Validation, ...]
+
+
+class TokenTrainer:
+    """Trains class tokens on one back-end under one guide."""
+
+    def __init__(
+        self,
+        backend: StableDiffusion,
+        guide: Classifier,
+        *,
+        judge: Classifier | None = None,
+        settings: TokensConfig,
+        sampling: SamplingConfig,
+        prompting: PromptsConfig,
+    ) -> None:
+        self._backend, self._guide, self._judge = backend, guide, judge
+        self._settings, self._sampling, self._prompting = settings, sampling, prompting
+        with torch.no_grad():
+            self._guidance = Guidance(backend.encode([prompting.negative]), sampling.guidance_scale)
+        self._method = METHODS[settings.method]
+        self._initial = backend.word(settings.init_word).repeat(settings.vectors, 1)
+        self._norms = backend.word_norms()
+
+    def train(
+        self,
+        classes: Sequence[ClassInfo],
+        report: Report = silent,
+        *,
+        resume: Mapping[str, Any] | None = None,
+        checkpoint: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Iterator[Trained]:
+        """Train every class, yielding each as it is finished (not in order).
+
+        `settings.slots` classes are trained in one batch; a class that stops frees its slot. After
+        every round `checkpoint` receives a state; given back as `resume` for the same classes, it makes
+        training go on with the very batches, and so the very bits, of a run that was never stopped.
+        """
+        waiting, active = self._start(classes, resume)
+        done, whole = len(classes) - len(waiting) - len(active), self._settings.max_updates
+        while waiting or active:
+            while waiting and len(active) < self._settings.slots:
+                active.append(self._learner(waiting.popleft()))
+            self._update(active)
+            self._validate([one for one in active if one.reason is None and one.due])
+            for learner in [one for one in active if one.stuck]:
+                learner.restart(self._screen(learner))
+            finished = [one for one in active if one.reason is not None]
+            active = [one for one in active if one.reason is None]
+            self._conclude(finished)
+            for learner in finished:
+                done += 1
+                yield _result(learner)
+            part = sum(min(one.updates, whole - 1) for one in active)
+            note = ", ".join(one.info.name for one in active)
+            report(Progress("tokens", done * whole + part, len(classes) * whole, note))
+            if checkpoint is not None:
+                checkpoint({
+                    "classes": [info.slug for info in classes],
+                    "waiting": [info.slug for info in waiting],
+                    "active": [one.state() for one in active],
+                })  # fmt: skip
+
+    def _start(
+        self, classes: Sequence[ClassInfo], resume: Mapping[str, Any] | None
+    ) -> tuple[deque[ClassInfo], list[Learner]]:
+        self._guide.targets(classes)
+        if resume is None:
+            return deque(classes), []
+        known = {info.slug: info for info in classes}
+        active = []
+        for state in resume["active"]:
+            learner = self._learner(known[state["slug"]])
+            learner.restore(state)
+            active.append(learner)
+        return deque(known[slug] for slug in resume["waiting"]), active
+
+    def _learner(self, info: ClassInfo) -> Learner:
+        (target,) = self._guide.targets([info])
+        return Learner(info, target, self._initial, self._norms, self._settings)
+
+    def _update(self, batch: Sequence[Learner]) -> None:
+        count = self._settings.images_per_update
+        conditioning = torch.cat([self._encode(one, one.vector, one.updates * count, count) for one in batch])
+        walks = [
+            Trajectory(self._scheduler(), self._backend.latents(one.draw_seeds(count)), part)
+            for one, part in zip(batch, conditioning.split(count), strict=True)
+        ]
+        latents, costs = self._method(self._backend, walks, self._guidance, [one.draw_place() for one in batch])
+        logits = self._guide.logits(self._backend.decode(latents))
+        truth = torch.tensor([one.target for one in batch], device=logits.device).repeat_interleave(count)
+        losses = functional.cross_entropy(logits.float(), truth, reduction="none").view(-1, count).mean(1)
+        losses.sum().backward()
+        for learner, loss, cost in zip(batch, losses.tolist(), costs, strict=True):
+            learner.evaluations += cost
+            learner.update(loss)
+
+    @torch.no_grad()
+    def _validate(self, batch: Sequence[Learner]) -> None:
+        if not batch:
+            return
+        count = self._settings.validation_images
+        conditioning = [self._encode(one, one.vector, 0, count) for one in batch]
+        for learner, images in zip(batch, self._draw(batch, conditioning), strict=True):
+            learner.judge(*self._look(images, learner))
+
+    @torch.no_grad()
+    def _conclude(self, batch: Sequence[Learner]) -> None:
+        """Draw each finished class with and without its best vector, on the same latents."""
+        count = self._settings.validation_images
+        for learner in batch:
+            named = self._encode(learner, learner.best_vector, 0, count)
+            plain = self._backend.encode(self._prompts(learner.info, None, 0, count))
+            drawn = self._draw([learner, learner], [named, plain])
+            effect = (drawn[0] - drawn[1]).abs().mean().item() * 127.5
+            learner.conclude(Validation(0, *self._look(drawn[1], learner)), effect)
+            if self._judge is not None:
+                (target,) = self._judge.targets([learner.info])
+                shares = [(self._judge.logits(one).argmax(1) == target).float().mean().item() for one in drawn]
+                learner.judged = (shares[1], shares[0])
+
+    @torch.no_grad()
+    def _screen(self, learner: Learner) -> torch.Tensor:
+        """Where a restart begins: the word, of those downhill, whose quick drawings the guide likes best; (n, d).
+
+        A word that means something else (a crane is a machine) holds the token in a basin that small
+        steps do not leave; another word's embedding is a step across.
+        """
+        if not self._settings.restart_words:
+            return self._initial
+        words = self._backend.words()
+        words = words[learner.promising(words, self._settings.restart_words)]
+        lines = self._prompts(learner.info, _MARK, 0, _SCREEN_IMAGES) * len(words)
+        vectors = words.repeat_interleave(_SCREEN_IMAGES, 0)[:, None].expand(-1, self._settings.vectors, -1)
+        seeds = learner.draw_seeds(_SCREEN_IMAGES) * len(words)
+        steps = min(_SCREEN_STEPS, self._sampling.num_inference_steps)
+        scheduler = self._backend.scheduler(steps, self._sampling.scheduler)
+        walk = Trajectory(scheduler, self._backend.latents(seeds), self._backend.encode(lines, vectors))
+        spent = advance(self._backend, [walk], [steps], self._guidance.unconditional, self._guidance.scale)
+        learner.evaluations += spent[0]
+        chances = self._guide.logits(self._backend.decode(walk.latents)).float().log_softmax(1)[:, learner.target]
+        best = chances.view(len(words), _SCREEN_IMAGES).mean(1).argmax()
+        return words[best].repeat(self._settings.vectors, 1)
+
+    def _draw(self, batch: Sequence[Learner], conditioning: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Validation images of each learner, (validation_images, 3, H, W)."""
+        walks = [
+            Trajectory(self._scheduler(), self._backend.latents(one.validation_seeds), part)
+            for one, part in zip(batch, conditioning, strict=True)
+        ]
+        stops = [self._sampling.num_inference_steps] * len(walks)
+        costs = advance(self._backend, walks, stops, self._guidance.unconditional, self._guidance.scale)
+        for learner, cost in zip(batch, costs, strict=True):
+            learner.evaluations += cost
+        return tuple(self._backend.decode(walk.latents).clamp(-1, 1) for walk in walks)
+
+    def _look(self, images: torch.Tensor, learner: Learner) -> tuple[float, float]:
+        """Accuracy and mean probability of the class, by the guide."""
+        chances = self._guide.logits(images).softmax(1)
+        right = (chances.argmax(1) == learner.target).float().mean().item()
+        return right, chances[:, learner.target].mean().item()
+
+    def _encode(self, learner: Learner, vector: torch.Tensor, first: int, count: int) -> torch.Tensor:
+        lines = self._prompts(learner.info, _MARK, first, count)
+        return self._backend.encode(lines, vector.expand(count, -1, -1))
+
+    def _prompts(self, info: ClassInfo, token: str | None, first: int, count: int) -> list[str]:
+        lines = []
+        for number in range(first, first + count):
+            template, context = prompts.choose(self._prompting.templates, self._prompting.contexts, number)
+            lines.append(prompts.build(template, info.name, token=token, context=context))
+        return lines
+
+    def _scheduler(self) -> object:
+        return self._backend.scheduler(self._sampling.num_inference_steps, self._sampling.scheduler)
+
+
+def _result(learner: Learner) -> Trained:
+    return Trained(
+        info=learner.info,
+        vector=learner.best_vector,
+        usable=learner.usable,
+        reason=learner.reason or StopReason.UPDATES,
+        updates=learner.updates,
+        attempts=learner.attempt + 1,
+        evaluations=learner.evaluations,
+        effect=learner.effect,
+        plain=learner.plain,
+        best=learner.best,
+        judged=learner.judged,
+        history=tuple(learner.history),
+        validations=tuple(learner.validations),
+    )

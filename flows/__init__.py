@@ -1,0 +1,7 @@
+"""Prefect flows. The only package that knows Prefect; it only calls `dct_augment.pipeline`."""
+
+import os
+
+# Read once, when Prefect is imported: no analytics, also not from the temporary server of a run.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
