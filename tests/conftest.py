@@ -1,0 +1,113 @@
+"""Fixtures: small real things (classes, tokens, shard folders), no mocks."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+from dct_augment import files, plan
+from dct_augment.config import PromptsConfig
+from dct_augment.plan import ShardSpec
+from dct_augment.prompts import token_name
+from dct_augment.records import ClassInfo, ClassToken, PlanRow, Sample
+from dct_augment.shards import PLAIN, TRAIN, ShardFolder
+
+settings.register_profile("dct", deadline=None, max_examples=60)
+settings.load_profile("dct")
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+CLASSES = (ClassInfo(0, "crane", "crane", True), ClassInfo(1, "Çà bird", "ca-bird"), ClassInfo(2, "gull", "gull"))
+COLORS = ((220, 30, 30), (30, 200, 60), (40, 60, 230))
+
+
+def speckled(label: int, seed: int) -> Image.Image:
+    """A picture in the colour of its class, with noise of its own."""
+    noise = np.random.default_rng(seed).integers(-20, 20, (16, 16, 3))
+    return Image.fromarray((np.array(COLORS[label]) + noise).clip(0, 255).astype(np.uint8))
+
+
+def drawn(row: PlanRow) -> Image.Image:
+    """What stands for the generated image of a plan row."""
+    return speckled(row.class_index, row.seed)
+
+
+@dataclass(frozen=True)
+class ShardRun:
+    """A run folder with token files, to draw made-up images into."""
+
+    root: Path
+    tokens: Mapping[str, ClassToken]
+    identity: Mapping[str, object]
+    name: str = "tiny"
+    classes: tuple[ClassInfo, ...] = CLASSES
+
+    @property
+    def folder(self) -> ShardFolder:
+        return ShardFolder(self.root / "shards", self.name)
+
+    def rows(self, spec: ShardSpec) -> tuple[PlanRow, ...]:
+        return plan.rows(spec, self.classes, PromptsConfig(), self.tokens if spec.split == TRAIN else {}, seed=0)
+
+    def write(self, spec: ShardSpec, image_format: str = "png", failed: tuple[str, ...] = ()) -> None:
+        samples = [
+            Sample(row, None, "failed", "image is not finite")
+            if row.key in failed
+            else Sample(row, drawn(row), guide_label=row.class_name, guide_confidence=0.9)
+            for row in self.rows(spec)
+        ]
+        self.folder.write(spec, samples, self.identity, image_format)
+
+    def draw(
+        self,
+        split: str = TRAIN,
+        *,
+        per_class: int = 5,
+        shard_size: int = 4,
+        image_format: str = "png",
+        failed: tuple[str, ...] = (),
+        classes: tuple[ClassInfo, ...] = CLASSES,
+    ) -> plan.Layout:
+        """Write and publish all shards that are not there yet, as the pipeline does; return the layout."""
+        layout = plan.extend(self.folder.layout(split), split, classes, per_class, shard_size)
+        self.folder.record(split, layout)
+        for spec in layout:
+            if not self.folder.done(spec, self.identity):
+                self.write(spec, image_format, failed)
+        self.folder.publish()
+        return layout
+
+
+def make_run(root: Path) -> ShardRun:
+    from safetensors.numpy import save_file
+
+    (root / "tokens").mkdir(parents=True)
+    tokens = {}
+    for info in CLASSES:
+        path, word = root / "tokens" / f"{info.slug}.safetensors", token_name("tiny", info.slug)
+        save_file({word: np.full(4, info.index, np.float32)}, path)
+        tokens[info.slug] = ClassToken(word, info.slug, files.sha256(path))
+    return ShardRun(root, tokens, {"schema": 1, "generation": {"seed": 0, "image_format": "png"}})
+
+
+@pytest.fixture
+def shard_run(tmp_path: Path) -> ShardRun:
+    """An empty run folder with three classes and their tokens."""
+    return make_run(tmp_path / "run")
+
+
+@pytest.fixture
+def made(shard_run: ShardRun) -> ShardRun:
+    """A finished run: 5 images per class in 4 shards with class tokens, 2 per class in 2 plain shards."""
+    shard_run.draw()
+    shard_run.draw(PLAIN, per_class=2)
+    return shard_run
+
+
+@pytest.fixture
+def new_run(tmp_path: Path) -> Callable[[str], ShardRun]:
+    """Makes further run folders by name."""
+    return lambda name: make_run(tmp_path / name)

@@ -1,0 +1,154 @@
+"""The whole product on the shipped Pocket models, as a user runs it: through the command line."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+SMALL = [
+    "tokens.max_updates=4", "tokens.validate_every=2", "tokens.validation_images=2", "tokens.images_per_update=2",
+    "tokens.slots=2", "tokens.target_accuracy=0.01", "tokens.target_probability=0.0",
+    "sampling.num_inference_steps=3", "generation.shard_size=6", "generation.batch_size=4",
+    "benchmark.steps=3", "benchmark.batch_size=4", "benchmark.seeds=2", "benchmark.per_class=2", "report.strip=2",
+]  # fmt: skip
+
+
+def command(*arguments: str, small: bool = True) -> list[str]:
+    overrides = [part for setting in SMALL for part in ("--set", setting)] if small else []
+    return [sys.executable, "-W", "ignore", "-m", "dct_augment", *arguments, *overrides]
+
+
+def run(folder: Path, *arguments: str, code: int = 0, small: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(*arguments, small=small), cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Checksum of every file that a run is about, by relative path."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (".lock", "times.json", "config.yaml")
+    }
+
+
+def test_run_does_everything_and_a_second_run_nothing(tmp_path: Path) -> None:
+    words = ("run", "--config", "pocket", "--classes", "crane,kiwi,song sparrow", "--per-class", "3")
+    run(tmp_path, *words)
+    root = tmp_path / "runs" / "pocket"
+    summary = json.loads((root / "report" / "summary.json").read_text())
+    assert set(summary["classes"]) == {"crane", "kiwi", "song sparrow"}
+    assert set(summary["benchmark"]["arms"]) == {"real", "real+strong_aug", "plain_prompt", "class_token"}
+    assert len(pd.read_parquet(root / "benchmark" / "trials.parquet")) == 8
+    index = pd.read_parquet(root / "tokens" / "index.parquet")
+    assert index["token"].tolist() == ["<dct-pocket-song-sparrow>", "<dct-pocket-crane>", "<dct-pocket-kiwi>"]
+    before = {name: digest for name, digest in contents(root).items() if not name.startswith("report")}
+    run(tmp_path, *words)
+    assert {name: digest for name, digest in contents(root).items() if not name.startswith("report")} == before
+    assert "all agree" in run(tmp_path, "verify", small=False).stdout
+
+
+def test_more_images_are_added_and_none_is_changed(tmp_path: Path) -> None:
+    run(tmp_path, "generate", "--classes", "crane,kiwi", "--per-class", "4")
+    shards = tmp_path / "runs" / "pocket" / "shards"
+    before = {name: digest for name, digest in contents(shards).items() if name.startswith("pocket-")}
+    run(tmp_path, "generate", "--classes", "crane,kiwi", "--per-class", "9")
+    after = contents(shards)
+    assert before.items() <= after.items()
+    numbers = sorted(int(path.stem[-6:]) for path in shards.glob("*.tar"))
+    assert numbers == list(range(len(numbers)))
+    rows = pd.concat(pd.read_parquet(path) for path in shards.glob("*.parquet"))
+    assert rows.groupby("class_name").size().to_dict() == {"crane": 9, "kiwi": 9}
+    assert not rows["key"].duplicated().any()
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_files(tmp_path: Path) -> None:
+    words = ("generate", "--classes", "crane,kiwi,cardinal", "--per-class", "8")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    run(tmp_path / "whole", *words)
+    expected = contents(tmp_path / "whole")
+    root = tmp_path / "killed" / "runs" / "pocket"
+    # Kill when a certain thing has just appeared, so that every phase is hit on a fast or slow machine.
+    for moment in ("tokens/.training.pt", "tokens/*.safetensors", "shards/plan.json", "shards/*000000.tar",
+                   "shards/*000000.parquet", "shards/*000002.tar"):  # fmt: skip
+        with subprocess.Popen(
+            command(*words), cwd=tmp_path / "killed", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            while process.poll() is None and not list(root.glob(moment)):
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+    run(tmp_path / "killed", *words)
+    assert contents(tmp_path / "killed") == expected
+
+
+def test_ctrl_c_leaves_no_partial_file_and_exit_code_130(tmp_path: Path) -> None:
+    words = ("generate", "--classes", "crane,kiwi", "--per-class", "30")
+    with subprocess.Popen(command(*words), cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not list(tmp_path.glob("runs/pocket/shards/*.tar")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate()
+    assert process.returncode == 130, message
+    assert "goes on from there" in message
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_other_settings_for_the_same_folder_are_refused(tmp_path: Path) -> None:
+    run(tmp_path, "train", "--classes", "crane")
+    before = contents(tmp_path)
+    refused = run(tmp_path, "train", "--classes", "crane", "--set", "tokens.seed=7", code=2)
+    assert "tokens.seed: 0 -> 7" in " ".join(refused.stderr.split())
+    assert contents(tmp_path) == before
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
+    done = run(tmp_path, "generate", "--dry-run", "--per-class", "5")
+    assert "80 images" in done.stdout
+    assert "16 classes" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_disk_full_is_one_message_and_nothing_half_written(tmp_path: Path) -> None:
+    words = ("generate", "--classes", "crane", "--per-class", "6")
+    run(tmp_path, "train", "--classes", "crane")
+    # A file size limit stands in for a full disk: writes fail in the middle of a shard.
+    limited = ["bash", "-c", 'ulimit -f 4; trap "" XFSZ; exec "$@"', "limited", *command(*words)]
+    done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.glob("runs/pocket/shards/*.tar"))
+    run(tmp_path, *words)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    root = Path(__file__).parent.parent
+    built = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(root)]
+    subprocess.run(built, check=True, capture_output=True)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_carries_everything(wheel: Path, tmp_path: Path) -> None:
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    words = [*command("generate", "--classes", "crane", "--per-class", "2")]
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    subprocess.run(words, cwd=empty, env=environment, check=True, capture_output=True)
+    assert (empty / "runs" / "pocket" / "shards" / "pocket-train-000000.tar").is_file()
+    where = [sys.executable, "-c", "import dct_augment, flows; print(dct_augment.__file__, flows.__file__)"]
+    found = subprocess.run(where, cwd=empty, env=environment, check=True, capture_output=True, text=True).stdout
+    assert found.count(str(site)) == 2

@@ -1,0 +1,119 @@
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dct_augment import files
+from dct_augment.errors import BusyRunError
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from dct_augment import files
+with files.lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock of `tmp_path / "run"`."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_atomic_makes_missing_folders_and_the_whole_file(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "a" / "b" / "text", "whole é")
+    assert (tmp_path / "a" / "b" / "text").read_text(encoding="utf-8") == "whole é"
+    assert listing(tmp_path / "a" / "b") == ["text"]
+
+
+@pytest.mark.parametrize("interruption", [ValueError, KeyboardInterrupt, SystemExit, OSError])
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, interruption: type[BaseException]
+) -> None:
+    path = tmp_path / "text"
+    files.write_text(path, "old")
+
+    def write() -> None:
+        with files.atomic(path) as partial:
+            partial.write_text("half of the ne")
+            raise interruption
+
+    with pytest.raises(interruption):
+        write()
+    assert (listing(tmp_path), path.read_text()) == (["text"], "old")
+
+
+def test_a_new_file_is_invisible_until_it_is_whole(tmp_path: Path) -> None:
+    with files.atomic(tmp_path / "text") as partial:
+        partial.write_text("half")
+        assert not (tmp_path / "text").exists()
+    assert (tmp_path / "text").read_text() == "half"
+
+
+def test_forgetting_to_write_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "text", "old")
+    with pytest.raises(FileNotFoundError), files.atomic(tmp_path / "text"):
+        pass
+    assert (tmp_path / "text").read_text() == "old"
+
+
+def test_sha256_is_the_known_one(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert files.sha256(tmp_path / "abc").startswith("ba7816bf8f01cfea")
+
+
+def test_sweep_removes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path) -> None:
+    with files.atomic(tmp_path / "text") as partial:
+        partial.write_text("x")
+        os.link(partial, left := partial.with_name(partial.name.replace(str(os.getpid()), "1")))
+    (tmp_path / ".hidden").touch()
+    (tmp_path / "my.partial").touch()
+    assert left.exists()
+    files.sweep(tmp_path)
+    assert listing(tmp_path) == [".hidden", "my.partial", "text"]
+
+
+def test_sweeping_a_folder_that_is_not_there_does_nothing(tmp_path: Path) -> None:
+    files.sweep(tmp_path / "gone")
+    assert listing(tmp_path) == []
+
+
+@pytest.mark.usefixtures("holder")
+def test_a_folder_locked_by_another_process_is_refused_and_named(tmp_path: Path) -> None:
+    with pytest.raises(BusyRunError, match=r"run is being written by another process.*--output"):
+        files.lock(tmp_path / "run").__enter__()
+
+
+def test_the_lock_is_free_after_its_holder_is_killed(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with files.lock(tmp_path / "run"):
+        pass
+
+
+def test_the_lock_is_reentrant_and_free_afterwards(tmp_path: Path) -> None:
+    for _ in range(2):
+        with files.lock(tmp_path / "run"), files.lock(tmp_path / "x" / ".." / "run"):
+            pass
+
+
+def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="inside"), files.lock(tmp_path):
+        raise ValueError("inside")
+    code = "import sys, pathlib; from dct_augment import files; files.lock(pathlib.Path(sys.argv[1])).__enter__()"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
