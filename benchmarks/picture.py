@@ -1,0 +1,59 @@
+"""Draws README's picture from finished runs: plain prompts above, class tokens below.
+
+python -m benchmarks.picture runs/pocket runs/digits --classes crane,kiwi,cardinal,bat,...
+"""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from dct_augment import config
+from dct_augment.shards import PLAIN, TRAIN, ShardFolder
+
+SIDE, GAP, HEAD = 64, 4, 16
+
+
+def main() -> None:
+    """Read the runs' shards and write the picture."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.picture", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--classes", help="comma-separated slugs; all if not given")
+    parser.add_argument("--images", type=int, default=4, help="images per class and row")
+    parser.add_argument("--columns", type=int, default=4, help="classes side by side")
+    parser.add_argument("--out", type=Path, default=Path("docs/pocket.png"))
+    options = parser.parse_args()
+    wanted = options.classes.split(",") if options.classes else None
+    cards = [card for run in options.runs for card in _cards(run, wanted, options.images)]
+    rows = -(-len(cards) // options.columns)
+    width, height = cards[0].size
+    sheet = Image.new("RGB", (options.columns * (width + 12) - 12, rows * (height + 10) - 10), "white")
+    for number, card in enumerate(cards):
+        sheet.paste(card, (number % options.columns * (width + 12), number // options.columns * (height + 10)))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(options.out, optimize=True)
+
+
+def _cards(run: Path, wanted: list[str] | None, images: int) -> list[Image.Image]:
+    settings = config.load(str(run / "config.yaml"))
+    folder = ShardFolder(run / "shards", settings.name)
+    found: dict[str, dict[str, dict[int, Image.Image]]] = {}
+    for split in (PLAIN, TRAIN):
+        for key, _, picture in folder.images(split):
+            slug, number = key.rsplit("-", 1)
+            if int(number) < images and (wanted is None or slug in wanted):
+                found.setdefault(slug, {PLAIN: {}, TRAIN: {}})[split][int(number)] = picture
+    return [_card(slug, strips, images) for slug, strips in found.items()]
+
+
+def _card(slug: str, strips: dict[str, dict[int, Image.Image]], images: int) -> Image.Image:
+    card = Image.new("RGB", (images * SIDE, HEAD + 2 * SIDE + GAP), "white")
+    ImageDraw.Draw(card).text((0, 0), slug.replace("-", " "), fill="black", font=ImageFont.load_default(13))
+    for row, split in enumerate((PLAIN, TRAIN)):
+        for number, picture in strips[split].items():
+            card.paste(picture.resize((SIDE, SIDE)), (number * SIDE, HEAD + row * (SIDE + GAP)))
+    return card
+
+
+if __name__ == "__main__":
+    main()
