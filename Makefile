@@ -17,6 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable . --group dev
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true  # templates in some packages do not compile
 	@touch $@
 
 demo: install  ## tokens -> shards -> benchmark -> report on both Pocket data sets

@@ -230,7 +230,7 @@ def _run(settings: "Config") -> Iterator["Run"]:
     with Bars(*columns, console=console) as bars:
         try:
             yield Run(settings, _follow(bars))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             bars.stop()
             console.print("stopped; what is finished is kept, and the same command goes on from there")
             raise

@@ -99,7 +99,7 @@ class TokenFolder:
                 save_file(
                     {self.word(trained.info): vector[0].clone() if len(vector) == 1 else vector},
                     partial,
-                    metadata={"dct_augment": json.dumps(facts, sort_keys=True)},
+                    metadata={"dct_augment": json.dumps(facts)},
                 )
         return facts
 

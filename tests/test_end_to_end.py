@@ -2,11 +2,17 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pandas as pd
@@ -20,16 +26,62 @@ SMALL = [
 ]  # fmt: skip
 
 
-def command(*arguments: str, small: bool = True) -> list[str]:
-    overrides = [part for setting in SMALL for part in ("--set", setting)] if small else []
-    return [sys.executable, "-W", "ignore", "-m", "dct_augment", *arguments, *overrides]
+# Importing torch and diffusers takes seconds; one server imports them, and every command is a fork of it:
+# a process of its own, with its own folder, output and exit code, that can be killed.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["dct_augment.pipeline"])
 
 
-def run(folder: Path, *arguments: str, code: int = 0, small: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(*arguments, small=small), cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr + done.stdout
-    assert "Traceback" not in done.stderr
-    return done
+def _child(folder: Path, arguments: Sequence[str], output: Path, file_limit: int | None) -> None:
+    os.chdir(folder)
+    with output.open("w") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    if file_limit is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    sys.argv = ["dct-augment", *arguments]
+    warnings.simplefilter("ignore")
+    from dct_augment import cli
+
+    cli.main()
+
+
+@dataclass(frozen=True)
+class Command:
+    """`dct-augment` as it runs in a folder."""
+
+    process: BaseProcess
+    output: Path
+
+    @classmethod
+    def start(
+        cls, folder: Path, *arguments: str, settings: Sequence[str] = SMALL, file_limit: int | None = None
+    ) -> "Command":
+        output = folder.parent / f"{folder.name}.log"
+        words = [*arguments, *(part for setting in settings for part in ("--set", setting))]
+        process = PROCESSES.Process(target=_child, args=(folder, words, output, file_limit))
+        process.start()
+        return cls(process, output)
+
+    def until(self, appears: Callable[[], bool]) -> None:
+        """Wait until something has appeared, or the command has ended."""
+        while self.process.is_alive() and not appears():
+            time.sleep(0.005)
+
+    def end(self, number: int | None = None) -> tuple[int | None, str]:
+        """Send a signal, if any, and wait; the exit code and what was printed."""
+        if number is not None and self.process.is_alive():
+            os.kill(self.process.pid or 0, number)
+        self.process.join()
+        return self.process.exitcode, self.output.read_text()
+
+
+def run(folder: Path, *arguments: str, code: int = 0, settings: Sequence[str] = SMALL) -> str:
+    returned, printed = Command.start(folder, *arguments, settings=settings).end()
+    assert returned == code, printed
+    assert "Traceback" not in printed
+    return printed
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -54,7 +106,7 @@ def test_run_does_everything_and_a_second_run_nothing(tmp_path: Path) -> None:
     before = {name: digest for name, digest in contents(root).items() if not name.startswith("report")}
     run(tmp_path, *words)
     assert {name: digest for name, digest in contents(root).items() if not name.startswith("report")} == before
-    assert "all agree" in run(tmp_path, "verify", small=False).stdout
+    assert "all agree" in run(tmp_path, "verify", settings=())
 
 
 def test_more_images_are_added_and_none_is_changed(tmp_path: Path) -> None:
@@ -81,40 +133,36 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(tmp_path: Path) -> Non
     # Kill when a certain thing has just appeared, so that every phase is hit on a fast or slow machine.
     for moment in ("tokens/.training.pt", "tokens/*.safetensors", "shards/plan.json", "shards/*000000.tar",
                    "shards/*000000.parquet", "shards/*000002.tar"):  # fmt: skip
-        with subprocess.Popen(
-            command(*words), cwd=tmp_path / "killed", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as process:
-            while process.poll() is None and not list(root.glob(moment)):
-                time.sleep(0.005)
-            process.send_signal(signal.SIGKILL)
+        command = Command.start(tmp_path / "killed", *words)
+        command.until(lambda moment=moment: bool(list(root.glob(moment))))
+        command.end(signal.SIGKILL)
     run(tmp_path / "killed", *words)
     assert contents(tmp_path / "killed") == expected
 
 
-def test_ctrl_c_leaves_no_partial_file_and_exit_code_130(tmp_path: Path) -> None:
-    words = ("generate", "--classes", "crane,kiwi", "--per-class", "30")
-    with subprocess.Popen(command(*words), cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not list(tmp_path.glob("runs/pocket/shards/*.tar")):
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        _, message = process.communicate()
-    assert process.returncode == 130, message
-    assert "goes on from there" in message
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_command_leaves_no_partial_file(tmp_path: Path, number: int, code: int) -> None:
+    (tmp_path / "run").mkdir()
+    command = Command.start(tmp_path / "run", "generate", "--classes", "crane,kiwi", "--per-class", "30")
+    command.until(lambda: bool(list(tmp_path.glob("run/runs/pocket/shards/*.tar"))))
+    returned, printed = command.end(number)
+    assert returned == code, printed
+    assert "goes on from there" in printed
     assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_other_settings_for_the_same_folder_are_refused(tmp_path: Path) -> None:
     run(tmp_path, "train", "--classes", "crane")
     before = contents(tmp_path)
-    refused = run(tmp_path, "train", "--classes", "crane", "--set", "tokens.seed=7", code=2)
-    assert "tokens.seed: 0 -> 7" in " ".join(refused.stderr.split())
+    refused = run(tmp_path, "train", "--classes", "crane", settings=[*SMALL, "tokens.seed=7"], code=2)
+    assert "tokens.seed: 0 -> 7" in " ".join(refused.split())
     assert contents(tmp_path) == before
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
-    done = run(tmp_path, "generate", "--dry-run", "--per-class", "5")
-    assert "80 images" in done.stdout
-    assert "16 classes" in done.stdout
+    printed = run(tmp_path, "generate", "--dry-run", "--per-class", "5")
+    assert "80 images" in printed
+    assert "16 classes" in printed
     assert not list(tmp_path.iterdir())
 
 
@@ -122,10 +170,9 @@ def test_disk_full_is_one_message_and_nothing_half_written(tmp_path: Path) -> No
     words = ("generate", "--classes", "crane", "--per-class", "6")
     run(tmp_path, "train", "--classes", "crane")
     # A file size limit stands in for a full disk: writes fail in the middle of a shard.
-    limited = ["bash", "-c", 'ulimit -f 4; trap "" XFSZ; exec "$@"', "limited", *command(*words)]
-    done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
+    returned, printed = Command.start(tmp_path, *words, file_limit=4096).end()
+    assert returned == 1, printed
+    assert "Traceback" not in printed
     assert not list(tmp_path.rglob("*.partial"))
     assert not list(tmp_path.glob("runs/pocket/shards/*.tar"))
     run(tmp_path, *words)
@@ -145,7 +192,8 @@ def test_the_wheel_carries_everything(wheel: Path, tmp_path: Path) -> None:
     empty.mkdir()
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
-    words = [*command("generate", "--classes", "crane", "--per-class", "2")]
+    words = [sys.executable, "-W", "ignore", "-m", "dct_augment", "generate", "--classes", "crane", "--per-class", "2"]
+    words += [part for setting in SMALL for part in ("--set", setting)]
     environment = {**os.environ, "PYTHONPATH": str(site)}
     subprocess.run(words, cwd=empty, env=environment, check=True, capture_output=True)
     assert (empty / "runs" / "pocket" / "shards" / "pocket-train-000000.tar").is_file()

@@ -1,0 +1,59 @@
+"""From a clean drawing to a photograph: pose, twigs and leaves in the way, light, focus, grain.
+
+The benchmark's real pictures are photographs, as real ones are: the classes differ in small marks,
+and the pictures of one class differ in everything else. What the models of Pocket learned from is clean.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+GREENERY = ((58, 74, 38), (96, 116, 52), (128, 104, 62), (74, 52, 40), (150, 142, 84))
+
+
+def photograph(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Photograph a drawing (RGB); same size, everything random comes from `rng`."""
+    posed = _pose(picture, rng)
+    _overgrow(posed, rng)
+    focused = posed.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.0, 1.1))))
+    light = np.asarray(focused, dtype=np.float32) / 255.0
+    light = light ** float(rng.uniform(0.7, 1.45)) * rng.uniform(0.7, 1.2, 3).astype(np.float32)
+    light *= _shadow(picture.size, rng)
+    light += rng.normal(0, float(rng.uniform(0.0, 0.05)), light.shape)
+    return Image.fromarray(np.clip(light * 255 + 0.5, 0, 255).astype(np.uint8))
+
+
+def _pose(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Turn, zoom and shift; what comes into view repeats the edge."""
+    width, height = picture.size
+    margin = width // 2
+    wide = Image.fromarray(np.pad(np.asarray(picture), ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
+    angle, zoom = float(rng.normal(0, 0.22)), float(rng.uniform(0.9, 1.6))
+    across, down = rng.normal(0, 0.07, 2) * width
+    cos, sin = math.cos(angle) * zoom, math.sin(angle) * zoom
+    center = (width / 2 + margin + across, height / 2 + margin + down)
+    matrix = (cos, -sin, center[0] - cos * width / 2 + sin * height / 2,
+              sin, cos, center[1] - sin * width / 2 - cos * height / 2)  # fmt: skip
+    return wide.transform(picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+
+
+def _overgrow(picture: Image.Image, rng: np.random.Generator) -> None:
+    """Draw twigs and leaves over the picture."""
+    draw, side = ImageDraw.Draw(picture), picture.width
+    for _ in range(int(rng.integers(1, 4))):
+        color = GREENERY[int(rng.integers(len(GREENERY)))]
+        start, angle = rng.uniform(0, side, 2), float(rng.uniform(0, math.pi))
+        reach = np.array([math.cos(angle), math.sin(angle)]) * side * 1.5
+        draw.line([tuple(start - reach), tuple(start + reach)], fill=color, width=int(rng.integers(1, 4)))
+        for _ in range(int(rng.integers(0, 4))):
+            x, y = start + reach * rng.uniform(-0.5, 0.5)
+            radius = rng.uniform(0.03, 0.08, 2) * side
+            draw.ellipse((x - radius[0], y - radius[1], x + radius[0], y + radius[1]), fill=color)
+
+
+def _shadow(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A brightness ramp across the picture, (H, W, 1)."""
+    angle, depth = float(rng.uniform(0, 2 * math.pi)), float(rng.uniform(0.0, 0.4))
+    y, x = np.mgrid[-0.5 : 0.5 : size[1] * 1j, -0.5 : 0.5 : size[0] * 1j]
+    return (1 - depth * (0.5 + x * math.cos(angle) + y * math.sin(angle)))[..., None].astype(np.float32)
