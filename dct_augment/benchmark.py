@@ -7,7 +7,7 @@ images alone. The test split is read once, after the last step.
 import hashlib
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import timm
 import torch
+from PIL import Image
 from timm.data import create_transform
 from torch import nn
 from torch.nn import functional
@@ -55,22 +56,32 @@ class Benchmark:
         self._dataset, self._shards, self._settings, self._device = dataset, shards, settings, device
         self._tensors = Transforms(settings.image_size)
         self._test = _Memory(RealImages(dataset.examples("test"), self._tensors.plain))
+        self._drawn: dict[str, Mapping[str, str]] = {}
 
     def trial(self, planned: TrialPlan) -> Trial:
         """Train one classifier from its seed and measure it on the test split, once.
 
         Raises:
-            LeakError: a test image is among the training images.
+            LeakError: a test image is among the training images, real or synthetic.
         """
         began, settings = time.monotonic(), self._settings
         split = few_shot(self._dataset, settings.shots, planned.seed)
-        refuse_leaks(split)
+        refuse_leaks(split, self._contents(planned.arm))
         model = self._fit(self._mixture(planned, split), planned)
         right = 0
         for images, labels in DataLoader(self._test, batch_size=128):
             right += int((model(images.to(self._device)).argmax(1).cpu() == labels).sum())
         accuracy = right / len(self._test)
         return Trial(planned.arm, settings.shots, planned.seed, settings.steps, accuracy, time.monotonic() - began)
+
+    def _contents(self, arm: str) -> Mapping[str, str]:
+        """Pixel hashes of the synthetic images of an arm, read once."""
+        if arm not in SYNTHETIC:
+            return {}
+        if arm not in self._drawn:
+            images = SyntheticImages(self._shards, SYNTHETIC[arm], per_class=self._settings.per_class)
+            self._drawn[arm] = {_content(images[index][0]): key for index, key in enumerate(images.keys)}
+        return self._drawn[arm]
 
     def _mixture(self, planned: TrialPlan, split: Split) -> Mixture:
         settings = self._settings
@@ -141,21 +152,21 @@ class _Memory(Dataset[tuple[torch.Tensor, int]]):
         return self._items[index]
 
 
-def refuse_leaks(split: Split) -> None:
-    """Compare pictures by content.
+def refuse_leaks(split: Split, synthetic: Mapping[str, str] | None = None) -> None:
+    """Compare pictures by content; `synthetic` gives the key of each further training picture by its hash.
 
     Raises:
         LeakError: a validation or test picture is also a training picture; names both keys.
     """
-    training = {_content(example): example.key for example in split.train}
+    training = dict(synthetic or {}) | {_content(example.open()): example.key for example in split.train}
     for name in ("val", "test"):
         for example in getattr(split, name):
-            if (twin := training.get(_content(example))) is not None:
+            if (twin := training.get(_content(example.open()))) is not None:
                 raise LeakError(f"{name} image {example.key!r} is the same picture as training image {twin!r}")
 
 
-def _content(example: Example) -> str:
-    return hashlib.sha256(example.open().convert("RGB").tobytes()).hexdigest()
+def _content(picture: Image.Image) -> str:
+    return hashlib.sha256(picture.convert("RGB").tobytes()).hexdigest()
 
 
 def arms(trials: pd.DataFrame) -> dict[str, Estimate]:

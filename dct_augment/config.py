@@ -130,14 +130,14 @@ class BenchmarkConfig(Section):
     shots: PositiveInt = 5
     seeds: Annotated[int, Field(ge=2)] = 5
     per_class: PositiveInt = Field(50, description="synthetic images per class in the synthetic arms")
-    model: str = "test_convnext2"
+    model: str = "test_efficientnet_gn"
     pretrained: bool = False
     image_size: PositiveInt = 64
     steps: PositiveInt = 100
     batch_size: PositiveInt = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    synthetic_probability: Fraction = 0.5
+    synthetic_probability: Fraction = 0.7
     seed: int = 0
 
 

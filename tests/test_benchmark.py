@@ -15,6 +15,7 @@ from dct_augment.config import BenchmarkConfig
 from dct_augment.datasets import few_shot
 from dct_augment.errors import LeakError
 from dct_augment.records import ClassInfo, Example
+from dct_augment.training import SyntheticImages
 
 SETTINGS = BenchmarkConfig(shots=2, seeds=2, per_class=3, image_size=32, steps=3, batch_size=8)
 SEEDS = {"train": 1000, "val": 2000, "test": 3000}
@@ -109,6 +110,21 @@ def test_a_trial_refuses_a_leak(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"shots": 4})
     with pytest.raises(LeakError):
         Benchmark(Leaky(), tmp_path, settings).trial(TrialPlan("real", 0))
+
+
+def test_a_synthetic_image_that_is_a_test_picture_is_a_leak(made: ShardRun) -> None:
+    copied = SyntheticImages(made.root / "shards")[2][0]
+
+    @dataclass(frozen=True)
+    class Copied(Colors):
+        def examples(self, split: str) -> Sequence[Example]:
+            extra = [Example("copy", 0, lambda: copied)] if split == "test" else []
+            return [*super().examples(split), *extra]
+
+    bench = Benchmark(Copied(), made.root / "shards", SETTINGS)
+    bench.trial(TrialPlan("real", 0))
+    with pytest.raises(LeakError, match=r"test image 'copy' is the same picture as training image 'crane-000002'"):
+        bench.trial(TrialPlan("class_token", 0))
 
 
 @pytest.mark.parametrize("arm", ["real", "real+strong_aug", "plain_prompt", "class_token"])

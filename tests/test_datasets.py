@@ -6,7 +6,7 @@ import pytest
 
 from dct_augment import datasets
 from dct_augment.errors import DatasetError
-from dct_augment.pocket import birds, captions, handwriting
+from dct_augment.pocket import birds, camera, captions, handwriting
 from dct_augment.records import Dataset, Example
 
 NAMES = ("pocket", "digits")
@@ -187,3 +187,16 @@ def test_captions_are_reproducible_and_sometimes_empty() -> None:
     said = [captions.caption(subject, "blue", np.random.default_rng(seed)) for seed in range(300)]
     assert said == [captions.caption(subject, "blue", np.random.default_rng(seed)) for seed in range(300)]
     assert 0.05 < said.count("") / 300 < 0.16
+
+
+def test_a_photograph_shows_the_drawing_in_another_light() -> None:
+    drawing = birds.picture(birds.BIRDS[1], "test", 0)
+    shots = [camera.photograph(drawing, np.random.default_rng(seed)) for seed in (1, 2, 1)]
+    assert {shot.size for shot in shots} == {(64, 64)}
+    assert shots[0].tobytes() == shots[2].tobytes()
+    assert len({picture.tobytes() for picture in (drawing, *shots)}) == 3
+    # A camera changes everything a little: the two have more in common than two different birds.
+    far = np.asarray(birds.picture(birds.BIRDS[8], "test", 3), float)
+    near = np.median([np.abs(np.asarray(camera.photograph(drawing, np.random.default_rng(seed)), float)
+                             - np.asarray(drawing, float)).mean() for seed in range(20)])  # fmt: skip
+    assert near < np.abs(far - np.asarray(drawing, float)).mean()

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
+from PIL import Image
+
 from dct_augment.pocket import handwriting
 from dct_augment.records import ClassInfo, Example
 
@@ -20,9 +22,14 @@ class Digits:
         """The labelled writings of `train` (20 per digit), `val` or `test`, each drawn once."""
         labels = handwriting.writings()[1]
         return tuple(
-            Example(f"{split}-{index:04d}", int(labels[index]), partial(handwriting.picture, int(index), 0))
+            Example(f"{split}-{index:04d}", int(labels[index]), partial(_page, int(index)))
             for index in handwriting.splits()[split]
         )
+
+
+@cache
+def _page(index: int) -> Image.Image:
+    return handwriting.picture(index, 0)
 
 
 def load() -> Digits:

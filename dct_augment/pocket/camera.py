@@ -16,11 +16,11 @@ def photograph(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Photograph a drawing (RGB); same size, everything random comes from `rng`."""
     posed = _pose(picture, rng)
     _overgrow(posed, rng)
-    focused = posed.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.0, 1.1))))
+    focused = posed.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.0, 0.9))))
     light = np.asarray(focused, dtype=np.float32) / 255.0
-    light = light ** float(rng.uniform(0.7, 1.45)) * rng.uniform(0.7, 1.2, 3).astype(np.float32)
+    light = light ** float(rng.uniform(0.8, 1.3)) * rng.uniform(0.82, 1.12, 3).astype(np.float32)
     light *= _shadow(picture.size, rng)
-    light += rng.normal(0, float(rng.uniform(0.0, 0.05)), light.shape)
+    light += rng.normal(0, float(rng.uniform(0.0, 0.03)), light.shape)
     return Image.fromarray(np.clip(light * 255 + 0.5, 0, 255).astype(np.uint8))
 
 
@@ -29,8 +29,8 @@ def _pose(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     width, height = picture.size
     margin = width // 2
     wide = Image.fromarray(np.pad(np.asarray(picture), ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
-    angle, zoom = float(rng.normal(0, 0.22)), float(rng.uniform(0.9, 1.6))
-    across, down = rng.normal(0, 0.07, 2) * width
+    angle, zoom = float(rng.normal(0, 0.14)), float(rng.uniform(0.9, 1.3))
+    across, down = rng.normal(0, 0.05, 2) * width
     cos, sin = math.cos(angle) * zoom, math.sin(angle) * zoom
     center = (width / 2 + margin + across, height / 2 + margin + down)
     matrix = (cos, -sin, center[0] - cos * width / 2 + sin * height / 2,
@@ -41,7 +41,7 @@ def _pose(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 def _overgrow(picture: Image.Image, rng: np.random.Generator) -> None:
     """Draw twigs and leaves over the picture."""
     draw, side = ImageDraw.Draw(picture), picture.width
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(int(rng.integers(0, 3))):
         color = GREENERY[int(rng.integers(len(GREENERY)))]
         start, angle = rng.uniform(0, side, 2), float(rng.uniform(0, math.pi))
         reach = np.array([math.cos(angle), math.sin(angle)]) * side * 1.5
@@ -54,6 +54,6 @@ def _overgrow(picture: Image.Image, rng: np.random.Generator) -> None:
 
 def _shadow(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """A brightness ramp across the picture, (H, W, 1)."""
-    angle, depth = float(rng.uniform(0, 2 * math.pi)), float(rng.uniform(0.0, 0.4))
+    angle, depth = float(rng.uniform(0, 2 * math.pi)), float(rng.uniform(0.0, 0.3))
     y, x = np.mgrid[-0.5 : 0.5 : size[1] * 1j, -0.5 : 0.5 : size[0] * 1j]
     return (1 - depth * (0.5 + x * math.cos(angle) + y * math.sin(angle)))[..., None].astype(np.float32)
