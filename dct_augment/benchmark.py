@@ -107,7 +107,9 @@ class Benchmark:
             pretrained=settings.pretrained,
             num_classes=1 + max(info.index for info in self._dataset.classes),
         ).to(self._device)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, settings.learning_rate, total_steps=settings.steps + 1
         )

@@ -79,10 +79,10 @@ class TokensConfig(Section):
     method: Literal["last_step", "look_ahead"] = "look_ahead"
     vectors: PositiveInt = 1
     init_word: str = "a"
-    images_per_update: PositiveInt = 6
+    images_per_update: PositiveInt = 4
     max_updates: PositiveInt = 60
     learning_rate: Annotated[float, Field(gt=0)] = Field(
-        0.1, description="Adam step in units of the mean word norm, spread over all dimensions"
+        0.2, description="Adam step in units of the mean word norm, spread over all dimensions"
     )
     max_norm: Annotated[float, Field(gt=0)] = Field(1.5, description="in units of the largest word norm")
     look_ahead: Annotated[tuple[tuple[Fraction, Fraction], ...], Field(min_length=1)] = Field(
@@ -91,8 +91,8 @@ class TokensConfig(Section):
     )
     validate_every: PositiveInt = 10
     validation_images: PositiveInt = 16
-    target_accuracy: Fraction = 0.95
-    target_probability: Fraction = Field(0.8, description="mean probability of the class that ends training early")
+    target_accuracy: Fraction = 0.9
+    target_probability: Fraction = Field(0.75, description="mean probability of the class that ends training early")
     patience: PositiveInt = Field(2, description="validations without progress before stop or restart")
     restarts: Annotated[int, Field(ge=0)] = 2
     restart_words: Annotated[int, Field(ge=0)] = Field(
@@ -132,7 +132,7 @@ class BenchmarkConfig(Section):
     per_class: PositiveInt = Field(50, description="synthetic images per class in the synthetic arms")
     model: str = "test_efficientnet_gn"
     pretrained: bool = False
-    image_size: PositiveInt = 64
+    image_size: PositiveInt = 48
     steps: PositiveInt = 100
     batch_size: PositiveInt = 32
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
