@@ -90,7 +90,7 @@ class TokensConfig(Section):
         description="part of the trajectory in which the stopping step is drawn, one range per attempt",
     )
     validate_every: PositiveInt = 10
-    validation_images: PositiveInt = 16
+    validation_images: PositiveInt = 12
     target_accuracy: Fraction = 0.9
     target_probability: Fraction = Field(0.75, description="mean probability of the class that ends training early")
     patience: PositiveInt = Field(2, description="validations without progress before stop or restart")
@@ -243,9 +243,7 @@ def load(
         raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(data, dict):
         raise ConfigError(str(path), [f"must be a mapping of sections, got {type(data).__name__}"])
-    problems = [problem for override in overrides if (problem := _apply(data, override))]
-    if problems:
-        raise ConfigError("--set", problems)
+    problems = [f"--set {problem}" for override in overrides if (problem := _apply(data, override))]
     direct = {
         "generation.per_class": per_class,
         "dataset.classes": None if classes is None else list(classes),
@@ -255,15 +253,19 @@ def load(
     for name, value in direct.items():
         if value is not None:
             _put(data, name, value)
-    return validate(data, str(path))
+    return validate(data, str(path), problems)
 
 
-def validate(data: Mapping[str, Any], source: str = "configuration") -> Config:
-    """Check a mapping and return the configuration, or raise `ConfigError` with every problem."""
+def validate(data: Mapping[str, Any], source: str = "configuration", known: Sequence[str] = ()) -> Config:
+    """Check a mapping and return the configuration, or raise `ConfigError` with every problem, `known` ones first."""
+    problems = list(known)
     try:
-        return Config.model_validate(data)
+        config = Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(source, [_explain(problem) for problem in _causes(error)]) from None
+        problems += [_explain(problem) for problem in _causes(error)]
+    if problems:
+        raise ConfigError(source, problems)
+    return config
 
 
 def dump(config: Config) -> str:

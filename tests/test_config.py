@@ -131,6 +131,12 @@ def test_malformed_overrides_are_reported_together() -> None:
     assert len(problems("pocket", ("one", "two", "name.x=1"))) == 3
 
 
+def test_malformed_overrides_and_wrong_values_are_reported_together() -> None:
+    found = problems("pocket", ("one", "tokens.max_update=3", "sampling.guidance_scale=0"))
+    assert len(found) == 3
+    assert found[0].startswith("--set 'one'")
+
+
 def test_an_override_of_an_unknown_key_gets_a_hint() -> None:
     (problem,) = problems("pocket", ("tokens.max_update=3",))
     assert "did you mean 'max_updates'" in problem

@@ -46,19 +46,19 @@ def reconstructed(weights: Path) -> dict[str, float]:
 
 def capability(weights: Path, report: Callable[[str], None] = print) -> tuple[Shares, Shares]:
     """(3) Judge accuracy of the full description, and of the plain name, for every class."""
+    backend = diffusion.load(str(weights / "text-to-image"))
+    judges = {subject: shipped.load(f"local-dir:{weights / f'{subject}-judge'}") for subject in ("birds", "digits")}
     described, plain = {}, {}
     for subject in SUBJECTS:
-        described[subject.key] = _judged(weights, subject.key, describe(subject))
-        plain[subject.key] = _judged(weights, subject.key, TEMPLATES[0].format(subject.key))
+        judge = judges["digits" if subject.key in handwriting.NAMES else "birds"]
+        described[subject.key] = _judged(backend, judge, subject.key, describe(subject))
+        plain[subject.key] = _judged(backend, judge, subject.key, TEMPLATES[0].format(subject.key))
         report(f"{subject.key}: described {described[subject.key]:.0%}, plain {plain[subject.key]:.0%}")
     return described, plain
 
 
 @torch.no_grad()
-def _judged(weights: Path, key: str, prompt: str) -> float:
-    subject = "digits" if key in handwriting.NAMES else "birds"
-    backend = diffusion.load(str(weights / "text-to-image"))
-    judge = shipped.load(f"local-dir:{weights / f'{subject}-judge'}")
+def _judged(backend: diffusion.StableDiffusion, judge: shipped.Classifier, key: str, prompt: str) -> float:
     seeds = [seed_from("quality", key, index) for index in range(IMAGES)]
     conditioning = backend.encode([prompt]).expand(IMAGES, -1, -1)
     images = diffusion.sample(backend, seeds, conditioning, backend.encode([""]), steps=STEPS, scale=SCALE)
