@@ -5,9 +5,17 @@ images alone. The test split is read once, after the last step.
 """
 
 import hashlib
+import multiprocessing
+import os
 import random
+import signal
+import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,8 +33,8 @@ from torch.utils.data import DataLoader, Dataset
 from dct_augment import records
 from dct_augment.config import BenchmarkConfig, seed_from
 from dct_augment.datasets import few_shot
-from dct_augment.errors import LeakError
-from dct_augment.records import Example, Split, Trial
+from dct_augment.errors import DctAugmentError, LeakError
+from dct_augment.records import Split, Trial
 from dct_augment.shards import PLAIN, TRAIN
 from dct_augment.statistics import Estimate, mean_t
 from dct_augment.training import Mixture, RealImages, SyntheticImages, Transform
@@ -185,7 +193,78 @@ def paired(trials: pd.DataFrame, arm: str, baseline: str) -> Estimate | None:
     return mean_t(gaps.tolist()) if len(gaps) else None
 
 
-def run(benchmark: Benchmark, plans: Sequence[TrialPlan]) -> Iterator[Trial]:
-    """Run trials one after the other."""
-    for planned in plans:
-        yield benchmark.trial(planned)
+def run(
+    dataset: records.Dataset,
+    shards: Path,
+    settings: BenchmarkConfig,
+    plans: Sequence[TrialPlan],
+    *,
+    device: str = "cpu",
+    processes: int = 1,
+) -> Iterator[Trial]:
+    """Run trials, yielding them in order; on a CPU, `processes` of them side by side.
+
+    A trial on a CPU takes one thread, so neither the machine's cores nor `processes` change its result.
+
+    Raises:
+        LeakError: a test image is among the training images.
+        DctAugmentError: a process died.
+    """
+    processes = min(processes, len(plans)) if device == "cpu" else 1
+    if processes <= 1:
+        bench = Benchmark(dataset, shards, settings, device)
+        for planned in plans:
+            with _one_thread():
+                trial = bench.trial(planned)
+            yield trial
+        return
+    # A server forks the processes: it has imported torch but not used it, so no lock and no thread pool is inherited.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(processes, context, _prepare, (dataset, shards, settings)) as pool:
+        try:
+            yield from pool.map(_trial, plans)
+        except BrokenProcessPool as error:
+            raise DctAugmentError(
+                f"one of {processes} benchmark processes died, perhaps out of memory; finished trials are kept. "
+                "Go on with fewer: --set benchmark.processes=1"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+
+
+_bench: Benchmark | None = None  # of this process, if it is one of the side by side ones
+
+
+def _prepare(dataset: records.Dataset, shards: Path, settings: BenchmarkConfig) -> None:
+    global _bench
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    _bench = Benchmark(dataset, shards, settings)
+
+
+def _leave_with_parent() -> None:
+    """End this process when its parent has ended, however that came about."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _trial(planned: TrialPlan) -> Trial:
+    return cast(Benchmark, _bench).trial(planned)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

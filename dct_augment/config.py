@@ -139,6 +139,9 @@ class BenchmarkConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     synthetic_probability: Fraction = 0.7
     seed: int = 0
+    processes: PositiveInt | None = Field(
+        None, description="trials side by side on a CPU, one per core if unset; changes speed, not results"
+    )
 
 
 class ReportConfig(Section):
@@ -181,7 +184,7 @@ class Config(Section):
             kept |= {key: data[key] for key in (*shared, "guide", "judge")}
             kept["generation"] = {k: data["generation"][k] for k in ("image_format", "seed")}
         else:
-            kept["benchmark"] = {k: v for k, v in data["benchmark"].items() if k not in ("arms", "seeds")}
+            kept["benchmark"] = {k: v for k, v in data["benchmark"].items() if k not in ("arms", "seeds", "processes")}
             kept["classes"] = data["dataset"]["classes"]
         return kept
 

@@ -7,6 +7,7 @@ missing, does only what is not done, and leaves files that say so.
 import dataclasses
 import importlib.metadata
 import json
+import os
 import platform
 import time
 from collections.abc import Iterable, Iterator
@@ -232,8 +233,12 @@ class Run:
             keys = {(row.arm, row.seed) for row in done.itertuples()}
             todo = [planned for planned in wanted if (planned.arm, planned.seed) not in keys]
             if todo:
-                bench = benchmark.Benchmark(self._dataset(), self.shards.path, self.config.benchmark, self.device)
-                for number, trial in enumerate(benchmark.run(bench, todo), 1):
+                settings = self.config.benchmark
+                trials = benchmark.run(
+                    self._dataset(), self.shards.path, settings, todo, device=self.device,
+                    processes=settings.processes or os.cpu_count() or 1,
+                )  # fmt: skip
+                for number, trial in enumerate(trials, 1):
                     row = dataclasses.asdict(trial) | {"identity": self._trial_identity(trial.arm)}
                     done = pd.concat([done, pd.DataFrame([row])], ignore_index=True)
                     with files.atomic(self._trials_path) as partial:

@@ -1,6 +1,8 @@
+import os
 import random
+import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from dct_augment import benchmark
 from dct_augment.benchmark import Benchmark, TrialPlan
 from dct_augment.config import BenchmarkConfig
 from dct_augment.datasets import few_shot
-from dct_augment.errors import LeakError
+from dct_augment.errors import DctAugmentError, LeakError
 from dct_augment.records import ClassInfo, Example
 from dct_augment.training import SyntheticImages
 
@@ -45,6 +47,15 @@ class Leaky(Colors):
         if split == "test":
             found[5] = Example("twin", found[5].label, super().examples("train")[5].open)
         return found
+
+
+@dataclass(frozen=True)
+class Deadly(Colors):
+    """Opening it ends the process, as the kernel does when memory is short."""
+
+    def examples(self, split: str) -> Sequence[Example]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return []
 
 
 @pytest.fixture
@@ -145,10 +156,29 @@ def test_a_repeated_trial_trains_the_same_classifier(bench: Benchmark, arm: str)
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_repeated_trial_has_the_same_accuracy(bench: Benchmark) -> None:
-    planned = [TrialPlan("real+strong_aug", 3)] * 2
-    first, second = benchmark.run(bench, planned)
-    assert first.accuracy == second.accuracy
+def test_trials_side_by_side_are_the_same_trials(made: ShardRun) -> None:
+    settings = SETTINGS.model_copy(update={"steps": 12})
+    plans = [TrialPlan(arm, seed) for seed in (3, 4) for arm in ("real", "class_token")]
+    before = torch.get_num_threads()
+    found = [
+        [replace(trial, seconds=0.0) for trial in benchmark.run(Colors(), made.root / "shards", settings, plans,
+                                                                processes=processes)]
+        for processes in (1, 2, 9)
+    ]  # fmt: skip
+    assert found[0] == found[1] == found[2]
+    assert [(trial.arm, trial.seed) for trial in found[0]] == [(planned.arm, planned.seed) for planned in plans]
+    assert torch.get_num_threads() == before
+
+
+def test_a_leak_is_found_in_every_process(made: ShardRun) -> None:
+    settings = SETTINGS.model_copy(update={"shots": 4})
+    with pytest.raises(LeakError):
+        list(benchmark.run(Leaky(), made.root / "shards", settings, [TrialPlan("real", 0)] * 2, processes=2))
+
+
+def test_a_process_that_dies_is_one_message(made: ShardRun) -> None:
+    with pytest.raises(DctAugmentError, match=r"one of 2 benchmark processes died"):
+        list(benchmark.run(Deadly(), made.root / "shards", SETTINGS, [TrialPlan("real", 0)] * 2, processes=2))
 
 
 def test_the_classifier_learns_colours(made: ShardRun) -> None:

@@ -151,6 +151,35 @@ def test_a_stopped_command_leaves_no_partial_file(tmp_path: Path, number: int, c
     assert not list(tmp_path.rglob("*.partial"))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_benchmark_processes_end_with_the_command_and_trials_are_kept(tmp_path: Path, number: int) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    words = ("benchmark", "--classes", "crane,kiwi", "--set", "benchmark.processes=2")
+    run(folder, "generate", "--classes", "crane,kiwi", "--per-class", "2", settings=[*SMALL, "generation.per_class=2"])
+    trials = folder / "runs" / "pocket" / "benchmark" / "trials.parquet"
+    command = Command.start(folder, *words, settings=[*SMALL, "generation.per_class=2", "benchmark.steps=60"])
+    command.until(trials.is_file)
+    command.end(number)
+    deadline = time.monotonic() + 30
+    while left := [pid for pid in Path("/proc").iterdir() if pid.name.isdigit() and _folder(pid) == folder]:
+        assert time.monotonic() < deadline, [(pid / "cmdline").read_text() for pid in left]
+        time.sleep(0.05)
+    before = pd.read_parquet(trials)
+    run(folder, *words, settings=[*SMALL, "generation.per_class=2", "benchmark.steps=60"])
+    after = pd.read_parquet(trials)
+    assert len(after) == 8
+    pd.testing.assert_frame_equal(after[: len(before)], before)
+
+
+def _folder(process: Path) -> Path | None:
+    """The working folder of a process, unless it has ended."""
+    try:
+        return (process / "cwd").resolve()
+    except OSError:
+        return None
+
+
 def test_other_settings_for_the_same_folder_are_refused(tmp_path: Path) -> None:
     run(tmp_path, "train", "--classes", "crane")
     before = contents(tmp_path)
