@@ -52,6 +52,9 @@ No picture is in two of these. Birds differ in the seed of every picture, digits
 | val | 10 a class | {{ writings.val }} writings | (kept for choosing) |
 | test | 40 a class | {{ writings.test }} writings | the benchmark's test, and the figures below |
 
+The benchmark sees its birds (train, val, test) through `dct_augment/pocket/camera.py`: another pose, twigs in the way,
+other light, soft focus, grain. All figures below are of the clean drawings.
+
 ## Recipe
 `python -m dct_augment.pocket.build` rebuilds every file from seeds, with checkpoints, in float32 (autoencoder: bfloat16
 autocast). Other processors and thread counts round differently, so a rebuilt file is alike, not the same to the bit.
