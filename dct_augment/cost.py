@@ -38,7 +38,12 @@ def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
         spent = settings.max_updates * settings.images_per_update * (per_image * share + 4) + looks
         total = int(spent * len(missing))
         lines.append(
-            Line("class tokens", f"{len(missing)} classes, up to {settings.max_updates} updates an attempt", total, total * pace)
+            Line(
+                "class tokens",
+                f"{len(missing)} classes, up to {settings.max_updates} updates an attempt",
+                total,
+                total * pace,
+            )
         )
     for split in (TRAIN, PLAIN):
         if split in parts:
