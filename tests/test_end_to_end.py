@@ -23,6 +23,7 @@ SMALL = [
     "tokens.slots=2", "tokens.target_accuracy=0.01", "tokens.target_probability=0.0",
     "sampling.num_inference_steps=3", "generation.shard_size=6", "generation.batch_size=4",
     "benchmark.steps=3", "benchmark.batch_size=4", "benchmark.seeds=2", "benchmark.per_class=2", "report.strip=2",
+    "benchmark.processes=1",
 ]  # fmt: skip
 
 
@@ -34,6 +35,9 @@ PROCESSES.set_forkserver_preload(["dct_augment.pipeline"])
 
 def _child(folder: Path, arguments: Sequence[str], output: Path, file_limit: int | None) -> None:
     os.chdir(folder)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # as in a terminal, even if the tests run in the background
     with output.open("w") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
@@ -155,10 +159,10 @@ def test_a_stopped_command_leaves_no_partial_file(tmp_path: Path, number: int, c
 def test_benchmark_processes_end_with_the_command_and_trials_are_kept(tmp_path: Path, number: int) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    words = ("benchmark", "--classes", "crane,kiwi", "--set", "benchmark.processes=2")
-    run(folder, "generate", "--classes", "crane,kiwi", "--per-class", "2", settings=[*SMALL, "generation.per_class=2"])
+    words = ("benchmark", "--classes", "crane,kiwi")
+    settings = [*SMALL, "generation.per_class=2", "benchmark.steps=60", "benchmark.processes=2"]
     trials = folder / "runs" / "pocket" / "benchmark" / "trials.parquet"
-    command = Command.start(folder, *words, settings=[*SMALL, "generation.per_class=2", "benchmark.steps=60"])
+    command = Command.start(folder, *words, settings=settings)
     command.until(trials.is_file)
     command.end(number)
     deadline = time.monotonic() + 30
@@ -166,7 +170,7 @@ def test_benchmark_processes_end_with_the_command_and_trials_are_kept(tmp_path: 
         assert time.monotonic() < deadline, [(pid / "cmdline").read_text() for pid in left]
         time.sleep(0.05)
     before = pd.read_parquet(trials)
-    run(folder, *words, settings=[*SMALL, "generation.per_class=2", "benchmark.steps=60"])
+    run(folder, *words, settings=settings)
     after = pd.read_parquet(trials)
     assert len(after) == 8
     pd.testing.assert_frame_equal(after[: len(before)], before)

@@ -16,6 +16,7 @@ SMALL = [
     "tokens.max_updates=2", "tokens.validate_every=2", "tokens.validation_images=2", "tokens.images_per_update=2",
     "tokens.target_accuracy=0.0", "tokens.target_probability=0.0", "sampling.num_inference_steps=2",
     "benchmark.steps=2", "benchmark.seeds=2", "benchmark.batch_size=4", "benchmark.per_class=2",
+    "benchmark.processes=1",
 ]  # fmt: skip
 
 

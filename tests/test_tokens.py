@@ -370,7 +370,7 @@ class TestLearner:
         gradient = torch.randn(1, 16, generator=generator)
         self.step(learner, gradient * scale)
         moved = learner.vector.detach() - torch.ones(1, 16)
-        assert moved.norm().item() == pytest.approx(0.1 * 2.0, rel=1e-3)
+        assert moved.norm().item() == pytest.approx(learner.settings.learning_rate * 2.0, rel=1e-3)
         assert torch.equal(moved.sign(), -gradient.sign())
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
