@@ -221,6 +221,7 @@ def run(
     # A server forks the processes: it has imported torch but not used it, so no lock and no thread pool is inherited.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
+    strangers = set(multiprocessing.active_children())
     with ProcessPoolExecutor(processes, context, _prepare, (dataset, shards, settings)) as pool:
         try:
             yield from pool.map(_trial, plans)
@@ -231,7 +232,7 @@ def run(
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for child in multiprocessing.active_children():
+            for child in set(multiprocessing.active_children()) - strangers:
                 child.terminate()
             raise
 

@@ -25,7 +25,7 @@ class Line:
 
 
 def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
-    """The work that is left in each part, at most: early stopping may save much of the tokens' share."""
+    """The work that is left in each part; for tokens one whole attempt a class: stops save, restarts add."""
     config, lines = run.config, []
     per_image = config.sampling.num_inference_steps * (1 if config.sampling.guidance_scale == 1 else 2)
     pace = _seconds_per_evaluation(run)
