@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -201,7 +201,7 @@ def run(
     *,
     device: str = "cpu",
     processes: int = 1,
-) -> Iterator[Trial]:
+) -> Generator[Trial, None, None]:
     """Run trials, yielding them in order; on a CPU, `processes` of them side by side.
 
     A trial on a CPU takes one thread, so neither the machine's cores nor `processes` change its result.

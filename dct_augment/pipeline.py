@@ -11,7 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -238,12 +238,14 @@ class Run:
                     self._dataset(), self.shards.path, settings, todo, device=self.device,
                     processes=settings.processes or os.cpu_count() or 1,
                 )  # fmt: skip
-                for number, trial in enumerate(trials, 1):
-                    row = dataclasses.asdict(trial) | {"identity": self._trial_identity(trial.arm)}
-                    done = pd.concat([done, pd.DataFrame([row])], ignore_index=True)
-                    with files.atomic(self._trials_path) as partial:
-                        done.to_parquet(partial, index=False)
-                    self._progress(Progress("benchmark", number, len(todo), f"{trial.arm} {trial.accuracy:.1%}"))
+                # Closed at once when a stop arrives here: its processes would wait for work, and the exit for them.
+                with closing(trials):
+                    for number, trial in enumerate(trials, 1):
+                        row = dataclasses.asdict(trial) | {"identity": self._trial_identity(trial.arm)}
+                        done = pd.concat([done, pd.DataFrame([row])], ignore_index=True)
+                        with files.atomic(self._trials_path) as partial:
+                            done.to_parquet(partial, index=False)
+                        self._progress(Progress("benchmark", number, len(todo), f"{trial.arm} {trial.accuracy:.1%}"))
 
     def report(self) -> Path:
         """Write the report of what there is; return the page."""

@@ -35,9 +35,7 @@ PROCESSES.set_forkserver_preload(["dct_augment.pipeline"])
 
 def _child(folder: Path, arguments: Sequence[str], output: Path, file_limit: int | None) -> None:
     os.chdir(folder)
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # as in a terminal, even if the tests run in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, also where tests run in the background
     with output.open("w") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
@@ -174,6 +172,25 @@ def test_benchmark_processes_end_with_the_command_and_trials_are_kept(tmp_path: 
     after = pd.read_parquet(trials)
     assert len(after) == 8
     pd.testing.assert_frame_equal(after[: len(before)], before)
+
+
+def test_a_stop_between_two_trials_ends_the_benchmark_processes(tmp_path: Path) -> None:
+    from dct_augment import config
+    from dct_augment.pipeline import Run
+    from dct_augment.records import Progress
+
+    def stop(_: Progress) -> None:
+        raise KeyboardInterrupt
+
+    overrides = [*SMALL, "benchmark.arms=[real]", "benchmark.processes=2"]
+    strangers = set(multiprocessing.active_children())
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        Run(config.load("pocket", overrides, output=tmp_path), stop).benchmark()
+    assert stopped.traceback  # and with it the frames of the stopped run, which an interpreter keeps while it exits
+    for child in set(multiprocessing.active_children()) - strangers:
+        child.join(30)
+        assert not child.is_alive()
+    assert len(pd.read_parquet(next(tmp_path.rglob("trials.parquet")))) == 1
 
 
 def _folder(process: Path) -> Path | None:

@@ -23,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dct_augment.pocket.build", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=pocket.path().parent, help="where the weights go")
     parser.add_argument("--work", type=Path, default=Path("build/pocket"), help="checkpoints; may be deleted after")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of torch: cpu, cuda")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--steps-scale", type=float, default=1.0, help="train this share of all steps, to try it out")
     parser.add_argument("--measure-only", action="store_true", help="measure what is in --out and rewrite its card")
@@ -31,15 +32,15 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     if not options.measure_only:
-        build(options.out, options.work, options.steps_scale)
-    measured = measure(options.out)
+        build(options.out, options.work, options.steps_scale, options.device)
+    measured = measure(options.out, options.device)
     card.write(options.out, measured)
     print(
         f"done in {(time.monotonic() - began) / 60:.0f} min, {export.size(options.out) / 1e6:.1f} MB in {options.out}"
     )
 
 
-def build(out: Path, work: Path, scale: float = 1.0) -> None:
+def build(out: Path, work: Path, scale: float = 1.0, device: str = "cpu") -> None:
     """Train everything that has no finished checkpoint in `work`, and export it to `out`."""
 
     def steps(full: int) -> int:
@@ -47,22 +48,22 @@ def build(out: Path, work: Path, scale: float = 1.0) -> None:
 
     pictures = world.render(work)
     for recipe in classifiers.RECIPES:
-        model = classifiers.train(recipe, work, steps=steps(recipe.steps))
+        model = classifiers.train(recipe, work, steps=steps(recipe.steps), device=device)
         export.classifier(out / recipe.name, recipe, model)
-    vae = autoencoder.train(pictures, work, steps=steps(autoencoder.STEPS))
+    vae = autoencoder.train(pictures, work, steps=steps(autoencoder.STEPS), device=device)
     words = text_to_image.tokenizer()
     latents = autoencoder.encode(vae, pictures) * vae.config.scaling_factor
-    text, unet = text_to_image.train(pictures, latents, words, work, scale=scale)
+    text, unet = text_to_image.train(pictures, latents, words, work, scale=scale, device=device)
     export.pipeline(out / pocket.TEXT_TO_IMAGE, words, text, unet, vae)
 
 
-def measure(out: Path) -> dict[str, object]:
+def measure(out: Path, device: str = "cpu") -> dict[str, object]:
     """The checks in the order in which things can go wrong."""
-    clean = quality.clean(out)
+    clean = quality.clean(out, device)
     print("real pictures", json.dumps(clean))
-    copies = quality.reconstructed(out)
+    copies = quality.reconstructed(out, device)
     print("autoencoder copies", json.dumps(copies))
-    described, plain = quality.capability(out)
+    described, plain = quality.capability(out, device)
     return {
         "real pictures": clean,
         "autoencoder copies": copies,

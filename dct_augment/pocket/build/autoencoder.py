@@ -28,22 +28,25 @@ def create() -> AutoencoderKL:
     )
 
 
-def train(world: World, work: Path, *, steps: int = STEPS) -> AutoencoderKL:
+def train(world: World, work: Path, *, steps: int = STEPS, device: str = "cpu") -> AutoencoderKL:
     """Train on reconstruction (absolute + squared error) with a light KL, then set the latent scale."""
     model = create()
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         indices = torch.randint(len(world.images), (BATCH,), generator=generator)
-        images = world.batch(indices)
-        with torch.autocast("cpu", torch.bfloat16):
+        images = world.batch(indices).to(device)
+        with torch.autocast(model.device.type, torch.bfloat16):
             posterior = model.encode(images).latent_dist
             mean, logvar = posterior.mean.float(), posterior.logvar.float()
-            noise = torch.randn(mean.shape, generator=generator)
+            noise = torch.randn(mean.shape, generator=generator).to(device)
             decoded = model.decode(mean + noise * torch.exp(0.5 * logvar)).sample.float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         return functional.mse_loss(decoded, images) + 0.2 * functional.l1_loss(decoded, images) + KL_WEIGHT * kl
 
-    fit("autoencoder", model, loss, steps=steps, learning_rate=LEARNING_RATE, work=work, seed=SEED, ema_decay=0.998)
+    fit(
+        "autoencoder", model, loss, steps=steps, learning_rate=LEARNING_RATE, work=work, seed=SEED, ema_decay=0.998,
+        device=device,
+    )  # fmt: skip
     scale = 1 / encode(model, world, torch.arange(0, len(world.images), 16)).std().item()
     model.register_to_config(scaling_factor=scale)
     return model
@@ -53,4 +56,5 @@ def train(world: World, work: Path, *, steps: int = STEPS) -> AutoencoderKL:
 def encode(model: AutoencoderKL, world: World, indices: torch.Tensor | None = None) -> torch.Tensor:
     """Latent means of the pictures at `indices` (all by default), (N, 8, 8, 8), unscaled."""
     chosen = torch.arange(len(world.images)) if indices is None else indices
-    return torch.cat([model.encode(world.batch(chunk)).latent_dist.mean for chunk in chosen.split(128)])
+    batches = (world.batch(chunk).to(model.device) for chunk in chosen.split(128))
+    return torch.cat([model.encode(batch).latent_dist.mean.cpu() for batch in batches])

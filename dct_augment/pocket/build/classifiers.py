@@ -62,19 +62,19 @@ def create(recipe: Recipe) -> nn.Module:
     return timm.create_model(recipe.architecture, num_classes=len(LABELS[recipe.subject]))
 
 
-def train(recipe: Recipe, work: Path, *, steps: int | None = None) -> nn.Module:
+def train(recipe: Recipe, work: Path, *, steps: int | None = None, device: str = "cpu") -> nn.Module:
     """Train one classifier with shifts, blur, noise and colour changes on its own split."""
     images, labels = pictures(recipe.subject, recipe.split, per_class=500, redraws=8)
     model = create(recipe)
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         indices = torch.randint(len(images), (recipe.batch,), generator=generator)
-        batch = augment(images[indices].float() / 127.5 - 1, generator)
-        return functional.cross_entropy(model(batch), labels[indices], label_smoothing=0.05)
+        batch = augment(images[indices].float() / 127.5 - 1, generator).to(device)
+        return functional.cross_entropy(model(batch), labels[indices].to(device), label_smoothing=0.05)
 
     return fit(
         recipe.name, model, loss, steps=steps or recipe.steps, learning_rate=recipe.learning_rate, work=work,
-        seed=recipe.seed, weight_decay=0.05, ema_decay=0.99,
+        seed=recipe.seed, weight_decay=0.05, ema_decay=0.99, device=device,
     )  # fmt: skip
 
 
@@ -101,13 +101,3 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     images = images + strength * torch.randn(images.shape, generator=generator)
     gain = 1 + (torch.rand(count, 3, 1, 1, generator=generator) - 0.5) * 0.2
     return images * gain
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Share of right answers on images (N, 3, 64, 64), uint8 or in [-1, 1]."""
-    right = 0
-    for chunk, truth in zip(images.split(128), labels.split(128), strict=True):
-        pixels = chunk.float() / 127.5 - 1 if chunk.dtype == torch.uint8 else chunk
-        right += int((model(pixels).argmax(1) == truth).sum())
-    return right / len(labels)

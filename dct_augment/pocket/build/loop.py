@@ -24,15 +24,18 @@ def fit(
     ema_decay: float = 0.0,
     horizon: int | None = None,
     cooldown: int = 0,
+    device: str = "cpu",
     report: Callable[[str], None] = print,
 ) -> nn.Module:
     """Minimise `loss(generator)` with AdamW under a one-cycle schedule; return the (EMA) model.
 
     The cycle spans `horizon` steps (`steps` by default); the last `cooldown` steps lower it to zero linearly.
 
+    The model moves to `device`; random numbers are drawn on the CPU, the same for every device.
     Each step draws from a generator seeded by (seed, step) alone, so a run that resumes from
     `work/<name>.pt` takes the same steps as one that was never stopped.
     """
+    model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=(horizon or steps) + 1, pct_start=0.1, cycle_momentum=False
@@ -40,7 +43,7 @@ def fit(
     ema = {key: value.clone() for key, value in model.state_dict().items()} if ema_decay else None
     path, start = work / f"{name}.pt", 0
     if path.exists():
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])

@@ -18,36 +18,39 @@ Shares = dict[str, float]
 """Share of right answers by class name."""
 
 
-def clean(weights: Path) -> dict[str, float]:
+def clean(weights: Path, device: str = "cpu") -> dict[str, float]:
     """(1) Accuracy of each classifier on real test pictures that trained nothing."""
     found = {}
     for recipe in classifiers.RECIPES:
-        model = shipped.load(f"local-dir:{weights / recipe.name}")
+        model = shipped.load(f"local-dir:{weights / recipe.name}", device=device)
         images, labels = classifiers.pictures(recipe.subject, "test", per_class=40, redraws=1)
-        found[recipe.name] = _accuracy(model, images.float() / 127.5 - 1, labels)
+        found[recipe.name] = _accuracy(model, images.float() / 127.5 - 1, labels, device)
     return found
 
 
 @torch.no_grad()
-def reconstructed(weights: Path) -> dict[str, float]:
+def reconstructed(weights: Path, device: str = "cpu") -> dict[str, float]:
     """(2) Accuracy of each classifier on the autoencoder's copies of the same pictures."""
-    backend = diffusion.load(str(weights / "text-to-image"))
+    backend = diffusion.load(str(weights / "text-to-image"), device=device)
     found = {}
     for recipe in classifiers.RECIPES:
-        model = shipped.load(f"local-dir:{weights / recipe.name}")
+        model = shipped.load(f"local-dir:{weights / recipe.name}", device=device)
         images, labels = classifiers.pictures(recipe.subject, "test", per_class=40, redraws=1)
         copies = []
         for chunk in images.split(64):
-            latents = backend.vae.encode(chunk.float() / 127.5 - 1).latent_dist.mean
-            copies.append(backend.vae.decode(latents).sample)
-        found[recipe.name] = _accuracy(model, torch.cat(copies), labels)
+            latents = backend.vae.encode(chunk.float().to(device) / 127.5 - 1).latent_dist.mean
+            copies.append(backend.vae.decode(latents).sample.cpu())
+        found[recipe.name] = _accuracy(model, torch.cat(copies), labels, device)
     return found
 
 
-def capability(weights: Path, report: Callable[[str], None] = print) -> tuple[Shares, Shares]:
+def capability(weights: Path, device: str = "cpu", report: Callable[[str], None] = print) -> tuple[Shares, Shares]:
     """(3) Judge accuracy of the full description, and of the plain name, for every class."""
-    backend = diffusion.load(str(weights / "text-to-image"))
-    judges = {subject: shipped.load(f"local-dir:{weights / f'{subject}-judge'}") for subject in ("birds", "digits")}
+    backend = diffusion.load(str(weights / "text-to-image"), device=device)
+    judges = {
+        subject: shipped.load(f"local-dir:{weights / f'{subject}-judge'}", device=device)
+        for subject in ("birds", "digits")
+    }
     described, plain = {}, {}
     for subject in SUBJECTS:
         judge = judges["digits" if subject.key in handwriting.NAMES else "birds"]
@@ -67,9 +70,9 @@ def _judged(backend: diffusion.StableDiffusion, judge: shipped.Classifier, key: 
 
 
 @torch.no_grad()
-def _accuracy(model: shipped.Classifier, images: torch.Tensor, labels: torch.Tensor) -> float:
+def _accuracy(model: shipped.Classifier, images: torch.Tensor, labels: torch.Tensor, device: str) -> float:
     right = [
-        int((model.logits(chunk).argmax(1) == truth).sum())
+        int((model.logits(chunk.to(device)).argmax(1).cpu() == truth).sum())
         for chunk, truth in zip(images.split(128), labels.split(128), strict=True)
     ]
     return sum(right) / len(labels)

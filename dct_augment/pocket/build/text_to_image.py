@@ -102,7 +102,7 @@ def scheduler() -> DDIMScheduler:
 
 
 def train(
-    world: World, latents: torch.Tensor, words: CLIPTokenizer, work: Path, *, scale: float = 1.0
+    world: World, latents: torch.Tensor, words: CLIPTokenizer, work: Path, *, scale: float = 1.0, device: str = "cpu"
 ) -> tuple[CLIPTextModel, UNet2DConditionModel]:
     """Train on scaled `latents` (N, 8, 8, 8) with captions drawn afresh at every step.
 
@@ -120,19 +120,21 @@ def train(
         clean = latents[indices]
         noise = torch.randn(clean.shape, generator=generator)
         timesteps = torch.randint(1000, (BATCH,), generator=generator)
-        noisy = noise_schedule.add_noise(clean, noise, timesteps)
-        target = noise_schedule.get_velocity(clean, noise, timesteps)
-        conditioning = model["text"](ids(words, world.captions(indices, generator))).last_hidden_state
-        return functional.mse_loss(model["unet"](noisy, timesteps, conditioning).sample, target)
+        noisy = noise_schedule.add_noise(clean, noise, timesteps).to(device)
+        target = noise_schedule.get_velocity(clean, noise, timesteps).to(device)
+        prompts = ids(words, world.captions(indices, generator)).to(device)
+        conditioning = model["text"](prompts).last_hidden_state
+        return functional.mse_loss(model["unet"](noisy, timesteps.to(device), conditioning).sample, target)
 
     fit(
         "text_to_image", model, partial(loss, extra=0), steps=max(2, round(STEPS * scale)),
         learning_rate=LEARNING_RATE, work=work, seed=SEED, ema_decay=0.999, horizon=round(HORIZON * scale),
-        cooldown=round(COOLDOWN * scale),
+        cooldown=round(COOLDOWN * scale), device=device,
     )  # fmt: skip
     fit(
         "text_to_image_handwriting", model, partial(loss, extra=round(HANDWRITTEN * BATCH)),
         steps=max(2, round(STEPS_2 * scale)), learning_rate=LEARNING_RATE_2, work=work, seed=SEED + 2, ema_decay=0.998,
+        device=device,
     )  # fmt: skip
     return model["text"], model["unet"]
 
