@@ -73,7 +73,7 @@ class Benchmark:
             LeakError: a test image is among the training images, real or synthetic.
         """
         began, settings = time.monotonic(), self._settings
-        split = few_shot(self._dataset, settings.shots, planned.seed)
+        split = few_shot(self._dataset, settings.shots, planned.seed, settings.imbalance)
         refuse_leaks(split, self._contents(planned.arm))
         model = self._fit(self._mixture(planned, split), planned)
         right = 0

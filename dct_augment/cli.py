@@ -240,6 +240,9 @@ def _follow(bars: Bars) -> Callable[["Progress"], None]:
     tasks: dict[str, TaskID] = {}
 
     def report(progress: "Progress") -> None:
+        if not progress.total:
+            bars.console.print(f"{progress.stage}: {progress.note}", markup=False, highlight=False)
+            return
         if progress.stage not in tasks:
             tasks[progress.stage] = bars.add_task(progress.stage, note="")
         note = progress.note if len(progress.note) < 48 else progress.note[:45] + "..."

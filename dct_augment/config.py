@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dct_augment.errors import ConfigError
 from dct_augment.prompts import CLASS_FIELD, TOKEN_FIELD
@@ -26,11 +26,91 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DatasetConfig(Section):
-    """Which real images there are."""
+class AnyDataset(Section):
+    """What every data set setting has; each adapter adds its own."""
 
-    name: Literal["pocket", "digits"] = Field(description="data set adapter")
     classes: tuple[str, ...] | None = Field(None, description="only these classes (names or slugs); all if unset")
+
+
+class PocketDataset(AnyDataset):
+    """The shipped birds."""
+
+    name: Literal["pocket"]
+
+
+class DigitsDataset(AnyDataset):
+    """The shipped handwriting."""
+
+    name: Literal["digits"]
+
+
+class DatasetOnDisk(AnyDataset):
+    """A data set that the user has in a folder."""
+
+    path: Path
+    words: Path | None = Field(None, description="YAML file `class: prompt words`, for names that read badly")
+    val: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share held out where there is no val split")
+    test: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="share held out where there is no test split")
+    seed: int = Field(0, description="of the held-out shares")
+
+
+class FolderDataset(DatasetOnDisk):
+    """`<class>/<image>` or `train|val|test/<class>/<image>`."""
+
+    name: Literal["folder"]
+    title: str | None = Field(None, description="short name in token names; the folder's own if unset")
+
+
+class CubDataset(DatasetOnDisk):
+    """CUB-200-2011 as published."""
+
+    name: Literal["cub"]
+    crop: bool = Field(False, description="cut pictures to their bounding boxes")
+
+
+class INaturalistDataset(DatasetOnDisk):
+    """iNaturalist with its COCO-style annotation files."""
+
+    name: Literal["inat"]
+    version: Literal[2017, 2018, 2019, 2021] = 2021
+    language: Literal["common", "latin"] = Field("common", description="names that prompts use, where there are both")
+    taxon: str | None = Field(None, description="only classes under this taxon, e.g. Aves")
+
+
+class ImageNetDataset(DatasetOnDisk):
+    """ImageNet-1k in folders named by WordNet id."""
+
+    name: Literal["imagenet"]
+
+
+class HuggingFaceDataset(DatasetOnDisk):
+    """A `datasets` directory written by `save_to_disk`."""
+
+    name: Literal["huggingface"]
+    title: str | None = None
+    image: str = Field("image", description="column of the pictures")
+    label: str = Field("label", description="column of the labels")
+
+
+class WebDatasetDataset(DatasetOnDisk):
+    """WebDataset tar shards: pictures under jpg, png or webp, labels under cls."""
+
+    name: Literal["webdataset"]
+    title: str | None = None
+
+
+DatasetConfig = Annotated[
+    PocketDataset
+    | DigitsDataset
+    | FolderDataset
+    | CubDataset
+    | INaturalistDataset
+    | ImageNetDataset
+    | HuggingFaceDataset
+    | WebDatasetDataset,
+    Field(discriminator="name"),
+]
+"""Which real images there are: the settings of one adapter, chosen by `name`."""
 
 
 class ModelConfig(Section):
@@ -40,12 +120,40 @@ class ModelConfig(Section):
     revision: str | None = None
     variant: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    memory: Literal["low", "balanced", "fast"] | None = Field(
+        None, description="how to trade speed for memory; chosen from free memory if unset"
+    )
 
 
 class ClassifierConfig(Section):
-    """A frozen classifier: `pocket/<name>`, or a timm name with its source (`local-dir:`, `hf-hub:`)."""
+    """One frozen classifier of a guide or judge.
+
+    `name` is `pocket/<name>`, a timm name (`resnet50.a1_in1k`, `hf-hub:<id>`, `local-dir:<folder>`), a Hub id
+    or folder of a transformers image classifier, or `module:function` with `library: function`.
+    """
 
     name: str
+    library: Literal["timm", "transformers", "function"] | None = Field(
+        None, description="told from the name if unset; `function` is never guessed"
+    )
+    revision: str | None = None
+    checkpoint: Path | None = Field(None, description="weights for a timm architecture: safetensors or a torch file")
+    labels: Path | None = Field(None, description="label names in output order: a .txt, .json or .yaml list")
+    pooling: Literal["model", "mean_before_norm"] = Field(
+        "model", description="`mean_before_norm`: mean of patch tokens, then the final norm (the vit-mae classifiers)"
+    )
+    match: Literal["name", "index"] | Path = Field(
+        "name", description="how classes find their label: by name, by index, or a YAML file `class: label`"
+    )
+    weight: Annotated[float, Field(gt=0)] = Field(1.0, description="in an ensemble")
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, Mapping) else value
+
+
+Ensemble = Annotated[tuple[ClassifierConfig, ...], Field(min_length=1), BeforeValidator(_listed)]
+"""A guide or judge: one classifier, or a list of them whose probabilities are averaged by weight."""
 
 
 class PromptsConfig(Section):
@@ -137,6 +245,9 @@ class BenchmarkConfig(Section):
     batch_size: PositiveInt = 32
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    imbalance: Annotated[float, Field(ge=1)] = Field(
+        1.0, description="long tail: the last class has shots / imbalance images"
+    )
     synthetic_probability: Fraction = 0.7
     seed: int = 0
     processes: PositiveInt | None = Field(
@@ -158,8 +269,8 @@ class Config(Section):
     device: str = "auto"
     dataset: DatasetConfig
     model: ModelConfig = ModelConfig()
-    guide: ClassifierConfig
-    judge: ClassifierConfig | None = None
+    guide: Ensemble
+    judge: Ensemble | None = None
     prompts: PromptsConfig = PromptsConfig()
     sampling: SamplingConfig = SamplingConfig()
     tokens: TokensConfig = TokensConfig()
@@ -174,7 +285,7 @@ class Config(Section):
 
     def identity(self, stage: Literal["tokens", "generation", "benchmark"]) -> dict[str, Any]:
         """The settings that decide a stage's result, and nothing that only changes its speed."""
-        data = self.model_dump(mode="json")
+        data = self.model_dump(mode="json", exclude={"model": {"memory"}})
         shared = ("model", "prompts", "sampling")
         kept: dict[str, Any] = {"schema": SCHEMA_VERSION, "dataset": data["dataset"]["name"]}
         if stage == "tokens":
@@ -184,6 +295,7 @@ class Config(Section):
             kept |= {key: data[key] for key in (*shared, "guide", "judge")}
             kept["generation"] = {k: data["generation"][k] for k in ("image_format", "seed")}
         else:
+            kept["dataset"] = {k: v for k, v in data["dataset"].items() if k not in ("classes", "words")}
             kept["benchmark"] = {k: v for k, v in data["benchmark"].items() if k not in ("arms", "seeds", "processes")}
             kept["classes"] = data["dataset"]["classes"]
         return kept
@@ -205,6 +317,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     lines: list[str] = []
     for key in sorted({*old, *new}):
         left, right = old.get(key), new.get(key)
+        if key in ("guide", "judge") and left and right and len(left) == len(right) == 1:
+            (left,), (right,) = left, right
         if isinstance(left, Mapping) and isinstance(right, Mapping):
             lines += differences(left, right, f"{prefix}{key}.")
         elif left != right:
@@ -265,7 +379,7 @@ def validate(data: Mapping[str, Any], source: str = "configuration", known: Sequ
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        problems += [_explain(problem) for problem in _causes(error)]
+        problems += [_explain(problem, data) for problem in _causes(error)]
     if problems:
         raise ConfigError(source, problems)
     return config
@@ -314,31 +428,52 @@ def _put(data: dict[str, Any], name: str, value: Any) -> bool:
 def _causes(error: ValidationError) -> list[dict[str, Any]]:
     """The problems of an error, without `too short` where all items are there but wrong."""
     problems: list[dict[str, Any]] = [dict(problem) for problem in error.errors()]
-    inner = {problem["loc"][:-1] for problem in problems}
+    inner = {problem["loc"][:depth] for problem in problems for depth in range(1, len(problem["loc"]))}
     return [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in inner]
 
 
-def _explain(problem: Mapping[str, Any]) -> str:
-    place = [str(part) for part in problem["loc"]]
-    where, kind = ".".join(place) or "configuration", problem["type"]
+def _explain(problem: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    loc, kind, value = problem["loc"], problem["type"], problem["input"]
+    where = ".".join(_place(loc, data)) or "configuration"
+    if kind == "union_tag_invalid":
+        hint = _hint(str(value["name"]), DATASETS)
+        return f"{where}.name: {value['name']!r} is unknown{hint}; choose one of: {', '.join(DATASETS)}"
     if kind == "extra_forbidden":
-        known = _keys(place[:-1])
-        return f"{where}: unknown key{_hint(place[-1], known)}; allowed here: {', '.join(known)}"
-    if kind == "missing":
-        return f"{where}: missing; add it"
+        known = _keys(loc[:-1])
+        return f"{where}: unknown key{_hint(str(loc[-1]), known)}; allowed here: {', '.join(known)}"
+    if kind in ("missing", "union_tag_not_found"):
+        return f"{where}{'.name' if kind != 'missing' else ''}: missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"
+    return f"{where}: {message[0].lower()}{message[1:]}, got {value!r}"
 
 
-def _keys(place: Iterable[str]) -> list[str]:
-    model: Any = Config
-    for part in place:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-        if model is None:
-            return []
-    return list(model.model_fields)
+def _place(loc: Sequence[Any], data: Mapping[str, Any]) -> list[str]:
+    """Where the user wrote it: without the adapter's tag, and without the number of a lone classifier."""
+    added = loc[:1] == ("dataset",) or (loc[:1] in (("guide",), ("judge",)) and isinstance(data[loc[0]], Mapping))
+    return [str(part) for part in ((*loc[:1], *loc[2:]) if added else loc)]
+
+
+def _keys(loc: Iterable[Any]) -> list[str]:
+    """The keys of the section at a place."""
+    models: list[Any] = [Config]
+    for part in loc:
+        if part in DATASETS and len(models) > 1:
+            models = [DATASETS[part]]
+        elif not isinstance(part, int):
+            models = _models(models[0].model_fields[part].annotation)
+    return list(models[0].model_fields)
+
+
+def _models(annotation: Any) -> list[Any]:
+    """The sections that an annotation speaks of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models(inner)]
+
+
+DATASETS: dict[str, type[AnyDataset]] = {
+    get_args(model.model_fields["name"].annotation)[0]: model for model in _models(DatasetConfig)
+}
 
 
 def _hint(word: str, known: Iterable[str]) -> str:

@@ -27,7 +27,7 @@ class Line:
 def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
     """The work that is left in each part; for tokens one whole attempt a class: stops save, restarts add."""
     config, lines = run.config, []
-    per_image = config.sampling.num_inference_steps * (1 if config.sampling.guidance_scale == 1 else 2)
+    per_image = config.sampling.num_inference_steps * run.backend.evaluations(config.sampling.guidance_scale)
     pace = _seconds_per_evaluation(run)
     if "tokens" in parts:
         settings = config.tokens
@@ -61,7 +61,7 @@ def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
 @torch.no_grad()
 def _seconds_per_evaluation(run: "Run", batch: int = 8) -> float:
     backend = run.backend
-    empty = backend.encode([""] * batch)
+    empty = backend.encode([""]).expand(batch)
     latents = backend.latents(range(batch))
     times = []
     for _ in range(3):

@@ -9,8 +9,8 @@ from PIL import Image
 
 from dct_augment.classifiers import Classifier
 from dct_augment.config import SamplingConfig
-from dct_augment.diffusion import StableDiffusion, sample
-from dct_augment.records import ClassInfo, PlanRow, Sample
+from dct_augment.diffusion import Backend, Batches, Conditioning, sample
+from dct_augment.records import ClassInfo, PlanRow, Report, Sample, silent
 
 
 class Generator:
@@ -18,7 +18,7 @@ class Generator:
 
     def __init__(
         self,
-        backend: StableDiffusion,
+        backend: Backend,
         *,
         sampling: SamplingConfig,
         negative: str,
@@ -26,10 +26,13 @@ class Generator:
         classes: Sequence[ClassInfo],
         guide: Classifier | None = None,
         judge: Classifier | None = None,
+        report: Report = silent,
     ) -> None:
+        self._at_once: int | None = None
+        self._report = report
         self._backend, self._sampling, self._vectors = backend, sampling, vectors
         with torch.no_grad():
-            self._unconditional = backend.encode([negative])
+            self._unconditional = backend.unconditional(negative)
         self._judges = [
             (name, judge, {info.index: target for info, target in zip(classes, judge.targets(classes), strict=True)})
             for name, judge in (("guide", guide), ("judge", judge))
@@ -39,23 +42,28 @@ class Generator:
     def draw(self, rows: Sequence[PlanRow], batch_size: int) -> Iterator[Sample]:
         """Draw rows in order, `batch_size` at a time; scoring overlaps with the next batch's denoising.
 
-        An image that is not finite becomes a failed sample: a row with an error and no picture.
+        An image that is not finite becomes a failed sample: a row with an error and no picture. Where memory
+        runs out, the batch is halved, for good; the images stay what they are.
+
+        Raises:
+            DctAugmentError: memory runs out with a single image.
         """
+        batches = Batches(min(batch_size, self._at_once or batch_size), "images", self._report)
         with ThreadPoolExecutor(1) as pool:
             pending = None
-            for begin in range(0, len(rows), batch_size):
-                batch = rows[begin : begin + batch_size]
-                finished = pool.submit(self._finish, batch, self._render(batch))
+            for batch, images in batches.run(rows, self._render):
+                finished = pool.submit(self._finish, batch, images)
                 if pending is not None:
                     yield from pending.result()
                 pending = finished
+            self._at_once = batches.size
             if pending is not None:
                 yield from pending.result()
 
     @torch.no_grad()
     def _render(self, batch: Sequence[PlanRow]) -> torch.Tensor:
         """Images (B, 3, H, W) in [-1, 1]."""
-        conditioning = torch.cat([self._encode(row) for row in batch])
+        conditioning = Conditioning.cat(self._encode(row) for row in batch)
         return sample(
             self._backend,
             [row.seed for row in batch],
@@ -66,7 +74,7 @@ class Generator:
             scheduler=self._sampling.scheduler,
         )
 
-    def _encode(self, row: PlanRow) -> torch.Tensor:
+    def _encode(self, row: PlanRow) -> Conditioning:
         vector = self._vectors.get(row.slug)
         return self._backend.encode([row.prompt], None if vector is None else vector[None])
 

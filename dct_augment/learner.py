@@ -31,18 +31,28 @@ class Validation:
     probability: float
 
 
+@dataclass(frozen=True)
+class Range:
+    """The words of one text encoder: embedding width, mean and largest norm."""
+
+    width: int
+    mean_norm: float
+    largest_norm: float
+
+
 @dataclass
 class Learner:
     """The training state of one class; all that is random comes from its own generator.
 
-    The vector (n, d) is float32. Its step is relative to the words of the model: the gradient is scaled
-    to norm 1 after backward, and an Adam step has the length `learning_rate` x the mean word norm.
+    The vector (n, D) is float32. Its step is relative to the words of the model: the gradient is scaled
+    to norm 1 after backward, and an Adam step has the length `learning_rate` x the mean word norm. With
+    several text encoders, each one's part steps and is limited relative to its own words.
     """
 
     info: ClassInfo
     target: int
     initial: torch.Tensor
-    word_norms: tuple[float, float]
+    ranges: tuple[Range, ...]
     settings: TokensConfig
     history: list[Step] = field(default_factory=list)
     validations: list[Validation] = field(default_factory=list)
@@ -53,7 +63,6 @@ class Learner:
     plain: Validation | None = None
     effect: float = 0.0
     judged: tuple[float, float] | None = None
-    vector: torch.Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(seed_from("token", self.settings.seed, self.info.slug))
@@ -76,22 +85,34 @@ class Learner:
         return low + (high - low) * torch.rand((), generator=self.generator).item()
 
     def update(self, loss: float) -> None:
-        """Take one step along the gradient in `vector.grad`, or stop if anything is not finite."""
-        gradient = self.vector.grad
-        if not math.isfinite(loss) or gradient is None or not bool(gradient.isfinite().all()):
+        """Take one step along the gradient that `backward` left, or stop if anything is not finite."""
+        gradients = [part.grad for part in self._parts if part.grad is not None]
+        if not math.isfinite(loss) or not gradients or not all(bool(one.isfinite().all()) for one in gradients):
             self.reason = StopReason.NON_FINITE
             return
-        self._downhill -= gradient.detach() / gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)
-        gradient.div_(gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny))
+        whole = torch.cat(gradients, 1)
+        norm = whole.norm().clamp(min=torch.finfo(whole.dtype).tiny)
+        self._downhill -= whole / norm
+        for gradient in gradients:
+            gradient.div_(norm)
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        limit = self.settings.max_norm * self.word_norms[1]
+        self.forget()
         with torch.no_grad():
-            norms = self.vector.norm(dim=1, keepdim=True)
-            self.vector.mul_((limit / norms).clamp(max=1.0))
+            for part, words in zip(self._parts, self.ranges, strict=True):
+                limit = self.settings.max_norm * words.largest_norm
+                part.mul_((limit / part.norm(dim=1, keepdim=True)).clamp(max=1.0))
         self.updates += 1
         self._tries += 1
         self.history.append(Step(self.updates, loss, self.vector.detach().norm(dim=1).max().item()))
+
+    @property
+    def vector(self) -> torch.Tensor:
+        """The class token as it is now, (n, D), differentiable."""
+        return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts, 1)
+
+    def forget(self) -> None:
+        """Drop gradients, also those of an update that did not come to its end."""
+        self._optimizer.zero_grad(set_to_none=True)
 
     def promising(self, words: torch.Tensor, count: int) -> torch.Tensor:
         """Rows of `words` (V, d) that lie furthest downhill of this attempt, at most `count`; (k,) indices.
@@ -164,7 +185,8 @@ class Learner:
         self.generator.set_state(state["generator"])
         self.best_vector, self._downhill = state["best_vector"], state["downhill"]
         with torch.no_grad():
-            self.vector.copy_(state["vector"])
+            for part, saved in zip(self._parts, self._split(state["vector"]), strict=True):
+                part.copy_(saved)
         self._optimizer.load_state_dict(state["optimizer"])
         self.history = [Step(*values) for values in state["history"]]
         self.validations = [Validation(*values) for values in state["validations"]]
@@ -185,6 +207,13 @@ class Learner:
         self._downhill = torch.zeros_like(self.initial)
         self._tries, self._stale = 0, 0
         self._attempt_best = None
-        self.vector = start.clone().requires_grad_(True)
-        rate = self.settings.learning_rate * self.word_norms[0] / math.sqrt(self.initial.shape[1])
-        self._optimizer = torch.optim.Adam([self.vector], lr=rate, betas=(0.9, 0.99))
+        self._parts = [part.clone().requires_grad_(True) for part in self._split(start)]
+        groups = [
+            {"params": [part], "lr": self.settings.learning_rate * words.mean_norm / math.sqrt(words.width)}
+            for part, words in zip(self._parts, self.ranges, strict=True)
+        ]
+        self._optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+
+    def _split(self, vector: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The part of a vector (n, D) that belongs to each text encoder."""
+        return vector.split([words.width for words in self.ranges], 1)

@@ -32,8 +32,8 @@ from dct_augment import (
     config as configuration,
 )
 from dct_augment.classifiers import Classifier
-from dct_augment.config import Config
-from dct_augment.diffusion import StableDiffusion
+from dct_augment.config import ClassifierConfig, Config
+from dct_augment.diffusion import Backend
 from dct_augment.errors import InputError, TokenTrainingError
 from dct_augment.generation import Generator
 from dct_augment.records import ClassInfo, ClassToken, Dataset, Progress, Report, silent
@@ -49,7 +49,7 @@ class Run:
 
     def __init__(self, config: Config, progress: Report = silent) -> None:
         self.config, self._progress = config, progress
-        self.whole = datasets.load(config.dataset.name)
+        self.whole = datasets.load(config.dataset)
         self.classes = datasets.select(self.whole, config.dataset.classes)
         self.tokens = TokenFolder(config.root / "tokens", self.whole.name)
         self.shards = ShardFolder(config.root / "shards", config.name)
@@ -61,19 +61,41 @@ class Run:
         return resolve_device(self.config.device)
 
     @cached_property
-    def backend(self) -> StableDiffusion:
+    def backend(self) -> Backend:
         """The text-to-image model."""
-        return diffusion.load(**self.config.model.model_dump(), device=self.device)
+        loaded = diffusion.load(**self.config.model.model_dump(), device=self.device)
+        chosen = "" if self.config.model.memory else " (chosen from what is free)"
+        self._progress(Progress("model", 0, 0, f"{type(loaded).__name__}, memory: {loaded.memory}{chosen}"))
+        return loaded
 
     @cached_property
     def guide(self) -> Classifier:
         """The classifier whose gradient trains the tokens."""
-        return classifiers.load(self.config.guide.name, device=self.device)
+        return self._classifier(self.config.guide, "guide")
 
     @cached_property
     def judge(self) -> Classifier | None:
         """The held-out classifier, if one is configured."""
-        return classifiers.load(self.config.judge.name, device=self.device) if self.config.judge else None
+        return self._classifier(self.config.judge, "judge") if self.config.judge else None
+
+    def _classifier(self, members: tuple[ClassifierConfig, ...], role: str) -> Classifier:
+        """Load a guide or judge, and look at real images with it, once per run and setting."""
+        loaded = classifiers.load(members, self.whole.classes, device=self.device)
+        path = self.config.root / "checks.json"
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        made_of = configuration.fingerprint([member.model_dump(mode="json") for member in members], self._names())
+        if known.get(role, {}).get("fingerprint") != made_of:
+            name = f"{role} {' + '.join(member.name for member in members)!r}"
+            examples = self.whole.examples("val") or self.whole.examples("train")
+            accuracy = classifiers.check(loaded, self.whole.classes, examples, name)
+            if accuracy is not None:
+                self._progress(Progress(role, 0, 0, f"{name} recognises {accuracy:.0%} of some real images"))
+            known[role] = {"fingerprint": made_of, "accuracy": accuracy}
+            files.write_text(path, json.dumps(known, indent=1) + "\n")
+        return loaded
+
+    def _names(self) -> list[str]:
+        return [info.name for info in self.whole.classes]
 
     @contextmanager
     def working(self, stage: str) -> Iterator[None]:
@@ -186,7 +208,10 @@ class Run:
             layout = self.pending(split, classes)
             todo = []
             for spec in layout:
-                made_of = identity | {"tokens": {slug: tokens[slug].sha256 for slug in spec.ranges if slug in tokens}}
+                made_of = identity | {
+                    "tokens": {slug: tokens[slug].sha256 for slug in spec.ranges if slug in tokens},
+                    "names": {info.slug: info.name for info in self.whole.classes if info.slug in spec.ranges},
+                }
                 if not self.shards.done(spec, made_of):
                     todo.append((spec, made_of))
             if todo:
@@ -212,6 +237,7 @@ class Run:
             classes=self.whole.classes,
             guide=self.guide,
             judge=self.judge,
+            report=self._progress,
         )
 
     def benchmark(self) -> None:
@@ -233,9 +259,10 @@ class Run:
             keys = {(row.arm, row.seed) for row in done.itertuples()}
             todo = [planned for planned in wanted if (planned.arm, planned.seed) not in keys]
             if todo:
-                settings = self.config.benchmark
+                settings, dataset = self.config.benchmark, self._dataset()
+                self._record_splits(dataset)
                 trials = benchmark.run(
-                    self._dataset(), self.shards.path, settings, todo, device=self.device,
+                    dataset, self.shards.path, settings, todo, device=self.device,
                     processes=settings.processes or os.cpu_count() or 1,
                 )  # fmt: skip
                 # Closed at once when a stop arrives here: its processes would wait for work, and the exit for them.
@@ -271,9 +298,39 @@ class Run:
         return self.config.root / "benchmark" / "trials.parquet"
 
     def _dataset(self) -> Dataset:
-        if len(self.classes) == len(self.whole.classes):
+        """The chosen classes, without the pictures that cannot be read."""
+        without = self._unreadable()
+        if len(self.classes) == len(self.whole.classes) and not any(without.values()):
             return self.whole
-        return datasets.Restricted(self.whole.name, self.classes, self.whole)
+        return datasets.Restricted(self.whole.name, self.classes, self.whole, without)
+
+    def _unreadable(self) -> dict[str, list[str]]:
+        """Keys of the val and test pictures that cannot be opened; looked for once, and said."""
+        if self.config.dataset.name in ("pocket", "digits"):
+            return {}
+        path = self.config.root / "benchmark" / "unreadable.json"
+        sizes = {split: len(self.whole.examples(split)) for split in ("val", "test")}
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if known.get("sizes") != sizes:
+            keys = {split: datasets.unreadable(self.whole.examples(split)) for split in sizes}
+            files.write_text(path, json.dumps({"sizes": sizes, "keys": keys}, indent=1) + "\n")
+            known = {"keys": keys}
+        for split, keys in known["keys"].items():
+            if keys:
+                listed = ", ".join(keys[:3]) + (" ..." if len(keys) > 3 else "")
+                note = f"{len(keys)} of {sizes[split]} {split} images cannot be read and are left out: {listed}"
+                self._progress(Progress("data", 0, 0, note))
+        return dict(known["keys"])
+
+    def _record_splits(self, dataset: Dataset) -> None:
+        """Write which pictures each seed draws: `benchmark/splits/<shots>-<seed>.parquet`."""
+        settings = self.config.benchmark
+        for seed in range(settings.seed, settings.seed + settings.seeds):
+            split = datasets.few_shot(dataset, settings.shots, seed, settings.imbalance)
+            parts = {"train": split.train, "val": split.val, "test": split.test}
+            rows = [(one.key, one.label, name) for name, part in parts.items() for one in part]
+            with files.atomic(self.config.root / "benchmark" / "splits" / f"{settings.shots}-{seed}.parquet") as path:
+                pd.DataFrame(rows, columns=["key", "class_index", "split"]).to_parquet(path, index=False)
 
     def _trials(self) -> pd.DataFrame:
         """The recorded trials that were made with today's settings and images."""

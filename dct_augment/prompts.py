@@ -26,6 +26,16 @@ def slugs(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def words(source: str) -> str:
+    """What a prompt calls a class that is named like a file: `001.Black_footed_Albatross`, `seaGull`.
+
+    Leading numbers go, underscores and capitals inside become spaces, the rest is lower case.
+    """
+    text = re.sub(r"^\d+[._ -]+(?=\D)", "", source.strip())
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text.replace("_", " "))
+    return re.sub(r"\s+", " ", text).strip().lower() or source
+
+
 def token_name(dataset: str, slug: str) -> str:
     """The word that stands for a class token, unique across classes and data sets."""
     return f"<dct-{slugs([dataset])[0]}-{slug}>"

@@ -10,12 +10,17 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """One class of a data set. `name` is what prompts say; `slug` is safe for any file system."""
+    """One class of a data set.
+
+    `name` is what prompts say, and may be another class's too; `slug` is unique and safe for any file system;
+    `source` is what the data set itself calls it: folder, WordNet id, category.
+    """
 
     index: int
     name: str
     slug: str
     homonym: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is; `note` is one short line for a person."""
+    """How far a stage is; `note` is one short line for a person. With a total of 0 it is a remark alone."""
 
     stage: str
     done: int

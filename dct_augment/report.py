@@ -102,8 +102,8 @@ def summarize(
         "schema": SCHEMA_VERSION,
         "name": config.name,
         "dataset": config.dataset.name,
-        "guide": config.guide.name,
-        "judge": config.judge.name if config.judge else None,
+        "guide": " + ".join(member.name for member in config.guide),
+        "judge": " + ".join(member.name for member in config.judge) if config.judge else None,
     }
     for who in ("judge", "guide"):
         summary[f"{who}_accuracy"] = _compare(seen, who, names)

@@ -53,6 +53,11 @@ class TokenFolder:
                 f"{self.file(info)} was trained with other settings: "
                 f"{'; '.join(differences(trained_with, identity))}. Use another --output, or delete the file"
             )
+        if facts["class"] != info.name:
+            raise StaleRunError(
+                f"{self.file(info)} was trained for {facts['class']!r}, but the class is called {info.name!r} now. Use "
+                "another --output, or delete the file"
+            )
         return facts
 
     def token(self, info: ClassInfo) -> ClassToken:

@@ -15,9 +15,9 @@ from torch.nn import functional
 from dct_augment import prompts
 from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
-from dct_augment.diffusion import StableDiffusion, Trajectory, advance
+from dct_augment.diffusion import Backend, Batches, Conditioning, Trajectory, advance
 from dct_augment.gradients import METHODS, Guidance
-from dct_augment.learner import Learner, Step, Validation
+from dct_augment.learner import Learner, Range, Step, Validation
 from dct_augment.records import ClassInfo, Progress, Report, StopReason, silent
 
 _MARK = "<dct-training>"
@@ -48,25 +48,29 @@ class Trained:
 
 
 class TokenTrainer:
-    """Trains class tokens on one back-end under one guide."""
+    """Trains class tokens on one back-end under one guide; `starts` (n, D) by slug are where known tokens begin."""
 
     def __init__(
         self,
-        backend: StableDiffusion,
+        backend: Backend,
         guide: Classifier,
         *,
         judge: Classifier | None = None,
         settings: TokensConfig,
         sampling: SamplingConfig,
         prompting: PromptsConfig,
+        starts: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self._backend, self._guide, self._judge = backend, guide, judge
         self._settings, self._sampling, self._prompting = settings, sampling, prompting
         with torch.no_grad():
-            self._guidance = Guidance(backend.encode([prompting.negative]), sampling.guidance_scale)
+            self._guidance = Guidance(backend.unconditional(prompting.negative), sampling.guidance_scale)
         self._method = METHODS[settings.method]
         self._initial = backend.word(settings.init_word).repeat(settings.vectors, 1)
-        self._norms = backend.word_norms()
+        self._starts = dict(starts or {})
+        norms = zip(backend.blocks, backend.word_norms(), strict=True)
+        self._ranges = tuple(Range(width, *both) for (_, width), both in norms)
+        self._batches = Batches(settings.slots, "classes")
 
     def train(
         self,
@@ -82,6 +86,7 @@ class TokenTrainer:
         every round `checkpoint` receives a state; given back as `resume` for the same classes, it makes
         training go on with the very batches, and so the very bits, of a run that was never stopped.
         """
+        self._batches = Batches(self._settings.slots, "classes", report)
         waiting, active = self._start(classes, resume)
         done, whole = len(classes) - len(waiting) - len(active), self._settings.max_updates
         while waiting or active:
@@ -123,16 +128,23 @@ class TokenTrainer:
 
     def _learner(self, info: ClassInfo) -> Learner:
         (target,) = self._guide.targets([info])
-        return Learner(info, target, self._initial, self._norms, self._settings)
+        return Learner(info, target, self._starts.get(info.slug, self._initial), self._ranges, self._settings)
 
     def _update(self, batch: Sequence[Learner]) -> None:
+        """One update of every learner, as many at once as memory holds."""
         count = self._settings.images_per_update
-        conditioning = torch.cat([self._encode(one, one.vector, one.updates * count, count) for one in batch])
+        drawn = [(one, one.draw_seeds(count), one.draw_place()) for one in batch]
+        for _ in self._batches.run(drawn, self._update_together):
+            pass
+
+    def _update_together(self, drawn: Sequence[tuple[Learner, list[int], float]]) -> None:
+        count, batch = self._settings.images_per_update, [one for one, _, _ in drawn]
+        for learner in batch:
+            learner.forget()
         walks = [
-            Trajectory(self._scheduler(), self._backend.latents(one.draw_seeds(count)), part)
-            for one, part in zip(batch, conditioning.split(count), strict=True)
+            self._begin(seeds, self._encode(one, one.vector, one.updates * count, count)) for one, seeds, _ in drawn
         ]
-        latents, costs = self._method(self._backend, walks, self._guidance, [one.draw_place() for one in batch])
+        latents, costs = self._method(self._backend, walks, self._guidance, [place for *_, place in drawn])
         logits = self._guide.logits(self._backend.decode(latents))
         truth = torch.tensor([one.target for one in batch], device=logits.device).repeat_interleave(count)
         losses = functional.cross_entropy(logits.float(), truth, reduction="none").view(-1, count).mean(1)
@@ -176,29 +188,36 @@ class TokenTrainer:
             return self._initial
         words = self._backend.words()
         words = words[learner.promising(words, self._settings.restart_words)]
-        lines = self._prompts(learner.info, _MARK, 0, _SCREEN_IMAGES) * len(words)
-        vectors = words.repeat_interleave(_SCREEN_IMAGES, 0)[:, None].expand(-1, self._settings.vectors, -1)
-        seeds = learner.draw_seeds(_SCREEN_IMAGES) * len(words)
-        steps = min(_SCREEN_STEPS, self._sampling.num_inference_steps)
-        scheduler = self._backend.scheduler(steps, self._sampling.scheduler)
-        walk = Trajectory(scheduler, self._backend.latents(seeds), self._backend.encode(lines, vectors))
-        spent = advance(self._backend, [walk], [steps], self._guidance.unconditional, self._guidance.scale)
-        learner.evaluations += spent[0]
-        chances = self._guide.logits(self._backend.decode(walk.latents)).float().log_softmax(1)[:, learner.target]
-        best = chances.view(len(words), _SCREEN_IMAGES).mean(1).argmax()
+        seeds = learner.draw_seeds(_SCREEN_IMAGES)
+        batches = Batches(self._settings.slots * self._settings.validation_images // _SCREEN_IMAGES or 1, "words")
+        liked = batches.run(list(words), lambda some: self._first_looks(learner, torch.stack(list(some)), seeds))
+        best = torch.cat([chances for _, chances in liked]).argmax()
         return words[best].repeat(self._settings.vectors, 1)
 
-    def _draw(self, batch: Sequence[Learner], conditioning: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def _first_looks(self, learner: Learner, words: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+        """Mean log-probability of the class in quick drawings with each word (W, D) in the token's place, (W,)."""
+        lines = self._prompts(learner.info, _MARK, 0, len(seeds)) * len(words)
+        vectors = words.repeat_interleave(len(seeds), 0)[:, None].expand(-1, self._settings.vectors, -1)
+        steps = min(_SCREEN_STEPS, self._sampling.num_inference_steps)
+        walk = self._begin(seeds * len(words), self._backend.encode(lines, vectors), steps)
+        spent = advance(self._backend, [walk], [walk.length], self._guidance.unconditional, self._guidance.scale)
+        learner.evaluations += spent[0]
+        chances = self._guide.logits(self._backend.decode(walk.latents)).float().log_softmax(1)[:, learner.target]
+        return chances.view(len(words), len(seeds)).mean(1)
+
+    def _draw(self, batch: Sequence[Learner], conditioning: Sequence[Conditioning]) -> list[torch.Tensor]:
         """Validation images of each learner, (validation_images, 3, H, W)."""
-        walks = [
-            Trajectory(self._scheduler(), self._backend.latents(one.validation_seeds), part)
-            for one, part in zip(batch, conditioning, strict=True)
-        ]
-        stops = [self._sampling.num_inference_steps] * len(walks)
+        pairs = list(zip(batch, conditioning, strict=True))
+        return [images for _, some in self._batches.run(pairs, self._draw_together) for images in some]
+
+    def _draw_together(self, pairs: Sequence[tuple[Learner, Conditioning]]) -> list[torch.Tensor]:
+        walks = [self._begin(one.validation_seeds, part) for one, part in pairs]
+        stops = [walk.length for walk in walks]
         costs = advance(self._backend, walks, stops, self._guidance.unconditional, self._guidance.scale)
-        for learner, cost in zip(batch, costs, strict=True):
+        images = [self._backend.decode(walk.latents).clamp(-1, 1) for walk in walks]
+        for (learner, _), cost in zip(pairs, costs, strict=True):
             learner.evaluations += cost
-        return tuple(self._backend.decode(walk.latents).clamp(-1, 1) for walk in walks)
+        return images
 
     def _look(self, images: torch.Tensor, learner: Learner) -> tuple[float, float]:
         """Accuracy and mean probability of the class, by the guide."""
@@ -206,7 +225,7 @@ class TokenTrainer:
         right = (chances.argmax(1) == learner.target).float().mean().item()
         return right, chances[:, learner.target].mean().item()
 
-    def _encode(self, learner: Learner, vector: torch.Tensor, first: int, count: int) -> torch.Tensor:
+    def _encode(self, learner: Learner, vector: torch.Tensor, first: int, count: int) -> Conditioning:
         lines = self._prompts(learner.info, _MARK, first, count)
         return self._backend.encode(lines, vector.expand(count, -1, -1))
 
@@ -217,8 +236,9 @@ class TokenTrainer:
             lines.append(prompts.build(template, info.name, token=token, context=context))
         return lines
 
-    def _scheduler(self) -> object:
-        return self._backend.scheduler(self._sampling.num_inference_steps, self._sampling.scheduler)
+    def _begin(self, seeds: Sequence[int], conditioning: Conditioning, steps: int | None = None) -> Trajectory:
+        steps = steps or self._sampling.num_inference_steps
+        return Trajectory.begin(self._backend, seeds, conditioning, steps=steps, scheduler=self._sampling.scheduler)
 
 
 def _result(learner: Learner) -> Trained:

@@ -164,7 +164,7 @@ def test_keyword_arguments_are_checked_too() -> None:
 def test_an_unknown_name_lists_the_known_ones() -> None:
     (problem,) = problems("pockt")
     assert "did you mean 'pocket'?" in problem
-    assert "digits, pocket" in problem
+    assert "cub, digits, folder" in problem
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -208,7 +208,18 @@ def test_a_fingerprint_ignores_the_order_of_keys(value: Any) -> None:
 
 @given(JSON, JSON)
 def test_fingerprints_of_different_values_differ(one: Any, other: Any) -> None:
-    assert (fingerprint(one) == fingerprint(other)) == (repr(reordered(one)) == repr(reordered(other)) or one == other)
+    assert (fingerprint(one) == fingerprint(other)) == same(one, other)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equality that tells False from 0 and 1 from 1.0."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return repr(one) == repr(other)
 
 
 def test_a_fingerprint_is_the_same_on_every_machine() -> None:

@@ -10,11 +10,11 @@ import torch
 from safetensors import safe_open
 
 from dct_augment import prompts
-from dct_augment.classifiers import Classifier
+from dct_augment.classifiers import Preprocess, Single
 from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
 from dct_augment.diffusion import sample
 from dct_augment.errors import ModelError, StaleRunError
-from dct_augment.learner import Learner, Validation
+from dct_augment.learner import Learner, Range, Validation
 from dct_augment.records import ClassInfo, StopReason
 from dct_augment.token_files import TokenFolder, TrainingMemo
 from dct_augment.tokens import TokenTrainer, Trained
@@ -50,7 +50,7 @@ def looks() -> tuple[torch.Tensor, torch.Tensor]:
     def drawn(prompt, vector=None):
         encoding = backend.encode([prompt], None if vector is None else vector[None])
         seeds = list(range(40, 48))
-        images = sample(backend, seeds, encoding.expand(len(seeds), -1, -1), empty, steps=3, scale=SCALE)
+        images = sample(backend, seeds, encoding.expand(len(seeds)), empty, steps=3, scale=SCALE)
         return images.flatten(1).mean(0)
 
     origins, ways = [], []
@@ -110,8 +110,8 @@ class Constant(torch.nn.Module):
         return pixels.mean((1, 2, 3))[:, None] * 0 + torch.tensor([[3.0, 0.0, 0.0, 0.0]])
 
 
-def guide(model: torch.nn.Module) -> Classifier:
-    return Classifier(model, size=tiny.IMAGE, mean=(0, 0, 0), std=(1, 1, 1), labels=LABELS)
+def guide(model: torch.nn.Module) -> Single:
+    return Single(model, Preprocess.square(tiny.IMAGE, (0, 0, 0), (1, 1, 1)), LABELS)
 
 
 def trainer(settings=QUICK, model=None, judge=None) -> TokenTrainer:
@@ -132,7 +132,7 @@ def train(classes=tiny.CLASSES, settings=QUICK, model=None, **more) -> dict[str,
 def probability(settings: TokensConfig, info: ClassInfo, vector: torch.Tensor | None, seeds=None) -> float:
     """Mean chance of the class by the linear guide over validation images, drawn here from scratch."""
     backend = tiny.backend("v_prediction")
-    known = Learner(info, 1, torch.zeros(1, tiny.WIDTH), (1.0, 1.0), settings)
+    known = Learner(info, 1, torch.zeros(1, tiny.WIDTH), (Range(tiny.WIDTH, 1.0, 1.0),), settings)
     seeds = seeds or known.validation_seeds
     token = None if vector is None else "<dct-x-y>"
     lines = []
@@ -221,7 +221,7 @@ def test_reported_evaluations_are_the_real_ones():
     def count(module, args, output):
         work[0] += len(output.sample) * (3 if output.sample.requires_grad else 1)
 
-    handle = backend.unet.register_forward_hook(count)
+    handle = backend.denoiser.register_forward_hook(count)
     results = train()
     handle.remove()
     assert sum(trained.evaluations for trained in results.values()) == work[0]
@@ -265,7 +265,7 @@ def test_a_guide_that_does_not_look_gives_no_effect_and_no_file(tmp_path):
 
 def test_the_norm_is_clamped_vector_by_vector():
     settings = QUICK.model_copy(update={"max_norm": 0.5, "learning_rate": 3.0, "vectors": 2})
-    limit = 0.5 * tiny.backend("v_prediction").word_norms()[1]
+    limit = 0.5 * tiny.backend("v_prediction").word_norms()[0][1]
     assert tiny.backend("v_prediction").word("a").norm() > limit
     for trained in train(settings=settings).values():
         assert all(step.norm <= limit * (1 + 1e-5) for step in trained.history)
@@ -298,7 +298,7 @@ def test_the_judge_looks_but_does_not_teach():
             assert not torch.is_grad_enabled()
             return super().forward(pixels).flip(1)
 
-    judged = train(judge=Classifier(Other(), size=16, mean=(0, 0, 0), std=(1, 1, 1), labels=LABELS[::-1]))
+    judged = train(judge=Single(Other(), Preprocess.square(16, (0, 0, 0), (1, 1, 1)), LABELS[::-1]))
     for slug, trained in train().items():
         assert torch.equal(judged[slug].vector, trained.vector)
         assert trained.judged is None
@@ -358,7 +358,7 @@ class TestLearner:
 
     def learner(self, **changes) -> Learner:
         settings = self.SETTINGS.model_copy(update=changes)
-        return Learner(tiny.CLASSES[0], 1, torch.ones(1, 16), (2.0, 4.0), settings)
+        return Learner(tiny.CLASSES[0], 1, torch.ones(1, 16), (Range(16, 2.0, 4.0),), settings)
 
     def step(self, learner: Learner, gradient: torch.Tensor, loss: float = 1.0) -> None:
         learner.vector.grad = gradient

@@ -9,12 +9,35 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import timm
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from tokenizers import pre_tokenizers, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from dct_augment import classifiers, diffusion
 from dct_augment.records import ClassInfo
@@ -52,28 +75,45 @@ def tokenizer(pad: str = EOS) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH, pad_token=pad)
 
 
-@cache
-def pipeline_folder(prediction: str = "epsilon") -> Path:
-    """A Stable Diffusion folder; `v_prediction` also has zero terminal SNR and pads with "!", as SD 2.x does."""
-    torch.manual_seed(7)
-    velocity = prediction == "v_prediction"
-    words = tokenizer("!" if velocity else EOS)
-    text = CLIPTextModel(
+FAMILIES = ("epsilon", "v_prediction", "turbo", "lcm", "xl", "xl_turbo", "pixart")
+"""Stable Diffusion 1.x, 2.x (zero terminal SNR, padded with "!"), SD-Turbo, LCM, SDXL, SDXL-Turbo, PixArt-Sigma."""
+
+
+def clip(words: CLIPTokenizer, width: int, *, projection: bool = False, legacy: bool = False) -> CLIPTextModel:
+    """A CLIP text encoder; `legacy` has the end token of the first releases in its configuration, as SDXL does."""
+    kind = CLIPTextModelWithProjection if projection else CLIPTextModel
+    return kind(
         CLIPTextConfig(
             vocab_size=len(words),
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            projection_dim=WIDTH,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            projection_dim=width,
             num_hidden_layers=2,
             num_attention_heads=2,
             max_position_embeddings=LENGTH,
             bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
+            eos_token_id=2 if legacy else words.eos_token_id,
             pad_token_id=words.pad_token_id,
             initializer_factor=10.0,
         )
     )
-    unet = UNet2DConditionModel(
+
+
+def t5() -> tuple[T5Tokenizer, T5EncoderModel]:
+    """A T5 encoder in whose vocabulary every word of the corpus is one piece."""
+    words = sorted({word for line in CORPUS for word in line.replace(",", "").split()})
+    letters = "abcdefghijklmnopqrstuvwxyz,<>-"
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
+    pieces += [(f"\u2581{word}", -3.0) for word in words] + [(letter, -6.0) for letter in letters]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0)
+    sizes = {"d_model": WIDTH, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    config = T5Config(vocab_size=len(tokenizer), feed_forward_proj="gated-gelu", initializer_factor=2.0, **sizes)
+    return tokenizer, T5EncoderModel(config)
+
+
+def unet(cross: int, **options: Any) -> UNet2DConditionModel:
+    """A U-Net of two levels."""
+    return UNet2DConditionModel(
         sample_size=LATENT[1],
         in_channels=LATENT[0],
         out_channels=LATENT[0],
@@ -81,11 +121,16 @@ def pipeline_folder(prediction: str = "epsilon") -> Path:
         block_out_channels=(8, 16),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=WIDTH,
+        cross_attention_dim=cross,
         attention_head_dim=2,
         norm_num_groups=4,
+        **options,
     )
-    vae = AutoencoderKL(
+
+
+def autoencoder() -> AutoencoderKL:
+    """An autoencoder that doubles the size."""
+    return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(8, 16),
@@ -95,45 +140,80 @@ def pipeline_folder(prediction: str = "epsilon") -> Path:
         sample_size=IMAGE,
         scaling_factor=0.5,
     )
+
+
+def scheduler(family: str) -> Any:
+    """The scheduler that the family's models come with."""
+    # As on the Hub: converted from a configuration that says `clip_sample: false`, which stays in theirs.
+    shared = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+    origin = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading", **shared)
+    if family == "epsilon":
+        return origin
+    if family == "v_prediction":
+        changes = {"prediction_type": family, "rescale_betas_zero_snr": True, "set_alpha_to_one": True}
+        return DDIMScheduler.from_config(origin.config, timestep_spacing="trailing", **changes)
+    kind, changes = {
+        "turbo": (EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
+        "xl": (EulerDiscreteScheduler, {}),
+        "xl_turbo": (EulerAncestralDiscreteScheduler, {"timestep_spacing": "trailing"}),
+        "lcm": (LCMScheduler, {"original_inference_steps": 50}),
+        "pixart": (DPMSolverMultistepScheduler, {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}),
+    }[family]
+    return kind.from_config(origin.config, **changes)
+
+
+def build(family: str) -> DiffusionPipeline:
+    """A pipeline of the family's own class with random weights."""
+    torch.manual_seed(7)
+    if family == "pixart":
+        words, text = t5()
+        transformer = PixArtTransformer2DModel(
+            num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2,
+            cross_attention_dim=16, sample_size=LATENT[1], patch_size=2, caption_channels=WIDTH,
+        )  # fmt: skip
+        with torch.no_grad():  # fresh output layers are zero
+            for weight in transformer.parameters():
+                weight.add_(torch.randn_like(weight), alpha=0.1)
+        return PixArtSigmaPipeline(words, text, autoencoder(), transformer, scheduler(family))
+    words = tokenizer("!" if family == "v_prediction" else EOS)
+    if family.startswith("xl"):
+        wide = WIDTH + 8
+        added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
+        model = unet(WIDTH + wide, **added, projection_class_embeddings_input_dim=6 * 8 + wide)
+        pipe: DiffusionPipeline = StableDiffusionXLPipeline(
+            autoencoder(), clip(words, WIDTH), clip(words, wide, projection=True, legacy=True), words, tokenizer("!"),
+            model, scheduler(family), force_zeros_for_empty_prompt=True, add_watermarker=False,
+        )  # fmt: skip
+    else:
+        text = clip(words, WIDTH)
+        model = unet(WIDTH, **({"time_cond_proj_dim": 8} if family == "lcm" else {}))
+        kind = LatentConsistencyModelPipeline if family == "lcm" else StableDiffusionPipeline
+        pipe = kind(autoencoder(), text, words, model, scheduler(family), None, None,
+                    requires_safety_checker=False)  # fmt: skip
     with torch.no_grad():  # fresh weights hardly listen to the text: make the words matter
-        for name, weight in unet.named_parameters():
+        for name, weight in model.named_parameters():
             if "attn2.to_v" in name or "attn2.to_out.0.weight" in name:
-                weight.mul_(6.0)
-    scheduler = DDIMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        clip_sample=False,
-        set_alpha_to_one=velocity,
-        steps_offset=1,
-        prediction_type=prediction,
-        rescale_betas_zero_snr=velocity,
-        timestep_spacing="trailing" if velocity else "leading",
-    )
-    pipe = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text,
-        tokenizer=words,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    folder = ROOT / prediction
-    pipe.save_pretrained(folder, safe_serialization=True)
+                weight.mul_(3.0 if family.startswith("xl") else 6.0)
+    return pipe
+
+
+@cache
+def pipeline_folder(family: str = "epsilon") -> Path:
+    """A model of a family in the Hub's folder layout."""
+    folder = ROOT / family
+    build(family).save_pretrained(folder, safe_serialization=True)
     return folder
 
 
 @cache
-def backend(prediction: str = "epsilon") -> diffusion.StableDiffusion:
+def backend(family: str = "epsilon", dtype: str = "float32") -> diffusion.Backend:
     """The tiny model as the package loads it. Shared: leave it as it was."""
-    return diffusion.load(str(pipeline_folder(prediction)))
+    return diffusion.load(str(pipeline_folder(family)), dtype=dtype)
 
 
-def pipeline(prediction: str = "epsilon") -> StableDiffusionPipeline:
+def pipeline(family: str = "epsilon", dtype: torch.dtype = torch.float32) -> Any:
     """The tiny model as diffusers loads it, fresh."""
-    pipe = StableDiffusionPipeline.from_pretrained(pipeline_folder(prediction), safety_checker=None)
+    pipe = DiffusionPipeline.from_pretrained(pipeline_folder(family), dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

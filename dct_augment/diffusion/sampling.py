@@ -1,97 +1,142 @@
 """Walking through the denoising trajectory: many samples, each at its own place, in one batch."""
 
+import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
-from dct_augment.diffusion.stable_diffusion import StableDiffusion
+from dct_augment.diffusion.backend import Backend
+from dct_augment.diffusion.conditioning import Conditioning
 
 
 @dataclass
 class Trajectory:
-    """Samples that are denoised together: latents (B, C, h, w) at step `index` of their own scheduler."""
+    """Samples that are denoised together: latents (B, C, h, w) at step `index` of their own scheduler.
+
+    `generators`, one per sample, feed the schedulers that add noise at every step (LCM, Euler ancestral).
+    """
 
     scheduler: Any
     latents: torch.Tensor
-    conditioning: torch.Tensor
+    conditioning: Conditioning
     index: int = 0
+    generators: list[torch.Generator] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         self.latents = self.latents * self.scheduler.init_noise_sigma
+        noisy = "generator" in inspect.signature(self.scheduler.step).parameters
+        self._options = {"generator": self.generators} if noisy and self.generators else {}
+
+    @classmethod
+    def begin(
+        cls, backend: Backend, seeds: Sequence[int], conditioning: Conditioning, *, steps: int, scheduler: str | None
+    ) -> "Trajectory":
+        """Start from the noise of these seeds, as `pipe(generator=[...])` does."""
+        generators = backend.generators(seeds)
+        noise = backend.noise(generators)
+        return cls(backend.scheduler(steps, scheduler), noise, conditioning, generators=generators)
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    @property
+    def length(self) -> int:
+        """Model evaluations from noise to image; some schedulers take more than the steps asked for."""
+        return len(self.scheduler.timesteps)
 
     @property
     def timestep(self) -> torch.Tensor:
         """The scheduler's current timestep, a scalar."""
         return self.scheduler.timesteps[self.index]
 
+    @property
+    def inputs(self) -> torch.Tensor:
+        """The latents as the model takes them: signal and noise with squared weights that add up to 1."""
+        return self.scheduler.scale_model_input(self.latents, self.timestep)
+
+    def step(self, output: torch.Tensor) -> torch.Tensor:
+        """The latents after the scheduler's next step; the trajectory itself stays where it is."""
+        return self.scheduler.step(output, self.timestep, self.latents, **self._options).prev_sample
+
+    def clean(self, output: torch.Tensor) -> torch.Tensor:
+        """The clean latents that a model output implies from here; DDIM (arXiv 2010.02502), equation 12."""
+        kind = self.scheduler.config.prediction_type
+        if kind == "sample":
+            return output
+        signal = self._signal()
+        inputs, alpha, sigma = self.inputs, signal**0.5, (1 - signal) ** 0.5
+        return alpha * inputs - sigma * output if kind == "v_prediction" else (inputs - sigma * output) / alpha
+
+    def _signal(self) -> float:
+        """The share of signal in the inputs, alpha-bar in (0, 1)."""
+        alphas = self.scheduler.alphas_cumprod.double().cpu().numpy()
+        timestep = float(self.timestep)
+        if timestep.is_integer():
+            return float(alphas[int(timestep)])
+        # Between two training steps: schedulers interpolate the noise level.
+        level = np.interp(timestep, np.arange(len(alphas)), ((1 - alphas) / alphas) ** 0.5)
+        return float(1 / (1 + level**2))
+
 
 def _predict(
-    backend: StableDiffusion, batch: Sequence[Trajectory], unconditional: torch.Tensor, scale: float
+    backend: Backend, batch: Sequence[Trajectory], unconditional: Conditioning, scale: float
 ) -> tuple[torch.Tensor, ...]:
-    inputs = torch.cat([walk.scheduler.scale_model_input(walk.latents, walk.timestep) for walk in batch])
+    inputs = torch.cat([walk.inputs for walk in batch])
     timesteps = torch.cat([walk.timestep.expand(len(walk)) for walk in batch])
-    conditioning = torch.cat([walk.conditioning for walk in batch])
+    conditioning = Conditioning.cat(walk.conditioning for walk in batch)
     output = backend.predict(inputs, timesteps, conditioning, unconditional, scale)
     return output.split([len(walk) for walk in batch])
 
 
 @torch.no_grad()
 def advance(
-    backend: StableDiffusion,
+    backend: Backend,
     batch: Sequence[Trajectory],
     stops: Sequence[int],
-    unconditional: torch.Tensor,
+    unconditional: Conditioning,
     scale: float,
 ) -> list[int]:
-    """Denoise every trajectory up to its own stop index; return the U-Net evaluations of each."""
-    spent = [max(stop - walk.index, 0) * len(walk) * (1 if scale == 1.0 else 2)
+    """Denoise every trajectory up to its own stop index; return the denoiser evaluations of each."""
+    spent = [max(stop - walk.index, 0) * len(walk) * backend.evaluations(scale)
              for walk, stop in zip(batch, stops, strict=True)]  # fmt: skip
     while active := [walk for walk, stop in zip(batch, stops, strict=True) if walk.index < stop]:
         for walk, output in zip(active, _predict(backend, active, unconditional, scale), strict=True):
-            walk.latents = walk.scheduler.step(output, walk.timestep, walk.latents).prev_sample
+            walk.latents = walk.step(output)
             walk.index += 1
     return spent
 
 
 def scheduler_step(
-    backend: StableDiffusion, batch: Sequence[Trajectory], unconditional: torch.Tensor, scale: float
+    backend: Backend, batch: Sequence[Trajectory], unconditional: Conditioning, scale: float
 ) -> torch.Tensor:
     """One scheduler step of every trajectory, differentiable in the conditioning; (sum B, C, h, w)."""
-    steps = [
-        walk.scheduler.step(output, walk.timestep, walk.latents).prev_sample
-        for walk, output in zip(batch, _predict(backend, batch, unconditional, scale), strict=True)
-    ]
-    return torch.cat(steps)
+    outputs = _predict(backend, batch, unconditional, scale)
+    return torch.cat([walk.step(output) for walk, output in zip(batch, outputs, strict=True)])
 
 
 def look_ahead_step(
-    backend: StableDiffusion, batch: Sequence[Trajectory], unconditional: torch.Tensor, scale: float
+    backend: Backend, batch: Sequence[Trajectory], unconditional: Conditioning, scale: float
 ) -> torch.Tensor:
     """The clean latents each trajectory predicts from where it is, differentiable; (sum B, C, h, w)."""
-    clean = [
-        backend.clean(output, walk.latents, walk.timestep.expand(len(walk)))
-        for walk, output in zip(batch, _predict(backend, batch, unconditional, scale), strict=True)
-    ]
-    return torch.cat(clean)
+    outputs = _predict(backend, batch, unconditional, scale)
+    return torch.cat([walk.clean(output) for walk, output in zip(batch, outputs, strict=True)])
 
 
 @torch.no_grad()
 def sample(
-    backend: StableDiffusion,
+    backend: Backend,
     seeds: Sequence[int],
-    conditioning: torch.Tensor,
-    unconditional: torch.Tensor,
+    conditioning: Conditioning,
+    unconditional: Conditioning,
     *,
     steps: int,
     scale: float,
     scheduler: str | None = None,
 ) -> torch.Tensor:
-    """Draw images (B, 3, H, W) in [-1, 1] from seeds and conditioning (B, L, d), without gradient."""
-    walk = Trajectory(backend.scheduler(steps, scheduler), backend.latents(seeds), conditioning)
-    advance(backend, [walk], [steps], unconditional, scale)
+    """Draw images (B, 3, H, W) in [-1, 1] from seeds and B rows of conditioning, without gradient."""
+    walk = Trajectory.begin(backend, seeds, conditioning, steps=steps, scheduler=scheduler)
+    advance(backend, [walk], [walk.length], unconditional, scale)
     return backend.decode(walk.latents).clamp(-1, 1)

@@ -61,10 +61,10 @@ def capability(weights: Path, device: str = "cpu", report: Callable[[str], None]
 
 
 @torch.no_grad()
-def _judged(backend: diffusion.StableDiffusion, judge: shipped.Classifier, key: str, prompt: str) -> float:
+def _judged(backend: diffusion.Backend, judge: shipped.Classifier, key: str, prompt: str) -> float:
     seeds = [seed_from("quality", key, index) for index in range(IMAGES)]
-    conditioning = backend.encode([prompt]).expand(IMAGES, -1, -1)
-    images = diffusion.sample(backend, seeds, conditioning, backend.encode([""]), steps=STEPS, scale=SCALE)
+    conditioning = backend.encode([prompt]).expand(IMAGES)
+    images = diffusion.sample(backend, seeds, conditioning, backend.unconditional(), steps=STEPS, scale=SCALE)
     answers = judge.logits(images).argmax(1).tolist()
     return sum(judge.labels[answer] == key for answer in answers) / IMAGES
 

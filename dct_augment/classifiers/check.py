@@ -1,0 +1,54 @@
+"""A look at real images before a classifier is trusted: wrong labels or preprocessing show at once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dct_augment.classifiers.classifier import Classifier
+from dct_augment.errors import ModelError
+from dct_augment.records import ClassInfo, Example
+
+PER_CLASS, MOST = 4, 200
+
+
+def check(classifier: Classifier, classes: Sequence[ClassInfo], examples: Sequence[Example], name: str) -> float | None:
+    """Accuracy on a few real images of each class; None if there are none.
+
+    Raises:
+        ModelError: it is no better than three times chance (or half way from chance to 1, for few classes).
+    """
+    chosen = _choose(classes, examples)
+    if not chosen:
+        return None
+    targets = dict(zip((info.index for info in classes), classifier.targets(classes), strict=True))
+    right = 0
+    with torch.no_grad():
+        for example, picture in chosen:
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+            right += int(classifier.logits(pixels).argmax(1).item() == targets[example.label])
+    accuracy, chance = right / len(chosen), 1 / len(classes)
+    needed = min(3 * chance, (1 + chance) / 2)
+    if len(classes) > 1 and accuracy < needed:
+        raise ModelError(
+            f"{name} recognises {accuracy:.0%} of {len(chosen)} real images of {len(classes)} classes; under "
+            f"{needed:.0%} it cannot guide. Are its labels in another order (match, labels), or its inputs of "
+            "another kind (preprocessing, pooling)?"
+        )
+    return accuracy
+
+
+def _choose(classes: Sequence[ClassInfo], examples: Sequence[Example]) -> list[tuple[Example, Image.Image]]:
+    """The first readable images of each class, as RGB."""
+    most = min(PER_CLASS, max(1, MOST // max(len(classes), 1)))
+    room = {info.index: most for info in classes[:MOST]}
+    chosen = []
+    for example in examples:
+        if room.get(example.label):
+            try:
+                chosen.append((example, example.open().convert("RGB")))
+            except (OSError, ValueError):
+                continue
+            room[example.label] -= 1
+    return chosen

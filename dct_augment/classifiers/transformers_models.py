@@ -1,0 +1,112 @@
+"""Image classifiers from transformers, with their processor made differentiable."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers.utils import logging
+
+from dct_augment.classifiers import labels
+from dct_augment.classifiers.classifier import Single
+from dct_augment.classifiers.preprocessing import Interpolation, Preprocess
+from dct_augment.config import ClassifierConfig
+from dct_augment.errors import ModelError
+
+_BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError)
+_RESAMPLE: dict[int, Interpolation] = {0: "nearest-exact", 1: "bicubic", 2: "bilinear", 3: "bicubic"}
+
+
+def load(member: ClassifierConfig, source: str, device: str) -> Single:
+    """Load an image classifier and its processor from a folder or the Hub; no remote code.
+
+    Raises:
+        ModelError: not found, not an image classifier, or no label names.
+    """
+    logging.disable_progress_bar()
+    where = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
+    options: dict[str, Any] = {"revision": member.revision} if member.revision else {}
+    try:
+        processor = AutoImageProcessor.from_pretrained(where, **options)
+        model = AutoModelForImageClassification.from_pretrained(where, dtype=torch.float32, **options)
+    except _BROKEN as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"classifier {member.name!r} cannot be loaded: {reason}. Give the id or folder of a transformers image "
+            "classifier; without a network only what is in the Hub's cache loads"
+        ) from error
+    names = _labels(member, model)
+    network: nn.Module = model
+    if member.pooling == "mean_before_norm":
+        if not isinstance(getattr(getattr(model, "vit", None), "layernorm", None), nn.LayerNorm):
+            raise ModelError(f"classifier {member.name!r} is a {type(model).__name__}; pooling: mean_before_norm is "
+                             "for ViTForImageClassification")  # fmt: skip
+        network = MeanBeforeNorm(model)
+    return Single(network, preprocess(processor, member.name), names, match=member.match, device=device)
+
+
+class MeanBeforeNorm(nn.Module):
+    """A ViT that classifies the mean of its patch tokens, taken before the final norm, as MAE fine-tuning does.
+
+    The paper's guides vesteinn/vit-mae-cub and vesteinn/vit-mae-inat21 were trained so, though their
+    configuration does not say it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.norm, self.head, self.body = model.vit.layernorm, model.classifier, model.vit
+        self.body.layernorm = nn.Identity()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) of pixels (B, 3, H, W)."""
+        tokens = self.body(pixels).last_hidden_state[:, 1:]
+        return self.head(self.norm(tokens.mean(1)))
+
+
+def preprocess(processor: Any, name: str) -> Preprocess:
+    """What an image processor does, from its settings.
+
+    Raises:
+        ModelError: a step that has no differentiable counterpart here.
+    """
+    if getattr(processor, "do_rescale", True) and abs(processor.rescale_factor * 255 - 1) > 1e-3:
+        raise ModelError(f"classifier {name!r}: its processor rescales by {processor.rescale_factor}, not 1/255")
+    if getattr(processor, "rescale_offset", False) or getattr(processor, "do_pad", False):
+        raise ModelError(f"classifier {name!r}: its processor pads or shifts, which is not supported")
+    normalised = getattr(processor, "do_normalize", True)
+    settings: dict[str, Any] = {
+        "mean": tuple(processor.image_mean) if normalised else (0.0,) * 3,
+        "std": tuple(processor.image_std) if normalised else (1.0,) * 3,
+    }
+    resample = getattr(processor, "resample", None)
+    settings["interpolation"] = _RESAMPLE.get(int(resample) if resample is not None else 2, "bicubic")
+    size, crop = processor.size, getattr(processor, "crop_size", None)
+    short, cut = (size.get("shortest_edge"), getattr(processor, "crop_pct", None)) if size else (None, None)
+    if not getattr(processor, "do_resize", True):
+        pass
+    elif short and cut and short < 384:  # ConvNeXt: small inputs are cut from a larger picture
+        return Preprocess(**settings, shortest=int(short / cut), crop=(short, short))
+    elif short and cut:
+        settings["resize"] = (short, short)
+    elif short:
+        settings["shortest"] = short
+    else:
+        settings["resize"] = (size["height"], size["width"])
+    if getattr(processor, "do_center_crop", False) and crop:
+        settings["crop"] = (crop["height"], crop["width"])
+    return Preprocess(**settings)
+
+
+def _labels(member: ClassifierConfig, model: Any) -> tuple[str, ...]:
+    if member.labels:
+        return labels.read(member.labels, model.config.num_labels)
+    names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    placeholders = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+    if placeholders and member.match != "index":
+        raise ModelError(
+            f"classifier {member.name!r} has no label names ({names[0]!r} ...); give labels: FILE in output order, "
+            "or match: index if its outputs are in the data set's order"
+        )
+    return names

@@ -1,0 +1,187 @@
+"""What every text-to-image family shares; a family adds how it encodes prompts and calls its denoiser."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import diffusers
+import torch
+from diffusers.schedulers import KarrasDiffusionSchedulers
+
+from dct_augment.diffusion.conditioning import Conditioning
+from dct_augment.diffusion.text import TextEncoder
+from dct_augment.errors import ModelError
+
+SCHEDULERS = tuple(one.name for one in KarrasDiffusionSchedulers if one.name != "EDMEulerScheduler")
+"""Schedulers that any epsilon or v model can be sampled with; EDM's wants a model that scales its inputs otherwise."""
+
+
+class Backend(ABC):
+    """A frozen latent diffusion model that takes class tokens at the output of its embedding tables.
+
+    Shapes: B images, n vectors per class token, D the sum of the text encoders' embedding widths, latents
+    (B, C, h, w), images (B, 3, H, W) in [-1, 1].
+    """
+
+    keys: ClassVar[tuple[str, ...]] = ("",)
+    """How token files call the part of each text encoder; one empty key where there is one encoder."""
+
+    def __init__(
+        self, encoders: Sequence[TextEncoder], denoiser: Any, vae: Any, scheduler: Any, device: str = "cpu"
+    ) -> None:
+        self.encoders, self.denoiser, self.vae, self.device = tuple(encoders), denoiser, vae, device
+        self._scheduler = scheduler
+        self.memory: str = "fast"
+        self.dtype: torch.dtype = denoiser.dtype
+        self.blocks = tuple((key, one.width) for key, one in zip(self.keys, self.encoders, strict=True))
+        self.width = sum(width for _, width in self.blocks)
+        size = denoiser.config.sample_size
+        self.latent_shape = (denoiser.config.in_channels, size, size)
+        self.image_size: int = size * 2 ** (len(vae.config.block_out_channels) - 1)
+        for model in (denoiser, vae, *(one.model for one in self.encoders)):
+            model.eval().requires_grad_(False)
+
+    @classmethod
+    @abstractmethod
+    def build(cls, pipe: Any, device: str, offload: bool) -> "Backend":
+        """The back-end of a loaded diffusers pipeline; with `offload` text encoders stay on the CPU between uses."""
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str], vectors: torch.Tensor | None = None) -> Conditioning:
+        """Encode prompts padded as the family's pipeline pads them; B rows.
+
+        With `vectors` (B, n, D), each prompt holds one `<dct-...>` token; gradients reach `vectors` alone.
+
+        Raises:
+            ModelError: vectors that do not fit, a prompt without exactly one token, or one cut off by the
+                prompt length.
+        """
+
+    @abstractmethod
+    def denoise(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, scale: float
+    ) -> torch.Tensor:
+        """The model output (B, C, h, w), epsilon or v, without classifier-free guidance.
+
+        `scale` is for models that take the guidance scale as an input.
+        """
+
+    @property
+    def guidance_embedded(self) -> bool:
+        """Whether the denoiser takes the guidance scale as an input (LCM), so that one pass is enough."""
+        return False
+
+    def unconditional(self, negative: str = "") -> Conditioning:
+        """What guidance leads away from: the encoded negative prompt, one row."""
+        return self.encode([negative])
+
+    def evaluations(self, scale: float) -> int:
+        """Denoiser evaluations of one step of one image without gradient: 2 under classifier-free guidance."""
+        return 1 if scale == 1.0 or self.guidance_embedded else 2
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Conditioning,
+        unconditional: Conditioning,
+        scale: float,
+    ) -> torch.Tensor:
+        """The guided model output (epsilon or v) for latents (B, C, h, w) at timesteps (B,).
+
+        Classifier-free guidance, u + scale (c - u). The unconditional branch never carries a
+        gradient: it does not depend on the class token.
+        """
+        if self.evaluations(scale) == 1:
+            return self.denoise(latents, timesteps, conditioning, scale)
+        empty = unconditional.expand(len(latents))
+        if not torch.is_grad_enabled():
+            both = self.denoise(
+                latents.repeat(2, 1, 1, 1), timesteps.repeat(2), Conditioning.cat([empty, conditioning]), scale
+            )
+            base, named = both.chunk(2)
+        else:
+            with torch.no_grad():
+                base = self.denoise(latents, timesteps, empty, scale)
+            named = self.denoise(latents, timesteps, conditioning, scale)
+        return base + scale * (named - base)
+
+    def generators(self, seeds: Sequence[int]) -> list[torch.Generator]:
+        """One generator per image, as `pipe(generator=[...])` takes them: an image does not depend on its batch."""
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def latents(self, seeds: Sequence[int]) -> torch.Tensor:
+        """Initial noise, (B, C, h, w), standard normal."""
+        return self.noise(self.generators(seeds))
+
+    def noise(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
+        """The first draw of each generator, (B, C, h, w); the same numbers in every precision."""
+        drawn = [torch.randn(self.latent_shape, generator=one) for one in generators]
+        return torch.stack(drawn).to(self.device, self.dtype)
+
+    def scheduler(self, steps: int, name: str | None = None) -> Any:
+        """A fresh scheduler with its timesteps set: the model's own, or another diffusers class by name.
+
+        Raises:
+            ModelError: unknown scheduler class, or one that does not suit the model.
+        """
+        kind = type(self._scheduler)
+        if name is not None and name != kind.__name__:
+            if name not in SCHEDULERS:
+                raise ModelError(
+                    f"sampling.scheduler {name!r} does not suit this model; choose its own, {kind.__name__}, or one "
+                    f"of: {', '.join(SCHEDULERS)}"
+                )
+            kind = getattr(diffusers, name)
+        try:
+            scheduler = kind.from_config(self._scheduler.config)
+        except ImportError as error:
+            raise ModelError(f"sampling.scheduler {name!r} needs a package: {' '.join(str(error).split())}") from error
+        scheduler.set_timesteps(steps, device=self.device)
+        return scheduler
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W), about [-1, 1], float32, differentiable."""
+        config = self.vae.config
+        latents = latents / config.scaling_factor
+        if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
+            mean, std = (
+                torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
+                for values in (config.latents_mean, config.latents_std)
+            )
+            latents = latents * std + mean
+        if getattr(config, "shift_factor", None):
+            latents = latents + config.shift_factor
+        return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+
+    def words(self) -> torch.Tensor:
+        """The embeddings of all whole words of three letters or more that every encoder has, (V, D) float32."""
+        rows = [one.vocabulary() for one in self.encoders]
+        shared = [word for word in rows[0] if all(word in others for others in rows[1:])]
+        tables = [one.embeddings([known[word] for word in shared])
+                  for one, known in zip(self.encoders, rows, strict=True)]  # fmt: skip
+        return torch.cat(tables, 1)
+
+    def word_norms(self) -> tuple[tuple[float, float], ...]:
+        """Mean and largest norm of the words in each encoder's part: the range in which tokens mean something."""
+        norms = [part.norm(dim=1) for part in self.words().split([width for _, width in self.blocks], 1)]
+        return tuple((one.mean().item(), one.max().item()) for one in norms)
+
+    def word(self, word: str) -> torch.Tensor:
+        """The embedding of a word that is one piece of the vocabulary, (D,) float32.
+
+        Raises:
+            ModelError: the tokenizer splits the word.
+        """
+        return torch.cat([one.word(word) for one in self.encoders])
+
+    def _parts(self, prompts: Sequence[str], vectors: torch.Tensor | None) -> list[torch.Tensor | None]:
+        """The part of the vectors that each encoder takes."""
+        if vectors is None:
+            return [None] * len(self.encoders)
+        if vectors.ndim != 3 or vectors.shape[::2] != (len(prompts), self.width):
+            raise ModelError(
+                f"class tokens of shape {tuple(vectors.shape)} do not fit {len(prompts)} prompts of this model; "
+                f"they must be ({len(prompts)}, n, {self.width}). Were they trained on another model?"
+            )
+        return list(vectors.split([width for _, width in self.blocks], 2))

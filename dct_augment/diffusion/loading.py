@@ -1,0 +1,97 @@
+"""Finds out of which family a model is, and loads it through diffusers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from dct_augment import pocket
+from dct_augment.diffusion import memory as budget
+from dct_augment.diffusion.backend import Backend
+from dct_augment.diffusion.memory import Memory
+from dct_augment.diffusion.pixart import PixArtSigma
+from dct_augment.diffusion.stable_diffusion import StableDiffusion
+from dct_augment.diffusion.stable_diffusion_xl import StableDiffusionXL
+from dct_augment.errors import ModelError
+
+FAMILIES: dict[str, type[Backend]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "LatentConsistencyModelPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "PixArtSigmaPipeline": PixArtSigma,
+}
+"""The back-end of each diffusers pipeline class, as `model_index.json` names it."""
+
+_BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError)
+
+
+def load(
+    path: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    memory: Memory | None = None,
+) -> Backend:
+    """Load a text-to-image model: `pocket`, a local folder saved by diffusers, or a Hub id; safetensors only.
+
+    Remote code is never run, and safety checkers are left out: they would blacken training images.
+
+    Raises:
+        ModelError: the model cannot be found, read, or is not of a supported family.
+    """
+    source = str(pocket.path()) if path == "pocket" else path
+    looks_local = source.startswith((".", "/", "~")) or source.count("/") != 1
+    if looks_local or Path(source).is_dir():
+        source = str(Path(source).expanduser())
+        if not (Path(source) / "model_index.json").is_file():
+            raise ModelError(
+                f"model.path {path!r}: no model_index.json there. Give 'pocket', a folder saved by diffusers, "
+                "or a Hub id such as 'stable-diffusion-v1-5/stable-diffusion-v1-5'"
+            )
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    try:
+        kind = DiffusionPipeline.load_config(source, revision=revision)["_class_name"]
+        if kind not in FAMILIES:
+            raise ModelError(f"model.path {path!r} is a {kind}; supported are: {', '.join(FAMILIES)}")
+        pipe = _pipeline(kind, source, revision=revision, variant=variant, dtype=getattr(torch, dtype))
+    except _BROKEN as error:
+        raise ModelError(_explain(path, error)) from error
+    chosen = memory or budget.choose(budget.weight_bytes(pipe), budget.free_bytes(device))
+    budget.apply(pipe, chosen)
+    for name, part in pipe.components.items():
+        offloaded = chosen == "low" and name.startswith("text_encoder")
+        if isinstance(part, torch.nn.Module) and not offloaded:
+            part.to(device)
+    backend = FAMILIES[kind].build(pipe, device, chosen == "low" and device != "cpu")
+    backend.memory = chosen
+    return backend
+
+
+def _pipeline(kind: str, source: str, **options: Any) -> Any:
+    unchecked = {} if kind in ("StableDiffusionXLPipeline", "PixArtSigmaPipeline") else {
+        "safety_checker": None, "requires_safety_checker": False,
+    }  # fmt: skip
+    level = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()  # it warns of the missing safety checker
+    try:
+        return getattr(diffusers, kind).from_pretrained(source, use_safetensors=True, **options, **unchecked)
+    finally:
+        diffusers_logging.set_verbosity(level)
+
+
+def _explain(path: str, error: BaseException) -> str:
+    reason = " ".join(str(error).split())[:300]
+    if isinstance(error, json.JSONDecodeError):
+        reason = f"a JSON file in it is broken ({reason})"
+    return (
+        f"model.path {path!r} cannot be loaded: {reason}. Check the id or folder, revision and variant, that its "
+        "weights are safetensors, and the network (HF_HUB_OFFLINE=1 uses only what is in the cache)"
+    )

@@ -1,0 +1,101 @@
+"""Trading speed for memory: three settings, chosen from what is free if the user does not say."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from dct_augment.errors import DctAugmentError
+from dct_augment.records import Progress, Report, silent
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Memory = Literal["low", "balanced", "fast"]
+
+
+def free_bytes(device: str) -> int:
+    """Memory that is free on a device; for a CPU, what the machine could give without swapping."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            known = dict(line.split(":") for line in lines)
+        return int(known["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def choose(weights: int, free: int) -> Memory:
+    """`fast` where six times the weights are free, `balanced` where three times; what activations need grows alike."""
+    if free >= 6 * weights:
+        return "fast"
+    return "balanced" if free >= 3 * weights else "low"
+
+
+def weight_bytes(pipe: Any) -> int:
+    """Bytes of all weights of a loaded pipeline."""
+    models = (part for part in pipe.components.values() if isinstance(part, torch.nn.Module))
+    return sum(weight.numel() * weight.element_size() for model in models for weight in model.parameters())
+
+
+def apply(pipe: Any, memory: Memory) -> None:
+    """Set a pipeline up.
+
+    balanced: the autoencoder decodes image by image, and the denoiser recomputes activations in the backward pass.
+    low: also attention in slices and large pictures decoded in tiles; text encoders stay on the CPU between uses.
+    """
+    if memory == "fast":
+        return
+    denoiser = getattr(pipe, "unet", None) or pipe.transformer
+    denoiser.enable_gradient_checkpointing()
+    pipe.vae.enable_slicing()
+    if memory == "low":
+        pipe.vae.enable_tiling()
+        if hasattr(denoiser, "set_attention_slice"):
+            denoiser.set_attention_slice("auto")
+
+
+class Batches:
+    """Works through items in batches; where memory runs out, the batch is halved, for good."""
+
+    def __init__(self, size: int, what: str, report: Report = silent) -> None:
+        self.size, self._what, self._report = size, what, report
+
+    def run(self, items: Sequence[T], work: Callable[[Sequence[T]], R]) -> Iterator[tuple[Sequence[T], R]]:
+        """Each batch of items with what `work` made of it, in order. `work` may be called again for the same items.
+
+        Raises:
+            DctAugmentError: memory runs out with a single item.
+        """
+        while len(items):
+            batch = items[: self.size]
+            try:
+                result = work(batch)
+            except (RuntimeError, MemoryError) as error:
+                if not exhausted(error):
+                    raise
+                if len(batch) == 1:
+                    raise DctAugmentError(_SINGLE.format(self._what)) from error
+                self.size = len(batch) // 2
+            else:
+                yield batch, result
+                items = items[len(batch) :]
+                continue
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self._report(Progress("memory", 0, 0, f"out of memory: going on with {self.size} {self._what} at once"))
+
+
+_SINGLE = (
+    "out of memory with {} taken one by one: set model.memory=low, model.dtype=float16 on a GPU, or lower "
+    "tokens.images_per_update and tokens.validation_images"
+)
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or a CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

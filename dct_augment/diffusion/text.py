@@ -1,0 +1,145 @@
+"""A text encoder that takes class tokens at the output of its embedding table."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from dct_augment.errors import ModelError
+from dct_augment.prompts import TOKEN_PATTERN
+
+_LEGACY_EOS = 2  # in a CLIP configuration: the pooled state is that of the highest id (transformers' modeling_clip.py)
+
+
+class TextEncoder:
+    """A frozen text encoder and its tokenizer.
+
+    Shapes: B prompts, L padded prompt length, d embedding width, n vectors per class token.
+    """
+
+    def __init__(self, tokenizer: Any, model: Any, *, length: int | None = None, offload: str | None = None) -> None:
+        self.tokenizer, self.model = tokenizer, model
+        self.length: int = length or tokenizer.model_max_length
+        self._table = model.get_input_embeddings()
+        self.width: int = self._table.weight.shape[1]
+        *self._begin, self._end = tokenizer("").input_ids  # CLIP: start and end; T5: end alone
+        self._offload = offload
+
+    def vocabulary(self) -> dict[str, int]:
+        """The row of every whole word of three letters or more, in the order of the table."""
+        rows = {}
+        for piece, row in self.tokenizer.get_vocab().items():
+            word = piece.removesuffix("</w>") if piece.endswith("</w>") else piece.removeprefix("▁")
+            if word != piece and len(word) > 2 and word.isascii() and word.isalpha():
+                rows[word] = row
+        # Sorted: get_vocab gives another order at every call.
+        return dict(sorted(rows.items(), key=lambda pair: pair[1]))
+
+    def embeddings(self, rows: Sequence[int]) -> torch.Tensor:
+        """Rows of the embedding table, (V, d) float32, as the encoder sees them."""
+        ids = torch.tensor(rows, device=self._table.weight.device)
+        return self._table.weight[ids].detach().float()
+
+    def word(self, word: str) -> torch.Tensor:
+        """The embedding of a word that is one piece of the vocabulary, (d,) float32.
+
+        Raises:
+            ModelError: the tokenizer splits the word.
+        """
+        pieces = self.tokenizer(word, add_special_tokens=False).input_ids
+        if len(pieces) != 1:
+            raise ModelError(
+                f"tokens.init_word {word!r} is {len(pieces)} pieces in this model's vocabulary; "
+                "choose a word that is one piece, e.g. 'a'"
+            )
+        return self.embeddings(pieces)[0]
+
+    def run(self, prompts: Sequence[str], vectors: torch.Tensor | None = None, **options: Any) -> tuple[Any, Any]:
+        """The model's output for prompts padded as the pipeline pads them, and the mask (B, L) of what is not padding.
+
+        With `vectors` (B, n, d), each prompt holds one `<dct-...>` token, whose n embeddings are put in at the
+        output of the embedding table: the vocabulary is never touched, and gradients reach `vectors` alone.
+        Equal to the pipeline after `load_textual_inversion`.
+
+        Raises:
+            ModelError: a prompt without exactly one token, or one cut off by the prompt length.
+        """
+        with self._ready() as device:
+            if vectors is None:
+                for prompt in prompts:
+                    if word := TOKEN_PATTERN.search(prompt):
+                        raise ModelError(
+                            f"prompt {prompt!r} holds the class token {word[0]}, but no embedding is given"
+                        )
+                ids, mask = self._pad([self._ids(prompt) for prompt in prompts], device)
+                return self.model(ids, **self._masked(mask), **options), mask
+            rows, starts = self._rows(prompts, vectors.shape[1])
+            ids, mask = self._pad(rows, device)
+            positions = torch.tensor(starts, device=device)[:, None] + torch.arange(vectors.shape[1], device=device)
+            with self._inject(vectors.to(device), positions):
+                return self.model(ids, **self._masked(mask), **options), mask
+
+    def _rows(self, prompts: Sequence[str], count: int) -> tuple[list[list[int]], list[int]]:
+        """Piece ids of each prompt with `count` places for its class token, and where these begin once padded."""
+        rows, starts = [], []
+        for prompt in prompts:
+            parts = TOKEN_PATTERN.split(prompt)
+            if len(parts) != 2:
+                raise ModelError(f"prompt {prompt!r} must hold exactly one class token <dct-...>")
+            before, after = (self._ids(part) for part in parts)
+            begin = len(self._begin) + len(before)
+            if begin + count > self.length - 1:
+                raise ModelError(f"prompt {prompt!r} leaves no room for the class token within {self.length} pieces")
+            rows.append([*before, *self._places(count), *after])
+            starts.append(begin)
+        return rows, starts
+
+    def _places(self, count: int) -> list[int]:
+        """Ids that stand where the vectors go; only a CLIP of the first releases looks at them.
+
+        Its pooled state is that of the highest id, which is the last vector's once diffusers has added the
+        token to the vocabulary; so it is here, or a token would draw other images there.
+        """
+        legacy = getattr(self.model.config, "eos_token_id", None) == _LEGACY_EOS and self._begin
+        return [*[0] * (count - 1), self._end if legacy else 0]
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text.strip(), add_special_tokens=False).input_ids)
+
+    def _pad(self, rows: list[list[int]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        room, pad = self.length - len(self._begin) - 1, self.tokenizer.pad_token_id
+        whole = [[*self._begin, *row[:room], self._end] for row in rows]
+        mask = torch.tensor([[1] * len(row) + [0] * (self.length - len(row)) for row in whole], device=device)
+        return torch.tensor([row + [pad] * (self.length - len(row)) for row in whole], device=device), mask
+
+    def _masked(self, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """T5 must not see its padding; CLIP models were trained seeing theirs."""
+        return {} if self._begin else {"attention_mask": mask}
+
+    @contextmanager
+    def _ready(self) -> Iterator[Any]:
+        """The model on its device; in low memory it goes back to the CPU after use."""
+        if self._offload is None:
+            yield self._table.weight.device
+            return
+        self.model.to(self._offload)
+        try:
+            yield torch.device(self._offload)
+        finally:
+            self.model.to("cpu")
+
+    @contextmanager
+    def _inject(self, vectors: torch.Tensor, positions: torch.Tensor) -> Iterator[None]:
+        def put_in(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+            index = positions[..., None].expand(-1, -1, output.shape[-1])
+            return output.scatter(1, index, vectors.to(output.dtype))
+
+        # T5 looks its words up in another module that shares the table's weight.
+        tables = [one for one in self.model.modules() if getattr(one, "weight", None) is self._table.weight]
+        handles = [one.register_forward_hook(put_in) for one in tables]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
