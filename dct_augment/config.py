@@ -187,6 +187,9 @@ class TokensConfig(Section):
     method: Literal["last_step", "look_ahead"] = "look_ahead"
     vectors: PositiveInt = 1
     init_word: str = "a"
+    start: Path | None = Field(
+        None, description="a token file, or a folder with <class-slug>.safetensors, to start from instead of init_word"
+    )
     images_per_update: PositiveInt = 4
     max_updates: PositiveInt = 60
     learning_rate: Annotated[float, Field(gt=0)] = Field(

@@ -5,10 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
-from dct_augment import benchmark
-from dct_augment.shards import PLAIN, TRAIN
+from dct_augment.config import Config
 
 if TYPE_CHECKING:
     from dct_augment.pipeline import Run
@@ -26,17 +23,16 @@ class Line:
 
 def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
     """The work that is left in each part; for tokens one whole attempt a class: stops save, restarts add."""
+    from dct_augment import benchmark
+    from dct_augment.shards import PLAIN, TRAIN
+
     config, lines = run.config, []
     per_image = config.sampling.num_inference_steps * run.backend.evaluations(config.sampling.guidance_scale)
     pace = _seconds_per_evaluation(run)
     if "tokens" in parts:
         settings = config.tokens
         missing = run.untrained()
-        looks = settings.max_updates / settings.validate_every * settings.validation_images * per_image
-        place = sum(map(sum, settings.look_ahead)) / 2 / len(settings.look_ahead)
-        share = 1.0 if settings.method == "last_step" else place
-        spent = settings.max_updates * settings.images_per_update * (per_image * share + 4) + looks
-        total = int(spent * len(missing))
+        total = token_evaluations(config, per_image) * len(missing)
         lines.append(
             Line(
                 "class tokens",
@@ -58,14 +54,25 @@ def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
     return lines
 
 
-@torch.no_grad()
+def token_evaluations(config: Config, per_image: int) -> int:
+    """U-Net evaluations of one whole attempt at one class, for images of `per_image` evaluations."""
+    settings = config.tokens
+    looks = settings.max_updates / settings.validate_every * settings.validation_images * per_image
+    place = sum(map(sum, settings.look_ahead)) / 2 / len(settings.look_ahead)
+    share = 1.0 if settings.method == "last_step" else place
+    return int(settings.max_updates * settings.images_per_update * (per_image * share + 4) + looks)
+
+
 def _seconds_per_evaluation(run: "Run", batch: int = 8) -> float:
+    import torch
+
     backend = run.backend
     empty = backend.encode([""]).expand(batch)
     latents = backend.latents(range(batch))
     times = []
     for _ in range(3):
         began = time.perf_counter()
-        backend.predict(latents, torch.full((batch,), 500, device=latents.device), empty, empty, 1.0)
+        with torch.no_grad():
+            backend.predict(latents, torch.full((batch,), 500, device=latents.device), empty, empty, 1.0)
         times.append(time.perf_counter() - began)
     return min(times) / batch

@@ -24,6 +24,7 @@ from dct_augment import (
     classifiers,
     datasets,
     diffusion,
+    exchange,
     files,
     plan,
     report,
@@ -146,6 +147,7 @@ class Run:
                 settings=self.config.tokens,
                 sampling=self.config.sampling,
                 prompting=self.config.prompts,
+                starts=self._starts(missing),
             )
             state = memo.read([info.slug for info in missing], rows)
             order = [info for info in self.whole.classes if info.slug in state["classes"]] if state else missing
@@ -153,7 +155,7 @@ class Run:
             for trained in trainer.train(
                 order, self._progress, resume=state, checkpoint=lambda now: memo.write(now | {"failed": failed})
             ):
-                facts = self.tokens.save(trained, identity)
+                facts = self.tokens.save(trained, identity, self.base_model)
                 rows[trained.info.slug] = facts
                 if not trained.usable:
                     failed.append(facts)
@@ -162,6 +164,47 @@ class Run:
                 self.failed[facts["class"]] = facts["stop_reason"]
             self.tokens.publish(list(rows.values()))
             memo.clear()
+
+    @property
+    def base_model(self) -> dict[str, Any]:
+        """Of which text-to-image model a token of this run is an embedding."""
+        model = self.config.model
+        family = type(self.backend).__name__
+        return {"path": model.path, "revision": model.revision, "family": family, "blocks": list(self.backend.blocks)}
+
+    def _starts(self, classes: Iterable[ClassInfo]) -> dict[str, torch.Tensor]:
+        """Where training begins: the vectors of `tokens.start`, a token file for all or a folder with one each."""
+        start = self.config.tokens.start
+        if start is None:
+            return {}
+        found = {}
+        for info in classes:
+            path = start / f"{info.slug}.safetensors" if start.is_dir() else start
+            if start.is_dir() and not path.is_file():
+                continue
+            token = exchange.read(path)[0]
+            count, wanted = len(token.vector), [width for _, width in self.backend.blocks]
+            if list(token.widths) != wanted or count != self.config.tokens.vectors:
+                raise InputError(
+                    f"tokens.start {str(path)!r} has {count} vectors of width {list(token.widths)}, but "
+                    f"tokens.vectors is {self.config.tokens.vectors} and the model takes {wanted}"
+                )
+            found[info.slug] = token.vector
+        if not found:
+            raise InputError(f"tokens.start {str(start)!r} holds no <class-slug>.safetensors for any class to train")
+        return found
+
+    def adopt(self, token: exchange.Token, info: ClassInfo, *, any_model: bool = False, replace: bool = False) -> None:
+        """Take in a token from elsewhere as that of a class of this run.
+
+        Raises:
+            InputError: it does not fit (`TokenFolder.adopt`).
+        """
+        identity = self.config.identity("tokens")
+        with self.working("tokens"):
+            self.tokens.adopt(token, info, identity, self.base_model, any_model=any_model, replace=replace)
+            rows = [facts for one in self.whole.classes if (facts := self.tokens.facts(one, identity))]
+            self.tokens.publish(rows)
 
     def check(self) -> None:
         """Say which classes got no token.

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from dct_augment import files
+from dct_augment import exchange, files
 from dct_augment.config import differences, fingerprint
-from dct_augment.errors import StaleRunError
+from dct_augment.errors import InputError, StaleRunError
+from dct_augment.exchange import Token
 from dct_augment.prompts import token_name
 from dct_augment.records import ClassInfo, ClassToken
 from dct_augment.tokens import Trained
@@ -65,14 +65,23 @@ class TokenFolder:
         return ClassToken(self.word(info), info.slug, files.sha256(self.file(info)))
 
     def vector(self, info: ClassInfo) -> torch.Tensor:
-        """The embedding of a class, (n, d) float32."""
-        with safe_open(self.file(info), "pt") as stored:
-            return torch.atleast_2d(stored.get_tensor(self.word(info)).float())
+        """The embedding of a class, (n, D) float32."""
+        return self.read(info).vector
 
-    def save(self, trained: Trained, identity: Mapping[str, Any]) -> dict[str, Any]:
+    def read(self, info: ClassInfo) -> Token:
+        """The token file of a class.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
+        (token,) = exchange.read(self.file(info))
+        return token
+
+    def save(self, trained: Trained, identity: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
         """Write one token, loadable by `pipe.load_textual_inversion`; return its facts.
 
-        An unusable token gets no file, only a row in the index.
+        An unusable token gets no file, only a row in the index. `base` says of which text-to-image model it is
+        an embedding: path, revision, family, and `blocks` (`Backend.blocks`).
         """
         best, plain = trained.best, trained.plain
         facts = {
@@ -96,17 +105,62 @@ class TokenFolder:
             "norm": trained.vector.norm(dim=1).max().item(),
             "losses": [round(step.loss, 4) for step in trained.history],
             "validations": json.dumps([asdict(seen) for seen in trained.validations]),
+            "origin": "trained",
+            "base_model": json.dumps(dict(base)),
             "identity": dict(identity),
         }
         if trained.usable:
-            vector = trained.vector.detach().float().cpu().contiguous()
-            with files.atomic(self.file(trained.info)) as partial:
-                save_file(
-                    {self.word(trained.info): vector[0].clone() if len(vector) == 1 else vector},
-                    partial,
-                    metadata={"dct_augment": json.dumps(facts)},
-                )
+            self._write(trained.info, exchange.split(trained.vector, base["blocks"]), facts)
         return facts
+
+    def adopt(
+        self,
+        token: Token,
+        info: ClassInfo,
+        identity: Mapping[str, Any],
+        base: Mapping[str, Any],
+        *,
+        any_model: bool = False,
+        replace: bool = False,
+    ) -> dict[str, Any]:
+        """Take in a token from elsewhere as the token of a class; return its facts.
+
+        Raises:
+            InputError: the class has a token already, or this one is of another width or another base model.
+        """
+        if self.file(info).exists() and not replace:
+            raise InputError(
+                f"{self.word(info)} is known already: {self.file(info)}. Use --replace, or another --output"
+            )
+        wanted = tuple(width for _, width in base["blocks"])
+        if token.widths != wanted:
+            raise InputError(
+                f"token {token.word!r} has width {_sum(token.widths)}, but {base['path']} takes {_sum(wanted)}: it was "
+                "made for another kind of model"
+            )
+        made_for = json.loads(token.facts.get("base_model", "null"))
+        here = {key: base[key] for key in ("path", "revision")}
+        if made_for and {key: made_for[key] for key in here} != here and not any_model:
+            raise InputError(
+                f"token {token.word!r} was made for {_model(made_for)}, not for {_model(base)}. Use --any-model if "
+                "they share their text encoder"
+            )
+        kept = ("guide_accuracy", "plain_guide_accuracy", "judge_accuracy", "plain_judge_accuracy", "updates")
+        facts = {
+            "token": self.word(info), "class": info.name, "slug": info.slug, "class_index": info.index,
+            "homonym": info.homonym, "usable": True, "stop_reason": "imported", "attempts": 0, "unet_evaluations": 0,
+            "effect": None, "plain_guide_probability": None, "guide_probability": None,
+            "norm": token.vector.norm(dim=1).max().item(), "losses": [], "validations": "[]",
+            **{key: token.facts.get(key) for key in kept}, "updates": int(token.facts.get("updates") or 0),
+            "origin": f"imported: {token.word}", "base_model": json.dumps(dict(base)), "identity": dict(identity),
+        }  # fmt: skip
+        self._write(info, dict(token.parts), facts)
+        return facts
+
+    def _write(self, info: ClassInfo, parts: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        exchange.save(
+            {key or self.word(info): exchange.flat(part) for key, part in parts.items()}, self.file(info), facts
+        )
 
     def publish(self, facts: Sequence[Mapping[str, Any]]) -> None:
         """Write the index: a row per class, failed ones too."""
@@ -118,6 +172,14 @@ class TokenFolder:
         """The index as a table; empty if there is none."""
         path = self.path / INDEX
         return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+
+
+def _sum(widths: Sequence[int]) -> str:
+    return " + ".join(map(str, widths))
+
+
+def _model(base: Mapping[str, Any]) -> str:
+    return f"{base['path']}@{base['revision']}" if base.get("revision") else str(base["path"])
 
 
 class TrainingMemo:

@@ -57,7 +57,7 @@ atexit.register(_root.cleanup)
 ROOT = Path(_root.name)
 
 
-def tokenizer(pad: str = EOS) -> CLIPTokenizer:
+def tokenizer(pad: str = EOS, length: int = LENGTH) -> CLIPTokenizer:
     """A CLIP byte-pair tokenizer in which every word of the corpus is one piece."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = CLIPTokenizer(vocab={BOS: 0, EOS: 1}, merges=[]).backend_tokenizer
@@ -72,7 +72,7 @@ def tokenizer(pad: str = EOS) -> CLIPTokenizer:
     merges = [tuple(pair) for pair in json.loads(backend.to_str())["model"]["merges"]]
     pieces = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in merges), BOS, EOS]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH, pad_token=pad)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length, pad_token=pad)
 
 
 FAMILIES = ("epsilon", "v_prediction", "turbo", "lcm", "xl", "xl_turbo", "pixart")
@@ -90,7 +90,7 @@ def clip(words: CLIPTokenizer, width: int, *, projection: bool = False, legacy: 
             projection_dim=width,
             num_hidden_layers=2,
             num_attention_heads=2,
-            max_position_embeddings=LENGTH,
+            max_position_embeddings=words.model_max_length,
             bos_token_id=words.bos_token_id,
             eos_token_id=2 if legacy else words.eos_token_id,
             pad_token_id=words.pad_token_id,
@@ -162,7 +162,7 @@ def scheduler(family: str) -> Any:
     return kind.from_config(origin.config, **changes)
 
 
-def build(family: str) -> DiffusionPipeline:
+def build(family: str, length: int = LENGTH) -> DiffusionPipeline:
     """A pipeline of the family's own class with random weights."""
     torch.manual_seed(7)
     if family == "pixart":
@@ -175,7 +175,7 @@ def build(family: str) -> DiffusionPipeline:
             for weight in transformer.parameters():
                 weight.add_(torch.randn_like(weight), alpha=0.1)
         return PixArtSigmaPipeline(words, text, autoencoder(), transformer, scheduler(family))
-    words = tokenizer("!" if family == "v_prediction" else EOS)
+    words = tokenizer("!" if family == "v_prediction" else EOS, length)
     if family.startswith("xl"):
         wide = WIDTH + 8
         added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}

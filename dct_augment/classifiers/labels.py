@@ -24,9 +24,9 @@ class Labels:
     def match(self, classes: Sequence[ClassInfo], how: str | Path = "name") -> tuple[int, ...]:
         """The output of each class.
 
-        `name` takes the class's own id where the labels have ids, and else its name, whatever its case, hyphens,
-        leading number and synonyms; `index` its place in the data set; a path, a YAML file `class: label`, where
-        a class is named by name, slug or id, and a label by name, id or index.
+        `name` takes the class's own id where the labels have ids, and else its name or what the data set calls it,
+        whatever the case, hyphens, leading number and synonyms; `index` its place in the data set; a path, a YAML
+        file `class: label`, where a class is named by name, slug or id, and a label by name, id or index.
 
         Raises:
             ModelError: a class has no label, or more than one; all are listed.
@@ -52,9 +52,11 @@ class Labels:
                 return self._named(chosen[key])
         if info.source and info.source in self.ids:
             return [self.ids.index(info.source)]
-        wanted = normal(info.name)
-        whole = [index for index, name in enumerate(self.names) if normal(name) == wanted]
-        return whole or [index for index, name in enumerate(self.names) if wanted in map(normal, name.split(","))]
+        for wanted in filter(None, (normal(info.name), normal(info.source))):
+            whole = [index for index, name in enumerate(self.names) if normal(name) == wanted]
+            if hits := whole or [i for i, name in enumerate(self.names) if wanted in map(normal, name.split(","))]:
+                return hits
+        return []
 
     def _named(self, label: Any) -> list[int]:
         if isinstance(label, int) and not isinstance(label, bool):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import logging
@@ -26,6 +27,8 @@ def load(member: ClassifierConfig, source: str, device: str) -> Single:
         ModelError: not found, not an image classifier, or no label names.
     """
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     where = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
     options: dict[str, Any] = {"revision": member.revision} if member.revision else {}
     try:

@@ -8,6 +8,7 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
 from dct_augment import pocket
@@ -55,8 +56,10 @@ def load(
                 f"model.path {path!r}: no model_index.json there. Give 'pocket', a folder saved by diffusers, "
                 "or a Hub id such as 'stable-diffusion-v1-5/stable-diffusion-v1-5'"
             )
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()  # what a user must know, an error of ours says
+    hub_logging.set_verbosity_error()
     try:
         kind = DiffusionPipeline.load_config(source, revision=revision)["_class_name"]
         if kind not in FAMILIES:
@@ -79,12 +82,7 @@ def _pipeline(kind: str, source: str, **options: Any) -> Any:
     unchecked = {} if kind in ("StableDiffusionXLPipeline", "PixArtSigmaPipeline") else {
         "safety_checker": None, "requires_safety_checker": False,
     }  # fmt: skip
-    level = diffusers_logging.get_verbosity()
-    diffusers_logging.set_verbosity_error()  # it warns of the missing safety checker
-    try:
-        return getattr(diffusers, kind).from_pretrained(source, use_safetensors=True, **options, **unchecked)
-    finally:
-        diffusers_logging.set_verbosity(level)
+    return getattr(diffusers, kind).from_pretrained(source, use_safetensors=True, **options, **unchecked)
 
 
 def _explain(path: str, error: BaseException) -> str:

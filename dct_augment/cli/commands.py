@@ -1,27 +1,36 @@
-"""The command line. The only file that prints; every command calls one method of `pipeline.Run`."""
+"""The commands that run stages; each calls one method of `pipeline.Run`."""
 
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 
 from dct_augment import __version__
+from dct_augment.cli import doctor as doctors
+from dct_augment.cli import tokens
+from dct_augment.cli.common import (
+    Classes,
+    ConfigName,
+    Device,
+    DryRun,
+    Output,
+    Overrides,
+    PerClass,
+    configure,
+    console,
+    running,
+)
 from dct_augment.errors import DctAugmentError
 
 if TYPE_CHECKING:
     from dct_augment.config import Config
     from dct_augment.pipeline import Run
-    from dct_augment.records import Progress
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,17 +39,10 @@ app = typer.Typer(
     help="Synthetic training images for classes that have few. Without --config, everything runs on the "
     "embedded Pocket models, on a CPU, with no download.",
 )
-console = Console(stderr=True)
 
-ConfigName = Annotated[str, typer.Option("--config", "-c", help="name of a configuration, or path to a YAML file")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="e.g. tokens.max_updates=80; repeatable")
-]
-Classes = Annotated[str | None, typer.Option("--classes", help="only these classes, separated by commas")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="run folder; runs/<name> if not given")]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1")]
-PerClass = Annotated[int | None, typer.Option("--per-class", help="images per class")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and its cost, and do nothing")]
+
+app.add_typer(tokens.app, name="tokens")
+app.command()(doctors.doctor)
 
 
 @app.callback(invoke_without_command=True)
@@ -54,7 +56,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="print the 
 def demo(output: Annotated[Path, typer.Option("--output", "-o", help="parent of the two runs")] = Path("runs")) -> None:
     """Run everything on both Pocket data sets: birds into runs/pocket, digits into runs/digits."""
     for name in ("pocket", "digits"):
-        _everything(_configure(name, None, None, output / name, None, None))
+        _everything(configure(name, None, None, output / name, None, None))
 
 
 @app.command()
@@ -67,10 +69,10 @@ def train(
     dry_run: DryRun = False,
 ) -> None:
     """Train the class tokens that are missing."""
-    settings = _configure(config, overrides, classes, output, device, None)
+    settings = configure(config, overrides, classes, output, device, None)
     if dry_run:
         return _plan(settings, ("tokens",))
-    with _run(settings) as run:
+    with running(settings) as run:
         run.train()
         _token_table(run)
         run.check()
@@ -88,10 +90,10 @@ def generate(
     dry_run: DryRun = False,
 ) -> None:
     """Draw labelled images into WebDataset shards; trains missing class tokens first."""
-    settings = _configure(config, overrides, classes, output, device, per_class)
+    settings = configure(config, overrides, classes, output, device, per_class)
     if dry_run:
         return _plan(settings, ("plain",) if plain else ("tokens", "train"))
-    with _run(settings) as run:
+    with running(settings) as run:
         if plain:
             run.generate_plain()
         else:
@@ -110,10 +112,10 @@ def benchmark(
     dry_run: DryRun = False,
 ) -> None:
     """Train the low-resource classifier in every arm; makes missing tokens and images first."""
-    settings = _configure(config, overrides, classes, output, device, None)
+    settings = configure(config, overrides, classes, output, device, None)
     if dry_run:
         return _plan(settings, ("tokens", "train", "plain", "benchmark"))
-    with _run(settings) as run:
+    with running(settings) as run:
         run.benchmark()
         run.report()
         _summary(run)
@@ -128,7 +130,7 @@ def report(
     output: Output = None,
 ) -> None:
     """Write the report of what there is."""
-    with _run(_configure(config, overrides, classes, output, None, None)) as run:
+    with running(configure(config, overrides, classes, output, None, None)) as run:
         run.report()
         _summary(run)
 
@@ -144,7 +146,7 @@ def run_all(
     dry_run: DryRun = False,
 ) -> None:
     """Run all stages: tokens, shards, benchmark, report."""
-    settings = _configure(config, overrides, classes, output, device, per_class)
+    settings = configure(config, overrides, classes, output, device, per_class)
     if dry_run:
         return _plan(settings, ("tokens", "train", "plain", "benchmark"))
     _everything(settings)
@@ -157,7 +159,7 @@ def verify(
     output: Output = None,
 ) -> None:
     """Check every shard, row and hash of a run. Exit code 1 if anything is wrong."""
-    settings = _configure(config, overrides, None, output, None, None)
+    settings = configure(config, overrides, None, output, None, None)
     if not settings.root.is_dir():
         from dct_augment.errors import InputError
 
@@ -196,63 +198,8 @@ def _complain(text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _configure(
-    name: str,
-    overrides: list[str] | None,
-    classes: str | None,
-    output: Path | None,
-    device: str | None,
-    per_class: int | None,
-) -> "Config":
-    from dct_augment import config
-
-    wanted = None if classes is None else [part.strip() for part in classes.split(",") if part.strip()]
-    return config.load(name, overrides or [], per_class=per_class, classes=wanted, output=output, device=device)
-
-
-@contextmanager
-def _run(settings: "Config") -> Iterator["Run"]:
-    """A run with progress bars on stderr; its warnings are for developers, not for users."""
-    with console.status("loading"):
-        import warnings
-
-        warnings.filterwarnings("ignore")
-        from dct_augment.pipeline import Run
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
-    )
-    with Bars(*columns, console=console) as bars:
-        try:
-            yield Run(settings, _follow(bars))
-        except (KeyboardInterrupt, SystemExit):
-            bars.stop()
-            console.print("stopped; what is finished is kept, and the same command goes on from there")
-            raise
-
-
-def _follow(bars: Bars) -> Callable[["Progress"], None]:
-    tasks: dict[str, TaskID] = {}
-
-    def report(progress: "Progress") -> None:
-        if not progress.total:
-            bars.console.print(f"{progress.stage}: {progress.note}", markup=False, highlight=False)
-            return
-        if progress.stage not in tasks:
-            tasks[progress.stage] = bars.add_task(progress.stage, note="")
-        note = progress.note if len(progress.note) < 48 else progress.note[:45] + "..."
-        bars.update(tasks[progress.stage], completed=progress.done, total=progress.total, note=note)
-
-    return report
-
-
 def _everything(settings: "Config") -> None:
-    with _run(settings) as run:
+    with running(settings) as run:
         page = run.everything()
         _summary(run)
         typer.echo(f"report: {page}")

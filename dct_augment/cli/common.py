@@ -1,0 +1,84 @@
+"""What the commands share: options, the console, and a run with progress bars."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+if TYPE_CHECKING:
+    from dct_augment.config import Config
+    from dct_augment.pipeline import Run
+    from dct_augment.records import Progress
+
+console = Console(stderr=True)
+
+ConfigName = Annotated[str, typer.Option("--config", "-c", help="name of a configuration, or path to a YAML file")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="e.g. tokens.max_updates=80; repeatable")
+]
+Classes = Annotated[str | None, typer.Option("--classes", help="only these classes, separated by commas")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="run folder; runs/<name> if not given")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1")]
+PerClass = Annotated[int | None, typer.Option("--per-class", help="images per class")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and its cost, and do nothing")]
+
+
+def configure(
+    name: str,
+    overrides: list[str] | None,
+    classes: str | None,
+    output: Path | None,
+    device: str | None,
+    per_class: int | None,
+) -> "Config":
+    """Read and check the configuration that a command asks for."""
+    from dct_augment import config
+
+    wanted = None if classes is None else [part.strip() for part in classes.split(",") if part.strip()]
+    return config.load(name, overrides or [], per_class=per_class, classes=wanted, output=output, device=device)
+
+
+@contextmanager
+def running(settings: "Config") -> Iterator["Run"]:
+    """A run with progress bars on stderr; its warnings are for developers, not for users."""
+    with console.status("loading"):
+        import warnings
+
+        warnings.filterwarnings("ignore")
+        from dct_augment.pipeline import Run
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    with Bars(*columns, console=console) as bars:
+        try:
+            yield Run(settings, _follow(bars))
+        except (KeyboardInterrupt, SystemExit):
+            bars.stop()
+            console.print("stopped; what is finished is kept, and the same command goes on from there")
+            raise
+
+
+def _follow(bars: Bars) -> Callable[["Progress"], None]:
+    tasks: dict[str, TaskID] = {}
+
+    def report(progress: "Progress") -> None:
+        if not progress.total:
+            bars.console.print(f"{progress.stage}: {progress.note}", markup=False, highlight=False)
+            return
+        if progress.stage not in tasks:
+            tasks[progress.stage] = bars.add_task(progress.stage, note="")
+        note = progress.note if len(progress.note) < 48 else progress.note[:45] + "..."
+        bars.update(tasks[progress.stage], completed=progress.done, total=progress.total, note=note)
+
+    return report

@@ -1,0 +1,24 @@
+"""`dct-augment doctor`: what a run needs, before it starts."""
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dct_augment.cli.common import ConfigName, Output, Overrides, configure
+
+COLOURS = {"ok": "green", "warning": "yellow", "missing": "red"}
+
+
+def doctor(config: ConfigName = "pocket", overrides: Overrides = None, output: Output = None) -> None:
+    """Say what is present, what is missing and where to get it; downloads nothing. Exit code 1 if something is."""
+    from dct_augment.doctor import examine
+
+    findings = list(examine(configure(config, overrides, None, output, None, None)))
+    table = Table(show_lines=True)
+    for column in ("what", "state", "found", "what to do"):
+        table.add_column(column, overflow="fold")
+    for one in findings:
+        table.add_row(one.what, f"[{COLOURS[one.state]}]{one.state}[/]", one.detail, one.fix)
+    Console().print(table)
+    if any(one.state == "missing" for one in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,204 @@
+"""`dct-augment tokens`: look at class tokens, and carry them to and from other tools."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, configure, running
+from dct_augment.errors import InputError
+
+if TYPE_CHECKING:
+    from dct_augment.exchange import Token
+    from dct_augment.pipeline import Run
+
+app = typer.Typer(no_args_is_help=True, help="List, show, export, import and compare class tokens.")
+
+ACCURACIES = ("plain_guide_accuracy", "guide_accuracy", "plain_judge_accuracy", "judge_accuracy")
+
+
+@app.command(name="list")
+def list_tokens(
+    config: ConfigName = "pocket", overrides: Overrides = None, classes: Classes = None, output: Output = None
+) -> None:
+    """List the tokens of a run."""
+    with running(configure(config, overrides, classes, output, None, None)) as run:
+        found = _found(run)
+    table = Table(title=f"class tokens in {run.tokens.path}", title_justify="left")
+    for column in (
+        "class",
+        "token",
+        "vectors",
+        "width",
+        "base model",
+        "guide before",
+        "guide",
+        "judge before",
+        "judge",
+    ):
+        table.add_column(column, justify="left" if column in ("class", "token", "base model") else "right")
+    for token in found:
+        widths = " + ".join(map(str, token.widths))
+        base = _base(token)
+        table.add_row(
+            str(token.facts.get("class", "")), token.word, str(len(token.vector)), widths, base, *_shares(token)
+        )
+    Console().print(table)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="class name or slug, or a token file")],
+    config: ConfigName = "pocket",
+    overrides: Overrides = None,
+    output: Output = None,
+) -> None:
+    """Show all that is known of a token."""
+    import json
+
+    for token in _named(name, config, overrides, output):
+        facts = {key: value for key, value in token.facts.items() if key not in ("losses", "validations")}
+        for key in ("base_model",):
+            if key in facts:
+                facts[key] = json.loads(facts[key])
+        norms = {
+            key or "embedding": [round(n, 4) for n in part.norm(dim=1).tolist()] for key, part in token.parts.items()
+        }
+        shapes = {key or "embedding": list(part.shape) for key, part in token.parts.items()}
+        typer.echo(
+            json.dumps({"token": token.word, "shape": shapes, "norm": norms, **facts}, indent=1, ensure_ascii=False)
+        )
+
+
+@app.command()
+def export(
+    to: Annotated[Path, typer.Option("--to", help="folder to write into")],
+    kind: Annotated[
+        str, typer.Option("--format", help="diffusers, a1111, comfyui, or bundle (one file)")
+    ] = "diffusers",
+    config: ConfigName = "pocket",
+    overrides: Overrides = None,
+    classes: Classes = None,
+    output: Output = None,
+) -> None:
+    """Write tokens for another tool."""
+    with running(configure(config, overrides, classes, output, None, None)) as run:
+        from dct_augment import exchange
+
+        found = _found(run)
+        if not found:
+            raise InputError(f"there are no tokens in {run.tokens.path}; make them with `dct-augment train`")
+        written = exchange.write(found, to, kind, run.config.name)
+    typer.echo(f"{len(found)} tokens in {len(written)} files in {to}")
+
+
+@app.command(name="import")
+def import_token(
+    file: Annotated[Path, typer.Argument(help="safetensors of diffusers, A1111, ComfyUI or ours; or an old .pt")],
+    name: Annotated[
+        str | None, typer.Option("--class", help="class name or slug; told by the file's own if unset")
+    ] = None,
+    config: ConfigName = "pocket",
+    overrides: Overrides = None,
+    output: Output = None,
+    replace: Annotated[bool, typer.Option("--replace", help="in place of the token that the class has")] = False,
+    any_model: Annotated[bool, typer.Option("--any-model", help="even if made for another base model")] = False,
+) -> None:
+    """Take in tokens from a file as tokens of a run."""
+    with running(configure(config, overrides, None, output, None, None)) as run:
+        from dct_augment import datasets, exchange
+
+        found = exchange.read(file)
+        if name is not None and len(found) > 1:
+            raise InputError(
+                f"{file} holds {len(found)} tokens ({', '.join(one.word for one in found[:5])}); leave out --class"
+            )
+        for token in found:
+            wanted = name or token.facts.get("slug")
+            if wanted is None:
+                raise InputError(f"{file} does not say for which class {token.word!r} is; name it with --class")
+            chosen = datasets.select(run.whole, [wanted])
+            if len(chosen) > 1:
+                raise InputError(f"--class {wanted!r} names {len(chosen)} classes; use a slug: "
+                                 + ", ".join(info.slug for info in chosen))  # fmt: skip
+            run.adopt(token, chosen[0], any_model=any_model, replace=replace)
+            typer.echo(f"{token.word} is now {run.tokens.word(chosen[0])} in {run.tokens.file(chosen[0])}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="a token file, or a folder of them")],
+    second: Annotated[Path, typer.Argument(help="another")],
+) -> None:
+    """Compare tokens: direction, length, and measured accuracies."""
+    from torch.nn.functional import cosine_similarity
+
+    pairs = _pairs(_collect(first), _collect(second))
+    if not pairs:
+        raise InputError(f"{first} and {second} have no token of the same name; give two files to compare any two")
+    table = Table(title=f"{first} and {second}", title_justify="left")
+    for column in ("token", "cosine", "norm", "norm", "guide", "guide", "judge", "judge"):
+        table.add_column(column, justify="left" if column == "token" else "right")
+    for one, other in pairs:
+        if one.vector.shape != other.vector.shape:
+            raise InputError(
+                f"{one.word} is {tuple(one.vector.shape)} in one and {tuple(other.vector.shape)} in the other"
+            )
+        alike = cosine_similarity(one.vector.flatten(), other.vector.flatten(), 0).item()
+        norms = [f"{token.vector.norm(dim=1).mean().item():.3f}" for token in (one, other)]
+        shares = [
+            _share(token.facts.get(key)) for key in ("guide_accuracy", "judge_accuracy") for token in (one, other)
+        ]
+        table.add_row(
+            one.word if one.word == other.word else f"{one.word}, {other.word}", f"{alike:.3f}", *norms, *shares
+        )
+    Console().print(table)
+
+
+def _found(run: "Run") -> "list[Token]":
+    return [run.tokens.read(info) for info in run.classes if run.tokens.file(info).is_file()]
+
+
+def _named(name: str, config: str, overrides: list[str] | None, output: Path | None) -> "list[Token]":
+    if Path(name).suffix in (".safetensors", ".pt", ".bin"):
+        from dct_augment import exchange
+
+        return exchange.read(Path(name))
+    with running(configure(config, overrides, name, output, None, None)) as run:
+        found = _found(run)
+    if not found:
+        raise InputError(f"class {name!r} has no token in {run.tokens.path}; make it with `dct-augment train`")
+    return found
+
+
+def _collect(path: Path) -> "dict[str, Token]":
+    from dct_augment import exchange
+
+    folder = path / "tokens" if (path / "tokens").is_dir() else path
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path} holds no token files")
+    return {token.word: token for file in files for token in exchange.read(file)}
+
+
+def _pairs(one: "dict[str, Token]", other: "dict[str, Token]") -> "list[tuple[Token, Token]]":
+    if len(one) == len(other) == 1:
+        return list(zip(one.values(), other.values(), strict=True))
+    return [(one[word], other[word]) for word in one if word in other]
+
+
+def _base(token: "Token") -> str:
+    import json
+
+    base = json.loads(token.facts.get("base_model", "null")) or {}
+    return f"{base.get('path', '?')}{'@' + base['revision'] if base.get('revision') else ''}"
+
+
+def _shares(token: "Token") -> list[str]:
+    return [_share(token.facts.get(key)) for key in ACCURACIES]
+
+
+def _share(value: Any) -> str:
+    return "-" if value is None or value != value else f"{value:.0%}"
