@@ -39,7 +39,7 @@ def measure(settings: Config, title: str, images: int, details: bool) -> None:
     """Train and judge one variant; print its row."""
     classes = datasets.select(datasets.load(settings.dataset.name), settings.dataset.classes)
     backend = diffusion.load(settings.model.path)
-    guide, judge = classifiers.load(settings.guide.name), classifiers.load(settings.judge.name)  # type: ignore[union-attr]
+    guide, judge = classifiers.load(settings.guide), classifiers.load(settings.judge)  # type: ignore[arg-type]
     trainer = TokenTrainer(
         backend, guide, settings=settings.tokens, sampling=settings.sampling, prompting=settings.prompts
     )
@@ -70,7 +70,7 @@ def measure(settings: Config, title: str, images: int, details: bool) -> None:
 @torch.no_grad()
 def _judged(
     settings: Config,
-    backend: diffusion.StableDiffusion,
+    backend: diffusion.Backend,
     judge: classifiers.Classifier,
     info: ClassInfo,
     vector: torch.Tensor | None,
@@ -83,7 +83,7 @@ def _judged(
         backend,
         [seed_from("fresh", info.slug, number) for number in range(count)],
         conditioning,
-        backend.encode([settings.prompts.negative]),
+        backend.unconditional(settings.prompts.negative),
         steps=settings.sampling.num_inference_steps,
         scale=settings.sampling.guidance_scale,
         scheduler=settings.sampling.scheduler,

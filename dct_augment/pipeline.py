@@ -6,6 +6,7 @@ missing, does only what is not done, and leaves files that say so.
 
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -66,7 +67,8 @@ class Run:
         """The text-to-image model."""
         loaded = diffusion.load(**self.config.model.model_dump(), device=self.device)
         chosen = "" if self.config.model.memory else " (chosen from what is free)"
-        self._progress(Progress("model", 0, 0, f"{type(loaded).__name__}, memory: {loaded.memory}{chosen}"))
+        note = f"{type(loaded).__name__}, safety checker left out, memory: {loaded.memory}{chosen}"
+        self._progress(Progress("model", 0, 0, note))
         return loaded
 
     @cached_property
@@ -87,7 +89,7 @@ class Run:
         made_of = configuration.fingerprint([member.model_dump(mode="json") for member in members], self._names())
         if known.get(role, {}).get("fingerprint") != made_of:
             name = f"{role} {' + '.join(member.name for member in members)!r}"
-            examples = self.whole.examples("val") or self.whole.examples("train")
+            examples = itertools.chain(self.whole.examples("val"), self.whole.examples("train"))
             accuracy = classifiers.check(loaded, self.whole.classes, examples, name)
             if accuracy is not None:
                 self._progress(Progress(role, 0, 0, f"{name} recognises {accuracy:.0%} of some real images"))

@@ -4,9 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from dct_augment import files
+from dct_augment import exchange, files
+from dct_augment.errors import InputError
 from dct_augment.shards import PLAIN, TRAIN, ShardFolder
 
 
@@ -28,10 +27,9 @@ def verify(shards: Path, run: str, tokens: Path) -> Findings:
     for path in sorted(tokens.glob("*.safetensors")):
         known[path.stem] = files.sha256(path)
         try:
-            with safe_open(path, "pt") as stored:
-                if len(list(stored.keys())) != 1:
-                    problems.append(f"{path.name}: holds {len(list(stored.keys()))} tensors, not one")
-        except SafetensorError as error:
+            if (count := len(exchange.read(path))) != 1:
+                problems.append(f"{path.name}: holds {count} tokens, not one")
+        except InputError as error:
             problems.append(f"{path.name}: {error}")
     images = count = 0
     expected = {"plan.json", "_info.json"}

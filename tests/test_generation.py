@@ -159,3 +159,30 @@ def test_a_judge_that_does_not_know_a_class_is_refused_before_drawing():
             classes=[*tiny.CLASSES, ClassInfo(3, "gull", "gull")],
             judge=tiny.classifier("test_resnet"),
         )
+
+
+def test_little_memory_gives_the_same_images_in_smaller_batches():
+    backend, wanted, asked, told = tiny.backend(), rows(), [], []
+    whole = pixels(draw(generator(), wanted, 100))
+
+    def refuse(module, args):
+        asked.append(len(args[0]))
+        if len(args[0]) > 6:  # two samples an image under guidance
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = backend.denoiser.register_forward_pre_hook(refuse)
+    try:
+        work = generator()
+        work._report = told.append
+        drawn = draw(work, wanted, 100)
+        again = len(asked)
+        draw(work, wanted, 100)
+    finally:
+        handle.remove()
+    assert [sample.row for sample in drawn] == list(wanted)
+    assert (pixels(drawn) - whole).abs().max() <= 1
+    assert [one.note.split(": ")[1] for one in told] == [
+        "going on with 4 images at once",
+        "going on with 2 images at once",
+    ]
+    assert max(asked[again:]) <= 6  # the next shard does not try again

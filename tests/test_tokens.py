@@ -1,6 +1,8 @@
 """Class-token training: what is learned, what stops it, what is kept, and the file it ends in."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 
@@ -13,12 +15,13 @@ from dct_augment import prompts
 from dct_augment.classifiers import Preprocess, Single
 from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
 from dct_augment.diffusion import sample
-from dct_augment.errors import ModelError, StaleRunError
+from dct_augment.errors import DctAugmentError, ModelError, StaleRunError
 from dct_augment.learner import Learner, Range, Validation
-from dct_augment.records import ClassInfo, StopReason
+from dct_augment.records import ClassInfo, Progress, StopReason
 from dct_augment.token_files import TokenFolder, TrainingMemo
 from dct_augment.tokens import TokenTrainer, Trained
 
+BASE = {"path": "tiny", "revision": None, "family": "StableDiffusion", "blocks": [("", tiny.WIDTH)]}
 CLOSE = 2e-4  # random weights magnify the last bits that another batch shape changes; a wrong seed changes 0.1
 LABELS = ("stone", "crane", "kiwi", "red bird")
 SCALE = 8.0
@@ -253,7 +256,7 @@ def test_a_guide_that_does_not_look_gives_no_effect_and_no_file(tmp_path):
     for trained in train(model=Constant()).values():
         assert trained.reason is StopReason.NO_EFFECT
         assert not trained.usable
-        rows.append(folder.save(trained, {"schema": 1}))
+        rows.append(folder.save(trained, {"schema": 1}, BASE))
         assert folder.facts(trained.info, {"schema": 1}) is None
     assert not list(tmp_path.glob("*.safetensors"))
     folder.publish(rows)
@@ -513,7 +516,7 @@ class TestTokenFolder:
     @pytest.mark.parametrize("count", [1, 3])
     def test_round_trip(self, tmp_path, count):
         folder, trained = TokenFolder(tmp_path / "tokens", "Tiny Set"), made(count)
-        facts = folder.save(trained, IDENTITY)
+        facts = folder.save(trained, IDENTITY, BASE)
         assert facts["token"] == "<dct-tiny-set-red-bird>"
         assert folder.file(trained.info) == tmp_path / "tokens" / "red-bird.safetensors"
         assert torch.equal(folder.vector(trained.info), trained.vector)
@@ -530,7 +533,7 @@ class TestTokenFolder:
         hashes = set()
         for name in "ab":
             folder = TokenFolder(tmp_path / name, "tiny")
-            folder.save(made(), IDENTITY)
+            folder.save(made(), IDENTITY, BASE)
             hashes.add(folder.token(made().info).sha256)
         assert len(hashes) == 1
 
@@ -539,7 +542,7 @@ class TestTokenFolder:
 
     def test_other_settings_are_named(self, tmp_path):
         folder = TokenFolder(tmp_path, "tiny")
-        folder.save(made(), IDENTITY)
+        folder.save(made(), IDENTITY, BASE)
         changed = IDENTITY | {"tokens": {"seed": 7, "look_ahead": [[0.1, 0.5]]}}
         with pytest.raises(StaleRunError, match=r"red-bird\.safetensors.*tokens\.seed: 0 -> 7") as caught:
             folder.facts(made().info, changed)
@@ -548,7 +551,7 @@ class TestTokenFolder:
     @pytest.mark.parametrize("keep", [0, 4, 40, -1])
     def test_a_damaged_file_counts_as_missing(self, tmp_path, keep):
         folder = TokenFolder(tmp_path, "tiny")
-        folder.save(made(), IDENTITY)
+        folder.save(made(), IDENTITY, BASE)
         path = folder.file(made().info)
         path.write_bytes(path.read_bytes()[:keep])
         assert folder.facts(made().info, IDENTITY) is None
@@ -565,7 +568,7 @@ class TestTokenFolder:
     def test_diffusers_loads_it_under_the_documented_name(self, tmp_path, count):
         folder, pipe = TokenFolder(tmp_path, "tiny"), tiny.pipeline()
         for info in tiny.CLASSES:  # all classes into one pipeline: no two names collide
-            folder.save(made(count, info), IDENTITY)
+            folder.save(made(count, info), IDENTITY, BASE)
             pipe.load_textual_inversion(str(folder.file(info)))
         table = pipe.text_encoder.get_input_embeddings().weight
         for info in tiny.CLASSES:
@@ -582,10 +585,88 @@ class TestTokenFolder:
         folder = TokenFolder(tmp_path, "tiny")
         assert folder.index().empty
         failed = replace(made(info=tiny.CLASSES[0]), usable=False, reason=StopReason.DIVERGED, best=None, judged=None)
-        folder.publish([folder.save(one, IDENTITY) for one in (made(), made(info=tiny.CLASSES[1]), failed)])
+        folder.publish([folder.save(one, IDENTITY, BASE) for one in (made(), made(info=tiny.CLASSES[1]), failed)])
         index = folder.index()
         assert index["slug"].tolist() == ["crane", "kiwi", "red-bird"]
         assert index["usable"].tolist() == [False, True, True]
         assert index["stop_reason"].tolist()[0] == "diverged"
         assert index["guide_accuracy"].isna().tolist() == [True, False, False]
         assert "identity" not in index
+
+
+@contextmanager
+def little_memory(backend, most: int) -> Iterator[list[int]]:
+    """A denoiser that runs out of memory above a number of samples; the sizes that it was asked for."""
+    asked: list[int] = []
+
+    def refuse(module, args, kwargs=None):
+        asked.append(len(args[0]))
+        if len(args[0]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    handle = backend.denoiser.register_forward_pre_hook(refuse)
+    try:
+        yield asked
+    finally:
+        handle.remove()
+
+
+def test_little_memory_gives_the_same_tokens_in_smaller_batches():
+    told: list[Progress] = []
+    expected = train()
+    with little_memory(tiny.backend("v_prediction"), 8) as asked:
+        found = {one.info.slug: one for one in trainer().train(tiny.CLASSES, told.append)}
+    assert max(asked) > 8
+    assert [one.note for one in told if not one.total] == ["out of memory: going on with 1 classes at once"]
+    for slug, trained in expected.items():
+        torch.testing.assert_close(found[slug].vector, trained.vector, atol=CLOSE, rtol=0)
+        assert found[slug].evaluations == trained.evaluations
+
+
+def test_memory_for_no_class_at_all_is_one_message():
+    with (
+        little_memory(tiny.backend("v_prediction"), 1),
+        pytest.raises(DctAugmentError, match="classes taken one by one"),
+    ):
+        train()
+
+
+@pytest.mark.parametrize("family", ["xl", "pixart", "lcm"])
+def test_tokens_of_every_kind_of_model_are_trained_and_kept(tmp_path, family):
+    """Two text encoders give a pair of vectors, each measured by its own words."""
+    backend = tiny.backend(family)
+    settings = QUICK.model_copy(update={"vectors": 2, "max_updates": 2, "target_accuracy": 0.0})
+    made = TokenTrainer(
+        backend, tiny.classifier("test_resnet"), settings=settings, sampling=SAMPLING, prompting=PROMPTS
+    )
+    (trained,) = made.train(tiny.CLASSES[:1])
+    assert trained.vector.shape == (2, backend.width)
+    start = backend.word("a").expand(2, -1)
+    for (_, width), (mean, _), moved in zip(
+        backend.blocks,
+        backend.word_norms(),
+        (trained.vector - start).split([w for _, w in backend.blocks], 1),
+        strict=True,
+    ):
+        assert 0 < moved.abs().max() <= 2.1 * settings.learning_rate * mean / width**0.5
+    folder = TokenFolder(tmp_path, "tiny")
+    base = {"path": family, "revision": None, "family": type(backend).__name__, "blocks": list(backend.blocks)}
+    folder.save(replace(trained, usable=True), {"schema": 1}, base)
+    torch.testing.assert_close(folder.vector(tiny.CLASSES[0]), trained.vector)
+    assert set(folder.read(tiny.CLASSES[0]).parts) == {key for key, _ in backend.blocks}
+
+
+def test_training_may_start_from_another_token():
+    start = torch.randn(1, tiny.WIDTH, generator=torch.Generator().manual_seed(5)) * 0.2
+    warm = TokenTrainer(
+        tiny.backend("v_prediction"),
+        guide(Looks()),
+        settings=QUICK.model_copy(update={"max_updates": 1, "validate_every": 1}),
+        sampling=SAMPLING,
+        prompting=PROMPTS,
+        starts={"crane": start},
+    )
+    found = {one.info.slug: one.vector for one in warm.train(tiny.CLASSES[:2])}
+    step = QUICK.learning_rate * tiny.backend("v_prediction").word_norms()[0][0]
+    assert (found["crane"] - start).norm() <= step * 1.01
+    assert (found["kiwi"] - start).norm() > 2 * step

@@ -181,7 +181,8 @@ def build(family: str, length: int = LENGTH) -> DiffusionPipeline:
         added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
         model = unet(WIDTH + wide, **added, projection_class_embeddings_input_dim=6 * 8 + wide)
         pipe: DiffusionPipeline = StableDiffusionXLPipeline(
-            autoencoder(), clip(words, WIDTH), clip(words, wide, projection=True, legacy=True), words, tokenizer("!"),
+            autoencoder(), clip(words, WIDTH), clip(words, wide, projection=True, legacy=True), words,
+            tokenizer("!", length),
             model, scheduler(family), force_zeros_for_empty_prompt=True, add_watermarker=False,
         )  # fmt: skip
     else:

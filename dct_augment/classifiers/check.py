@@ -1,6 +1,6 @@
 """A look at real images before a classifier is trusted: wrong labels or preprocessing show at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from dct_augment.records import ClassInfo, Example
 PER_CLASS, MOST = 4, 200
 
 
-def check(classifier: Classifier, classes: Sequence[ClassInfo], examples: Sequence[Example], name: str) -> float | None:
+def check(classifier: Classifier, classes: Sequence[ClassInfo], examples: Iterable[Example], name: str) -> float | None:
     """Accuracy on a few real images of each class; None if there are none.
 
     Raises:
@@ -39,12 +39,14 @@ def check(classifier: Classifier, classes: Sequence[ClassInfo], examples: Sequen
     return accuracy
 
 
-def _choose(classes: Sequence[ClassInfo], examples: Sequence[Example]) -> list[tuple[Example, Image.Image]]:
+def _choose(classes: Sequence[ClassInfo], examples: Iterable[Example]) -> list[tuple[Example, Image.Image]]:
     """The first readable images of each class, as RGB."""
     most = min(PER_CLASS, max(1, MOST // max(len(classes), 1)))
     room = {info.index: most for info in classes[:MOST]}
     chosen = []
     for example in examples:
+        if not any(room.values()):
+            break
         if room.get(example.label):
             try:
                 chosen.append((example, example.open().convert("RGB")))

@@ -38,7 +38,8 @@ def list_tokens(
         "judge before",
         "judge",
     ):
-        table.add_column(column, justify="left" if column in ("class", "token", "base model") else "right")
+        left = column in ("class", "token", "base model")
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
     for token in found:
         widths = " + ".join(map(str, token.widths))
         base = _base(token)
