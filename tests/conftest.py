@@ -1,5 +1,7 @@
 """Fixtures: small real things (classes, tokens, shard folders), no mocks."""
 
+import multiprocessing
+import multiprocessing.forkserver
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,15 @@ from dct_augment.plan import ShardSpec
 from dct_augment.prompts import token_name
 from dct_augment.records import ClassInfo, ClassToken, PlanRow, Sample
 from dct_augment.shards import PLAIN, TRAIN, ShardFolder
+
+# Before any test starts a server of its own with less in it; it imports while the tests are collected.
+multiprocessing.get_context("forkserver").set_forkserver_preload([
+    "dct_augment.pipeline",
+    "dct_augment.classifiers.timm_models",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    "transformers.models.clip.modeling_clip",
+])  # fmt: skip
+multiprocessing.forkserver.ensure_running()
 
 settings.register_profile("dct", deadline=None, max_examples=60)
 settings.load_profile("dct")

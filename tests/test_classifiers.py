@@ -9,11 +9,13 @@ import timm
 import tiny
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
 from dct_augment import classifiers, pocket
-from dct_augment.classifiers import Preprocess, Single, Voting, check, labels, timm_models
+from dct_augment.classifiers import Preprocess, Single, Voting, check, labels, timm_models, transformers_models
 from dct_augment.classifiers.labels import Labels
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
@@ -28,7 +30,7 @@ class Keep(torch.nn.Module):
 
     def forward(self, pixels):
         self.seen = pixels
-        return pixels.mean((2, 3))
+        return pixels.mean((2, 3))[:, [0, 1, 2, 0]]
 
 
 def picture(height: int, width: int) -> Image.Image:
@@ -139,6 +141,26 @@ class TestTargets:
             known.match([ClassInfo(0, "crane", "crane")])
         assert known.match([ClassInfo(0, "tank suit", "tank-suit")]) == (639,)
 
+    def test_imagenets_ids_are_known_by_its_names(self):
+        """As transformers' ImageNet classifiers carry them: names alone, with two "crane"."""
+        names = list(timm.data.ImageNetInfo("imagenet-1k").label_descriptions())
+        cranes = [
+            ClassInfo(0, "crane", "crane", source="n03126707"),
+            ClassInfo(1, "crane", "crane-2", source="n02012849"),
+        ]
+        square = Preprocess.square(8, MEAN, STD)
+        assert Single(Keep(), square, [name.split(",")[0] for name in names]).targets(cranes) == (517, 134)
+        with pytest.raises(ModelError, match="no single label for 2 of 2"):
+            Single(Keep(), square, names[::-1]).targets(cranes)
+
+    def test_two_classes_with_one_label_are_refused(self, tmp_path):
+        known = Labels(("crane", "kiwi"))
+        cranes = [ClassInfo(0, "crane", "crane", source="n1"), ClassInfo(1, "crane", "crane-2", source="n2")]
+        with pytest.raises(ModelError, match=r"'crane' \(n1\) and 'crane' \(n2\) are both 'crane'"):
+            known.match(cranes)
+        (tmp_path / "match.yaml").write_text("n1: crane\nn2: crane")
+        assert known.match(cranes, tmp_path / "match.yaml") == (0, 0)
+
     @pytest.mark.parametrize(
         "label", ["001.Black_footed_Albatross", "black-footed albatross", " Black Footed  Albatross"]
     )
@@ -204,14 +226,18 @@ def mobilenet():
     return transformers.MobileNetV2ForImageClassification(config)
 
 
-SHAPES = [(32, 32), (64, 64), (100, 60), (40, 90), (20, 20)]
+SHAPES = [(32, 32), (64, 64), (100, 60), (40, 90), (20, 20), (200, 301)]
 PROCESSORS = {
     "vit": (vit, lambda kind: kind("ViT")(size={"height": 32, "width": 32}, image_mean=MEAN, image_std=STD)),
     "vit-bicubic": (vit, lambda kind: kind("ViT")(size={"height": 32, "width": 32}, resample=3)),
     "convnext": (convnext, lambda kind: kind("ConvNext")(size={"shortest_edge": 32}, crop_pct=0.875)),
     "convnext-384": (convnext, lambda kind: kind("ConvNext")(size={"shortest_edge": 384}, crop_pct=0.875)),
     "mobilenet": (mobilenet, lambda kind: kind("MobileNetV2")(
-        size={"shortest_edge": 41}, crop_size={"height": 32, "width": 32})),
+        size={"shortest_edge": 43}, crop_size={"height": 32, "width": 32})),
+    "vit-nearest": (vit, lambda kind: kind("ViT")(size={"height": 32, "width": 32}, resample=0)),
+    "levit": (vit, lambda kind: kind("Levit")(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})),
+    "efficientnet": (vit, lambda kind: kind("EfficientNet")(size={"height": 32, "width": 32})),
 }  # fmt: skip
 
 
@@ -228,7 +254,7 @@ class TestTransformers:
         model.save_pretrained(tmp_path)
         processor.save_pretrained(tmp_path)
         guide = classifiers.load(str(tmp_path))
-        std = torch.tensor(processor.image_std).view(3, 1, 1)
+        std = torch.tensor(guide.preprocess.std).view(3, 1, 1)
         for shape in SHAPES:
             image = picture(*shape)
             expected = processor(image, return_tensors="pt")["pixel_values"]
@@ -259,6 +285,73 @@ class TestTransformers:
             by_hand = torch.nn.functional.layer_norm(mean, mean.shape[-1:], norm.weight, norm.bias, norm.eps)
             torch.testing.assert_close(guide.logits(image), model.classifier(by_hand))
         assert (usual - guide.logits(image)).abs().max() > 1e-3
+
+    @pytest.mark.parametrize("processor", [
+        transformers.MobileViTImageProcessor(),  # blue first
+        transformers.PerceiverImageProcessor(),  # cuts before it resizes
+        transformers.ViTImageProcessor(resample=5),
+        transformers.ViltImageProcessor(),
+        transformers.Siglip2ImageProcessor(),
+    ])  # fmt: skip
+    def test_preprocessing_that_cannot_be_followed_is_refused(self, tmp_path, processor):
+        vit().save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+        with pytest.raises(ModelError, match=r"preprocessing|processor"):
+            classifiers.load(str(tmp_path))
+
+    @pytest.mark.parametrize("kind", [{}, {"feature_extractor_type": "ViTFeatureExtractor"}])
+    def test_a_repository_of_old(self, tmp_path, kind):
+        """As the paper's guides are: weights in a .bin, one number for the size, an old processor or none."""
+        model = vit().eval()
+        model.config.save_pretrained(tmp_path)
+        torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+        facts = {"do_resize": True, "do_normalize": True, "image_mean": MEAN, "image_std": STD, "resample": 2, **kind}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps({**facts, "size": 32}))
+        guide, image = classifiers.load(str(tmp_path)), as_images(picture(64, 48))
+        with torch.no_grad():
+            torch.testing.assert_close(guide.logits(image), model(guide.preprocess(image)).logits)
+        assert (guide.preprocess.resize, guide.preprocess.interpolation) == ((32, 32), "bilinear")
+
+    def test_weights_that_are_damaged_unsafe_or_without_a_head(self, tmp_path, capfd):
+        class Evil:
+            def __reduce__(self):
+                return print, ("it ran",)
+
+        model = vit()
+        transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+        transformers.ViTModel(model.config).save_pretrained(tmp_path)
+        with pytest.raises(ModelError, match=r"lack classifier\.bias, classifier\.weight, so it is not a trained"):
+            classifiers.load(str(tmp_path))
+        (tmp_path / "model.safetensors").write_bytes(b"no tensors" * 20)
+        with pytest.raises(ModelError, match="cannot be loaded"):
+            classifiers.load(str(tmp_path))
+        (tmp_path / "model.safetensors").unlink()
+        torch.save({**model.state_dict(), "extra": Evil()}, tmp_path / "pytorch_model.bin")
+        with pytest.raises(ModelError, match="hold more than tensors, which is never run"):
+            classifiers.load(str(tmp_path))
+        assert "it ran" not in capfd.readouterr().out
+
+    def test_remote_code_is_not_run(self, tmp_path, monkeypatch):
+        vit().save_pretrained(tmp_path)
+        transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+        facts = json.loads((tmp_path / "config.json").read_text())
+        theirs = {"AutoConfig": "theirs.Config", "AutoModelForImageClassification": "theirs.Model"}
+        (tmp_path / "config.json").write_text(json.dumps({**facts, "model_type": "theirs", "auto_map": theirs}))
+        (tmp_path / "theirs.py").write_text(
+            f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\nclass Model: pass\n"
+        )
+        with pytest.raises(ModelError, match="cannot be loaded"):
+            classifiers.load(str(tmp_path))
+        assert not (tmp_path / "ran").exists()
+
+    def test_labels_that_are_not_numbered_from_zero(self, tmp_path):
+        vit().save_pretrained(tmp_path)
+        transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+        facts = json.loads((tmp_path / "config.json").read_text())
+        names = {"1": "a", "2": "b", "3": "c", "4": "d"}
+        (tmp_path / "config.json").write_text(json.dumps({**facts, "id2label": names}))
+        with pytest.raises(ModelError, match="does not number its 4 labels from 0"):
+            classifiers.load(str(tmp_path))
 
     def test_pooling_of_another_kind_of_model_is_refused(self, tmp_path):
         convnext().save_pretrained(tmp_path)
@@ -293,8 +386,70 @@ class TestTransformers:
             classifiers.load([ClassifierConfig(name="some/vit", revision="v3")])
 
 
+@pytest.mark.parametrize("backend", ["", "Pil"])
+@pytest.mark.parametrize("resample", [2, 3])
+def test_sharp_corners_are_clipped_between_rows_and_columns(backend, resample):
+    """Where bicubic overshoots twice, 8-bit libraries clip twice."""
+    processor = getattr(transformers, f"ViTImageProcessor{backend}")(resample=resample)
+    spots = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    for shape in ((300, 200), (512, 512), (700, 450)):
+        image = Image.fromarray(spots).resize(shape, Image.Resampling.NEAREST)
+        expected = torch.as_tensor(processor(image, return_tensors="pt")["pixel_values"])
+        ours = transformers_models.preprocess(processor, "x")(as_images(image))
+        assert ((ours - expected) / 2).abs().max() <= 2 / 255
+
+
+@pytest.mark.parametrize(("setting", "said"), [
+    ({"pooling": "mean_before_norm"}, "pooling: mean_before_norm has no effect on a classifier of timm"),
+    ({"library": "transformers", "checkpoint": "x.pth"}, "checkpoint: x.pth has no effect on .* transformers"),
+    ({"library": "function", "revision": "v2"}, "revision: v2 has no effect on a classifier of function"),
+    ({"revision": "v2"}, "is not on the Hub, so it has no revision 'v2'"),
+])  # fmt: skip
+def test_a_setting_without_effect_is_refused(setting, said):
+    folder = tiny.classifier_folder("test_resnet", LABELS, 32)
+    with pytest.raises(ModelError, match=said):
+        classifiers.load([ClassifierConfig(name=f"local-dir:{folder}", **setting)])
+
+
 class TestTimm:
     """What timm does in evaluation, and weights from a file."""
+
+    @pytest.mark.parametrize("name", ["timm/test_resnet.r160_in1k", "hf_hub:timm/test_resnet.r160_in1k",
+                                      "test_resnet.r160_in1k"])  # fmt: skip
+    def test_from_the_hubs_cache_with_revision(self, tmp_path, monkeypatch, name):
+        """`owner/name` says in its config.json that it is timm's; timm's own names have a repository each."""
+        commit = "0123456789abcdef0123456789abcdef01234567"
+        repository = tmp_path / "models--timm--test_resnet.r160_in1k"
+        shutil.copytree(tiny.classifier_folder("test_resnet", LABELS, 32), repository / "snapshots" / commit)
+        (repository / "refs").mkdir()
+        (repository / "refs" / "v2").write_text(commit)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        assert classifiers.load([ClassifierConfig(name=name, revision="v2")]).labels == LABELS
+        with pytest.raises(ModelError, match="cannot be loaded"):
+            classifiers.load([ClassifierConfig(name=name, revision="v3")])
+
+    @pytest.mark.parametrize("data", [{"crop_mode": "border"}, {"interpolation": "hamming"}])
+    def test_a_transform_that_cannot_be_followed_is_refused(self, tmp_path, data):
+        folder = tmp_path / "net"
+        shutil.copytree(tiny.classifier_folder("test_resnet", LABELS, 32), folder)
+        facts = json.loads((folder / "config.json").read_text())
+        facts["pretrained_cfg"] = {**facts["pretrained_cfg"], "crop_pct": 0.8, **data}
+        (folder / "config.json").write_text(json.dumps(facts))
+        with pytest.raises(ModelError, match=r"does more than resize, crop and normalise|preprocessing fails"):
+            classifiers.load(f"local-dir:{folder}")
+
+    def test_damaged_weights_and_too_few_label_names(self, tmp_path):
+        folder = tmp_path / "net"
+        shutil.copytree(tiny.classifier_folder("test_resnet", LABELS, 32), folder)
+        facts = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**facts, "label_names": ["a", "b"]}))
+        with pytest.raises(ModelError, match=r"has 2 label_names .* but 4 outputs"):
+            classifiers.load(f"local-dir:{folder}")
+        for weights in (*folder.glob("*.safetensors"), *folder.glob("*.bin")):
+            weights.write_bytes(b"no tensors" * 20)
+        with pytest.raises(ModelError, match="cannot be loaded"):
+            classifiers.load(f"local-dir:{folder}")
 
     @pytest.mark.parametrize("data", [
         {"input_size": (3, 32, 32), "crop_pct": 0.875, "interpolation": "bilinear"},
@@ -310,6 +465,17 @@ class TestTimm:
             difference = preprocess(as_images(picture(*shape)))[0] - transform(picture(*shape))
             assert (difference * torch.tensor(STD).view(3, 1, 1)).abs().max() <= 2.01 / 255
 
+    def test_checkpoints_of_other_kinds(self, tmp_path):
+        torch.save([torch.zeros(2)], tmp_path / "list.pth")
+        torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.pth")
+        for name, said in (("list.pth", "holds a list, not a state dict"), ("vit.pth", "has no classifier")):
+            with pytest.raises(ModelError, match=said):
+                classifiers.load([ClassifierConfig(name="test_resnet", checkpoint=tmp_path / name)])
+        distilled = "deit_tiny_distilled_patch16_224"
+        torch.save(timm.create_model(distilled, num_classes=4).state_dict(), tmp_path / "deit.pth")
+        member = ClassifierConfig(name=distilled, checkpoint=tmp_path / "deit.pth", match="index")
+        assert len(classifiers.load([member]).labels) == 4
+
     @pytest.mark.parametrize("suffix", [".safetensors", ".pth", "wrapped.pth"])
     def test_an_architecture_with_a_checkpoint(self, tmp_path, suffix):
         trained = timm.create_model("test_resnet", num_classes=4).eval()
@@ -318,7 +484,8 @@ class TestTimm:
             save_file(state, path)
         else:
             torch.save(
-                {"state_dict": {f"module.{k}": v for k, v in state.items()}} if "wrap" in suffix else state, path
+                {"state_dict": {f"module._orig_mod.{k}": v for k, v in state.items()}} if "wrap" in suffix else state,
+                path,
             )
         (tmp_path / "names.json").write_text(json.dumps(LABELS))
         member = ClassifierConfig(name="test_resnet", checkpoint=path, labels=tmp_path / "names.json")
@@ -370,25 +537,88 @@ def flat(*colour: float) -> torch.Tensor:
     return torch.tensor(colour).view(1, 3, 1, 1).expand(1, 3, 8, 8)
 
 
-def test_an_ensemble_averages_probabilities_by_weight_whatever_the_order_of_labels():
-    class Swapped(Colour):
-        labels = ("blue", "red")
+class Given(torch.nn.Module):
+    """Answers with fixed logits, the same for every image, that depend on the image all the same."""
 
-        def forward(self, images):
-            return super().forward(images)[:, [2, 0]] / 10
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
 
-    plain = Preprocess.square(8, (0.5,) * 3, (0.5,) * 3)
-    members = [Single(Colour(), plain, Colour.labels), Single(Swapped(), plain, Swapped.labels)]
-    guide = Voting(members, [3.0, 1.0], COLOURS)
-    images = flat(0.3, 0.2, 0.4).clone().requires_grad_()
-    one, two = (member.logits(images).softmax(1)[0] for member in members)
-    expected = torch.stack([0.75 * one[2] + 0.25 * two[0], 0.75 * one[0] + 0.25 * two[1], 0.75 * one[1]])
-    torch.testing.assert_close(guide.logits(images).softmax(1)[0], expected)
-    assert guide.targets(COLOURS) == (0, 1)
-    assert guide.labels == ("blue", "red", "(other)")
-    guide.logits(images)[0, 0].backward()
-    assert images.grad.abs().max() > 0
-    assert guide.verdicts(images.detach(), [1])[0][0] == "blue"
+    def forward(self, images):
+        return self.logits * (1 + images.mean((1, 2, 3)))[:, None]
+
+
+def single(model: torch.nn.Module, *labels: str) -> Single:
+    return Single(model, Preprocess.square(8, (0.0,) * 3, (1.0,) * 3), labels)
+
+
+class TestVoting:
+    """Probabilities are averaged by weight, whatever the labels of the members and their order."""
+
+    NAMES = ("blue", "red", "green", "Dark_Grey", "dark grey")
+    BLACK = -torch.ones(1, 3, 8, 8)
+
+    @settings(max_examples=40)
+    @given(st.lists(
+        st.tuples(
+            st.permutations(NAMES), st.integers(0, 3), st.floats(0.1, 9),
+            st.lists(st.floats(-5, 5, width=32), min_size=5, max_size=5),
+        ), min_size=1, max_size=3,
+    ))  # fmt: skip
+    def test_mixture(self, drawn):
+        votes = []
+        for order, dropped, weight, logits in drawn:
+            kept = [name for name in order if name in ("blue", "red") or self.NAMES.index(name) > dropped + 1]
+            votes.append((kept, weight, logits[: len(kept)]))
+        members = [single(Given(*logits), *kept) for kept, _, logits in votes]
+        guide = Voting(members, [weight for _, weight, _ in votes], COLOURS)
+        chances = guide.logits(self.BLACK).exp()[0]
+        total = sum(weight for _, weight, _ in votes)
+        for name in ("blue", "red", "green"):
+            expected = sum(
+                weight / total * torch.tensor(logits).softmax(0)[kept.index(name)].item()
+                for kept, weight, logits in votes if name in kept
+            )  # fmt: skip
+            found = chances[guide.labels.index(name)].item() if name in guide.labels else 0.0
+            assert found == pytest.approx(expected, abs=1e-5)
+        assert chances.sum().item() == pytest.approx(1, abs=1e-5)
+        assert guide.labels[:2] == ("blue", "red")
+        assert guide.targets(COLOURS[::-1]) == (1, 0)
+        assert chances.shape == (len(guide.labels),)
+
+    def test_many_unlikely_labels_do_not_outvote_the_likeliest(self):
+        """Together they are likelier than the target, which every member has first all the same."""
+        member = single(Given(3.0, *[0.0] * 999), "blue", *(f"label {n}" for n in range(999)))
+        guide = Voting([member, member], [1, 1], COLOURS[:1])
+        assert guide.verdicts(self.BLACK, [0]) == [("blue", pytest.approx(member.verdicts(self.BLACK, [0])[0][1]))]
+
+    def test_a_hopeless_target_still_has_a_gradient(self):
+        """Its probability is too small for float32; the guide must pull all the same, as one classifier does."""
+        member, pulls = single(Given(0.0, 300.0), "blue", "red"), []
+        for guide in (member, Voting([member, member], [1, 2], COLOURS)):
+            images = (self.BLACK / 2).requires_grad_()
+            torch.nn.functional.cross_entropy(guide.logits(images), torch.tensor([0])).backward()
+            pulls.append(images.grad)
+        assert pulls[0].abs().max() > 0.1
+        torch.testing.assert_close(*pulls)
+
+    def test_errors(self):
+        members = [single(Given(1.0, 2.0), "blue", "red")] * 2
+        with pytest.raises(ModelError, match=r"give load\(members, classes\)"):
+            Voting(members, [1, 1], [])
+        with pytest.raises(ModelError, match=r"other classes, without \['gull'\]"):
+            Voting(members, [1, 1], COLOURS).targets([ClassInfo(7, "gull", "gull")])
+        with pytest.raises(ModelError, match="no single label for 1 of 2 classes: 'red'"):
+            Voting([members[0], single(Given(1.0), "blue")], [1, 1], COLOURS)
+
+
+def test_outputs_that_do_not_fit_the_labels_are_refused():
+    with pytest.raises(ModelError, match=r"with 2 labels returned \(1, 3\) for 1 images, not \(1, 2\)"):
+        single(Colour(), "blue", "red").logits(flat(0.1, 0.2, 0.3))
+    model = torch.nn.Module()
+    model.forward = lambda images: (images,)
+    with pytest.raises(ModelError, match="returned tuple"):
+        single(model, "blue", "red").logits(flat(0.1, 0.2, 0.3))
 
 
 class TestCheck:
@@ -410,6 +640,17 @@ class TestCheck:
     def test_wrong_order(self):
         with pytest.raises(ModelError, match=r"guide x recognises 0% of 8 real images of 2 classes; under 75%"):
             check(self.guide(), COLOURS, self.examples("red", "blue"), "guide x")
+
+    def test_few_images_a_class_and_no_more_are_opened(self):
+        opened = []
+
+        def examples():
+            for number in range(10**6):
+                yield Example(str(number), number % 2, lambda: opened.append(1) or Image.new("RGB", (8, 8), "blue"))
+
+        one = COLOURS[:1]
+        assert check(self.guide(), one, examples(), "g") == 1.0
+        assert len(opened) == 4
 
     def test_unreadable_images_are_passed_over(self):
         def broken():

@@ -27,10 +27,9 @@ SMALL = [
 ]  # fmt: skip
 
 
-# Importing torch and diffusers takes seconds; one server imports them, and every command is a fork of it:
-# a process of its own, with its own folder, output and exit code, that can be killed.
+# Importing torch and diffusers takes seconds; one server imports them (conftest starts it), and every command is a
+# fork of it: a process of its own, with its own folder, output and exit code, that can be killed.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["dct_augment.pipeline"])
 
 
 def _child(folder: Path, arguments: Sequence[str], output: Path, file_limit: int | None) -> None:

@@ -45,12 +45,14 @@ def _choose(classes: Sequence[ClassInfo], examples: Iterable[Example]) -> list[t
     room = {info.index: most for info in classes[:MOST]}
     chosen = []
     for example in examples:
-        if not any(room.values()):
+        if not room:
             break
-        if room.get(example.label):
+        if example.label in room:
             try:
                 chosen.append((example, example.open().convert("RGB")))
             except (OSError, ValueError):
                 continue
             room[example.label] -= 1
+            if not room[example.label]:
+                del room[example.label]
     return chosen

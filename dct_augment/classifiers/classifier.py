@@ -1,4 +1,4 @@
-"""Frozen classifiers as guides and judges: one, or several that vote."""
+"""A frozen classifier as guide or judge."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from dct_augment.classifiers import imagenet
 from dct_augment.classifiers.labels import Labels
 from dct_augment.classifiers.preprocessing import Preprocess
+from dct_augment.errors import ModelError
 from dct_augment.records import ClassInfo
 
 
@@ -54,41 +56,25 @@ class Single(Classifier):
     ) -> None:
         self._model = model.to(device).eval().requires_grad_(False)
         self.preprocess, self._match, self._device = preprocess, match, device
-        self._labels = Labels(tuple(labels), tuple(ids))
+        self._labels = Labels(tuple(labels), tuple(ids) or imagenet.ids(labels))
         self.labels = self._labels.names
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """See `Classifier`."""
+        """See `Classifier`.
+
+        Raises:
+            ModelError: the model's output is not one number per label.
+        """
         output = self._model(self.preprocess(images.to(self._device)))
-        return (output if isinstance(output, torch.Tensor) else output.logits).float()
+        output = getattr(output, "logits", output)
+        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        if shape != (len(images), len(self.labels)):
+            raise ModelError(
+                f"a classifier with {len(self.labels)} labels returned {shape} for {len(images)} images, not "
+                f"{(len(images), len(self.labels))}; correct its labels"
+            )
+        return output.float()
 
     def targets(self, classes: Sequence[ClassInfo]) -> tuple[int, ...]:
         """See `Classifier`."""
         return self._labels.match(classes, self._match)
-
-
-class Voting(Classifier):
-    """Classifiers whose probabilities are averaged by weight, over the classes of a data set.
-
-    Members may have other labels in another order: each is read at the classes alone, and all else is one
-    last label, `(other)`.
-    """
-
-    def __init__(self, members: Sequence[Classifier], weights: Sequence[float], classes: Sequence[ClassInfo]) -> None:
-        self._members, self._weights = tuple(members), [weight / sum(weights) for weight in weights]
-        self._targets = [member.targets(classes) for member in members]
-        self._places = {info.index: place for place, info in enumerate(classes)}
-        self.labels = (*(info.name for info in classes), "(other)")
-
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities (B, classes + 1), which are logits too; gradients flow to the images."""
-        mixed = torch.zeros(())
-        for member, weight, targets in zip(self._members, self._weights, self._targets, strict=True):
-            chances = member.logits(images).softmax(1)[:, list(targets)]
-            mixed = mixed.to(chances.device) + weight * chances
-        other = (1 - mixed.sum(1, keepdim=True)).clamp(min=0)
-        return torch.cat([mixed, other], 1).clamp(min=torch.finfo(mixed.dtype).tiny).log()
-
-    def targets(self, classes: Sequence[ClassInfo]) -> tuple[int, ...]:
-        """See `Classifier`."""
-        return tuple(self._places[info.index] for info in classes)

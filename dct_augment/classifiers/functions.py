@@ -41,7 +41,7 @@ def load(member: ClassifierConfig, source: str, device: str) -> Single:
         raise ModelError(f"classifier {source!r} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"classifier {source!r} returned {type(model).__name__}, not a torch.nn.Module")
-    names = labels.read(member.labels) if member.labels else tuple(getattr(model, "labels", ()))
+    names = labels.read(member.labels) if member.labels else tuple(map(str, getattr(model, "labels", ())))
     if not names:
         raise ModelError(f"classifier {source!r}: its module has no attribute `labels`; add it or give labels: FILE")
     return Single(model, _Signed((), ()), names, match=member.match, device=device)

@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ class Labels:
         file `class: label`, where a class is named by name, slug or id, and a label by name, id or index.
 
         Raises:
-            ModelError: a class has no label, or more than one; all are listed.
+            ModelError: a class has no label, more than one, or that of another class; all are listed. Only a file
+                may give two classes one label.
         """
         if how == "index":
             beyond = [info.name for info in classes if info.index >= len(self.names)]
@@ -44,7 +46,10 @@ class Labels:
         wrong = [(info, hits) for info, hits in zip(classes, found, strict=True) if len(hits) != 1]
         if wrong:
             raise ModelError(self._explain(wrong, len(classes)))
-        return tuple(hits[0] for hits in found)
+        targets = tuple(hits[0] for hits in found)
+        if how == "name" and len(set(targets)) < len(targets):
+            raise ModelError(self._shared(classes, targets))
+        return targets
 
     def _find(self, info: ClassInfo, chosen: dict[str, Any]) -> list[int]:
         for key in (info.source, info.slug, info.name):
@@ -78,6 +83,19 @@ class Labels:
             f"the classifier has no single label for {len(wrong)} of {count} classes: "
             f"{'; '.join(lines)}{more}. Its labels: {_listed(self.names, 20)}. Say which with match: FILE.yaml "
             "(`class: label`), or match: index if its outputs are in the data set's order"
+        )
+
+    def _shared(self, classes: Sequence[ClassInfo], targets: Sequence[int]) -> str:
+        """Two classes on one output: the guide could not tell them apart."""
+        lines = []
+        for index in sorted(target for target, count in Counter(targets).items() if count > 1):
+            sharers = [info for info, target in zip(classes, targets, strict=True) if target == index]
+            named = (f"{info.name!r}" + (f" ({info.source})" if info.source else "") for info in sharers)
+            lines.append(f"{' and '.join(named)} are both {self._label(index)}")
+        more = f" and {len(lines) - 10} more" if len(lines) > 10 else ""
+        return (
+            f"the classifier has one label for several classes: {'; '.join(lines[:10])}{more}. Say which label each "
+            "class has with match: FILE.yaml (`class: label`), or match: index"
         )
 
     def _label(self, index: int) -> str:

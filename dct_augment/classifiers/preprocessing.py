@@ -1,20 +1,29 @@
 """What a classifier does to a picture before it looks: resize, crop, normalise; differentiably."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional
 
-Interpolation = Literal["bicubic", "bilinear", "nearest-exact"]
+from dct_augment.errors import ModelError
+
+Interpolation = Literal["bicubic", "bilinear", "nearest-exact", "lanczos"]
+TOLERANCE = 3 / 255
+_PICTURES = ((300, 200), (701, 450))
+"""Wide, for at these Pillow too resizes rows first (see `Preprocess`): one as large as most inputs, one larger."""
 
 
 @dataclass(frozen=True)
 class Preprocess:
     """Resize to `resize` (height, width), or its shorter side to `shortest`; cut the middle `crop`; normalise.
 
-    Interpolation is antialiased, as Pillow's is; the result equals a processor on an 8-bit picture to 2/255.
+    Interpolation is antialiased, as Pillow's is; the result equals a processor on an 8-bit picture to 2/255. One
+    exception: at some pictures higher than wide, Pillow 13 resizes columns first, torchvision and this always rows,
+    and a few pixels at sharp corners are then up to 15/255 apart.
     """
 
     mean: Sequence[float]
@@ -23,6 +32,7 @@ class Preprocess:
     shortest: int | None = None
     crop: tuple[int, int] | None = None
     interpolation: Interpolation = "bicubic"
+    floor: bool = False  # where half a pixel goes at the cut: torchvision rounds, transformers rounds down
 
     @classmethod
     def square(cls, size: int, mean: Sequence[float], std: Sequence[float]) -> "Preprocess":
@@ -32,16 +42,46 @@ class Preprocess:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """From images (B, 3, H, W) in [-1, 1] to the model's input (B, 3, h, w)."""
         pixels = (images.clamp(-1, 1) + 1) / 2
-        size = self._size(pixels.shape[-2], pixels.shape[-1])
-        if pixels.shape[-2:] != size:
-            pixels = functional.interpolate(
-                pixels, size=size, mode=self.interpolation, antialias=self.interpolation != "nearest-exact"
-            )
-            pixels = pixels.clamp(0, 1)  # bicubic overshoots at edges; a resized picture file cannot
+        height, width = self._size(pixels.shape[-2], pixels.shape[-1])
+        # Rows first and then columns, as Pillow does: bicubic overshoots at edges, and a picture file cannot, between
+        # the two either.
+        for size in ((pixels.shape[-2], width), (height, width)):
+            if pixels.shape[-2:] != size:
+                pixels = functional.interpolate(
+                    pixels, size=size, mode=self.interpolation, antialias=self.interpolation != "nearest-exact"
+                ).clamp(0, 1)
         if self.crop is not None:
-            pixels = _center(pixels, self.crop)
+            pixels = _center(pixels, self.crop, self.floor)
         mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return (pixels - mean) / std
+
+    def same_as(self, reference: Callable[[Image.Image], torch.Tensor], name: str) -> "Preprocess":
+        """Itself, if it gives what a library's own preprocessing gives on two pictures, (3, h, w) each.
+
+        Settings alone do not tell: some processors swap channels, normalise twice, or cut first.
+
+        Raises:
+            ModelError: the two differ, or one of them fails.
+        """
+        for width, height in _PICTURES:
+            picture = _picture(width, height)
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+            try:
+                ours, theirs = self(pixels)[0], reference(picture)
+                same = ours.shape == theirs.shape and self._apart(ours, theirs) <= TOLERANCE
+            except Exception as error:  # whatever a library's own code raises on a picture
+                raise ModelError(f"classifier {name!r}: its preprocessing fails: {error}") from error
+            if not same:
+                raise ModelError(
+                    f"classifier {name!r}: its preprocessing does more than resize, crop and normalise, and cannot be "
+                    "followed here; give another classifier, or call this one from a function of your own with "
+                    "library: function"
+                )
+        return self
+
+    def _apart(self, ours: torch.Tensor, theirs: torch.Tensor) -> float:
+        """The largest difference of two inputs (3, h, w), in [0, 1] as pixels are."""
+        return float(((ours - theirs) * ours.new_tensor(self.std).view(3, 1, 1)).abs().max())
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         if self.shortest is not None:
@@ -50,12 +90,18 @@ class Preprocess:
         return self.resize or (height, width)
 
 
-def _center(pixels: torch.Tensor, crop: tuple[int, int]) -> torch.Tensor:
+def _center(pixels: torch.Tensor, crop: tuple[int, int], floor: bool) -> torch.Tensor:
     """The middle of the pictures, with a black border where they are smaller."""
     height, width = pixels.shape[-2:]
     down, right = max(crop[0] - height, 0), max(crop[1] - width, 0)
     if down or right:
         pixels = functional.pad(pixels, (right // 2, right - right // 2, down // 2, down - down // 2))
         height, width = pixels.shape[-2:]
-    top, left = round((height - crop[0]) / 2), round((width - crop[1]) / 2)
+    top, left = (int(margin / 2) if floor else round(margin / 2) for margin in (height - crop[0], width - crop[1]))
     return pixels[..., top : top + crop[0], left : left + crop[1]]
+
+
+def _picture(width: int, height: int) -> Image.Image:
+    """Spots of every colour with sharp edges."""
+    spots = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(spots).resize((width, height), Image.Resampling.NEAREST)

@@ -1,6 +1,5 @@
 """Classifiers from timm: by name, from the Hub, from a folder, or an architecture with a checkpoint."""
 
-import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,25 +14,32 @@ from torch import nn
 
 from dct_augment.classifiers import labels
 from dct_augment.classifiers.classifier import Single
-from dct_augment.classifiers.preprocessing import Preprocess
+from dct_augment.classifiers.preprocessing import Interpolation, Preprocess
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
 
-_BROKEN = (RuntimeError, OSError, ValueError, KeyError, TypeError, AttributeError, json.JSONDecodeError)
+_BROKEN = (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, SafetensorError,
+           pickle.UnpicklingError)  # fmt: skip
+_MODES: dict[str, Interpolation] = {"bilinear": "bilinear", "lanczos": "lanczos", "nearest": "nearest-exact"}
+_PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before each name
 
 
 def load(member: ClassifierConfig, source: str, device: str) -> Single:
     """Load a timm model with its own preprocessing and label names.
 
     Raises:
-        ModelError: unknown name, missing folder, weights that do not fit, or no label names.
+        ModelError: unknown name, missing folder, weights that do not fit, no label names, or preprocessing that
+            cannot be followed.
     """
+    if source.startswith("local-dir:"):
+        source = f"local-dir:{Path(source.removeprefix('local-dir:')).expanduser()}"
     if source.startswith("local-dir:") and not (Path(source.removeprefix("local-dir:")) / "config.json").is_file():
         raise ModelError(f"classifier {member.name!r}: no config.json in {source.removeprefix('local-dir:')!r}")
-    if source.startswith("hf-hub:") and member.revision:
-        source = f"{source}@{member.revision}"
     try:
-        model = _from_checkpoint(member) if member.checkpoint else timm.create_model(source, pretrained=True)
+        if member.checkpoint:
+            model = _from_checkpoint(member)
+        else:
+            model = timm.create_model(_pinned(source, member.revision), pretrained=True)
     except _BROKEN as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
@@ -41,18 +47,31 @@ def load(member: ClassifierConfig, source: str, device: str) -> Single:
             "or local-dir:FOLDER; without a network only what is in the Hub's cache loads"
         ) from error
     names, ids = _labels(member, model)
-    return Single(model, preprocess(model), names, ids=ids, match=member.match, device=device)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    follow = preprocess(model).same_as(transform, member.name)
+    return Single(model, follow, names, ids=ids, match=member.match, device=device)
+
+
+def _pinned(source: str, revision: str | None) -> str:
+    """The source at a commit, tag or branch of its repository; timm's own names have one each."""
+    if revision is None:
+        return source
+    if ":" not in source:
+        repository = getattr(timm.get_pretrained_cfg(source), "hf_hub_id", None)
+        if not repository:
+            raise ValueError(f"timm has no weights of this name on the Hub, so no revision {revision!r}")
+        source = f"hf-hub:{repository}"
+    return f"{source}@{revision}"
 
 
 def preprocess(model: nn.Module) -> Preprocess:
     """The evaluation transform that timm has for a model."""
     data = timm.data.resolve_model_data_config(model)
     _, height, width = data["input_size"]
-    kind = data.get("interpolation", "bicubic")
     shared: dict[str, Any] = {
         "mean": data["mean"],
         "std": data["std"],
-        "interpolation": kind if kind in ("bicubic", "bilinear") else "bicubic",
+        "interpolation": _MODES.get(data.get("interpolation", ""), "bicubic"),
     }
     share, mode = data.get("crop_pct", 1.0), data.get("crop_mode", "center")
     if height != width or mode == "squash":
@@ -66,15 +85,23 @@ def _from_checkpoint(member: ClassifierConfig) -> nn.Module:
     if not path.is_file():
         raise ModelError(f"classifier {member.name!r}: checkpoint {str(path)!r} does not exist")
     try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        if path.suffix == ".safetensors":
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
         raise ModelError(f"classifier {member.name!r}: checkpoint {str(path)!r} cannot be read: {error}") from error
+    if not isinstance(state, Mapping):
+        raise ModelError(f"classifier {member.name!r}: checkpoint {str(path)!r} holds a {type(state).__name__}, not "
+                         "a state dict")  # fmt: skip
     for key in ("state_dict", "model", "state_dict_ema"):
         if isinstance(state.get(key), Mapping):
             state = state[key]
             break
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    for prefix in _PREFIXES:
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     head = timm.create_model(member.name).pretrained_cfg.get("classifier")
+    head = head[0] if isinstance(head, tuple | list) else head  # distilled models have two of one size
     weight = state.get(f"{head}.weight")
     if weight is None:
         raise ModelError(f"classifier {member.name!r}: checkpoint {str(path)!r} has no classifier ({head}.weight)")
@@ -88,6 +115,11 @@ def _labels(member: ClassifierConfig, model: Any) -> tuple[tuple[str, ...], tupl
     if member.labels:
         return labels.read(member.labels, model.num_classes), ()
     if names := model.pretrained_cfg.get("label_names"):
+        if len(names) != model.num_classes:
+            raise ModelError(
+                f"classifier {member.name!r} has {len(names)} label_names in its config.json, but "
+                f"{model.num_classes} outputs; correct them or give labels: FILE"
+            )
         return tuple(names), ()
     subset = None if member.checkpoint else infer_imagenet_subset(model)
     if subset:

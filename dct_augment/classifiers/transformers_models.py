@@ -1,11 +1,14 @@
 """Image classifiers from transformers, with their processor made differentiable."""
 
+import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.utils import logging as hub_logging
+from PIL import Image
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import logging
@@ -16,30 +19,45 @@ from dct_augment.classifiers.preprocessing import Interpolation, Preprocess
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
 
-_BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError)
-_RESAMPLE: dict[int, Interpolation] = {0: "nearest-exact", 1: "bicubic", 2: "bilinear", 3: "bicubic"}
+_BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
+_RESAMPLE: dict[int, Interpolation] = {0: "nearest-exact", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 def load(member: ClassifierConfig, source: str, device: str) -> Single:
     """Load an image classifier and its processor from a folder or the Hub; no remote code.
 
     Raises:
-        ModelError: not found, not an image classifier, or no label names.
+        ModelError: not found, no trained image classifier, unsafe weights, no label names, or preprocessing that
+            cannot be followed.
     """
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     hub_logging.set_verbosity_error()
     where = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
-    options: dict[str, Any] = {"revision": member.revision} if member.revision else {}
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if member.revision:
+        options["revision"] = member.revision
     try:
         processor = AutoImageProcessor.from_pretrained(where, **options)
-        model = AutoModelForImageClassification.from_pretrained(where, dtype=torch.float32, **options)
+        model, found = AutoModelForImageClassification.from_pretrained(
+            where, dtype=torch.float32, output_loading_info=True, **options
+        )
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise ModelError(
+            f"classifier {member.name!r}: its .bin weights are damaged, or hold more than tensors, which is never run; "
+            "give a repository or folder with safetensors"
+        ) from error
     except _BROKEN as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"classifier {member.name!r} cannot be loaded: {reason}. Give the id or folder of a transformers image "
             "classifier; without a network only what is in the Hub's cache loads"
         ) from error
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"classifier {member.name!r}: its weights lack {', '.join(missing[:4])}, so it is not a trained "
+            f"{type(model).__name__}; give a model that was fine-tuned to classify"
+        )
     names = _labels(member, model)
     network: nn.Module = model
     if member.pooling == "mean_before_norm":
@@ -47,7 +65,7 @@ def load(member: ClassifierConfig, source: str, device: str) -> Single:
             raise ModelError(f"classifier {member.name!r} is a {type(model).__name__}; pooling: mean_before_norm is "
                              "for ViTForImageClassification")  # fmt: skip
         network = MeanBeforeNorm(model)
-    return Single(network, preprocess(processor, member.name), names, match=member.match, device=device)
+    return Single(network, _follow(processor, member.name), names, match=member.match, device=device)
 
 
 class MeanBeforeNorm(nn.Module):
@@ -68,6 +86,23 @@ class MeanBeforeNorm(nn.Module):
         return self.head(self.norm(tokens.mean(1)))
 
 
+def _follow(processor: Any, name: str) -> Preprocess:
+    """A processor made differentiable, and compared with itself."""
+
+    def reference(picture: Image.Image) -> torch.Tensor:
+        return torch.as_tensor(processor(picture, return_tensors="pt")["pixel_values"][0])
+
+    try:
+        found = preprocess(processor, name)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"classifier {name!r}: its {type(processor).__name__} does not resize to a size and normalise, and cannot "
+            "be followed here; give another classifier, or call this one from a function of your own with "
+            "library: function"
+        ) from error
+    return found.same_as(reference, name)
+
+
 def preprocess(processor: Any, name: str) -> Preprocess:
     """What an image processor does, from its settings.
 
@@ -79,11 +114,13 @@ def preprocess(processor: Any, name: str) -> Preprocess:
     if getattr(processor, "rescale_offset", False) or getattr(processor, "do_pad", False):
         raise ModelError(f"classifier {name!r}: its processor pads or shifts, which is not supported")
     normalised = getattr(processor, "do_normalize", True)
+    twice = 2 if getattr(processor, "include_top", False) else 1  # EfficientNet divides by it again
     settings: dict[str, Any] = {
         "mean": tuple(processor.image_mean) if normalised else (0.0,) * 3,
-        "std": tuple(processor.image_std) if normalised else (1.0,) * 3,
+        "std": tuple(value**twice for value in processor.image_std) if normalised else (1.0,) * 3,
     }
     resample = getattr(processor, "resample", None)
+    settings["floor"] = True
     settings["interpolation"] = _RESAMPLE.get(int(resample) if resample is not None else 2, "bicubic")
     size, crop = processor.size, getattr(processor, "crop_size", None)
     short, cut = (size.get("shortest_edge"), getattr(processor, "crop_pct", None)) if size else (None, None)
@@ -94,7 +131,7 @@ def preprocess(processor: Any, name: str) -> Preprocess:
     elif short and cut:
         settings["resize"] = (short, short)
     elif short:
-        settings["shortest"] = short
+        settings["shortest"] = int(short * 256 / 224) if type(processor).__name__.startswith("Levit") else short
     else:
         settings["resize"] = (size["height"], size["width"])
     if getattr(processor, "do_center_crop", False) and crop:
@@ -105,7 +142,12 @@ def preprocess(processor: Any, name: str) -> Preprocess:
 def _labels(member: ClassifierConfig, model: Any) -> tuple[str, ...]:
     if member.labels:
         return labels.read(member.labels, model.config.num_labels)
-    names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    if sorted(model.config.id2label) != list(range(model.config.num_labels)):
+        raise ModelError(
+            f"classifier {member.name!r}: id2label in its config.json does not number its {model.config.num_labels} "
+            "labels from 0; correct it or give labels: FILE"
+        )
+    names = tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
     placeholders = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
     if placeholders and member.match != "index":
         raise ModelError(
