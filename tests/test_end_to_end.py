@@ -43,7 +43,11 @@ def _child(folder: Path, arguments: Sequence[str], output: Path, file_limit: int
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     sys.argv = ["dct-augment", *arguments]
     warnings.simplefilter("ignore")
+    import torch
+
     from dct_augment import cli
+
+    torch.set_num_threads(1)  # on a busy machine, two threads waiting for each other are ten times slower than one
 
     cli.main()
 
