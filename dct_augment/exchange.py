@@ -115,7 +115,7 @@ def flat(part: torch.Tensor) -> torch.Tensor:
 
 def save(tensors: Mapping[str, torch.Tensor], path: Path, facts: Mapping[str, Any]) -> None:
     """Write a safetensors file with facts in its header, whole or not at all."""
-    metadata = {"dct_augment": json.dumps(facts, sort_keys=True)}  # one entry: safetensors writes several in any order
+    metadata = {"dct_augment": json.dumps(facts)}  # one entry: safetensors writes several in any order
     with files.atomic(path) as partial:
         save_file({key: one.clone().contiguous() for key, one in tensors.items()}, partial, metadata=metadata)
 

@@ -18,21 +18,26 @@ from dct_augment.prompts import token_name
 from dct_augment.records import ClassInfo, ClassToken, PlanRow, Sample
 from dct_augment.shards import PLAIN, TRAIN, ShardFolder
 
-# Before any test starts a server of its own with less in it; it imports while the tests are collected.
-multiprocessing.get_context("forkserver").set_forkserver_preload([
-    "dct_augment.pipeline",
-    "dct_augment.classifiers.timm_models",
-    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
-    "transformers.models.clip.modeling_clip",
-])  # fmt: skip
-multiprocessing.forkserver.ensure_running()
-
 settings.register_profile("dct", deadline=None, max_examples=60)
 settings.load_profile("dct")
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CLASSES = (ClassInfo(0, "crane", "crane", True), ClassInfo(1, "Çà bird", "ca-bird"), ClassInfo(2, "gull", "gull"))
 COLORS = ((220, 30, 30), (30, 200, 60), (40, 60, 230))
+
+
+def pytest_configure() -> None:
+    """Start the server that processes are forked from, before a test starts one with less in it.
+
+    It imports while the tests are collected. Not on import: what it forks may import this module again.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload([
+        "dct_augment.pipeline",
+        "dct_augment.classifiers.timm_models",
+        "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+        "transformers.models.clip.modeling_clip",
+    ])  # fmt: skip
+    multiprocessing.forkserver.ensure_running()
 
 
 def speckled(label: int, seed: int) -> Image.Image:
