@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -72,6 +72,10 @@ class Benchmark:
         Raises:
             LeakError: a test image is among the training images, real or synthetic.
         """
+        with _one_thread() if self._device == "cpu" else nullcontext():
+            return self._trial(planned)
+
+    def _trial(self, planned: TrialPlan) -> Trial:
         began, settings = time.monotonic(), self._settings
         split = few_shot(self._dataset, settings.shots, planned.seed, settings.imbalance)
         refuse_leaks(split, self._contents(planned.arm))
@@ -193,6 +197,11 @@ def paired(trials: pd.DataFrame, arm: str, baseline: str) -> Estimate | None:
     return mean_t(gaps.tolist()) if len(gaps) else None
 
 
+def at_once(settings: BenchmarkConfig, device: str) -> int:
+    """How many trials run side by side: on a CPU `processes`, one per core if unset; elsewhere one."""
+    return (settings.processes or os.cpu_count() or 1) if device == "cpu" else 1
+
+
 def run(
     dataset: records.Dataset,
     shards: Path,
@@ -213,28 +222,57 @@ def run(
     processes = min(processes, len(plans)) if device == "cpu" else 1
     if processes <= 1:
         bench = Benchmark(dataset, shards, settings, device)
-        for planned in plans:
-            with _one_thread():
-                trial = bench.trial(planned)
-            yield trial
+        yield from map(bench.trial, plans)
         return
-    # A server forks the processes: it has imported torch but not used it, so no lock and no thread pool is inherited.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    strangers = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(processes, context, _prepare, (dataset, shards, settings)) as pool:
+    with SideBySide(dataset, shards, settings, processes) as others:
+        yield from others.trials(plans)
+
+
+class SideBySide:
+    """Processes that run trials on a CPU, one thread each, for any thread of this one."""
+
+    def __init__(self, dataset: records.Dataset, shards: Path, settings: BenchmarkConfig, processes: int) -> None:
+        # A server forks them: it has imported torch but not used it, so no lock and no thread pool is inherited.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        self._strangers = set(multiprocessing.active_children())
+        self._processes = processes
+        self._pool = ProcessPoolExecutor(processes, context, _prepare, (dataset, shards, settings))
+
+    def trial(self, planned: TrialPlan) -> Trial:
+        """Run one trial; blocks.
+
+        Raises:
+            DctAugmentError: a process died.
+        """
+        (trial,) = self.trials([planned])
+        return trial
+
+    def trials(self, plans: Sequence[TrialPlan]) -> Iterator[Trial]:
+        """Run trials, yielding them in order.
+
+        Raises:
+            DctAugmentError: a process died.
+        """
         try:
-            yield from pool.map(_trial, plans)
+            yield from self._pool.map(_trial, plans)
         except BrokenProcessPool as error:
             raise DctAugmentError(
-                f"one of {processes} benchmark processes died, perhaps out of memory; finished trials are kept. "
+                f"one of {self._processes} benchmark processes died, perhaps out of memory; finished trials are kept. "
                 "Go on with fewer: --set benchmark.processes=1"
             ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in set(multiprocessing.active_children()) - strangers:
-                child.terminate()
-            raise
+
+    def __enter__(self) -> "SideBySide":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the processes; at once, if something went wrong: the exit of Python would wait for them."""
+        if kind is None:
+            self._pool.shutdown()
+            return
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - self._strangers:
+            child.terminate()
 
 
 _bench: Benchmark | None = None  # of this process, if it is one of the side by side ones

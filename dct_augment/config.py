@@ -211,6 +211,7 @@ class TokensConfig(Section):
     )
     restart_below: Fraction = Field(0.8, description="restart only if the best accuracy is below this")
     slots: PositiveInt = Field(8, description="classes trained in one batch; changes speed, not results")
+    group: PositiveInt = Field(8, description="classes per unit of work; several workers train several groups")
     seed: int = 0
 
     @model_validator(mode="after")
@@ -258,6 +259,26 @@ class BenchmarkConfig(Section):
     )
 
 
+class RunnerConfig(Section):
+    """Where the units of a flow run: groups of classes, shards, trials."""
+
+    kind: Literal["thread", "dask", "ray"] = "thread"
+    workers: PositiveInt | None = Field(
+        None, description="worker processes of a cluster of one's own; one per GPU, or two on a CPU, if unset"
+    )
+    address: str | None = Field(None, description="a running Dask or Ray cluster; started for the run if unset")
+    retries: Annotated[int, Field(ge=0)] = Field(2, description="of a unit, after errors that may pass")
+    retry_delay: Annotated[float, Field(ge=0)] = Field(15.0, description="seconds before a retry")
+
+    @model_validator(mode="after")
+    def _cluster(self) -> "RunnerConfig":
+        if self.kind == "thread" and (self.workers or self.address):
+            raise ValueError("workers and address are for kind: dask or ray")
+        if self.workers and self.address:
+            raise ValueError("workers are those that run at address; give one of the two")
+        return self
+
+
 class ReportConfig(Section):
     """What the report shows."""
 
@@ -280,6 +301,10 @@ class Config(Section):
     generation: GenerationConfig = GenerationConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
     report: ReportConfig = ReportConfig()
+    runner: RunnerConfig = RunnerConfig()
+    on_class_failure: Literal["fail", "skip"] = Field(
+        "fail", description="how a run ends when a class got no token; the others are done either way"
+    )
 
     @property
     def root(self) -> Path:
@@ -293,7 +318,7 @@ class Config(Section):
         kept: dict[str, Any] = {"schema": SCHEMA_VERSION, "dataset": data["dataset"]["name"]}
         if stage == "tokens":
             kept |= {key: data[key] for key in (*shared, "guide")}
-            kept["tokens"] = {k: v for k, v in data["tokens"].items() if k != "slots"}
+            kept["tokens"] = {k: v for k, v in data["tokens"].items() if k not in ("slots", "group")}
         elif stage == "generation":
             kept |= {key: data[key] for key in (*shared, "guide", "judge")}
             kept["generation"] = {k: data["generation"][k] for k in ("image_format", "seed")}

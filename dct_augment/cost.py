@@ -25,13 +25,14 @@ def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
     """The work that is left in each part; for tokens one whole attempt a class: stops save, restarts add."""
     from dct_augment import benchmark
     from dct_augment.shards import PLAIN, TRAIN
+    from dct_augment.stages import ImageStage, TokenStage
 
     config, lines = run.config, []
     per_image = config.sampling.num_inference_steps * run.backend.evaluations(config.sampling.guidance_scale)
     pace = _seconds_per_evaluation(run)
     if "tokens" in parts:
         settings = config.tokens
-        missing = run.untrained()
+        missing = TokenStage(run).missing()
         total = token_evaluations(config, per_image) * len(missing)
         lines.append(
             Line(
@@ -43,7 +44,7 @@ def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
         )
     for split in (TRAIN, PLAIN):
         if split in parts:
-            layout = run.pending(split, run.classes)
+            layout = ImageStage(run, split).layout(run.classes)
             todo = [spec for spec in layout if not run.shards.parquet(spec).is_file()]
             images = sum(map(len, todo))
             lines.append(Line(f"images ({split})", f"{images} images, {len(todo)} shards",

@@ -14,7 +14,7 @@ from dct_augment.records import ClassInfo, PlanRow, Report, Sample, silent
 
 
 class Generator:
-    """Turns plan rows into samples with one back-end; `vectors` (n, d) are the class tokens by slug."""
+    """Turns plan rows into samples with one back-end."""
 
     def __init__(
         self,
@@ -22,7 +22,6 @@ class Generator:
         *,
         sampling: SamplingConfig,
         negative: str,
-        vectors: Mapping[str, torch.Tensor],
         classes: Sequence[ClassInfo],
         guide: Classifier | None = None,
         judge: Classifier | None = None,
@@ -30,7 +29,7 @@ class Generator:
     ) -> None:
         self._at_once: int | None = None
         self._report = report
-        self._backend, self._sampling, self._vectors = backend, sampling, vectors
+        self._backend, self._sampling = backend, sampling
         with torch.no_grad():
             self._unconditional = backend.unconditional(negative)
         self._judges = [
@@ -39,8 +38,10 @@ class Generator:
             if judge is not None
         ]
 
-    def draw(self, rows: Sequence[PlanRow], batch_size: int) -> Iterator[Sample]:
+    def draw(self, rows: Sequence[PlanRow], vectors: Mapping[str, torch.Tensor], batch_size: int) -> Iterator[Sample]:
         """Draw rows in order, `batch_size` at a time; scoring overlaps with the next batch's denoising.
+
+        `vectors` (n, d) are the class tokens by slug; a class without one is drawn with its plain prompt.
 
         An image that is not finite becomes a failed sample: a row with an error and no picture. Where memory
         runs out, the batch is halved, for good; the images stay what they are.
@@ -51,7 +52,7 @@ class Generator:
         batches = Batches(min(batch_size, self._at_once or batch_size), "images", self._report)
         with ThreadPoolExecutor(1) as pool:
             pending = None
-            for batch, images in batches.run(rows, self._render):
+            for batch, images in batches.run(rows, lambda some: self._render(some, vectors)):
                 finished = pool.submit(self._finish, batch, images)
                 if pending is not None:
                     yield from pending.result()
@@ -61,9 +62,9 @@ class Generator:
                 yield from pending.result()
 
     @torch.no_grad()
-    def _render(self, batch: Sequence[PlanRow]) -> torch.Tensor:
+    def _render(self, batch: Sequence[PlanRow], vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Images (B, 3, H, W) in [-1, 1]."""
-        conditioning = Conditioning.cat(self._encode(row) for row in batch)
+        conditioning = Conditioning.cat(self._encode(row, vectors.get(row.slug)) for row in batch)
         return sample(
             self._backend,
             [row.seed for row in batch],
@@ -74,8 +75,7 @@ class Generator:
             scheduler=self._sampling.scheduler,
         )
 
-    def _encode(self, row: PlanRow) -> Conditioning:
-        vector = self._vectors.get(row.slug)
+    def _encode(self, row: PlanRow, vector: torch.Tensor | None) -> Conditioning:
         return self._backend.encode([row.prompt], None if vector is None else vector[None])
 
     def _finish(self, batch: Sequence[PlanRow], images: torch.Tensor) -> list[Sample]:

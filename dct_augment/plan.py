@@ -1,4 +1,4 @@
-"""The plan: which images to draw, and which shard each belongs to. Pure, and it only ever grows."""
+"""The plan: which classes train together, which images to draw, which shard each belongs to. Pure; it only grows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +26,17 @@ class ShardSpec:
 
 Layout = tuple[ShardSpec, ...]
 """The shards of one split in order, numbered from 0 without gaps."""
+
+
+Groups = tuple[tuple[str, ...], ...]
+"""The classes, by slug, that train in one batch: the unit of work of token training."""
+
+
+def extend_groups(groups: Groups, slugs: Sequence[str], size: int) -> Groups:
+    """The groups with new ones added, of at most `size`, until every class is in one; nothing there changes."""
+    known = {slug for group in groups for slug in group}
+    new = [slug for slug in slugs if slug not in known]
+    return (*groups, *(tuple(new[begin : begin + size]) for begin in range(0, len(new), size)))
 
 
 def covered(layout: Layout, slug: str) -> int:

@@ -122,6 +122,21 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Unit:
+    """One piece of the work of a stage: what is resumed, retried and distributed.
+
+    `number` is that of the group, shard or trial; `title` is for a person; `size` is what its progress counts to;
+    `classes` are the slugs it is about, if not all.
+    """
+
+    stage: str
+    number: int
+    title: str
+    size: int
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far a stage is; `note` is one short line for a person. With a total of 0 it is a remark alone."""
 

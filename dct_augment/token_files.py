@@ -15,11 +15,12 @@ from dct_augment import exchange, files
 from dct_augment.config import differences, fingerprint
 from dct_augment.errors import InputError, StaleRunError
 from dct_augment.exchange import Token
+from dct_augment.plan import Groups
 from dct_augment.prompts import token_name
 from dct_augment.records import ClassInfo, ClassToken
 from dct_augment.tokens import Trained
 
-INDEX = "index.parquet"
+INDEX, PLAN = "index.parquet", "plan.json"
 
 
 class TokenFolder:
@@ -60,6 +61,31 @@ class TokenFolder:
             )
         return facts
 
+    def failure(self, info: ClassInfo, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What is known of a training with these settings that gave no usable token; None if there was none."""
+        try:
+            facts = dict(json.loads(self._failed(info).read_text(encoding="utf-8")))
+            return facts if facts["identity"] == identity and facts["class"] == info.name else None
+        except (FileNotFoundError, KeyError, TypeError, ValueError):
+            return None
+
+    def _failed(self, info: ClassInfo) -> Path:
+        return self.path / f"{info.slug}.failed.json"
+
+    def groups(self) -> Groups:
+        """Which classes train together, as recorded; empty if nothing is."""
+        path = self.path / PLAN
+        if not path.is_file():
+            return ()
+        try:
+            return tuple(tuple(group) for group in json.loads(path.read_text(encoding="utf-8"))["groups"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged: {error}. Delete it to plan again") from error
+
+    def record(self, groups: Groups) -> None:
+        """Write which classes train together, before any does."""
+        files.write_text(self.path / PLAN, json.dumps({"groups": groups}, indent=1, ensure_ascii=False) + "\n")
+
     def token(self, info: ClassInfo) -> ClassToken:
         """The token of a class as a record."""
         return ClassToken(self.word(info), info.slug, files.sha256(self.file(info)))
@@ -80,8 +106,8 @@ class TokenFolder:
     def save(self, trained: Trained, identity: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
         """Write one token, loadable by `pipe.load_textual_inversion`; return its facts.
 
-        An unusable token gets no file, only a row in the index. `base` says of which text-to-image model it is
-        an embedding: path, revision, family, and `blocks` (`Backend.blocks`).
+        An unusable token gets no safetensors file, but `<slug>.failed.json` that says why. `base` says of which
+        text-to-image model it is an embedding: path, revision, family, and `blocks` (`Backend.blocks`).
         """
         best, plain = trained.best, trained.plain
         facts = {
@@ -111,6 +137,8 @@ class TokenFolder:
         }
         if trained.usable:
             self._write(trained.info, exchange.split(trained.vector, base["blocks"]), facts)
+        else:
+            files.write_text(self._failed(trained.info), json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         return facts
 
     def adopt(
@@ -161,9 +189,12 @@ class TokenFolder:
         exchange.save(
             {key or self.word(info): exchange.flat(part) for key, part in parts.items()}, self.file(info), facts
         )
+        self._failed(info).unlink(missing_ok=True)
 
     def publish(self, facts: Sequence[Mapping[str, Any]]) -> None:
         """Write the index: a row per class, failed ones too."""
+        if not facts:
+            return
         table = pd.DataFrame([{k: v for k, v in fact.items() if k != "identity"} for fact in facts])
         with files.atomic(self.path / INDEX) as partial:
             table.sort_values("class_index").to_parquet(partial, index=False)
@@ -183,20 +214,20 @@ def _model(base: Mapping[str, Any]) -> str:
 
 
 class TrainingMemo:
-    """The state of token training in progress, so that a killed run goes on with the very same bits."""
+    """The state of one group's training, so that a killed run goes on with the very same bits."""
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        self._path, self._fingerprint = folder / ".training.pt", fingerprint(identity)
+    def __init__(self, folder: Path, group: int, identity: Mapping[str, Any]) -> None:
+        self._path, self._fingerprint = folder / f".training-{group:03d}.pt", fingerprint(identity)
 
     def write(self, state: Mapping[str, Any]) -> None:
         """Remember a state of `TokenTrainer.train`."""
         with files.atomic(self._path) as partial:
             torch.save({"fingerprint": self._fingerprint, **state}, partial)
 
-    def read(self, missing: Sequence[str], saved: Collection[str]) -> dict[str, Any] | None:
+    def read(self, missing: Sequence[str], finished: Collection[str]) -> dict[str, Any] | None:
         """The state to go on from; None if there is none for these settings and `missing` classes.
 
-        Classes that the state still trains and that are `saved` already were finished just before the
+        Classes that the state still trains and that are `finished` already were so just before the
         process died; they are trained to their end again, to the same bits.
         """
         try:
@@ -204,13 +235,8 @@ class TrainingMemo:
         except (FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError):
             return None
         classes = set(state["classes"])
-        fits = set(missing) <= classes and classes <= {*missing, *saved}
+        fits = set(missing) <= classes and classes <= {*missing, *finished}
         return state if fits and state["fingerprint"] == self._fingerprint else None
-
-    @property
-    def left(self) -> bool:
-        """Whether a training was left unfinished here."""
-        return self._path.is_file()
 
     def clear(self) -> None:
         """Forget; training is over."""

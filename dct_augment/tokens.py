@@ -82,13 +82,23 @@ class TokenTrainer:
     ) -> Iterator[Trained]:
         """Train every class, yielding each as it is finished (not in order).
 
-        `settings.slots` classes are trained in one batch; a class that stops frees its slot. After
-        every round `checkpoint` receives a state; given back as `resume` for the same classes, it makes
-        training go on with the very batches, and so the very bits, of a run that was never stopped.
+        `settings.slots` classes are trained in one batch; a class that stops frees its slot. Before the
+        first round and after every round `checkpoint` receives a state; given back as `resume` for the same
+        classes, it makes training go on with the very batches, and so the very bits, of a run that was never stopped.
         """
+
+        def remember() -> None:
+            if checkpoint is not None:
+                checkpoint({
+                    "classes": [info.slug for info in classes],
+                    "waiting": [info.slug for info in waiting],
+                    "active": [one.state() for one in active],
+                })  # fmt: skip
+
         self._batches = Batches(self._settings.slots, "classes", report)
         waiting, active = self._start(classes, resume)
         done, whole = len(classes) - len(waiting) - len(active), self._settings.max_updates
+        remember()
         while waiting or active:
             while waiting and len(active) < self._settings.slots:
                 active.append(self._learner(waiting.popleft()))
@@ -105,12 +115,7 @@ class TokenTrainer:
             part = sum(min(one.updates, whole - 1) for one in active)
             note = ", ".join(one.info.name for one in active)
             report(Progress("tokens", done * whole + part, len(classes) * whole, note))
-            if checkpoint is not None:
-                checkpoint({
-                    "classes": [info.slug for info in classes],
-                    "waiting": [info.slug for info in waiting],
-                    "active": [one.state() for one in active],
-                })  # fmt: skip
+            remember()
 
     def _start(
         self, classes: Sequence[ClassInfo], resume: Mapping[str, Any] | None

@@ -20,10 +20,10 @@ import pytest
 
 SMALL = [
     "tokens.max_updates=4", "tokens.validate_every=2", "tokens.validation_images=2", "tokens.images_per_update=2",
-    "tokens.slots=2", "tokens.target_accuracy=0.01", "tokens.target_probability=0.0",
-    "sampling.num_inference_steps=3", "generation.shard_size=6", "generation.batch_size=4",
+    "tokens.slots=2", "tokens.group=2", "tokens.restart_words=4", "tokens.target_accuracy=0.01",
+    "tokens.target_probability=0.0", "sampling.num_inference_steps=3", "generation.shard_size=6",
     "benchmark.steps=3", "benchmark.batch_size=4", "benchmark.seeds=2", "benchmark.per_class=2", "report.strip=2",
-    "benchmark.processes=1",
+    "benchmark.processes=1", "generation.batch_size=4",
 ]  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(tmp_path: Path) -> Non
     expected = contents(tmp_path / "whole")
     root = tmp_path / "killed" / "runs" / "pocket"
     # Kill when a certain thing has just appeared, so that every phase is hit on a fast or slow machine.
-    for moment in ("tokens/.training.pt", "tokens/*.safetensors", "shards/plan.json", "shards/*000000.tar",
+    for moment in ("tokens/.training-000.pt", "tokens/*.safetensors", "shards/plan.json", "shards/*000000.tar",
                    "shards/*000000.parquet", "shards/*000002.tar"):  # fmt: skip
         command = Command.start(tmp_path / "killed", *words)
         command.until(lambda moment=moment: bool(list(root.glob(moment))))
@@ -162,19 +162,18 @@ def test_benchmark_processes_end_with_the_command_and_trials_are_kept(tmp_path: 
     folder.mkdir()
     words = ("benchmark", "--classes", "crane,kiwi")
     settings = [*SMALL, "generation.per_class=2", "benchmark.steps=60", "benchmark.processes=2"]
-    trials = folder / "runs" / "pocket" / "benchmark" / "trials.parquet"
+    trials = folder / "runs" / "pocket" / "benchmark" / "trials"
     command = Command.start(folder, *words, settings=settings)
-    command.until(trials.is_file)
+    command.until(lambda: bool(list(trials.glob("*.json"))))
     command.end(number)
     deadline = time.monotonic() + 30
     while left := [pid for pid in Path("/proc").iterdir() if pid.name.isdigit() and _folder(pid) == folder]:
         assert time.monotonic() < deadline, [(pid / "cmdline").read_text() for pid in left]
         time.sleep(0.05)
-    before = pd.read_parquet(trials)
+    before = {path: path.read_bytes() for path in trials.glob("*.json")}
     run(folder, *words, settings=settings)
-    after = pd.read_parquet(trials)
-    assert len(after) == 8
-    pd.testing.assert_frame_equal(after[: len(before)], before)
+    assert len(pd.read_parquet(trials.with_suffix(".parquet"))) == len(list(trials.iterdir())) == 8
+    assert all(path.read_bytes() == kept for path, kept in before.items())
 
 
 def test_a_stop_between_two_trials_ends_the_benchmark_processes(tmp_path: Path) -> None:
@@ -193,7 +192,7 @@ def test_a_stop_between_two_trials_ends_the_benchmark_processes(tmp_path: Path) 
     for child in set(multiprocessing.active_children()) - strangers:
         child.join(30)
         assert not child.is_alive()
-    assert len(pd.read_parquet(next(tmp_path.rglob("trials.parquet")))) == 1
+    assert len(list(tmp_path.glob("benchmark/trials/*.json"))) == 1
 
 
 def _folder(process: Path) -> Path | None:

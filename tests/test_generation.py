@@ -27,20 +27,19 @@ def rows(tokens: bool = True, per_class: int = 3):
     return plan.rows(shard, tiny.CLASSES, PROMPTS, named if tokens else {}, seed=0)
 
 
-def generator(chosen=None, *, classifiers=False, sampling=SAMPLING) -> Generator:
+def generator(*, classifiers=False, sampling=SAMPLING) -> Generator:
     return Generator(
         tiny.backend(),
         sampling=sampling,
         negative=NEGATIVE,
-        vectors=vectors() if chosen is None else chosen,
         classes=tiny.CLASSES,
         guide=tiny.classifier("test_resnet") if classifiers else None,
         judge=tiny.classifier("test_resnet", 24) if classifiers else None,
     )
 
 
-def draw(work, wanted, batch_size):
-    return list(work.draw(wanted, batch_size))
+def draw(work, wanted, batch_size, chosen=None):
+    return list(work.draw(wanted, vectors() if chosen is None else chosen, batch_size))
 
 
 def pixels(samples) -> torch.Tensor:
@@ -84,7 +83,7 @@ def test_pixels_are_those_of_the_pipeline(tmp_path):
         num_inference_steps=SAMPLING.num_inference_steps,
         guidance_scale=SAMPLING.guidance_scale,
     ).images[0]
-    (ours,) = draw(generator(vectors(count=2)), [row], 1)
+    (ours,) = draw(generator(), [row], 1, vectors(count=2))
     assert (pil_to_tensor(ours.image).int() - pil_to_tensor(expected).int()).abs().max() <= 1
 
 
@@ -94,7 +93,7 @@ def test_an_image_that_is_not_finite_fails_alone(bad, batch_size):
     broken = vectors()
     broken["kiwi"] = torch.full_like(broken["kiwi"], bad)
     wanted = rows()
-    samples = draw(generator(broken, classifiers=True), wanted, batch_size)
+    samples = draw(generator(classifiers=True), wanted, batch_size, broken)
     whole = draw(generator(classifiers=True), wanted, batch_size)
     assert [sample.row for sample in samples] == list(wanted)
     for sample, sound in zip(samples, whole, strict=True):
@@ -135,18 +134,18 @@ def test_plain_and_token_images_start_from_the_same_noise():
     assert [row.seed for row in named] == [row.seed for row in plain]
     assert len({row.seed for row in named}) == len(named)
     word = {info.slug: tiny.backend().word("green")[None] for info in tiny.CLASSES}
-    tokens = draw(generator(word), named, 3)
+    tokens = draw(generator(), named, 3, word)
     green = PromptsConfig(templates=tuple(line.replace("{token}", "{token} green") for line in PROMPTS.templates))
     (shard,) = plan.extend((), "plain", tiny.CLASSES, 3, 100)
-    spelled = draw(generator({}), plan.rows(shard, tiny.CLASSES, green, {}, seed=0), 3)
+    spelled = draw(generator(), plan.rows(shard, tiny.CLASSES, green, {}, seed=0), 3, {})
     assert [one.image.tobytes() for one in tokens] == [one.image.tobytes() for one in spelled]
-    assert (pixels(tokens) - pixels(draw(generator({}), plain, 3))).abs().max() > 0
+    assert (pixels(tokens) - pixels(draw(generator(), plain, 3, {}))).abs().max() > 0
 
 
 def test_a_token_row_without_its_vector_is_an_error():
     """Never draw `<dct-...>` as if it were a word: the pieces of its name would be read as text."""
     with pytest.raises(ModelError, match="<dct-tiny-crane>"):
-        draw(generator({}), rows()[:1], 1)
+        draw(generator(), rows()[:1], 1, {})
 
 
 def test_a_judge_that_does_not_know_a_class_is_refused_before_drawing():
@@ -155,7 +154,6 @@ def test_a_judge_that_does_not_know_a_class_is_refused_before_drawing():
             tiny.backend(),
             sampling=SAMPLING,
             negative="",
-            vectors={},
             classes=[*tiny.CLASSES, ClassInfo(3, "gull", "gull")],
             judge=tiny.classifier("test_resnet"),
         )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dct_augment.config import PromptsConfig
-from dct_augment.plan import Layout, ShardSpec, covered, extend, rows
+from dct_augment.plan import Groups, Layout, ShardSpec, covered, extend, extend_groups, rows
 from dct_augment.records import ClassInfo, ClassToken, PlanRow
 
 PROMPTS = PromptsConfig(contexts=("", "at sea", "on land"))
@@ -132,3 +132,16 @@ def test_contexts_take_turns(number: int) -> None:
 
 def test_file_names_carry_run_split_and_number() -> None:
     assert ShardSpec("plain", 12, {}).stem("pocket") == "pocket-plain-000012"
+
+
+@given(st.lists(st.tuples(st.lists(st.sampled_from("abcdefghij"), unique=True), sizes), max_size=5))
+def test_groups_only_grow_and_hold_every_class_once(commands: list[tuple[list[str], int]]) -> None:
+    groups: Groups = ()
+    for slugs, size in commands:
+        before, groups = groups, extend_groups(groups, slugs, size)
+        assert groups[: len(before)] == before
+        added = groups[len(before) :]
+        assert all(0 < len(group) <= size for group in added)
+        assert all(len(group) == size for group in added[:-1])
+    members = [slug for group in groups for slug in group]
+    assert sorted(members) == sorted({slug for slugs, _ in commands for slug in slugs})

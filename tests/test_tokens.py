@@ -15,7 +15,7 @@ from dct_augment import prompts
 from dct_augment.classifiers import Preprocess, Single
 from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
 from dct_augment.diffusion import sample
-from dct_augment.errors import DctAugmentError, ModelError, StaleRunError
+from dct_augment.errors import DctAugmentError, InputError, ModelError, StaleRunError
 from dct_augment.learner import Learner, Range, Validation
 from dct_augment.records import ClassInfo, Progress, StopReason
 from dct_augment.token_files import TokenFolder, TrainingMemo
@@ -317,13 +317,13 @@ class Killed(Exception):
     """Ends a run from outside."""
 
 
-@pytest.mark.parametrize("stop_after", [1, 5])
+@pytest.mark.parametrize("stop_after", [1, 2, 6])
 def test_training_resumes_to_the_same_bits(tmp_path, stop_after):
     """Stopped after any round and resumed from the file, every class ends as if nothing had happened."""
     settings = QUICK.model_copy(update={"slots": 2, "restarts": 1, "restart_below": 1.0, "patience": 1})
     whole = train(settings=settings)
     slugs = [info.slug for info in tiny.CLASSES]
-    memo, finished, rounds = TrainingMemo(tmp_path, {"seed": 0}), {}, []
+    memo, finished, rounds = TrainingMemo(tmp_path, 0, {"seed": 0}), {}, []
 
     def checkpoint(state):
         memo.write(state)
@@ -339,14 +339,15 @@ def test_training_resumes_to_the_same_bits(tmp_path, stop_after):
         collect(checkpoint=checkpoint)
     state = memo.read([slug for slug in slugs if slug not in finished], list(finished))
     assert state is not None
-    assert len(state["active"]) == 2
+    assert len(state["active"]) == (0 if stop_after == 1 else 2)  # the first state is from before the first round
     collect(resume=state)
     assert set(finished) == set(slugs)
     for slug, trained in finished.items():
         assert torch.equal(trained.vector, whole[slug].vector)
         assert trained == replace(whole[slug], vector=trained.vector)
-    assert TrainingMemo(tmp_path, {"seed": 1}).read(slugs, []) is None  # other settings
+    assert TrainingMemo(tmp_path, 0, {"seed": 1}).read(slugs, []) is None  # other settings
     assert memo.read([*slugs, "gull"], []) is None  # a class the state knows nothing of
+    assert TrainingMemo(tmp_path, 1, {"seed": 0}).read(slugs, []) is None  # another group
     memo.clear()
     assert memo.read(slugs, []) is None
 
@@ -592,6 +593,28 @@ class TestTokenFolder:
         assert index["stop_reason"].tolist()[0] == "diverged"
         assert index["guide_accuracy"].isna().tolist() == [True, False, False]
         assert "identity" not in index
+
+
+    def test_a_failure_is_remembered_for_its_settings_and_forgotten_with_a_token(self, tmp_path):
+        folder, info = TokenFolder(tmp_path, "tiny"), tiny.CLASSES[0]
+        assert folder.failure(info, IDENTITY) is None
+        failed = replace(made(info=info), usable=False, reason=StopReason.DIVERGED, best=None, judged=None)
+        facts = folder.save(failed, IDENTITY, BASE)
+        assert not folder.file(info).exists()
+        assert folder.failure(info, IDENTITY) == facts
+        assert folder.failure(info, {**IDENTITY, "seed": "other"}) is None
+        assert folder.failure(replace(info, name="heron"), IDENTITY) is None
+        folder.save(made(info=info), IDENTITY, BASE)
+        assert folder.failure(info, IDENTITY) is None
+
+    def test_groups_are_recorded_and_a_damaged_record_is_named(self, tmp_path):
+        folder = TokenFolder(tmp_path, "tiny")
+        assert folder.groups() == ()
+        folder.record((("crane", "ca-bird"), ("gull",)))
+        assert folder.groups() == (("crane", "ca-bird"), ("gull",))
+        (tmp_path / "plan.json").write_text("[]")
+        with pytest.raises(InputError, match=r"plan\.json is damaged"):
+            folder.groups()
 
 
 @contextmanager
