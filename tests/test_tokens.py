@@ -594,7 +594,6 @@ class TestTokenFolder:
         assert index["guide_accuracy"].isna().tolist() == [True, False, False]
         assert "identity" not in index
 
-
     def test_a_failure_is_remembered_for_its_settings_and_forgotten_with_a_token(self, tmp_path):
         folder, info = TokenFolder(tmp_path, "tiny"), tiny.CLASSES[0]
         assert folder.failure(info, IDENTITY) is None
