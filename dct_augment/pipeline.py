@@ -48,19 +48,23 @@ class Run(Workspace):
 
     def everything(self) -> Path:
         """All stages; return the report's page."""
-        self.benchmark()
+        self.work(self.stages("report"))
         return self.report()
 
     def stages(self, last: str) -> Iterator[Stage]:
-        """The stages up to one of them, each made when those before it are done."""
-        split = {benchmark.SYNTHETIC.get(arm) for arm in self.config.benchmark.arms} if last == "benchmark" else {last}
+        """The stages up to one of them, each made when those before it are done.
+
+        A `benchmark` needs the images of its arms; a `report` shows those of the class tokens in any case.
+        """
+        arms = {benchmark.SYNTHETIC.get(arm) for arm in self.config.benchmark.arms}
+        split = {"benchmark": arms, "report": arms | {TRAIN}}.get(last, {last})
         if TRAIN in split:
             begun = {slug for spec in self.unfinished(TRAIN) for slug in spec.ranges}
             yield TokenStage(self, [one for one in self.whole.classes if one in self.classes or one.slug in begun])
             yield ImageStage(self, TRAIN)
         if PLAIN in split:
             yield ImageStage(self, PLAIN)
-        if last == "benchmark":
+        if last in ("benchmark", "report"):
             if TRAIN in split and not self.shards.layout(TRAIN):
                 self.check()  # nothing to measure
             yield TrialStage(self)

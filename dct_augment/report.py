@@ -120,6 +120,23 @@ def summarize(
     return strict
 
 
+def headlines(root: Path) -> list[tuple[str, float, str]]:
+    """What a run showed, from its `report/summary.json`: title, mean, and 95 % interval in words."""
+    summary = json.loads((root / "report" / "summary.json").read_text(encoding="utf-8"))
+    groups = (
+        ("judge, ", summary["judge_accuracy"]),
+        ("arm ", summary["benchmark"].get("arms", {})),
+        ("gain ", summary["benchmark"].get("paired", {})),
+    )
+    found = []
+    for title, group in groups:
+        for name, value in group.items():
+            if isinstance(value, dict) and value.get("mean") is not None:
+                low, high = ("-" if edge is None else f"{edge:.1%}" for edge in value["ci95"])
+                found.append((title + name, float(value["mean"]), f"{low} .. {high}"))
+    return found
+
+
 def _verdicts(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """A row per image: `class_name`, `ok`, and under `guide` and `judge` 1 right, 0 wrong, NaN not judged."""
     if rows.empty:

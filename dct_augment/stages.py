@@ -54,6 +54,16 @@ class Stage(ABC):
     def publish(self) -> None:
         """Write the index of all that is done."""
 
+    @property
+    def at_once(self) -> int:
+        """How many units this process may do at a time."""
+        return 1
+
+    @contextmanager
+    def side_by_side(self) -> Iterator[None]:
+        """Be ready for `at_once` units at a time, from as many threads."""
+        yield
+
     def do_all(self, units: Sequence[Unit], report: Report = silent) -> None:
         """Do units here, one after the other."""
         done, total = 0, sum(unit.size for unit in units)
@@ -161,11 +171,9 @@ class TokenStage(Stage):
 class ImageStage(Stage):
     """Images of one split; a unit is a shard."""
 
-    title = "images"
-
     def __init__(self, work: Workspace, split: str) -> None:
         super().__init__(work)
-        self.name = split
+        self.name, self.title = split, f"images ({split})"
 
     def layout(self, classes: Sequence[ClassInfo]) -> plan.Layout:
         """The layout of the split, extended to what the configuration asks for of these classes."""
@@ -191,7 +199,7 @@ class ImageStage(Stage):
         samples = []
         for sample in self._generator.draw(rows, vectors, settings.batch_size):
             samples.append(sample)
-            report(Progress(f"images ({self.name})", len(samples), len(rows), sample.row.class_name))
+            report(Progress(self.title, len(samples), len(rows), sample.row.class_name))
         work.shards.write(spec, samples, made_of, settings.image_format)
 
     def publish(self) -> None:

@@ -90,22 +90,45 @@ def _within(sets: Mapping[str, Mapping[str, Tiles]], size: int, budget: int) -> 
     return made
 
 
+def sheet(rows: Sequence[Tiles], budget: int) -> str:
+    """The data URI of rows of pictures, one above the other, as large as `budget` characters allow."""
+    uri = ""
+    for size in SIZES:
+        drawn = [_row(tiles, size) for tiles in rows]
+        whole = Image.new("RGBA", (max(row.width for row in drawn), sum(row.height + _GAP for row in drawn) - _GAP))
+        top = 0
+        for row in drawn:
+            whole.paste(row, (0, top))
+            top += row.height + _GAP
+        uri = _uri(whole)
+        if len(uri) <= budget:
+            break
+    return uri
+
+
 def _strip(tiles: Tiles, size: int) -> Strip:
+    row, absent = _row(tiles, size), sum(tile is None for tile in tiles)
+    return Strip(_uri(row), row.width, row.height, len(tiles) - absent, absent)
+
+
+def _row(tiles: Tiles, size: int) -> Image.Image:
     side = min(size, max((max(tile.size) for tile in tiles if tile is not None), default=size))
-    sheet = Image.new("RGBA", (len(tiles) * (side + _GAP) - _GAP, side))
+    row = Image.new("RGBA", (len(tiles) * (side + _GAP) - _GAP, side))
     for place, tile in enumerate(tiles):
         left = place * (side + _GAP)
         if tile is None:
-            _cross_out(sheet, left, side)
+            _cross_out(row, left, side)
             continue
         small = tile.copy()
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
-        sheet.paste(small, (left + (side - small.width) // 2, (side - small.height) // 2))
+        row.paste(small, (left + (side - small.width) // 2, (side - small.height) // 2))
+    return row
+
+
+def _uri(picture: Image.Image) -> str:
     buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
-    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    absent = sum(tile is None for tile in tiles)
-    return Strip(uri, sheet.width, sheet.height, len(tiles) - absent, absent)
+    picture.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _cross_out(sheet: Image.Image, left: int, side: int) -> None:

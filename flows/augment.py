@@ -1,52 +1,39 @@
 """The flow `augment`: tokens, shards, benchmark, report. `python -m flows.augment pocket` runs it here.
 
-What is done is decided by the files of the run, never by Prefect's cache.
+What is done is decided by the files of the run, never by Prefect's cache: a run that was killed anywhere goes on by
+running it again.
 """
 
+import logging
+import os
+import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import Task, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from dct_augment import config as configuration
-from dct_augment.errors import DctAugmentError
+from dct_augment.errors import DctAugmentError, InputError
 from dct_augment.pipeline import Run
+from dct_augment.records import Progress, Report, Unit
+from dct_augment.stages import Stage
+from flows import artifacts, runners, server, transient, workers
+from flows.runners import Runner
+from flows.workers import Job
+
+following: ContextVar[Report | None] = ContextVar("following", default=None)
+"""Who, beside Prefect, gets the progress of flows that run in this process: progress bars."""
 
 
-@task(name="class tokens", cache_policy=NO_CACHE)
-def train_tokens(run: Run) -> None:
-    """Train the missing class tokens."""
-    run.train()
-    if run.failed:
-        get_run_logger().warning("no token for %s", ", ".join(run.failed))
-
-
-@task(name="class-token images", cache_policy=NO_CACHE)
-def draw_images(run: Run) -> None:
-    """Draw the missing class-token images."""
-    run.generate()
-
-
-@task(name="plain-prompt images", cache_policy=NO_CACHE)
-def draw_plain(run: Run) -> None:
-    """Draw the missing plain-prompt images."""
-    run.generate_plain()
-
-
-@task(name="benchmark", cache_policy=NO_CACHE)
-def run_trials(run: Run) -> None:
-    """Run the missing trials."""
-    run.benchmark()
-
-
-@task(name="report", cache_policy=NO_CACHE)
-def write_report(run: Run) -> str:
-    """Write the report."""
-    return str(run.report())
-
-
-@flow(name="augment", validate_parameters=True)
+@flow(name="augment", flow_run_name="{config}", validate_parameters=True, persist_result=False)
 def augment(
     config: str = "pocket",
     per_class: int | None = None,
@@ -54,27 +41,146 @@ def augment(
     output: str | None = None,
     overrides: list[str] | None = None,
 ) -> str:
-    """Augment one data set; returns the path of the report.
+    """Learn class tokens, draw labelled images, benchmark a classifier with and without them; return the report's path.
 
-    `config` is a name or a path; `per_class` images a class; only `classes`, if given; into `output`;
-    `overrides` are of the form `section.key=value`.
+    Args:
+        config: name of a configuration (pocket, digits, cub, ...), or path to a YAML file.
+        per_class: images per class; as configured if not given.
+        classes: only these classes, by name or slug.
+        output: run folder; `runs/<name>` if not given.
+        overrides: further settings, e.g. `tokens.max_updates=80`.
+
+    Raises:
+        InputError: a parameter or setting cannot be used.
+        TokenTrainingError: some classes got no token, and `on_class_failure` is not `skip`; all else is done.
     """
+    _end_with_parent()
     settings = configuration.load(
         config, overrides or [], per_class=per_class, classes=classes, output=Path(output) if output else None
     )
-    run = Run(settings)
-    train_tokens(run)
-    draw_images(run)
-    draw_plain(run)
-    run_trials(run)
-    page = write_report(run)
+    run = Run(settings, _remark)
+    with runners.make(settings) as runner, _job(run) as job:
+        run.work(run.stages("report"), lambda stage, units: _execute(run, stage, units, runner, job))
+    page = _task("report", "report")(run.report)()
+    artifacts.show(run, page)
     run.check()
-    return page
+    return str(page)
 
 
-if __name__ == "__main__":
+def do(unit: Unit, job: Job) -> None:
+    """Do one unit of a job, wherever this is."""
+    workers.do(unit, job)
+
+
+def _execute(run: Run, stage: Stage, units: Sequence[Unit], runner: Runner, job: Job) -> None:
+    """Do all units of a stage; those that fail do not stop the others, except for bad input.
+
+    Raises:
+        InputError: bad input; no more units were begun.
+        DctAugmentError: units failed; the others are done.
+    """
+    settings, failed = run.config.runner, dict[str, Exception]()
+    progress = artifacts.StageProgress(run.config.name, stage.title, units, _progress)
+    session = workers.local[job.name]
+    session.adopt(stage, units[0].stage)
+    session.report = progress.within
+
+    def task_of(unit: Unit) -> Task[[Unit, Job], None]:
+        return _task(stage.title, unit.title, settings.retries, settings.retry_delay)(do)
+
+    with closing(runner.outcomes(stage, units, task_of, job)) as outcomes:
+        for unit, error in outcomes:
+            if isinstance(error, InputError):
+                raise error
+            if error:
+                failed[unit.title] = error
+            progress.ended(unit)
+    if failed:
+        reasons = "; ".join(f"{title}: {error}" for title, error in failed.items())
+        raise DctAugmentError(
+            f"{stage.title}: {len(failed)} of {len(units)} units failed, the others are done. {reasons}. "
+            "Run it again to go on"
+        ) from next(iter(failed.values()))
+
+
+def _task(name: str, title: str, retries: int = 0, delay: float = 0.0) -> Any:
+    return task(
+        name=name,
+        task_run_name=title.replace("{", "{{").replace("}", "}}"),
+        retries=retries,
+        retry_delay_seconds=delay,
+        retry_condition_fn=transient.retry,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+
+
+@contextmanager
+def _job(run: Run) -> Iterator[Job]:
+    """What workers are told of this flow run; those in this process use its own `Run`."""
+    job = Job(str(flow_run.id), run.config.model_dump(mode="json"), os.getcwd())
+    workers.local[job.name] = workers.Session(run)
     try:
-        print(augment(sys.argv[1] if len(sys.argv) > 1 else "pocket"))
+        yield job
+    finally:
+        del workers.local[job.name]
+
+
+def _remark(progress: Progress) -> None:
+    """What is said beside the progress of units, to the log of the flow and to who follows."""
+    if not progress.total:
+        get_run_logger().info("%s: %s", progress.stage, progress.note)
+        _progress(progress)
+
+
+def _progress(progress: Progress) -> None:
+    if follower := following.get():
+        follower(progress)
+
+
+def _end_with_parent() -> None:
+    """In a process that a worker started for a flow run: end when the worker has died, and leave no ghost on a GPU."""
+    if "PREFECT__FLOW_RUN_ID" not in os.environ:
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(20)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class _Plain(logging.Filter):
+    """Errors raised on purpose are one message in the logs, without a traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, DctAugmentError):
+            record.msg, record.args, record.exc_info = str(error), (), None
+        return True
+
+
+for _name in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_name).addFilter(_Plain())
+
+
+def main() -> None:
+    """Run the flow in this process, offline; the only argument is a configuration's name or path."""
+    try:
+        name = sys.argv[1] if len(sys.argv) > 1 else "pocket"
+        configuration.load(name)  # before a server is started for it
+        server.reach(lambda line: print(line, file=sys.stderr))
+        print("report:", augment(name))
     except DctAugmentError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    from flows.augment import main as imported  # tasks are sent to workers under this module's name, not __main__
+
+    imported()

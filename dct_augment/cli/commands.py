@@ -24,6 +24,7 @@ from dct_augment.cli.common import (
     PerClass,
     configure,
     console,
+    progress_bars,
     running,
 )
 from dct_augment.errors import DctAugmentError
@@ -31,6 +32,7 @@ from dct_augment.errors import DctAugmentError
 if TYPE_CHECKING:
     from dct_augment.config import Config
     from dct_augment.pipeline import Run
+    from dct_augment.records import Report
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -118,7 +120,7 @@ def benchmark(
     with running(settings) as run:
         run.benchmark()
         run.report()
-        _summary(run)
+        _summary(run.config)
         run.check()
 
 
@@ -132,7 +134,7 @@ def report(
     """Write the report of what there is."""
     with running(configure(config, overrides, classes, output, None, None)) as run:
         run.report()
-        _summary(run)
+        _summary(run.config)
 
 
 @app.command(name="run")
@@ -145,11 +147,14 @@ def run_all(
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Run all stages: tokens, shards, benchmark, report."""
+    """Run all stages as the flow `augment`: tokens, shards, benchmark, report."""
     settings = configure(config, overrides, classes, output, device, per_class)
     if dry_run:
         return _plan(settings, ("tokens", "train", "plain", "benchmark"))
-    _everything(settings)
+    with progress_bars() as report:
+        page = _flow(config, per_class, settings, overrides or [], device, report)
+    _summary(settings)
+    typer.echo(f"report: {page}")
 
 
 @app.command()
@@ -201,9 +206,29 @@ def _complain(text: str) -> None:
 def _everything(settings: "Config") -> None:
     with running(settings) as run:
         page = run.everything()
-        _summary(run)
+        _summary(run.config)
         typer.echo(f"report: {page}")
         run.check()
+
+
+def _flow(
+    config: str, per_class: int | None, settings: "Config", overrides: list[str], device: str | None, report: "Report"
+) -> str:
+    """Run the flow here; its log goes to the server, the console has bars."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    from flows import server
+    from flows.augment import augment, following
+
+    following.set(report)
+    server.reach(lambda line: console.print(line, markup=False, highlight=False))
+    classes, output = settings.dataset.classes, settings.output
+    return augment(
+        config,
+        per_class=per_class,
+        classes=list(classes) if classes else None,
+        output=str(output) if output else None,
+        overrides=[*overrides, f"device={device}"] if device else overrides,
+    )
 
 
 def _plan(settings: "Config", parts: tuple[str, ...]) -> None:
@@ -242,21 +267,13 @@ def _shard_table(run: "Run") -> None:
                        + (f", {failed} failed" if failed else ""))  # fmt: skip
 
 
-def _summary(run: "Run") -> None:
-    import json
+def _summary(settings: "Config") -> None:
+    from dct_augment.report import headlines
 
-    summary = json.loads((run.config.root / "report" / "summary.json").read_text(encoding="utf-8"))
-    table = Table(title=f"{run.config.name}: test accuracy and judge accuracy, 95 % intervals", title_justify="left")
+    table = Table(title=f"{settings.name}: judge and test accuracy, 95 % intervals", title_justify="left")
     table.add_column("what")
     table.add_column("mean", justify="right")
     table.add_column("interval", justify="right")
-    for title, group in (
-        ("judge, ", summary.get("judge_accuracy", {})),
-        ("arm ", summary.get("benchmark", {}).get("arms", {})),
-        ("gain ", summary.get("benchmark", {}).get("paired", {})),
-    ):
-        for name, value in group.items():
-            if isinstance(value, dict) and value.get("mean") is not None:
-                low, high = (("-" if edge is None else f"{edge:.1%}") for edge in value["ci95"])
-                table.add_row(title + name, f"{value['mean']:.1%}", f"{low} .. {high}")
+    for title, mean, interval in headlines(settings.root):
+        table.add_row(title, f"{mean:.1%}", interval)
     Console().print(table)

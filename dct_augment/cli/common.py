@@ -1,6 +1,6 @@
 """What the commands share: options, the console, and a run with progress bars."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,7 @@ from rich.progress import Progress as Bars
 if TYPE_CHECKING:
     from dct_augment.config import Config
     from dct_augment.pipeline import Run
-    from dct_augment.records import Progress
+    from dct_augment.records import Progress, Report
 
 console = Console(stderr=True)
 
@@ -45,12 +45,21 @@ def configure(
 
 @contextmanager
 def running(settings: "Config") -> Iterator["Run"]:
-    """A run with progress bars on stderr; its warnings are for developers, not for users."""
+    """A run with progress bars on stderr."""
+    with progress_bars() as report:
+        from dct_augment.pipeline import Run
+
+        yield Run(settings, report)
+
+
+@contextmanager
+def progress_bars() -> Iterator["Report"]:
+    """Progress bars on stderr; warnings are for developers, not for users."""
     with console.status("loading"):
         import warnings
 
         warnings.filterwarnings("ignore")
-        from dct_augment.pipeline import Run
+        import dct_augment.pipeline  # noqa: F401
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -62,14 +71,14 @@ def running(settings: "Config") -> Iterator["Run"]:
     )
     with Bars(*columns, console=console) as bars:
         try:
-            yield Run(settings, _follow(bars))
+            yield _follow(bars)
         except (KeyboardInterrupt, SystemExit):
             bars.stop()
             console.print("stopped; what is finished is kept, and the same command goes on from there")
             raise
 
 
-def _follow(bars: Bars) -> Callable[["Progress"], None]:
+def _follow(bars: Bars) -> "Report":
     tasks: dict[str, TaskID] = {}
 
     def report(progress: "Progress") -> None:

@@ -1,0 +1,122 @@
+"""Prefect's server: the configured one if it answers, else one of our own that lives no longer than this process."""
+
+import atexit
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
+
+from dct_augment.errors import DctAugmentError
+
+HOST = "127.0.0.1"
+
+_START_WITHIN = 180.0  # seconds: the first start of all makes a data base
+_PR_SET_PDEATHSIG = 1
+
+
+def reach(say: Callable[[str], None]) -> None:
+    """See that this process, and those that it starts, have a Prefect server until they end.
+
+    That is the configured one; `say` gets one line if it does not answer and a temporary one takes its place.
+    """
+    configured = Settings().api.url
+    if configured and answers(configured):
+        return
+    if configured:
+        say(f"the Prefect server at {configured} does not answer; this run uses a temporary one")
+    port, kept = free_port(), ExitStack()
+    atexit.register(kept.close)  # what Prefect registers after this goes first, and sends its last logs
+    kept.enter_context(running(port, ui=False))
+    os.environ["PREFECT_API_URL"] = api_url(port)  # for child processes
+    kept.enter_context(temporary_settings({PREFECT_API_URL: api_url(port)}))
+
+
+def api_url(port: int) -> str:
+    """Where the API of a server of this machine is."""
+    return f"http://{HOST}:{port}/api"
+
+
+def answers(url: str) -> bool:
+    """Whether anything answers at the URL of an API."""
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it wants a key, say; Prefect itself will speak about that
+    except (OSError, ValueError):
+        return False
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(port: int, *, ui: bool) -> Iterator[None]:
+    """Keep a server; it has answered when the body begins, and ends with it, or with this process.
+
+    Raises:
+        DctAugmentError: it does not start; quotes the last of what it printed.
+    """
+    # An empty address: the server is no client of the one that is configured, which may not be there.
+    environment = {"PREFECT_API_URL": "", "PREFECT_UI_API_URL": api_url(port)}
+    command = ["server", "start", "--host", HOST, "--port", str(port), "--ui" if ui else "--no-ui"]
+    with tempfile.TemporaryFile("w+") as log, child(command, environment, log.fileno()) as process:
+        give_up = time.monotonic() + _START_WITHIN
+        while not answers(api_url(port)):
+            if process.poll() is not None or time.monotonic() > give_up:
+                log.seek(0)
+                said = "\n".join(log.read().strip().splitlines()[-5:])
+                raise DctAugmentError(f"Prefect's server does not start on port {port}. Its last words:\n{said}")
+            time.sleep(0.1)
+        yield
+
+
+@contextmanager
+def child(
+    command: list[str], environment: Mapping[str, str], output: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a `prefect` command beside the body; it is stopped after it, and dies when this process does."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefect", *command],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,  # Ctrl-C is for this process, which stops the child when its turn has come
+        preexec_fn=_die_with_parent,
+    )
+    try:
+        yield process
+    finally:
+        _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+        if process.poll() is None:
+            process.send_signal(number)
+            try:
+                process.wait(patience)
+            except subprocess.TimeoutExpired:
+                continue
+
+
+_libc = ctypes.CDLL(None)  # loaded here: a forked child should only call
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

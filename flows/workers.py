@@ -1,0 +1,109 @@
+"""What a process that does units keeps between them: one run with its loaded models, and its stages."""
+
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger
+
+import dct_augment
+from dct_augment import config as configuration
+from dct_augment.config import Config
+from dct_augment.errors import InputError
+from dct_augment.pipeline import Run
+from dct_augment.records import Progress, Report, Unit, silent
+from dct_augment.stages import STAGES, Stage
+
+
+@dataclass(frozen=True)
+class Job:
+    """To which run a unit belongs, as any process can be told: `name` is that of one flow run, `folder` its cwd."""
+
+    name: str
+    config: Mapping[str, Any]
+    folder: str
+    version: str = dct_augment.__version__
+
+
+class Session:
+    """The run of one job in this process."""
+
+    def __init__(self, run: Run, report: Report = silent) -> None:
+        self.run, self.report = run, report
+        self._stages: dict[str, Stage] = {}
+
+    def adopt(self, stage: Stage, name: str) -> None:
+        """Use a stage that has been made already for the units of that name."""
+        self._stages[name] = stage
+
+    def do(self, unit: Unit) -> None:
+        """Do one unit."""
+        if unit.stage not in self._stages:
+            self._stages[unit.stage] = STAGES[unit.stage](self.run)
+        self._stages[unit.stage].do(unit, self.report)
+
+
+local: dict[str, Session] = {}
+"""The sessions of flows that run in this very process, by job name."""
+
+_lock = threading.Lock()
+_visitor: tuple[str, Session] | None = None  # the session of the flow elsewhere that this process works for
+
+
+def do(unit: Unit, job: Job) -> None:
+    """Do one unit of a job.
+
+    Raises:
+        InputError: this process does not see the run's folder, or has another version of the package.
+    """
+    if job.name in local:
+        local[job.name].do(unit)
+        return
+    with _lock:  # one at a time, however many threads a worker has: models and random generators are not shared
+        _visit(job).do(unit)
+
+
+def _visit(job: Job) -> Session:
+    global _visitor
+    if _visitor and _visitor[0] == job.name:
+        return _visitor[1]
+    config = _check(job)
+    run = Run(config, _log)
+    if _visitor:
+        run.inherit(_visitor[1].run)
+    _visitor = (job.name, Session(run))
+    return _visitor[1]
+
+
+def _check(job: Job) -> Config:
+    """Go to the folder of a job; see that it is the same one as the flow's."""
+    here = f"the worker on {socket.gethostname()}"
+    if job.version != dct_augment.__version__:
+        raise InputError(
+            f"{here} has dct-augment {dct_augment.__version__}, the flow has {job.version}; install the same everywhere"
+        )
+    try:
+        os.chdir(job.folder)
+    except OSError as error:
+        raise InputError(
+            f"{here} cannot enter the flow's folder {job.folder!r}: {error.strerror}. Workers need to see the same "
+            "files under the same path as the flow"
+        ) from error
+    config = Config.model_validate(job.config)
+    recorded = config.root / "config.yaml"
+    if not recorded.is_file() or recorded.read_text(encoding="utf-8") != configuration.dump(config):
+        raise InputError(
+            f"{here} does not see the run folder {str(Path(job.folder) / config.root)!r} that the flow works in. "
+            "Put it on storage that the workers share with the flow, and name it with output"
+        )
+    return config
+
+
+def _log(progress: Progress) -> None:
+    """Remarks of a worker go to the log of the task it is doing."""
+    if not progress.total:
+        get_run_logger().info("%s: %s", progress.stage, progress.note)
