@@ -148,7 +148,7 @@ def _end_with_parent() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(20)
+        time.sleep(5)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -5,6 +5,7 @@ process has one, and a unit takes it.
 """
 
 import importlib.util
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections import deque
@@ -170,7 +171,7 @@ class Dask(Cluster):
             if self._gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = self._gpus[number]
             # No limit of Dask's on memory: what a worker holds are models, and it is not to be killed for them.
-            options = {"nthreads": 1, "memory_limit": 0, "dashboard_address": None, "env": environment}
+            options = {"nthreads": 1, "memory_limit": 0, "env": environment, "silence_logs": logging.WARNING}
             return {"cls": Nanny, "options": options | ({"resources": {"GPU": 1}} if self._gpus else {})}
 
         scheduler = {"host": "127.0.0.1", "port": 0, "dashboard_address": None}
@@ -178,6 +179,7 @@ class Dask(Cluster):
             SpecCluster(
                 scheduler={"cls": Scheduler, "options": scheduler},
                 workers={number: worker(number) for number in range(self._processes())},
+                silence_logs=logging.WARNING,
             )
         )
 
@@ -205,7 +207,7 @@ class Ray(Cluster):
         from prefect_ray.task_runners import RayTaskRunner
 
         address = self._config.runner.address
-        init: dict[str, Any] = {"log_to_driver": False}
+        init: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
         if address:
             _reachable(address)
         else:

@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
@@ -47,12 +47,12 @@ def api_url(port: int) -> str:
 
 
 def answers(url: str) -> bool:
-    """Whether anything answers at the URL of an API."""
+    """Whether a Prefect server answers at the URL of an API."""
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
             return True
-    except urllib.error.HTTPError:
-        return True  # it wants a key, say; Prefect itself will speak about that
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 403)  # it wants a key, and Prefect itself will say so
     except (OSError, ValueError):
         return False
 
@@ -64,6 +64,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_free(port: int) -> bool:
+    """Whether a server can listen on a port of this machine."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def environment(url: str) -> dict[str, str]:
+    """The environment of a `prefect` command that uses the server at `url`."""
+    return {**os.environ, "PREFECT_API_URL": url}
+
+
 @contextmanager
 def running(port: int, *, ui: bool) -> Iterator[None]:
     """Keep a server; it has answered when the body begins, and ends with it, or with this process.
@@ -72,9 +88,8 @@ def running(port: int, *, ui: bool) -> Iterator[None]:
         DctAugmentError: it does not start; quotes the last of what it printed.
     """
     # An empty address: the server is no client of the one that is configured, which may not be there.
-    environment = {"PREFECT_API_URL": "", "PREFECT_UI_API_URL": api_url(port)}
     command = ["server", "start", "--host", HOST, "--port", str(port), "--ui" if ui else "--no-ui"]
-    with tempfile.TemporaryFile("w+") as log, child(command, environment, log.fileno()) as process:
+    with tempfile.TemporaryFile("w+") as log, child(command, "", log.fileno()) as process:
         give_up = time.monotonic() + _START_WITHIN
         while not answers(api_url(port)):
             if process.poll() is not None or time.monotonic() > give_up:
@@ -86,13 +101,11 @@ def running(port: int, *, ui: bool) -> Iterator[None]:
 
 
 @contextmanager
-def child(
-    command: list[str], environment: Mapping[str, str], output: int | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
+def child(command: list[str], url: str, output: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run a `prefect` command beside the body; it is stopped after it, and dies when this process does."""
     process = subprocess.Popen(
         [sys.executable, "-m", "prefect", *command],
-        env={**os.environ, **environment},
+        env=environment(url),
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,

@@ -158,6 +158,16 @@ def run_all(
 
 
 @app.command()
+def serve(
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="of a server that is started")] = 4200,
+) -> None:
+    """Prefect with history and UI: a server if none answers, every deployment of prefect.yaml, and a worker."""
+    with console.status("loading"):
+        from flows import serving
+    serving.serve(port, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+
+
+@app.command()
 def verify(
     config: ConfigName = "pocket",
     overrides: Overrides = None,

@@ -1,0 +1,87 @@
+"""`dct-augment serve`: a Prefect server if none answers, the deployments of prefect.yaml, and a worker for them.
+
+Each part is a `prefect` command that one could type; here they start in order and end together.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib import resources
+from pathlib import Path
+
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
+
+from dct_augment.errors import DctAugmentError, InputError
+from flows import server
+
+POOL = "augment"
+
+
+def serve(port: int, say: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C or SIGTERM.
+
+    Raises:
+        InputError: there is no prefect.yaml, or the port is taken.
+        DctAugmentError: a part of it failed.
+    """
+    file, configured = _deployments(), Settings().api.url
+    with ExitStack() as parts:
+        url = next((one for one in (configured, server.api_url(port)) if one and server.answers(one)), None)
+        if url:
+            say(f"using the Prefect server at {url}")
+        else:
+            url = server.api_url(port)
+            if not server.is_free(port):
+                raise InputError(f"port {port} is taken by something that is no Prefect server; choose another --port")
+            say(f"starting a Prefect server at {url}")
+            parts.enter_context(server.running(port, ui=True))
+        if not _has_pool(url):
+            _prefect(url, "work-pool", "create", "--type", "process", POOL)
+        _prefect(url, "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
+        worker = parts.enter_context(server.child(["worker", "start", "--pool", POOL, "--limit", "1"], url))
+        say(f"UI: {url.removesuffix('/api')}")
+        say("in another terminal here:")
+        if configured != url:
+            say(f"  export PREFECT_API_URL={url}")
+        say("  prefect deployment run augment/pocket --watch")
+        say("Ctrl-C stops the worker, and the server if it was started here")
+        while worker.poll() is None:
+            time.sleep(0.3)
+        raise DctAugmentError(f"the worker ended with exit code {worker.returncode}; what it printed is above")
+
+
+def _deployments() -> Path:
+    """The prefect.yaml of this folder, else the one shipped with the package."""
+    package = Path(str(resources.files("dct_augment")))
+    for folder in (Path(), package.parent, package):
+        if (folder / "prefect.yaml").is_file():
+            return folder / "prefect.yaml"
+    raise InputError("there is no prefect.yaml in this folder, nor in the package; install dct-augment anew")
+
+
+def _has_pool(url: str) -> bool:
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(POOL)
+        except ObjectNotFound:
+            return False
+        return True
+
+
+def _prefect(url: str, *command: str) -> None:
+    """Run a `prefect` command to its end; what it prints is shown if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", *command],
+        env=server.environment(url),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
+        raise DctAugmentError(f"`prefect {' '.join(command)}` failed:\n{said}")
