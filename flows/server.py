@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
 
@@ -21,6 +21,7 @@ from dct_augment.errors import DctAugmentError
 HOST = "127.0.0.1"
 
 _START_WITHIN = 180.0  # seconds: the first start of all makes a data base
+_PATIENCE = 10.0  # seconds for a process to end by itself
 _PR_SET_PDEATHSIG = 1
 
 
@@ -119,13 +120,18 @@ def child(command: list[str], url: str, output: int | None = None) -> Iterator[s
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
-        if process.poll() is None:
-            process.send_signal(number)
-            try:
-                process.wait(patience)
-            except subprocess.TimeoutExpired:
-                continue
+    """End a child, and then what it has started: a flow run still has the time to report that it was stopped."""
+    with suppress(ProcessLookupError):
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_PATIENCE)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            give_up = time.monotonic() + _PATIENCE
+            os.killpg(process.pid, number)
+            while time.monotonic() < give_up:
+                process.poll()
+                os.killpg(process.pid, 0)  # raises when none is left
+                time.sleep(0.1)
 
 
 _libc = ctypes.CDLL(None)  # loaded here: a forked child should only call

@@ -12,8 +12,17 @@ from importlib import resources
 from pathlib import Path
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
+from prefect.states import Crashed
 
 from dct_augment.errors import DctAugmentError, InputError
 from flows import server
@@ -39,6 +48,7 @@ def serve(port: int, say: Callable[[str], None]) -> None:
                 raise InputError(f"port {port} is taken by something that is no Prefect server; choose another --port")
             say(f"starting a Prefect server at {url}")
             parts.enter_context(server.running(port, ui=True))
+            _bury(url)
         if not _has_pool(url):
             _prefect(url, "work-pool", "create", "--type", "process", POOL)
         _prefect(url, "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
@@ -70,6 +80,17 @@ def _has_pool(url: str) -> bool:
         except ObjectNotFound:
             return False
         return True
+
+
+def _bury(url: str) -> None:
+    """Note that runs which a server was killed with are over: they would hold their places for ever."""
+    states = FlowRunFilterState(
+        type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
+    )
+    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool):
+            client.set_flow_run_state(run.id, Crashed(message="The server was stopped while this run was at work."))
 
 
 def _prefect(url: str, *command: str) -> None:
