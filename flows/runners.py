@@ -28,6 +28,8 @@ from dct_augment.records import Unit
 from dct_augment.stages import Stage
 from flows.workers import Job
 
+_ANSWER_WITHIN = 20  # seconds, of a cluster of others
+
 TaskOf = Callable[[Unit], Task[[Unit, Job], None]]
 """The Prefect task that does a unit."""
 
@@ -141,11 +143,13 @@ class Dask(Cluster):
             return runner
         _reachable(address)
         runner = self._open.enter_context(
-            DaskTaskRunner(address=address if "://" in address else f"tcp://{address}", client_kwargs={"timeout": 20})
+            DaskTaskRunner(
+                address=address if "://" in address else f"tcp://{address}", client_kwargs={"timeout": _ANSWER_WITHIN}
+            )
         )
         try:
             self._client = runner.client
-            self._client.wait_for_workers(1, timeout=20)
+            self._client.wait_for_workers(1, timeout=_ANSWER_WITHIN)
         except TimeoutError as error:
             raise InputError(
                 f"runner.address {address!r} has no workers; start some: dask worker {address} --nthreads 1"
