@@ -14,6 +14,7 @@ from contextlib import ExitStack, nullcontext
 from functools import cached_property
 from queue import SimpleQueue
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from prefect import Task
@@ -283,9 +284,21 @@ def _need(module: str, extra: str) -> None:
 
 
 def _reachable(address: str) -> None:
-    """Workers on other machines report to the Prefect server themselves: they need one that they can reach."""
-    if not PREFECT_API_URL.value():
+    """Workers report to the Prefect server themselves: on other machines they need one that they can reach.
+
+    Raises:
+        InputError: the cluster is elsewhere, and the server on this machine alone.
+    """
+    url = str(get_client(sync_client=True).api_url)
+    if _host(address) not in _HERE and _host(url) in _HERE:
         raise InputError(
-            f"runner.address {address!r} needs a Prefect server that its workers reach: start `dct-augment serve`, "
-            "or `prefect server start --host 0.0.0.0`, and set PREFECT_API_URL"
+            f"runner.address {address!r} is another machine, and its workers cannot reach the Prefect server {url}. "
+            "Start one with `prefect server start --host 0.0.0.0`, and set PREFECT_API_URL to http://THIS_HOST:4200/api"
         )
+
+
+_HERE = ("127.0.0.1", "localhost", "::1", "auto")
+
+
+def _host(address: str) -> str:
+    return urlsplit(address if "://" in address else f"//{address}").hostname or address

@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 
 from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
@@ -90,7 +90,8 @@ def running(port: int, *, ui: bool) -> Iterator[None]:
     """
     # An empty address: the server is no client of the one that is configured, which may not be there.
     command = ["server", "start", "--host", HOST, "--port", str(port), "--ui" if ui else "--no-ui"]
-    with tempfile.TemporaryFile("w+") as log, child(command, "", log.fileno()) as process:
+    page = {"PREFECT_UI_API_URL": api_url(port)}  # what the UI, in a browser, talks to
+    with tempfile.TemporaryFile("w+") as log, child(command, "", log.fileno(), page) as process:
         give_up = time.monotonic() + _START_WITHIN
         while not answers(api_url(port)):
             if process.poll() is not None or time.monotonic() > give_up:
@@ -102,11 +103,13 @@ def running(port: int, *, ui: bool) -> Iterator[None]:
 
 
 @contextmanager
-def child(command: list[str], url: str, output: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def child(
+    command: list[str], url: str, output: int | None = None, more: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a `prefect` command beside the body; it is stopped after it, and dies when this process does."""
     process = subprocess.Popen(
         [sys.executable, "-m", "prefect", *command],
-        env=environment(url),
+        env=environment(url) | dict(more or {}),
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,

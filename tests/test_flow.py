@@ -1,5 +1,6 @@
 """The flow with a real Prefect server, a real Dask cluster, killed workers, and a browser."""
 
+import contextlib
 import errno
 import hashlib
 import http.server
@@ -22,6 +23,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Failed
 
 from dct_augment import config as configuration
@@ -35,9 +37,9 @@ from flows.workers import Job
 SMALL = [
     "tokens.max_updates=4", "tokens.validate_every=2", "tokens.validation_images=2", "tokens.images_per_update=2",
     "tokens.group=1", "tokens.target_accuracy=0.01", "tokens.target_probability=0.0", "tokens.restarts=0",
-    "sampling.num_inference_steps=2", "generation.shard_size=3", "benchmark.steps=2", "benchmark.seeds=2",
-    "benchmark.batch_size=4", "benchmark.per_class=2", "benchmark.arms=[real, class_token]", "benchmark.processes=1",
-    "report.strip=2", "on_class_failure=skip",
+    "sampling.num_inference_steps=2", "generation.shard_size=3", "benchmark.arms=[plain_prompt, class_token]",
+    "benchmark.steps=2", "benchmark.seeds=2", "benchmark.batch_size=4", "benchmark.per_class=2",
+    "benchmark.processes=1", "report.strip=2", "on_class_failure=skip",
 ]  # fmt: skip
 CHROMIUM = shutil.which("chromium")
 COMMAND = [sys.executable, "-W", "ignore", "-m", "dct_augment"]
@@ -178,18 +180,20 @@ class TestRunners:
         assert most == 2
         assert [unit.number for unit, error in outcomes.items() if error] == [3]
 
-    @pytest.mark.parametrize(("kind", "fix"), [("dask", "dask scheduler"), ("ray", "ray start --head")])
-    def test_a_cluster_that_is_not_there_is_named(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, fix: str
-    ) -> None:
-        config = configuration.load("digits", [f"runner.kind={kind}", "runner.address=127.0.0.1:9"])
-        with runners.make(config) as runner, pytest.raises(InputError, match="needs a Prefect server"):
-            runner._start()  # type: ignore[attr-defined]
-        if kind == "dask":
-            monkeypatch.setattr(runners, "_reachable", lambda address: None)
-            monkeypatch.setattr(runners, "_ANSWER_WITHIN", 1)
-            with runners.make(config) as runner, pytest.raises(InputError, match=f"no Dask scheduler.*{fix}"):
+    def test_workers_elsewhere_need_a_server_that_they_can_reach(self) -> None:
+        for kind in ("dask", "ray"):
+            config = configuration.load("digits", [f"runner.kind={kind}", "runner.address=node7:8786"])
+            wrong = pytest.raises(InputError, match=r"cannot reach the Prefect server .*--host 0\.0\.0\.0")
+            here = temporary_settings({PREFECT_API_URL: "http://127.0.0.1:4200/api"})
+            with here, runners.make(config) as runner, wrong:
                 runner._start()  # type: ignore[attr-defined]
+
+    def test_a_cluster_that_does_not_answer_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        config = configuration.load("digits", ["runner.kind=dask", "runner.address=127.0.0.1:9"])
+        monkeypatch.setattr(runners, "_reachable", lambda address: None)
+        monkeypatch.setattr(runners, "_ANSWER_WITHIN", 1)
+        with runners.make(config) as runner, pytest.raises(InputError, match=r"no Dask scheduler answers.*dask sched"):
+            runner._start()  # type: ignore[attr-defined]
 
     def test_a_package_that_is_missing_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -277,6 +281,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         finally:
             process.terminate()
             process.wait(60)
+    assert not _processes_with(f"PREFECT_HOME={folder / 'home'}")
 
 
 @pytest.fixture(scope="session")
@@ -428,9 +433,15 @@ class TestDask:
         assert not list((tmp_path / "there" / "tokens").glob(".*"))
 
 
-def test_a_configured_server_that_does_not_answer_is_replaced_for_the_run(tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefect's data base for runs with a temporary server."""
+    return tmp_path_factory.mktemp("home")
+
+
+def test_a_configured_server_that_does_not_answer_is_replaced_for_the_run(home: Path, tmp_path: Path) -> None:
     dead = "http://127.0.0.1:9/api"
-    variables = environment(tmp_path / "home", PREFECT_API_URL=dead)
+    variables = environment(home, PREFECT_API_URL=dead)
     done = run(
         [*COMMAND, "run", "--config", "digits", "--per-class", "2", "--classes", "one,seven", *overrides()],
         tmp_path, variables,
@@ -441,8 +452,16 @@ def test_a_configured_server_that_does_not_answer_is_replaced_for_the_run(tmp_pa
     assert (tmp_path / "runs" / "digits" / "report" / "index.html").is_file()
 
 
-def test_the_flows_module_runs_a_config_offline_and_a_kill_leaves_no_process(tmp_path: Path) -> None:
-    variables = environment(tmp_path / "home")
+def test_a_wrong_config_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["augment", "nope"])
+    with pytest.raises(SystemExit) as ended:
+        augment.main()
+    assert ended.value.code == 2
+    assert "error: nope: 1 problem" in capsys.readouterr().err
+
+
+def test_the_flows_module_runs_a_config_offline_and_a_kill_leaves_no_process(home: Path, tmp_path: Path) -> None:
+    variables = environment(home)
     config = tmp_path / "mine.yaml"
     shipped = configuration.load("digits", SMALL, classes=["one"], per_class=2)
     config.write_text(configuration.dump(shipped))
@@ -460,9 +479,15 @@ def test_the_flows_module_runs_a_config_offline_and_a_kill_leaves_no_process(tmp
     process.communicate()
     while group(pid) and time.monotonic() < give_up:
         time.sleep(0.1)
-    left = subprocess.run(["pgrep", "-f", f"PREFECT_HOME={tmp_path}"], capture_output=True, text=True).stdout
     assert not group(pid)
-    assert not left
-    wrong = run([sys.executable, "-m", "flows.augment", "nope"], tmp_path, variables)
-    assert wrong.returncode == 2
-    assert "nope: 1 problem" in wrong.stderr
+    assert not _processes_with(f"PREFECT_HOME={home}")
+
+
+def _processes_with(variable: str) -> list[str]:
+    """Processes that were started with a variable in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if variable.encode() in path.read_bytes().split(b"\0"):
+                found.append((path.parent / "cmdline").read_text())
+    return found
