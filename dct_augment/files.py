@@ -41,8 +41,8 @@ def sha256(path: Path) -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files that a killed process left in `folder`; call it under the run's lock."""
-    for partial in folder.glob(".*.partial"):
+    """Remove temporary files that a killed process left anywhere in `folder`; call it under the run's lock."""
+    for partial in folder.rglob(".*.partial"):
         partial.unlink(missing_ok=True)
 
 

@@ -90,8 +90,7 @@ class Run(Workspace):
         """Record the configuration, and the time that a stage takes."""
         began = time.monotonic()
         with files.lock(self.config.root):
-            for folder in (self.config.root, self.tokens.path, self.shards.path):
-                files.sweep(folder)
+            files.sweep(self.config.root)
             files.write_text(self.config.root / "config.yaml", configuration.dump(self.config))
             yield
             times = self._times() | {stage: self._times().get(stage, 0.0) + time.monotonic() - began}

@@ -10,15 +10,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from prefect import Task, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run
 
 from dct_augment import config as configuration
 from dct_augment.errors import DctAugmentError, InputError
@@ -59,12 +59,18 @@ def augment(
         config, overrides or [], per_class=per_class, classes=classes, output=Path(output) if output else None
     )
     run = Run(settings, _remark)
-    with runners.make(settings) as runner, _job(run) as job:
-        run.work(run.stages("report"), lambda stage, units: _execute(run, stage, units, runner, job))
+    with runners.make(settings) as runner:
+        work(run, run.stages("report"), runner)
     page = _task("report", "report")(run.report)()
     artifacts.show(run, page)
     run.check()
     return str(page)
+
+
+def work(run: Run, stages: Iterable[Stage], runner: Runner) -> None:
+    """Do what is missing in each stage, a Prefect task for each unit."""
+    with _job(run) as job:
+        run.work(stages, lambda stage, units: _execute(run, stage, units, runner, job))
 
 
 def do(unit: Unit, job: Job) -> None:
@@ -118,7 +124,7 @@ def _task(name: str, title: str, retries: int = 0, delay: float = 0.0) -> Any:
 @contextmanager
 def _job(run: Run) -> Iterator[Job]:
     """What workers are told of this flow run; those in this process use its own `Run`."""
-    job = Job(str(flow_run.id), run.config.model_dump(mode="json"), os.getcwd())
+    job = Job(str(uuid4()), run.config.model_dump(mode="json"), os.getcwd())
     workers.local[job.name] = workers.Session(run)
     try:
         yield job

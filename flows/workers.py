@@ -21,7 +21,7 @@ from dct_augment.stages import STAGES, Stage
 
 @dataclass(frozen=True)
 class Job:
-    """To which run a unit belongs, as any process can be told: `name` is that of one flow run, `folder` its cwd."""
+    """To which run a unit belongs, as any process can be told: `name` is unique to one flow run, `folder` its cwd."""
 
     name: str
     config: Mapping[str, Any]

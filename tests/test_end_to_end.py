@@ -1,7 +1,6 @@
 """The whole product on the shipped Pocket models, as a user runs it: through the command line."""
 
 import hashlib
-import json
 import multiprocessing
 import os
 import resource
@@ -96,22 +95,6 @@ def contents(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in (".lock", "times.json", "config.yaml")
     }
-
-
-def test_run_does_everything_and_a_second_run_nothing(tmp_path: Path) -> None:
-    words = ("run", "--config", "pocket", "--classes", "crane,kiwi,song sparrow", "--per-class", "3")
-    run(tmp_path, *words)
-    root = tmp_path / "runs" / "pocket"
-    summary = json.loads((root / "report" / "summary.json").read_text())
-    assert set(summary["classes"]) == {"crane", "kiwi", "song sparrow"}
-    assert set(summary["benchmark"]["arms"]) == {"real", "real+strong_aug", "plain_prompt", "class_token"}
-    assert len(pd.read_parquet(root / "benchmark" / "trials.parquet")) == 8
-    index = pd.read_parquet(root / "tokens" / "index.parquet")
-    assert index["token"].tolist() == ["<dct-pocket-song-sparrow>", "<dct-pocket-crane>", "<dct-pocket-kiwi>"]
-    before = {name: digest for name, digest in contents(root).items() if not name.startswith("report")}
-    run(tmp_path, *words)
-    assert {name: digest for name, digest in contents(root).items() if not name.startswith("report")} == before
-    assert "all agree" in run(tmp_path, "verify", settings=())
 
 
 def test_more_images_are_added_and_none_is_changed(tmp_path: Path) -> None:

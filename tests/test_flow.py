@@ -62,8 +62,8 @@ def overrides(*more: str) -> list[str]:
 
 
 def digests(root: Path) -> dict[str, str]:
-    """What tokens and shards a run made, by content."""
-    paths = [*root.glob("tokens/*.*"), *root.glob("shards/*.*")]
+    """What tokens, shards and trials a run made, by content."""
+    paths = [*root.glob("tokens/*.*"), *root.glob("shards/*.*"), *root.glob("benchmark/trials/*")]
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
@@ -365,7 +365,7 @@ class TestServe:
             page.goto(f"{home}/artifacts/artifact/{found['pocket-strip-crane']['latest_id']}")
             page.wait_for_function("[...document.images].some(one => one.src.startsWith('data:') && one.naturalWidth)")
             page.goto((served.folder / "runs" / "pocket" / "report" / "index.html").as_uri())
-            assert page.locator("img").count() >= 4
+            assert page.locator("img").count() >= 2
             assert page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
             assert "crane" in page.inner_text("body")
             browser.close()
@@ -429,7 +429,11 @@ class TestDask:
             done = run([*command, *settings, "--output", name], tmp_path, variables | {"FRAGILE": fragile})
             assert done.returncode == 0, done.stdout + done.stderr
         assert {path.name for path in marks.iterdir()} == {"a", "b"}
-        assert digests(tmp_path / "here") == digests(tmp_path / "there")
+        here, there = (
+            {name: digest for name, digest in digests(tmp_path / one).items() if not name.startswith("benchmark")}
+            for one in ("here", "there")
+        )  # trials record their seconds
+        assert here == there
         assert not list((tmp_path / "there" / "tokens").glob(".*"))
 
 
@@ -439,17 +443,29 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-def test_a_configured_server_that_does_not_answer_is_replaced_for_the_run(home: Path, tmp_path: Path) -> None:
+def test_run_does_everything_without_the_configured_server_and_a_second_run_nothing(
+    home: Path, served: Served, tmp_path: Path
+) -> None:
     dead = "http://127.0.0.1:9/api"
-    variables = environment(home, PREFECT_API_URL=dead)
-    done = run(
-        [*COMMAND, "run", "--config", "digits", "--per-class", "2", "--classes", "one,seven", *overrides()],
-        tmp_path, variables,
-    )  # fmt: skip
+    command = [*COMMAND, "run", "--classes", "crane,kiwi,song sparrow", "--per-class", "3", *overrides(
+        "benchmark.arms=[real, real+strong_aug, plain_prompt, class_token]", "on_class_failure=skip"
+    )]  # fmt: skip
+    done = run(command, tmp_path, environment(home, PREFECT_API_URL=dead))
     assert done.returncode == 0, done.stderr
     assert re.sub(r"\s+", " ", done.stderr).count(f"server at {dead} does not answer") == 1
     assert "Traceback" not in done.stderr
-    assert (tmp_path / "runs" / "digits" / "report" / "index.html").is_file()
+    root = tmp_path / "runs" / "pocket"
+    summary = json.loads((root / "report" / "summary.json").read_text())
+    assert set(summary["classes"]) == {"crane", "kiwi", "song sparrow"}
+    assert set(summary["benchmark"]["arms"]) >= {"real", "real+strong_aug", "plain_prompt"}
+    assert (root / "report" / "index.html").is_file()
+    before = digests(root)
+    done = run(command, tmp_path, served.variables)
+    assert done.returncode == 0, done.stderr
+    assert "does not answer" not in done.stderr
+    assert digests(root) == before
+    checked = run([*COMMAND, "verify"], tmp_path, served.variables)
+    assert "all agree" in checked.stdout
 
 
 def test_a_wrong_config_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
