@@ -141,4 +141,5 @@ _libc = ctypes.CDLL(None)  # loaded here: a forked child should only call
 
 
 def _die_with_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Prefect stops by it; a shell's background jobs ignore it
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
