@@ -235,3 +235,6 @@ def test_the_wheel_carries_everything(wheel: Path, tmp_path: Path) -> None:
     where = [sys.executable, "-c", "import dct_augment, flows; print(dct_augment.__file__, flows.__file__)"]
     found = subprocess.run(where, cwd=empty, env=environment, check=True, capture_output=True, text=True).stdout
     assert found.count(str(site)) == 2
+    where = [sys.executable, "-c", "from flows.serving import _deployments; print(_deployments())"]
+    found = subprocess.run(where, cwd=empty, env=environment, check=True, capture_output=True, text=True).stdout
+    assert found.strip() == str(site / "dct_augment" / "prefect.yaml")

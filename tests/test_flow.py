@@ -343,6 +343,25 @@ class TestServe:
         assert "nowhere" in said
         assert "Traceback" not in said
 
+    def test_only_errors_that_may_pass_are_retried(self, served: Served) -> None:
+        done = run([sys.executable, "-W", "ignore", "-c", RETRIES], served.folder, served.variables)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == ["3", "1"]
+
+    def test_a_class_without_token_fails_the_flow_with_its_name_or_is_skipped(self, served: Served) -> None:
+        hopeless = ["tokens.max_updates=1", "tokens.target_accuracy=1.0", "tokens.learning_rate=1e-9"]
+        settings = [*SMALL, *hopeless, "benchmark.arms=[real]"]
+        done = served.deployment(
+            "digits", output="none", per_class=1, classes=["three"], overrides=[*settings, "on_class_failure=fail"]
+        )
+        assert "'Failed'" in done.stdout
+        runs = served.post("/flow_runs/filter", {"flow_runs": {"state": {"name": {"any_": ["Failed"]}}}})
+        assert any("no class token for 1 of 1 classes: three (no effect)" in one["state"]["message"] for one in runs)
+        root = served.folder / "none"
+        skipping = configuration.load("digits", settings, classes=["three"], output=root, per_class=1)
+        assert set(Run(skipping).failed) == {"three"}
+        Run(skipping).check()  # the same failure, and no error
+
     @pytest.mark.skipif(not CHROMIUM, reason="no browser: install Debian's package chromium")
     def test_the_ui_and_the_report_open_in_a_browser(self, served: Served, finished: str) -> None:
         from playwright.sync_api import expect, sync_playwright
@@ -370,6 +389,31 @@ class TestServe:
             assert "crane" in page.inner_text("body")
             browser.close()
         assert errors == []
+
+
+RETRIES = """
+from dct_augment.errors import InputError
+from flows.augment import _task
+
+calls = []
+
+def full():
+    calls.append(1)
+    if len(calls) < 3:
+        raise OSError(28, "No space left on device")
+
+def wrong():
+    calls.append(1)
+    raise InputError("no such model")
+
+_task("tokens", "full", retries=2, delay=0.1)(full)()
+print(len(calls))
+calls.clear()
+try:
+    _task("tokens", "wrong", retries=2, delay=0.1)(wrong)()
+except InputError:
+    print(len(calls))
+"""
 
 
 def _strings(value: Any) -> Iterator[str]:
