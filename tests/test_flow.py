@@ -27,7 +27,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Failed
 
 from dct_augment import config as configuration
-from dct_augment.errors import InputError, ModelError
+from dct_augment.errors import InputError, ModelError, TokenTrainingError
 from dct_augment.pipeline import Run
 from dct_augment.records import Unit
 from dct_augment.stages import TokenStage
@@ -122,6 +122,20 @@ class TestUnits:
         found: list[Unit] = []
         run.work([TokenStage(run)], lambda stage, units: found.extend(units))
         return tuple(found)
+
+
+def test_a_class_without_token_is_remembered_and_fails_the_run_or_is_skipped(tmp_path: Path) -> None:
+    hopeless = ["tokens.max_updates=1", "tokens.target_accuracy=1.0", "tokens.learning_rate=1e-9"]
+
+    def ending(end: str) -> Run:
+        settings = [*SMALL, *hopeless, f"on_class_failure={end}"]
+        return Run(configuration.load("digits", settings, classes=["three"], output=tmp_path / "run"))
+
+    ending("fail").train()
+    assert set(ending("fail").failed) == {"three"}
+    with pytest.raises(TokenTrainingError, match="no class token for 1 of 1 classes: three"):
+        ending("fail").check()
+    ending("skip").check()
 
 
 class TestTransient:
@@ -348,20 +362,6 @@ class TestServe:
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == ["3", "1"]
 
-    def test_a_class_without_token_fails_the_flow_with_its_name_or_is_skipped(self, served: Served) -> None:
-        hopeless = ["tokens.max_updates=1", "tokens.target_accuracy=1.0", "tokens.learning_rate=1e-9"]
-        settings = [*SMALL, *hopeless, "benchmark.arms=[real]"]
-        done = served.deployment(
-            "digits", output="none", per_class=1, classes=["three"], overrides=[*settings, "on_class_failure=fail"]
-        )
-        assert "'Failed'" in done.stdout
-        runs = served.post("/flow_runs/filter", {"flow_runs": {"state": {"name": {"any_": ["Failed"]}}}})
-        assert any("no class token for 1 of 1 classes: three (no effect)" in one["state"]["message"] for one in runs)
-        root = served.folder / "none"
-        skipping = configuration.load("digits", settings, classes=["three"], output=root, per_class=1)
-        assert set(Run(skipping).failed) == {"three"}
-        Run(skipping).check()  # the same failure, and no error
-
     @pytest.mark.skipif(not CHROMIUM, reason="no browser: install Debian's package chromium")
     def test_the_ui_and_the_report_open_in_a_browser(self, served: Served, finished: str) -> None:
         from playwright.sync_api import expect, sync_playwright
@@ -464,20 +464,18 @@ class TestDask:
         marks = tmp_path / "marks"
         marks.mkdir()
         variables = served.variables | {"PYTHONPATH": str(tmp_path)}
-        command = [*COMMAND, "run", "--config", "digits", "--per-class", "4", "--classes", "one,seven,nine"]
-        command += overrides(
+        words = ["--config", "digits", "--per-class", "4", "--classes", "one,seven,nine"]
+        words += overrides(
             "guide.name=fragile:build", "guide.library=function", "benchmark.arms=[real]", "report.strip=1"
         )
-        for name, fragile, more in (("here", "", []), ("there", str(marks), ["runner.kind=dask", "runner.workers=2"])):
-            settings = [part for setting in more for part in ("--set", setting)]
-            done = run([*command, *settings, "--output", name], tmp_path, variables | {"FRAGILE": fragile})
+        here = [*COMMAND, "generate", *words, "--output", "here"]
+        there = [*COMMAND, "run", *words, "--output", "there", "--set", "runner.kind=dask", "--set", "runner.workers=2"]
+        for command, fragile in ((here, ""), (there, str(marks))):
+            done = run(command, tmp_path, variables | {"FRAGILE": fragile})
             assert done.returncode == 0, done.stdout + done.stderr
         assert {path.name for path in marks.iterdir()} == {"a", "b"}
-        here, there = (
-            {name: digest for name, digest in digests(tmp_path / one).items() if not name.startswith("benchmark")}
-            for one in ("here", "there")
-        )  # trials record their seconds
-        assert here == there
+        made = {name: digest for name, digest in digests(tmp_path / "there").items() if "trials" not in name}
+        assert made == digests(tmp_path / "here")
         assert not list((tmp_path / "there" / "tokens").glob(".*"))
 
 
