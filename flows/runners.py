@@ -67,7 +67,9 @@ class InProcess(Runner):
             # Inner first: when a stop arrives, the processes end, and then the threads that wait for them.
             threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=stage.at_once)
             with threads, stage.side_by_side():
-                yield from _window(units, lambda unit: threads.submit(task_of(unit), _call(unit, job)), stage.at_once)
+                yield from _window(
+                    units, lambda unit: threads.submit(task_of(unit), _call(unit, job)), lambda: stage.at_once
+                )
             return
         for unit in units:
             yield unit, _error(lambda one=unit: task_of(one)(one, job))  # type: ignore[misc]
@@ -262,14 +264,12 @@ def _error(result: Callable[[], object]) -> Exception | None:
     return None
 
 
-def _window(
-    units: Sequence[Unit], submit: Callable[[Unit], PrefectFuture[Any]], width: int | Callable[[], int]
-) -> Outcomes:
-    """Keep at most `width` units submitted, so that a stop, or bad input, leaves few to wait for."""
+def _window(units: Sequence[Unit], submit: Callable[[Unit], PrefectFuture[Any]], width: Callable[[], int]) -> Outcomes:
+    """Keep at most `width()` units submitted, so that a stop, or bad input, leaves few to wait for."""
     waiting, running = deque(units), dict[PrefectFuture[Any], Unit]()
     ended: SimpleQueue[PrefectFuture[Any]] = SimpleQueue()
     while waiting or running:
-        while waiting and len(running) < (width if isinstance(width, int) else width()):
+        while waiting and len(running) < width():
             unit = waiting.popleft()
             future = submit(unit)
             running[future] = unit

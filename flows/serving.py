@@ -6,12 +6,12 @@ Each part is a `prefect` command that one could type; here they start in order a
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import resources
 from pathlib import Path
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
@@ -73,8 +73,14 @@ def _deployments() -> Path:
     raise InputError("there is no prefect.yaml in this folder, nor in the package; install dct-augment anew")
 
 
-def _has_pool(url: str) -> bool:
+@contextmanager
+def _client(url: str) -> Iterator[SyncPrefectClient]:
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        yield client
+
+
+def _has_pool(url: str) -> bool:
+    with _client(url) as client:
         try:
             client.read_work_pool(POOL)
         except ObjectNotFound:
@@ -88,7 +94,7 @@ def _bury(url: str) -> None:
         type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
     )
     pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+    with _client(url) as client:
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=states), work_pool_filter=pool):
             client.set_flow_run_state(run.id, Crashed(message="The server was stopped while this run was at work."))
 

@@ -189,7 +189,7 @@ class TestRunners:
                 raise ValueError("three")
 
         with ThreadPoolExecutor(7) as pool:
-            outcomes = dict(runners._window(units, lambda unit: pool.submit(work, unit.number), 2))  # type: ignore[arg-type]
+            outcomes = dict(runners._window(units, lambda unit: pool.submit(work, unit.number), lambda: 2))  # type: ignore[arg-type]
         assert set(outcomes) == set(units)
         assert most == 2
         assert [unit.number for unit, error in outcomes.items() if error] == [3]
