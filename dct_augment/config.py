@@ -184,7 +184,15 @@ class SamplingConfig(Section):
 class TokensConfig(Section):
     """How class tokens are trained (paper, section 3)."""
 
-    method: Literal["last_step", "look_ahead"] = "look_ahead"
+    method: Literal["last_step", "last_k", "full", "lv", "look_ahead", "direct_align"] = Field(
+        "look_ahead", description="the gradient method; see gradients.py for what each does and costs"
+    )
+    last_k: PositiveInt = Field(2, description="of method last_k: steps that carry the gradient")
+    renoised: PositiveInt = Field(2, description="of method lv: copies of each finished image with new noise")
+    serves: PositiveInt = Field(4, description="of method direct_align: updates that one finished image serves")
+    recovered: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="of method direct_align: share of the known noise that the model recovers"
+    )
     vectors: PositiveInt = 1
     init_word: str = "a"
     start: Path | None = Field(
@@ -195,10 +203,18 @@ class TokensConfig(Section):
     learning_rate: Annotated[float, Field(gt=0)] = Field(
         0.2, description="Adam step in units of the mean word norm, spread over all dimensions"
     )
-    max_norm: Annotated[float, Field(gt=0)] = Field(1.5, description="in units of the largest word norm")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate, over max_updates")
+    max_norm: Annotated[float, Field(gt=0)] = Field(1.5, description="clamp, in units of the largest word norm")
+    norm_prior: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="pull towards the mean word norm, in units of the classifier's gradient"
+    )
+    autocast: Literal["bfloat16", "float16"] | None = Field(
+        None, description="precision of the denoiser and decoder in updates; token and optimiser stay float32"
+    )
     look_ahead: Annotated[tuple[tuple[Fraction, Fraction], ...], Field(min_length=1)] = Field(
         ((0.15, 0.75), (0.4, 1.0)),
-        description="part of the trajectory in which the stopping step is drawn, one range per attempt",
+        description="part of the trajectory in which the place of look_ahead and direct_align is drawn, one range per "
+        "attempt",
     )
     validate_every: PositiveInt = 10
     validation_images: PositiveInt = 12
@@ -210,6 +226,10 @@ class TokensConfig(Section):
         128, description="vocabulary words tried as the start of a restart, those the gradient points to; 0: init_word"
     )
     restart_below: Fraction = Field(0.8, description="restart only if the best accuracy is below this")
+    certificate_images: Annotated[int, Field(ge=2)] = Field(
+        24, description="fresh images with and without the token, by which it is certified"
+    )
+    least_diversity: Fraction = Field(0.5, description="share of the plain prompt's diversity below which it collapsed")
     slots: PositiveInt = Field(8, description="classes trained in one batch; changes speed, not results")
     group: PositiveInt = Field(8, description="classes per unit of work; several workers train several groups")
     seed: int = 0
@@ -229,6 +249,7 @@ class GenerationConfig(Section):
     shard_size: PositiveInt = Field(100, description="images per shard: the unit of work and of retry")
     batch_size: PositiveInt = 50
     image_format: Literal["png", "webp", "jpg"] = "png"
+    allow_uncertified: bool = Field(False, description="draw with tokens that were not certified, too")
     seed: int = 0
 
 

@@ -1,16 +1,20 @@
 """Gradient methods: how an image is reached whose classifier loss tells the class token where to go.
 
-Each method takes a batch of trajectories at pure noise and returns latents (sum B, C, h, w) that are
-differentiable in their conditioning, with the U-Net evaluations that each trajectory cost (forward 1,
-backward 2).
+Each method takes what every class of a batch has drawn and returns latents that are differentiable in their
+conditioning. Costs are in U-Net evaluations of one image, forward 1 and backward 2, for N steps under
+classifier-free guidance (2 evaluations a step without gradient; the first step with gradient takes 4, as the empty
+branch has none; a later one takes 6, as its latents carry the gradient too). Peak activations are in U-Net passes
+that wait for their backward pass at once.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from dct_augment.diffusion import Backend, Conditioning, Trajectory, advance, look_ahead_step, scheduler_step
+from dct_augment.config import TokensConfig
+from dct_augment.diffusion import Backend, Conditioning, Trajectory, advance, clean_step, follow, renoise
 
 
 @dataclass(frozen=True)
@@ -25,31 +29,124 @@ class Guidance:
         return 2 + backend.evaluations(self.scale)
 
 
-Gradient = tuple[torch.Tensor, list[int]]
-Method = Callable[[Backend, Sequence[Trajectory], Guidance, Sequence[float]], Gradient]
+@dataclass
+class Draw:
+    """What one class brings to an update: B samples at pure noise, and a place in [0, 1) of the trajectory.
+
+    `finished` are clean latents (B, C, h, w) of the same prompts from an earlier update, if there are any; a method
+    that makes such latents leaves them there.
+    """
+
+    walk: Trajectory
+    place: float = 0.0
+    finished: torch.Tensor | None = None
+
+    @property
+    def stop(self) -> int:
+        """The step at the drawn place."""
+        return min(int(self.place * self.walk.length), self.walk.length - 1)
 
 
-def last_step(backend: Backend, batch: Sequence[Trajectory], guidance: Guidance, places: Sequence[float]) -> Gradient:
+@dataclass(frozen=True)
+class Reached:
+    """Latents (sum of B x r, C, h, w), the r copies of a sample side by side, and the evaluations of each class."""
+
+    latents: torch.Tensor
+    costs: list[int]
+
+
+Method = Callable[[Backend, Sequence[Draw], Guidance], Reached]
+
+
+def last_step(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> Reached:
     """The paper's method (section 3.2): denoise to the end, keep the gradient of the last step only.
 
-    Costs 2 (N - 1) + 4 evaluations an image for N guided steps; `places` is not used.
+    Costs 2 (N - 1) + 4; peak 1.
     """
-    stops = [walk.length - 1 for walk in batch]
-    cost = advance(backend, batch, stops, guidance.unconditional, guidance.scale)
-    latents = scheduler_step(backend, batch, guidance.unconditional, guidance.scale)
-    return latents, [spent + guidance.step_cost(backend) * len(walk) for spent, walk in zip(cost, batch, strict=True)]
+    return last_k(backend, draws, guidance, steps=1)
 
 
-def look_ahead(backend: Backend, batch: Sequence[Trajectory], guidance: Guidance, places: Sequence[float]) -> Gradient:
-    """Stop at a drawn place of the trajectory and take the gradient of the clean image predicted there.
+def last_k(
+    backend: Backend, draws: Sequence[Draw], guidance: Guidance, *, steps: int, checkpointed: bool = False
+) -> Reached:
+    """The gradient of the last K steps (DRaFT-K, arXiv 2309.17400).
 
-    Costs 2 s + 4 evaluations an image for a stop after s guided steps: `places` in [0, 1), one per
-    trajectory, say where.
+    Costs 2 (N - K) + 4 + 6 (K - 1); peak 2 K - 1. Checkpointed, each pass with gradient is run once more, and
+    only one of them is kept at a time.
     """
-    stops = [min(int(place * walk.length), walk.length - 1) for walk, place in zip(batch, places, strict=True)]
-    cost = advance(backend, batch, stops, guidance.unconditional, guidance.scale)
-    latents = look_ahead_step(backend, batch, guidance.unconditional, guidance.scale)
-    return latents, [spent + guidance.step_cost(backend) * len(walk) for spent, walk in zip(cost, batch, strict=True)]
+    walks = [draw.walk for draw in draws]
+    starts = [max(walk.length - steps, 0) for walk in walks]
+    costs = advance(backend, walks, starts, guidance.unconditional, guidance.scale)
+    first, later = guidance.step_cost(backend), 3 * backend.evaluations(guidance.scale)
+    if checkpointed:
+        first, later = first + 1, later + backend.evaluations(guidance.scale)
+    stops = [walk.length for walk in walks]
+    latents = follow(backend, walks, stops, guidance.unconditional, guidance.scale, checkpointed=checkpointed)
+    spent = [len(walk) * (first + later * (walk.length - start - 1)) for walk, start in zip(walks, starts, strict=True)]
+    return Reached(latents, [before + more for before, more in zip(costs, spent, strict=True)])
 
 
-METHODS: dict[str, Method] = {"last_step": last_step, "look_ahead": look_ahead}
+def full(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> Reached:
+    """The gradient of the whole trajectory, every U-Net pass checkpointed (AlignProp, arXiv 2310.03739).
+
+    Costs 5 + 8 (N - 1): each pass is run again when its gradient is taken; peak 1, and N latents.
+    """
+    return last_k(backend, draws, guidance, steps=max(draw.walk.length for draw in draws), checkpointed=True)
+
+
+def lv(backend: Backend, draws: Sequence[Draw], guidance: Guidance, *, times: int) -> Reached:
+    """Finish, add new noise to the last noise level r times, take each one's last step (DRaFT-LV, arXiv 2309.17400).
+
+    The loss is averaged over the r copies, so the variance of the gradient falls. Costs 2 N + 4 r; peak r.
+    """
+    walks = [draw.walk for draw in draws]
+    costs = advance(backend, walks, [walk.length for walk in walks], guidance.unconditional, guidance.scale)
+    noisy = [renoise(backend, walk, walk.latents, walk.length - 1, times) for walk in walks]
+    latents = clean_step(backend, noisy, guidance.unconditional, guidance.scale)
+    spent = [guidance.step_cost(backend) * len(walk) for walk in noisy]
+    return Reached(latents, [before + more for before, more in zip(costs, spent, strict=True)])
+
+
+def look_ahead(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> Reached:
+    """Stop at the drawn place of the trajectory and take the gradient of the clean image predicted there.
+
+    Costs 2 s + 4 for a stop after s steps; peak 1.
+    """
+    walks = [draw.walk for draw in draws]
+    costs = advance(backend, walks, [draw.stop for draw in draws], guidance.unconditional, guidance.scale)
+    latents = clean_step(backend, walks, guidance.unconditional, guidance.scale)
+    spent = [guidance.step_cost(backend) * len(walk) for walk in walks]
+    return Reached(latents, [before + more for before, more in zip(costs, spent, strict=True)])
+
+
+def direct_align(backend: Backend, draws: Sequence[Draw], guidance: Guidance, *, share: float = 1.0) -> Reached:
+    """Add known noise to a finished image at the drawn place, and recover it in one step (SRPO, arXiv 2509.06942).
+
+    The model recovers `share` in (0, 1] of the noise, and the known noise is used for the rest:
+    x = (noisy - sigma (share epsilon_model + (1 - share) epsilon)) / alpha. Costs 2 N for the first of the updates
+    that one finished image serves, and 4 for every one; peak 1.
+    """
+    new = [draw.walk for draw in draws if draw.finished is None]
+    spent = iter(advance(backend, new, [walk.length for walk in new], guidance.unconditional, guidance.scale))
+    costs = [next(spent) if draw.finished is None else 0 for draw in draws]
+    for draw in draws:
+        if draw.finished is None:
+            draw.finished = draw.walk.latents
+    noisy = [renoise(backend, draw.walk, draw.finished, draw.stop) for draw in draws if draw.finished is not None]
+    latents = clean_step(backend, noisy, guidance.unconditional, guidance.scale)
+    known = torch.cat([draw.finished for draw in draws if draw.finished is not None])
+    costs = [cost + guidance.step_cost(backend) * len(walk) for cost, walk in zip(costs, noisy, strict=True)]
+    return Reached(share * latents + (1 - share) * known, costs)
+
+
+def method(settings: TokensConfig) -> Method:
+    """The gradient method that the settings name, with its own settings."""
+    methods: dict[str, Method] = {
+        "last_step": last_step,
+        "last_k": partial(last_k, steps=settings.last_k),
+        "full": full,
+        "lv": partial(lv, times=settings.renoised),
+        "look_ahead": look_ahead,
+        "direct_align": partial(direct_align, share=settings.recovered),
+    }
+    return methods[settings.method]

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from dct_augment.certificates import Certificate
 from dct_augment.config import TokensConfig, seed_from
 from dct_augment.records import ClassInfo, StopReason
 
-_COUNTERS = ("evaluations", "updates", "attempt", "_tries", "_stale", "_attempt_best")
+_COUNTERS = ("evaluations", "updates", "attempt", "served", "_tries", "_stale", "_attempt_best")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Learner:
     The vector (n, D) is float32. Its step is relative to the words of the model: the gradient is scaled
     to norm 1 after backward, and an Adam step has the length `learning_rate` x the mean word norm. With
     several text encoders, each one's part steps and is limited relative to its own words.
+
+    `finished` are clean latents (B, C, h, w) that have `served` so many updates.
     """
 
     info: ClassInfo
@@ -60,9 +63,9 @@ class Learner:
     updates: int = 0
     attempt: int = -1
     reason: StopReason | None = None
-    plain: Validation | None = None
-    effect: float = 0.0
-    judged: tuple[float, float] | None = None
+    certificate: Certificate | None = None
+    finished: torch.Tensor | None = None
+    served: int = 0
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(seed_from("token", self.settings.seed, self.info.slug))
@@ -93,17 +96,30 @@ class Learner:
         whole = torch.cat(gradients, 1)
         norm = whole.norm().clamp(min=torch.finfo(whole.dtype).tiny)
         self._downhill -= whole / norm
-        for gradient in gradients:
-            gradient.div_(norm)
-        self._optimizer.step()
-        self.forget()
         with torch.no_grad():
+            for part, words in zip(self._parts, self.ranges, strict=True):
+                part.grad = _steered(part, norm, words, self.settings.norm_prior)
+            self._schedule()
+            self._optimizer.step()
+            self.forget()
             for part, words in zip(self._parts, self.ranges, strict=True):
                 limit = self.settings.max_norm * words.largest_norm
                 part.mul_((limit / part.norm(dim=1, keepdim=True)).clamp(max=1.0))
         self.updates += 1
         self._tries += 1
         self.history.append(Step(self.updates, loss, self.vector.detach().norm(dim=1).max().item()))
+
+    def keep(self, finished: torch.Tensor | None) -> None:
+        """Remember the finished latents that an update used, for as many updates as they may serve."""
+        self.served += 1
+        self.finished = finished
+        if finished is None or self.served >= self.settings.serves:
+            self.finished, self.served = None, 0
+
+    @property
+    def first_prompt(self) -> int:
+        """The number of the next update's first prompt; finished latents keep theirs."""
+        return (self.updates - self.served) * self.settings.images_per_update
 
     @property
     def vector(self) -> torch.Tensor:
@@ -146,24 +162,11 @@ class Learner:
             else:
                 self.reason = StopReason.UPDATES if exhausted else StopReason.PATIENCE
 
-    def conclude(self, plain: Validation, effect: float) -> None:
-        """Compare the best state with the plain prompt on the same latents.
-
-        `effect` is the mean absolute difference of the images in [0, 255]. A token that changes less
-        than one grey level, or that helps no more than no token, has no effect; one that harms has
-        diverged.
-        """
-        self.plain, self.effect = plain, effect
-        if self.reason is StopReason.NON_FINITE and self.best is None:
-            return
-        best = self.best
-        if best is None or effect < 1.0:
+    def conclude(self, certificate: Certificate) -> None:
+        """Take the certificate of the best state; a token that changes less than one grey level has no effect."""
+        self.certificate = certificate
+        if self.reason is not StopReason.NON_FINITE and (self.best is None or certificate.effect < 1.0):
             self.reason = StopReason.NO_EFFECT
-        elif best.accuracy < self.settings.target_accuracy:
-            if best.probability < plain.probability - 0.05:
-                self.reason = StopReason.DIVERGED
-            elif best.probability <= plain.probability:
-                self.reason = StopReason.NO_EFFECT
 
     def state(self) -> dict[str, Any]:
         """All that a later process needs to go on exactly here: tensors and plain values."""
@@ -177,6 +180,7 @@ class Learner:
             "history": [astuple(step) for step in self.history],
             "validations": [astuple(seen) for seen in self.validations],
             "best": astuple(self.best) if self.best else None,
+            "finished": self.finished,
             "counters": {name: getattr(self, name) for name in _COUNTERS},
         }
 
@@ -191,14 +195,14 @@ class Learner:
         self.history = [Step(*values) for values in state["history"]]
         self.validations = [Validation(*values) for values in state["validations"]]
         self.best = Validation(*state["best"]) if state["best"] else None
+        self.finished = state["finished"]
         for name, value in state["counters"].items():
             setattr(self, name, value)
 
     @property
     def usable(self) -> bool:
-        """Whether the best state is worth keeping."""
-        failed = (StopReason.NON_FINITE, StopReason.NO_EFFECT, StopReason.DIVERGED)
-        return self.reason not in failed
+        """Whether there is a token at all; its certificate says whether it is worth using."""
+        return self.reason not in (StopReason.NON_FINITE, StopReason.NO_EFFECT)
 
     def restart(self, start: torch.Tensor) -> None:
         """Begin another attempt at `start` (n, d); the best state of earlier attempts is kept."""
@@ -207,13 +211,34 @@ class Learner:
         self._downhill = torch.zeros_like(self.initial)
         self._tries, self._stale = 0, 0
         self._attempt_best = None
+        self.finished, self.served = None, 0
         self._parts = [part.clone().requires_grad_(True) for part in self._split(start)]
         groups = [
-            {"params": [part], "lr": self.settings.learning_rate * words.mean_norm / math.sqrt(words.width)}
-            for part, words in zip(self._parts, self.ranges, strict=True)
+            {"params": [part], "lr": self._rate(words)} for part, words in zip(self._parts, self.ranges, strict=True)
         ]
         self._optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+
+    def _rate(self, words: Range) -> float:
+        """The Adam step, of every dimension, with which a whole step is `learning_rate` mean word norms long."""
+        return self.settings.learning_rate * words.mean_norm / math.sqrt(words.width)
+
+    def _schedule(self) -> None:
+        if self.settings.schedule == "constant":
+            return
+        share = 0.5 * (1 + math.cos(math.pi * self._tries / self.settings.max_updates))
+        for group, words in zip(self._optimizer.param_groups, self.ranges, strict=True):
+            group["lr"] = share * self._rate(words)
 
     def _split(self, vector: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The part of a vector (n, D) that belongs to each text encoder."""
         return vector.split([words.width for words in self.ranges], 1)
+
+
+def _steered(part: torch.Tensor, norm: torch.Tensor, words: Range, prior: float) -> torch.Tensor:
+    """The gradient of a part (n, d), of norm 1 over all parts, and the pull of the prior on its norm."""
+    assert part.grad is not None
+    gradient = part.grad / norm
+    if prior:
+        length = part.norm(dim=1, keepdim=True)
+        gradient += prior * (length / words.mean_norm - 1) * part / length
+    return gradient

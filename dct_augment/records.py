@@ -68,8 +68,16 @@ class StopReason(StrEnum):
     PATIENCE = "no more progress"
     UPDATES = "all updates done"
     NON_FINITE = "loss not finite"
-    DIVERGED = "diverged"
     NO_EFFECT = "no effect"
+
+
+class Verdict(StrEnum):
+    """What fresh images say of a class token, against the plain prompt."""
+
+    CERTIFIED = "certified"
+    NO_GAIN = "no_gain"
+    DIVERGED = "diverged"
+    COLLAPSED = "collapsed"
 
 
 @dataclass(frozen=True)

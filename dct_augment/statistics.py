@@ -40,3 +40,29 @@ def proportion(right: int, count: int) -> Estimate:
     reach = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     low, high = max(0.0, center - reach), min(1.0, center + reach)
     return Estimate(share, min(low, share), max(high, share), count)  # rounding must not leave the share outside
+
+
+def paired_gain(both: int, first: int, second: int, neither: int) -> Estimate:
+    """Difference of two shares seen on the same n cases, first minus second, with Newcombe's interval.
+
+    The counts are of cases that both, only the first, only the second, or neither got right. Newcombe 1998
+    ("Improved confidence intervals for the difference between binomial proportions based on paired data", method
+    10): honest for few cases, and of a positive width even where all cases agree.
+    """
+    count = both + first + second + neither
+    if count == 0:
+        return Estimate(math.nan, -1.0, 1.0, 0)
+    one, two = proportion(both + first, count), proportion(both + second, count)
+    gap = one.mean - two.mean
+    spread = (both + first) * (second + neither) * (both + second) * (first + neither)
+    correlation = 0.0
+    if spread:
+        excess = both * neither - first * second
+        correlation = (max(excess - count / 2, 0.0) if excess > 0 else excess) / math.sqrt(spread)
+
+    def reach(a: float, b: float) -> float:
+        return math.sqrt(max(a * a - 2 * correlation * a * b + b * b, 0.0))
+
+    low = gap - reach(one.mean - one.low, two.high - two.mean)
+    high = gap + reach(one.high - one.mean, two.mean - two.low)
+    return Estimate(gap, max(low, -1.0), min(high, 1.0), count)

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dct_augment import exchange, files
+from dct_augment.certificates import Certificate
 from dct_augment.config import differences, fingerprint
 from dct_augment.errors import InputError, StaleRunError
 from dct_augment.exchange import Token
@@ -109,7 +110,7 @@ class TokenFolder:
         An unusable token gets no safetensors file, but `<slug>.failed.json` that says why. `base` says of which
         text-to-image model it is an embedding: path, revision, family, and `blocks` (`Backend.blocks`).
         """
-        best, plain = trained.best, trained.plain
+        best, certificate = trained.best, trained.certificate
         facts = {
             "token": self.word(trained.info),
             "class": trained.info.name,
@@ -121,13 +122,8 @@ class TokenFolder:
             "updates": trained.updates,
             "attempts": trained.attempts,
             "unet_evaluations": trained.evaluations,
-            "effect": round(trained.effect, 2),
-            "plain_guide_accuracy": plain.accuracy if plain else None,
-            "plain_guide_probability": plain.probability if plain else None,
-            "guide_accuracy": best.accuracy if best else None,
+            **_certified(certificate),
             "guide_probability": best.probability if best else None,
-            "plain_judge_accuracy": trained.judged[0] if trained.judged else None,
-            "judge_accuracy": trained.judged[1] if trained.judged else None,
             "norm": trained.vector.norm(dim=1).max().item(),
             "losses": [round(step.loss, 4) for step in trained.history],
             "validations": json.dumps([asdict(seen) for seen in trained.validations]),
@@ -173,11 +169,11 @@ class TokenFolder:
                 f"token {token.word!r} was made for {_model(made_for)}, not for {_model(base)}. Use --any-model if "
                 "they share their text encoder"
             )
-        kept = ("guide_accuracy", "plain_guide_accuracy", "judge_accuracy", "plain_judge_accuracy", "updates")
+        kept = ("guide_accuracy", "plain_guide_accuracy", "judge_accuracy", "plain_judge_accuracy")
         facts = {
             "token": self.word(info), "class": info.name, "slug": info.slug, "class_index": info.index,
             "homonym": info.homonym, "usable": True, "stop_reason": "imported", "attempts": 0, "unet_evaluations": 0,
-            "effect": None, "plain_guide_probability": None, "guide_probability": None,
+            "guide_probability": None, **_certified(None),
             "norm": token.vector.norm(dim=1).max().item(), "losses": [], "validations": "[]",
             **{key: token.facts.get(key) for key in kept}, "updates": int(token.facts.get("updates") or 0),
             "origin": f"imported: {token.word}", "base_model": json.dumps(dict(base)), "identity": dict(identity),
@@ -203,6 +199,24 @@ class TokenFolder:
         """The index as a table; empty if there is none."""
         path = self.path / INDEX
         return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+
+
+def _certified(certificate: Certificate | None) -> dict[str, Any]:
+    """A certificate as columns; all None where there is none."""
+    judge = certificate.judge if certificate else None
+    facts: dict[str, Any] = {
+        "verdict": str(certificate.verdict) if certificate else None,
+        "effect": round(certificate.effect, 2) if certificate else None,
+        "diversity": certificate.diversity if certificate else None,
+        "plain_diversity": certificate.plain_diversity if certificate else None,
+    }
+    for who, prefix, score in (("guide", "", certificate and certificate.guide), ("judge", "judge_", judge)):
+        facts[f"plain_{who}_accuracy"] = score.plain if score else None
+        facts[f"{who}_accuracy"] = score.token if score else None
+        facts[f"{prefix}gain"] = score.gain.mean if score else None
+        facts[f"{prefix}gain_low"] = score.gain.low if score else None
+        facts[f"{prefix}gain_high"] = score.gain.high if score else None
+    return facts
 
 
 def _sum(widths: Sequence[int]) -> str:

@@ -6,6 +6,7 @@ its own loss, optimiser and random stream, so the number of slots changes speed 
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,11 @@ import torch
 from torch.nn import functional
 
 from dct_augment import prompts
+from dct_augment.certificates import Certificate, Score, certify, score
 from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
 from dct_augment.diffusion import Backend, Batches, Conditioning, Trajectory, advance
-from dct_augment.gradients import METHODS, Guidance
+from dct_augment.gradients import Draw, Guidance, method
 from dct_augment.learner import Learner, Range, Step, Validation
 from dct_augment.records import ClassInfo, Progress, Report, StopReason, silent
 
@@ -28,8 +30,7 @@ _SCREEN_IMAGES, _SCREEN_STEPS = 2, 4  # per word: enough to tell a bird from a m
 class Trained:
     """What training one class gave: the best vector (n, d) and how it came about.
 
-    `plain` and `best` are the guide's accuracies with the plain prompt and with the token on the same
-    validation latents; `judged` are the judge's, which had no part in the training.
+    `best` is the validation that chose the vector; the certificate compares it with the plain prompt on fresh noise.
     """
 
     info: ClassInfo
@@ -39,10 +40,8 @@ class Trained:
     updates: int
     attempts: int
     evaluations: int
-    effect: float
-    plain: Validation | None
     best: Validation | None
-    judged: tuple[float, float] | None
+    certificate: Certificate | None
     history: tuple[Step, ...]
     validations: tuple[Validation, ...]
 
@@ -65,7 +64,7 @@ class TokenTrainer:
         self._settings, self._sampling, self._prompting = settings, sampling, prompting
         with torch.no_grad():
             self._guidance = Guidance(backend.unconditional(prompting.negative), sampling.guidance_scale)
-        self._method = METHODS[settings.method]
+        self._method = method(settings)
         self._initial = backend.word(settings.init_word).repeat(settings.vectors, 1)
         self._starts = dict(starts or {})
         norms = zip(backend.blocks, backend.word_norms(), strict=True)
@@ -143,20 +142,43 @@ class TokenTrainer:
             pass
 
     def _update_together(self, drawn: Sequence[tuple[Learner, list[int], float]]) -> None:
-        count, batch = self._settings.images_per_update, [one for one, _, _ in drawn]
-        for learner in batch:
+        learners = [one for one, _, _ in drawn]
+        for learner in learners:
             learner.forget()
-        walks = [
-            self._begin(seeds, self._encode(one, one.vector, one.updates * count, count)) for one, seeds, _ in drawn
-        ]
-        latents, costs = self._method(self._backend, walks, self._guidance, [place for *_, place in drawn])
-        logits = self._guide.logits(self._backend.decode(latents))
-        truth = torch.tensor([one.target for one in batch], device=logits.device).repeat_interleave(count)
-        losses = functional.cross_entropy(logits.float(), truth, reduction="none").view(-1, count).mean(1)
-        losses.sum().backward()
-        for learner, loss, cost in zip(batch, losses.tolist(), costs, strict=True):
+        with self._precision():
+            draws = [self._draw_of(*one) for one in drawn]
+            reached = self._method(self._backend, draws, self._guidance)
+            images = self._backend.decode(reached.latents, for_gradient=True)
+        losses = self._losses(images, learners)
+        (losses.sum() * self._loss_scale).backward()
+        for learner, draw, loss, cost in zip(learners, draws, losses.tolist(), reached.costs, strict=True):
             learner.evaluations += cost
             learner.update(loss)
+            learner.keep(draw.finished)
+
+    def _draw_of(self, learner: Learner, seeds: Sequence[int], place: float) -> Draw:
+        encoding = self._encode(learner, learner.vector, learner.first_prompt, len(seeds))
+        return Draw(self._begin(seeds, encoding), place, learner.finished)
+
+    def _losses(self, images: torch.Tensor, learners: Sequence[Learner]) -> torch.Tensor:
+        """Mean cross-entropy of each class over its own images; they are side by side, as many for each class."""
+        logits = self._guide.logits(images)
+        count = len(images) // len(learners)
+        truth = torch.tensor([one.target for one in learners], device=logits.device).repeat_interleave(count)
+        return functional.cross_entropy(logits.float(), truth, reduction="none").view(-1, count).mean(1)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        kind = self._autocast
+        return torch.autocast(torch.device(self._backend.device).type, kind) if kind else nullcontext()
+
+    @property
+    def _loss_scale(self) -> float:
+        """Keeps gradients in the range of float16; they are scaled to norm 1 afterwards in any case."""
+        return 1024.0 if torch.float16 in (self._backend.dtype, self._autocast) else 1.0
+
+    @property
+    def _autocast(self) -> torch.dtype | None:
+        return getattr(torch, self._settings.autocast) if self._settings.autocast else None
 
     @torch.no_grad()
     def _validate(self, batch: Sequence[Learner]) -> None:
@@ -169,18 +191,28 @@ class TokenTrainer:
 
     @torch.no_grad()
     def _conclude(self, batch: Sequence[Learner]) -> None:
-        """Draw each finished class with and without its best vector, on the same latents."""
-        count = self._settings.validation_images
+        """Certify each finished class: its best vector against the plain prompt, on fresh noise."""
+        count, least = self._settings.certificate_images, self._settings.least_diversity
         for learner in batch:
-            named = self._encode(learner, learner.best_vector, 0, count)
-            plain = self._backend.encode(self._prompts(learner.info, None, 0, count))
-            drawn = self._draw([learner, learner], [named, plain])
-            effect = (drawn[0] - drawn[1]).abs().mean().item() * 127.5
-            learner.conclude(Validation(0, *self._look(drawn[1], learner)), effect)
-            if self._judge is not None:
-                (target,) = self._judge.targets([learner.info])
-                shares = [(self._judge.logits(one).argmax(1) == target).float().mean().item() for one in drawn]
-                learner.judged = (shares[1], shares[0])
+            seeds = learner.draw_seeds(count)
+            token = self._images(learner, seeds, self._encode(learner, learner.best_vector, 0, count))
+            plain = self._images(learner, seeds, self._backend.encode(self._prompts(learner.info, None, 0, count)))
+            guide, judge = _score(self._guide, learner.info, plain, token), None
+            if self._judge:
+                judge = _score(self._judge, learner.info, plain, token)
+            learner.conclude(certify(plain, token, guide, judge, least))
+
+    def _images(self, learner: Learner, seeds: Sequence[int], conditioning: Conditioning) -> torch.Tensor:
+        """Images of one class (B, 3, H, W) from these seeds."""
+
+        def draw(rows: Sequence[int]) -> torch.Tensor:
+            walk = self._begin([seeds[row] for row in rows], conditioning[list(rows)])
+            (cost,) = advance(self._backend, [walk], [walk.length], self._guidance.unconditional, self._guidance.scale)
+            learner.evaluations += cost
+            return self._backend.decode(walk.latents).clamp(-1, 1)
+
+        batches = Batches(self._batches.size * self._settings.validation_images, "images")
+        return torch.cat([images for _, images in batches.run(range(len(seeds)), draw)])
 
     @torch.no_grad()
     def _screen(self, learner: Learner) -> torch.Tensor:
@@ -246,6 +278,13 @@ class TokenTrainer:
         return Trajectory.begin(self._backend, seeds, conditioning, steps=steps, scheduler=self._sampling.scheduler)
 
 
+def _score(classifier: Classifier, info: ClassInfo, plain: torch.Tensor, token: torch.Tensor) -> Score:
+    """What a classifier makes of images with the plain prompt and with the token."""
+    (target,) = classifier.targets([info])
+    right = [(classifier.logits(images).argmax(1) == target).cpu() for images in (plain, token)]
+    return score(right[0], right[1])
+
+
 def _result(learner: Learner) -> Trained:
     return Trained(
         info=learner.info,
@@ -255,10 +294,8 @@ def _result(learner: Learner) -> Trained:
         updates=learner.updates,
         attempts=learner.attempt + 1,
         evaluations=learner.evaluations,
-        effect=learner.effect,
-        plain=learner.plain,
         best=learner.best,
-        judged=learner.judged,
+        certificate=learner.certificate,
         history=tuple(learner.history),
         validations=tuple(learner.validations),
     )

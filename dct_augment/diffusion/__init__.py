@@ -4,7 +4,7 @@ from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
 from dct_augment.diffusion.loading import FAMILIES, load
 from dct_augment.diffusion.memory import Batches
-from dct_augment.diffusion.sampling import Trajectory, advance, look_ahead_step, sample, scheduler_step
+from dct_augment.diffusion.sampling import Trajectory, advance, clean_step, follow, renoise, sample
 
 __all__ = [
     "FAMILIES",
@@ -13,8 +13,9 @@ __all__ = [
     "Conditioning",
     "Trajectory",
     "advance",
+    "clean_step",
+    "follow",
     "load",
-    "look_ahead_step",
+    "renoise",
     "sample",
-    "scheduler_step",
 ]

@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import diffusers
 import torch
 from diffusers.schedulers import KarrasDiffusionSchedulers
+from torch.utils.checkpoint import checkpoint
 
 from dct_augment.diffusion.conditioning import Conditioning
 from dct_augment.diffusion.text import TextEncoder
@@ -32,6 +34,7 @@ class Backend(ABC):
         self.encoders, self.denoiser, self.vae, self.device = tuple(encoders), denoiser, vae, device
         self._scheduler = scheduler
         self.memory: str = "fast"
+        self.tiny: Any = None  # an AutoencoderTiny of the same latents
         self.dtype: torch.dtype = denoiser.dtype
         self.blocks = tuple((key, one.width) for key, one in zip(self.keys, self.encoders, strict=True))
         self.width = sum(width for _, width in self.blocks)
@@ -86,14 +89,18 @@ class Backend(ABC):
         conditioning: Conditioning,
         unconditional: Conditioning,
         scale: float,
+        *,
+        checkpointed: bool = False,
     ) -> torch.Tensor:
         """The guided model output (epsilon or v) for latents (B, C, h, w) at timesteps (B,).
 
-        Classifier-free guidance, u + scale (c - u). The unconditional branch never carries a
-        gradient: it does not depend on the class token.
+        Classifier-free guidance, u + scale (c - u). The unconditional branch does not depend on the class token, so
+        it carries a gradient only where the latents do. `checkpointed` keeps no activations of the denoiser, which
+        is run again in the backward pass.
         """
+        run = partial(checkpoint, self.denoise, use_reentrant=False) if checkpointed else self.denoise
         if self.evaluations(scale) == 1:
-            return self.denoise(latents, timesteps, conditioning, scale)
+            return run(latents, timesteps, conditioning, scale)
         empty = unconditional.expand(len(latents))
         if not torch.is_grad_enabled():
             both = self.denoise(
@@ -101,9 +108,9 @@ class Backend(ABC):
             )
             base, named = both.chunk(2)
         else:
-            with torch.no_grad():
-                base = self.denoise(latents, timesteps, empty, scale)
-            named = self.denoise(latents, timesteps, conditioning, scale)
+            with torch.set_grad_enabled(latents.requires_grad):
+                base = run(latents, timesteps, empty, scale)
+            named = run(latents, timesteps, conditioning, scale)
         return base + scale * (named - base)
 
     def generators(self, seeds: Sequence[int]) -> list[torch.Generator]:
@@ -140,8 +147,14 @@ class Backend(ABC):
         scheduler.set_timesteps(steps, device=self.device)
         return scheduler
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, H, W), about [-1, 1], float32, differentiable."""
+    def decode(self, latents: torch.Tensor, *, for_gradient: bool = False) -> torch.Tensor:
+        """Images (B, 3, H, W), about [-1, 1], float32, differentiable.
+
+        With `for_gradient`, by the tiny decoder where there is one: much smaller, and nearly the same picture.
+        """
+        if for_gradient and self.tiny is not None:
+            scaled = latents / self.tiny.config.scaling_factor
+            return self.tiny.decode(scaled.to(self.tiny.dtype)).sample.float()
         config = self.vae.config
         latents = latents / config.scaling_factor
         if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:

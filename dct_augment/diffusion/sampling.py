@@ -66,9 +66,14 @@ class Trajectory:
         kind = self.scheduler.config.prediction_type
         if kind == "sample":
             return output
-        signal = self._signal()
-        inputs, alpha, sigma = self.inputs, signal**0.5, (1 - signal) ** 0.5
+        inputs, (alpha, sigma) = self.inputs, self.levels
         return alpha * inputs - sigma * output if kind == "v_prediction" else (inputs - sigma * output) / alpha
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """The weights of signal and noise in `inputs`; their squares add up to 1."""
+        signal = self._signal()
+        return signal**0.5, (1 - signal) ** 0.5
 
     def _signal(self) -> float:
         """The share of signal in the inputs, alpha-bar in (0, 1)."""
@@ -81,14 +86,55 @@ class Trajectory:
         return float(1 / (1 + level**2))
 
 
+@dataclass
+class Noised(Trajectory):
+    """Clean latents (B, C, h, w) with known `noise` at the level of step `index`; it is not stepped on."""
+
+    noise: torch.Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
+
+    def __post_init__(self) -> None:
+        self._options = {}
+
+    @property
+    def inputs(self) -> torch.Tensor:
+        """The noisy latents as the model takes them."""
+        alpha, sigma = self.levels
+        return alpha * self.latents + sigma * self.noise
+
+
 def _predict(
-    backend: Backend, batch: Sequence[Trajectory], unconditional: Conditioning, scale: float
+    backend: Backend,
+    batch: Sequence[Trajectory],
+    unconditional: Conditioning,
+    scale: float,
+    checkpointed: bool = False,
 ) -> tuple[torch.Tensor, ...]:
     inputs = torch.cat([walk.inputs for walk in batch])
     timesteps = torch.cat([walk.timestep.expand(len(walk)) for walk in batch])
     conditioning = Conditioning.cat(walk.conditioning for walk in batch)
-    output = backend.predict(inputs, timesteps, conditioning, unconditional, scale)
+    output = backend.predict(inputs, timesteps, conditioning, unconditional, scale, checkpointed=checkpointed)
     return output.split([len(walk) for walk in batch])
+
+
+def follow(
+    backend: Backend,
+    batch: Sequence[Trajectory],
+    stops: Sequence[int],
+    unconditional: Conditioning,
+    scale: float,
+    *,
+    checkpointed: bool = False,
+) -> torch.Tensor:
+    """Denoise every trajectory up to its own stop index, differentiably; the latents (sum B, C, h, w).
+
+    Gradients reach the conditioning of every step. `checkpointed` keeps no activations of the denoiser, which is
+    run again in the backward pass.
+    """
+    while active := [walk for walk, stop in zip(batch, stops, strict=True) if walk.index < stop]:
+        for walk, output in zip(active, _predict(backend, active, unconditional, scale, checkpointed), strict=True):
+            walk.latents = walk.step(output)
+            walk.index += 1
+    return torch.cat([walk.latents for walk in batch])
 
 
 @torch.no_grad()
@@ -102,27 +148,27 @@ def advance(
     """Denoise every trajectory up to its own stop index; return the denoiser evaluations of each."""
     spent = [max(stop - walk.index, 0) * len(walk) * backend.evaluations(scale)
              for walk, stop in zip(batch, stops, strict=True)]  # fmt: skip
-    while active := [walk for walk, stop in zip(batch, stops, strict=True) if walk.index < stop]:
-        for walk, output in zip(active, _predict(backend, active, unconditional, scale), strict=True):
-            walk.latents = walk.step(output)
-            walk.index += 1
+    if batch:
+        follow(backend, batch, stops, unconditional, scale)
     return spent
 
 
-def scheduler_step(
-    backend: Backend, batch: Sequence[Trajectory], unconditional: Conditioning, scale: float
-) -> torch.Tensor:
-    """One scheduler step of every trajectory, differentiable in the conditioning; (sum B, C, h, w)."""
-    outputs = _predict(backend, batch, unconditional, scale)
-    return torch.cat([walk.step(output) for walk, output in zip(batch, outputs, strict=True)])
-
-
-def look_ahead_step(
+def clean_step(
     backend: Backend, batch: Sequence[Trajectory], unconditional: Conditioning, scale: float
 ) -> torch.Tensor:
     """The clean latents each trajectory predicts from where it is, differentiable; (sum B, C, h, w)."""
     outputs = _predict(backend, batch, unconditional, scale)
     return torch.cat([walk.clean(output) for walk, output in zip(batch, outputs, strict=True)])
+
+
+def renoise(backend: Backend, walk: Trajectory, clean: torch.Tensor, index: int, times: int = 1) -> Noised:
+    """Clean latents (B, C, h, w) at the noise level of step `index`, `times` copies of each side by side.
+
+    The noise is what the generators of the trajectory draw next.
+    """
+    noise = backend.noise([one for one in walk.generators for _ in range(times)])
+    conditioning = walk.conditioning[torch.arange(len(walk)).repeat_interleave(times)]
+    return Noised(walk.scheduler, clean.detach().repeat_interleave(times, 0), conditioning, index, noise=noise)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
-TEXT_TO_IMAGE = "text-to-image"
+TEXT_TO_IMAGE, TINY_DECODER = "text-to-image", "tiny-decoder"
 CLASSIFIERS = ("birds-guide", "birds-judge", "digits-guide", "digits-judge")
 
 

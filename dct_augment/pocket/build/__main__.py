@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from dct_augment import pocket
-from dct_augment.pocket.build import autoencoder, card, classifiers, export, quality, text_to_image, world
+from dct_augment.pocket.build import autoencoder, card, classifiers, export, quality, text_to_image, tiny_decoder, world
 
 
 def main() -> None:
@@ -54,6 +54,10 @@ def build(out: Path, work: Path, scale: float = 1.0, device: str = "cpu") -> Non
     words = text_to_image.tokenizer()
     latents = autoencoder.encode(vae, pictures) * vae.config.scaling_factor
     text, unet = text_to_image.train(pictures, latents, words, work, scale=scale, device=device)
+    export.tiny_decoder(
+        out / pocket.TINY_DECODER,
+        tiny_decoder.train(vae, latents, work, steps=steps(tiny_decoder.STEPS), device=device),
+    )
     export.pipeline(out / pocket.TEXT_TO_IMAGE, words, text, unet, vae)
 
 

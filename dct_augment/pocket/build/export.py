@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
 from timm.models import save_for_hf
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -37,6 +37,13 @@ def pipeline(
     config = folder / "text_encoder" / "config.json"
     settings = json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"}
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def tiny_decoder(folder: Path, model: AutoencoderTiny) -> None:
+    """Save the tiny autoencoder in diffusers' layout."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.half().save_pretrained(folder, safe_serialization=True)
+    model.float()
 
 
 def classifier(folder: Path, recipe: classifiers.Recipe, model: nn.Module) -> None:

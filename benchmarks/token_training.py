@@ -1,0 +1,222 @@
+"""Class tokens by every gradient method and by the paper's own loop: judge accuracy against U-Net evaluations.
+
+    python -m benchmarks.token_training                 # Pocket's birds: a table, results.json, and the plot
+    python -m benchmarks.token_training --variants look_ahead,paper --classes crane,kiwi
+
+Everything is trained in one process, one after the other, so seconds can be compared. A variant's curve says what the
+token is worth that one would have after so many evaluations a class: training keeps snapshots, and the held-out judge
+looks at fresh images of each snapshot afterwards; this looking costs nothing in the curve.
+"""
+
+import argparse
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import paper_loop
+from dct_augment import classifiers, config, datasets, diffusion, prompts
+from dct_augment.config import Config, seed_from
+from dct_augment.records import ClassInfo
+from dct_augment.tokens import TokenTrainer
+
+GOAL = 0.8
+BUDGETS = tuple(round(32 * 2 ** (step / 2)) for step in range(23))  # up to 65,536 evaluations a class
+GRID = (0.025, 0.05, 0.1, 0.2, 0.4)  # in mean word norms, as tokens.learning_rate
+
+
+@dataclass
+class Curve:
+    """What a variant showed: accuracy by evaluations a class, and where it ended."""
+
+    title: str
+    budgets: list[int] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    final: float = 0.0
+    worst: float = 0.0
+    evaluations: float = 0.0
+    total_seconds: float = 0.0
+    activations: float = 0.0
+
+    def until(self, goal: float, what: Sequence[float]) -> float | None:
+        """Evaluations or seconds a class to reach a mean accuracy, between two budgets by straight lines."""
+        for place, accuracy in enumerate(self.accuracies):
+            if accuracy >= goal:
+                if place == 0:
+                    return float(what[0])
+                before = self.accuracies[place - 1]
+                share = (goal - before) / (accuracy - before)
+                return what[place - 1] + share * (what[place] - what[place - 1])
+        return None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The token (n, D) one would have after so much work on its class."""
+
+    evaluations: int
+    seconds: float
+    vector: torch.Tensor
+
+
+Snapshots = dict[str, list[Snapshot]]
+
+
+@dataclass
+class Bench:
+    """Models and settings that all variants share."""
+
+    settings: Config
+    classes: Sequence[ClassInfo]
+    backend: Any
+    guide: Any
+    judge: Any
+    images: int
+
+    @torch.no_grad()
+    def judged(self, info: ClassInfo, vector: torch.Tensor) -> float:
+        """Share of fresh images with this token that the judge recognises."""
+        prompting, sampling = self.settings.prompts, self.settings.sampling
+        chosen = (prompts.choose(prompting.templates, prompting.contexts, n) for n in range(self.images))
+        lines = [prompts.build(template, info.name, token="<dct-x>", context=context) for template, context in chosen]
+        seeds = [seed_from("fresh", info.slug, number) for number in range(self.images)]
+        images = diffusion.sample(
+            self.backend, seeds, self.backend.encode(lines, vector.expand(self.images, -1, -1)),
+            self.backend.unconditional(prompting.negative),
+            steps=sampling.num_inference_steps, scale=sampling.guidance_scale, scheduler=sampling.scheduler,
+        )  # fmt: skip
+        (target,) = self.judge.targets([info])
+        return (self.judge.logits(images).argmax(1) == target).float().mean().item()
+
+    def curve(self, title: str, snapshots: Snapshots) -> Curve:
+        """Judge the snapshot that each class has at each budget; every snapshot once."""
+        known: dict[tuple[str, int], float] = {}
+
+        def at(info: ClassInfo, budget: float) -> tuple[float, Snapshot]:
+            mine = snapshots[info.slug]
+            place = max((n for n, one in enumerate(mine) if one.evaluations <= budget), default=0)
+            if (info.slug, place) not in known:
+                known[info.slug, place] = self.judged(info, mine[place].vector)
+            return known[info.slug, place], mine[place]
+
+        curve = Curve(title)
+        for budget in BUDGETS:
+            found = [at(info, budget) for info in self.classes]
+            curve.budgets.append(budget)
+            curve.accuracies.append(sum(share for share, _ in found) / len(found))
+            curve.seconds.append(sum(one.seconds for _, one in found) / len(found))
+            if all(one is snapshots[info.slug][-1] for (_, one), info in zip(found, self.classes, strict=True)):
+                break
+        ends = [at(info, float("inf")) for info in self.classes]
+        curve.final = sum(share for share, _ in ends) / len(ends)
+        curve.worst = min(share for share, _ in ends)
+        curve.evaluations = sum(one.evaluations for _, one in ends) / len(ends)
+        curve.total_seconds = sum(one.seconds for _, one in ends) / len(ends)
+        return curve
+
+
+def ours(bench: Bench, overrides: Sequence[str]) -> Snapshots:
+    """Train by the product's own trainer; a snapshot a round, of the best state once there has been a validation."""
+    data = bench.settings.model_dump(mode="json")
+    for line in overrides:
+        config._apply(data, line)
+    settings = config.validate(data)
+    trainer = TokenTrainer(
+        bench.backend, bench.guide, settings=settings.tokens, sampling=settings.sampling, prompting=settings.prompts
+    )
+    found: Snapshots = {info.slug: [] for info in bench.classes}
+    spent = dict.fromkeys(found, 0.0)
+    began = time.perf_counter()
+
+    def look(state: dict[str, Any]) -> None:
+        nonlocal began
+        active = state["active"]
+        for one in active:
+            spent[one["slug"]] += (time.perf_counter() - began) / len(active)
+            vector = one["best_vector"] if one["best"] else one["vector"]
+            found[one["slug"]].append(Snapshot(one["counters"]["evaluations"], spent[one["slug"]], vector.clone()))
+        began = time.perf_counter()
+
+    certificate = 2 * settings.tokens.certificate_images * settings.sampling.num_inference_steps
+    certificate *= bench.backend.evaluations(settings.sampling.guidance_scale)
+    for trained in trainer.train(bench.classes, checkpoint=look):
+        slug = trained.info.slug
+        found[slug].append(Snapshot(trained.evaluations - certificate, spent[slug], trained.vector))
+    return found
+
+
+def paper(bench: Bench, rate: float, steps: int, scale: float) -> Snapshots:
+    """Train by the paper's loop, one class at a time."""
+    found: Snapshots = {}
+    for info in bench.classes:
+        began = time.perf_counter()
+        found[info.slug] = []
+        for evaluations, vector in paper_loop.train(
+            bench.backend, bench.guide, info, bench.settings, learning_rate=rate, steps=steps, scale=scale
+        ):
+            found[info.slug].append(Snapshot(evaluations, time.perf_counter() - began, vector))
+    return found
+
+
+def variants(bench: Bench) -> Iterator[tuple[str, Callable[[], Snapshots]]]:
+    """Name and training of everything that is compared."""
+    yield "default", lambda: ours(bench, [])
+    for name in ("last_step", "last_k", "full", "lv", "look_ahead", "direct_align"):
+        yield name, lambda name=name: ours(bench, [f"tokens.method={name}"])  # type: ignore[misc]
+    sampling = bench.settings.sampling
+    here = (sampling.num_inference_steps, sampling.guidance_scale)
+    unit = bench.backend.word_norms()[0][0] / bench.backend.width**0.5
+    yield "paper, own step size", lambda: paper(bench, paper_loop.LEARNING_RATE, 30, 7.0)
+    yield "paper, own step size, 5 steps", lambda: paper(bench, paper_loop.LEARNING_RATE, *here)
+    for rate in GRID:
+        yield f"paper, step {rate}, 5 steps", lambda rate=rate: paper(bench, rate * unit, *here)  # type: ignore[misc]
+
+
+def main() -> None:
+    """Compare the variants; write JSON as they come, so that a stopped run has what it did."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.token_training", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="pocket")
+    parser.add_argument("--classes", help="comma-separated; all if not given")
+    parser.add_argument("--variants", help="beginnings of names, separated by semicolons; all if not given")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
+    parser.add_argument("--judge-images", type=int, default=24, help="fresh images of each snapshot")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs/token_training.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    names = options.classes.split(",") if options.classes else None
+    settings = config.load(options.config, options.overrides, classes=names)
+    dataset = datasets.load(settings.dataset)
+    bench = Bench(
+        settings,
+        datasets.select(dataset, settings.dataset.classes),
+        diffusion.load(**settings.model.model_dump()),
+        classifiers.load(settings.guide, dataset.classes),
+        classifiers.load(settings.judge or settings.guide, dataset.classes),
+        options.judge_images,
+    )
+    curves = []
+    print("| variant | evaluations to 80 % | seconds to 80 % | final | worst class | evaluations | seconds |")
+    print("|---|---|---|---|---|---|---|")
+    for title, train in variants(bench):
+        if options.variants and not title.startswith(tuple(options.variants.split(";"))):
+            continue
+        gc.collect()
+        curve = bench.curve(title, train())
+        curves.append(asdict(curve))
+        to = [curve.until(GOAL, what) for what in (curve.budgets, curve.seconds)]
+        shown = ["not reached" if one is None else f"{one:,.{place}f}" for place, one in enumerate(to)]
+        print(f"| {title} | {shown[0]} | {shown[1]} | {curve.final:.1%} | {curve.worst:.0%} | "
+              f"{curve.evaluations:,.0f} | {curve.total_seconds:.1f} |", flush=True)  # fmt: skip
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
