@@ -32,10 +32,13 @@ GRID = (0.025, 0.05, 0.1, 0.2, 0.4)  # in mean word norms, as tokens.learning_ra
 
 @dataclass
 class Curve:
-    """What a variant showed: accuracy by evaluations a class, and where it ended."""
+    """What a variant showed: accuracy when no class may spend more than each budget, and where it ended.
+
+    `spent` and `seconds` are means over the classes: most end before the larger budgets.
+    """
 
     title: str
-    budgets: list[int] = field(default_factory=list)
+    spent: list[float] = field(default_factory=list)
     accuracies: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     final: float = 0.0
@@ -108,7 +111,7 @@ class Bench:
         curve = Curve(title)
         for budget in BUDGETS:
             found = [at(info, budget) for info in self.classes]
-            curve.budgets.append(budget)
+            curve.spent.append(sum(one.evaluations for _, one in found) / len(found))
             curve.accuracies.append(sum(share for share, _ in found) / len(found))
             curve.seconds.append(sum(one.seconds for _, one in found) / len(found))
             if all(one is snapshots[info.slug][-1] for (_, one), info in zip(found, self.classes, strict=True)):
@@ -210,7 +213,7 @@ def main() -> None:
         gc.collect()
         curve = bench.curve(title, train())
         curves.append(asdict(curve))
-        to = [curve.until(GOAL, what) for what in (curve.budgets, curve.seconds)]
+        to = [curve.until(GOAL, what) for what in (curve.spent, curve.seconds)]
         shown = ["not reached" if one is None else f"{one:,.{place}f}" for place, one in enumerate(to)]
         print(f"| {title} | {shown[0]} | {shown[1]} | {curve.final:.1%} | {curve.worst:.0%} | "
               f"{curve.evaluations:,.0f} | {curve.total_seconds:.1f} |", flush=True)  # fmt: skip

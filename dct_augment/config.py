@@ -120,6 +120,12 @@ class ModelConfig(Section):
     revision: str | None = None
     variant: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    tiny_decoder: str | None = Field(
+        None,
+        description="an AutoencoderTiny of the same latents, folder or Hub id (madebyollin/taesd), for the "
+        "gradients of training; `none`: the autoencoder itself; if unset, Pocket's own on Pocket, else `none`",
+    )
+    compile: bool = Field(False, description="torch.compile the denoiser: slow to start, faster in long runs")
     memory: Literal["low", "balanced", "fast"] | None = Field(
         None, description="how to trade speed for memory; chosen from free memory if unset"
     )
@@ -334,7 +340,7 @@ class Config(Section):
 
     def identity(self, stage: Literal["tokens", "generation", "benchmark"]) -> dict[str, Any]:
         """The settings that decide a stage's result, and nothing that only changes its speed."""
-        data = self.model_dump(mode="json", exclude={"model": {"memory"}})
+        data = self.model_dump(mode="json", exclude={"model": {"memory", "compile"}})
         shared = ("model", "prompts", "sampling")
         kept: dict[str, Any] = {"schema": SCHEMA_VERSION, "dataset": data["dataset"]["name"]}
         if stage == "tokens":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dct_augment.config import Config
+from dct_augment.config import Config, TokensConfig
 
 if TYPE_CHECKING:
     from dct_augment.pipeline import Run
@@ -59,9 +59,23 @@ def token_evaluations(config: Config, per_image: int) -> int:
     """U-Net evaluations of one whole attempt at one class, for images of `per_image` evaluations."""
     settings = config.tokens
     looks = settings.max_updates / settings.validate_every * settings.validation_images * per_image
+    certificate = 2 * settings.certificate_images * per_image
+    update = settings.images_per_update * _per_gradient(settings, per_image, config.sampling.num_inference_steps)
+    return int(settings.max_updates * update + looks + certificate)
+
+
+def _per_gradient(settings: TokensConfig, image: int, steps: int) -> float:
+    """U-Net evaluations of one gradient of one image, as gradients.py states them, for images of `image` each."""
+    step = image / steps
     place = sum(map(sum, settings.look_ahead)) / 2 / len(settings.look_ahead)
-    share = 1.0 if settings.method == "last_step" else place
-    return int(settings.max_updates * settings.images_per_update * (per_image * share + 4) + looks)
+    return {
+        "last_step": image + 2,
+        "last_k": image + 2 + 2 * step * (settings.last_k - 1),
+        "full": 3 + step + 4 * step * (steps - 1),
+        "lv": image + settings.renoised * (2 + step),
+        "look_ahead": image * place + 2 + step,
+        "direct_align": image / settings.serves + 2 + step,
+    }[settings.method]
 
 
 def _seconds_per_evaluation(run: "Run", batch: int = 8) -> float:

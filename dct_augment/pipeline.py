@@ -35,7 +35,7 @@ class Run(Workspace):
         self.work([TokenStage(self)])
 
     def generate(self) -> None:
-        """Draw `generation.per_class` class-token images of every class that has a token into shards."""
+        """Draw `generation.per_class` images of every class into shards, with its class token if that is certified."""
         self.work(self.stages(TRAIN))
 
     def generate_plain(self) -> None:
@@ -65,7 +65,7 @@ class Run(Workspace):
         if PLAIN in split:
             yield ImageStage(self, PLAIN)
         if last in ("benchmark", "report"):
-            if TRAIN in split and not self.shards.layout(TRAIN):
+            if TRAIN in split and not any(self.tokens.file(info).is_file() for info in self.classes):
                 self.check()  # nothing to measure
             yield TrialStage(self)
 

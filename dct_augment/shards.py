@@ -239,6 +239,7 @@ def _record(sample: Sample) -> dict[str, Any]:
         "number": row.number,
         "prompt": row.prompt,
         "seed": row.seed,
+        "source": "class_token" if row.token_sha256 else "plain_prompt",
         "token_sha256": row.token_sha256,
         "status": sample.status,
         "error": sample.error,

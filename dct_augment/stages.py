@@ -169,7 +169,10 @@ class TokenStage(Stage):
 
 
 class ImageStage(Stage):
-    """Images of one split; a unit is a shard."""
+    """Images of one split; a unit is a shard.
+
+    In the split of class tokens, a class whose token is not certified is drawn with its plain prompt.
+    """
 
     def __init__(self, work: Workspace, split: str) -> None:
         super().__init__(work)
@@ -182,8 +185,8 @@ class ImageStage(Stage):
 
     def pending(self) -> tuple[Unit, ...]:
         """The shards that are not there, or not whole."""
-        tokens, shards = self._work.tokens, self._work.shards
-        layout = self.layout([one for one in self._work.classes if self.name == PLAIN or tokens.file(one).is_file()])
+        shards = self._work.shards
+        layout = self.layout(self._work.classes)
         todo = [spec for spec in layout if not shards.done(spec, self._made_of(spec))]
         if todo:
             shards.record(self.name, layout)
@@ -218,8 +221,9 @@ class ImageStage(Stage):
         tokens = self._work.tokens
         if self.name == PLAIN:
             return {}
+        any_verdict = self._config.generation.allow_uncertified
         wanted = [info for info in self._work.whole.classes if info.slug in spec.ranges]
-        return {info.slug: tokens.token(info) for info in wanted if tokens.file(info).is_file()}
+        return {info.slug: tokens.token(info) for info in wanted if tokens.trusted(info, any_verdict=any_verdict)}
 
     @cached_property
     def _generator(self) -> Generator:

@@ -18,7 +18,7 @@ from dct_augment.errors import InputError, StaleRunError
 from dct_augment.exchange import Token
 from dct_augment.plan import Groups
 from dct_augment.prompts import token_name
-from dct_augment.records import ClassInfo, ClassToken
+from dct_augment.records import ClassInfo, ClassToken, Verdict
 from dct_augment.tokens import Trained
 
 INDEX, PLAN = "index.parquet", "plan.json"
@@ -61,6 +61,16 @@ class TokenFolder:
                 "another --output, or delete the file"
             )
         return facts
+
+    def trusted(self, info: ClassInfo, *, any_verdict: bool = False) -> bool:
+        """Whether there is a token to draw with: certified, taken in from elsewhere, or whatever its verdict.
+
+        Raises:
+            InputError: its file is damaged.
+        """
+        if not self.file(info).is_file():
+            return False
+        return any_verdict or self.read(info).facts.get("verdict") in (None, Verdict.CERTIFIED)
 
     def failure(self, info: ClassInfo, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         """What is known of a training with these settings that gave no usable token; None if there was none."""

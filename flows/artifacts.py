@@ -66,6 +66,7 @@ def show(run: Run, page: Path) -> None:
         columns = {
             "class": "class", "updates": "updates", "plain_guide_accuracy": "guide before",
             "guide_accuracy": "guide after", "plain_judge_accuracy": "judge before", "judge_accuracy": "judge after",
+            "verdict": "verdict",
             "stop_reason": "stopped",
         }  # fmt: skip
         rows = [{title: _cell(row[column]) for column, title in columns.items()} for row in index.to_dict("records")]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from dct_augment import diffusion
-from dct_augment.diffusion import Batches, Conditioning, Trajectory, look_ahead_step, sample
+from dct_augment.diffusion import Batches, Conditioning, Trajectory, clean_step, sample
 from dct_augment.diffusion.memory import choose
 from dct_augment.errors import DctAugmentError, ModelError
 
@@ -147,7 +147,7 @@ def test_the_vocabulary_is_never_touched_and_gradient_reaches_the_vector_alone()
     vector = vectors(1).requires_grad_()
     encoding = backend.encode([f"a {TOKEN} crane"], vector[None])
     walk = Trajectory(backend.scheduler(STEPS), backend.latents([1]), encoding)
-    backend.decode(look_ahead_step(backend, [walk], backend.encode([""]), SCALE)).square().sum().backward()
+    backend.decode(clean_step(backend, [walk], backend.encode([""]), SCALE)).square().sum().backward()
     assert vector.grad is not None
     assert vector.grad.abs().max() > 0
     assert torch.equal(table.weight, before)
@@ -353,7 +353,7 @@ class TestMemory:
         for one in (backend, tiny.backend(family)):
             vector = vectors(1, family).requires_grad_()
             walk = Trajectory(one.scheduler(STEPS), one.latents([1]), one.encode([f"a {TOKEN} crane"], vector[None]))
-            one.decode(look_ahead_step(one, [walk], one.unconditional(), SCALE)).square().sum().backward()
+            one.decode(clean_step(one, [walk], one.unconditional(), SCALE)).square().sum().backward()
             found.append((ours(one, "a red bird", [3, 4]), vector.grad))
         torch.testing.assert_close(*found, atol=1e-4, rtol=1e-3)
 

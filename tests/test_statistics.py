@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dct_augment.statistics import mean_t, proportion
+from dct_augment.statistics import mean_t, paired_gain, proportion
 
 shares = st.floats(-1, 1, allow_subnormal=False).map(lambda value: round(value, 4))
 
@@ -46,3 +46,21 @@ def test_proportion_of_nothing_is_unknown() -> None:
 
 def test_as_json_is_rounded_and_plain() -> None:
     assert json.loads(json.dumps(proportion(1, 3).as_json())) == {"mean": 0.3333, "ci95": [0.0615, 0.7923], "n": 3}
+
+
+def test_a_paired_gain_has_newcombes_interval() -> None:
+    """The worked examples of Newcombe 1998, method 10."""
+    for counts, expected in (((36, 12, 2, 0), (0.2, 0.0569, 0.3404)), ((1, 1, 7, 12), (-0.2857, -0.5084, -0.0268))):
+        found = paired_gain(*counts)
+        assert (found.mean, found.low, found.high) == pytest.approx(expected, abs=5e-3)
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30), st.integers(0, 30))
+def test_a_paired_gain_lies_in_its_interval_and_turns_with_its_sides(a: int, b: int, c: int, d: int) -> None:
+    one, other = paired_gain(a, b, c, d), paired_gain(a, c, b, d)
+    if a + b + c + d == 0:
+        return
+    assert -1 <= one.low <= one.mean + 1e-12
+    assert one.mean - 1e-12 <= one.high <= 1
+    assert (one.mean, one.low, one.high) == pytest.approx((-other.mean, -other.high, -other.low), abs=1e-9)
+    assert one.low < one.high

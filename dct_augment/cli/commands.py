@@ -85,6 +85,9 @@ def generate(
     config: ConfigName = "pocket",
     per_class: PerClass = None,
     plain: Annotated[bool, typer.Option("--plain", help="draw plain prompts, to compare with")] = False,
+    allow_uncertified: Annotated[
+        bool, typer.Option("--allow-uncertified", help="use tokens that were not certified, instead of plain prompts")
+    ] = False,
     overrides: Overrides = None,
     classes: Classes = None,
     output: Output = None,
@@ -92,6 +95,7 @@ def generate(
     dry_run: DryRun = False,
 ) -> None:
     """Draw labelled images into WebDataset shards; trains missing class tokens first."""
+    overrides = [*(overrides or []), *(["generation.allow_uncertified=true"] if allow_uncertified else [])]
     settings = configure(config, overrides, classes, output, device, per_class)
     if dry_run:
         return _plan(settings, ("plain",) if plain else ("tokens", "train"))
@@ -258,12 +262,21 @@ def _plan(settings: "Config", parts: tuple[str, ...]) -> None:
 def _token_table(run: "Run") -> None:
     index = run.tokens.index()
     table = Table(title=f"class tokens in {run.tokens.path}", title_justify="left")
-    for column in ("class", "updates", "guide before", "guide after", "judge before", "judge after", "stopped"):
-        table.add_column(column, justify="left" if column in ("class", "stopped") else "right")
+    for column in (
+        "class",
+        "updates",
+        "guide before",
+        "guide after",
+        "judge before",
+        "judge after",
+        "verdict",
+        "stopped",
+    ):
+        table.add_column(column, justify="left" if column in ("class", "verdict", "stopped") else "right")
     for row in index.to_dict("records"):
         shares = [row[f"{kind}_accuracy"] for kind in ("plain_guide", "guide", "plain_judge", "judge")]
         percents = ["-" if share is None or share != share else f"{share:.0%}" for share in shares]
-        table.add_row(row["class"], str(row["updates"]), *percents, row["stop_reason"])
+        table.add_row(row["class"], str(row["updates"]), *percents, row["verdict"] or "-", row["stop_reason"])
     Console().print(table)
 
 
@@ -272,9 +285,11 @@ def _shard_table(run: "Run") -> None:
         rows = run.shards.rows(split)
         if len(rows):
             images, shards = int((rows["status"] == "ok").sum()), rows["shard"].nunique()
-            failed = len(rows) - images
+            failed, fallback = len(rows) - images, rows.loc[rows["source"] == "plain_prompt", "class_name"].unique()
             typer.echo(f"{split}: {images} images in {shards} shards in {run.shards.path}"
                        + (f", {failed} failed" if failed else ""))  # fmt: skip
+            if split == "train" and len(fallback):
+                typer.echo(f"drawn with plain prompts, as they have no certified token: {', '.join(fallback)}")
 
 
 def _summary(settings: "Config") -> None:

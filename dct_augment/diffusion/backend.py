@@ -167,6 +167,21 @@ class Backend(ABC):
             latents = latents + config.shift_factor
         return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
 
+    def use_tiny(self, tiny: Any) -> None:
+        """Take gradients through an AutoencoderTiny from now on.
+
+        Raises:
+            ModelError: it decodes other latents, or to another size.
+        """
+        channels, scale = tiny.config.latent_channels, 2 ** (len(tiny.config.decoder_block_out_channels) - 1)
+        wanted, size = self.vae.config.latent_channels, self.image_size // self.latent_shape[1]
+        if (channels, scale) != (wanted, size):
+            raise ModelError(
+                f"model.tiny_decoder decodes latents of {channels} channels to {scale} times their size; this model's "
+                f"have {wanted} channels and are decoded to {size} times. Give the one that was made for it, or `none`"
+            )
+        self.tiny = tiny.eval().requires_grad_(False)
+
     def words(self) -> torch.Tensor:
         """The embeddings of all whole words of three letters or more that every encoder has, (V, D) float32."""
         rows = [one.vocabulary() for one in self.encoders]

@@ -39,8 +39,13 @@ def load(
     dtype: str = "float32",
     device: str = "cpu",
     memory: Memory | None = None,
+    tiny_decoder: str | None = None,
+    compile: bool = False,
 ) -> Backend:
     """Load a text-to-image model: `pocket`, a local folder saved by diffusers, or a Hub id; safetensors only.
+
+    `tiny_decoder` is an AutoencoderTiny for `Backend.decode(for_gradient=True)`: a folder, a Hub id, or `none`; Pocket
+    has its own. With `compile` the denoiser is compiled when it first runs.
 
     Remote code is never run, and safety checkers are left out: they would blacken training images.
 
@@ -75,7 +80,25 @@ def load(
             part.to(device)
     backend = FAMILIES[kind].build(pipe, device, chosen == "low" and device != "cpu")
     backend.memory = chosen
+    tiny = tiny_decoder or (str(pocket.path(pocket.TINY_DECODER)) if path == "pocket" else "none")
+    if tiny != "none":
+        backend.use_tiny(_tiny(tiny, getattr(torch, dtype)).to(device))
+    if compile:
+        backend.denoiser.compile()
     return backend
+
+
+def _tiny(source: str, dtype: torch.dtype) -> Any:
+    try:
+        return diffusers.AutoencoderTiny.from_pretrained(
+            str(Path(source).expanduser()), torch_dtype=dtype, use_safetensors=True
+        )
+    except _BROKEN as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"model.tiny_decoder {source!r} cannot be loaded: {reason}. Give a folder or Hub id of an "
+            "AutoencoderTiny in safetensors, or `none`"
+        ) from error
 
 
 def _pipeline(kind: str, source: str, **options: Any) -> Any:
