@@ -81,6 +81,7 @@ class Bench:
     guide: Any
     judge: Any
     images: int
+    tiny: Any = None
 
     @torch.no_grad()
     def judged(self, info: ClassInfo, vector: torch.Tensor) -> float:
@@ -124,8 +125,9 @@ class Bench:
         return curve
 
 
-def ours(bench: Bench, overrides: Sequence[str]) -> Snapshots:
+def ours(bench: Bench, overrides: Sequence[str], *, tiny: bool = True) -> Snapshots:
     """Train by the product's own trainer; a snapshot a round, of the best state once there has been a validation."""
+    bench.backend.tiny = bench.tiny if tiny else None
     data = bench.settings.model_dump(mode="json")
     for line in overrides:
         config._apply(data, line)
@@ -172,6 +174,10 @@ def variants(bench: Bench) -> Iterator[tuple[str, Callable[[], Snapshots]]]:
     yield "default", lambda: ours(bench, [])
     for name in ("last_step", "last_k", "full", "lv", "look_ahead", "direct_align"):
         yield name, lambda name=name: ours(bench, [f"tokens.method={name}"])  # type: ignore[misc]
+    yield "default without tiny decoder", lambda: ours(bench, [], tiny=False)
+    yield "default, one slot", lambda: ours(bench, ["tokens.slots=1"])
+    yield "default, cosine schedule", lambda: ours(bench, ["tokens.schedule=cosine"])
+    yield "default, norm prior", lambda: ours(bench, ["tokens.norm_prior=0.5"])
     sampling = bench.settings.sampling
     here = (sampling.num_inference_steps, sampling.guidance_scale)
     unit = bench.backend.word_norms()[0][0] / bench.backend.width**0.5
@@ -204,6 +210,7 @@ def main() -> None:
         classifiers.load(settings.judge or settings.guide, dataset.classes),
         options.judge_images,
     )
+    bench.tiny = bench.backend.tiny
     curves = []
     print("| variant | evaluations to 80 % | seconds to 80 % | final | worst class | evaluations | seconds |")
     print("|---|---|---|---|---|---|---|")

@@ -231,6 +231,7 @@ class TokensConfig(Section):
     restart_words: Annotated[int, Field(ge=0)] = Field(
         128, description="vocabulary words tried as the start of a restart, those the gradient points to; 0: init_word"
     )
+    hopeless: Fraction = Field(0.05, description="mean probability below which an attempt ends at once, for a restart")
     restart_below: Fraction = Field(0.8, description="restart only if the best accuracy is below this")
     certificate_images: Annotated[int, Field(ge=2)] = Field(
         24, description="fresh images with and without the token, by which it is certified"

@@ -154,9 +154,10 @@ class Learner:
         else:
             self._stale += 1
         exhausted = self._tries >= self.settings.max_updates
+        hopeless = seen.probability < self.settings.hopeless and self.attempt < self.settings.restarts
         if seen.accuracy >= self.settings.target_accuracy and seen.probability >= self.settings.target_probability:
             self.reason = StopReason.TARGET
-        elif exhausted or self._stale >= self.settings.patience:
+        elif exhausted or hopeless or self._stale >= self.settings.patience:
             if self.best.accuracy < self.settings.restart_below and self.attempt < self.settings.restarts:
                 self.stuck = True
             else:

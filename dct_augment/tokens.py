@@ -23,7 +23,7 @@ from dct_augment.learner import Learner, Range, Step, Validation
 from dct_augment.records import ClassInfo, Progress, Report, StopReason, silent
 
 _MARK = "<dct-training>"
-_SCREEN_IMAGES, _SCREEN_STEPS = 2, 4  # per word: enough to tell a bird from a machine
+_SCREENS = ((1, 2, 1.0), (3, 4, 0.125))  # images, steps, share of the words: enough to tell a bird from a machine
 
 
 @dataclass(frozen=True)
@@ -225,17 +225,22 @@ class TokenTrainer:
             return self._initial
         words = self._backend.words()
         words = words[learner.promising(words, self._settings.restart_words)]
-        seeds = learner.draw_seeds(_SCREEN_IMAGES)
-        batches = Batches(self._settings.slots * self._settings.validation_images // _SCREEN_IMAGES or 1, "words")
-        liked = batches.run(list(words), lambda some: self._first_looks(learner, torch.stack(list(some)), seeds))
-        best = torch.cat([chances for _, chances in liked]).argmax()
-        return words[best].repeat(self._settings.vectors, 1)
+        for images, steps, share in _SCREENS:
+            words = words[: max(round(share * self._settings.restart_words), 1)]
+            words = words[self._first_looks(learner, words, images, steps).argsort(descending=True)]
+        return words[:1].repeat(self._settings.vectors, 1)
 
-    def _first_looks(self, learner: Learner, words: torch.Tensor, seeds: list[int]) -> torch.Tensor:
-        """Mean log-probability of the class in quick drawings with each word (W, D) in the token's place, (W,)."""
+    def _first_looks(self, learner: Learner, words: torch.Tensor, images: int, steps: int) -> torch.Tensor:
+        """How much the guide likes quick drawings with each word (W, D) as the token: log-probabilities (W,)."""
+        seeds = learner.draw_seeds(images)
+        batches = Batches(self._settings.slots * self._settings.validation_images // images or 1, "words")
+        looks = batches.run(list(words), lambda some: self._glance(learner, torch.stack(list(some)), seeds, steps))
+        return torch.cat([chances for _, chances in looks])
+
+    def _glance(self, learner: Learner, words: torch.Tensor, seeds: list[int], steps: int) -> torch.Tensor:
         lines = self._prompts(learner.info, _MARK, 0, len(seeds)) * len(words)
         vectors = words.repeat_interleave(len(seeds), 0)[:, None].expand(-1, self._settings.vectors, -1)
-        steps = min(_SCREEN_STEPS, self._sampling.num_inference_steps)
+        steps = min(steps, self._sampling.num_inference_steps)
         walk = self._begin(seeds * len(words), self._backend.encode(lines, vectors), steps)
         spent = advance(self._backend, [walk], [walk.length], self._guidance.unconditional, self._guidance.scale)
         learner.evaluations += spent[0]
