@@ -82,9 +82,9 @@ def test_all_problems_are_reported_at_once(write_config: Callable[[object], str]
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ({"tokens": {"metod": "x"}}, ["tokens.metod", "did you mean 'method'", "allowed here: method, vectors"]),
+        ({"tokens": {"metod": "x"}}, ["tokens.metod", "did you mean 'method'", "allowed here: method, last_k"]),
         ({"generaton": {}}, ["generaton", "did you mean 'generation'", "allowed here: name, output"]),
-        ({"tokens": {"method": "ful"}}, ["tokens.method", "'last_step' or 'look_ahead'", "'ful'"]),
+        ({"tokens": {"method": "ful"}}, ["tokens.method", "'look_ahead' or 'direct_align'", "'ful'"]),
         ({"tokens": {"slots": 0}}, ["tokens.slots", "greater than or equal to 1", "got 0"]),
         ({"tokens": {"look_ahead": [[0.9, 0.1]]}}, ["tokens", "[0.9, 0.1] must rise", "[0.15, 0.75]"]),
         ({"prompts": {"templates": ["a {class}"]}}, ["'a {class}' must hold {token} exactly once"]),

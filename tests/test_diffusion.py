@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from dct_augment import diffusion
-from dct_augment.diffusion import Batches, Conditioning, Trajectory, clean_step, sample
+from dct_augment.diffusion import Batches, Conditioning, Trajectory, advance, clean_step, load, sample
 from dct_augment.diffusion.memory import choose
 from dct_augment.errors import DctAugmentError, ModelError
 
@@ -391,3 +391,55 @@ class TestMemory:
 
         with pytest.raises(RuntimeError, match="shapes"):
             list(Batches(4, "images").run([1, 2], work))
+
+
+def tiny_decoder(folder: Path, channels: int = 4, blocks: int = 2) -> str:
+    torch.manual_seed(0)
+    sizes = {f"{side}_block_out_channels": (8,) * blocks for side in ("encoder", "decoder")}
+    sizes |= {f"num_{side}_blocks": (1,) * blocks for side in ("encoder", "decoder")}
+    diffusers.AutoencoderTiny(latent_channels=channels, **sizes).save_pretrained(folder)
+    return str(folder)
+
+
+class TestTinyDecoder:
+    """An AutoencoderTiny takes the gradient; images that are kept come from the autoencoder itself."""
+
+    def test_gradients_alone_go_through_it(self, tmp_path):
+        path = tiny_decoder(tmp_path)
+        backend = load(str(tiny.pipeline_folder()), tiny_decoder=path)
+        latents = backend.latents([1, 2]).requires_grad_()
+        expected = diffusers.AutoencoderTiny.from_pretrained(path).decode(latents).sample
+        found = backend.decode(latents, for_gradient=True)
+        torch.testing.assert_close(found, expected)
+        (gradient,) = torch.autograd.grad(found.square().sum(), latents)
+        assert gradient.abs().sum() > 0
+        torch.testing.assert_close(backend.decode(latents), tiny.backend().decode(latents))
+        assert torch.equal(tiny.backend().decode(latents, for_gradient=True), tiny.backend().decode(latents))
+
+    @pytest.mark.parametrize(("channels", "blocks", "said"), [(8, 2, "latents of 8 channels"), (4, 3, "to 4 times")])
+    def test_one_of_another_model_is_refused(self, tmp_path, channels, blocks, said):
+        with pytest.raises(ModelError, match=said):
+            load(str(tiny.pipeline_folder()), tiny_decoder=tiny_decoder(tmp_path, channels, blocks))
+
+    def test_a_missing_one_is_one_message(self, tmp_path):
+        with pytest.raises(ModelError, match=r"model\.tiny_decoder .*nowhere.* cannot be loaded"):
+            load(str(tiny.pipeline_folder()), tiny_decoder=str(tmp_path / "nowhere"))
+
+    def test_pocket_has_its_own_which_draws_nearly_the_same(self):
+        backend, exact = load("pocket"), load("pocket", tiny_decoder="none")
+        images = [one.decode(drawn(exact), for_gradient=True) for one in (backend, exact)]
+        assert (images[0] - images[1]).abs().mean() * 127.5 < 12
+        assert exact.tiny is None
+
+
+def drawn(backend):
+    """Latents of a few Pocket birds."""
+    walk = Trajectory.begin(backend, range(4), backend.encode(["a photo of a kiwi"] * 4), steps=5, scheduler=None)
+    advance(backend, [walk], [walk.length], backend.unconditional(), 3.0)
+    return walk.latents
+
+
+def test_compile_is_asked_of_the_denoiser_alone():
+    backend = load(str(tiny.pipeline_folder()), compile=True)
+    assert backend.denoiser._compiled_call_impl is not None
+    assert backend.vae._compiled_call_impl is None

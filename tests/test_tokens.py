@@ -158,6 +158,8 @@ def test_training_finds_the_look_that_the_guide_wants(method):
     settings = QUICK.model_copy(
         update={"method": method, "max_updates": 6, "images_per_update": 3, "learning_rate": 0.1, "serves": 1}
     )
+    if method == "direct_align":  # one step from much noise is far from what this untrained model draws in three
+        settings = settings.model_copy(update={"look_ahead": ((0.7, 1.0),)})
     start, fresh = tiny.backend("v_prediction").word("a")[None], list(range(100, 116))
     gains = []
     for slug, trained in train(settings=settings).items():
