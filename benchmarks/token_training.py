@@ -125,7 +125,7 @@ class Bench:
         return curve
 
 
-def ours(bench: Bench, overrides: Sequence[str], *, tiny: bool = True) -> Snapshots:
+def ours(bench: Bench, overrides: Sequence[str], *, tiny: bool = False) -> Snapshots:
     """Train by the product's own trainer; a snapshot a round, of the best state once there has been a validation."""
     bench.backend.tiny = bench.tiny if tiny else None
     data = bench.settings.model_dump(mode="json")
@@ -174,7 +174,7 @@ def variants(bench: Bench) -> Iterator[tuple[str, Callable[[], Snapshots]]]:
     yield "default", lambda: ours(bench, [])
     for name in ("last_step", "last_k", "full", "lv", "look_ahead", "direct_align"):
         yield name, lambda name=name: ours(bench, [f"tokens.method={name}"])  # type: ignore[misc]
-    yield "default without tiny decoder", lambda: ours(bench, [], tiny=False)
+    yield "default, tiny decoder", lambda: ours(bench, [], tiny=True)
     yield "default, one slot", lambda: ours(bench, ["tokens.slots=1"])
     yield "default, cosine schedule", lambda: ours(bench, ["tokens.schedule=cosine"])
     yield "default, norm prior", lambda: ours(bench, ["tokens.norm_prior=0.5"])
@@ -205,7 +205,7 @@ def main() -> None:
     bench = Bench(
         settings,
         datasets.select(dataset, settings.dataset.classes),
-        diffusion.load(**settings.model.model_dump()),
+        diffusion.load(**settings.model.model_dump() | {"tiny_decoder": settings.model.tiny_decoder or "pocket"}),
         classifiers.load(settings.guide, dataset.classes),
         classifiers.load(settings.judge or settings.guide, dataset.classes),
         options.judge_images,

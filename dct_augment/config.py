@@ -122,8 +122,8 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     tiny_decoder: str | None = Field(
         None,
-        description="an AutoencoderTiny of the same latents, folder or Hub id (madebyollin/taesd), for the "
-        "gradients of training; `none`: the autoencoder itself; if unset, Pocket's own on Pocket, else `none`",
+        description="an AutoencoderTiny of the same latents for the gradients of training: folder, Hub id "
+        "(madebyollin/taesd), or `pocket`; the autoencoder itself if unset",
     )
     compile: bool = Field(False, description="torch.compile the denoiser: slow to start, faster in long runs")
     memory: Literal["low", "balanced", "fast"] | None = Field(

@@ -426,7 +426,7 @@ class TestTinyDecoder:
             load(str(tiny.pipeline_folder()), tiny_decoder=str(tmp_path / "nowhere"))
 
     def test_pocket_has_its_own_which_draws_nearly_the_same(self):
-        backend, exact = load("pocket"), load("pocket", tiny_decoder="none")
+        backend, exact = load("pocket", tiny_decoder="pocket"), load("pocket")
         images = [one.decode(drawn(exact), for_gradient=True) for one in (backend, exact)]
         assert (images[0] - images[1]).abs().mean() * 127.5 < 12
         assert exact.tiny is None

@@ -44,8 +44,7 @@ def load(
 ) -> Backend:
     """Load a text-to-image model: `pocket`, a local folder saved by diffusers, or a Hub id; safetensors only.
 
-    `tiny_decoder` is an AutoencoderTiny for `Backend.decode(for_gradient=True)`: a folder, a Hub id, or `none`; Pocket
-    has its own. With `compile` the denoiser is compiled when it first runs.
+    `tiny_decoder` is an AutoencoderTiny for `Backend.decode(for_gradient=True)`: a folder, a Hub id, or `pocket`. With `compile` the denoiser is compiled when it first runs.
 
     Remote code is never run, and safety checkers are left out: they would blacken training images.
 
@@ -80,8 +79,8 @@ def load(
             part.to(device)
     backend = FAMILIES[kind].build(pipe, device, chosen == "low" and device != "cpu")
     backend.memory = chosen
-    tiny = tiny_decoder or (str(pocket.path(pocket.TINY_DECODER)) if path == "pocket" else "none")
-    if tiny != "none":
+    if tiny_decoder is not None:
+        tiny = str(pocket.path(pocket.TINY_DECODER)) if tiny_decoder == "pocket" else tiny_decoder
         backend.use_tiny(_tiny(tiny, getattr(torch, dtype)).to(device))
     if compile:
         backend.denoiser.compile()
@@ -97,7 +96,7 @@ def _tiny(source: str, dtype: torch.dtype) -> Any:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"model.tiny_decoder {source!r} cannot be loaded: {reason}. Give a folder or Hub id of an "
-            "AutoencoderTiny in safetensors, or `none`"
+            "AutoencoderTiny in safetensors, or leave it out"
         ) from error
 
 

@@ -25,6 +25,7 @@ They exist so that everything can be tried, taught and tested without a download
 | folder | what | loads with |
 |---|---|---|
 | `text-to-image` | CLIPTokenizer, CLIPTextModel, UNet2DConditionModel, AutoencoderKL, DDIMScheduler | `StableDiffusionPipeline.from_pretrained(dct_augment.pocket.path())` |
+| `tiny-decoder` | AutoencoderTiny, for gradients | `AutoencoderTiny.from_pretrained(dct_augment.pocket.path("tiny-decoder"))` |
 {% for recipe in recipes -%}
 | `{{ recipe.name }}` | {{ recipe.architecture }}, {{ labels[recipe.subject]|length }} labels | `timm.create_model("local-dir:" + str(dct_augment.pocket.path("{{ recipe.name }}")), pretrained=True)` |
 {% endfor %}
