@@ -178,7 +178,7 @@ class Backend(ABC):
         if (channels, scale) != (wanted, size):
             raise ModelError(
                 f"model.tiny_decoder decodes latents of {channels} channels to {scale} times their size; this model's "
-                f"have {wanted} channels and are decoded to {size} times. Give the one that was made for it, or leave it out"
+                f"have {wanted} channels and are decoded to {size} times. Give one made for it, or leave it out"
             )
         self.tiny = tiny.eval().requires_grad_(False)
 

@@ -44,7 +44,8 @@ def load(
 ) -> Backend:
     """Load a text-to-image model: `pocket`, a local folder saved by diffusers, or a Hub id; safetensors only.
 
-    `tiny_decoder` is an AutoencoderTiny for `Backend.decode(for_gradient=True)`: a folder, a Hub id, or `pocket`. With `compile` the denoiser is compiled when it first runs.
+    `tiny_decoder` is an AutoencoderTiny for `Backend.decode(for_gradient=True)`: a folder, a Hub id, or `pocket`. With
+    `compile` the denoiser is compiled when it first runs.
 
     Remote code is never run, and safety checkers are left out: they would blacken training images.
 
