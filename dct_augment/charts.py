@@ -40,11 +40,11 @@ LOOKS: Mapping[str, Look] = {
         "class tokens", "#3b82c4", "o", "●", "the same, and images drawn with class tokens, whose guide saw the whole training set"
     ),
     "class_token_few_shot_guide": Look(
-        "class tokens, few-shot guide", "#169a7c", "P", "✚",
+        "few-shot-guide tokens", "#169a7c", "P", "✚",
         "the same, and images drawn with class tokens, whose guide saw the same few real images alone",
     ),
     "class_token_filtered": Look(
-        "class tokens, filtered", "#c2558a", "X", "✖", "the same, and those class-token images that the guide accepts"
+        "filtered tokens", "#c2558a", "X", "✖", "the same, and those class-token images that the guide accepts"
     ),
 }  # fmt: skip
 """Arms in the order of the page."""
@@ -55,7 +55,7 @@ _UNKNOWN = "#8b8f96"
 _INK = "#010203"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "font.size": 9.0,
+    "font.size": 9.5,
     "text.color": _INK,
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
@@ -72,7 +72,8 @@ _STYLE: dict[Any, Any] = {
     "ytick.major.size": 3.0,
     "path.simplify": True,
 }
-_WIDTH = 4.2  # inches: on a phone the letters keep about the size of the page's small print
+_MINUS = "\u2212"
+_WIDTH = 3.8  # inches: on a phone the letters keep about the size of the page's small print
 
 Numbers = Mapping[str, Any]
 
@@ -126,14 +127,14 @@ def differences(pairs: Sequence[Numbers], *, name: str, label: str) -> Markup:
     """Paired differences of arms in points, with their 95 % intervals and the line of no difference."""
     rows = [
         _Row(
-            f"{look(one['arm']).title} − {look(one['baseline']).title}",  # noqa: RUF001
-            f"{one['mean'] * 100:+.1f}".replace("-", "−"),  # noqa: RUF001
+            f"{look(one['arm']).title} {_MINUS} {look(one['baseline']).title}",
+            f"{one['mean'] * 100:+.1f}".replace("-", _MINUS),
             one,
             look(one["arm"]),
         )
         for one in pairs
     ]
-    return _forest(rows, name, label, lambda value, _: f"{value * 100:+.3g}" if round(value, 6) else "0", zero=True)
+    return _forest(rows, name, label, lambda value, _: _signed(value), zero=True)
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,9 @@ def _forest(rows: Sequence[_Row], name: str, label: str, tick: Any, *, zero: boo
         figure = Figure(figsize=(_WIDTH, height))
         figure.subplots_adjust(left=0.03, right=0.97, top=1 - 0.02 / height, bottom=0.34 / height)
         axes = figure.subplots()
-        if zero:
-            axes.axvline(0, color=_INK, linewidth=0.8)
         for place, row in enumerate(rows):
+            if zero:  # in pieces: it would strike through the names
+                axes.plot((0, 0), (len(rows) - place - 0.3, len(rows) - place + 0.12), color=_INK, linewidth=0.8)
             _line(axes, len(rows) - place, row)
         axes.set(ylim=(0.55, len(rows) + 0.75), yticks=(), xlim=_range(rows, zero=zero))
         axes.spines["left"].set_visible(False)
@@ -275,8 +276,13 @@ def many_gains(values: Sequence[float], *, name: str, label: str) -> Markup:
         axes.axhline(0, color=_INK, linewidth=0.8)
         axes.set_xlim(0.5, len(values) + 0.5)
         axes.set_xlabel("classes, by their gain")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:+.0f}" if value else "0")
+        axes.yaxis.set_major_formatter(lambda value, _: _signed(value))
         return _svg(figure, name, label)
+
+
+def _signed(difference: float) -> str:
+    """In points, as an axis says it."""
+    return f"{difference * 100:+.3g}".replace("-", _MINUS) if round(difference, 6) else "0"
 
 
 def _short(title: str) -> str:

@@ -220,7 +220,7 @@ def _number(value: float | None, digits: int) -> str:
 def _p_value(value: float | None) -> str:
     if value is None:
         return _DASH
-    return "< 0.0001" if value < 0.0001 else f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
+    return "< 0.0001" if value < 0.0001 else f"{value:.4f}" if value < 0.1 else f"{value:.3f}"
 
 
 def _interval(ends: Sequence[float | None], *, signed: bool = False, digits: int | None = None) -> str:
