@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True)
 class Look:
-    """How an arm is shown everywhere: title, colour, marker and its twin in text, and what its classifier learns from."""
+    """How an arm is shown everywhere: title, colour, marker, its twin in text, and what its classifier learns from."""
 
     title: str
     color: str
@@ -34,10 +34,12 @@ LOOKS: Mapping[str, Look] = {
     ),
     "plain_prompt": Look("plain prompts", "#b7791f", "^", "▲", "the same, and images drawn with plain prompts"),
     "textual_inversion": Look(
-        "textual inversion", "#8a63d2", "D", "◆", "the same, and images drawn with tokens that rebuild the same few real images"
+        "textual inversion", "#8a63d2", "D", "◆",
+        "the same, and images drawn with tokens that rebuild the same few real images",
     ),
     "class_token": Look(
-        "class tokens", "#3b82c4", "o", "●", "the same, and images drawn with class tokens, whose guide saw the whole training set"
+        "class tokens", "#3b82c4", "o", "●",
+        "the same, and images drawn with class tokens, whose guide saw the whole training set",
     ),
     "class_token_few_shot_guide": Look(
         "few-shot-guide tokens", "#169a7c", "P", "✚",
@@ -188,7 +190,13 @@ def _range(rows: Sequence[_Row], *, zero: bool) -> tuple[float, float]:
 
 
 def curves(
-    arms: Mapping[str, Sequence[Numbers]], by: str, *, axis: str, name: str, label: str, reference: Numbers | None = None
+    arms: Mapping[str, Sequence[Numbers]],
+    by: str,
+    *,
+    axis: str,
+    name: str,
+    label: str,
+    reference: Numbers | None = None,
 ) -> Markup:
     """Test accuracy of each arm against `by`, with 95 % bands; `reference` is a level line with its band."""
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):

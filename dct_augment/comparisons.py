@@ -119,9 +119,7 @@ def _curves(trials: pd.DataFrame, shots: int, per_class: int) -> dict[str, Any]:
 
 def _points(trials: pd.DataFrame, by: str) -> dict[str, list[dict[str, Any]]]:
     return {
-        str(arm): [
-            {by: int(value)} | estimate(mean_t(some["accuracy"].tolist())) for value, some in group.groupby(by)
-        ]
+        str(arm): [{by: int(value)} | estimate(mean_t(some["accuracy"].tolist())) for value, some in group.groupby(by)]
         for arm, group in trials.groupby("arm", sort=False)
     }
 
@@ -134,14 +132,17 @@ def _mistakes(trials: pd.DataFrame, names: Mapping[int, str]) -> dict[str, Any]:
     for arm in CONFUSED:
         pairs: list[tuple[str, str]] = []
         for row in trials[trials["arm"] == arm].to_dict("records"):
-            pairs += zip(_named(row["truth"], names), _named(row["predicted"], names), strict=True)
+            if _known(row["truth"]) and _known(row["predicted"]):
+                pairs += zip(_named(row["truth"], names), _named(row["predicted"], names), strict=True)
         if (confused := confusion(pairs, list(names.values()))) is not None:
             found[arm] = confused
     return found
 
 
-def _named(indices: Sequence[int] | float | None, names: Mapping[int, str]) -> list[str]:
-    """Class names; none for a trial that did not record its answers."""
-    if indices is None or isinstance(indices, float):
-        return []
+def _known(indices: Sequence[int] | float | None) -> bool:
+    """Whether a trial recorded its answers: beside others, one that did not has a NaN there."""
+    return indices is not None and not isinstance(indices, float)
+
+
+def _named(indices: Sequence[int], names: Mapping[int, str]) -> list[str]:
     return [names.get(int(index), f"class {index}") for index in indices]
