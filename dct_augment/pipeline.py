@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
+
 from dct_augment import benchmark, exchange, files, plan, report
 from dct_augment import config as configuration
 from dct_augment.errors import TokenTrainingError
@@ -146,7 +148,14 @@ class Run(Workspace):
                 tokens=self.tokens.index(),
                 shards=self.shards,
                 trials=TrialStage(self).trials().drop(columns="identity"),
+                metrics=self._measured("metrics.parquet"),
+                filtered=self._measured("filter.parquet"),
             )
+
+    def _measured(self, name: str) -> pd.DataFrame:
+        """A table of the benchmark's folder; empty where it has not been made."""
+        path = self.config.root / "benchmark" / name
+        return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
     def _facts(self) -> dict[str, str]:
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -66,3 +66,24 @@ def paired_gain(both: int, first: int, second: int, neither: int) -> Estimate:
     low = gap - reach(one.mean - one.low, two.high - two.mean)
     high = gap + reach(one.high - one.mean, two.mean - two.low)
     return Estimate(gap, max(low, -1.0), min(high, 1.0), count)
+
+
+def sign_test(differences: Sequence[float]) -> float:
+    """Exact two-sided p-value of the sign test that differences have median 0; ties are left out."""
+    from scipy.stats import binomtest
+
+    signs = [difference > 0 for difference in differences if difference]
+    return float(binomtest(sum(signs), len(signs)).pvalue) if signs else 1.0
+
+
+def permutation_test(differences: Sequence[float]) -> float:
+    """Exact two-sided p-value of the sign-flip permutation test that differences have mean 0 (2^n flips)."""
+    from scipy.stats import permutation_test as permute
+
+    if len(differences) < 2:
+        return 1.0
+    found = permute(
+        (differences,), lambda values, axis: values.mean(axis), permutation_type="samples", n_resamples=100_000,
+        rng=0,
+    )  # fmt: skip
+    return float(min(1.0, found.pvalue))

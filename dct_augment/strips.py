@@ -13,8 +13,8 @@ from dct_augment.shards import ShardFolder
 SIZES = (128, 96, 64, 48, 32)
 """Tile sides in pixels, tried in turn until all strips fit."""
 
-BUDGET = 2_900_000
-"""Characters that the strips may take of a page; with charts and text it stays below 5 MB."""
+BUDGET = 2_500_000
+"""Characters that the strips may take of a page; with charts, matrices and tables it stays below 5 MB."""
 
 _GAP, _CROSS = 4, (128, 128, 128, 255)
 
@@ -33,19 +33,19 @@ class Strip:
     absent: int
 
 
-def numbers(tables: Sequence[pd.DataFrame], class_name: str, count: int) -> list[int]:
+def numbers(tables: Sequence[pd.DataFrame], class_index: int, count: int) -> list[int]:
     """The first `count` image numbers of a class, over all tables: a pair has one number and one seed."""
     found: set[int] = set()
     for table in tables:
         if not table.empty:
-            found |= set(table.loc[table["class_name"] == class_name, "number"].astype(int))
+            found |= set(table.loc[table["class_index"] == class_index, "number"].astype(int))
     return sorted(found)[:count]
 
 
 def collect(
-    shards: ShardFolder, split: str, rows: pd.DataFrame, wanted: Mapping[str, Sequence[int]]
-) -> dict[str, list[Image.Image | None]]:
-    """Small copies of the wanted images of a split, by class, in order of their numbers.
+    shards: ShardFolder, split: str, rows: pd.DataFrame, wanted: Mapping[int, Sequence[int]]
+) -> dict[int, list[Image.Image | None]]:
+    """Small copies of the wanted images of a split, by class index, in order of their numbers.
 
     Reads no further than the last wanted image: first numbers are in the first shards.
     """
@@ -53,11 +53,11 @@ def collect(
         return {}
     finished = rows[rows["status"] == "ok"]
     places = {
-        str(key): (str(name), int(number))
-        for key, name, number in zip(finished["key"], finished["class_name"], finished["number"], strict=True)
-        if int(number) in wanted.get(str(name), ())
+        str(key): (int(index), int(number))
+        for key, index, number in zip(finished["key"], finished["class_index"], finished["number"], strict=True)
+        if int(number) in wanted.get(int(index), ())
     }
-    found: dict[tuple[str, int], Image.Image] = {}
+    found: dict[tuple[int, int], Image.Image] = {}
     if places:
         for key, _, picture in shards.images(split):
             if key in places:
@@ -65,8 +65,8 @@ def collect(
                 found[places[key]] = picture
                 if len(found) == len(places):
                     break
-    present = {name for name, _ in found}
-    return {name: [found.get((name, number)) for number in wanted[name]] for name in wanted if name in present}
+    present = {index for index, _ in found}
+    return {index: [found.get((index, number)) for number in wanted[index]] for index in wanted if index in present}
 
 
 def fit(sets: Mapping[str, Mapping[str, Tiles]], budget: int = BUDGET) -> dict[str, dict[str, Strip]]:

@@ -91,11 +91,11 @@ def _pictures(run: Run) -> list[tuple[str, str, str]]:
     """Slug, title and data URI of a strip for each of the first classes: plain prompts above, class tokens below."""
     tables = {split: run.shards.rows(split) for split in (PLAIN, TRAIN)}
     shown, count = run.classes[:_STRIPS], run.config.report.strip
-    wanted = {info.name: strips.numbers(list(tables.values()), info.name, count) for info in shown}
+    wanted = {info.index: strips.numbers(list(tables.values()), info.index, count) for info in shown}
     tiles = {split: strips.collect(run.shards, split, table, wanted) for split, table in tables.items()}
     found = []
     for info in shown:
-        rows = [tiles[split][info.name] for split in (PLAIN, TRAIN) if info.name in tiles[split]]
+        rows = [tiles[split][info.index] for split in (PLAIN, TRAIN) if info.index in tiles[split]]
         if rows:
             title = f"{info.name}: " + ("plain prompt above, class token below" if len(rows) > 1 else "class token")
             found.append((info.slug, title, strips.sheet(rows, _STRIP_BUDGET)))

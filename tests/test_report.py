@@ -1,165 +1,44 @@
 """The report: its numbers against hand-computed ones, and its page against what a browser may meet."""
 
-import base64
-import io
 import json
 import re
-from collections.abc import Callable, Mapping
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from pages import (
+    CLASSES,
+    COLORS,
+    NO_TRIALS,
+    ODD,
+    Page,
+    drawing,
+    empty,
+    fill,
+    make,
+    make_shards,
+    make_tokens,
+    settings,
+    strip_images,
+    trial_table,
+)
 from PIL import Image
 
-from dct_augment import report, strips
-from dct_augment.config import Config, validate
-from dct_augment.plan import extend, rows
+from dct_augment import strips
+from dct_augment.pipeline import Run
 from dct_augment.records import ClassInfo, PlanRow, Sample
 from dct_augment.shards import PLAIN, TRAIN, ShardFolder
-from dct_augment.token_files import TokenFolder
-
-ODD = 'Grün_tern & <b onclick="x">$鳥$'
-CLASSES = (ClassInfo(0, "crane", "crane", homonym=True), ClassInfo(1, ODD, "odd"))
-COLORS = ((250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0))
-"""The colour of image 0, 1, 2, 3 of every class, to tell them apart in a strip."""
-
-NO_TRIALS = pd.DataFrame(columns=["arm", "shots", "seed", "steps", "accuracy", "seconds"])
-
-
-def settings(**changes: Any) -> Config:
-    data: dict[str, Any] = {
-        "name": "try", "dataset": {"name": "pocket"}, "guide": {"name": "pocket/birds-guide"},
-        "judge": {"name": "pocket/birds-judge"}, "report": {"strip": 4},
-    }  # fmt: skip
-    return validate(data | changes)
-
-
-def fill(folder: ShardFolder, split: str, draw: Callable[[PlanRow], Sample], classes: tuple[ClassInfo, ...] = CLASSES,
-         per_class: int = 4) -> None:  # fmt: skip
-    """Write a split as the generation stage does, in shards of five."""
-    layout = extend((), split, classes, per_class, 5)
-    folder.record(split, layout)
-    for spec in layout:
-        planned = rows(spec, classes, settings().prompts, {}, 0)
-        folder.write(spec, [draw(row) for row in planned], {}, "png")
-
-
-def drawing(judge: Mapping[str, int], guide: Mapping[str, int], failed: tuple[str, int] | None = None) -> Any:
-    """A draw function: judge and guide are right on the first so many images of each class."""
-
-    def draw(row: PlanRow) -> Sample:
-        if (row.slug, row.number) == failed:
-            return Sample(row, None, "failed", "image is not finite")
-        return Sample(
-            row,
-            Image.new("RGB", (16, 16), COLORS[row.number]),
-            guide_label=row.class_name if row.number < guide[row.slug] else "bat",
-            guide_confidence=0.5,
-            # Labels may be spelled as in a label file.
-            judge_label=row.class_name.upper().replace("_", " ") if row.number < judge[row.slug] else "bat",
-            judge_confidence=0.5,
-        )
-
-    return draw
 
 
 @pytest.fixture
 def shards(tmp_path: Path) -> ShardFolder:
-    folder = ShardFolder(tmp_path / "shards", "try")
-    fill(folder, PLAIN, drawing({"crane": 1, "odd": 2}, {"crane": 0, "odd": 4}))
-    fill(folder, TRAIN, drawing({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}, failed=("odd", 3)))
-    return folder
+    return make_shards(tmp_path)
 
 
 @pytest.fixture
 def tokens(tmp_path: Path) -> pd.DataFrame:
-    folder = TokenFolder(tmp_path / "tokens", "pocket")
-    folder.publish([
-        {
-            "token": folder.word(info), "class": info.name, "slug": info.slug, "class_index": info.index,
-            "homonym": info.homonym, "usable": True, "stop_reason": "target reached", "updates": 3, "attempts": 1,
-            "unet_evaluations": 120, "effect": 9.5, "plain_guide_accuracy": 0.25, "plain_guide_probability": 0.2,
-            "guide_accuracy": 0.9, "guide_probability": 0.8, "plain_judge_accuracy": None, "judge_accuracy": None,
-            "norm": float("nan"), "losses": [2.0, 1.0, 0.5],
-            "validations": json.dumps([{"update": 3, "accuracy": 0.9, "probability": 0.8}]),
-        }
-        for info in CLASSES
-    ])  # fmt: skip
-    return folder.index()
-
-
-def trial_table(path: Path) -> pd.DataFrame:
-    accuracies = {
-        "real+strong_aug": (0.5, 0.6, 0.7),
-        "class_token": (0.6, 0.7, 0.9),
-        "plain_prompt": (0.5, 0.5),
-    }
-    table = pd.DataFrame([
-        {"arm": arm, "shots": 5, "seed": seed, "steps": 200, "accuracy": accuracy, "seconds": 1.5}
-        for arm, values in accuracies.items()
-        for seed, accuracy in enumerate(values)
-    ])  # fmt: skip
-    table.to_parquet(path, index=False)
-    return pd.read_parquet(path)
-
-
-def make(root: Path, shards: ShardFolder, tokens: pd.DataFrame, trials: pd.DataFrame, **changes: Any) -> Any:
-    """Build a report; return (summary, page)."""
-    given: dict[str, Any] = {"config": settings(), "classes": CLASSES, "facts": {"torch": "1.2 <3>"}}
-    path = report.build(root, **(given | changes), tokens=tokens, shards=shards, trials=trials)
-    assert path == root / "report" / "index.html"
-    text = (root / "report" / "summary.json").read_text(encoding="utf-8")
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is not JSON")
-
-    return json.loads(text, parse_constant=refuse), path.read_text(encoding="utf-8")
-
-
-def empty(tmp_path: Path, **changes: Any) -> Any:
-    return make(tmp_path, ShardFolder(tmp_path / "none", "try"), pd.DataFrame(), NO_TRIALS, **changes)
-
-
-class Page(HTMLParser):
-    """What a page is made of; fails on tags that do not nest."""
-
-    VOID = frozenset({"meta", "img", "br", "link", "input", "hr"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-
-def strip_images(page: Page) -> list[Image.Image]:
-    uris = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
-    return [Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in uris]
+    return make_tokens(tmp_path)
 
 
 def test_accuracy_is_the_mean_over_classes_of_what_the_judge_got_right(
@@ -207,7 +86,7 @@ def test_each_class_has_its_numbers_and_failed_images_are_counted_apart(
     assert crane["token"]["updates"] == 3
     assert crane["token"]["stop_reason"] == "target reached"
     assert crane["token"]["norm"] is None  # NaN is not JSON
-    assert summary["images"]["class_token"] == {"n": 7, "failed": 1}
+    assert summary["images"]["class_token"] == {"n": 7, "failed": 1, "fallback": 0}
     assert "3 + 1 failed" in page
 
 
@@ -220,13 +99,23 @@ def test_benchmark_pairs_arms_on_the_seeds_they_share(
     assert list(bench["arms"]) == ["real+strong_aug", "class_token", "plain_prompt"]
     assert bench["arms"]["class_token"]["mean"] == 0.7333
     # Gaps 0.1, 0.1, 0.2: standard error 1/30, t(2) = 4.3027. Gaps 0.1, 0.2: standard error 0.05, t(1) = 12.7062.
-    assert bench["paired"]["class_token-real+strong_aug"] == {"mean": 0.1333, "ci95": [-0.0101, 0.2768], "n": 3}
-    assert bench["paired"]["class_token-plain_prompt"] == {"mean": 0.15, "ci95": [-0.4853, 0.7853], "n": 2}
-    assert bench["paired"]["real+strong_aug-real"] == {"mean": None, "ci95": [None, None], "n": 0}
+    # All signs agree: 2 of the 2^n equally likely outcomes are as extreme, so both exact tests give the least they can.
+    assert bench["paired"]["class_token-real+strong_aug"] == {
+        "arm": "class_token", "baseline": "real+strong_aug", "mean": 0.1333, "ci95": [-0.0101, 0.2768], "n": 3,
+        "sign_p": 0.25, "permutation_p": 0.25, "smallest_p": 0.25,
+    }  # fmt: skip
+    assert bench["paired"]["class_token-plain_prompt"] == {
+        "arm": "class_token", "baseline": "plain_prompt", "mean": 0.15, "ci95": [-0.4853, 0.7853], "n": 2,
+        "sign_p": 0.5, "permutation_p": 0.5, "smallest_p": 0.5,
+    }  # fmt: skip
+    assert bench["paired"]["real+strong_aug-real"] == {
+        "arm": "real+strong_aug", "baseline": "real", "mean": None, "ci95": [None, None], "n": 0,
+        "sign_p": None, "permutation_p": None, "smallest_p": None,
+    }  # fmt: skip
     text = Page(page).text
     assert "+13.3 points" in text
     assert "no clear difference" in text
-    assert "dct-augment benchmark" not in text
+    assert "There are no benchmark trials" not in text
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.1, "better."), (-0.1, "worse.")])
@@ -349,16 +238,16 @@ def test_ids_are_unique_and_every_reference_has_a_target(
 
 def test_charts_are_drawn_in_the_colour_of_the_text(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
     _, text = make(tmp_path, shards, tokens, trial_table(tmp_path / "trials.parquet"))
-    drawings = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(drawings) == 3
-    for drawing in drawings:
-        assert 'role="img"' in drawing
-        assert "currentColor" in drawing
-        assert not re.search(r"#(000000|ffffff|010203)\b", drawing)
-        assert "<text" in drawing
-        assert "dc:date" not in drawing
-    assert "<style" not in "".join(drawings)
-    assert "class_token" in drawings[2]
+    found = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(found) == 5  # arms, paired differences, two classes' training, gains
+    for one in found:
+        assert 'role="img"' in one
+        assert "currentColor" in one
+        assert not re.search(r"#(000000|ffffff|010203)\b", one)
+        assert "<text" in one
+        assert "dc:date" not in one
+    assert "<style" not in "".join(found)
+    assert "class tokens" in found[0]
 
 
 def test_same_inputs_give_the_same_bytes(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
@@ -414,3 +303,169 @@ def test_configuration_and_seeds_are_on_the_page(tmp_path: Path) -> None:
     text = Page(page).text
     assert "seed, generation 4711" in text
     assert "guidance_scale: 7.0" in text
+
+
+def certified(tokens: pd.DataFrame) -> pd.DataFrame:
+    """The tokens with certificates: the first is certified, the second has no gain and no judge."""
+    return tokens.assign(
+        verdict=["certified", "no_gain"], gain=[0.5, 0.0], gain_low=[0.25, -0.1], gain_high=[0.75, 0.1],
+        judge_gain=[0.4, np.nan], judge_gain_low=[0.2, np.nan], judge_gain_high=[0.6, np.nan],
+        diversity=[30.0, 45.0], plain_diversity=[40.0, 45.0],
+    )  # fmt: skip
+
+
+def test_certificates_and_classes_drawn_with_the_plain_prompt(tmp_path: Path, tokens: pd.DataFrame) -> None:
+    folder = ShardFolder(tmp_path / "shards", "try")
+    fill(folder, TRAIN, drawing({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}), without=("odd",))
+    summary, text = make(tmp_path, folder, certified(tokens), NO_TRIALS)
+    assert summary["certificates"] == {
+        "counts": {"certified": 1, "no_gain": 1, "collapsed": 0, "diverged": 0}, "without": 0, "tokens": 2,
+        "fallback": [ODD], "fallback_images": 4,
+    }  # fmt: skip
+    token = summary["classes"]["crane"]["token"]
+    assert (token["verdict"], token["gain"], token["diversity_kept"]) == (
+        "certified", {"mean": 0.5, "ci95": [0.25, 0.75]}, 0.75,
+    )  # fmt: skip
+    assert summary["classes"][ODD]["token"]["judge_gain"] == {"mean": None, "ci95": [None, None]}
+    assert (token["losses"], token["validations"]) == ([2.0, 1.0, 0.5], [[3, 0.9]])
+    words = Page(text).text
+    assert "1 certified , 1 no gain" in words
+    assert "1 of 2" in words
+    assert f"1 class is drawn with the plain prompt instead of a token, 4 images: {ODD}." in words
+    assert "+50.0 +25.0 to +75.0" in words
+    assert words.count("token not used") == 2  # at its pictures and in the table of gains
+
+
+def test_tokens_without_certificates_are_said_to_have_none(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
+    summary, text = make(tmp_path, shards, tokens, NO_TRIALS)
+    assert summary["certificates"]["without"] == 2
+    assert "These tokens have no certificate" in Page(text).text
+    assert "Certified class tokens" not in text
+
+
+def measured() -> pd.DataFrame:
+    rows = [
+        ("class_token", "fid", 81.26, 70.0, 90.5, "few images"),
+        ("plain_prompt", "fid", 120.0, 110.0, 130.0, "few images"),
+        ("class_token", "judge_top1", 0.9, 0.85, 0.95, ""), ("class_token", "diversity", 0.5, np.nan, np.nan, ""),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["kind", "metric", "value", "low", "high", "warning"])
+    return table.assign(n_real=40, n_synthetic=60, features="pocket/birds-judge")
+
+
+def test_metrics_are_compared_with_intervals_and_warnings(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
+    summary, text = make(tmp_path, shards, tokens, NO_TRIALS, metrics=measured())
+    metrics = summary["metrics"]
+    assert list(metrics["values"]) == ["judge_top1", "fid", "diversity"]
+    assert metrics["values"]["fid"]["class_token"] == {
+        "value": 81.26, "ci95": [70.0, 90.5], "n_real": 40, "n_synthetic": 60, "warning": "few images",
+    }  # fmt: skip
+    assert metrics["values"]["diversity"]["class_token"]["ci95"] == [None, None]
+    assert metrics["warnings"] == [{"text": "few images", "about": [["fid", "class_token"], ["fid", "plain_prompt"]]}]
+    words = Page(text).text
+    for shown in (
+        "81.3 70.0 to 90.5",
+        "90.0\u202f% 85.0\u201395.0\u202f%",
+        "0.500",
+        "Features: pocket/birds-judge.",
+        "few images",
+    ):
+        assert " ".join(shown.split()) in words, shown
+    assert "have not been measured" not in words
+
+
+def test_what_the_filter_rejects_is_counted_by_class_and_reason(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
+    drawn = shards.rows(TRAIN).sort_values("key")
+    filtered = drawn[["key", "class_name"]].assign(accepted=drawn["number"] > 1, reason="")
+    filtered.loc[drawn["number"] == 0, "reason"] = "another class"
+    other = pd.DataFrame([{"key": "pocket-bat-000000", "class_name": "bat", "accepted": True, "reason": ""}])
+    summary, text = make(tmp_path, shards, tokens, NO_TRIALS, filtered=pd.concat([filtered, other]))
+    found = summary["filter"]
+    assert (found["accepted"], found["rejected"]) == (4, 4)
+    assert found["reasons"] == {"another class": 2, "no reason given": 2}
+    assert found["classes"]["crane"] == {
+        "accepted": 2, "rejected": 2, "reasons": {"another class": 1, "no reason given": 1},
+    }  # fmt: skip
+    assert "4 images accepted, 4 rejected" in Page(text).text
+
+
+def test_parts_that_were_not_measured_name_the_command(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
+    summary, text = make(tmp_path, shards, tokens, NO_TRIALS)
+    words = Page(text).text
+    assert "The metrics of these images have not been measured yet. dct-augment benchmark --full measures them" in words
+    assert "No image has been filtered yet. dct-augment benchmark --full filters them" in words
+    assert summary["metrics"]["values"] == {}
+    assert summary["filter"]["classes"] == {}
+
+
+def test_a_run_reads_what_the_benchmark_left(tmp_path: Path) -> None:
+    config = settings(output=tmp_path / "run", dataset={"name": "pocket", "classes": ["crane"]})
+    folder = tmp_path / "run" / "benchmark"
+    folder.mkdir(parents=True)
+    measured().to_parquet(folder / "metrics.parquet")
+    row = {"key": "pocket-crane-000000", "class_name": "crane", "accepted": False, "reason": "guide unsure"}
+    pd.DataFrame([row]).to_parquet(folder / "filter.parquet")
+    page = Run(config).report()
+    summary = json.loads((page.parent / "summary.json").read_text())
+    assert summary["metrics"]["values"]["fid"]["class_token"]["value"] == 81.26
+    assert summary["filter"]["reasons"] == {"guide unsure": 1}
+
+
+def test_two_hundred_classes_stay_below_five_megabytes(tmp_path: Path) -> None:
+    classes = tuple(ClassInfo(index, f"a bird called {index}", f"bird-{index}") for index in range(200))
+    generator = np.random.default_rng(0)
+    pictures = [Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(8)]
+
+    def draw(row: PlanRow) -> Sample:
+        seen = classes[int(generator.integers(200))].name
+        return Sample(
+            row, pictures[row.number], guide_label=row.class_name, guide_confidence=0.5,
+            judge_label=seen, judge_confidence=0.5,
+        )  # fmt: skip
+
+    folder = ShardFolder(tmp_path / "shards", "try")
+    for split in (PLAIN, TRAIN):
+        fill(folder, split, draw, classes, per_class=3, shard_size=300, without=tuple(f"bird-{n}" for n in range(100)))
+    truth = np.arange(200).repeat(5)
+    trials = pd.DataFrame([
+        {"arm": arm, "shots": 5, "seed": seed, "per_class": 50, "steps": 9, "accuracy": 0.5, "seconds": 1.0,
+         "truth": truth, "predicted": np.where(generator.random(1000) < 0.5, truth, generator.integers(0, 200, 1000))}
+        for arm in ("real+strong_aug", "plain_prompt", "class_token", "textual_inversion", "class_token_few_shot_guide")
+        for seed in range(2)
+    ])  # fmt: skip
+    rows = folder.rows(TRAIN)
+    filtered = rows[["key", "class_name"]].assign(accepted=rows["number"] > 0, reason="guide unsure")
+    summary, text = make(
+        tmp_path, folder, many_tokens(classes, generator), trials, classes=classes, filtered=filtered,
+        config=settings(report={"strip": 3}),
+    )  # fmt: skip
+    assert len(text.encode()) < 5_000_000
+    page = Page(text)
+    maps = [attributes for tag, attributes in page.tags if tag == "img" and attributes.get("class") == "map"]
+    assert len(maps) == 7  # two ways to draw, five arms
+    assert {attributes["width"] for attributes in maps} == {"200"}
+    assert len(summary["classes"]) == 200
+    assert sum(tag == "svg" for tag, _ in page.tags) > 20
+    assert "a bird called 199" in page.text
+
+
+def many_tokens(classes: tuple[ClassInfo, ...], generator: np.random.Generator) -> pd.DataFrame:
+    return pd.DataFrame([
+        {
+            "token": f"<dct-try-{info.slug}>", "class": info.name, "slug": info.slug, "class_index": info.index,
+            "usable": True, "stop_reason": "no more progress", "updates": 400, "attempts": 1, "unet_evaluations": 90,
+            "effect": 9.5, "plain_guide_accuracy": 0.25, "guide_accuracy": 0.9, "losses": generator.random(400) * 3,
+            "validations": json.dumps([{"update": k, "accuracy": k / 400} for k in range(10, 401, 10)]),
+            "verdict": "certified", "gain": 0.5, "gain_low": 0.25, "gain_high": 0.75, "judge_gain": 0.5,
+            "judge_gain_low": 0.25, "judge_gain_high": 0.75, "diversity": 30.0, "plain_diversity": 40.0,
+        }
+        for info in classes
+    ])  # fmt: skip
