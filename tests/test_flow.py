@@ -125,7 +125,7 @@ class TestUnits:
 
 
 def test_a_class_without_token_is_remembered_and_fails_the_run_or_is_skipped(tmp_path: Path) -> None:
-    hopeless = ["tokens.max_updates=3", "tokens.validate_every=3", "tokens.learning_rate=1e39"]  # not finite
+    hopeless = ["guide={name: 'broken_guide:Broken', library: function}"]
 
     def ending(end: str) -> Run:
         settings = [*SMALL, *hopeless, f"on_class_failure={end}"]
