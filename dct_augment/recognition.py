@@ -140,9 +140,13 @@ def confusion(pairs: Iterable[tuple[str, str]], names: Sequence[str]) -> dict[st
 
 
 def _mistakes(found: Mapping[tuple[str, str], int], whole: Mapping[str, int]) -> list[dict[str, Any]]:
-    mistakes = [
-        {"truth": truth, "answer": answer, "n": count, "of": whole[truth], "share": round(count / whole[truth], 4)}
-        for (truth, answer), count in found.items()
-        if truth != answer
-    ]
-    return sorted(mistakes, key=lambda one: (-one["share"], -one["n"], one["truth"], one["answer"]))[:PAIRS_SHOWN]
+    wrong = [(truth, answer) for truth, answer in found if truth != answer]
+    shares = {pair: found[pair] / whole[pair[0]] for pair in wrong}
+    first = sorted(wrong, key=lambda pair: (-shares[pair], -found[pair], pair))[:PAIRS_SHOWN]
+    return [
+        {
+            "truth": pair[0], "answer": pair[1], "n": found[pair], "of": whole[pair[0]],
+            "share": round(shares[pair], 4),
+        }
+        for pair in first
+    ]  # fmt: skip

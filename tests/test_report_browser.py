@@ -117,6 +117,8 @@ def test_it_opens_offline_without_a_complaint_and_fits(
         sizes = page.evaluate("[...document.querySelectorAll('svg')].map(one => one.getBoundingClientRect().toJSON())")
         assert len(sizes) == 7  # arms, differences, two curves, two classes' training, gains
         assert all(40 < size["width"] <= width and size["height"] > 40 for size in sizes)
+        heights = page.locator(".matrix tbody tr").evaluate_all("rows => rows.map(row => row.clientHeight)")
+        assert max(heights) < 80  # names of rows are not squeezed into a column of letters
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == {
             "light": "rgb(251, 250, 247)", "dark": "rgb(20, 22, 25)",
         }[scheme]  # fmt: skip
