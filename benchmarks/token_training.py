@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ GRID = (0.025, 0.05, 0.1, 0.2, 0.4)  # in mean word norms, as tokens.learning_ra
 class Curve:
     """What a variant showed: accuracy when no class may spend more than each budget, and where it ended.
 
-    `spent` and `seconds` are means over the classes: most end before the larger budgets.
+    `spent` and `seconds` are means over the classes: most end before the larger budgets. `peak` is the most memory in
+    tensors, in MB, that the gradient of a single image takes beyond the models.
     """
 
     title: str
@@ -45,7 +47,7 @@ class Curve:
     worst: float = 0.0
     evaluations: float = 0.0
     total_seconds: float = 0.0
-    activations: float = 0.0
+    peak: float = 0.0
 
     def until(self, goal: float, what: Sequence[float]) -> float | None:
         """Evaluations or seconds a class to reach a mean accuracy, between two budgets by straight lines."""
@@ -125,16 +127,53 @@ class Bench:
         return curve
 
 
-def ours(bench: Bench, overrides: Sequence[str], *, tiny: bool = False) -> Snapshots:
+@dataclass(frozen=True)
+class Variant:
+    """The product's trainer with some settings; `balanced` is `model.memory`."""
+
+    bench: Bench
+    overrides: Sequence[str] = ()
+    tiny: bool = False
+    balanced: bool = False
+
+    def trainer(self, *more: str) -> tuple[TokenTrainer, Config]:
+        """A trainer, with the models set up for it."""
+        backend = self.bench.backend
+        backend.tiny = self.bench.tiny if self.tiny else None
+        (backend.vae.enable_slicing if self.balanced else backend.vae.disable_slicing)()
+        for model in (backend.denoiser, backend.vae):
+            (model.enable_gradient_checkpointing if self.balanced else model.disable_gradient_checkpointing)()
+        data = self.bench.settings.model_dump(mode="json")
+        for line in (*self.overrides, *more):
+            config._apply(data, line)
+        settings = config.validate(data)
+        return TokenTrainer(
+            backend, self.bench.guide, settings=settings.tokens, sampling=settings.sampling, prompting=settings.prompts
+        ), settings
+
+    def train(self) -> Snapshots:
+        """Train all classes."""
+        return ours(self.bench, *self.trainer())
+
+    def peak(self) -> float:
+        """MB that the gradient of one image of one class takes; the second update, when all caches are filled."""
+        trainer, _ = self.trainer("tokens.images_per_update=1", "tokens.slots=1")
+        learner = trainer._learner(self.bench.classes[0])
+        trainer._update([learner])
+        return peak_memory(lambda: trainer._update([learner]))
+
+
+def peak_memory(work: Callable[[], Any]) -> float:
+    """The most memory in tensors, in MB, that some work holds at a time beyond what was there before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    known = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    sizes = (event.nbytes() for event in sorted(known, key=lambda event: event.start_ns()))
+    return max(accumulate(sizes), default=0) / 1e6
+
+
+def ours(bench: Bench, trainer: TokenTrainer, settings: Config) -> Snapshots:
     """Train by the product's own trainer; a snapshot a round, of the best state once there has been a validation."""
-    bench.backend.tiny = bench.tiny if tiny else None
-    data = bench.settings.model_dump(mode="json")
-    for line in overrides:
-        config._apply(data, line)
-    settings = config.validate(data)
-    trainer = TokenTrainer(
-        bench.backend, bench.guide, settings=settings.tokens, sampling=settings.sampling, prompting=settings.prompts
-    )
     found: Snapshots = {info.slug: [] for info in bench.classes}
     spent = dict.fromkeys(found, 0.0)
     began = time.perf_counter()
@@ -169,22 +208,52 @@ def paper(bench: Bench, rate: float, steps: int, scale: float) -> Snapshots:
     return found
 
 
-def variants(bench: Bench) -> Iterator[tuple[str, Callable[[], Snapshots]]]:
-    """Name and training of everything that is compared."""
-    yield "default", lambda: ours(bench, [])
+@dataclass(frozen=True)
+class Paper:
+    """The paper's loop with a step size, inference steps and guidance scale."""
+
+    bench: Bench
+    rate: float
+    steps: int
+    scale: float
+
+    def train(self) -> Snapshots:
+        """Train all classes."""
+        Variant(self.bench).trainer()  # models as they are by default
+        return paper(self.bench, self.rate, self.steps, self.scale)
+
+    def peak(self) -> float:
+        """MB that an update takes: the loop holds one image at a time."""
+        Variant(self.bench).trainer()
+        bench = self.bench
+        loop = paper_loop.train(
+            bench.backend, bench.guide, bench.classes[0], bench.settings, learning_rate=self.rate, steps=self.steps,
+            scale=self.scale,
+        )  # fmt: skip
+        next(loop), next(loop)
+        return peak_memory(lambda: next(loop))
+
+
+def variants(bench: Bench) -> Iterator[tuple[str, Variant | Paper]]:
+    """Everything that is compared, by name."""
+    yield "default", Variant(bench)
+    yield "default, balanced memory", Variant(bench, balanced=True)
+    yield "default, tiny decoder", Variant(bench, tiny=True)
     for name in ("last_step", "last_k", "full", "lv", "look_ahead", "direct_align"):
-        yield name, lambda name=name: ours(bench, [f"tokens.method={name}"])  # type: ignore[misc]
-    yield "default, tiny decoder", lambda: ours(bench, [], tiny=True)
-    yield "default, one slot", lambda: ours(bench, ["tokens.slots=1"])
-    yield "default, cosine schedule", lambda: ours(bench, ["tokens.schedule=cosine"])
-    yield "default, norm prior", lambda: ours(bench, ["tokens.norm_prior=0.5"])
+        yield name, Variant(bench, [f"tokens.method={name}"])
+    few = ["tokens.images_per_update=2", "tokens.validate_every=20", "tokens.max_updates=120"]
+    yield "look_ahead, 2 images an update", Variant(bench, few)
+    yield "direct_align, 2 images an update", Variant(bench, [*few, "tokens.method=direct_align", "tokens.serves=6"])
     sampling = bench.settings.sampling
     here = (sampling.num_inference_steps, sampling.guidance_scale)
     unit = bench.backend.word_norms()[0][0] / bench.backend.width**0.5
-    yield "paper, own step size", lambda: paper(bench, paper_loop.LEARNING_RATE, 30, 7.0)
-    yield "paper, own step size, 5 steps", lambda: paper(bench, paper_loop.LEARNING_RATE, *here)
     for rate in GRID:
-        yield f"paper, step {rate}, 5 steps", lambda rate=rate: paper(bench, rate * unit, *here)  # type: ignore[misc]
+        yield f"paper, step {rate}, {here[0]} steps", Paper(bench, rate * unit, *here)
+    yield f"paper, own step size, {here[0]} steps", Paper(bench, paper_loop.LEARNING_RATE, *here)
+    yield "paper, own step size, 30 steps", Paper(bench, paper_loop.LEARNING_RATE, 30, 7.0)
+    yield "default, one slot", Variant(bench, ["tokens.slots=1"])
+    yield "default, cosine schedule", Variant(bench, ["tokens.schedule=cosine"])
+    yield "default, norm prior", Variant(bench, ["tokens.norm_prior=0.5"])
 
 
 def main() -> None:
@@ -212,18 +281,20 @@ def main() -> None:
     )
     bench.tiny = bench.backend.tiny
     curves = []
-    print("| variant | evaluations to 80 % | seconds to 80 % | final | worst class | evaluations | seconds |")
-    print("|---|---|---|---|---|---|---|")
-    for title, train in variants(bench):
+    print("| variant | evaluations to 80 % | seconds to 80 % | final | worst class | evaluations | seconds | MB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for title, variant in variants(bench):
         if options.variants and not title.startswith(tuple(options.variants.split(";"))):
             continue
         gc.collect()
-        curve = bench.curve(title, train())
+        peak = variant.peak()
+        curve = bench.curve(title, variant.train())
+        curve.peak = peak
         curves.append(asdict(curve))
         to = [curve.until(GOAL, what) for what in (curve.spent, curve.seconds)]
         shown = ["not reached" if one is None else f"{one:,.{place}f}" for place, one in enumerate(to)]
         print(f"| {title} | {shown[0]} | {shown[1]} | {curve.final:.1%} | {curve.worst:.0%} | "
-              f"{curve.evaluations:,.0f} | {curve.total_seconds:.1f} |", flush=True)  # fmt: skip
+              f"{curve.evaluations:,.0f} | {curve.total_seconds:.1f} | {peak:.1f} |", flush=True)  # fmt: skip
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")
 

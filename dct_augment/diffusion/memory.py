@@ -43,13 +43,15 @@ def weight_bytes(pipe: Any) -> int:
 def apply(pipe: Any, memory: Memory) -> None:
     """Set a pipeline up.
 
-    balanced: the autoencoder decodes image by image, and the denoiser recomputes activations in the backward pass.
+    balanced: the autoencoder decodes image by image; it and the denoiser recompute activations in the backward pass.
     low: also attention in slices and large pictures decoded in tiles; text encoders stay on the CPU between uses.
     """
     if memory == "fast":
         return
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
-    denoiser.enable_gradient_checkpointing()
+    for model in (denoiser, pipe.vae):
+        if getattr(model, "_supports_gradient_checkpointing", False):
+            model.enable_gradient_checkpointing()
     pipe.vae.enable_slicing()
     if memory == "low":
         pipe.vae.enable_tiling()
