@@ -249,6 +249,18 @@ class TokensConfig(Section):
         return self
 
 
+class TextualInversionConfig(Section):
+    """How the tokens of the arm `textual_inversion` are trained (arXiv 2208.01618); vectors, init_word, slots as tokens."""
+
+    steps: PositiveInt = 160
+    batch_size: PositiveInt = Field(4, description="noised few-shot images per step and class")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        0.1, description="AdamW step in units of the mean word norm, spread over all dimensions"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    seed: int = 0
+
+
 class GenerationConfig(Section):
     """How many images are drawn, and how they are stored."""
 
@@ -326,6 +338,7 @@ class Config(Section):
     prompts: PromptsConfig = PromptsConfig()
     sampling: SamplingConfig = SamplingConfig()
     tokens: TokensConfig = TokensConfig()
+    textual_inversion: TextualInversionConfig = TextualInversionConfig()
     generation: GenerationConfig = GenerationConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
     report: ReportConfig = ReportConfig()

@@ -155,17 +155,51 @@ class Backend(ABC):
         if for_gradient and self.tiny is not None:
             scaled = latents / self.tiny.config.scaling_factor
             return self.tiny.decode(scaled.to(self.tiny.dtype)).sample.float()
-        config = self.vae.config
-        latents = latents / config.scaling_factor
-        if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
-            mean, std = (
-                torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
-                for values in (config.latents_mean, config.latents_std)
-            )
-            latents = latents * std + mean
-        if getattr(config, "shift_factor", None):
-            latents = latents + config.shift_factor
+        shift, mean, std = self._scaling(latents)
+        latents = latents / self.vae.config.scaling_factor * std + mean + shift
         return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
+
+    @torch.no_grad()
+    def compress(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation (B, C, h, w) of the latents of images (B, 3, H, W) in [-1, 1].
+
+        The inverse of `decode`: latents as the denoiser knows them are drawn from this normal distribution.
+        """
+        known = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
+        shift, mean, std = self._scaling(known.mean)
+        scale = self.vae.config.scaling_factor / std
+        center = (known.mean - shift - mean) * scale
+        return center.to(self.dtype), (known.std * scale).to(self.dtype)
+
+    def noised(
+        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the model learned from: its inputs and the outputs it should give, (B, C, h, w) each.
+
+        Clean latents get noise at timesteps (B,) of the training schedule, DDPM (arXiv 2006.11239), equation 4; the
+        output is the noise, the velocity, or the clean latents, as the model predicts them.
+        """
+        schedule = diffusers.DDPMScheduler.from_config(self._scheduler.config)
+        targets = {
+            "epsilon": lambda: noise,
+            "v_prediction": lambda: schedule.get_velocity(latents, noise, timesteps),
+            "sample": lambda: latents,
+        }
+        return schedule.add_noise(latents, noise, timesteps), targets[schedule.config.prediction_type]()
+
+    @property
+    def training_steps(self) -> int:
+        """How many timesteps the training schedule has."""
+        return int(self._scheduler.config.num_train_timesteps)
+
+    def _scaling(self, like: torch.Tensor) -> list[torch.Tensor]:
+        """Shift, mean and deviation by which the autoencoder's own latents differ from the denoiser's; (1, C, 1, 1)."""
+        config = self.vae.config
+        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+        if mean is None or std is None:
+            mean, std = [0.0], [1.0]
+        values = ([getattr(config, "shift_factor", None) or 0.0], mean, std)
+        return [torch.tensor(one, device=like.device, dtype=like.dtype).view(1, -1, 1, 1) for one in values]
 
     def use_tiny(self, tiny: Any) -> None:
         """Take gradients through an AutoencoderTiny from now on.
