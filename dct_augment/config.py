@@ -190,6 +190,9 @@ class SamplingConfig(Section):
 class TokensConfig(Section):
     """How class tokens are trained (paper, section 3)."""
 
+    objective: Literal["classifier", "textual_inversion"] = Field(
+        "classifier", description="whose gradient trains: the guide's, or that of a few real images (textual_inversion)"
+    )
     method: Literal["last_step", "last_k", "full", "lv", "look_ahead", "direct_align"] = Field(
         "look_ahead", description="the gradient method; see gradients.py for what each does and costs"
     )
@@ -250,8 +253,14 @@ class TokensConfig(Section):
 
 
 class TextualInversionConfig(Section):
-    """How the tokens of the arm `textual_inversion` are trained (arXiv 2208.01618); vectors, init_word, slots as tokens."""
+    """How tokens are learned from a few real images (arXiv 2208.01618); vectors, init_word and slots are those of tokens.
 
+    The arm `textual_inversion` sets `shots`, `draw` and `imbalance` to those of each of its trials.
+    """
+
+    shots: PositiveInt = 5
+    draw: int = Field(0, description="which few-shot draw the images are of, as benchmark.seed")
+    imbalance: Annotated[float, Field(ge=1)] = 1.0
     steps: PositiveInt = 160
     batch_size: PositiveInt = Field(4, description="noised few-shot images per step and class")
     learning_rate: Annotated[float, Field(gt=0)] = Field(
@@ -272,31 +281,86 @@ class GenerationConfig(Section):
     seed: int = 0
 
 
-Arm = Literal["real", "real+strong_aug", "plain_prompt", "class_token"]
+Arm = Literal[
+    "real",
+    "real+strong_aug",
+    "plain_prompt",
+    "textual_inversion",
+    "class_token",
+    "class_token_few_shot_guide",
+    "class_token_filtered",
+]
 
 
 class BenchmarkConfig(Section):
-    """The low-resource classifier and the arms it is trained in."""
+    """The low-resource classifier, and the arms that it is trained in."""
 
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("real", "real+strong_aug", "plain_prompt", "class_token")
     shots: PositiveInt = 5
-    seeds: Annotated[int, Field(ge=2)] = 5
+    seeds: Annotated[int, Field(ge=2)] = Field(5, description="few-shot draws; every arm runs on each")
     per_class: PositiveInt = Field(50, description="synthetic images per class in the synthetic arms")
-    model: str = "test_efficientnet_gn"
+    ratios: tuple[PositiveInt, ...] = Field((), description="further numbers of them, in units of shots: 1, 5, 10")
+    per_class_curve: tuple[PositiveInt, ...] = Field((), description="further numbers of them")
+    shots_curve: tuple[PositiveInt, ...] = Field(
+        (), description="further shots, for the arms whose images do not depend on the real ones"
+    )
+    model: str = Field("test_efficientnet_gn", description="any timm model: name, hf-hub:ID, or local-dir:FOLDER")
     pretrained: bool = False
+    train: Literal["fine_tune", "linear_probe"] = Field("fine_tune", description="all weights, or the last layer alone")
     image_size: PositiveInt = 48
-    steps: PositiveInt = 100
+    steps: PositiveInt = Field(100, description="gradient steps, the same in every arm")
     batch_size: PositiveInt = 32
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    validations: PositiveInt = Field(4, description="how often the validation split looks; the best state is tested")
+    randaugment: str = Field("rand-m7-n2-mstd0.5", description="timm's RandAugment, of all arms but real")
+    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="timm's mixup alpha, of all arms but real")
+    cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="timm's cutmix alpha, of all arms but real")
     imbalance: Annotated[float, Field(ge=1)] = Field(
         1.0, description="long tail: the last class has shots / imbalance images"
     )
-    synthetic_probability: Fraction = 0.7
+    synthetic_probability: Fraction = Field(0.7, description="share of draws in which a synthetic image replaces one")
+    filter_confidence: Fraction = Field(
+        0.5, description="class_token_filtered keeps images that the guide gives their class at least so much"
+    )
     seed: int = 0
     processes: PositiveInt | None = Field(
         None, description="trials side by side on a CPU, one per core if unset; changes speed, not results"
     )
+
+    @model_validator(mode="after")
+    def _even(self) -> "BenchmarkConfig":
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise ValueError(f"mixup and cutmix need an even batch_size, not {self.batch_size}")
+        return self
+
+
+FULL_BENCHMARK = (
+    f"benchmark.arms=[{', '.join(get_args(Arm))}]",
+    "benchmark.seeds=6",  # of five pairs no exact test can say p < 0.05
+    "benchmark.ratios=[1, 5, 10]",
+    "benchmark.per_class_curve=[100, 200]",
+    "benchmark.shots_curve=[1, 2, 5, 10, 20]",
+    "generation.per_class=200",
+)
+"""What `dct-augment benchmark --full` sets, before the user's own settings."""
+
+
+class MetricsConfig(Section):
+    """How generated images are measured against real ones."""
+
+    features: str | None = Field(
+        "auto",
+        description="where images are compared: judge, guide, inception, or a timm name (vit_small_patch14_dinov2.lvd142m, "
+        "local-dir:FOLDER); auto: judge or guide, whichever gives features; unset: no metrics",
+    )
+    inception_weights: Path | None = Field(None, description="file of the FID Inception weights; downloaded if unset")
+    per_class: PositiveInt = Field(50, description="images per class of each kind: equal numbers can be compared")
+    real_images: Annotated[int, Field(ge=10)] = Field(10_000, description="most real images compared with")
+    neighbours: PositiveInt = Field(5, description="k of precision, recall, density and coverage")
+    resamples: Annotated[int, Field(ge=20)] = Field(200, description="of the bootstrap intervals")
+    seed: int = 0
 
 
 class RunnerConfig(Section):
@@ -341,6 +405,7 @@ class Config(Section):
     textual_inversion: TextualInversionConfig = TextualInversionConfig()
     generation: GenerationConfig = GenerationConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
+    metrics: MetricsConfig = MetricsConfig()
     report: ReportConfig = ReportConfig()
     runner: RunnerConfig = RunnerConfig()
     on_class_failure: Literal["fail", "skip"] = Field(
@@ -352,7 +417,7 @@ class Config(Section):
         """The run's folder."""
         return self.output or Path("runs") / self.name
 
-    def identity(self, stage: Literal["tokens", "generation", "benchmark"]) -> dict[str, Any]:
+    def identity(self, stage: Literal["tokens", "generation", "benchmark", "metrics"]) -> dict[str, Any]:
         """The settings that decide a stage's result, and nothing that only changes its speed."""
         data = self.model_dump(mode="json", exclude={"model": {"memory", "compile"}})
         shared = ("model", "prompts", "sampling")
@@ -360,14 +425,23 @@ class Config(Section):
         if stage == "tokens":
             kept |= {key: data[key] for key in (*shared, "guide")}
             kept["tokens"] = {k: v for k, v in data["tokens"].items() if k not in ("slots", "group")}
+            if self.tokens.objective == "textual_inversion":
+                kept["textual_inversion"] = data["textual_inversion"]
         elif stage == "generation":
             kept |= {key: data[key] for key in (*shared, "guide", "judge")}
             kept["generation"] = {k: data["generation"][k] for k in ("image_format", "seed")}
         else:
             kept["dataset"] = {k: v for k, v in data["dataset"].items() if k not in ("classes", "words")}
-            kept["benchmark"] = {k: v for k, v in data["benchmark"].items() if k not in ("arms", "seeds", "processes")}
             kept["classes"] = data["dataset"]["classes"]
+        if stage == "benchmark":
+            kept["benchmark"] = {k: v for k, v in data["benchmark"].items() if k not in _PLANNED}
+        elif stage == "metrics":
+            kept |= {key: data[key] for key in ("metrics", "guide", "judge")}
         return kept
+
+
+_PLANNED = ("arms", "seeds", "seed", "shots", "per_class", "ratios", "per_class_curve", "shots_curve", "processes")
+"""Settings that say which trials there are; each trial is recorded with its own."""
 
 
 def fingerprint(*parts: Any) -> str:
@@ -410,6 +484,7 @@ def load(
     source: str,
     overrides: Sequence[str] = (),
     *,
+    full: bool = False,
     per_class: int | None = None,
     classes: Sequence[str] | None = None,
     output: Path | None = None,
@@ -417,7 +492,8 @@ def load(
 ) -> Config:
     """Read a configuration by name (`pocket`) or path, apply `section.key=value` overrides, check it.
 
-    The keyword arguments are the settings that people change most; they win over the overrides.
+    The keyword arguments are the settings that people change most; they win over the overrides, but for `full`, the
+    whole benchmark, which others may narrow.
 
     Raises:
         ConfigError: the file is missing or not YAML, or any value is wrong; lists every problem.
@@ -429,7 +505,11 @@ def load(
         raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(data, dict):
         raise ConfigError(str(path), [f"must be a mapping of sections, got {type(data).__name__}"])
-    problems = [f"--set {problem}" for override in overrides if (problem := _apply(data, override))]
+    problems = [
+        f"--set {problem}"
+        for override in (*(FULL_BENCHMARK if full else ()), *overrides)
+        if (problem := _apply(data, override))
+    ]
     direct = {
         "generation.per_class": per_class,
         "dataset.classes": None if classes is None else list(classes),

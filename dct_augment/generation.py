@@ -80,7 +80,7 @@ class Generator:
 
     def _finish(self, batch: Sequence[PlanRow], images: torch.Tensor) -> list[Sample]:
         finite = images.flatten(1).isfinite().all(1).tolist()
-        verdicts: dict[str, list[tuple[str, float]]] = {}
+        verdicts: dict[str, list[tuple[str, bool, float]]] = {}
         for name, judge, targets in self._judges:
             verdicts[name] = judge.verdicts(images, [targets[row.class_index] for row in batch])
         pixels = images.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
@@ -91,6 +91,6 @@ class Generator:
                 continue
             facts: dict[str, Any] = {}
             for name, answers in verdicts.items():
-                facts[f"{name}_label"], facts[f"{name}_confidence"] = answers[index]
+                facts |= zip((f"{name}_label", f"{name}_right", f"{name}_confidence"), answers[index], strict=True)
             samples.append(Sample(row, Image.fromarray(pixels[index]), **facts))
         return samples

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from dct_augment import prompts
+from dct_augment import pixels, prompts
 from dct_augment.certificates import Certificate, Score, certify, score
 from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, SamplingConfig, TextualInversionConfig, TokensConfig, seed_from
@@ -198,7 +197,7 @@ class InversionTrainer:
 
     def _learned(self, info: ClassInfo) -> Learned:
         size = self._backend.image_size
-        each = [self._backend.compress(_pixels(picture, size)) for picture in self._pictures[info.slug]]
+        each = [self._backend.compress(pixels.square(picture, size)) for picture in self._pictures[info.slug]]
         mean, deviation = (torch.cat(parts) for parts in zip(*each, strict=True))
         return Learned(info, self._initial, self._words, mean, deviation, self._settings)
 
@@ -297,19 +296,11 @@ class InversionTrainer:
         batches = Batches(self._batches.size * self._tokens.validation_images, "images")
         return torch.cat([images for _, images in batches.run(range(len(seeds)), drawn)])
 
-    def _generation_prompts(
-        self, info: ClassInfo, numbers: Sequence[int], vector: torch.Tensor | None
-    ) -> Conditioning:
+    def _generation_prompts(self, info: ClassInfo, numbers: Sequence[int], vector: torch.Tensor | None) -> Conditioning:
         chosen = [prompts.choose(self._prompting.templates, self._prompting.contexts, number) for number in numbers]
         mark = None if vector is None else _MARK
         lines = [prompts.build(template, info.name, token=mark, context=context) for template, context in chosen]
         return self._backend.encode(lines, None if vector is None else vector.expand(len(lines), -1, -1))
-
-
-def _pixels(picture: Image.Image, size: int) -> torch.Tensor:
-    """The middle square of a picture as (1, 3, size, size) in [-1, 1]."""
-    square = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def _names(active: Sequence[Learned]) -> str:

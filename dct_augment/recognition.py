@@ -44,14 +44,14 @@ def looks(rows: pd.DataFrame, classes: Sequence[ClassInfo]) -> pd.DataFrame:
     if rows.empty:
         return pd.DataFrame({column: [] for column in _COLUMNS})
     rows = rows[rows["class_index"].isin([info.index for info in classes])]
-    names = rows["class_index"].map({info.index: alike(info.name) for info in classes})
     table = rows[["class_index", "number"]].assign(ok=rows["status"] == "ok", fallback=False)
     if "source" in rows:
         table["fallback"] = rows["source"] == "plain_prompt"
     for who in LOOKERS:
         labels = rows[f"{who}_label"].fillna("").map(alike)
         table[f"{who}_label"] = labels
-        table[who] = (labels == names).astype(float).where(table["ok"] & (labels != ""))
+        right = pd.to_numeric(rows[f"{who}_right"].map({True: 1.0, False: 0.0}))
+        table[who] = right.where(table["ok"])
     return table
 
 

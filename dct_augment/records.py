@@ -112,21 +112,31 @@ class Sample:
     status: str = "ok"
     error: str = ""
     guide_label: str = ""
+    guide_right: bool | None = None
     guide_confidence: float = float("nan")
     judge_label: str = ""
+    judge_right: bool | None = None
     judge_confidence: float = float("nan")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One benchmark run: an arm on one few-shot draw."""
+    """One benchmark run: an arm on one few-shot draw, with at most `per_class` synthetic images of each class.
+
+    `truth` and `predicted` are class indices of the test images, in their order; `val_accuracy` is that of the state
+    that was tested, NaN without a validation split.
+    """
 
     arm: str
     shots: int
     seed: int
+    per_class: int
     steps: int
     accuracy: float
+    val_accuracy: float
     seconds: float
+    truth: tuple[int, ...] = field(repr=False)
+    predicted: tuple[int, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)

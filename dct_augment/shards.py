@@ -221,7 +221,7 @@ def _members(sample: Sample, image_format: str) -> dict[str, Any]:
     kind, options = _FORMATS[image_format]
     buffer = io.BytesIO()
     sample.image.save(buffer, format=kind, **options)
-    facts = {key: value for key, value in _record(sample).items() if value == value}
+    facts = {key: value for key, value in _record(sample).items() if value == value and value is not None}
     return {
         "__key__": sample.row.key,
         image_format: buffer.getvalue(),
@@ -244,7 +244,9 @@ def _record(sample: Sample) -> dict[str, Any]:
         "status": sample.status,
         "error": sample.error,
         "guide_label": sample.guide_label,
+        "guide_right": sample.guide_right,
         "guide_confidence": round(sample.guide_confidence, 4),
         "judge_label": sample.judge_label,
+        "judge_right": sample.judge_right,
         "judge_confidence": round(sample.judge_confidence, 4),
     }

@@ -25,7 +25,7 @@ class SyntheticImages:
     """The images of a shard folder: `(image, label)` by index, read from the tars on demand.
 
     `split` is `train` (class tokens) or `plain` (plain prompts); `per_class` keeps only the first
-    images of each class, by number; `transform` is applied to the RGB picture.
+    images of each class, by number, and `only` those of them with these keys; `transform` is applied to the RGB picture.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class SyntheticImages:
         split: str = TRAIN,
         *,
         per_class: int | None = None,
+        only: Collection[str] | None = None,
         transform: Transform | None = None,
     ) -> None:
         self._transform = transform
@@ -53,7 +54,7 @@ class SyntheticImages:
         counts: dict[int, int] = {}
         for entry in entries:
             counts[entry[1]] = counts.get(entry[1], 0) + 1
-            if per_class is None or counts[entry[1]] <= per_class:
+            if (per_class is None or counts[entry[1]] <= per_class) and (only is None or entry[0] in only):
                 kept.append(entry)
         self._entries = kept
         self.keys = tuple(entry[0] for entry in kept)

@@ -31,14 +31,23 @@ class Classifier(ABC):
             ModelError: a class has no label, or more than one; all are listed.
         """
 
+    @abstractmethod
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the last layer sees, (B, D) float32 on the CPU, without gradient.
+
+        Raises:
+            ModelError: the model has no linear last layer.
+        """
+
     @torch.no_grad()
-    def verdicts(self, images: torch.Tensor, targets: Sequence[int]) -> list[tuple[str, float]]:
-        """For each image: the label chosen, and the probability of its target label (an index of `labels`)."""
+    def verdicts(self, images: torch.Tensor, targets: Sequence[int]) -> list[tuple[str, bool, float]]:
+        """For each image: the label chosen, whether it is the target (an index of `labels`), the target's probability."""
         chances = self.logits(images).softmax(1)
         best = chances.argmax(1).tolist()
         rows = torch.arange(len(chances), device=chances.device)
         wanted = chances[rows, torch.tensor(targets, device=chances.device)].tolist()
-        return [(self.labels[index], chance) for index, chance in zip(best, wanted, strict=True)]
+        found = zip(best, targets, wanted, strict=True)
+        return [(self.labels[index], index == target, chance) for index, target, chance in found]
 
 
 class Single(Classifier):
@@ -74,6 +83,24 @@ class Single(Classifier):
                 f"{(len(images), len(self.labels))}; correct its labels"
             )
         return output.float()
+
+    @torch.no_grad()
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """See `Classifier`."""
+        linear = [one for one in self._model.modules() if isinstance(one, nn.Linear)]
+        last = next((one for one in reversed(linear) if one.out_features == len(self.labels)), None)
+        if last is None:
+            raise ModelError("the classifier has no linear last layer whose inputs could be features; set "
+                             "metrics.features to another one, inception, or a timm name")  # fmt: skip
+        seen: list[torch.Tensor] = []
+        hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self.logits(images)
+        finally:
+            hook.remove()
+        if not seen:
+            raise ModelError("the classifier's last linear layer takes no part in its output; set metrics.features")
+        return seen[-1].flatten(1).float().cpu()
 
     def targets(self, classes: Sequence[ClassInfo]) -> tuple[int, ...]:
         """See `Classifier`."""

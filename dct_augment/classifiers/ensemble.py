@@ -44,6 +44,10 @@ class Voting(Classifier):
             votes.append(torch.cat([known, unknown], 1)[:, list(columns)] + weight)
         return torch.stack(votes).logsumexp(0)
 
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Those of all members, side by side."""
+        return torch.cat([member.features(images) for member in self._members], 1)
+
     def targets(self, classes: Sequence[ClassInfo]) -> tuple[int, ...]:
         """See `Classifier`."""
         missing = [info.name for info in classes if info.index not in self._places]

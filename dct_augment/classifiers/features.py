@@ -1,0 +1,68 @@
+"""Feature extractors in which generated images are compared with real ones."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+
+from dct_augment.classifiers.timm_models import preprocess
+from dct_augment.errors import ModelError
+
+Extractor = Callable[[torch.Tensor], torch.Tensor]
+"""Images (B, 3, H, W) in [-1, 1] to features (B, D), float32."""
+
+
+def load(name: str, device: str = "cpu", weights: Path | None = None) -> Extractor:
+    """A feature extractor by name: `inception` (that of FID), or any timm model without its last layer.
+
+    Raises:
+        ModelError: unknown name, missing package or file, or no network.
+    """
+    return _inception(device, weights) if name == "inception" else _timm(name, device)
+
+
+def _timm(name: str, device: str) -> Extractor:
+    try:
+        model = timm.create_model(name, pretrained=True, num_classes=0).to(device).eval().requires_grad_(False)
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"metrics.features {name!r} cannot be loaded: {reason}. Use judge, guide, inception, or a name of "
+            "timm.list_models(pretrained=True), hf-hub:ID, or local-dir:FOLDER"
+        ) from error
+    prepare = preprocess(model)
+
+    @torch.no_grad()
+    def extract(images: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, model(prepare(images.to(device)))).float().cpu()
+
+    return extract
+
+
+def _inception(device: str, weights: Path | None) -> Extractor:
+    """The 2,048 pooled features of the Inception network that FID was published with, through torch-fidelity."""
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise ModelError(
+            "metrics.features inception needs the package torch-fidelity: pip install 'dct-augment[inception]'"
+        ) from error
+    try:
+        path = str(weights) if weights else None
+        model: Any = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=path)
+    except (OSError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"metrics.features inception: its weights cannot be read: {reason}. They are downloaded once; without a "
+            "network give metrics.inception_weights, or use judge or guide"
+        ) from error
+    model = model.to(device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def extract(images: torch.Tensor) -> torch.Tensor:
+        pixels = images.clamp(-1, 1).add(1).mul(127.5).round().byte().to(device)
+        return cast(torch.Tensor, model(pixels)[0]).float().cpu()
+
+    return extract
