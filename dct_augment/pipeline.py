@@ -20,7 +20,7 @@ from dct_augment import config as configuration
 from dct_augment.errors import TokenTrainingError
 from dct_augment.records import ClassInfo, Unit
 from dct_augment.shards import PLAIN, TRAIN
-from dct_augment.stages import ImageStage, Stage, TokenStage, TrialStage
+from dct_augment.stages import ArmStage, ImageStage, MetricStage, Stage, TokenStage, TrialStage
 from dct_augment.workspace import Workspace
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "webdataset", "pandas", "pyarrow")
@@ -58,8 +58,9 @@ class Run(Workspace):
 
         A `benchmark` needs the images of its arms; a `report` shows those of the class tokens in any case.
         """
-        arms = {benchmark.SYNTHETIC.get(arm) for arm in self.config.benchmark.arms}
-        split = {"benchmark": arms, "report": arms | {TRAIN}}.get(last, {last})
+        arms = self.config.benchmark.arms
+        drawn = {benchmark.SYNTHETIC[arm] for arm in arms if arm in benchmark.SYNTHETIC and arm not in benchmark.OWN_IMAGES}
+        split = {"benchmark": drawn, "report": drawn | {TRAIN}}.get(last, {last})
         if TRAIN in split:
             begun = {slug for spec in self.unfinished(TRAIN) for slug in spec.ranges}
             yield TokenStage(self, [one for one in self.whole.classes if one in self.classes or one.slug in begun])
@@ -69,7 +70,10 @@ class Run(Workspace):
         if last in ("benchmark", "report"):
             if TRAIN in split and not any(self.tokens.file(info).is_file() for info in self.classes):
                 self.check()  # nothing to measure
+            if set(arms) & set(benchmark.OWN_IMAGES):
+                yield ArmStage(self)
             yield TrialStage(self)
+            yield MetricStage(self)
 
     def work(self, stages: Iterable[Stage], execute: Execute | None = None) -> None:
         """Do what is missing in each stage, and write its index.
@@ -149,7 +153,7 @@ class Run(Workspace):
                 shards=self.shards,
                 trials=TrialStage(self).trials().drop(columns="identity"),
                 metrics=self._measured("metrics.parquet"),
-                filtered=self._measured("filter.parquet"),
+                filtered=TrialStage(self).filtered(),
             )
 
     def _measured(self, name: str) -> pd.DataFrame:

@@ -1,0 +1,97 @@
+"""The stage of images that depend on a few-shot draw: each arm and draw is a run of its own inside this one."""
+
+from collections.abc import Sequence
+
+from dct_augment import benchmark, files, fitting
+from dct_augment import config as configuration
+from dct_augment.config import ClassifierConfig, Config
+from dct_augment.records import Progress, Report, Unit, silent
+from dct_augment.shards import TRAIN
+from dct_augment.stages.images import ImageStage
+from dct_augment.stages.stage import Stage
+from dct_augment.stages.tokens import TokenStage
+from dct_augment.workspace import Workspace
+
+
+class ArmStage(Stage):
+    """Tokens and images of the arms `benchmark.OWN_IMAGES`; a unit is an arm on one draw.
+
+    No image but those of the draw has a part in them. A guide trained on these is the run's guide, and certifies its
+    tokens; textual inversion has no guide, so its tokens are used whatever the certificate says.
+    """
+
+    name = title = "arms"
+
+    def pending(self) -> tuple[Unit, ...]:
+        """The arms and draws with tokens or images that are missing."""
+        units = []
+        for number, (arm, shots, seed) in enumerate(benchmark.draws(self._config.benchmark)):
+            inner = self._inner(arm, shots, seed)
+            with files.lock(inner.config.root):
+                todo = [unit for stage in _stages(inner) for unit in stage.pending()]
+            if todo:
+                units.append(Unit("arms", number, f"{arm}, {shots} shots, seed {seed}", self._size))
+        return tuple(units)
+
+    def do(self, unit: Unit, report: Report = silent) -> None:
+        """Train the tokens of one arm on one draw, and draw its images."""
+        arm, shots, seed = benchmark.draws(self._config.benchmark)[unit.number]
+        inner = self._inner(arm, shots, seed)
+        with files.lock(inner.config.root):
+            files.sweep(inner.config.root)
+            self._guide(inner.config, arm, shots, seed)
+            files.write_text(inner.config.root / "config.yaml", configuration.dump(inner.config))
+            done = 0
+            for stage in _stages(inner):
+                units = stage.pending()
+                stage.do_all(units, lambda one, before=done: report(self._part(one, before, unit)))  # type: ignore[misc]
+                stage.publish()
+                done += sum(one.size for one in units)
+
+    def publish(self) -> None:
+        """Nothing: every inner run has its own index."""
+
+    @property
+    def _size(self) -> int:
+        return len(self._work.classes) * (self._config.tokens.max_updates + self._config.benchmark.per_class)
+
+    def _part(self, one: Progress, before: int, unit: Unit) -> Progress:
+        return Progress(self.title, min(before + one.done, unit.size), unit.size, f"{unit.title}: {one.note}")
+
+    def _inner(self, arm: str, shots: int, seed: int) -> Workspace:
+        """The run of one arm on one draw, with the models of this one."""
+        inner = Workspace(self._derived(arm, shots, seed), self._work.progress)
+        if "backend" not in vars(self._work):
+            _ = self._work.backend
+        inner.inherit(self._work)
+        return inner
+
+    def _derived(self, arm: str, shots: int, seed: int) -> Config:
+        config = self._config
+        root = benchmark.home(config.root, arm, shots, seed)
+        generation = {"per_class": config.benchmark.per_class, "allow_uncertified": arm == "textual_inversion"}
+        update = {"output": root, "generation": config.generation.model_copy(update=generation)}
+        if arm == "textual_inversion":
+            drawn = {"shots": shots, "draw": seed, "imbalance": config.benchmark.imbalance}
+            update["textual_inversion"] = config.textual_inversion.model_copy(update=drawn)
+            update["tokens"] = config.tokens.model_copy(update={"objective": "textual_inversion"})
+        else:
+            made_of = configuration.fingerprint(config.identity("benchmark"), shots, seed)[:8]
+            update["guide"] = (ClassifierConfig(name=f"local-dir:{root / f'guide-{made_of}'}", match="index"),)
+        return config.model_copy(update=update)
+
+    def _guide(self, inner: Config, arm: str, shots: int, seed: int) -> None:
+        """Train the guide of an arm that has one of its own, unless it is there."""
+        (guide, *_), source = inner.guide, self._work.real_images()
+        folder = inner.root / guide.name.rpartition("/")[2]
+        if arm != "class_token_few_shot_guide" or (folder / "config.json").is_file():
+            return
+        bench = benchmark.Benchmark(source, self._config.root, self._config.benchmark, self._work.device)
+        names = {info.index: info.name for info in self._work.whole.classes}
+        labels = [names[index] for index in range(1 + max(info.index for info in source.classes))]
+        with files.atomic_folder(folder) as partial:
+            fitting.save(bench.guide(shots, seed), self._config.benchmark, labels, partial)
+
+
+def _stages(inner: Workspace) -> Sequence[Stage]:
+    return (TokenStage(inner, inner.classes), ImageStage(inner, TRAIN))
