@@ -4,7 +4,6 @@ Every arm takes the same number of gradient steps on batches of the same size; a
 validation split chooses the state that is tested, and the test split is read once, after the last step.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import nn
 
 from dct_augment import fitting, records
@@ -20,6 +18,7 @@ from dct_augment.config import Arm, BenchmarkConfig, seed_from
 from dct_augment.datasets import few_shot
 from dct_augment.errors import LeakError
 from dct_augment.fitting import Memory, Transforms
+from dct_augment.pixels import content
 from dct_augment.records import Example, Split, Trial
 from dct_augment.shards import PLAIN, TRAIN
 from dct_augment.training import Mixture, RealImages, SyntheticImages
@@ -54,7 +53,7 @@ class TrialPlan:
 
 
 def plan(settings: BenchmarkConfig) -> tuple[TrialPlan, ...]:
-    """Every trial of the benchmark, seed by seed, then those of the curves; those of one draw share their real images."""
+    """Every trial, seed by seed, then those of the curves; the trials of one draw share their real images."""
     seeds = range(settings.seed, settings.seed + settings.seeds)
     base = [_planned(arm, seed, settings.shots, settings.per_class) for seed in seeds for arm in settings.arms]
     numbers = sorted({*(ratio * settings.shots for ratio in settings.ratios), *settings.per_class_curve})
@@ -203,11 +202,6 @@ def refuse_leaks(
             found = content_of(example)
             if (twin := training.get(found) or (synthetic or {}).get(found)) is not None:
                 raise LeakError(f"{name} image {example.key!r} is the same picture as training image {twin!r}")
-
-
-def content(picture: Image.Image) -> str:
-    """SHA-256 of the RGB pixels, hex."""
-    return hashlib.sha256(picture.convert("RGB").tobytes()).hexdigest()
 
 
 @contextmanager

@@ -253,9 +253,10 @@ class TokensConfig(Section):
 
 
 class TextualInversionConfig(Section):
-    """How tokens are learned from a few real images (arXiv 2208.01618); vectors, init_word and slots are those of tokens.
+    """How tokens are learned from a few real images (arXiv 2208.01618).
 
-    The arm `textual_inversion` sets `shots`, `draw` and `imbalance` to those of each of its trials.
+    Vectors, init_word and slots are those of tokens. The arm `textual_inversion` sets `shots`, `draw` and `imbalance`
+    to those of each of its trials.
     """
 
     shots: PositiveInt = 5
@@ -352,8 +353,9 @@ class MetricsConfig(Section):
 
     features: str | None = Field(
         "auto",
-        description="where images are compared: judge, guide, inception, or a timm name (vit_small_patch14_dinov2.lvd142m, "
-        "local-dir:FOLDER); auto: judge or guide, whichever gives features; unset: no metrics",
+        description="where images are compared: judge, guide, inception, or a timm name "
+        "(vit_small_patch14_dinov2.lvd142m, local-dir:FOLDER); auto: judge or guide, whichever gives features; unset: "
+        "no metrics",
     )
     inception_weights: Path | None = Field(None, description="file of the FID Inception weights; downloaded if unset")
     per_class: PositiveInt = Field(50, description="images per class of each kind: equal numbers can be compared")

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from dct_augment.benchmark import content
+from dct_augment.pixels import content
 from dct_augment.shards import TRAIN, ShardFolder
 
 

@@ -133,8 +133,8 @@ def create(settings: BenchmarkConfig, classes: int) -> nn.Module:
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"benchmark.model {settings.model!r} cannot be made: {reason}. Use a name of timm.list_models(), hf-hub:ID, "
-            "or local-dir:FOLDER"
+            f"benchmark.model {settings.model!r} cannot be made: {reason}. Use a name of timm.list_models(), "
+            "hf-hub:ID, or local-dir:FOLDER"
         ) from error
     return cast(nn.Module, model)
 

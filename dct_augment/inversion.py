@@ -20,9 +20,8 @@ from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, SamplingConfig, TextualInversionConfig, TokensConfig, seed_from
 from dct_augment.diffusion import Backend, Batches, Conditioning, sample
 from dct_augment.errors import InputError
-from dct_augment.learner import Step, Validation
+from dct_augment.learner import Step, Trained, Validation
 from dct_augment.records import ClassInfo, Progress, Report, StopReason, silent
-from dct_augment.tokens import Trained
 
 _MARK = "<dct-training>"
 
@@ -283,7 +282,7 @@ class InversionTrainer:
         return score(plain, token)
 
     def _images(self, one: Learned, seeds: Sequence[int], vector: torch.Tensor | None) -> torch.Tensor:
-        """Images (B, 3, H, W) from these seeds and the prompts of generation, with a vector or with the plain prompt."""
+        """Images (B, 3, H, W) from these seeds and the prompts of generation; without a vector from plain prompts."""
 
         def drawn(rows: Sequence[int]) -> torch.Tensor:
             steps, scale = self._sampling.num_inference_steps, self._sampling.guidance_scale

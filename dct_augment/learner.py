@@ -33,6 +33,26 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What training one class gave: the best vector (n, d) and how it came about.
+
+    `best` is the validation that chose the vector; the certificate compares it with the plain prompt on fresh noise.
+    """
+
+    info: ClassInfo
+    vector: torch.Tensor
+    usable: bool
+    reason: StopReason
+    updates: int
+    attempts: int
+    evaluations: int
+    best: Validation | None
+    certificate: Certificate | None
+    history: tuple[Step, ...]
+    validations: tuple[Validation, ...]
+
+
+@dataclass(frozen=True)
 class Range:
     """The words of one text encoder: embedding width, mean and largest norm."""
 

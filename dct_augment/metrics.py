@@ -138,8 +138,8 @@ def _few_for_fid(real: torch.Tensor, synthetic: torch.Tensor) -> str:
     if least >= 10 * width:
         return ""
     return (
-        f"{least} images are few for {width} features (from {10 * width} on it is steady): FID is too large; compare it "
-        "only at equal numbers, or use KID"
+        f"{least} images are few for {width} features (from {10 * width} on it is steady): FID is too large; compare "
+        "it only at equal numbers, or use KID"
     )
 
 

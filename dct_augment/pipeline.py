@@ -59,7 +59,7 @@ class Run(Workspace):
         A `benchmark` needs the images of its arms; a `report` shows those of the class tokens in any case.
         """
         arms = self.config.benchmark.arms
-        drawn = {benchmark.SYNTHETIC[arm] for arm in arms if arm in benchmark.SYNTHETIC and arm not in benchmark.OWN_IMAGES}
+        drawn = {split for arm, split in benchmark.SYNTHETIC.items() if arm in {*arms} - {*benchmark.OWN_IMAGES}}
         split = {"benchmark": drawn, "report": drawn | {TRAIN}}.get(last, {last})
         if TRAIN in split:
             begun = {slug for spec in self.unfinished(TRAIN) for slug in spec.ranges}

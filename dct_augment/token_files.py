@@ -16,10 +16,10 @@ from dct_augment.certificates import Certificate
 from dct_augment.config import differences, fingerprint
 from dct_augment.errors import InputError, StaleRunError
 from dct_augment.exchange import Token
+from dct_augment.learner import Trained
 from dct_augment.plan import Groups
 from dct_augment.prompts import token_name
 from dct_augment.records import ClassInfo, ClassToken, Verdict
-from dct_augment.tokens import Trained
 
 INDEX, PLAN = "index.parquet", "plan.json"
 

@@ -7,43 +7,22 @@ its own loss, optimiser and random stream, so the number of slots changes speed 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from dct_augment import prompts
-from dct_augment.certificates import Certificate, Score, certify, score
+from dct_augment.certificates import Score, certify, score
 from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
 from dct_augment.diffusion import Backend, Batches, Conditioning, Trajectory, advance
 from dct_augment.gradients import Draw, Guidance, method
-from dct_augment.learner import Learner, Range, Step, Validation
+from dct_augment.learner import Learner, Range, Trained
 from dct_augment.records import ClassInfo, Progress, Report, StopReason, silent
 
 _MARK = "<dct-training>"
 _SCREENS = ((1, 2, 1.0), (3, 4, 0.125))  # images, steps, share of the words: enough to tell a bird from a machine
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training one class gave: the best vector (n, d) and how it came about.
-
-    `best` is the validation that chose the vector; the certificate compares it with the plain prompt on fresh noise.
-    """
-
-    info: ClassInfo
-    vector: torch.Tensor
-    usable: bool
-    reason: StopReason
-    updates: int
-    attempts: int
-    evaluations: int
-    best: Validation | None
-    certificate: Certificate | None
-    history: tuple[Step, ...]
-    validations: tuple[Validation, ...]
 
 
 class TokenTrainer:

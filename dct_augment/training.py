@@ -25,7 +25,7 @@ class SyntheticImages:
     """The images of a shard folder: `(image, label)` by index, read from the tars on demand.
 
     `split` is `train` (class tokens) or `plain` (plain prompts); `per_class` keeps only the first
-    images of each class, by number, and `only` those of them with these keys; `transform` is applied to the RGB picture.
+    images of each class, by number, and `only` those of them with these keys; `transform` is applied to the picture.
     """
 
     def __init__(

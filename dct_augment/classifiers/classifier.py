@@ -41,7 +41,7 @@ class Classifier(ABC):
 
     @torch.no_grad()
     def verdicts(self, images: torch.Tensor, targets: Sequence[int]) -> list[tuple[str, bool, float]]:
-        """For each image: the label chosen, whether it is the target (an index of `labels`), the target's probability."""
+        """For each image: the label chosen, whether it is the target (an index of `labels`), and its probability."""
         chances = self.logits(images).softmax(1)
         best = chances.argmax(1).tolist()
         rows = torch.arange(len(chances), device=chances.device)

@@ -7,7 +7,7 @@ from typing import Any
 from dct_augment import plan
 from dct_augment.generation import Generator
 from dct_augment.plan import ShardSpec
-from dct_augment.records import ClassInfo, ClassToken, Report, Unit, silent
+from dct_augment.records import ClassInfo, ClassToken, Progress, Report, Unit, silent
 from dct_augment.shards import PLAIN
 from dct_augment.stages.stage import Stage
 from dct_augment.workspace import Workspace
