@@ -118,18 +118,18 @@ class Benchmark:
         with _one_thread() if self._device == "cpu" else nullcontext():
             return self._trial(planned)
 
-    def guide(self, shots: int, seed: int) -> nn.Module:
-        """A classifier that has seen the few-shot images of a draw and nothing else, not even to be chosen.
+    def guide(self, shots: int, seed: int, classes: int) -> nn.Module:
+        """A classifier of `classes` outputs that has seen the few-shot images of a draw, and nothing to choose it by.
 
         Raises:
             LeakError: a validation or test image is among them.
         """
         with _one_thread() if self._device == "cpu" else nullcontext():
-            return self._fit(TrialPlan("real+strong_aug", seed, shots), chosen=False).model
+            return self._fit(TrialPlan("real+strong_aug", seed, shots), classes, chosen=False).model
 
     def _trial(self, planned: TrialPlan) -> Trial:
         began = time.monotonic()
-        fitted = self._fit(planned)
+        fitted = self._fit(planned, 1 + max(info.index for info in self._dataset.classes))
         truth, predicted = fitting.predict(fitted.model, self._test, self._device)
         right = sum(one == other for one, other in zip(truth, predicted, strict=True))
         return Trial(
@@ -137,13 +137,13 @@ class Benchmark:
             fitted.val_accuracy, time.monotonic() - began, tuple(truth), tuple(predicted),
         )  # fmt: skip
 
-    def _fit(self, planned: TrialPlan, *, chosen: bool = True) -> fitting.Fitted:
+    def _fit(self, planned: TrialPlan, classes: int, *, chosen: bool = True) -> fitting.Fitted:
         split = few_shot(self._dataset, planned.shots, planned.seed, self._settings.imbalance)
         refuse_leaks(split, self._contents(planned), self._content_of)
         return fitting.fit(
             self._mixture(planned, split),
             self._settings,
-            classes=1 + max(info.index for info in self._dataset.classes),
+            classes=classes,
             seed=seed_from("classifier", planned.seed) % 2**32,
             mixed=planned.arm != "real",
             validation=self._val if chosen else None,

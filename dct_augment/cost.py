@@ -49,6 +49,15 @@ def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
             images = sum(map(len, todo))
             lines.append(Line(f"images ({split})", f"{images} images, {len(todo)} shards",
                               images * per_image, images * per_image * pace))  # fmt: skip
+    if "arms" in parts and (draws := benchmark.draws(config.benchmark)):
+        images = len(run.classes) * config.benchmark.per_class * per_image
+        tokens = {
+            "textual_inversion": 3 * config.textual_inversion.steps * config.textual_inversion.batch_size
+            + 2 * config.tokens.certificate_images * per_image,
+            "class_token_few_shot_guide": token_evaluations(config, per_image),
+        }
+        total = sum(images + len(run.classes) * tokens[arm] for arm, _, _ in draws)
+        lines.append(Line("arms", f"tokens and images of {len(draws)} arms and draws", total, total * pace))
     if "benchmark" in parts:
         trials = len(benchmark.plan(config.benchmark))
         lines.append(Line("benchmark", f"{trials} trials of {config.benchmark.steps} steps", 0, float("nan")))

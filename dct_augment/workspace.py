@@ -21,10 +21,13 @@ from dct_augment.token_files import TokenFolder
 
 
 class Workspace:
-    """Models are loaded when first needed and kept; remarks go to `progress`."""
+    """Models are loaded when first needed and kept; remarks go to `progress`.
 
-    def __init__(self, config: Config, progress: Report = silent) -> None:
-        self.config, self.progress = config, progress
+    Guide and judge are `checked` on real images, unless they are known to be bad for want of images.
+    """
+
+    def __init__(self, config: Config, progress: Report = silent, *, checked: bool = True) -> None:
+        self.config, self.progress, self._checked = config, progress, checked
         self.whole = datasets.load(config.dataset)
         self.classes = datasets.select(self.whole, config.dataset.classes)
         self.tokens = TokenFolder(config.root / "tokens", self.whole.name)
@@ -65,6 +68,8 @@ class Workspace:
     def _classifier(self, members: tuple[ClassifierConfig, ...], role: str) -> Classifier:
         """Load a guide or judge, and look at real images with it, once per run folder and setting."""
         loaded = classifiers.load(members, self.whole.classes, device=self.device)
+        if not self._checked:
+            return loaded
         path = self.config.root / "checks" / f"{role}.json"
         names = [info.name for info in self.whole.classes]
         made_of = configuration.fingerprint([member.model_dump(mode="json") for member in members], names)

@@ -111,6 +111,9 @@ def generate(
 @app.command()
 def benchmark(
     config: ConfigName = "pocket",
+    full: Annotated[
+        bool, typer.Option("--full", help="all arms, ratios and curves, six seeds; 200 images a class")
+    ] = False,
     overrides: Overrides = None,
     classes: Classes = None,
     output: Output = None,
@@ -118,9 +121,9 @@ def benchmark(
     dry_run: DryRun = False,
 ) -> None:
     """Train the low-resource classifier in every arm; makes missing tokens and images first."""
-    settings = configure(config, overrides, classes, output, device, None)
+    settings = configure(config, overrides, classes, output, device, None, full=full)
     if dry_run:
-        return _plan(settings, ("tokens", "train", "plain", "benchmark"))
+        return _plan(settings, ("tokens", "train", "plain", "arms", "benchmark"))
     with running(settings) as run:
         run.benchmark()
         run.report()
@@ -154,7 +157,7 @@ def run_all(
     """Run all stages as the flow `augment`: tokens, shards, benchmark, report."""
     settings = configure(config, overrides, classes, output, device, per_class)
     if dry_run:
-        return _plan(settings, ("tokens", "train", "plain", "benchmark"))
+        return _plan(settings, ("tokens", "train", "plain", "arms", "benchmark"))
     with progress_bars() as report:
         page = _flow(config, per_class, settings, overrides or [], device, report)
     _summary(settings)

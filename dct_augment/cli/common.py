@@ -35,12 +35,16 @@ def configure(
     output: Path | None,
     device: str | None,
     per_class: int | None,
+    *,
+    full: bool = False,
 ) -> "Config":
     """Read and check the configuration that a command asks for."""
     from dct_augment import config
 
     wanted = None if classes is None else [part.strip() for part in classes.split(",") if part.strip()]
-    return config.load(name, overrides or [], per_class=per_class, classes=wanted, output=output, device=device)
+    return config.load(
+        name, overrides or [], full=full, per_class=per_class, classes=wanted, output=output, device=device
+    )
 
 
 @contextmanager

@@ -26,7 +26,7 @@ class ArmStage(Stage):
         """The arms and draws with tokens or images that are missing."""
         units = []
         for number, (arm, shots, seed) in enumerate(benchmark.draws(self._config.benchmark)):
-            inner = self._inner(arm, shots, seed)
+            inner = Workspace(self._derived(arm, shots, seed))
             with files.lock(inner.config.root):
                 todo = [unit for stage in _stages(inner) for unit in stage.pending()]
             if todo:
@@ -59,11 +59,11 @@ class ArmStage(Stage):
         return Progress(self.title, min(before + one.done, unit.size), unit.size, f"{unit.title}: {one.note}")
 
     def _inner(self, arm: str, shots: int, seed: int) -> Workspace:
-        """The run of one arm on one draw, with the models of this one."""
-        inner = Workspace(self._derived(arm, shots, seed), self._work.progress)
-        if "backend" not in vars(self._work):
-            _ = self._work.backend
-        inner.inherit(self._work)
+        """The run of one arm on one draw, with the models of this one; a few-shot guide is what it is."""
+        work = self._work
+        _ = work.backend, work.guide, work.judge  # loaded once for all draws
+        inner = Workspace(self._derived(arm, shots, seed), work.progress, checked=False)
+        inner.inherit(work)
         return inner
 
     def _derived(self, arm: str, shots: int, seed: int) -> Config:
@@ -82,15 +82,14 @@ class ArmStage(Stage):
 
     def _guide(self, inner: Config, arm: str, shots: int, seed: int) -> None:
         """Train the guide of an arm that has one of its own, unless it is there."""
-        (guide, *_), source = inner.guide, self._work.real_images()
+        (guide, *_), source, known = inner.guide, self._work.real_images(), self._work.whole.classes
         folder = inner.root / guide.name.rpartition("/")[2]
         if arm != "class_token_few_shot_guide" or (folder / "config.json").is_file():
             return
         bench = benchmark.Benchmark(source, self._config.root, self._config.benchmark, self._work.device)
-        names = {info.index: info.name for info in self._work.whole.classes}
-        labels = [names[index] for index in range(1 + max(info.index for info in source.classes))]
+        labels = [info.name for info in sorted(known, key=lambda info: info.index)]
         with files.atomic_folder(folder) as partial:
-            fitting.save(bench.guide(shots, seed), self._config.benchmark, labels, partial)
+            fitting.save(bench.guide(shots, seed, len(labels)), self._config.benchmark, labels, partial)
 
 
 def _stages(inner: Workspace) -> Sequence[Stage]:
