@@ -79,13 +79,17 @@ def draws(settings: BenchmarkConfig) -> tuple[tuple[Arm, int, int], ...]:
     return tuple((arm, settings.shots, seed) for seed in seeds for arm in settings.arms if arm in OWN_IMAGES)
 
 
-def home(root: Path, arm: str, shots: int, seed: int) -> Path:
+Homes = Mapping[str, Path]
+"""Where the synthetic images of each arm are: a run folder, or for `OWN_IMAGES` a folder of one for each draw."""
+
+
+def home(homes: Homes, arm: str, shots: int, seed: int) -> Path:
     """The run folder that holds the synthetic images of an arm on a draw: tokens/, shards/ and the rest."""
-    return root / "arms" / f"{arm}-{shots}-{seed}" if arm in OWN_IMAGES else root
+    return homes[arm] / f"{shots}-{seed}" if arm in OWN_IMAGES else homes[arm]
 
 
 class Benchmark:
-    """Runs trials of one data set against the images in one run folder.
+    """Runs trials of one data set against the images in the `homes` of its arms.
 
     `accepted` are the keys of the images that the filter let through.
     """
@@ -93,12 +97,12 @@ class Benchmark:
     def __init__(
         self,
         dataset: records.Dataset,
-        root: Path,
+        homes: Homes,
         settings: BenchmarkConfig,
         device: str = "cpu",
         accepted: frozenset[str] = frozenset(),
     ) -> None:
-        self._dataset, self._root, self._settings, self._device = dataset, root, settings, device
+        self._dataset, self._homes, self._settings, self._device = dataset, homes, settings, device
         self._accepted = accepted
         self._tensors = Transforms(settings.image_size, settings.randaugment)
         self._test = Memory(RealImages(dataset.examples("test"), self._tensors.plain))
@@ -154,7 +158,7 @@ class Benchmark:
         """Key by pixel hash of the synthetic images that a trial may see."""
         if planned.arm not in SYNTHETIC:
             return {}
-        folder = home(self._root, planned.arm, planned.shots, planned.seed) / "shards"
+        folder = home(self._homes, planned.arm, planned.shots, planned.seed) / "shards"
         place = (folder, SYNTHETIC[planned.arm])
         if place not in self._drawn:
             images = SyntheticImages(*place)
@@ -167,7 +171,7 @@ class Benchmark:
         synthetic = None
         if planned.arm in SYNTHETIC:
             synthetic = SyntheticImages(
-                home(self._root, planned.arm, planned.shots, planned.seed) / "shards",
+                home(self._homes, planned.arm, planned.shots, planned.seed) / "shards",
                 SYNTHETIC[planned.arm],
                 per_class=planned.per_class,
                 only=self._accepted if planned.arm == "class_token_filtered" else None,

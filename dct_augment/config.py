@@ -419,7 +419,7 @@ class Config(Section):
         """The run's folder."""
         return self.output or Path("runs") / self.name
 
-    def identity(self, stage: Literal["tokens", "generation", "benchmark", "metrics"]) -> dict[str, Any]:
+    def identity(self, stage: Literal["tokens", "generation", "arms", "benchmark", "metrics"]) -> dict[str, Any]:
         """The settings that decide a stage's result, and nothing that only changes its speed."""
         data = self.model_dump(mode="json", exclude={"model": {"memory", "compile"}})
         shared = ("model", "prompts", "sampling")
@@ -437,6 +437,9 @@ class Config(Section):
             kept["classes"] = data["dataset"]["classes"]
         if stage == "benchmark":
             kept["benchmark"] = {k: v for k, v in data["benchmark"].items() if k not in _PLANNED}
+        elif stage == "arms":
+            kept["imbalance"] = data["benchmark"]["imbalance"]
+            kept["benchmark"] = {k: v for k, v in data["benchmark"].items() if k not in (*_PLANNED, *_AFTERWARDS)}
         elif stage == "metrics":
             kept |= {key: data[key] for key in ("metrics", "guide", "judge")}
         return kept
@@ -444,6 +447,9 @@ class Config(Section):
 
 _PLANNED = ("arms", "seeds", "seed", "shots", "per_class", "ratios", "per_class_curve", "shots_curve", "processes")
 """Settings that say which trials there are; each trial is recorded with its own."""
+
+_AFTERWARDS = ("validations", "synthetic_probability", "filter_confidence")
+"""Settings that have no part in a few-shot guide."""
 
 
 def fingerprint(*parts: Any) -> str:

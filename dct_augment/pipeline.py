@@ -61,6 +61,8 @@ class Run(Workspace):
         arms = self.config.benchmark.arms
         drawn = {split for arm, split in benchmark.SYNTHETIC.items() if arm in {*arms} - {*benchmark.OWN_IMAGES}}
         split = {"benchmark": drawn, "report": drawn | {TRAIN}}.get(last, {last})
+        if last in ("benchmark", "report"):
+            TrialStage(self).check()
         if TRAIN in split:
             begun = {slug for spec in self.unfinished(TRAIN) for slug in spec.ranges}
             yield TokenStage(self, [one for one in self.whole.classes if one in self.classes or one.slug in begun])

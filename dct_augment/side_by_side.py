@@ -12,13 +12,12 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
 
 from dct_augment import records
-from dct_augment.benchmark import Benchmark, TrialPlan
+from dct_augment.benchmark import Benchmark, Homes, TrialPlan
 from dct_augment.config import BenchmarkConfig
 from dct_augment.errors import DctAugmentError
 from dct_augment.records import Trial
@@ -29,13 +28,13 @@ class Source:
     """What a `Benchmark` is made of, as another process takes it."""
 
     dataset: records.Dataset
-    root: Path
+    homes: Homes
     settings: BenchmarkConfig
     accepted: frozenset[str] = frozenset()
 
     def make(self, device: str = "cpu") -> Benchmark:
         """The benchmark."""
-        return Benchmark(self.dataset, self.root, self.settings, device, self.accepted)
+        return Benchmark(self.dataset, self.homes, self.settings, device, self.accepted)
 
 
 def at_once(settings: BenchmarkConfig, device: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dct_augment import classifiers, datasets, diffusion, files
+from dct_augment import benchmark, classifiers, datasets, diffusion, files
 from dct_augment import config as configuration
 from dct_augment.classifiers import Classifier
 from dct_augment.config import ClassifierConfig, Config
@@ -21,13 +21,10 @@ from dct_augment.token_files import TokenFolder
 
 
 class Workspace:
-    """Models are loaded when first needed and kept; remarks go to `progress`.
+    """Models are loaded when first needed and kept; remarks go to `progress`."""
 
-    Guide and judge are `checked` on real images, unless they are known to be bad for want of images.
-    """
-
-    def __init__(self, config: Config, progress: Report = silent, *, checked: bool = True) -> None:
-        self.config, self.progress, self._checked = config, progress, checked
+    def __init__(self, config: Config, progress: Report = silent) -> None:
+        self.config, self.progress = config, progress
         self.whole = datasets.load(config.dataset)
         self.classes = datasets.select(self.whole, config.dataset.classes)
         self.tokens = TokenFolder(config.root / "tokens", self.whole.name)
@@ -57,6 +54,21 @@ class Workspace:
         """The held-out classifier, if one is configured."""
         return self._classifier(self.config.judge, "judge") if self.config.judge else None
 
+    def take_guide(self, folder: Path) -> None:
+        """Take the classifier in a folder as guide, however weak: it was trained on a few images of these classes."""
+        members = (ClassifierConfig(name=f"local-dir:{folder}", match="index"),)
+        vars(self)["guide"] = classifiers.load(members, self.whole.classes, device=self.device)
+
+    @property
+    def homes(self) -> dict[str, Path]:
+        """Where the synthetic images of each arm are; those made from each draw in a folder for what decides them."""
+        root, decides = self.config.root, self.config.identity("arms")
+        found = dict.fromkeys(benchmark.SYNTHETIC, root)
+        for arm in benchmark.OWN_IMAGES:
+            facts = decides if arm == "class_token_few_shot_guide" else {**decides, "benchmark": None}
+            found[arm] = root / "arms" / f"{arm}-{configuration.fingerprint(facts)[:8]}"
+        return found
+
     def inherit(self, other: "Workspace") -> None:
         """Take over what another run of this process has loaded from the same settings."""
         if (other.config.device, other.whole.classes) != (self.config.device, self.whole.classes):
@@ -68,8 +80,6 @@ class Workspace:
     def _classifier(self, members: tuple[ClassifierConfig, ...], role: str) -> Classifier:
         """Load a guide or judge, and look at real images with it, once per run folder and setting."""
         loaded = classifiers.load(members, self.whole.classes, device=self.device)
-        if not self._checked:
-            return loaded
         path = self.config.root / "checks" / f"{role}.json"
         names = [info.name for info in self.whole.classes]
         made_of = configuration.fingerprint([member.model_dump(mode="json") for member in members], names)

@@ -1,23 +1,26 @@
 import os
 import random
 import signal
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from conftest import CLASSES, ShardRun, speckled
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dct_augment import benchmark
+from dct_augment import benchmark, config, side_by_side
 from dct_augment.benchmark import Benchmark, TrialPlan
 from dct_augment.config import BenchmarkConfig
 from dct_augment.datasets import few_shot
-from dct_augment.errors import DctAugmentError, LeakError
+from dct_augment.errors import DatasetError, DctAugmentError, LeakError
 from dct_augment.records import ClassInfo, Example
-from dct_augment.training import SyntheticImages
+from dct_augment.side_by_side import Source
+from dct_augment.training import Mixture, SyntheticImages
 
 SETTINGS = BenchmarkConfig(shots=2, seeds=2, per_class=3, image_size=32, steps=3, batch_size=8)
 SEEDS = {"train": 1000, "val": 2000, "test": 3000}
@@ -58,26 +61,23 @@ class Deadly(Colors):
         return []
 
 
+def homes(made: ShardRun) -> dict[str, Path]:
+    """Where the images of each arm are."""
+    return {arm: made.root / arm if arm in benchmark.OWN_IMAGES else made.root for arm in benchmark.SYNTHETIC}
+
+
 @pytest.fixture
 def bench(made: ShardRun) -> Benchmark:
     """A benchmark of three training steps on three colours."""
-    return Benchmark(Colors(), made.root / "shards", SETTINGS)
-
-
-def trials(accuracies: dict[str, list[float]]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {"arm": arm, "seed": seed, "accuracy": share}
-            for arm, row in accuracies.items()
-            for seed, share in enumerate(row)
-        ]
-    )
+    return Benchmark(Colors(), homes(made), SETTINGS)
 
 
 def test_the_plan_runs_every_arm_on_every_seed() -> None:
     settings = BenchmarkConfig(arms=("real", "class_token"), seeds=3, seed=7)
     assert benchmark.plan(settings) == tuple(
-        TrialPlan(arm, seed) for seed in (7, 8, 9) for arm in ("real", "class_token")
+        TrialPlan(arm, seed, 5, 50 if arm == "class_token" else 0)
+        for seed in (7, 8, 9)
+        for arm in ("real", "class_token")
     )
 
 
@@ -86,26 +86,51 @@ def test_more_seeds_add_to_the_plan_and_change_nothing() -> None:
     assert many[: len(few)] == few
 
 
-def test_arms_are_means_with_students_interval() -> None:
-    found = benchmark.arms(trials({"real": [0.1, 0.2, 0.3], "class_token": [0.5, 0.5, 0.5]}))
-    assert list(found) == ["real", "class_token"]
-    assert found["real"].mean == pytest.approx(0.2)
-    assert found["real"].high == pytest.approx(0.2 + 4.302653 * 0.1 / 3**0.5)
-    assert (found["class_token"].low, found["class_token"].count) == (0.5, 3)
+def test_curves_add_trials_and_repeat_none() -> None:
+    settings = BenchmarkConfig(
+        arms=("real", "class_token", "textual_inversion"), seeds=2, shots=5, per_class=50,
+        ratios=(1, 5, 10, 20), per_class_curve=(5, 100), shots_curve=(2, 5),
+    )  # fmt: skip
+    found = benchmark.plan(settings)
+    assert len(set(found)) == len(found)
+    assert found[:6] == benchmark.plan(settings.model_copy(
+        update={"ratios": (), "per_class_curve": (), "shots_curve": ()}
+    ))  # fmt: skip
+    numbers = {arm: {one.per_class for one in found if one.arm == arm} for arm in settings.arms}
+    assert numbers == {"real": {0}, "class_token": {5, 25, 50, 100}, "textual_inversion": {5, 25, 50}}
+    fewer = {(one.arm, one.per_class) for one in found if one.shots == 2}
+    assert fewer == {("real", 0), ("class_token", 50)}
 
 
-def test_paired_is_the_mean_gap_over_shared_seeds() -> None:
-    table = trials({"real": [0.5, 0.1, 0.3], "class_token": [0.6, 0.3, 0.6, 0.9]})
-    found = benchmark.paired(table, "class_token", "real")
-    assert found is not None
-    assert (found.mean, found.count) == (pytest.approx(0.2), 3)
-    assert (found.low, found.high) == pytest.approx((0.2 - 0.248414, 0.2 + 0.248414), abs=1e-5)
+@given(
+    st.sets(st.sampled_from(["real", "real+strong_aug", *benchmark.SYNTHETIC]), min_size=1),
+    st.lists(st.integers(1, 12)), st.lists(st.integers(1, 60)), st.lists(st.integers(1, 9)), st.integers(2, 4),
+)  # fmt: skip
+def test_every_trial_has_its_partner_on_every_seed(
+    arms: set[str], ratios: list[int], numbers: list[int], shots: list[int], seeds: int
+) -> None:
+    settings = BenchmarkConfig.model_validate(
+        {"arms": sorted(arms), "ratios": ratios, "per_class_curve": numbers, "shots_curve": shots, "seeds": seeds}
+    )
+    found = benchmark.plan(settings)
+    assert len(set(found)) == len(found)
+    by_setting: dict[tuple[str, int, int], set[int]] = {}
+    for one in found:
+        by_setting.setdefault((one.arm, one.shots, one.per_class), set()).add(one.seed)
+        assert (one.per_class == 0) == (one.arm not in benchmark.SYNTHETIC)
+    assert all(one == set(range(seeds)) for one in by_setting.values())
+    drawn = {(arm, some, seed) for arm, some, seed in benchmark.draws(settings)}
+    assert drawn == {(one.arm, one.shots, one.seed) for one in found if one.arm in benchmark.OWN_IMAGES}
 
 
-def test_paired_needs_both_arms_and_a_shared_seed() -> None:
-    assert benchmark.paired(trials({"real": [0.5]}), "class_token", "real") is None
-    apart = pd.DataFrame({"arm": ["real", "class_token"], "seed": [0, 1], "accuracy": [0.1, 0.2]})
-    assert benchmark.paired(apart, "class_token", "real") is None
+def test_the_whole_benchmark_has_every_arm_and_curve() -> None:
+    settings = config.load("pocket", full=True, overrides=["benchmark.seeds=7"])
+    assert settings.benchmark.seeds == 7
+    assert set(settings.benchmark.arms) == {"real", "real+strong_aug", *benchmark.SYNTHETIC}
+    plans = benchmark.plan(settings.benchmark)
+    assert {one.shots for one in plans} == {1, 2, 5, 10, 20}
+    assert {one.per_class for one in plans if one.arm == "class_token"} == {5, 25, 50, 100, 200}
+    assert settings.generation.per_class == 200
 
 
 def test_a_clean_split_is_no_leak() -> None:
@@ -117,10 +142,10 @@ def test_the_same_picture_under_another_key_is_a_leak() -> None:
         benchmark.refuse_leaks(few_shot(Leaky(), 4, 0))
 
 
-def test_a_trial_refuses_a_leak(tmp_path: Path) -> None:
+def test_a_trial_refuses_a_leak() -> None:
     settings = SETTINGS.model_copy(update={"shots": 4})
     with pytest.raises(LeakError):
-        Benchmark(Leaky(), tmp_path, settings).trial(TrialPlan("real", 0))
+        Benchmark(Leaky(), {}, settings).trial(TrialPlan("real", 0, 4))
 
 
 def test_a_synthetic_image_that_is_a_test_picture_is_a_leak(made: ShardRun) -> None:
@@ -132,39 +157,107 @@ def test_a_synthetic_image_that_is_a_test_picture_is_a_leak(made: ShardRun) -> N
             extra = [Example("copy", 0, lambda: copied)] if split == "test" else []
             return [*super().examples(split), *extra]
 
-    bench = Benchmark(Copied(), made.root / "shards", SETTINGS)
-    bench.trial(TrialPlan("real", 0))
+    bench = Benchmark(Copied(), homes(made), SETTINGS)
+    bench.trial(TrialPlan("real", 0, 2))
     with pytest.raises(LeakError, match=r"test image 'copy' is the same picture as training image 'crane-000002'"):
-        bench.trial(TrialPlan("class_token", 0))
+        bench.trial(TrialPlan("class_token", 0, 2, 3))
 
 
-@pytest.mark.parametrize("arm", ["real", "real+strong_aug", "plain_prompt", "class_token"])
-def test_every_arm_gives_a_trial(bench: Benchmark, arm: str) -> None:
-    trial = bench.trial(TrialPlan(arm, 4))
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_few_shot_guide_refuses_a_leak(split: str, made: ShardRun) -> None:
+    @dataclass(frozen=True)
+    class Copied(Colors):
+        def examples(self, name: str) -> Sequence[Example]:
+            extra = [Example("copy", 0, super().examples("train")[0].open)] if name == split else []
+            return [*super().examples(name), *extra]
+
+    with pytest.raises(LeakError, match=f"{split} image 'copy'"):
+        Benchmark(Copied(), homes(made), SETTINGS).guide(4, 0, 3)
+
+
+def test_a_few_shot_guide_sees_the_images_of_its_draw_alone(made: ShardRun) -> None:
+    opened: list[str] = []
+
+    @dataclass(frozen=True)
+    class Watched(Colors):
+        def examples(self, split: str) -> Sequence[Example]:
+            def watched(one: Example) -> Example:
+                return Example(one.key, one.label, lambda: (opened.append(one.key), one.open())[1])
+
+            return [watched(one) for one in super().examples(split)]
+
+    bench = Benchmark(Watched(), homes(made), SETTINGS)
+    opened.clear()
+    batches: list[torch.Tensor] = []
+    keep = bench._mixture
+    bench._mixture = lambda planned, split: _recording(keep(planned, split), batches)  # type: ignore[method-assign]
+    guide = bench.guide(2, 5, 7)
+    assert guide(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    assert not any(weight.requires_grad for weight in guide.parameters())
+    drawn = {one.key for one in few_shot(Colors(), 2, 5).train}
+    # Every other picture is opened once, to be compared with these by content; drawn ones also to be seen.
+    counts = Counter(opened)
+    assert {key for key, count in counts.items() if count > 2} <= drawn
+    assert len(batches) == SETTINGS.steps * SETTINGS.batch_size
+
+
+def _recording(data: Mixture, seen: list[torch.Tensor]) -> Mixture:
+    class Recording:
+        def __len__(self) -> int:
+            return len(data)
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            item = data[index]
+            seen.append(item[0])
+            return item
+
+    return Recording()  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("arm", ["real", "real+strong_aug", *benchmark.SYNTHETIC])
+def test_every_arm_gives_a_trial(made: ShardRun, new_run: Callable[[str], ShardRun], arm: str) -> None:
+    if arm in benchmark.OWN_IMAGES:
+        new_run(f"run/{arm}/2-4").draw()
+    bench = Benchmark(Colors(), homes(made), SETTINGS, accepted=frozenset({"crane-000001", "gull-000000"}))
+    trial = bench.trial(TrialPlan(arm, 4, 2, 3 if arm in benchmark.SYNTHETIC else 0))
     assert (trial.arm, trial.shots, trial.seed, trial.steps) == (arm, 2, 4, 3)
-    assert trial.accuracy * 12 == pytest.approx(round(trial.accuracy * 12))
-    assert 0 <= trial.accuracy <= 1
+    assert trial.accuracy * 12 == sum(a == b for a, b in zip(trial.truth, trial.predicted, strict=True))
+    assert list(trial.truth) == [one.label for one in Colors().examples("test")]
+    assert 0 <= trial.val_accuracy <= 1
+
+
+def test_an_arm_with_images_of_its_own_does_not_use_those_of_another_draw(made: ShardRun) -> None:
+    with pytest.raises(DatasetError, match=r"textual_inversion/2-4/shards holds no _info.json"):
+        Benchmark(Colors(), homes(made), SETTINGS).trial(TrialPlan("textual_inversion", 4, 2, 3))
+
+
+def test_the_filtered_arm_draws_accepted_images_alone(made: ShardRun) -> None:
+    accepted = frozenset({"crane-000001", "gull-000000"})
+    bench = Benchmark(Colors(), homes(made), SETTINGS, accepted=accepted)
+    split = few_shot(Colors(), 2, 0)
+    for arm, expected in (("class_token_filtered", accepted), ("class_token", None)):
+        keys = set(bench._mixture(TrialPlan(arm, 0, 2, 4), split)._synthetic.keys)
+        assert keys == expected if expected else len(keys) == 12
 
 
 @pytest.mark.parametrize("arm", ["real", "class_token"])
 def test_a_repeated_trial_trains_the_same_classifier(bench: Benchmark, arm: str) -> None:
-    planned, split = TrialPlan(arm, 1), few_shot(Colors(), 2, 1)
+    planned = TrialPlan(arm, 1, 2, 3 if arm == "class_token" else 0)
     weights = []
     for disturbance in (1, 2):
         random.seed(disturbance)
-        weights.append(bench._fit(bench._mixture(planned, split), planned).state_dict())
+        weights.append(bench._fit(planned, 3).model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_trials_side_by_side_are_the_same_trials(made: ShardRun) -> None:
     settings = SETTINGS.model_copy(update={"steps": 12})
-    plans = [TrialPlan(arm, seed) for seed in (3, 4) for arm in ("real", "class_token")]
-    before = torch.get_num_threads()
+    plans = [TrialPlan("real", 3, 2), TrialPlan("class_token", 3, 2, 3), TrialPlan("real", 4, 2)]
+    source, before = Source(Colors(), homes(made), settings), torch.get_num_threads()
     found = [
-        [replace(trial, seconds=0.0) for trial in benchmark.run(Colors(), made.root / "shards", settings, plans,
-                                                                processes=processes)]
+        [replace(trial, seconds=0.0) for trial in side_by_side.run(source, plans, processes=processes)]
         for processes in (1, 2, 9)
-    ]  # fmt: skip
+    ]
     assert found[0] == found[1] == found[2]
     assert [(trial.arm, trial.seed) for trial in found[0]] == [(planned.arm, planned.seed) for planned in plans]
     assert torch.get_num_threads() == before
@@ -173,14 +266,14 @@ def test_trials_side_by_side_are_the_same_trials(made: ShardRun) -> None:
 def test_a_leak_is_found_in_every_process(made: ShardRun) -> None:
     settings = SETTINGS.model_copy(update={"shots": 4})
     with pytest.raises(LeakError):
-        list(benchmark.run(Leaky(), made.root / "shards", settings, [TrialPlan("real", 0)] * 2, processes=2))
+        list(side_by_side.run(Source(Leaky(), homes(made), settings), [TrialPlan("real", 0, 4)] * 2, processes=2))
 
 
 def test_a_process_that_dies_is_one_message(made: ShardRun) -> None:
     with pytest.raises(DctAugmentError, match=r"one of 2 benchmark processes died"):
-        list(benchmark.run(Deadly(), made.root / "shards", SETTINGS, [TrialPlan("real", 0)] * 2, processes=2))
+        list(side_by_side.run(Source(Deadly(), homes(made), SETTINGS), [TrialPlan("real", 0, 2)] * 2, processes=2))
 
 
 def test_the_classifier_learns_colours(made: ShardRun) -> None:
     settings = SETTINGS.model_copy(update={"steps": 40})
-    assert Benchmark(Colors(), made.root / "shards", settings).trial(TrialPlan("real", 0)).accuracy > 0.8
+    assert Benchmark(Colors(), homes(made), settings).trial(TrialPlan("real", 0, 2)).accuracy > 0.8

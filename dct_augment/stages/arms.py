@@ -1,6 +1,7 @@
 """The stage of images that depend on a few-shot draw: each arm and draw is a run of its own inside this one."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from dct_augment import benchmark, files, fitting
 from dct_augment import config as configuration
@@ -39,7 +40,8 @@ class ArmStage(Stage):
         inner = self._inner(arm, shots, seed)
         with files.lock(inner.config.root):
             files.sweep(inner.config.root)
-            self._guide(inner.config, arm, shots, seed)
+            if arm == "class_token_few_shot_guide":
+                inner.take_guide(self._guide(inner.config.root, shots, seed))
             files.write_text(inner.config.root / "config.yaml", configuration.dump(inner.config))
             done = 0
             for stage in _stages(inner):
@@ -59,16 +61,15 @@ class ArmStage(Stage):
         return Progress(self.title, min(before + one.done, unit.size), unit.size, f"{unit.title}: {one.note}")
 
     def _inner(self, arm: str, shots: int, seed: int) -> Workspace:
-        """The run of one arm on one draw, with the models of this one; a few-shot guide is what it is."""
+        """The run of one arm on one draw, with the models of this one."""
         work = self._work
         _ = work.backend, work.guide, work.judge  # loaded once for all draws
-        inner = Workspace(self._derived(arm, shots, seed), work.progress, checked=False)
+        inner = Workspace(self._derived(arm, shots, seed), work.progress)
         inner.inherit(work)
         return inner
 
     def _derived(self, arm: str, shots: int, seed: int) -> Config:
-        config = self._config
-        root = benchmark.home(config.root, arm, shots, seed)
+        config, root = self._config, benchmark.home(self._work.homes, arm, shots, seed)
         generation = {"per_class": config.benchmark.per_class, "allow_uncertified": arm == "textual_inversion"}
         update = {"output": root, "generation": config.generation.model_copy(update=generation)}
         if arm == "textual_inversion":
@@ -76,20 +77,19 @@ class ArmStage(Stage):
             update["textual_inversion"] = config.textual_inversion.model_copy(update=drawn)
             update["tokens"] = config.tokens.model_copy(update={"objective": "textual_inversion"})
         else:
-            made_of = configuration.fingerprint(config.identity("benchmark"), shots, seed)[:8]
-            update["guide"] = (ClassifierConfig(name=f"local-dir:{root / f'guide-{made_of}'}", match="index"),)
+            # Named by what it was made of, not by where it lies: a run folder may be moved.
+            update["guide"] = (ClassifierConfig(name=f"few-shot/{root.parent.name}/{root.name}", match="index"),)
         return config.model_copy(update=update)
 
-    def _guide(self, inner: Config, arm: str, shots: int, seed: int) -> None:
-        """Train the guide of an arm that has one of its own, unless it is there."""
-        (guide, *_), source, known = inner.guide, self._work.real_images(), self._work.whole.classes
-        folder = inner.root / guide.name.rpartition("/")[2]
-        if arm != "class_token_few_shot_guide" or (folder / "config.json").is_file():
-            return
-        bench = benchmark.Benchmark(source, self._config.root, self._config.benchmark, self._work.device)
-        labels = [info.name for info in sorted(known, key=lambda info: info.index)]
-        with files.atomic_folder(folder) as partial:
-            fitting.save(bench.guide(shots, seed, len(labels)), self._config.benchmark, labels, partial)
+    def _guide(self, root: Path, shots: int, seed: int) -> Path:
+        """The folder of the classifier that has seen the images of one draw alone; trained if it is not there."""
+        folder, source, known = root / "guide", self._work.real_images(), self._work.whole.classes
+        if not folder.is_dir():
+            bench = benchmark.Benchmark(source, {}, self._config.benchmark, self._work.device)
+            labels = [info.name for info in sorted(known, key=lambda info: info.index)]
+            with files.atomic_folder(folder) as partial:
+                fitting.save(bench.guide(shots, seed, len(labels)), self._config.benchmark, labels, partial)
+        return folder
 
 
 def _stages(inner: Workspace) -> Sequence[Stage]:

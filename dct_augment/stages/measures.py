@@ -126,7 +126,7 @@ class MetricStage(Stage):
     def _place(self, kind: str) -> tuple[Path, str]:
         """Folder and split of the images of an arm."""
         settings = self._config.benchmark
-        home = benchmark.home(self._config.root, kind, settings.shots, settings.seed)
+        home = benchmark.home(self._work.homes, kind, settings.shots, settings.seed)
         return home / "shards", benchmark.SYNTHETIC[kind]
 
     def _look(self, images: Labelled) -> "_Looked":

@@ -35,6 +35,16 @@ class TrialStage(Stage):
     def _plans(self) -> tuple[TrialPlan, ...]:
         return benchmark.plan(self._config.benchmark)
 
+    def check(self) -> None:
+        """See that there are enough real images for every draw.
+
+        Raises:
+            DatasetError: there are not.
+        """
+        settings = self._config.benchmark
+        most = max(settings.shots, *settings.shots_curve, 0)
+        datasets.few_shot(self._work.real_images(), most, settings.seed, settings.imbalance)
+
     def pending(self) -> tuple[Unit, ...]:
         """The trials that are not recorded with today's settings and images; records what each seed draws."""
         known = {tuple(row[fact] for fact in _FACTS) for row in self.trials().to_dict("records")}
@@ -118,7 +128,11 @@ class TrialStage(Stage):
     def _source(self) -> Source:
         filtered = self.filtered()
         accepted = frozenset(filtered.loc[filtered["accepted"], "key"]) if len(filtered) else frozenset()
-        return Source(self._work.real_images(), self._config.root, self._config.benchmark, accepted)
+        return Source(self._work.real_images(), self._homes, self._config.benchmark, accepted)
+
+    @cached_property
+    def _homes(self) -> benchmark.Homes:
+        return self._work.homes
 
     @cached_property
     def _benchmark(self) -> benchmark.Benchmark:
@@ -137,7 +151,7 @@ class TrialStage(Stage):
         split = benchmark.SYNTHETIC.get(planned.arm)
         tars: list[str] = []
         if split:
-            folder = benchmark.home(self._config.root, planned.arm, planned.shots, planned.seed) / "shards"
+            folder = benchmark.home(self._homes, planned.arm, planned.shots, planned.seed) / "shards"
             tars = [digest for first, digest in self._tars(folder, split) if first < planned.per_class]
         facts = [getattr(planned, fact) for fact in _FACTS]
         return configuration.fingerprint(self._settings_identity, facts, tars)
