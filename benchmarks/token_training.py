@@ -1,7 +1,7 @@
 """Class tokens by every gradient method and by the paper's own loop: judge accuracy against U-Net evaluations.
 
-    python -m benchmarks.token_training                 # Pocket's birds: a table, results.json, and the plot
-    python -m benchmarks.token_training --variants look_ahead,paper --classes crane,kiwi
+    python -m benchmarks.token_training --plot docs/token_methods.svg
+    python -m benchmarks.token_training --variants "look_ahead*;paper*" --classes crane,kiwi
 
 Everything is trained in one process, one after the other, so seconds can be compared. A variant's curve says what the
 token is worth that one would have after so many evaluations a class: training keeps snapshots, and the held-out judge
@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,19 @@ from dct_augment.tokens import TokenTrainer
 
 GOAL = 0.8
 BUDGETS = tuple(round(32 * 2 ** (step / 2)) for step in range(23))  # up to 65,536 evaluations a class
+LINES = {
+    "look_ahead (default)": ("#0072b2", "-"),
+    "direct_align": ("#009e73", "--"),
+    "last_step": ("#e69f00", "--"),
+    "last_k": ("#56b4e9", "--"),
+    "lv": ("#cc79a7", "--"),
+    "full": ("#8c6d31", "--"),
+    "paper, step 0.1, 5 steps": ("#d55e00", "-"),
+    "paper, own step size, 5 steps": ("#d55e00", "--"),
+    "paper, own step size, 30 steps": ("#d55e00", ":"),
+}
+"""Colour and line of the variants in the plot."""
+
 GRID = (0.025, 0.05, 0.1, 0.2, 0.4)  # in mean word norms, as tokens.learning_rate
 
 
@@ -236,10 +250,10 @@ class Paper:
 
 def variants(bench: Bench) -> Iterator[tuple[str, Variant | Paper]]:
     """Everything that is compared, by name."""
-    yield "default", Variant(bench)
+    yield "look_ahead (default)", Variant(bench)
     yield "default, balanced memory", Variant(bench, balanced=True)
     yield "default, tiny decoder", Variant(bench, tiny=True)
-    for name in ("last_step", "last_k", "full", "lv", "look_ahead", "direct_align"):
+    for name in ("last_step", "last_k", "full", "lv", "direct_align"):
         yield name, Variant(bench, [f"tokens.method={name}"])
     few = ["tokens.images_per_update=2", "tokens.validate_every=20", "tokens.max_updates=120"]
     yield "look_ahead, 2 images an update", Variant(bench, few)
@@ -256,47 +270,79 @@ def variants(bench: Bench) -> Iterator[tuple[str, Variant | Paper]]:
     yield "default, norm prior", Variant(bench, ["tokens.norm_prior=0.5"])
 
 
+def load(name: str, overrides: Sequence[str], classes: Sequence[str] | None, images: int) -> Bench:
+    """The models and classes of a configuration, with a tiny decoder at hand."""
+    settings = config.load(name, overrides, classes=classes)
+    dataset = datasets.load(settings.dataset)
+    backend = diffusion.load(**settings.model.model_dump() | {"tiny_decoder": settings.model.tiny_decoder or "pocket"})
+    guide, judge = (
+        classifiers.load(one, dataset.classes) for one in (settings.guide, settings.judge or settings.guide)
+    )
+    chosen = datasets.select(dataset, settings.dataset.classes)
+    return Bench(settings, chosen, backend, guide, judge, images, backend.tiny)
+
+
+def plot(curves: Sequence[Curve], path: Path) -> None:
+    """Judge accuracy against U-Net evaluations a class, a line for each method."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"font.size": 9, "svg.hashsalt": "dct", "svg.fonttype": "none"}):
+        figure = Figure((8, 4.6), layout="constrained")
+        axes = figure.add_subplot()
+        for curve in curves:
+            if (look := LINES.get(curve.title)) is None:
+                continue
+            colour, style = look
+            # A variant that ends early stays where it ended.
+            axes.plot(curve.spent, [share * 100 for share in curve.accuracies], style, color=colour,
+                      label=curve.title, linewidth=2.2 if style == "-" else 1.5)  # fmt: skip
+        axes.axhline(GOAL * 100, color="#999", linewidth=0.8, linestyle=":")
+        axes.set_xscale("log")
+        axes.set(
+            xlabel="U-Net evaluations per class (forward 1, backward 2)", ylabel="judge accuracy, %", ylim=(0, 100)
+        )
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#eee")
+        figure.legend(loc="outside right upper", frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     """Compare the variants; write JSON as they come, so that a stopped run has what it did."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.token_training", description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="pocket")
     parser.add_argument("--classes", help="comma-separated; all if not given")
-    parser.add_argument("--variants", help="beginnings of names, separated by semicolons; all if not given")
+    parser.add_argument("--variants", help="names, * for anything, separated by semicolons; all if not given")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
     parser.add_argument("--judge-images", type=int, default=24, help="fresh images of each snapshot")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/token_training.json"))
+    parser.add_argument("--plot", type=Path, help="e.g. docs/token_methods.svg")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     names = options.classes.split(",") if options.classes else None
-    settings = config.load(options.config, options.overrides, classes=names)
-    dataset = datasets.load(settings.dataset)
-    bench = Bench(
-        settings,
-        datasets.select(dataset, settings.dataset.classes),
-        diffusion.load(**settings.model.model_dump() | {"tiny_decoder": settings.model.tiny_decoder or "pocket"}),
-        classifiers.load(settings.guide, dataset.classes),
-        classifiers.load(settings.judge or settings.guide, dataset.classes),
-        options.judge_images,
-    )
-    bench.tiny = bench.backend.tiny
-    curves = []
+    bench = load(options.config, options.overrides, names, options.judge_images)
+    curves: list[Curve] = []
     print("| variant | evaluations to 80 % | seconds to 80 % | final | worst class | evaluations | seconds | MB |")
     print("|---|---|---|---|---|---|---|---|")
     for title, variant in variants(bench):
-        if options.variants and not title.startswith(tuple(options.variants.split(";"))):
+        if options.variants and not any(fnmatchcase(title, one) for one in options.variants.split(";")):
             continue
         gc.collect()
         peak = variant.peak()
         curve = bench.curve(title, variant.train())
         curve.peak = peak
-        curves.append(asdict(curve))
+        curves.append(curve)
         to = [curve.until(GOAL, what) for what in (curve.spent, curve.seconds)]
         shown = ["not reached" if one is None else f"{one:,.{place}f}" for place, one in enumerate(to)]
         print(f"| {title} | {shown[0]} | {shown[1]} | {curve.final:.1%} | {curve.worst:.0%} | "
               f"{curve.evaluations:,.0f} | {curve.total_seconds:.1f} | {peak:.1f} |", flush=True)  # fmt: skip
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")
+        options.out.write_text(json.dumps([asdict(one) for one in curves], indent=1) + "\n", encoding="utf-8")
+        if options.plot:
+            plot(curves, options.plot)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from dct_augment.config import SamplingConfig
 from dct_augment.diffusion import Backend, Batches, Conditioning, sample
 from dct_augment.records import ClassInfo, PlanRow, Report, Sample, silent
 
+_TEXTS = 256  # encoded prompts that are kept: those of a dozen classes, or at most 200 MB of SDXL's
+
 
 class Generator:
     """Turns plan rows into samples with one back-end."""
@@ -29,6 +31,7 @@ class Generator:
     ) -> None:
         self._at_once: int | None = None
         self._report = report
+        self._texts: dict[tuple[str, str], Conditioning] = {}
         self._backend, self._sampling = backend, sampling
         with torch.no_grad():
             self._unconditional = backend.unconditional(negative)
@@ -76,7 +79,13 @@ class Generator:
         )
 
     def _encode(self, row: PlanRow, vector: torch.Tensor | None) -> Conditioning:
-        return self._backend.encode([row.prompt], None if vector is None else vector[None])
+        """One encoded prompt; those of a class are few, and its images many."""
+        key = (row.prompt, row.token_sha256)
+        if key not in self._texts:
+            if len(self._texts) == _TEXTS:
+                self._texts.pop(next(iter(self._texts)))
+            self._texts[key] = self._backend.encode([row.prompt], None if vector is None else vector[None])
+        return self._texts[key]
 
     def _finish(self, batch: Sequence[PlanRow], images: torch.Tensor) -> list[Sample]:
         finite = images.flatten(1).isfinite().all(1).tolist()

@@ -1,0 +1,205 @@
+"""What each saving in token training is worth, one at a time: time and memory of an update with it and without it.
+
+    python -m benchmarks.savings
+
+Every pair takes turns on the very same seeds, `--rounds` times; a ratio is the median over the rounds. `cosine` is that
+of the two gradients of the class token: 1 where a saving is exact. Memory is the most that tensors take beyond what was
+there before.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch.nn import functional
+
+from benchmarks.token_training import Bench, Variant, load, peak_memory
+from dct_augment.diffusion import Conditioning
+from dct_augment.generation import Generator
+from dct_augment.learner import Learner
+from dct_augment.plan import extend, rows
+from dct_augment.tokens import TokenTrainer
+
+CLASSES, SEEDS, PLACE = 4, 4, 0.6
+
+
+@dataclass
+class Side:
+    """One way of doing the same work."""
+
+    work: Callable[[], torch.Tensor | None]
+    around: Callable[[], AbstractContextManager[Any]] = ExitStack
+
+    def run(self) -> tuple[float, torch.Tensor | None]:
+        with self.around():
+            began = time.perf_counter()
+            result = self.work()
+            return time.perf_counter() - began, result
+
+    def peak(self) -> float:
+        with self.around():
+            return peak_memory(self.work)
+
+
+def update(trainer: TokenTrainer, bench: Bench) -> Callable[[], torch.Tensor]:
+    """The gradients (n, D) of one update of several classes, always of the same images."""
+    learners = [trainer._learner(info) for info in bench.classes[:CLASSES]]
+    seeds = [one.draw_seeds(SEEDS) for one in learners]
+
+    def work() -> torch.Tensor:
+        with trainer._precision():
+            draws = [trainer._draw_of(one, mine, PLACE) for one, mine in zip(learners, seeds, strict=True)]
+            reached = trainer._method(trainer._backend, draws, trainer._guidance)
+            images = trainer._backend.decode(reached.latents, for_gradient=True)
+        trainer._losses(images, learners).sum().backward()
+        return torch.cat([_taken(one) for one in learners])
+
+    return work
+
+
+def _taken(learner: Learner) -> torch.Tensor:
+    gradient = torch.cat([cast(torch.Tensor, part.grad).clone() for part in learner._parts], 1)
+    learner.forget()
+    return gradient
+
+
+@contextmanager
+def both_branches(bench: Bench) -> Iterator[None]:
+    """Guidance as pipelines write it: both branches in one batch, the gradient through both."""
+    backend = bench.backend
+
+    def predict(latents: Any, timesteps: Any, conditioning: Any, unconditional: Any, scale: float, **_: Any) -> Any:
+        both = Conditioning.cat([unconditional.expand(len(latents)), conditioning])
+        base, named = backend.denoise(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both, scale).chunk(2)
+        return base + scale * (named - base)
+
+    backend.predict = predict
+    try:
+        yield
+    finally:
+        del backend.predict
+
+
+@contextmanager
+def decoded_with_gradient(bench: Bench) -> Iterator[None]:
+    """Every decoding keeps its activations, as one that a loss is computed of."""
+    backend, decode = bench.backend, bench.backend.decode
+
+    def keeping(latents: torch.Tensor, **options: Any) -> torch.Tensor:
+        with torch.enable_grad():
+            return decode(latents.requires_grad_(), **options)
+
+    backend.decode = keeping
+    try:
+        yield
+    finally:
+        del backend.decode
+
+
+def drawn(bench: Bench, *, cached: bool) -> Callable[[], None]:
+    """Images of two classes, the text of each encoded once, or for every image."""
+    settings, classes = bench.settings, bench.classes[:2]
+    generator = Generator(
+        bench.backend, sampling=settings.sampling, negative=settings.prompts.negative, classes=bench.classes
+    )
+    (spec,) = extend((), "plain", classes, 32, 64)
+    planned = rows(spec, classes, settings.prompts, {}, 0)
+
+    encode = generator._encode
+
+    def encode_again(*row: Any) -> Conditioning:
+        generator._texts.clear()
+        return encode(*row)
+
+    if not cached:
+        generator._encode = encode_again  # type: ignore[method-assign]
+
+    def work() -> None:
+        for _ in generator.draw(planned, {}, 16):
+            pass
+
+    return work
+
+
+def pairs(bench: Bench, compiled: bool) -> Iterator[tuple[str, Side, Side]]:
+    """Title, with the saving, without it. Models are set up for a pair when it is asked for."""
+    plain, _ = Variant(bench).trainer()
+    here = update(plain, bench)
+    yield "no gradient through the empty branch", Side(here), Side(here, lambda: both_branches(bench))
+
+    def encoding_again() -> torch.Tensor:
+        for _ in range(CLASSES * SEEDS):
+            bench.backend.encode([bench.settings.prompts.negative])
+        return here()
+
+    yield "empty prompt encoded once", Side(here), Side(encoding_again)
+    yield "texts of generation encoded once", Side(drawn(bench, cached=True)), Side(drawn(bench, cached=False))
+    learners = [plain._learner(info) for info in bench.classes[:CLASSES]]
+
+    def look() -> None:
+        plain._validate(learners)
+
+    yield "validation keeps no activations of decoding", Side(look), Side(look, lambda: decoded_with_gradient(bench))
+    yield "tiny decoder for the gradient", _variant(bench, tiny=True), _variant(bench)
+    yield "bfloat16 autocast", _variant(bench, "tokens.autocast=bfloat16"), _variant(bench)
+    yield "balanced memory (checkpointing)", _variant(bench, balanced=True), _variant(bench)
+    if compiled:
+        eager, fast = bench.backend.denoiser, torch.compile(bench.backend.denoiser)
+
+        @contextmanager
+        def swapped() -> Iterator[None]:
+            bench.backend.denoiser = fast
+            try:
+                yield
+            finally:
+                bench.backend.denoiser = eager
+
+        yield "torch.compile", Side(here, swapped), Side(here)
+
+
+def _variant(bench: Bench, *overrides: str, tiny: bool = False, balanced: bool = False) -> Side:
+    variant = Variant(bench, overrides, tiny=tiny, balanced=balanced)
+    trainer, _ = variant.trainer()
+    work = update(trainer, bench)
+
+    @contextmanager
+    def set_up() -> Iterator[None]:
+        variant.trainer()
+        yield
+        Variant(bench).trainer()
+
+    return Side(work, set_up)
+
+
+def main() -> None:
+    """Print a Markdown row for each saving."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.savings", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it needs a C++ compiler")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    bench = load("pocket", [], None, 1)
+    print("| saving | time with / without | memory with / without | MB with | MB without | cosine |")
+    print("|---|---|---|---|---|---|")
+    for title, saving, without in pairs(bench, not options.no_compile):
+        for side in (saving, without):
+            side.run()  # caches are filled, graphs compiled
+        rounds = [(saving.run(), without.run()) for _ in range(options.rounds)]
+        ratio = statistics.median(one[0] / other[0] for one, other in rounds)
+        left, right = rounds[-1][0][1], rounds[-1][1][1]
+        same = "-"
+        if left is not None and right is not None:
+            same = f"{functional.cosine_similarity(left.flatten(), right.flatten(), dim=0).item():.4f}"
+        peaks = [side.peak() for side in (saving, without)]
+        print(f"| {title} | {ratio:.2f} | {peaks[0] / peaks[1]:.2f} | {peaks[0]:.1f} | {peaks[1]:.1f} | {same} |",
+              flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
