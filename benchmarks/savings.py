@@ -128,7 +128,7 @@ def drawn(bench: Bench, *, cached: bool) -> Callable[[], None]:
 
 def pairs(bench: Bench, compiled: bool) -> Iterator[tuple[str, Side, Side]]:
     """Title, with the saving, without it. Models are set up for a pair when it is asked for."""
-    plain, _ = Variant(bench).trainer()
+    plain, _ = Variant(bench, balanced=False).trainer()
     here = update(plain, bench)
     yield "no gradient through the empty branch", Side(here), Side(here, lambda: both_branches(bench))
 
@@ -171,7 +171,7 @@ def _variant(bench: Bench, *overrides: str, tiny: bool = False, balanced: bool =
     def set_up() -> Iterator[None]:
         variant.trainer()
         yield
-        Variant(bench).trainer()
+        Variant(bench, balanced=False).trainer()
 
     return Side(work, set_up)
 

@@ -28,7 +28,8 @@ CONFUSED = ("real+strong_aug", "class_token", "plain_prompt", "textual_inversion
 
 _METHOD = (
     "mean over seeds with Student's t interval; paired: difference of two arms on the same seeds; sign_p, "
-    "permutation_p: exact two-sided tests of no difference, by the signs of the differences and by all their sign flips"
+    "permutation_p: two-sided tests of no difference, by the signs of the differences and by all their sign flips, "
+    "exact (up to 16 seeds)"
 )
 
 
@@ -49,13 +50,17 @@ def summarize(trials: pd.DataFrame, names: Mapping[int, str], shots: int, per_cl
         facts["seeds"] = sorted({int(seed) for seed in at_base["seed"]})
         facts["seconds"] = float(trials["seconds"].sum())
         for arm, group in at_base.groupby("arm", sort=False):
-            facts["arms"][str(arm)] = estimate(mean_t(group["accuracy"].tolist()))
+            facts["arms"][str(arm)] = _accuracy(group)
             facts["trials"][str(arm)] = _singles(group)
         facts["curves"] = _curves(trials, shots, per_class)
         facts["confusion"] = _mistakes(at_base, names)
     for arm, baseline in PAIRS:
         facts["paired"][f"{arm}-{baseline}"] = _pair(at_base, arm, baseline)
     return facts
+
+
+def _accuracy(trials: pd.DataFrame) -> dict[str, Any]:
+    return estimate(mean_t(trials["accuracy"].tolist(), (0, 1)) if len(trials) else None)
 
 
 def _complete(trials: pd.DataFrame, per_class: int) -> pd.DataFrame:
@@ -83,7 +88,7 @@ def _singles(group: pd.DataFrame) -> dict[str, float]:
 
 def _pair(trials: pd.DataFrame, arm: str, baseline: str) -> dict[str, Any]:
     gaps = differences(trials, arm, baseline)
-    facts: dict[str, Any] = {"arm": arm, "baseline": baseline} | estimate(mean_t(gaps) if gaps else None)
+    facts: dict[str, Any] = {"arm": arm, "baseline": baseline} | estimate(mean_t(gaps, (-1, 1)) if gaps else None)
     # The most extreme of 2^n equally likely outcomes, on both sides: no test of n pairs can say less.
     smallest = min(1.0, 2.0 ** (1 - len(gaps))) if gaps else None
     tests = {"sign_p": sign_test(gaps), "permutation_p": permutation_test(gaps)} if gaps else {}
@@ -106,20 +111,20 @@ def _curves(trials: pd.DataFrame, shots: int, per_class: int) -> dict[str, Any]:
     """Accuracy against shots at the base number of synthetic images, and against that number at the base shots."""
     by_shots = trials[trials["per_class"].isin([0, per_class])]
     by_number = trials[(trials["shots"] == shots) & (trials["per_class"] > 0)]
-    reference = trials[(trials["shots"] == shots) & (trials["arm"] == "real+strong_aug")]["accuracy"].tolist()
+    reference = trials[(trials["shots"] == shots) & (trials["arm"] == "real+strong_aug")]
     numbers = _points(by_number, "per_class")
     for points in numbers.values():
         for point in points:
             point["ratio"] = round(point["per_class"] / shots, 2)
     return {
         "shots": {"per_class": per_class, "arms": _points(by_shots, "shots")},
-        "per_class": {"shots": shots, "arms": numbers, "reference": estimate(mean_t(reference) if reference else None)},
+        "per_class": {"shots": shots, "arms": numbers, "reference": _accuracy(reference)},
     }
 
 
 def _points(trials: pd.DataFrame, by: str) -> dict[str, list[dict[str, Any]]]:
     return {
-        str(arm): [{by: int(value)} | estimate(mean_t(some["accuracy"].tolist())) for value, some in group.groupby(by)]
+        str(arm): [{by: int(value)} | _accuracy(some) for value, some in group.groupby(by)]
         for arm, group in trials.groupby("arm", sort=False)
     }
 

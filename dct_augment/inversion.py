@@ -8,6 +8,7 @@ compared with.
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from dct_augment import pixels, prompts
 from dct_augment.certificates import Certificate, Score, certify, score
 from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, SamplingConfig, TextualInversionConfig, TokensConfig, seed_from
-from dct_augment.diffusion import Backend, Batches, Conditioning, sample
+from dct_augment.diffusion import Backend, Batches, Conditioning, Trajectory, advance
 from dct_augment.errors import InputError
 from dct_augment.learner import Step, Trained, Validation
 from dct_augment.records import ClassInfo, Progress, Report, StopReason, silent
@@ -83,7 +84,7 @@ class Learned:
             "slug": self.info.slug,
             "generator": self.generator.get_state(),
             "vector": self.vector.detach().clone(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": deepcopy(self._optimizer.state_dict()),  # it goes on with its tensors in place
             "history": [astuple(step) for step in self.history],
             "evaluations": self.evaluations,
         }
@@ -94,7 +95,7 @@ class Learned:
         with torch.no_grad():
             for part, saved in zip(self._parts, self._split(state["vector"]), strict=True):
                 part.copy_(saved)
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(deepcopy(state["optimizer"]))
         self.history = [Step(*values) for values in state["history"]]
         self.evaluations = state["evaluations"]
 
@@ -152,7 +153,8 @@ class InversionTrainer:
         """Train every class, `tokens.slots` in one batch; see `TokenTrainer.train` for `resume` and `checkpoint`.
 
         Raises:
-            InputError: a class without pictures.
+            InputError: a class that is yet to be trained has no pictures.
+            ModelError: guide or judge do not know it.
         """
 
         def remember() -> None:
@@ -183,16 +185,19 @@ class InversionTrainer:
     def _start(
         self, classes: Sequence[ClassInfo], resume: Mapping[str, Any] | None
     ) -> tuple[deque[ClassInfo], list[Learned]]:
-        if missing := [info.name for info in classes if not self._pictures.get(info.slug)]:
-            raise InputError(f"textual inversion has no few-shot image of: {', '.join(missing)}")
-        if resume is None:
-            return deque(classes), []
         known = {info.slug: info for info in classes}
-        active = []
-        for state in resume["active"]:
-            active.append(self._learned(known[state["slug"]]))
-            active[-1].restore(state)
-        return deque(known[slug] for slug in resume["waiting"]), active
+        states = {} if resume is None else {state["slug"]: state for state in resume["active"]}
+        waiting = deque(classes if resume is None else (known[slug] for slug in resume["waiting"]))
+        wanted = [*(known[slug] for slug in states), *waiting]
+        if missing := [info.name for info in wanted if not self._pictures.get(info.slug)]:
+            raise InputError(f"textual inversion has no few-shot image of: {', '.join(missing)}")
+        for classifier in (self._guide, self._judge):
+            if classifier:
+                classifier.targets(wanted)
+        active = [self._learned(known[slug]) for slug in states]
+        for one in active:
+            one.restore(states[one.info.slug])
+        return waiting, active
 
     def _learned(self, info: ClassInfo) -> Learned:
         size = self._backend.image_size
@@ -285,12 +290,15 @@ class InversionTrainer:
         """Images (B, 3, H, W) from these seeds and the prompts of generation; without a vector from plain prompts."""
 
         def drawn(rows: Sequence[int]) -> torch.Tensor:
-            steps, scale = self._sampling.num_inference_steps, self._sampling.guidance_scale
-            one.evaluations += steps * len(rows) * self._backend.evaluations(scale)
-            return sample(
+            walk = Trajectory.begin(
                 self._backend, [seeds[row] for row in rows], self._generation_prompts(one.info, rows, vector),
-                self._unconditional, steps=steps, scale=scale, scheduler=self._sampling.scheduler,
+                steps=self._sampling.num_inference_steps, scheduler=self._sampling.scheduler,
             )  # fmt: skip
+            scale = self._sampling.guidance_scale
+            (cost,) = advance(self._backend, [walk], [walk.length], self._unconditional, scale)
+            images = self._backend.decode(walk.latents).clamp(-1, 1)
+            one.evaluations += cost
+            return images
 
         batches = Batches(self._batches.size * self._tokens.validation_images, "images")
         return torch.cat([images for _, images in batches.run(range(len(seeds)), drawn)])

@@ -1,7 +1,7 @@
 """Metrics of generated images against real ones, in the space of any feature extractor, with 95 % intervals.
 
-Fréchet distance (FID, arXiv 1706.08500) and kernel distance (KID, arXiv 1801.01401) by torchmetrics; improved precision
-and recall (arXiv 1904.06991); density and coverage (arXiv 2002.09797). Features are (N, D), float64 where it matters.
+Fréchet distance (FID, arXiv 1706.08500) and kernel distance (KID, arXiv 1801.01401) with torchmetrics; precision and
+recall (arXiv 1904.06991), density and coverage, all as in arXiv 2002.09797. Features are (N, D), float64 in all sums.
 """
 
 import warnings
@@ -46,9 +46,14 @@ def frechet_distance(real: torch.Tensor, synthetic: torch.Tensor) -> float:
 
 def kernel_distance(real: torch.Tensor, synthetic: torch.Tensor) -> float:
     """Unbiased squared maximum mean discrepancy under the kernel (x.y / D + 1)^3; may be below 0."""
-    from torchmetrics.image.kid import poly_mmd
+    from torchmetrics.image.kid import poly_kernel
 
-    return float(poly_mmd(real.double(), synthetic.double()))
+    # Not torchmetrics' poly_mmd, which counts both sets as if they were as large as the first.
+    real, synthetic = real.double(), synthetic.double()
+    within = 0.0
+    for kernel in (poly_kernel(real, real), poly_kernel(synthetic, synthetic)):
+        within += float(kernel.sum() - kernel.trace()) / (len(kernel) * (len(kernel) - 1))
+    return within - 2 * float(poly_kernel(real, synthetic).mean())
 
 
 def neighbourhoods(real: torch.Tensor, synthetic: torch.Tensor, k: int) -> dict[str, torch.Tensor]:
@@ -64,21 +69,25 @@ def neighbourhoods(real: torch.Tensor, synthetic: torch.Tensor, k: int) -> dict[
     if min(len(real), len(synthetic)) <= k:
         raise ValueError(f"{k} nearest neighbours need more than {k} images of each kind")
     real, synthetic = real.double(), synthetic.double()
-    between = torch.cdist(real, synthetic)
+    between = _distances(real, synthetic)
     radius_real, radius_synthetic = (_radii(one, k) for one in (real, synthetic))
     inside = between < radius_real[:, None]
     return {
         "precision": inside.any(0).double(),
         "recall": (between < radius_synthetic[None]).any(1).double(),
-        "density": inside.sum(0) / k,
+        "density": inside.sum(0).double() / k,
         "coverage": (between.min(1).values < radius_real).double(),
     }
 
 
 def _radii(features: torch.Tensor, k: int) -> torch.Tensor:
     """Distance of each row to its k-th nearest other one."""
-    exact = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
-    return exact.kthvalue(k + 1, 1).values
+    return _distances(features, features).kthvalue(k + 1, 1).values
+
+
+def _distances(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Without the rounding of a matrix product, so that a copy of an image is not inside a ball that it ends."""
+    return torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def diversity(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -88,7 +97,7 @@ def diversity(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     for label in labels.unique():
         mine = directions[labels == label]
         if (count := len(mine)) > 1:
-            similar = (mine.sum(0).square().sum() - count) / (count * (count - 1))
+            similar = (mine.sum(0).square().sum() - mine.square().sum()) / (count * (count - 1))
             found.append(1 - similar)
     return torch.stack(found) if found else torch.zeros(0, dtype=torch.float64)
 
@@ -96,13 +105,17 @@ def diversity(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def compare(
     real: torch.Tensor, synthetic: torch.Tensor, labels: torch.Tensor, *, k: int, resamples: int, seed: int
 ) -> dict[str, Measured]:
-    """All metrics of generated features (M, D) with their labels (M,), against real ones (N, D)."""
+    """All metrics of generated features (M, D) with their labels (M,), against real ones (N, D).
+
+    Those that need more images are left out: the distances 2 of each kind, the neighbourhoods k + 1, and diversity 2
+    of one class.
+    """
     rng = np.random.default_rng(seed)
-    found = {
-        "fid": Measured(_distance(frechet_distance, real, synthetic, resamples, rng), _few_for_fid(real, synthetic)),
-        "kid": Measured(_distance(kernel_distance, real, synthetic, resamples, rng), _few(real, synthetic, 100)),
-    }
-    if min(len(real), len(synthetic)) > k:
+    least, found = min(len(real), len(synthetic)), {}
+    if least > 1:
+        fid, kid = (_distance(one, real, synthetic, resamples, rng) for one in (frechet_distance, kernel_distance))
+        found = {"fid": Measured(fid, _few_for_fid(real, synthetic)), "kid": Measured(kid, _few(real, synthetic, 100))}
+    if least > k:
         for name, parts in neighbourhoods(real, synthetic, k).items():
             found[name] = Measured(_mean(parts.numpy(), resamples, rng), _few(real, synthetic, 1000))
     spread = diversity(synthetic, labels)

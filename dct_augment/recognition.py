@@ -70,7 +70,7 @@ def compare(seen: Mapping[str, pd.DataFrame], who: str, indices: Sequence[int]) 
         mean = round(float(means[kind].mean()), 4) if pooled.count else None
         compared[kind] = estimate(pooled) | {"mean": mean, "classes": len(means[kind])}
     gaps = (means["class_token"] - means["plain_prompt"]).dropna().tolist()
-    return compared | {"difference": estimate(mean_t(gaps) if gaps else None), "method": ACCURACY_METHOD}
+    return compared | {"difference": estimate(mean_t(gaps, (-1, 1)) if gaps else None), "method": ACCURACY_METHOD}
 
 
 def share(right: pd.Series) -> Estimate:

@@ -19,8 +19,8 @@ class Estimate:
         return {"mean": round(self.mean, 4), "ci95": [round(self.low, 4), round(self.high, 4)], "n": self.count}
 
 
-def mean_t(values: Sequence[float]) -> Estimate:
-    """Mean of independent trials, with Student's t interval; infinite for fewer than two."""
+def mean_t(values: Sequence[float], within: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
+    """Mean of independent trials, with Student's t interval, cut to what is possible; infinite for fewer than two."""
     from scipy.stats import t
 
     count, mean = len(values), sum(values) / len(values)
@@ -28,7 +28,7 @@ def mean_t(values: Sequence[float]) -> Estimate:
         return Estimate(mean, -math.inf, math.inf, count)
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
     reach = float(t.ppf(0.975, count - 1)) * spread
-    return Estimate(mean, mean - reach, mean + reach, count)
+    return Estimate(mean, max(mean - reach, min(within[0], mean)), min(mean + reach, max(within[1], mean)), count)
 
 
 def proportion(right: int, count: int) -> Estimate:
@@ -77,13 +77,18 @@ def sign_test(differences: Sequence[float]) -> float:
 
 
 def permutation_test(differences: Sequence[float]) -> float:
-    """Exact two-sided p-value of the sign-flip permutation test that differences have mean 0 (2^n flips)."""
+    """Two-sided p-value of the sign-flip permutation test that differences have mean 0.
+
+    Exact (all 2^n flips) up to 16 differences, and from 100,000 random flips beyond.
+    """
     from scipy.stats import permutation_test as permute
 
-    if len(differences) < 2:
+    largest = max(map(abs, differences), default=0.0)
+    if len(differences) < 2 or not largest:
         return 1.0
+    # Rounded, for means that are equal but for their last digit are ties, 0 most of all.
     found = permute(
-        (differences,), lambda values, axis: values.mean(axis), permutation_type="samples", n_resamples=100_000,
-        rng=0,
+        ([value / largest for value in differences],), lambda values, axis: values.mean(axis).round(12),
+        permutation_type="samples", n_resamples=100_000, rng=0,
     )  # fmt: skip
     return float(min(1.0, found.pvalue))

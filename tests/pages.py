@@ -61,9 +61,11 @@ def drawing(judge: Mapping[str, int], guide: Mapping[str, int], failed: tuple[st
             row,
             Image.new("RGB", (16, 16), COLORS[row.number]),
             guide_label=row.class_name if row.number < guide[row.slug] else "bat",
+            guide_right=row.number < guide[row.slug],
             guide_confidence=0.5,
             # Labels may be spelled as in a label file.
             judge_label=row.class_name.upper().replace("_", " ") if row.number < judge[row.slug] else "bat",
+            judge_right=row.number < judge[row.slug],
             judge_confidence=0.5,
         )
 

@@ -1,5 +1,6 @@
 """The back-ends against diffusers itself: the same model, prompts and latents must give the same images."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -358,10 +359,8 @@ class TestMemory:
         torch.testing.assert_close(*found, atol=1e-4, rtol=1e-3)
 
     def test_chosen_from_what_is_free(self):
-        assert [choose(100, free) for free in (10_000, 600, 599, 300, 299, 0)] == [
-            "fast", "fast", "balanced", "balanced", "low", "low",
-        ]  # fmt: skip
-        assert tiny.backend().memory == "fast"
+        assert [choose(100, free) for free in (10_000, 300, 299, 0)] == ["balanced", "balanced", "low", "low"]
+        assert diffusion.load(str(tiny.pipeline_folder("epsilon"))).memory == "balanced"
 
     def test_where_memory_runs_out_the_batch_is_halved_and_no_item_lost(self):
         seen, told = [], []
@@ -443,3 +442,66 @@ def test_compile_is_asked_of_the_denoiser_alone():
     backend = load(str(tiny.pipeline_folder()), compile=True)
     assert backend.denoiser._compiled_call_impl is not None
     assert backend.vae._compiled_call_impl is None
+
+
+class TestTraining:
+    """What the training objective of a model is made of."""
+
+    @pytest.mark.parametrize("changes", [
+        {},
+        {"scaling_factor": 0.13, "shift_factor": 0.4},
+        {"latents_mean": [0.1, -0.2, 0.3, 0.4], "latents_std": [0.5, 1.5, 2.0, 0.8], "shift_factor": -0.2},
+    ])  # fmt: skip
+    def test_latents_of_pictures_are_what_decoding_undoes(self, tmp_path, changes):
+        """Their mean decodes to what the autoencoder itself makes of its mean; the deviation is scaled alike."""
+        folder = shutil.copytree(tiny.pipeline_folder(), tmp_path / "model")
+        path = folder / "vae" / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        backend, images = load(str(folder)), torch.rand(2, 3, tiny.IMAGE, tiny.IMAGE) * 2 - 1
+        known = backend.vae.encode(images).latent_dist
+        mean, deviation = backend.compress(images)
+        assert not mean.requires_grad
+        torch.testing.assert_close(backend.decode(mean), backend.vae.decode(known.mean).sample, atol=1e-4, rtol=0)
+        beyond = backend.vae.decode(known.mean + known.std).sample
+        torch.testing.assert_close(backend.decode(mean + deviation), beyond, atol=1e-4, rtol=0)
+        std = torch.tensor(changes.get("latents_std", [1.0])).view(1, -1, 1, 1)
+        torch.testing.assert_close(deviation, known.std * changes.get("scaling_factor", 0.5) / std)
+
+    @pytest.mark.parametrize("family", tiny.FAMILIES)
+    @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+    def test_the_right_output_at_training_noise_gives_the_clean_latents_back(self, tmp_path, family, kind):
+        """The levels are those of the model's own training schedule, whatever its sampler makes of them."""
+        folder = shutil.copytree(tiny.pipeline_folder(family), tmp_path / "model")
+        path = folder / "scheduler" / "scheduler_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": kind}))
+        backend = load(str(folder))
+        assert backend.training_steps == 1000
+        settings = backend._scheduler.config
+        power = {"linear": 1, "scaled_linear": 2}[settings.beta_schedule]
+        ends = [one ** (1 / power) for one in (settings.beta_start, settings.beta_end)]
+        betas = torch.linspace(*ends, 1000, dtype=torch.float64) ** power
+        roots = (1 - betas).cumprod(0).sqrt()
+        if settings.get("rescale_betas_zero_snr"):  # arXiv 2305.08891, algorithm 1
+            roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
+        timesteps = torch.tensor([0, 1, 300, 998])
+        alpha = roots[timesteps].view(-1, 1, 1, 1).float()
+        sigma = (1 - alpha**2).sqrt()
+        clean, noise = (torch.randn(4, *tiny.LATENT) for _ in range(2))
+        inputs, target = backend.noised(clean, noise, timesteps)
+        torch.testing.assert_close(inputs, alpha * clean + sigma * noise, atol=1e-4, rtol=0)
+        back = {
+            "epsilon": lambda: (inputs - sigma * target) / alpha,
+            "v_prediction": lambda: alpha * inputs - sigma * target,
+            "sample": lambda: target,
+        }[kind]()
+        torch.testing.assert_close(back[:3], clean[:3], atol=1e-3, rtol=0)
+
+    @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+    def test_half_precision_has_the_noise_of_single_precision_at_every_timestep(self, kind):
+        backend, timesteps = tiny.backend(), torch.arange(0, 1000, 9)
+        noise = torch.randn(len(timesteps), *tiny.LATENT).to(kind)
+        inputs, target = backend.noised(torch.zeros_like(noise), noise, timesteps)
+        exact, _ = backend.noised(torch.zeros(noise.shape), noise.float(), timesteps)
+        assert inputs.dtype == kind
+        assert torch.equal(target, noise.float())
+        torch.testing.assert_close(inputs.float(), exact, rtol=torch.finfo(kind).eps, atol=1e-6)

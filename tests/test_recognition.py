@@ -48,7 +48,9 @@ def test_images_are_counted_by_what_the_judge_took_them_for(tmp_path: Path) -> N
     answers = {"crane": ["crane", ODD, ODD, "bat"], "odd": [ODD.upper()] * 4}
 
     def draw(row: PlanRow) -> Sample:
-        return Sample(row, Image.new("RGB", (8, 8)), judge_label=answers[row.slug][row.number], judge_confidence=0.5)
+        seen = answers[row.slug][row.number]
+        right = seen.lower() == row.class_name.lower()
+        return Sample(row, Image.new("RGB", (8, 8)), judge_label=seen, judge_right=right, judge_confidence=0.5)
 
     fill(folder, TRAIN, draw)
     summary, text = summarize(tmp_path, folder)
@@ -68,7 +70,8 @@ def test_images_are_counted_by_what_the_judge_took_them_for(tmp_path: Path) -> N
 
 def test_without_a_judge_the_guides_labels_are_counted(tmp_path: Path) -> None:
     folder = ShardFolder(tmp_path / "shards", "try")
-    fill(folder, PLAIN, lambda row: Sample(row, Image.new("RGB", (8, 8)), guide_label="bat", guide_confidence=0.5))
+    wrong = {"guide_label": "bat", "guide_right": False, "guide_confidence": 0.5}
+    fill(folder, PLAIN, lambda row: Sample(row, Image.new("RGB", (8, 8)), **wrong))
     summary, text = summarize(tmp_path, folder)
     assert summary["confusion"]["by"] == "guide"
     assert summary["confusion"]["plain_prompt"]["elsewhere"] == {"crane": 4, ODD: 4}

@@ -48,8 +48,8 @@ def test_accuracy_is_the_mean_over_classes_of_what_the_judge_got_right(
     assert judge["plain_prompt"] == {"mean": 0.375, "ci95": [0.1368, 0.6943], "n": 8, "classes": 2}
     assert judge["class_token"]["mean"] == 0.8333
     assert judge["class_token"]["n"] == 7
-    # Gaps 3/4 and 1/6; standard error half their distance; t(1) = 12.7062.
-    assert judge["difference"] == {"mean": 0.4583, "ci95": [-3.2476, 4.1643], "n": 2}
+    # Gaps 3/4 and 1/6; of two, Student's interval is all that a difference can be.
+    assert judge["difference"] == {"mean": 0.4583, "ci95": [-1, 1], "n": 2}
     assert "Wilson" in judge["method"]
     assert summary["guide_accuracy"]["plain_prompt"]["mean"] == 0.5
     assert summary["guide_accuracy"]["class_token"]["mean"] == 1.0
@@ -282,7 +282,7 @@ def test_without_a_judge_the_guide_is_shown_and_named_as_such(tmp_path: Path, to
 
     def draw(row: PlanRow) -> Sample:
         picture = Image.new("RGB", (16, 16))
-        return Sample(row, picture, guide_label=row.class_name, guide_confidence=0.9)
+        return Sample(row, picture, guide_label=row.class_name, guide_right=True, guide_confidence=0.9)
 
     fill(folder, TRAIN, draw)
     summary, page = make(tmp_path, folder, tokens, NO_TRIALS, config=settings(judge=None))

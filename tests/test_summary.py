@@ -130,12 +130,9 @@ def test_a_run_reads_what_the_benchmark_left(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "benchmark"
     folder.mkdir(parents=True)
     measured().to_parquet(folder / "metrics.parquet")
-    row = {"key": "pocket-crane-000000", "class_name": "crane", "accepted": False, "reason": "guide unsure"}
-    pd.DataFrame([row]).to_parquet(folder / "filter.parquet")
     page = Run(config).report()
     summary = json.loads((page.parent / "summary.json").read_text())
     assert summary["metrics"]["values"]["fid"]["class_token"]["value"] == 81.26
-    assert summary["filter"]["reasons"] == {"guide unsure": 1}
 
 
 def test_two_hundred_classes_stay_below_five_megabytes(tmp_path: Path) -> None:
@@ -146,8 +143,8 @@ def test_two_hundred_classes_stay_below_five_megabytes(tmp_path: Path) -> None:
     def draw(row: PlanRow) -> Sample:
         seen = classes[int(generator.integers(200))].name
         return Sample(
-            row, pictures[row.number], guide_label=row.class_name, guide_confidence=0.5,
-            judge_label=seen, judge_confidence=0.5,
+            row, pictures[row.number], guide_label=row.class_name, guide_right=True, guide_confidence=0.5,
+            judge_label=seen, judge_right=seen == row.class_name, judge_confidence=0.5,
         )  # fmt: skip
 
     folder = ShardFolder(tmp_path / "shards", "try")

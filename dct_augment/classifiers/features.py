@@ -24,9 +24,11 @@ def load(name: str, device: str = "cpu", weights: Path | None = None) -> Extract
 
 
 def _timm(name: str, device: str) -> Extractor:
+    if name.startswith("local-dir:"):
+        name = f"local-dir:{Path(name.removeprefix('local-dir:')).expanduser()}"
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0).to(device).eval().requires_grad_(False)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever timm raises on a name, folder or file that it cannot read
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"metrics.features {name!r} cannot be loaded: {reason}. Use judge, guide, inception, or a name of "
@@ -51,11 +53,14 @@ def _inception(device: str, weights: Path | None) -> Extractor:
         ) from error
     try:
         path = str(weights) if weights else None
+        if path:
+            torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity would run what it finds in a file
         model: Any = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=path)
-    except (OSError, RuntimeError, KeyError) as error:
+    except Exception as error:  # whatever a damaged file or a network raises
         reason = " ".join(str(error).split())[:200]
+        source = f"weights {path!r}" if path else "weights"
         raise ModelError(
-            f"metrics.features inception: its weights cannot be read: {reason}. They are downloaded once; without a "
+            f"metrics.features inception: its {source} cannot be read: {reason}. They are downloaded once; without a "
             "network give metrics.inception_weights, or use judge or guide"
         ) from error
     model = model.to(device).eval().requires_grad_(False)

@@ -179,13 +179,15 @@ class Backend(ABC):
         Clean latents get noise at timesteps (B,) of the training schedule, DDPM (arXiv 2006.11239), equation 4; the
         output is the noise, the velocity, or the clean latents, as the model predicts them.
         """
-        schedule = diffusers.DDPMScheduler.from_config(self._scheduler.config)
+        schedule, kind = diffusers.DDPMScheduler.from_config(self._scheduler.config), latents.dtype
+        # The scheduler rounds its levels to the type of the latents: in bfloat16, early timesteps would have no noise.
+        latents, noise = (one.to(torch.promote_types(kind, torch.float32)) for one in (latents, noise))
         targets = {
             "epsilon": lambda: noise,
             "v_prediction": lambda: schedule.get_velocity(latents, noise, timesteps),
             "sample": lambda: latents,
         }
-        return schedule.add_noise(latents, noise, timesteps), targets[schedule.config.prediction_type]()
+        return schedule.add_noise(latents, noise, timesteps).to(kind), targets[schedule.config.prediction_type]()
 
     @property
     def training_steps(self) -> int:
