@@ -23,8 +23,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install  ## tokens -> shards -> benchmark -> report on both Pocket data sets
 	$(BIN)/dct-augment demo
 
-test: install  ## the test suite
-	$(BIN)/python -m pytest
+test: install  ## the test suite, in two processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

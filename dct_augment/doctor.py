@@ -1,6 +1,7 @@
 """Says before a run what it needs: what is there, what is missing, and where to get it. Downloads nothing."""
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import shutil
@@ -51,6 +52,10 @@ def examine(config: Config) -> Iterator[Finding]:
     for role, members in (("guide", config.guide), ("judge", config.judge or ())):
         for member in members:
             yield _classifier(role, member)
+    if config.benchmark.pretrained:
+        yield _classifier("few-shot classifier", ClassifierConfig(name=config.benchmark.model))
+    if config.metrics.features not in (None, "auto", "judge", "guide"):
+        yield _features(str(config.metrics.features), config.metrics.inception_weights)
     data, count = _data(config)
     yield data
     yield _disk(config, count)
@@ -149,6 +154,17 @@ def _classifier(role: str, member: ClassifierConfig) -> Finding:
     if any(_cached(hub, file, member.revision) for file in files):
         return Finding(role, "ok", f"{name}, in the Hub's cache")
     return _absent(role, name, "weights", False)
+
+
+def _features(name: str, weights: Path | None) -> Finding:
+    what = "image features"
+    if name != "inception":
+        return _classifier(what, ClassifierConfig(name=name))
+    if importlib.util.find_spec("torch_fidelity") is None:
+        return Finding(what, "missing", "inception needs torch-fidelity", "pip install 'dct-augment[inception]'")
+    if weights and not weights.is_file():
+        return Finding(what, "missing", f"inception: {weights} does not exist", "correct metrics.inception_weights")
+    return Finding(what, "ok", f"inception, {weights or '90 MB, downloaded once'}")
 
 
 def _absent(what: str, name: str, part: str, local: bool) -> Finding:

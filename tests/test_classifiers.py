@@ -106,8 +106,8 @@ def test_verdicts_name_the_best_label_and_the_chance_of_the_wanted_one():
     guide = Single(Fixed(), Preprocess.square(8, MEAN, STD), LABELS)
     chances = Fixed()(None).exp()
     (first, second) = guide.verdicts(torch.zeros(2, 3, 8, 8), [2, 0])
-    assert first == ("stone", pytest.approx(chances[0, 2].item()))
-    assert second == ("Red_Bird", pytest.approx(chances[1, 0].item()))
+    assert first == ("stone", False, pytest.approx(chances[0, 2].item()))
+    assert second == ("Red_Bird", True, pytest.approx(chances[1, 0].item()))
 
 
 class TestTargets:
@@ -590,7 +590,9 @@ class TestVoting:
         """Together they are likelier than the target, which every member has first all the same."""
         member = single(Given(3.0, *[0.0] * 999), "blue", *(f"label {n}" for n in range(999)))
         guide = Voting([member, member], [1, 1], COLOURS[:1])
-        assert guide.verdicts(self.BLACK, [0]) == [("blue", pytest.approx(member.verdicts(self.BLACK, [0])[0][1]))]
+        assert guide.verdicts(self.BLACK, [0]) == [
+            ("blue", True, pytest.approx(member.verdicts(self.BLACK, [0])[0][2]))
+        ]
 
     def test_a_hopeless_target_still_has_a_gradient(self):
         """Its probability is too small for float32; the guide must pull all the same, as one classifier does."""

@@ -13,7 +13,7 @@ from dct_augment.config import Config, differences, fingerprint, seed_from
 from dct_augment.errors import ConfigError
 
 MINIMAL: dict[str, Any] = {"name": "mini", "dataset": {"name": "pocket"}, "guide": {"name": "pocket/birds-guide"}}
-STAGES = ("tokens", "generation", "benchmark")
+STAGES = ("tokens", "generation", "arms", "benchmark", "metrics")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -82,7 +82,7 @@ def test_all_problems_are_reported_at_once(write_config: Callable[[object], str]
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ({"tokens": {"metod": "x"}}, ["tokens.metod", "did you mean 'method'", "allowed here: method, last_k"]),
+        ({"tokens": {"metod": "x"}}, ["tokens.metod", "did you mean 'method'", "allowed here: objective, method"]),
         ({"generaton": {}}, ["generaton", "did you mean 'generation'", "allowed here: name, output"]),
         ({"tokens": {"method": "ful"}}, ["tokens.method", "'look_ahead' or 'direct_align'", "'ful'"]),
         ({"tokens": {"slots": 0}}, ["tokens.slots", "greater than or equal to 1", "got 0"]),
@@ -258,8 +258,11 @@ def test_identity_leaves_out_what_only_changes_speed_and_amount(section: dict[st
         ({"generation": {"image_format": "jpg"}}, ["generation"], "generation.image_format: 'png' -> 'jpg'"),
         ({"sampling": {"guidance_scale": 2.0}}, ["tokens", "generation"], "sampling.guidance_scale: 7.0 -> 2.0"),
         ({"prompts": {"contexts": ["x"]}}, ["tokens", "generation"], "prompts.contexts: [''] -> ['x']"),
-        ({"guide": {"name": "other"}}, ["tokens", "generation"], "guide.name: 'pocket/birds-guide' -> 'other'"),
-        ({"benchmark": {"shots": 1}}, ["benchmark"], "benchmark.shots: 5 -> 1"),
+        ({"guide": {"name": "other"}}, ["tokens", "generation", "metrics"], "guide.name: 'pocket/birds-guide' -> 'other'"),
+        ({"benchmark": {"steps": 1}}, ["benchmark", "arms"], "benchmark.steps: 100 -> 1"),
+        ({"benchmark": {"validations": 1}}, ["benchmark"], "benchmark.validations: 4 -> 1"),
+        ({"benchmark": {"shots": 1}}, [], ""),  # each trial is recorded with its own
+        ({"metrics": {"neighbours": 3}}, ["metrics"], "metrics.neighbours: 5 -> 3"),
     ],
 )  # fmt: skip
 def test_identity_holds_what_decides_the_result(section: dict[str, Any], stages: list[str], said: str) -> None:

@@ -33,7 +33,7 @@ def test_pocket_needs_nothing() -> None:
 def test_cub_on_an_empty_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     found = examined(name="cub")
     missing = {what for what, one in found.items() if one.state == "missing"}
-    assert missing == {"text-to-image model", "guide", "data set"}
+    assert missing == {"text-to-image model", "guide", "data set", "few-shot classifier"}
     assert "downloads it from the Hub; read and accept the licence" in found["guide"].fix
     assert "Caltech" in found["data set"].detail + found["data set"].fix
     assert "40,000 images" in found["disk"].detail
@@ -64,6 +64,16 @@ def test_classifiers(tmp_path: Path) -> None:
         assert (found.state, bool(found.fix), name in found.detail) == ("missing", True, True)
     assert "does not exist" in examined("guide.labels=/none.txt")["guide"].detail
     assert examined("guide.name=my:guide", "guide.library=function")["guide"].state == "ok"
+
+
+def test_the_models_of_benchmark_and_metrics(tmp_path: Path) -> None:
+    folder = tiny.classifier_folder("test_resnet", ("a", "b"), 32)
+    known = examined(f"benchmark.model=local-dir:{folder}", "benchmark.pretrained=true")["few-shot classifier"]
+    assert known.state == "ok"
+    assert examined("metrics.features=vit_small_patch14_dinov2.lvd142m")["image features"].state == "missing"
+    assert examined("metrics.features=inception")["image features"].state == "ok"
+    lost = examined("metrics.features=inception", "metrics.inception_weights=/none.pth")["image features"]
+    assert (lost.state, "/none.pth does not exist" in lost.detail) == ("missing", True)
 
 
 def test_a_folder_of_pictures(tmp_path: Path) -> None:

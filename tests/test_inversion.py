@@ -762,14 +762,7 @@ def test_a_finished_run_has_nothing_left_to_do(finished):
     assert digests(made) == before
 
 
-@pytest.mark.parametrize("done", [
-    1,
-    pytest.param(2, marks=pytest.mark.xfail(raises=InputError, strict=True, reason=(
-        "stages/tokens.py gives the trainer pictures of the missing classes alone, but a class that was finished just "
-        "before the kill is trained to its end again"
-    ))),
-    3,
-])  # fmt: skip
+@pytest.mark.parametrize("done", [1, 2, 3])
 def test_a_killed_run_goes_on_to_the_same_files(finished, tmp_path, done):
     """Killed in its first class, when that is written but the state not yet, and in its second class."""
 

@@ -17,7 +17,7 @@ from dct_augment import config as configuration
 from dct_augment.classifiers import Classifier, features
 from dct_augment.errors import ModelError
 from dct_augment.metrics import Measured
-from dct_augment.records import Progress, Report, Unit, silent
+from dct_augment.records import Example, Progress, Report, Unit, silent
 from dct_augment.shards import ShardFolder
 from dct_augment.stages.stage import Stage
 from dct_augment.statistics import proportion
@@ -112,13 +112,12 @@ class MetricStage(Stage):
         dataset, most = self._work.real_images(), self._config.metrics.real_images
         examples = [one for split in ("train", "val") for one in dataset.examples(split)]
         order = np.random.default_rng(self._config.metrics.seed).permutation(len(examples))[:most]
-        pictures = ((examples[index].open(), examples[index].label) for index in sorted(order))
-        return self._look(pictures).features
+        return self._look(_opened(examples[index] for index in sorted(order))).features
 
     def _images(self, kind: str) -> Labelled:
         if kind == _REAL:
             examples = self._work.real_images().examples("test")[: self._config.metrics.real_images]
-            return ((one.open(), one.label) for one in examples)
+            return _opened(examples)
         known = {info.index for info in self._work.classes}
         images = SyntheticImages(*self._place(kind), per_class=self._config.metrics.per_class)
         return (images[index] for index, label in enumerate(images.labels) if label in known)
@@ -205,6 +204,16 @@ class _Looked:
 def _top(classifier: Classifier, targets: list[int], pictures: torch.Tensor, k: int) -> list[bool]:
     best = classifier.logits(pictures).topk(k, 1).indices.cpu()
     return [bool(found) for found in (best == torch.tensor(targets)[:, None]).any(1)]
+
+
+def _opened(examples: Iterable[Example]) -> Labelled:
+    """Pictures with their labels, without those that cannot be read."""
+    for one in examples:
+        try:
+            picture = one.open().convert("RGB")
+        except (OSError, ValueError, SyntaxError):
+            continue
+        yield picture, one.label
 
 
 def _batches(images: Labelled) -> Iterator[list[tuple[Image.Image, int]]]:

@@ -73,10 +73,9 @@ class TokenStage(Stage):
         missing = [slug for slug in unit.classes if slug not in finished]
         memo = self._memo(unit.number)
         if missing:
-            trainer = self._trainer([known[slug] for slug in missing])
             state = memo.read(missing, finished)
             order = [known[slug] for slug in (state["classes"] if state else missing)]
-            for trained in trainer.train(order, report, resume=state, checkpoint=memo.write):
+            for trained in self._trainer(order).train(order, report, resume=state, checkpoint=memo.write):
                 if trained.info.slug not in finished:  # a class finished just before a kill is trained to its end again
                     work.tokens.save(trained, identity, work.base_model)
         memo.clear()
