@@ -258,7 +258,7 @@ def test_identity_leaves_out_what_only_changes_speed_and_amount(section: dict[st
         ({"generation": {"image_format": "jpg"}}, ["generation"], "generation.image_format: 'png' -> 'jpg'"),
         ({"sampling": {"guidance_scale": 2.0}}, ["tokens", "generation"], "sampling.guidance_scale: 7.0 -> 2.0"),
         ({"prompts": {"contexts": ["x"]}}, ["tokens", "generation"], "prompts.contexts: [''] -> ['x']"),
-        ({"guide": {"name": "other"}}, ["tokens", "generation", "metrics"], "guide.name: 'pocket/birds-guide' -> 'other'"),
+        ({"guide": {"name": "x"}}, ["tokens", "generation", "metrics"], "guide.name: 'pocket/birds-guide' -> 'x'"),
         ({"benchmark": {"steps": 1}}, ["benchmark", "arms"], "benchmark.steps: 100 -> 1"),
         ({"benchmark": {"validations": 1}}, ["benchmark"], "benchmark.validations: 4 -> 1"),
         ({"benchmark": {"shots": 1}}, [], ""),  # each trial is recorded with its own
