@@ -1,0 +1,100 @@
+"""The tables of README and RESULTS.md, in Markdown, from the summaries of finished runs.
+
+python -m benchmarks.leaderboard runs/pocket runs/digits
+python -m benchmarks.leaderboard runs/pocket runs/digits --details
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Summary = Mapping[str, Any]
+
+METRICS = ("judge_top1", "fid", "kid", "precision", "recall", "density", "coverage", "diversity")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.leaderboard", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--details", action="store_true", help="also paired differences, curves and metrics")
+    options = parser.parse_args()
+    runs = [json.loads((run / "report" / "summary.json").read_text(encoding="utf-8")) for run in options.runs]
+    _table(["judge accuracy", *(f"{one['name']}, {kind}" for one in runs for kind in ("plain", "token"))],
+           _recognised(runs))  # fmt: skip
+    _table(["test accuracy", *(one["name"] for one in runs)], _arms(runs))
+    if options.details:
+        for one in runs:
+            _details(one)
+
+
+def _recognised(runs: Sequence[Summary]) -> Iterable[list[str]]:
+    kinds = ("plain_prompt", "class_token")
+    yield ["all classes", *(_share(one["judge_accuracy"][kind]["mean"]) for one in runs for kind in kinds)]
+    homonyms = [one.get("judge_accuracy_homonyms") for one in runs]
+    yield ["ambiguous words", *(_share(one[kind]["mean"]) if one else "-" for one in homonyms for kind in kinds)]
+    worst = [min(facts[kind]["judge_accuracy"] for facts in one["classes"].values()) for one in runs for kind in kinds]
+    yield ["worst class", *map(_share, worst)]
+
+
+def _arms(runs: Sequence[Summary]) -> Iterable[list[str]]:
+    benches = [one["benchmark"] for one in runs]
+    for arm in dict.fromkeys(arm for bench in benches for arm in bench["arms"]):
+        yield [f"`{arm}`", *(_interval(bench["arms"].get(arm)) for bench in benches)]
+    for name in ("class_token-real+strong_aug", "class_token_few_shot_guide-real+strong_aug"):
+        arm, baseline = (f"`{part}`" for part in name.rsplit("-", 1))
+        yield [f"{arm} - {baseline}, points", *(_gap(bench["paired"][name]) for bench in benches)]
+
+
+def _details(one: Summary) -> None:
+    bench, name = one["benchmark"], one["name"]
+    rows = [
+        [f"`{pair['arm']}` - `{pair['baseline']}`", _gap(pair), f"{pair['sign_p']:.3f}", f"{pair['permutation_p']:.3f}"]
+        for pair in bench["paired"].values() if pair["n"]
+    ]  # fmt: skip
+    _table([f"{name}: paired differences", "points", "sign p", "permutation p"], rows)
+    for by, title in (("shots", "shots"), ("per_class", "synthetic per class")):
+        curves = {arm: {point[by]: point for point in points} for arm, points in bench["curves"][by]["arms"].items()}
+        places = sorted({place for points in curves.values() for place in points})
+        rows = [[f"`{arm}`", *(_interval(points.get(place)) for place in places)] for arm, points in curves.items()]
+        _table([f"{name}: test accuracy by {title}", *map(str, places)], rows)
+    values, kinds = one["metrics"]["values"], one["metrics"]["kinds"]
+    known = [metric for metric in METRICS if metric in values]
+    _table([f"{name}: metric", *kinds], [[one, *(_measured(values[one].get(kind)) for kind in kinds)] for one in known])
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    for cells in (head, ["---"] * len(head), *rows):
+        print("| " + " | ".join(cells) + " |")
+    print()
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value * 100:.1f} %"
+
+
+def _interval(point: Mapping[str, Any] | None) -> str:
+    if not point or point["mean"] is None:
+        return "-"
+    low, high = (f"{end * 100:.1f}" for end in point["ci95"])
+    return f"{_share(point['mean'])} ({low} .. {high})"
+
+
+def _gap(pair: Mapping[str, Any]) -> str:
+    if pair["mean"] is None:
+        return "- -"
+    low, high = (f"{end * 100:+.1f}" for end in pair["ci95"])
+    return f"{pair['mean'] * 100:+.1f} ({low} .. {high})"
+
+
+def _measured(one: Mapping[str, Any] | None) -> str:
+    if not one:
+        return "-"
+    low, high = one["ci95"]
+    return f"{one['value']:.3g} ({low:.3g} .. {high:.3g})"
+
+
+if __name__ == "__main__":
+    main()
