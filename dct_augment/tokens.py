@@ -4,28 +4,25 @@ Discriminative Class Tokens (arXiv 2303.17155), section 3. Many classes share on
 its own loss, optimiser and random stream, so the number of slots changes speed and not results.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from dct_augment import prompts
-from dct_augment.certificates import Score, certify, score
 from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
-from dct_augment.diffusion import Backend, Batches, Conditioning, Trajectory, advance
+from dct_augment.diffusion import Backend, Batches, Conditioning, advance
 from dct_augment.gradients import Draw, Guidance, method
 from dct_augment.learner import Learner, Range, Trained
-from dct_augment.records import ClassInfo, Progress, Report, StopReason, silent
+from dct_augment.records import ClassInfo, StopReason
+from dct_augment.trainer import MARK, Trainer
 
-_MARK = "<dct-training>"
 _SCREENS = ((1, 2, 1.0), (3, 4, 0.125))  # images, steps, share of the words: enough to tell a bird from a machine
 
 
-class TokenTrainer:
+class TokenTrainer(Trainer[Learner]):
     """Trains class tokens on one back-end under one guide; `starts` (n, D) by slug are where known tokens begin."""
 
     def __init__(
@@ -39,83 +36,49 @@ class TokenTrainer:
         prompting: PromptsConfig,
         starts: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        self._backend, self._guide, self._judge = backend, guide, judge
-        self._settings, self._sampling, self._prompting = settings, sampling, prompting
-        with torch.no_grad():
-            self._guidance = Guidance(backend.unconditional(prompting.negative), sampling.guidance_scale)
+        super().__init__(
+            backend, guide, judge, tokens=settings, sampling=sampling, prompting=prompting, updates=settings.max_updates
+        )
+        self._guidance = Guidance(self._unconditional, sampling.guidance_scale)
         self._method = method(settings)
-        self._initial = backend.word(settings.init_word).repeat(settings.vectors, 1)
         self._starts = dict(starts or {})
         norms = zip(backend.blocks, backend.word_norms(), strict=True)
         self._ranges = tuple(Range(width, *both) for (_, width), both in norms)
-        self._batches = Batches(settings.slots, "classes")
-
-    def train(
-        self,
-        classes: Sequence[ClassInfo],
-        report: Report = silent,
-        *,
-        resume: Mapping[str, Any] | None = None,
-        checkpoint: Callable[[dict[str, Any]], None] | None = None,
-    ) -> Iterator[Trained]:
-        """Train every class, yielding each as it is finished (not in order).
-
-        `settings.slots` classes are trained in one batch; a class that stops frees its slot. Before the
-        first round and after every round `checkpoint` receives a state; given back as `resume` for the same
-        classes, it makes training go on with the very batches, and so the very bits, of a run that was never stopped.
-        """
-
-        def remember() -> None:
-            if checkpoint is not None:
-                checkpoint({
-                    "classes": [info.slug for info in classes],
-                    "waiting": [info.slug for info in waiting],
-                    "active": [one.state() for one in active],
-                })  # fmt: skip
-
-        self._batches = Batches(self._settings.slots, "classes", report)
-        waiting, active = self._start(classes, resume)
-        done, whole = len(classes) - len(waiting) - len(active), self._settings.max_updates
-        remember()
-        while waiting or active:
-            while waiting and len(active) < self._settings.slots:
-                active.append(self._learner(waiting.popleft()))
-            self._update(active)
-            self._validate([one for one in active if one.reason is None and one.due])
-            for learner in [one for one in active if one.stuck]:
-                learner.restart(self._screen(learner))
-            finished = [one for one in active if one.reason is not None]
-            active = [one for one in active if one.reason is None]
-            self._conclude(finished)
-            for learner in finished:
-                done += 1
-                yield _result(learner)
-            part = sum(min(one.updates, whole - 1) for one in active)
-            note = ", ".join(one.info.name for one in active)
-            report(Progress("tokens", done * whole + part, len(classes) * whole, note))
-            remember()
-
-    def _start(
-        self, classes: Sequence[ClassInfo], resume: Mapping[str, Any] | None
-    ) -> tuple[deque[ClassInfo], list[Learner]]:
-        self._guide.targets(classes)
-        if resume is None:
-            return deque(classes), []
-        known = {info.slug: info for info in classes}
-        active = []
-        for state in resume["active"]:
-            learner = self._learner(known[state["slug"]])
-            learner.restore(state)
-            active.append(learner)
-        return deque(known[slug] for slug in resume["waiting"]), active
 
     def _learner(self, info: ClassInfo) -> Learner:
         (target,) = self._guide.targets([info])
-        return Learner(info, target, self._starts.get(info.slug, self._initial), self._ranges, self._settings)
+        return Learner(info, target, self._starts.get(info.slug, self._initial), self._ranges, self._tokens)
+
+    def _advance(self, active: Sequence[Learner]) -> None:
+        """See `Trainer`."""
+        self._update(active)
+        self._validate([one for one in active if one.reason is None and one.due])
+        for learner in active:
+            if learner.stuck:
+                learner.restart(self._screen(learner))
+
+    @torch.no_grad()
+    def _finish(self, one: Learner) -> Trained:
+        """See `Trainer`: the best vector, certified."""
+        certificate, _ = self._certify(one, one.best_vector)
+        one.conclude(certificate)
+        return Trained(
+            info=one.info,
+            vector=one.best_vector,
+            usable=one.usable,
+            reason=one.reason or StopReason.UPDATES,
+            updates=one.updates,
+            attempts=one.attempt + 1,
+            evaluations=one.evaluations,
+            best=one.best,
+            certificate=certificate,
+            history=tuple(one.history),
+            validations=tuple(one.validations),
+        )
 
     def _update(self, batch: Sequence[Learner]) -> None:
         """One update of every learner, as many at once as memory holds."""
-        count = self._settings.images_per_update
+        count = self._tokens.images_per_update
         drawn = [(one, one.draw_seeds(count), one.draw_place()) for one in batch]
         for _ in self._batches.run(drawn, self._update_together):
             pass
@@ -136,7 +99,7 @@ class TokenTrainer:
             learner.keep(draw.finished)
 
     def _draw_of(self, learner: Learner, seeds: Sequence[int], place: float) -> Draw:
-        encoding = self._encode(learner, learner.vector, learner.first_prompt, len(seeds))
+        encoding = self._encode(learner.info, learner.vector, learner.first_prompt, len(seeds))
         return Draw(self._begin(seeds, encoding), place, learner.finished)
 
     def _losses(self, images: torch.Tensor, learners: Sequence[Learner]) -> torch.Tensor:
@@ -157,41 +120,16 @@ class TokenTrainer:
 
     @property
     def _autocast(self) -> torch.dtype | None:
-        return getattr(torch, self._settings.autocast) if self._settings.autocast else None
+        return getattr(torch, self._tokens.autocast) if self._tokens.autocast else None
 
     @torch.no_grad()
     def _validate(self, batch: Sequence[Learner]) -> None:
         if not batch:
             return
-        count = self._settings.validation_images
-        conditioning = [self._encode(one, one.vector, 0, count) for one in batch]
+        count = self._tokens.validation_images
+        conditioning = [self._encode(one.info, one.vector, 0, count) for one in batch]
         for learner, images in zip(batch, self._draw(batch, conditioning), strict=True):
             learner.judge(*self._look(images, learner))
-
-    @torch.no_grad()
-    def _conclude(self, batch: Sequence[Learner]) -> None:
-        """Certify each finished class: its best vector against the plain prompt, on fresh noise."""
-        count, least = self._settings.certificate_images, self._settings.least_diversity
-        for learner in batch:
-            seeds = learner.draw_seeds(count)
-            token = self._images(learner, seeds, self._encode(learner, learner.best_vector, 0, count))
-            plain = self._images(learner, seeds, self._backend.encode(self._prompts(learner.info, None, 0, count)))
-            guide, judge = _score(self._guide, learner.info, plain, token), None
-            if self._judge:
-                judge = _score(self._judge, learner.info, plain, token)
-            learner.conclude(certify(plain, token, guide, judge, least))
-
-    def _images(self, learner: Learner, seeds: Sequence[int], conditioning: Conditioning) -> torch.Tensor:
-        """Images of one class (B, 3, H, W) from these seeds."""
-
-        def draw(rows: Sequence[int]) -> torch.Tensor:
-            walk = self._begin([seeds[row] for row in rows], conditioning[list(rows)])
-            (cost,) = advance(self._backend, [walk], [walk.length], self._guidance.unconditional, self._guidance.scale)
-            learner.evaluations += cost
-            return self._backend.decode(walk.latents).clamp(-1, 1)
-
-        batches = Batches(self._batches.size * self._settings.validation_images, "images")
-        return torch.cat([images for _, images in batches.run(range(len(seeds)), draw)])
 
     @torch.no_grad()
     def _screen(self, learner: Learner) -> torch.Tensor:
@@ -200,25 +138,25 @@ class TokenTrainer:
         A word that means something else (a crane is a machine) holds the token in a basin that small
         steps do not leave; another word's embedding is a step across.
         """
-        if not self._settings.restart_words:
+        if not self._tokens.restart_words:
             return self._initial
         words = self._backend.words()
-        words = words[learner.promising(words, self._settings.restart_words)]
+        words = words[learner.promising(words, self._tokens.restart_words)]
         for images, steps, share in _SCREENS:
-            words = words[: max(round(share * self._settings.restart_words), 1)]
+            words = words[: max(round(share * self._tokens.restart_words), 1)]
             words = words[self._first_looks(learner, words, images, steps).argsort(descending=True)]
-        return words[:1].repeat(self._settings.vectors, 1)
+        return words[:1].repeat(self._tokens.vectors, 1)
 
     def _first_looks(self, learner: Learner, words: torch.Tensor, images: int, steps: int) -> torch.Tensor:
         """How much the guide likes quick drawings with each word (W, D) as the token: log-probabilities (W,)."""
         seeds = learner.draw_seeds(images)
-        batches = Batches(self._settings.slots * self._settings.validation_images // images or 1, "words")
+        batches = Batches(self._tokens.slots * self._tokens.validation_images // images or 1, "words")
         looks = batches.run(list(words), lambda some: self._glance(learner, torch.stack(list(some)), seeds, steps))
         return torch.cat([chances for _, chances in looks])
 
     def _glance(self, learner: Learner, words: torch.Tensor, seeds: list[int], steps: int) -> torch.Tensor:
-        lines = self._prompts(learner.info, _MARK, 0, len(seeds)) * len(words)
-        vectors = words.repeat_interleave(len(seeds), 0)[:, None].expand(-1, self._settings.vectors, -1)
+        lines = self._prompts(learner.info, MARK, 0, len(seeds)) * len(words)
+        vectors = words.repeat_interleave(len(seeds), 0)[:, None].expand(-1, self._tokens.vectors, -1)
         steps = min(steps, self._sampling.num_inference_steps)
         walk = self._begin(seeds * len(words), self._backend.encode(lines, vectors), steps)
         spent = advance(self._backend, [walk], [walk.length], self._guidance.unconditional, self._guidance.scale)
@@ -245,41 +183,3 @@ class TokenTrainer:
         chances = self._guide.logits(images).softmax(1)
         right = (chances.argmax(1) == learner.target).float().mean().item()
         return right, chances[:, learner.target].mean().item()
-
-    def _encode(self, learner: Learner, vector: torch.Tensor, first: int, count: int) -> Conditioning:
-        lines = self._prompts(learner.info, _MARK, first, count)
-        return self._backend.encode(lines, vector.expand(count, -1, -1))
-
-    def _prompts(self, info: ClassInfo, token: str | None, first: int, count: int) -> list[str]:
-        lines = []
-        for number in range(first, first + count):
-            template, context = prompts.choose(self._prompting.templates, self._prompting.contexts, number)
-            lines.append(prompts.build(template, info.name, token=token, context=context))
-        return lines
-
-    def _begin(self, seeds: Sequence[int], conditioning: Conditioning, steps: int | None = None) -> Trajectory:
-        steps = steps or self._sampling.num_inference_steps
-        return Trajectory.begin(self._backend, seeds, conditioning, steps=steps, scheduler=self._sampling.scheduler)
-
-
-def _score(classifier: Classifier, info: ClassInfo, plain: torch.Tensor, token: torch.Tensor) -> Score:
-    """What a classifier makes of images with the plain prompt and with the token."""
-    (target,) = classifier.targets([info])
-    right = [(classifier.logits(images).argmax(1) == target).cpu() for images in (plain, token)]
-    return score(right[0], right[1])
-
-
-def _result(learner: Learner) -> Trained:
-    return Trained(
-        info=learner.info,
-        vector=learner.best_vector,
-        usable=learner.usable,
-        reason=learner.reason or StopReason.UPDATES,
-        updates=learner.updates,
-        attempts=learner.attempt + 1,
-        evaluations=learner.evaluations,
-        best=learner.best,
-        certificate=learner.certificate,
-        history=tuple(learner.history),
-        validations=tuple(learner.validations),
-    )
