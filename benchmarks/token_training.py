@@ -158,10 +158,7 @@ class Variant:
         backend.tiny = self.bench.tiny if self.tiny else None
         for model in (backend.denoiser, backend.vae):
             (model.enable_gradient_checkpointing if self.balanced else model.disable_gradient_checkpointing)()
-        data = self.bench.settings.model_dump(mode="json")
-        for line in (*self.overrides, *more):
-            config._apply(data, line)
-        settings = config.validate(data)
+        settings = config.override(self.bench.settings, (*self.overrides, *more))
         return TokenTrainer(
             backend, self.bench.guide, settings=settings.tokens, sampling=settings.sampling, prompting=settings.prompts
         ), settings

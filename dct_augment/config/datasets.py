@@ -1,0 +1,95 @@
+"""Which real images there are: the settings of each data set adapter."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dct_augment.config.section import Section
+
+
+class AnyDataset(Section):
+    """What every data set setting has; each adapter adds its own."""
+
+    classes: tuple[str, ...] | None = Field(None, description="only these classes (names or slugs); all if unset")
+
+
+class PocketDataset(AnyDataset):
+    """The shipped birds."""
+
+    name: Literal["pocket"]
+
+
+class DigitsDataset(AnyDataset):
+    """The shipped handwriting."""
+
+    name: Literal["digits"]
+
+
+class DatasetOnDisk(AnyDataset):
+    """A data set that the user has in a folder."""
+
+    path: Path
+    words: Path | None = Field(None, description="YAML file `class: prompt words`, for names that read badly")
+    val: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share held out where there is no val split")
+    test: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="share held out where there is no test split")
+    seed: int = Field(0, description="of the held-out shares")
+
+
+class FolderDataset(DatasetOnDisk):
+    """`<class>/<image>` or `train|val|test/<class>/<image>`."""
+
+    name: Literal["folder"]
+    title: str | None = Field(None, description="short name in token names; the folder's own if unset")
+
+
+class CubDataset(DatasetOnDisk):
+    """CUB-200-2011 as published."""
+
+    name: Literal["cub"]
+    crop: bool = Field(False, description="cut pictures to their bounding boxes")
+
+
+class INaturalistDataset(DatasetOnDisk):
+    """iNaturalist with its COCO-style annotation files."""
+
+    name: Literal["inat"]
+    version: Literal[2017, 2018, 2019, 2021] = 2021
+    language: Literal["common", "latin"] = Field("common", description="names that prompts use, where there are both")
+    taxon: str | None = Field(None, description="only classes under this taxon, e.g. Aves")
+
+
+class ImageNetDataset(DatasetOnDisk):
+    """ImageNet-1k in folders named by WordNet id."""
+
+    name: Literal["imagenet"]
+
+
+class HuggingFaceDataset(DatasetOnDisk):
+    """A `datasets` directory written by `save_to_disk`."""
+
+    name: Literal["huggingface"]
+    title: str | None = None
+    image: str = Field("image", description="column of the pictures")
+    label: str = Field("label", description="column of the labels")
+
+
+class WebDatasetDataset(DatasetOnDisk):
+    """WebDataset tar shards: pictures under jpg, png or webp, labels under cls."""
+
+    name: Literal["webdataset"]
+    title: str | None = None
+
+
+DatasetConfig = Annotated[
+    PocketDataset
+    | DigitsDataset
+    | FolderDataset
+    | CubDataset
+    | INaturalistDataset
+    | ImageNetDataset
+    | HuggingFaceDataset
+    | WebDatasetDataset,
+    Field(discriminator="name"),
+]
+"""Which real images there are: the settings of one adapter, chosen by `name`."""

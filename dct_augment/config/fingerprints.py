@@ -1,0 +1,31 @@
+"""Names of ways of doing things, and seeds: the same on every machine."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def fingerprint(*parts: Any) -> str:
+    """SHA-256 (hex) of any JSON-like values: the name of one way of doing things."""
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def seed_from(*parts: Any) -> int:
+    """A seed in [0, 2^62) that depends on the given values alone, on every machine."""
+    return int(fingerprint(*parts)[:16], 16) >> 2
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One line per setting that differs between two identities: `tokens.seed: 0 -> 1`."""
+    lines: list[str] = []
+    for key in sorted({*old, *new}):
+        left, right = old.get(key), new.get(key)
+        if key in ("guide", "judge") and left and right and len(left) == len(right) == 1:
+            (left,), (right,) = left, right
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            lines += differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            lines.append(f"{prefix}{key}: {left!r} -> {right!r}")
+    return lines

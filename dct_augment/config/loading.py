@@ -1,0 +1,186 @@
+"""From YAML and overrides to a checked configuration; every problem is named at once."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from dct_augment.config.datasets import AnyDataset, DatasetConfig
+from dct_augment.config.sections import FULL_BENCHMARK, Config
+from dct_augment.errors import ConfigError
+
+
+def folders() -> list[Path]:
+    """Where configurations are looked for by name: ./configs, then those shipped with the package."""
+    package = Path(str(resources.files("dct_augment")))
+    return [Path("configs"), package.parent / "configs", package / "configs"]
+
+
+def available() -> list[str]:
+    """Names of all configurations that `load` finds."""
+    return sorted({path.stem for folder in folders() for path in folder.glob("*.yaml")})
+
+
+def load(
+    source: str,
+    overrides: Sequence[str] = (),
+    *,
+    full: bool = False,
+    per_class: int | None = None,
+    classes: Sequence[str] | None = None,
+    output: Path | None = None,
+    device: str | None = None,
+) -> Config:
+    """Read a configuration by name (`pocket`) or path, apply `section.key=value` overrides, check it.
+
+    The keyword arguments are the settings that people change most; they win over the overrides, but for `full`, the
+    whole benchmark, which others may narrow.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, or any value is wrong; lists every problem.
+    """
+    path = _find(source)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
+    if not isinstance(data, dict):
+        raise ConfigError(str(path), [f"must be a mapping of sections, got {type(data).__name__}"])
+    problems = [
+        f"--set {problem}"
+        for override in (*(FULL_BENCHMARK if full else ()), *overrides)
+        if (problem := _apply(data, override))
+    ]
+    direct = {
+        "generation.per_class": per_class,
+        "dataset.classes": None if classes is None else list(classes),
+        "output": None if output is None else str(output),
+        "device": device,
+    }
+    for name, value in direct.items():
+        if value is not None:
+            _put(data, name, value)
+    return validate(data, str(path), problems)
+
+
+def validate(data: Mapping[str, Any], source: str = "configuration", known: Sequence[str] = ()) -> Config:
+    """Check a mapping and return the configuration, or raise `ConfigError` with every problem, `known` ones first."""
+    problems = list(known)
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        problems += [_explain(problem, data) for problem in _causes(error)]
+    if problems:
+        raise ConfigError(source, problems)
+    return config
+
+
+def override(config: Config, lines: Sequence[str]) -> Config:
+    """A configuration with further `section.key=value` settings.
+
+    Raises:
+        ConfigError: one of them is wrong; lists every problem.
+    """
+    data = config.model_dump(mode="json")
+    problems = [f"--set {problem}" for line in lines if (problem := _apply(data, line))]
+    return validate(data, "configuration", problems)
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _find(source: str) -> Path:
+    path = Path(source)
+    if path.suffix in {".yaml", ".yml"} or path.parent != Path("."):
+        if path.is_file():
+            return path
+        raise ConfigError(source, ["no such file; give a path to a YAML file or one of: " + ", ".join(available())])
+    for folder in folders():
+        if (folder / f"{source}.yaml").is_file():
+            return folder / f"{source}.yaml"
+    raise ConfigError(source, [f"no such configuration{_hint(source, available())}; give a path or one of: "
+                               + ", ".join(available())])  # fmt: skip
+
+
+def _apply(data: dict[str, Any], override: str) -> str | None:
+    name, equals, text = override.partition("=")
+    if not equals or not name.strip():
+        return f"{override!r} is not of the form section.key=value, e.g. tokens.max_updates=80"
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return f"{override!r}: {text!r} is not a valid YAML value"
+    return None if _put(data, name.strip(), value) else f"{override!r}: a part before the last dot is no section"
+
+
+def _put(data: dict[str, Any], name: str, value: Any) -> bool:
+    *parents, key = name.split(".")
+    for parent in parents:
+        inner = data.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            return False
+        data = inner
+    data[key] = value
+    return True
+
+
+def _causes(error: ValidationError) -> list[dict[str, Any]]:
+    """The problems of an error, without `too short` where all items are there but wrong."""
+    problems: list[dict[str, Any]] = [dict(problem) for problem in error.errors()]
+    inner = {problem["loc"][:depth] for problem in problems for depth in range(1, len(problem["loc"]))}
+    return [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in inner]
+
+
+def _explain(problem: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    loc, kind, value = problem["loc"], problem["type"], problem["input"]
+    where = ".".join(_place(loc, data)) or "configuration"
+    if kind == "union_tag_invalid":
+        hint = _hint(str(value["name"]), DATASETS)
+        return f"{where}.name: {value['name']!r} is unknown{hint}; choose one of: {', '.join(DATASETS)}"
+    if kind == "extra_forbidden":
+        known = _keys(loc[:-1])
+        return f"{where}: unknown key{_hint(str(loc[-1]), known)}; allowed here: {', '.join(known)}"
+    if kind in ("missing", "union_tag_not_found"):
+        return f"{where}{'.name' if kind != 'missing' else ''}: missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[0].lower()}{message[1:]}, got {value!r}"
+
+
+def _place(loc: Sequence[Any], data: Mapping[str, Any]) -> list[str]:
+    """Where the user wrote it: without the adapter's tag, and without the number of a lone classifier."""
+    added = loc[:1] == ("dataset",) or (loc[:1] in (("guide",), ("judge",)) and isinstance(data[loc[0]], Mapping))
+    return [str(part) for part in ((*loc[:1], *loc[2:]) if added else loc)]
+
+
+def _keys(loc: Iterable[Any]) -> list[str]:
+    """The keys of the section at a place."""
+    models: list[Any] = [Config]
+    for part in loc:
+        if part in DATASETS and len(models) > 1:
+            models = [DATASETS[part]]
+        elif not isinstance(part, int):
+            models = _models(models[0].model_fields[part].annotation)
+    return list(models[0].model_fields)
+
+
+def _models(annotation: Any) -> list[Any]:
+    """The sections that an annotation speaks of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models(inner)]
+
+
+DATASETS: dict[str, type[AnyDataset]] = {
+    get_args(model.model_fields["name"].annotation)[0]: model for model in _models(DatasetConfig)
+}
+
+
+def _hint(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
