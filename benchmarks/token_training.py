@@ -30,12 +30,14 @@ from dct_augment.tokens import TokenTrainer
 GOAL = 0.8
 BUDGETS = tuple(round(32 * 2 ** (step / 2)) for step in range(23))  # up to 65,536 evaluations a class
 LINES = {
-    "look_ahead (default)": ("#0072b2", "-"),
-    "direct_align": ("#009e73", "--"),
-    "last_step": ("#e69f00", "--"),
-    "last_k": ("#56b4e9", "--"),
-    "lv": ("#cc79a7", "--"),
-    "full": ("#8c6d31", "--"),
+    "direct_align (default)": ("#0072b2", "-"),
+    "look_ahead": ("#009e73", "-"),
+    "look_ahead, 4 images an update": ("#009e73", "--"),
+    "direct_align, 4 images an update": ("#0072b2", "--"),
+    "last_step, 4 images an update": ("#e69f00", "--"),
+    "last_k, 4 images an update": ("#56b4e9", "--"),
+    "lv, 4 images an update": ("#cc79a7", "--"),
+    "full, 4 images an update": ("#8c6d31", "--"),
     "paper, step 0.1, 5 steps": ("#d55e00", "-"),
     "paper, own step size, 5 steps": ("#d55e00", "--"),
     "paper, own step size, 30 steps": ("#d55e00", ":"),
@@ -252,14 +254,11 @@ class Paper:
 
 def variants(bench: Bench) -> Iterator[tuple[str, Variant | Paper]]:
     """Everything that is compared, by name."""
-    yield "look_ahead (default)", Variant(bench)
-    yield "default, fast memory", Variant(bench, balanced=False)
-    yield "default, tiny decoder", Variant(bench, tiny=True)
-    for name in ("last_step", "last_k", "full", "lv", "direct_align"):
-        yield name, Variant(bench, [f"tokens.method={name}"])
-    few = ["tokens.images_per_update=2", "tokens.validate_every=20", "tokens.max_updates=120"]
-    yield "look_ahead, 2 images an update", Variant(bench, few)
-    yield "direct_align, 2 images an update", Variant(bench, [*few, "tokens.method=direct_align", "tokens.serves=6"])
+    yield "direct_align (default)", Variant(bench)
+    yield "look_ahead", Variant(bench, ["tokens.method=look_ahead"])
+    four = ["tokens.images_per_update=4", "tokens.validate_every=10", "tokens.max_updates=60", "tokens.serves=4"]
+    for name in ("last_step", "last_k", "full", "lv", "look_ahead", "direct_align"):
+        yield f"{name}, 4 images an update", Variant(bench, [*four, f"tokens.method={name}"])
     sampling = bench.settings.sampling
     here = (sampling.num_inference_steps, sampling.guidance_scale)
     unit = bench.backend.word_norms()[0][0] / bench.backend.width**0.5

@@ -99,7 +99,7 @@ def training(data: Training, *, name: str, label: str, highest_loss: float) -> M
     token, plain = look("class_token").color, look("plain_prompt").color
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(2.9, 2.3))
-        figure.subplots_adjust(left=0.16, right=0.97, top=0.93, bottom=0.17, hspace=0.42)
+        figure.subplots_adjust(left=0.19, right=0.97, top=0.93, bottom=0.17, hspace=0.42)
         loss, accuracy = figure.subplots(2, 1, sharex=True)
         loss.plot(range(1, len(data.losses) + 1), data.losses, color=_UNKNOWN, linewidth=1.2)
         loss.set_ylim(0, highest_loss or 1.0)
@@ -201,7 +201,7 @@ def curves(
     """Test accuracy of each arm against `by`, with 95 % bands; `reference` is a level line with its band."""
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(_WIDTH, 2.9))
-        figure.subplots_adjust(left=0.12, right=0.97, top=0.97, bottom=0.15)
+        figure.subplots_adjust(left=0.15, right=0.97, top=0.96, bottom=0.15)
         axes = figure.subplots()
         if reference is not None and reference["mean"] is not None:
             _level(axes, reference)

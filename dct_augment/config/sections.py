@@ -94,11 +94,11 @@ class TokensConfig(Section):
         "classifier", description="whose gradient trains: the guide's, or that of a few real images (textual_inversion)"
     )
     method: Literal["last_step", "last_k", "full", "lv", "look_ahead", "direct_align"] = Field(
-        "look_ahead", description="the gradient method; see gradients.py for what each does and costs"
+        "direct_align", description="the gradient method; see gradients.py for what each does and costs"
     )
     last_k: PositiveInt = Field(2, description="of method last_k: steps that carry the gradient")
     renoised: PositiveInt = Field(2, description="of method lv: copies of each finished image with new noise")
-    serves: PositiveInt = Field(4, description="of method direct_align: updates that one finished image serves")
+    serves: PositiveInt = Field(6, description="of method direct_align: updates that one finished image serves")
     recovered: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="of method direct_align: share of the known noise that the model recovers"
     )
@@ -107,8 +107,8 @@ class TokensConfig(Section):
     start: Path | None = Field(
         None, description="a token file, or a folder with <class-slug>.safetensors, to start from instead of init_word"
     )
-    images_per_update: PositiveInt = 4
-    max_updates: PositiveInt = 60
+    images_per_update: PositiveInt = 2
+    max_updates: PositiveInt = 120
     learning_rate: Annotated[float, Field(gt=0)] = Field(
         0.2, description="Adam step in units of the mean word norm, spread over all dimensions"
     )
@@ -125,7 +125,7 @@ class TokensConfig(Section):
         description="part of the trajectory in which the place of look_ahead and direct_align is drawn, one range per "
         "attempt",
     )
-    validate_every: PositiveInt = 10
+    validate_every: PositiveInt = 20
     validation_images: PositiveInt = 12
     target_accuracy: Fraction = 0.9
     target_probability: Fraction = Field(0.75, description="mean probability of the class that ends training early")
