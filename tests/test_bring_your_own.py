@@ -162,7 +162,7 @@ def test_the_command_line_offline(tmp_path: Path, hub: Hub) -> None:
         assert answer.exit_code == 0, answer.output
         return answer.output
 
-    assert "missing" not in type_in("doctor", "--config", "cub")
+    assert "missing" not in type_in("doctor", "--config", "cub", "--set", "benchmark.pretrained=false")
     assert "<dct-cub-laysan-albatross>" in type_in("tokens", "list", *settings)
     type_in("tokens", "export", *settings, "--format", "a1111", "--to", "out")
     exported = tmp_path / "out" / "dct-cub-laysan-albatross.safetensors"
