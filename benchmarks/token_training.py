@@ -38,7 +38,7 @@ LINES = {
     "last_k, 4 images an update": ("#56b4e9", "--"),
     "lv, 4 images an update": ("#cc79a7", "--"),
     "full, 4 images an update": ("#8c6d31", "--"),
-    "paper, step 0.1, 5 steps": ("#d55e00", "-"),
+    "paper, step 0.4, 5 steps": ("#d55e00", "-"),
     "paper, own step size, 5 steps": ("#d55e00", "--"),
     "paper, own step size, 30 steps": ("#d55e00", ":"),
 }
