@@ -32,8 +32,12 @@ def train(
     learning_rate: float,
     steps: int,
     scale: float,
+    stops: bool = True,
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield the U-Net evaluations so far and the vector (1, D), before and after every update."""
+    """Yield the U-Net evaluations so far and the vector (1, D), before and after every update.
+
+    Without `stops` all epochs are run.
+    """
     vector = backend.word("a")[None].clone().requires_grad_(True)
     optimizer = torch.optim.AdamW([vector], lr=learning_rate, weight_decay=WEIGHT_DECAY)
     (target,) = guide.targets([info])
@@ -62,7 +66,7 @@ def train(
         optimizer.zero_grad()
         yield spent, vector.detach().clone()
         lowest, stale = (total, 0) if total < lowest else (lowest, stale + 1)
-        if right / IMAGES > ENOUGH or stale >= PATIENCE:
+        if stops and (right / IMAGES > ENOUGH or stale >= PATIENCE):
             return
 
 

@@ -116,6 +116,8 @@ class InversionTrainer(Trainer[Learned]):
     The last state is kept, as the method has it: to choose one by a guide that saw other images would help it.
     """
 
+    _lower = "textual_inversion.batch_size"
+
     def __init__(
         self,
         backend: Backend,

@@ -47,6 +47,9 @@ L = TypeVar("L", bound=Learning)
 class Trainer(ABC, Generic[L]):
     """Trains class tokens on one back-end; a class takes at most `updates`, as far as progress is concerned."""
 
+    _lower = "tokens.images_per_update and tokens.validation_images"
+    """The settings that make the work on one class smaller."""
+
     def __init__(
         self,
         backend: Backend,
@@ -110,7 +113,7 @@ class Trainer(ABC, Generic[L]):
                     "active": [one.state() for one in active],
                 })  # fmt: skip
 
-        self._batches = Batches(self._tokens.slots, "classes", report)
+        self._batches = Batches(self._tokens.slots, "classes", report, self._lower)
         waiting, active = self._start(classes, resume)
         done, whole = len(classes) - len(waiting) - len(active), self._updates
         remember()

@@ -61,10 +61,13 @@ def apply(pipe: Any, memory: Memory) -> None:
 
 
 class Batches:
-    """Works through items in batches; where memory runs out, the batch is halved, for good."""
+    """Works through items in batches; where memory runs out, the batch is halved, for good.
 
-    def __init__(self, size: int, what: str, report: Report = silent) -> None:
-        self.size, self._what, self._report = size, what, report
+    `lower` names the settings that make a single item smaller.
+    """
+
+    def __init__(self, size: int, what: str, report: Report = silent, lower: str = "") -> None:
+        self.size, self._what, self._report, self._lower = size, what, report, lower
 
     def run(self, items: Sequence[T], work: Callable[[Sequence[T]], R]) -> Iterator[tuple[Sequence[T], R]]:
         """Each batch of items with what `work` made of it, in order. `work` may be called again for the same items.
@@ -80,7 +83,9 @@ class Batches:
                 if not exhausted(error):
                     raise
                 if len(batch) == 1:
-                    raise DctAugmentError(_SINGLE.format(self._what)) from error
+                    advice = "set model.memory=low, or model.dtype=float16 on a GPU"
+                    advice += f", or lower {self._lower}" if self._lower else ""
+                    raise DctAugmentError(f"out of memory with {self._what} taken one by one: {advice}") from error
                 self.size = len(batch) // 2
             else:
                 yield batch, result
@@ -89,12 +94,6 @@ class Batches:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self._report(Progress("memory", 0, 0, f"out of memory: going on with {self.size} {self._what} at once"))
-
-
-_SINGLE = (
-    "out of memory with {} taken one by one: set model.memory=low, model.dtype=float16 on a GPU, or lower "
-    "tokens.images_per_update and tokens.validation_images"
-)
 
 
 def exhausted(error: BaseException) -> bool:

@@ -133,12 +133,10 @@ class MetricStage(Stage):
         for batch in _batches(images):
             pictures = torch.cat([pixels.square(picture, self._side) for picture, _ in batch])
             labels = [label for _, label in batch]
-            right = {
-                f"{who}_top{k}": _top(classifier, self._targets(classifier, labels), pictures, k)
-                for who, classifier in (("guide", self._work.guide), ("judge", self._work.judge))
-                if classifier is not None
-                for k in ((1, 5) if len(classifier.labels) > 5 else (1,))
-            }
+            right: dict[str, list[bool]] = {}
+            for who, classifier in (("guide", self._work.guide), ("judge", self._work.judge)):
+                if classifier is not None:
+                    right |= _recognised(who, classifier, self._targets(classifier, labels), pictures)
             looked.add(self._features[1](pictures), labels, right)
         return looked
 
@@ -201,9 +199,11 @@ class _Looked:
 
 
 @torch.no_grad()
-def _top(classifier: Classifier, targets: list[int], pictures: torch.Tensor, k: int) -> list[bool]:
-    best = classifier.logits(pictures).topk(k, 1).indices.cpu()
-    return [bool(found) for found in (best == torch.tensor(targets)[:, None]).any(1)]
+def _recognised(who: str, classifier: Classifier, targets: list[int], pictures: torch.Tensor) -> dict[str, list[bool]]:
+    """Which pictures (B, 3, H, W) it recognises: `<who>_top1`, and of more than five labels `<who>_top5`."""
+    most = 5 if len(classifier.labels) > 5 else 1
+    right = classifier.logits(pictures).topk(most, 1).indices.cpu() == torch.tensor(targets)[:, None]
+    return {f"{who}_top{k}": right[:, :k].any(1).tolist() for k in sorted({1, most})}
 
 
 def _opened(examples: Iterable[Example]) -> Labelled:
