@@ -32,11 +32,12 @@ def main() -> None:
 
 def _recognised(runs: Sequence[Summary]) -> Iterable[list[str]]:
     kinds = ("plain_prompt", "class_token")
-    yield ["all classes", *(_share(one["judge_accuracy"][kind]["mean"]) for one in runs for kind in kinds)]
-    homonyms = [one.get("judge_accuracy_homonyms") for one in runs]
-    yield ["ambiguous words", *(_share(one[kind]["mean"]) if one else "-" for one in homonyms for kind in kinds)]
-    worst = [min(facts[kind]["judge_accuracy"] for facts in one["classes"].values()) for one in runs for kind in kinds]
-    yield ["worst class", *map(_share, worst)]
+    yield ["all classes", *(_interval(one["judge_accuracy"][kind]) for one in runs for kind in kinds)]
+    homonyms = [one.get("judge_accuracy_homonyms") or {} for one in runs]
+    yield ["ambiguous words", *(_interval(one.get(kind)) for one in homonyms for kind in kinds)]
+    classes = [[facts[kind] for facts in one["classes"].values()] for one in runs for kind in kinds]
+    worst = [min(facts, key=lambda one: one["judge_accuracy"]) for facts in classes]
+    yield ["worst class", *(_interval({**one, "mean": one["judge_accuracy"]}) for one in worst)]
 
 
 def _arms(runs: Sequence[Summary]) -> Iterable[list[str]]:
