@@ -40,6 +40,7 @@ def augment(
     classes: list[str] | None = None,
     output: str | None = None,
     overrides: list[str] | None = None,
+    full: bool = False,
 ) -> str:
     """Learn class tokens, draw labelled images, benchmark a classifier with and without them; return the report's path.
 
@@ -49,14 +50,16 @@ def augment(
         classes: only these classes, by name or slug.
         output: run folder; `runs/<name>` if not given.
         overrides: further settings, e.g. `tokens.max_updates=80`.
+        full: the whole benchmark: all arms, ratios and curves, six seeds; 200 images a class if not said otherwise.
 
     Raises:
         InputError: a parameter or setting cannot be used.
         TokenTrainingError: some classes got no token, and `on_class_failure` is not `skip`; all else is done.
     """
     _end_with_parent()
+    folder = Path(output) if output else None
     settings = configuration.load(
-        config, overrides or [], per_class=per_class, classes=classes, output=Path(output) if output else None
+        config, overrides or [], full=full, per_class=per_class, classes=classes, output=folder
     )
     run = Run(settings, _remark)
     with runners.make(settings) as runner:

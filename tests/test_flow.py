@@ -301,7 +301,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture(scope="session")
 def finished(served: Served) -> str:
     """What `prefect deployment run augment/pocket --watch` printed."""
-    done = served.deployment("pocket", per_class=4, classes=["crane", "kiwi"], overrides=SMALL)
+    narrowed = [
+        *SMALL, "benchmark.arms=[real+strong_aug, plain_prompt, class_token]", "benchmark.ratios=[]",
+        "benchmark.per_class_curve=[]",
+    ]  # fmt: skip
+    done = served.deployment("pocket", per_class=4, classes=["crane", "kiwi"], overrides=narrowed, full=True)
     assert done.returncode == 0, done.stdout + done.stderr + (served.folder / "serve.log").read_text()
     return done.stdout
 
@@ -313,6 +317,8 @@ class TestServe:
         assert (root / "report" / "index.html").is_file()
         rows = pd.concat(pd.read_parquet(path) for path in root.glob("shards/*-plain-*.parquet"))
         assert len(rows) == 8  # per_class and classes merged with the deployment's own config
+        trials = pd.read_parquet(root / "benchmark" / "trials.parquet")
+        assert set(trials["shots"]) == {1, 2, 5, 10, 20}  # of the full benchmark
 
     def test_every_deployment_is_there_with_a_queue_and_no_path_of_this_machine(self, served: Served) -> None:
         found = {one["name"]: one for one in served.post("/deployments/filter")}
@@ -327,7 +333,7 @@ class TestServe:
             gpus = one["job_variables"].get("env", {}).get("CUDA_VISIBLE_DEVICES")
             assert gpus == (None if name in ("pocket", "digits") else "0")
         form = found["cub"]["parameter_openapi_schema"]["properties"]
-        assert set(form) == {"config", "per_class", "classes", "output", "overrides"}
+        assert set(form) == {"config", "per_class", "classes", "output", "overrides", "full"}
         assert {"type": "integer"} in form["per_class"]["anyOf"]
 
     def test_artifacts_show_progress_tokens_strips_and_the_report(self, served: Served, finished: str) -> None:

@@ -19,6 +19,7 @@ from dct_augment.cli.common import (
     ConfigName,
     Device,
     DryRun,
+    Full,
     Output,
     Overrides,
     PerClass,
@@ -111,9 +112,7 @@ def generate(
 @app.command()
 def benchmark(
     config: ConfigName = "pocket",
-    full: Annotated[
-        bool, typer.Option("--full", help="all arms, ratios and curves, six seeds; 200 images a class")
-    ] = False,
+    full: Full = False,
     overrides: Overrides = None,
     classes: Classes = None,
     output: Output = None,
@@ -148,6 +147,7 @@ def report(
 def run_all(
     config: ConfigName = "pocket",
     per_class: PerClass = None,
+    full: Full = False,
     overrides: Overrides = None,
     classes: Classes = None,
     output: Output = None,
@@ -155,11 +155,12 @@ def run_all(
     dry_run: DryRun = False,
 ) -> None:
     """Run all stages as the flow `augment`: tokens, shards, benchmark, report."""
-    settings = configure(config, overrides, classes, output, device, per_class)
+    settings = configure(config, overrides, classes, output, device, per_class, full=full)
     if dry_run:
         return _plan(settings, ("tokens", "train", "plain", "arms", "benchmark"))
+    overrides = [*(overrides or []), *([f"device={device}"] if device else [])]
     with progress_bars() as report:
-        page = _flow(config, per_class, settings, overrides or [], device, report)
+        page = _flow(config, per_class, settings, overrides, full, report)
     _summary(settings)
     typer.echo(f"report: {page}")
 
@@ -229,7 +230,7 @@ def _everything(settings: "Config") -> None:
 
 
 def _flow(
-    config: str, per_class: int | None, settings: "Config", overrides: list[str], device: str | None, report: "Report"
+    config: str, per_class: int | None, settings: "Config", overrides: list[str], full: bool, report: "Report"
 ) -> str:
     """Run the flow here; its log goes to the server, the console has bars."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -244,7 +245,8 @@ def _flow(
         per_class=per_class,
         classes=list(classes) if classes else None,
         output=str(output) if output else None,
-        overrides=[*overrides, f"device={device}"] if device else overrides,
+        overrides=overrides,
+        full=full,
     )
 
 

@@ -25,6 +25,7 @@ Classes = Annotated[str | None, typer.Option("--classes", help="only these class
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="run folder; runs/<name> if not given")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1")]
 PerClass = Annotated[int | None, typer.Option("--per-class", help="images per class")]
+Full = Annotated[bool, typer.Option("--full", help="all arms, ratios and curves, six seeds; 200 images a class")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and its cost, and do nothing")]
 
 
