@@ -3,7 +3,8 @@
     python -m benchmarks.token_training --plot docs/token_methods.svg
     python -m benchmarks.token_training --variants "look_ahead*;paper*" --classes crane,kiwi
 
-Everything is trained in one process, one after the other, so seconds can be compared. A variant's curve says what the
+Everything is trained in one process, one after the other, so seconds can be compared; `--resume` goes on after the
+variants that `--out` has. A variant's curve says what the
 token is worth that one would have after so many evaluations a class: training keeps snapshots, and the held-out judge
 looks at fresh images of each snapshot afterwards; this looking costs nothing in the curve.
 """
@@ -30,6 +31,9 @@ from dct_augment.tokens import TokenTrainer
 
 GOAL, HALFWAY = 0.8, 0.6
 BUDGETS = tuple(round(32 * 2 ** (step / 2)) for step in range(23))  # up to 65,536 evaluations a class
+GRID = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # in mean word norms, as tokens.learning_rate
+BEST = 0.8
+"""The step size of the grid with which the paper's loop ends best."""
 LINES = {
     "direct_align (default)": ("#0072b2", "-"),
     "look_ahead": ("#009e73", "-"),
@@ -39,14 +43,12 @@ LINES = {
     "last_k, 4 images an update": ("#56b4e9", "--"),
     "lv, 4 images an update": ("#cc79a7", "--"),
     "full, 4 images an update": ("#8c6d31", "--"),
-    "paper, step 0.4, 5 steps": ("#d55e00", "-"),
-    "paper, step 0.4, 5 steps, never stopped": ("#d55e00", "-."),
+    f"paper, step {BEST}, 5 steps": ("#d55e00", "-"),
+    f"paper, step {BEST}, 5 steps, never stopped": ("#d55e00", "-."),
     "paper, own step size, 5 steps": ("#d55e00", "--"),
     "paper, own step size, 30 steps": ("#d55e00", ":"),
 }
 """Colour and line of the variants in the plot."""
-
-GRID = (0.05, 0.1, 0.2, 0.4, 0.8)  # in mean word norms, as tokens.learning_rate
 
 
 @dataclass
@@ -267,10 +269,10 @@ def variants(bench: Bench) -> Iterator[tuple[str, Variant | Paper]]:
     unit = bench.backend.word_norms()[0][0] / bench.backend.width**0.5
     for rate in GRID:
         yield f"paper, step {rate}, {here[0]} steps", Paper(bench, rate * unit, *here)
-    yield f"paper, step 0.4, {here[0]} steps, never stopped", Paper(bench, 0.4 * unit, *here, stops=False)
+    yield f"paper, step {BEST}, {here[0]} steps, never stopped", Paper(bench, BEST * unit, *here, stops=False)
     yield f"paper, own step size, {here[0]} steps", Paper(bench, paper_loop.LEARNING_RATE, *here)
     yield "paper, own step size, 30 steps", Paper(bench, paper_loop.LEARNING_RATE, 30, 7.0)
-    yield "paper, step 0.4, 30 steps", Paper(bench, 0.4 * unit, 30, 7.0)
+    yield f"paper, step {BEST}, 30 steps", Paper(bench, BEST * unit, 30, 7.0)
     yield "default, one slot", Variant(bench, ["tokens.slots=1"])
     yield "default, cosine schedule", Variant(bench, ["tokens.schedule=cosine"])
     yield "default, norm prior", Variant(bench, ["tokens.norm_prior=0.5"])
@@ -325,11 +327,15 @@ def main() -> None:
     parser.add_argument("--judge-images", type=int, default=24, help="fresh images of each snapshot")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/token_training.json"))
+    parser.add_argument("--resume", action="store_true", help="keep the variants that are in --out already")
     parser.add_argument("--plot", type=Path, help="e.g. docs/token_methods.svg")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     names = options.classes.split(",") if options.classes else None
     bench = load(options.config, options.overrides, names, options.judge_images)
+    known: dict[str, Curve] = {}
+    if options.resume and options.out.is_file():
+        known = {one["title"]: Curve(**one) for one in json.loads(options.out.read_text(encoding="utf-8"))}
     curves: list[Curve] = []
     columns = (
         "variant", "evaluations to 60 %", "to 80 %", "seconds to 60 %", "to 80 %", "final", "worst class",
@@ -339,26 +345,35 @@ def main() -> None:
     for title, variant in variants(bench):
         if options.variants and not any(fnmatchcase(title, one) for one in options.variants.split(";")):
             continue
-        gc.collect()
-        peaks = variant.peaks()
-        curve = bench.curve(title, variant.train())
-        curve.peak, curve.whole = peaks
+        curve = known.get(title) or measure(bench, title, variant)
         curves.append(curve)
-        to = [(places, curve.until(goal, what)) for places, what in enumerate((curve.spent, curve.seconds))
-              for goal in (HALFWAY, GOAL)]  # fmt: skip
-        shown = ["never" if one is None else f"{one:,.{places}f}" for places, one in to]
-        count = len(bench.classes) * bench.images
-        final = proportion(round(curve.final * count), count)
-        cells = (
-            title, *shown, f"{final.mean:.1%} ({final.low:.1%} .. {final.high:.1%})".replace("%", " %"),
-            f"{curve.worst:.0%}".replace("%", " %"), f"{curve.evaluations:,.0f}", f"{curve.total_seconds:.1f}",
-            f"{curve.peak:.1f}", f"{curve.whole:.1f}",
-        )  # fmt: skip
-        print("| " + " | ".join(cells) + " |", flush=True)
+        print("| " + " | ".join(row(curve, len(bench.classes) * bench.images)) + " |", flush=True)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps([asdict(one) for one in curves], indent=1) + "\n", encoding="utf-8")
         if options.plot:
             plot(curves, options.plot)
+
+
+def measure(bench: Bench, title: str, variant: Variant | Paper) -> Curve:
+    """Train and judge one variant."""
+    gc.collect()
+    peaks = variant.peaks()
+    curve = bench.curve(title, variant.train())
+    curve.peak, curve.whole = peaks
+    return curve
+
+
+def row(curve: Curve, count: int) -> tuple[str, ...]:
+    """What the table says of a variant whose end was judged by `count` images."""
+    to = [(places, curve.until(goal, what)) for places, what in enumerate((curve.spent, curve.seconds))
+          for goal in (HALFWAY, GOAL)]  # fmt: skip
+    shown = ["never" if one is None else f"{one:,.{places}f}" for places, one in to]
+    final = proportion(round(curve.final * count), count)
+    return (
+        curve.title, *shown, f"{final.mean * 100:.1f} % ({final.low * 100:.1f} .. {final.high * 100:.1f})",
+        f"{curve.worst * 100:.0f} %", f"{curve.evaluations:,.0f}", f"{curve.total_seconds:.1f}", f"{curve.peak:.1f}",
+        f"{curve.whole:.1f}",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
