@@ -352,6 +352,21 @@ def main() -> None:
         options.out.write_text(json.dumps([asdict(one) for one in curves], indent=1) + "\n", encoding="utf-8")
         if options.plot:
             plot(curves, options.plot)
+    print(*against(curves), sep="\n")
+
+
+def against(curves: Sequence[Curve]) -> Iterator[str]:
+    """What each form of the paper's loop takes to get to its own end, and what the first variant takes to get there."""
+    yield f"\n| the loop | ends at | evaluations, {curves[0].title} | ratio | seconds, {curves[0].title} | ratio |"
+    yield "|---" * 6 + "|"
+    for curve in curves[1:]:
+        if curve.title.startswith("paper"):
+            cells = [curve.title, f"{curve.final * 100:.1f} %"]
+            for places, unit in enumerate(("spent", "seconds")):
+                theirs, mine = (one.until(curve.final, getattr(one, unit)) for one in (curve, curves[0]))
+                known = theirs is not None and mine is not None
+                cells += [f"{theirs:,.{places}f}, {mine:,.{places}f}", f"{theirs / mine:.1f}"] if known else ["-", "-"]
+            yield "| " + " | ".join(cells) + " |"
 
 
 def measure(bench: Bench, title: str, variant: Variant | Paper) -> Curve:
