@@ -1,7 +1,7 @@
 """Trains class tokens: one small vector per class, by the gradient of a frozen classifier.
 
 Discriminative Class Tokens (arXiv 2303.17155), section 3. Many classes share one batch; each keeps
-its own loss, optimiser and random stream, so the number of slots changes speed and not results.
+its own loss, optimiser and random stream, so the number of slots changes speed, and results by rounding only.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,6 @@
 """The commands that run stages; each calls one method of `pipeline.Run`."""
 
+import math
 import os
 import signal
 import sys
@@ -260,7 +261,8 @@ def _plan(settings: "Config", parts: tuple[str, ...]) -> None:
     with console.status("measuring one step"):
         lines = cost.estimate(Run(settings), parts)
     for line in lines:
-        table.add_row(line.part, line.todo, f"{line.evaluations:,}", f"{line.seconds:,.0f}")
+        seconds = "-" if math.isnan(line.seconds) else f"{line.seconds:,.0f}"
+        table.add_row(line.part, line.todo, f"{line.evaluations:,}", seconds)
     Console().print(table)
 
 

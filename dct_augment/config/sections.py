@@ -140,7 +140,9 @@ class TokensConfig(Section):
         24, description="fresh images with and without the token, by which it is certified"
     )
     least_diversity: Fraction = Field(0.5, description="share of the plain prompt's diversity below which it collapsed")
-    slots: PositiveInt = Field(8, description="classes trained in one batch; changes speed, not results")
+    slots: PositiveInt = Field(
+        8, description="classes trained in one batch; changes speed, and results by rounding only"
+    )
     group: PositiveInt = Field(8, description="classes per unit of work; several workers train several groups")
     seed: int = 0
 
