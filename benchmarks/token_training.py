@@ -4,9 +4,9 @@
     python -m benchmarks.token_training --variants "look_ahead*;paper*" --classes crane,kiwi
 
 Everything is trained in one process, one after the other, so seconds can be compared; `--resume` goes on after the
-variants that `--out` has. A variant's curve says what the token is worth that one would have after so many evaluations a
-class: training keeps snapshots, and the held-out judge looks at fresh images of each snapshot afterwards; this looking
-costs nothing in the curve.
+variants that `--out` has. A variant's curve says what the token is worth that one would have after so many evaluations
+a class: training keeps snapshots, and the held-out judge looks at fresh images of each snapshot afterwards; this
+looking costs nothing in the curve.
 """
 
 import argparse
