@@ -28,7 +28,9 @@ def load(settings: HuggingFaceDataset) -> OnDisk:
     try:
         import datasets  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
-        raise DatasetError("dataset.name huggingface needs the package datasets: pip install datasets") from error
+        raise DatasetError(
+            "dataset.name huggingface needs the package datasets: pip install 'dct-augment[huggingface]'"
+        ) from error
     try:
         stored = datasets.load_from_disk(str(root))
     except (FileNotFoundError, ValueError, OSError) as error:
