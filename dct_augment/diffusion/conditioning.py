@@ -1,6 +1,6 @@
 """What a prompt becomes: the tensors that a denoiser listens to."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,13 +28,6 @@ class Conditioning:
         """One row seen `count` times, without a copy."""
         tensors = {name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in self.extra.items()}
         return Conditioning(self.hidden.expand(count, -1, -1), tensors)
-
-    def split(self, sizes: int | Sequence[int]) -> tuple["Conditioning", ...]:
-        """Consecutive parts of these sizes, or of one size each."""
-        if isinstance(sizes, int):
-            sizes = [min(sizes, len(self) - begin) for begin in range(0, len(self), sizes)]
-        ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
-        return tuple(self[end - size : end] for end, size in zip(ends, sizes, strict=True))
 
     @staticmethod
     def cat(parts: Iterable["Conditioning"]) -> "Conditioning":

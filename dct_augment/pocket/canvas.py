@@ -92,10 +92,6 @@ class Canvas:
             half = pixels / 2
             self._draw.ellipse((x - half, y - half, x + half, y + half), fill=color)
 
-    def band(self, top: float, bottom: float, color: Color) -> None:
-        """Fill a horizontal band of the picture, untouched by the pose (ground, sky)."""
-        self._draw.rectangle((0, round(top * self._side), self._side, round(bottom * self._side)), fill=color)
-
     def finish(self) -> Image.Image:
         """Return the picture, `size` x `size` RGB."""
         return self._image.resize((self.size, self.size), Image.Resampling.BOX)
