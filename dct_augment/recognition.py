@@ -115,38 +115,31 @@ def confusion(pairs: Iterable[tuple[str, str]], names: Sequence[str]) -> dict[st
     `counts[truth][answer]` leaves out zeros, `elsewhere[truth]` counts the answers that are none of `names`, and
     `pairs` lists the most frequent mistakes with their share of the truth's images.
     """
-    found = Counter(pairs)
-    if not found:
+    seen = pd.DataFrame(pairs, columns=["truth", "answer"], dtype=object)
+    if seen.empty:
         return None
-    whole = Counter[str]()
-    for (truth, _), count in found.items():
-        whole[truth] += count
-    known = set(names)
-    counts: dict[str, dict[str, int]] = {name: {} for name in names}
-    elsewhere: dict[str, int] = dict.fromkeys(names, 0)
-    for (truth, answer), count in sorted(found.items()):
-        if answer in known:
-            counts[truth][answer] = count
-        else:
-            elsewhere[truth] += count
+    table = pd.crosstab(seen["truth"], seen["answer"])
+    known = table.reindex(index=names, columns=[name for name in table.columns if name in set(names)], fill_value=0)
+    images = table.sum(axis=1).reindex(names, fill_value=0)
+    mistakes = table.stack().rename("n").reset_index().query("n > 0 and truth != answer")
     return {
-        "n": whole.total(),
-        "right": sum(count for (truth, answer), count in found.items() if truth == answer),
-        "images": {name: whole[name] for name in names},
-        "counts": counts,
-        "elsewhere": elsewhere,
-        "pairs": _mistakes(found, whole),
+        "n": len(seen),
+        "right": int((seen["truth"] == seen["answer"]).sum()),
+        "images": _plain(images),
+        "counts": {truth: _plain(row[row > 0]) for truth, row in known.iterrows()},
+        "elsewhere": _plain(images - known.sum(axis=1)),
+        "pairs": _mistakes(mistakes.assign(of=mistakes["truth"].map(images).astype(int))),
     }
 
 
-def _mistakes(found: Mapping[tuple[str, str], int], whole: Mapping[str, int]) -> list[dict[str, Any]]:
-    wrong = [(truth, answer) for truth, answer in found if truth != answer]
-    shares = {pair: found[pair] / whole[pair[0]] for pair in wrong}
-    first = sorted(wrong, key=lambda pair: (-shares[pair], -found[pair], pair))[:PAIRS_SHOWN]
-    return [
-        {
-            "truth": pair[0], "answer": pair[1], "n": found[pair], "of": whole[pair[0]],
-            "share": round(shares[pair], 4),
-        }
-        for pair in first
-    ]  # fmt: skip
+def _plain(counts: pd.Series) -> dict[str, int]:
+    """Counts by name, as JSON has them."""
+    return {str(name): int(count) for name, count in counts.items()}
+
+
+def _mistakes(wrong: pd.DataFrame) -> list[dict[str, Any]]:
+    """The most frequent of `truth`, `answer`, `n` and `of`."""
+    ranked = wrong.assign(share=wrong["n"] / wrong["of"]).sort_values(
+        ["share", "n", "truth", "answer"], ascending=[False, False, True, True]
+    )
+    return [row | {"share": round(row["share"], 4)} for row in ranked.head(PAIRS_SHOWN).to_dict("records")]

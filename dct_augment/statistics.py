@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -21,24 +22,26 @@ class Estimate:
 
 def mean_t(values: Sequence[float], within: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
     """Mean of independent trials, with Student's t interval, cut to what is possible; infinite for fewer than two."""
-    from scipy.stats import t
+    from scipy.stats import sem, t
 
     count, mean = len(values), sum(values) / len(values)
     if count < 2:
         return Estimate(mean, -math.inf, math.inf, count)
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
-    reach = float(t.ppf(0.975, count - 1)) * spread
-    return Estimate(mean, max(mean - reach, min(within[0], mean)), min(mean + reach, max(within[1], mean)), count)
+    low, high = mean, mean
+    if spread := float(sem(values)):  # t has no interval of width 0
+        low, high = map(float, t.interval(0.95, count - 1, loc=mean, scale=spread))
+    return Estimate(mean, max(low, min(within[0], mean)), min(high, max(within[1], mean)), count)
 
 
+@lru_cache(4096)  # a test comes with each interval, a millisecond; a report asks for thousands, most of them equal
 def proportion(right: int, count: int) -> Estimate:
     """A share of successes, with Wilson's interval (in [0, 1] for any count)."""
     if count == 0:
         return Estimate(math.nan, 0.0, 1.0, 0)
-    z, share = 1.959964, right / count
-    center = (share + z * z / (2 * count)) / (1 + z * z / count)
-    reach = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    low, high = max(0.0, center - reach), min(1.0, center + reach)
+    from scipy.stats import binomtest
+
+    share, interval = right / count, binomtest(right, count).proportion_ci(0.95, method="wilson")
+    low, high = float(interval.low), float(interval.high)
     return Estimate(share, min(low, share), max(high, share), count)  # rounding must not leave the share outside
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from dct_augment.errors import DctAugmentError
 from dct_augment.records import Progress, Report, silent
@@ -98,6 +99,7 @@ class Batches:
 
 def exhausted(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or a CPU."""
+    # accelerate goes by the words of an error, which need not be those of torch's own class.
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and should_reduce_batch_size(error)
