@@ -42,7 +42,6 @@ def summarize(trials: pd.DataFrame, names: Mapping[int, str], shots: int, per_cl
     facts |= {"arms": {}, "trials": {}, "paired": {}, "curves": {}, "confusion": {}}
     at_base = trials
     if not trials.empty:
-        trials = _complete(trials, per_class)
         shots, per_class = _base(trials, shots, per_class)
         at_base = trials[(trials["shots"] == shots) & trials["per_class"].isin([0, per_class])]
         steps = sorted({int(value) for value in trials["steps"]})
@@ -61,14 +60,6 @@ def summarize(trials: pd.DataFrame, names: Mapping[int, str], shots: int, per_cl
 
 def _accuracy(trials: pd.DataFrame) -> dict[str, Any]:
     return estimate(mean_t(trials["accuracy"].tolist(), (0, 1)) if len(trials) else None)
-
-
-def _complete(trials: pd.DataFrame, per_class: int) -> pd.DataFrame:
-    """Trials of older runs do not say how many synthetic images they had: it was the setting."""
-    if "per_class" in trials:
-        return trials
-    real = trials["arm"].str.startswith("real")
-    return trials.assign(per_class=[0 if one else per_class for one in real])
 
 
 def _base(trials: pd.DataFrame, shots: int, per_class: int) -> tuple[int, int]:
@@ -131,22 +122,14 @@ def _points(trials: pd.DataFrame, by: str) -> dict[str, list[dict[str, Any]]]:
 
 def _mistakes(trials: pd.DataFrame, names: Mapping[int, str]) -> dict[str, Any]:
     """What the few-shot classifiers take for what on the test images, all seeds together."""
-    if "truth" not in trials or "predicted" not in trials:
-        return {}
     found: dict[str, Any] = {}
     for arm in CONFUSED:
         pairs: list[tuple[str, str]] = []
         for row in trials[trials["arm"] == arm].to_dict("records"):
-            if _known(row["truth"]) and _known(row["predicted"]):
-                pairs += zip(_named(row["truth"], names), _named(row["predicted"], names), strict=True)
+            pairs += zip(_named(row["truth"], names), _named(row["predicted"], names), strict=True)
         if (confused := confusion(pairs, list(names.values()))) is not None:
             found[arm] = confused
     return found
-
-
-def _known(indices: Sequence[int] | float | None) -> bool:
-    """Whether a trial recorded its answers: beside others, one that did not has a NaN there."""
-    return indices is not None and not isinstance(indices, float)
 
 
 def _named(indices: Sequence[int], names: Mapping[int, str]) -> list[str]:

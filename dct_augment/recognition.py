@@ -44,9 +44,7 @@ def looks(rows: pd.DataFrame, classes: Sequence[ClassInfo]) -> pd.DataFrame:
     if rows.empty:
         return pd.DataFrame({column: [] for column in _COLUMNS})
     rows = rows[rows["class_index"].isin([info.index for info in classes])]
-    table = rows[["class_index", "number"]].assign(ok=rows["status"] == "ok", fallback=False)
-    if "source" in rows:
-        table["fallback"] = rows["source"] == "plain_prompt"
+    table = rows[["class_index", "number"]].assign(ok=rows["status"] == "ok", fallback=rows["source"] == "plain_prompt")
     for who in LOOKERS:
         labels = rows[f"{who}_label"].fillna("").map(alike)
         table[f"{who}_label"] = labels

@@ -31,7 +31,7 @@ VERDICTS = ("certified", "no_gain", "collapsed", "diverged")
 
 _TOKEN_FACTS = (
     "token", "usable", "stop_reason", "updates", "attempts", "unet_evaluations", "effect", "norm",
-    "plain_guide_accuracy", "guide_accuracy", "plain_guide_probability", "guide_probability",
+    "plain_guide_accuracy", "guide_accuracy", "guide_probability",
     "plain_judge_accuracy", "judge_accuracy", "verdict", "diversity", "plain_diversity",
 )  # fmt: skip
 
@@ -121,10 +121,10 @@ def _class(
 
 
 def _token(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the token index; older ones have no certificate."""
-    facts = {key: None if _unknown(row.get(key)) else row[key] for key in _TOKEN_FACTS}
+    """A row of the token index; an imported token has no certificate, which parquet keeps as None or NaN."""
+    facts = {key: None if _unknown(row[key]) else row[key] for key in _TOKEN_FACTS}
     for prefix in ("", "judge_"):
-        mean, low, high = (row.get(f"{prefix}gain{end}") for end in ("", "_low", "_high"))
+        mean, low, high = (row[f"{prefix}gain{end}"] for end in ("", "_low", "_high"))
         facts[f"{prefix}gain"] = {"mean": mean, "ci95": [low, high]}
     spread, plain = facts["diversity"], facts["plain_diversity"]
     facts["diversity_kept"] = round(spread / plain, 4) if spread is not None and plain else None

@@ -1,6 +1,7 @@
 """What tests of the report share: a small run of real shards, its report, and what a page is made of."""
 
 import base64
+import dataclasses
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from PIL import Image
 from dct_augment import report
 from dct_augment.config import Config, validate
 from dct_augment.plan import extend, rows
-from dct_augment.records import ClassInfo, ClassToken, PlanRow, Sample
+from dct_augment.records import ClassInfo, ClassToken, PlanRow, Sample, Trial
 from dct_augment.shards import PLAIN, TRAIN, ShardFolder
 from dct_augment.token_files import TokenFolder
 
@@ -23,7 +24,7 @@ CLASSES = (ClassInfo(0, "crane", "crane", homonym=True), ClassInfo(1, ODD, "odd"
 COLORS = ((250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0))
 """The colour of image 0, 1, 2, 3 of every class, to tell them apart in a strip."""
 
-NO_TRIALS = pd.DataFrame(columns=["arm", "shots", "seed", "steps", "accuracy", "seconds"])
+NO_TRIALS = pd.DataFrame(columns=[field.name for field in dataclasses.fields(Trial)])
 
 
 def settings(**changes: Any) -> Config:
@@ -86,8 +87,10 @@ def make_tokens(root: Path) -> pd.DataFrame:
         {
             "token": folder.word(info), "class": info.name, "slug": info.slug, "class_index": info.index,
             "homonym": info.homonym, "usable": True, "stop_reason": "target reached", "updates": 3, "attempts": 1,
-            "unet_evaluations": 120, "effect": 9.5, "plain_guide_accuracy": 0.25, "plain_guide_probability": 0.2,
+            "unet_evaluations": 120, "effect": 9.5, "plain_guide_accuracy": 0.25,
             "guide_accuracy": 0.9, "guide_probability": 0.8, "plain_judge_accuracy": None, "judge_accuracy": None,
+            "verdict": None, "diversity": None, "plain_diversity": None,
+            **dict.fromkeys(f"{who}gain{end}" for who in ("", "judge_") for end in ("", "_low", "_high")),
             "norm": float("nan"), "losses": [2.0, 1.0, 0.5],
             "validations": json.dumps([{"update": 3, "accuracy": 0.9, "probability": 0.8}]),
         }
@@ -103,7 +106,10 @@ def trial_table(path: Path) -> pd.DataFrame:
         "plain_prompt": (0.5, 0.5),
     }
     table = pd.DataFrame([
-        {"arm": arm, "shots": 5, "seed": seed, "steps": 200, "accuracy": accuracy, "seconds": 1.5}
+        {
+            "arm": arm, "shots": 5, "seed": seed, "per_class": 0 if arm.startswith("real") else 50, "steps": 200,
+            "accuracy": accuracy, "seconds": 1.5, "truth": [0, 1], "predicted": [0, 1],
+        }
         for arm, values in accuracies.items()
         for seed, accuracy in enumerate(values)
     ])  # fmt: skip

@@ -121,7 +121,10 @@ def test_a_clear_difference_is_said_in_words(
     gain: float, verdict: str, tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
 ) -> None:
     table = pd.DataFrame([
-        {"arm": arm, "shots": 5, "seed": seed, "steps": 9, "accuracy": 0.5 + more + seed / 1000, "seconds": 1.0}
+        {
+            "arm": arm, "shots": 5, "seed": seed, "per_class": 0 if arm.startswith("real") else 50, "steps": 9,
+            "accuracy": 0.5 + more + seed / 1000, "seconds": 1.0, "truth": [0], "predicted": [0],
+        }
         for seed in range(5)
         for arm, more in (("real+strong_aug", 0.0), ("class_token", gain + seed / 100))
     ])  # fmt: skip

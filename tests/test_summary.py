@@ -181,7 +181,8 @@ def many_tokens(classes: tuple[ClassInfo, ...], generator: np.random.Generator) 
             "effect": 9.5, "plain_guide_accuracy": 0.25, "guide_accuracy": 0.9, "losses": generator.random(400) * 3,
             "validations": json.dumps([{"update": k, "accuracy": k / 400} for k in range(10, 401, 10)]),
             "verdict": "certified", "gain": 0.5, "gain_low": 0.25, "gain_high": 0.75, "judge_gain": 0.5,
-            "judge_gain_low": 0.25, "judge_gain_high": 0.75, "diversity": 30.0, "plain_diversity": 40.0,
+            "judge_gain_low": 0.25, "judge_gain_high": 0.75, "diversity": 30.0, "plain_diversity": 40.0, "norm": 0.4,
+            "guide_probability": 0.8, "plain_judge_accuracy": 0.25, "judge_accuracy": 0.75,
         }
         for info in classes
     ])  # fmt: skip
