@@ -194,9 +194,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it needs a C++ compiler")
+    parser.add_argument("--classes", help="comma-separated; all if not given")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    bench = load("pocket", [], None, 1)
+    bench = load("pocket", [], options.classes.split(",") if options.classes else None, 1)
     print("| saving | time with / without | memory with / without | MB with | MB without | cosine |")
     print("|---|---|---|---|---|---|")
     for title, saving, without in pairs(bench, not options.no_compile):
