@@ -37,7 +37,7 @@ format: install  ## let ruff rewrite the sources
 	$(BIN)/ruff check --fix .
 
 weights: install  ## rebuild the Pocket models from seeds (about 2.5 hours on 2 cores)
-	$(BIN)/python -m dct_augment.pocket.build
+	$(BIN)/python -m pocket_build
 
 clean:  ## remove the environment; runs/ stays
 	rm -rf $(VENV)

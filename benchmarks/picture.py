@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from dct_augment import config
-from dct_augment.shards import PLAIN, TRAIN, ShardFolder
+from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
 
 SIDE, GAP, HEAD = 64, 4, 16
 

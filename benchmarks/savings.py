@@ -21,10 +21,10 @@ from torch.nn import functional
 
 from benchmarks.token_training import Bench, Variant, load, peak_memory
 from dct_augment.diffusion import Conditioning
-from dct_augment.generation import Generator
-from dct_augment.learner import Learner
-from dct_augment.plan import extend, rows
-from dct_augment.tokens import TokenTrainer
+from dct_augment.generation.generator import Generator
+from dct_augment.generation.plan import extend, rows
+from dct_augment.tokens.class_tokens import TokenTrainer
+from dct_augment.tokens.state import Learner
 
 CLASSES, SEEDS, PLACE = 4, 4, 0.6
 

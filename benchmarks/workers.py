@@ -16,8 +16,8 @@ from pathlib import Path
 
 from dct_augment import config as configuration
 from dct_augment.config import Config
-from dct_augment.pipeline import Run
-from dct_augment.stages import TokenStage
+from dct_augment.pipeline.run import Run
+from dct_augment.pipeline.stages import TokenStage
 from flows import augment, runners, server
 
 SETTINGS = {"1 worker, 1 thread": (1, 1), "1 worker, 2 threads": (1, 2), "2 workers, 1 thread each": (2, 1)}

@@ -1,3 +1,3 @@
 """Synthetic training images for classes that have few, by Discriminative Class Tokens."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -19,11 +19,11 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from dct_augment import strips
-from dct_augment.pipeline import Run
+from dct_augment.generation.shards import PLAIN, TRAIN
+from dct_augment.pipeline.run import Run
 from dct_augment.records import Progress, Report, Unit
-from dct_augment.report import headlines
-from dct_augment.shards import PLAIN, TRAIN
+from dct_augment.report import thumbnails
+from dct_augment.report.page import headlines
 
 _EVERY = 3.0  # seconds between two updates of a progress bar
 _STRIPS = 12  # classes whose pictures are shown; the report has the others
@@ -91,14 +91,14 @@ def _pictures(run: Run) -> list[tuple[str, str, str]]:
     """Slug, title and data URI of a strip for each of the first classes: plain prompts above, class tokens below."""
     tables = {split: run.shards.rows(split) for split in (PLAIN, TRAIN)}
     shown, count = run.classes[:_STRIPS], run.config.report.strip
-    wanted = {info.index: strips.numbers(list(tables.values()), info.index, count) for info in shown}
-    tiles = {split: strips.collect(run.shards, split, table, wanted) for split, table in tables.items()}
+    wanted = {info.index: thumbnails.numbers(list(tables.values()), info.index, count) for info in shown}
+    tiles = {split: thumbnails.collect(run.shards, split, table, wanted) for split, table in tables.items()}
     found = []
     for info in shown:
         rows = [tiles[split][info.index] for split in (PLAIN, TRAIN) if info.index in tiles[split]]
         if rows:
             title = f"{info.name}: " + ("plain prompt above, class token below" if len(rows) > 1 else "class token")
-            found.append((info.slug, title, strips.sheet(rows, _STRIP_BUDGET)))
+            found.append((info.slug, title, thumbnails.sheet(rows, _STRIP_BUDGET)))
     return found
 
 

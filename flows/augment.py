@@ -22,9 +22,9 @@ from prefect.cache_policies import NO_CACHE
 
 from dct_augment import config as configuration
 from dct_augment.errors import DctAugmentError, InputError
-from dct_augment.pipeline import Run
+from dct_augment.pipeline.run import Run
+from dct_augment.pipeline.stages import Stage
 from dct_augment.records import Progress, Report, Unit
-from dct_augment.stages import Stage
 from flows import artifacts, runners, server, transient, workers
 from flows.runners import Runner
 from flows.workers import Job

@@ -25,8 +25,8 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from dct_augment.config import Config
 from dct_augment.errors import InputError
+from dct_augment.pipeline.stages import Stage
 from dct_augment.records import Unit
-from dct_augment.stages import Stage
 from flows.workers import Job
 
 _ANSWER_WITHIN = 20  # seconds, of a cluster of others

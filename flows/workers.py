@@ -14,9 +14,9 @@ import dct_augment
 from dct_augment import config as configuration
 from dct_augment.config import Config
 from dct_augment.errors import InputError
-from dct_augment.pipeline import Run
+from dct_augment.pipeline.run import Run
+from dct_augment.pipeline.stages import STAGES, Stage
 from dct_augment.records import Progress, Report, Unit, silent
-from dct_augment.stages import STAGES, Stage
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from dct_augment import files, plan
+from dct_augment import files
 from dct_augment.config import PromptsConfig
-from dct_augment.plan import ShardSpec
+from dct_augment.generation import plan
+from dct_augment.generation.plan import ShardSpec
+from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
 from dct_augment.prompts import token_name
 from dct_augment.records import ClassInfo, ClassToken, PlanRow, Sample
-from dct_augment.shards import PLAIN, TRAIN, ShardFolder
 
 settings.register_profile("dct", deadline=None, max_examples=60)
 settings.load_profile("dct")

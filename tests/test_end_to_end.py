@@ -161,7 +161,7 @@ def test_benchmark_processes_end_with_the_command_and_trials_are_kept(tmp_path: 
 
 def test_a_stop_between_two_trials_ends_the_benchmark_processes(tmp_path: Path) -> None:
     from dct_augment import config
-    from dct_augment.pipeline import Run
+    from dct_augment.pipeline.run import Run
     from dct_augment.records import Progress
 
     def stop(_: Progress) -> None:

@@ -30,10 +30,11 @@ from dct_augment.cli.common import (
     running,
 )
 from dct_augment.errors import DctAugmentError
+from dct_augment.pipeline.cost import estimate
 
 if TYPE_CHECKING:
     from dct_augment.config import Config
-    from dct_augment.pipeline import Run
+    from dct_augment.pipeline.run import Run
     from dct_augment.records import Report
 
 app = typer.Typer(
@@ -188,7 +189,7 @@ def verify(
         from dct_augment.errors import InputError
 
         raise InputError(f"{settings.root} does not exist; make it with `dct-augment generate --config {config}`")
-    from dct_augment.verify import verify as check
+    from dct_augment.pipeline.verify import verify as check
 
     found = check(settings.root / "shards", settings.name, settings.root / "tokens")
     for problem in found.problems:
@@ -252,14 +253,13 @@ def _flow(
 
 
 def _plan(settings: "Config", parts: tuple[str, ...]) -> None:
-    from dct_augment import cost
-    from dct_augment.pipeline import Run
+    from dct_augment.pipeline.run import Run
 
     table = Table(title=f"{settings.name} -> {settings.root}", title_justify="left")
     for column in ("part", "to do", "U-Net evaluations", "seconds, about"):
         table.add_column(column, justify="left" if column == "part" else "right")
     with console.status("measuring one step"):
-        lines = cost.estimate(Run(settings), parts)
+        lines = estimate(Run(settings), parts)
     for line in lines:
         seconds = "-" if math.isnan(line.seconds) else f"{line.seconds:,.0f}"
         table.add_row(line.part, line.todo, f"{line.evaluations:,}", seconds)
@@ -300,7 +300,7 @@ def _shard_table(run: "Run") -> None:
 
 
 def _summary(settings: "Config") -> None:
-    from dct_augment.report import headlines
+    from dct_augment.report.page import headlines
 
     table = Table(title=f"{settings.name}: judge and test accuracy, 95 % intervals", title_justify="left")
     table.add_column("what")

@@ -12,7 +12,7 @@ from rich.progress import Progress as Bars
 
 if TYPE_CHECKING:
     from dct_augment.config import Config
-    from dct_augment.pipeline import Run
+    from dct_augment.pipeline.run import Run
     from dct_augment.records import Progress, Report
 
 console = Console(stderr=True)
@@ -52,7 +52,7 @@ def configure(
 def running(settings: "Config") -> Iterator["Run"]:
     """A run with progress bars on stderr."""
     with progress_bars() as report:
-        from dct_augment.pipeline import Run
+        from dct_augment.pipeline.run import Run
 
         yield Run(settings, report)
 

@@ -11,7 +11,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "missing": "red"}
 
 def doctor(config: ConfigName = "pocket", overrides: Overrides = None, output: Output = None) -> None:
     """Say what is present, what is missing and where to get it; downloads nothing. Exit code 1 if something is."""
-    from dct_augment.doctor import examine
+    from dct_augment.pipeline.doctor import examine
 
     findings = list(examine(configure(config, overrides, None, output, None, None)))
     table = Table(show_lines=True)

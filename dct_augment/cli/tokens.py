@@ -11,8 +11,8 @@ from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, confi
 from dct_augment.errors import InputError
 
 if TYPE_CHECKING:
-    from dct_augment.exchange import Token
-    from dct_augment.pipeline import Run
+    from dct_augment.pipeline.run import Run
+    from dct_augment.tokens.formats import Token
 
 app = typer.Typer(no_args_is_help=True, help="List, show, export, import and compare class tokens.")
 
@@ -86,12 +86,12 @@ def export(
 ) -> None:
     """Write tokens for another tool."""
     with running(configure(config, overrides, classes, output, None, None)) as run:
-        from dct_augment import exchange
+        from dct_augment.tokens import formats
 
         found = _found(run)
         if not found:
             raise InputError(f"there are no tokens in {run.tokens.path}; make them with `dct-augment train`")
-        written = exchange.write(found, to, kind, run.config.name)
+        written = formats.write(found, to, kind, run.config.name)
     typer.echo(f"{len(found)} tokens in {len(written)} files in {to}")
 
 
@@ -109,9 +109,10 @@ def import_token(
 ) -> None:
     """Take in tokens from a file as tokens of a run."""
     with running(configure(config, overrides, None, output, None, None)) as run:
-        from dct_augment import datasets, exchange
+        from dct_augment import datasets
+        from dct_augment.tokens import formats
 
-        found = exchange.read(file)
+        found = formats.read(file)
         if name is not None and len(found) > 1:
             raise InputError(
                 f"{file} holds {len(found)} tokens ({', '.join(one.word for one in found[:5])}); leave out --class"
@@ -164,9 +165,9 @@ def _found(run: "Run") -> "list[Token]":
 
 def _named(name: str, config: str, overrides: list[str] | None, output: Path | None) -> "list[Token]":
     if Path(name).suffix in (".safetensors", ".pt", ".bin"):
-        from dct_augment import exchange
+        from dct_augment.tokens import formats
 
-        return exchange.read(Path(name))
+        return formats.read(Path(name))
     with running(configure(config, overrides, name, output, None, None)) as run:
         found = _found(run)
     if not found:
@@ -175,13 +176,13 @@ def _named(name: str, config: str, overrides: list[str] | None, output: Path | N
 
 
 def _collect(path: Path) -> "dict[str, Token]":
-    from dct_augment import exchange
+    from dct_augment.tokens import formats
 
     folder = path / "tokens" if (path / "tokens").is_dir() else path
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else [path]
     if not files:
         raise InputError(f"{path} holds no token files")
-    return {token.word: token for file in files for token in exchange.read(file)}
+    return {token.word: token for file in files for token in formats.read(file)}
 
 
 def _pairs(one: "dict[str, Token]", other: "dict[str, Token]") -> "list[tuple[Token, Token]]":

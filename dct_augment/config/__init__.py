@@ -1,5 +1,6 @@
 """The configuration: one section per stage, read from YAML, checked whole, fingerprinted."""
 
+from dct_augment.config.base import Fraction, PositiveInt, Section
 from dct_augment.config.datasets import (
     AnyDataset,
     CubDataset,
@@ -15,7 +16,6 @@ from dct_augment.config.datasets import (
 )
 from dct_augment.config.fingerprints import differences, fingerprint, seed_from
 from dct_augment.config.loading import DATASETS, available, dump, folders, load, override, validate
-from dct_augment.config.section import Fraction, PositiveInt, Section
 from dct_augment.config.sections import (
     FULL_BENCHMARK,
     SCHEMA_VERSION,

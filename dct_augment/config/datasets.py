@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dct_augment.config.section import Section
+from dct_augment.config.base import Section
 
 
 class AnyDataset(Section):

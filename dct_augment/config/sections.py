@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from dct_augment.config.base import Fraction, PositiveInt, Section
 from dct_augment.config.datasets import DatasetConfig
-from dct_augment.config.section import Fraction, PositiveInt, Section
 from dct_augment.prompts import CLASS_FIELD, TOKEN_FIELD
 
 SCHEMA_VERSION = 1

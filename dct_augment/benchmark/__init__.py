@@ -1,0 +1,1 @@
+"""The honest benchmark: arms, trials, the pool of processes, comparisons of arms."""

@@ -1,0 +1,34 @@
+"""The arms of the benchmark: which have synthetic images, and where these lie."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from dct_augment.config import Arm, BenchmarkConfig
+from dct_augment.generation.shards import PLAIN, TRAIN
+
+SYNTHETIC = {
+    "plain_prompt": PLAIN,
+    "textual_inversion": TRAIN,
+    "class_token": TRAIN,
+    "class_token_few_shot_guide": TRAIN,
+    "class_token_filtered": TRAIN,
+}
+"""Arms with synthetic images, and the shard split they use. They keep the strong augmentation."""
+
+OWN_IMAGES = ("textual_inversion", "class_token_few_shot_guide")
+"""Arms whose images are made anew from the real images of each draw."""
+
+
+def arm_draws(settings: BenchmarkConfig) -> tuple[tuple[Arm, int, int], ...]:
+    """Arm, shots and seed of everything that needs images of its own."""
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    return tuple((arm, settings.shots, seed) for seed in seeds for arm in settings.arms if arm in OWN_IMAGES)
+
+
+Homes = Mapping[str, Path]
+"""Where the synthetic images of each arm are: a run folder, or for `OWN_IMAGES` a folder of one for each draw."""
+
+
+def home(homes: Homes, arm: str, shots: int, seed: int) -> Path:
+    """The run folder that holds the synthetic images of an arm on a draw: tokens/, shards/ and the rest."""
+    return homes[arm] / f"{shots}-{seed}" if arm in OWN_IMAGES else homes[arm]

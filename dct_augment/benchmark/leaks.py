@@ -1,0 +1,24 @@
+"""Leaks: a validation or test picture among the training pictures."""
+
+from collections.abc import Callable, Mapping
+
+from dct_augment.errors import LeakError
+from dct_augment.images import content
+from dct_augment.records import Example, Split
+
+
+def refuse_leaks(
+    split: Split, synthetic: Mapping[str, str] | None = None, content_of: Callable[[Example], str] | None = None
+) -> None:
+    """Compare pictures by content; `synthetic` gives the key of each further training picture by its hash.
+
+    Raises:
+        LeakError: a validation or test picture is also a training picture; names both keys.
+    """
+    content_of = content_of or (lambda example: content(example.open()))
+    training = {content_of(example): example.key for example in split.train}
+    for name in ("val", "test"):
+        for example in getattr(split, name):
+            found = content_of(example)
+            if (twin := training.get(found) or (synthetic or {}).get(found)) is not None:
+                raise LeakError(f"{name} image {example.key!r} is the same picture as training image {twin!r}")

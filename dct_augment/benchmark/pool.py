@@ -1,0 +1,131 @@
+"""Benchmark trials in processes side by side, one thread each: what a CPU is good for.
+
+A trial on a CPU takes one thread, so neither the machine's cores nor the number of processes change its result.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from dct_augment.benchmark.arms import Homes
+from dct_augment.benchmark.trials import Benchmark, TrialPlan
+from dct_augment.config import BenchmarkConfig
+from dct_augment.errors import DctAugmentError
+from dct_augment.records import Dataset, Trial
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a `Benchmark` is made of, as another process takes it."""
+
+    dataset: Dataset
+    homes: Homes
+    settings: BenchmarkConfig
+    accepted: frozenset[str] = frozenset()
+
+    def make(self, device: str = "cpu") -> Benchmark:
+        """The benchmark."""
+        return Benchmark(self.dataset, self.homes, self.settings, device, self.accepted)
+
+
+def at_once(settings: BenchmarkConfig, device: str) -> int:
+    """How many trials run side by side: on a CPU `processes`, one per core if unset; elsewhere one."""
+    return (settings.processes or os.cpu_count() or 1) if device == "cpu" else 1
+
+
+def run(
+    source: Source, plans: Sequence[TrialPlan], *, device: str = "cpu", processes: int = 1
+) -> Generator[Trial, None, None]:
+    """Run trials, yielding them in order; on a CPU, `processes` of them side by side.
+
+    Raises:
+        LeakError: a validation or test image is among the training images.
+        DctAugmentError: a process died.
+    """
+    processes = min(processes, len(plans)) if device == "cpu" else 1
+    if processes <= 1:
+        bench = source.make(device)
+        yield from map(bench.trial, plans)
+        return
+    with SideBySide(source, processes) as others:
+        yield from others.trials(plans)
+
+
+class SideBySide:
+    """Processes that run trials on a CPU, one thread each, for any thread of this one."""
+
+    def __init__(self, source: Source, processes: int) -> None:
+        # A server forks them: it has imported torch but not used it, so no lock and no thread pool is inherited.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        self._strangers = set(multiprocessing.active_children())
+        self._processes = processes
+        self._pool = ProcessPoolExecutor(processes, context, _prepare, (source,))
+
+    def trial(self, planned: TrialPlan) -> Trial:
+        """Run one trial; blocks.
+
+        Raises:
+            DctAugmentError: a process died.
+        """
+        (trial,) = self.trials([planned])
+        return trial
+
+    def trials(self, plans: Sequence[TrialPlan]) -> Iterator[Trial]:
+        """Run trials, yielding them in order.
+
+        Raises:
+            DctAugmentError: a process died.
+        """
+        try:
+            yield from self._pool.map(_trial, plans)
+        except BrokenProcessPool as error:
+            raise DctAugmentError(
+                f"one of {self._processes} benchmark processes died, perhaps out of memory; finished trials are kept. "
+                "Go on with fewer: --set benchmark.processes=1"
+            ) from error
+
+    def __enter__(self) -> "SideBySide":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the processes; at once, if something went wrong: the exit of Python would wait for them."""
+        if kind is None:
+            self._pool.shutdown()
+            return
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - self._strangers:
+            child.terminate()
+
+
+_bench: Benchmark | None = None  # of this process, if it is one of the side by side ones
+
+
+def _prepare(source: Source) -> None:
+    global _bench
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    _bench = source.make()
+
+
+def _leave_with_parent() -> None:
+    """End this process when its parent has ended, however that came about."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _trial(planned: TrialPlan) -> Trial:
+    return cast(Benchmark, _bench).trial(planned)

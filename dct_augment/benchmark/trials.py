@@ -1,0 +1,174 @@
+"""The benchmark: one low-resource classifier, trained in several arms on paired few-shot draws.
+
+Every arm takes the same number of gradient steps on batches of the same size; arms differ in their images alone. The
+validation split chooses the state that is tested, and the test split is read once, after the last step.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC, Homes, home
+from dct_augment.benchmark.leaks import refuse_leaks
+from dct_augment.config import BenchmarkConfig, seed_from
+from dct_augment.datasets import few_shot
+from dct_augment.downstream import training
+from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
+from dct_augment.downstream.training import Memory, Transforms
+from dct_augment.images import content
+from dct_augment.records import Dataset, Example, Split, Trial
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """One trial to run: an arm on the few-shot draw of a seed; `per_class` is 0 for arms without synthetic images."""
+
+    arm: str
+    seed: int
+    shots: int
+    per_class: int = 0
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        number = f", {self.per_class} per class" if self.per_class else ""
+        return f"{self.arm}, {self.shots} shots, seed {self.seed}{number}"
+
+
+def plan_trials(settings: BenchmarkConfig) -> tuple[TrialPlan, ...]:
+    """Every trial, seed by seed, then those of the curves; the trials of one draw share their real images."""
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    base = [_planned(arm, seed, settings.shots, settings.per_class) for seed in seeds for arm in settings.arms]
+    numbers = sorted({*(ratio * settings.shots for ratio in settings.ratios), *settings.per_class_curve})
+    offered = [
+        _planned(arm, seed, settings.shots, number)
+        for number in numbers for seed in seeds for arm in settings.arms
+        if arm in SYNTHETIC and (arm not in OWN_IMAGES or number <= settings.per_class)
+    ]  # fmt: skip
+    fewer = [
+        _planned(arm, seed, shots, settings.per_class)
+        for shots in settings.shots_curve for seed in seeds for arm in settings.arms if arm not in OWN_IMAGES
+    ]  # fmt: skip
+    return tuple(dict.fromkeys([*base, *offered, *fewer]))
+
+
+def _planned(arm: str, seed: int, shots: int, per_class: int) -> TrialPlan:
+    return TrialPlan(arm, seed, shots, per_class if arm in SYNTHETIC else 0)
+
+
+class Benchmark:
+    """Runs trials of one data set against the images in the `homes` of its arms.
+
+    `accepted` are the keys of the images that the filter let through.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        homes: Homes,
+        settings: BenchmarkConfig,
+        device: str = "cpu",
+        accepted: frozenset[str] = frozenset(),
+    ) -> None:
+        self._dataset, self._homes, self._settings, self._device = dataset, homes, settings, device
+        self._accepted = accepted
+        self._tensors = Transforms(settings.image_size, settings.randaugment)
+        self._test = Memory(RealImages(dataset.examples("test"), self._tensors.plain))
+        val = dataset.examples("val")
+        self._val = Memory(RealImages(val, self._tensors.plain)) if len(val) else None
+        self._hashes: dict[str, str] = {}
+        self._drawn: dict[tuple[Path, str], Mapping[str, str]] = {}
+
+    def trial(self, planned: TrialPlan) -> Trial:
+        """Train one classifier from its seed and measure it on the test split, once.
+
+        Raises:
+            LeakError: a validation or test image is among the training images, real or synthetic.
+            ModelError: unknown model.
+            DctAugmentError: the loss is not finite.
+        """
+        with _one_thread() if self._device == "cpu" else nullcontext():
+            return self._trial(planned)
+
+    def guide(self, shots: int, seed: int, classes: int) -> nn.Module:
+        """A classifier of `classes` outputs that has seen the few-shot images of a draw, and nothing to choose it by.
+
+        Raises:
+            LeakError: a validation or test image is among them.
+        """
+        with _one_thread() if self._device == "cpu" else nullcontext():
+            return self._fit(TrialPlan("real+strong_aug", seed, shots), classes, chosen=False).model
+
+    def _trial(self, planned: TrialPlan) -> Trial:
+        began = time.monotonic()
+        fitted = self._fit(planned, 1 + max(info.index for info in self._dataset.classes))
+        truth, predicted = training.predict(fitted.model, self._test, self._device)
+        right = sum(one == other for one, other in zip(truth, predicted, strict=True))
+        return Trial(
+            planned.arm, planned.shots, planned.seed, planned.per_class, self._settings.steps, right / len(truth),
+            fitted.val_accuracy, time.monotonic() - began, tuple(truth), tuple(predicted),
+        )  # fmt: skip
+
+    def _fit(self, planned: TrialPlan, classes: int, *, chosen: bool = True) -> training.Fitted:
+        split = few_shot(self._dataset, planned.shots, planned.seed, self._settings.imbalance)
+        refuse_leaks(split, self._contents(planned), self._content_of)
+        return training.fit(
+            self._mixture(planned, split),
+            self._settings,
+            classes=classes,
+            seed=seed_from("classifier", planned.seed) % 2**32,
+            mixed=planned.arm != "real",
+            validation=self._val if chosen else None,
+            device=self._device,
+        )
+
+    def _contents(self, planned: TrialPlan) -> Mapping[str, str]:
+        """Key by pixel hash of the synthetic images that a trial may see."""
+        if planned.arm not in SYNTHETIC:
+            return {}
+        folder = home(self._homes, planned.arm, planned.shots, planned.seed) / "shards"
+        place = (folder, SYNTHETIC[planned.arm])
+        if place not in self._drawn:
+            images = SyntheticImages(*place)
+            self._drawn[place] = {content(images[index][0]): key for index, key in enumerate(images.keys)}
+        return self._drawn[place]
+
+    def _mixture(self, planned: TrialPlan, split: Split) -> Mixture:
+        settings = self._settings
+        transform = self._tensors.light if planned.arm == "real" else self._tensors.strong
+        synthetic = None
+        if planned.arm in SYNTHETIC:
+            synthetic = SyntheticImages(
+                home(self._homes, planned.arm, planned.shots, planned.seed) / "shards",
+                SYNTHETIC[planned.arm],
+                per_class=planned.per_class,
+                only=self._accepted if planned.arm == "class_token_filtered" else None,
+                transform=transform,
+            )
+        return Mixture(
+            RealImages(split.train, transform),
+            synthetic,
+            probability=settings.synthetic_probability,
+            length=settings.steps * settings.batch_size,
+            seed=seed_from("mixture", planned.seed),
+        )
+
+    def _content_of(self, example: Example) -> str:
+        if example.key not in self._hashes:
+            self._hashes[example.key] = content(example.open())
+        return self._hashes[example.key]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,1 @@
+"""The low-resource classifier: real and synthetic images mixed, training, saving, predicting."""

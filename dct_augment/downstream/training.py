@@ -1,0 +1,183 @@
+"""The low-resource classifier: one recipe for every arm of the benchmark, and for a few-shot guide."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup, create_transform
+from timm.models import save_for_hf
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from dct_augment.config import BenchmarkConfig
+from dct_augment.downstream.mixing import Mixture, RealImages, Transform
+from dct_augment.errors import DctAugmentError, ModelError
+
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": lambda weights, **kwargs: torch.optim.AdamW(weights, fused=True, **kwargs),
+    "sgd": lambda weights, **kwargs: torch.optim.SGD(weights, momentum=0.9, nesterov=True, **kwargs),
+}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained classifier, frozen, and the accuracy by which the validation split chose it; NaN if there is none."""
+
+    model: nn.Module
+    val_accuracy: float
+
+
+class Memory(Dataset[tuple[torch.Tensor, int]]):
+    """A data set read once and kept as tensors."""
+
+    def __init__(self, source: RealImages) -> None:
+        self._items = [source[index] for index in range(len(source))]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self._items[index]
+
+
+class Transforms:
+    """From an RGB picture to a tensor (3, H, W): plain for testing, light and strong for training."""
+
+    def __init__(self, size: int, randaugment: str) -> None:
+        self.plain: Transform = create_transform(size, crop_pct=1.0)
+        light = {"scale": (0.8, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0, "color_jitter": None}
+        self.light: Transform = create_transform(size, is_training=True, **light)
+        self.strong: Transform = create_transform(
+            size, is_training=True, auto_augment=randaugment, re_prob=0.1, **(light | {"scale": (0.6, 1.0)})
+        )
+
+
+def fit(
+    data: Mixture,
+    settings: BenchmarkConfig,
+    *,
+    classes: int,
+    seed: int,
+    mixed: bool = False,
+    validation: Memory | None = None,
+    device: str = "cpu",
+) -> Fitted:
+    """Train a classifier of `classes` outputs on `settings.steps` batches, all its randomness from `seed`.
+
+    Looks at the validation images `settings.validations` times, evenly, and returns the best state; of equal ones the
+    last. `mixed` applies mixup and cutmix.
+
+    Raises:
+        ModelError: unknown model.
+        DctAugmentError: the loss is not finite.
+    """
+    _seed_everything(seed)
+    model = create(settings, classes).to(device)
+    train = _training_mode(model, settings)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = _OPTIMIZERS[settings.optimizer](weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps + 1)
+    mix = _mixup(settings, classes) if mixed else None
+    looks = {round(settings.steps * (n + 1) / settings.validations) for n in range(settings.validations)}
+    best, chosen = float("nan"), None
+    train()
+    for step, (images, labels) in enumerate(DataLoader(cast(Dataset[Any], data), batch_size=settings.batch_size), 1):
+        images, labels = mix(images, labels) if mix else (images, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss = functional.cross_entropy(model(images.to(device)), labels.to(device))
+        _refuse_infinite(loss, step, settings)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if validation is not None and step in looks:
+            seen = accuracy(model.eval(), validation, device)
+            if not seen < best:
+                best, chosen = seen, {name: value.clone() for name, value in model.state_dict().items()}
+            train()
+    if chosen is not None:
+        model.load_state_dict(chosen)
+    return Fitted(model.eval().requires_grad_(False), best)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Memory, device: str = "cpu") -> tuple[list[int], list[int]]:
+    """Labels and answers, an index each, for every image in order."""
+    truth: list[int] = []
+    answers: list[int] = []
+    for batch, labels in DataLoader(images, batch_size=128):
+        truth += labels.tolist()
+        answers += model(batch.to(device)).argmax(1).tolist()
+    return truth, answers
+
+
+def accuracy(model: nn.Module, images: Memory, device: str = "cpu") -> float:
+    """Share of the images that are recognised."""
+    truth, answers = predict(model, images, device)
+    return sum(one == other for one, other in zip(truth, answers, strict=True)) / len(truth)
+
+
+def create(settings: BenchmarkConfig, classes: int) -> nn.Module:
+    """The classifier before training.
+
+    Raises:
+        ModelError: unknown model, or weights that cannot be had.
+    """
+    try:
+        model = timm.create_model(settings.model, pretrained=settings.pretrained, num_classes=classes)
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"benchmark.model {settings.model!r} cannot be made: {reason}. Use a name of timm.list_models(), "
+            "hf-hub:ID, or local-dir:FOLDER"
+        ) from error
+    return cast(nn.Module, model)
+
+
+def save(model: nn.Module, settings: BenchmarkConfig, names: list[str], folder: Path) -> None:
+    """Write a trained classifier as timm's `local-dir:` takes it, with its label names and preprocessing."""
+    side = settings.image_size
+    prepared = {"input_size": (3, side, side), "fixed_input_size": False, "crop_pct": 1.0, "crop_mode": "center",
+                "interpolation": "bilinear", "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}  # fmt: skip
+    known: Any = model
+    known.pretrained_cfg = {**known.pretrained_cfg, **prepared, "num_classes": len(names), "label_names": names}
+    described = {"num_classes": len(names), "label_names": names}
+    save_for_hf(known, str(folder), model_config=described, safe_serialization=True)
+
+
+def _training_mode(model: Any, settings: BenchmarkConfig) -> Callable[[], Any]:
+    """Make trainable what the setting says; what to call before training steps.
+
+    Under a linear probe the backbone stays as in evaluation: its batch statistics, too, are weights.
+    """
+    if settings.train == "fine_tune":
+        return model.train
+    model.requires_grad_(False)
+    model.get_classifier().requires_grad_(True)
+    return model.eval
+
+
+def _mixup(settings: BenchmarkConfig, classes: int) -> Any:
+    if not (settings.mixup or settings.cutmix):
+        return None
+    return Mixup(mixup_alpha=settings.mixup, cutmix_alpha=settings.cutmix, label_smoothing=0.0, num_classes=classes)
+
+
+def _refuse_infinite(loss: torch.Tensor, step: int, settings: BenchmarkConfig) -> None:
+    if not bool(loss.isfinite()):
+        raise DctAugmentError(
+            f"benchmark: the loss is not finite in step {step} of {settings.steps}; lower benchmark.learning_rate, now "
+            f"{settings.learning_rate}"
+        )
+
+
+def _seed_everything(seed: int) -> None:
+    """Seed all three generators: timm's transforms draw from `random` and NumPy, not from torch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

@@ -1,0 +1,1 @@
+"""Labelled images from class tokens: plan, generator, shards, filter."""

@@ -1,0 +1,1 @@
+"""What generated images are worth: recognised by guide and judge, and compared with real ones."""

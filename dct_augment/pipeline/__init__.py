@@ -1,0 +1,5 @@
+"""A run: the stages wired to one configuration and one folder."""
+
+from dct_augment.pipeline.run import Run
+
+__all__ = ["Run"]

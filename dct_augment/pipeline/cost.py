@@ -1,0 +1,103 @@
+"""What a run will cost before it starts: counted work, times the measured speed of one step."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dct_augment.benchmark.arms import arm_draws
+from dct_augment.benchmark.trials import plan_trials
+from dct_augment.config import Config, TokensConfig
+
+if TYPE_CHECKING:
+    from dct_augment.pipeline.run import Run
+
+
+@dataclass(frozen=True)
+class Line:
+    """One part of the plan. A U-Net evaluation is one image forward; backward counts two."""
+
+    part: str
+    todo: str
+    evaluations: int
+    seconds: float
+
+
+def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
+    """The work that is left in each part; for tokens one whole attempt a class: stops save, restarts add."""
+    from dct_augment.generation.shards import PLAIN, TRAIN
+    from dct_augment.pipeline.stages import ImageStage, TokenStage
+
+    config, lines = run.config, []
+    per_image = config.sampling.num_inference_steps * run.backend.evaluations(config.sampling.guidance_scale)
+    pace = _seconds_per_evaluation(run)
+    if "tokens" in parts:
+        settings = config.tokens
+        missing = TokenStage(run).missing()
+        total = token_evaluations(config, per_image) * len(missing)
+        lines.append(
+            Line(
+                "class tokens",
+                f"{len(missing)} classes, up to {settings.max_updates} updates an attempt",
+                total,
+                total * pace,
+            )
+        )
+    for split in (TRAIN, PLAIN):
+        if split in parts:
+            layout = ImageStage(run, split).layout(run.classes)
+            todo = [spec for spec in layout if not run.shards.parquet(spec).is_file()]
+            images = sum(map(len, todo))
+            lines.append(Line(f"images ({split})", f"{images} images, {len(todo)} shards",
+                              images * per_image, images * per_image * pace))  # fmt: skip
+    if "arms" in parts and (draws := arm_draws(config.benchmark)):
+        images = len(run.classes) * config.benchmark.per_class * per_image
+        tokens = {
+            "textual_inversion": 3 * config.textual_inversion.steps * config.textual_inversion.batch_size
+            + 2 * config.tokens.certificate_images * per_image,
+            "class_token_few_shot_guide": token_evaluations(config, per_image),
+        }
+        total = sum(images + len(run.classes) * tokens[arm] for arm, _, _ in draws)
+        lines.append(Line("arms", f"tokens and images of {len(draws)} arms and draws", total, total * pace))
+    if "benchmark" in parts:
+        trials = len(plan_trials(config.benchmark))
+        lines.append(Line("benchmark", f"{trials} trials of {config.benchmark.steps} steps", 0, float("nan")))
+    return lines
+
+
+def token_evaluations(config: Config, per_image: int) -> int:
+    """U-Net evaluations of one whole attempt at one class, for images of `per_image` evaluations."""
+    settings = config.tokens
+    looks = settings.max_updates / settings.validate_every * settings.validation_images * per_image
+    certificate = 2 * settings.certificate_images * per_image
+    update = settings.images_per_update * _per_gradient(settings, per_image, config.sampling.num_inference_steps)
+    return int(settings.max_updates * update + looks + certificate)
+
+
+def _per_gradient(settings: TokensConfig, image: int, steps: int) -> float:
+    """U-Net evaluations of one gradient of one image, as gradients.py states them, for images of `image` each."""
+    step = image / steps
+    place = sum(map(sum, settings.look_ahead)) / 2 / len(settings.look_ahead)
+    return {
+        "last_step": image + 2,
+        "last_k": image + 2 + 2 * step * (settings.last_k - 1),
+        "full": 3 + step + 4 * step * (steps - 1),
+        "lv": image + settings.renoised * (2 + step),
+        "look_ahead": image * place + 2 + step,
+        "direct_align": image / settings.serves + 2 + step,
+    }[settings.method]
+
+
+def _seconds_per_evaluation(run: "Run", batch: int = 8) -> float:
+    import torch
+
+    backend = run.backend
+    empty = backend.encode([""]).expand(batch)
+    latents = backend.latents(range(batch))
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        with torch.no_grad():
+            backend.predict(latents, torch.full((batch,), 500, device=latents.device), empty, empty, 1.0)
+        times.append(time.perf_counter() - began)
+    return min(times) / batch

@@ -1,0 +1,28 @@
+"""The stages of a run as units of work: what is missing, one unit of it, and the index of all.
+
+A unit is what is resumed, retried, and given to another process or machine. Its plan is on disk before it begins, and
+its result is a file that says itself what it was made of, so it does not matter who made it.
+"""
+
+from collections.abc import Callable, Mapping
+
+from dct_augment.generation.shards import PLAIN, TRAIN
+from dct_augment.pipeline.stages.arms import ArmStage
+from dct_augment.pipeline.stages.images import ImageStage
+from dct_augment.pipeline.stages.metrics import MetricStage
+from dct_augment.pipeline.stages.stage import Stage
+from dct_augment.pipeline.stages.tokens import TokenStage
+from dct_augment.pipeline.stages.trials import TrialStage
+from dct_augment.pipeline.workspace import Workspace
+
+__all__ = ["STAGES", "ArmStage", "ImageStage", "MetricStage", "Stage", "TokenStage", "TrialStage"]
+
+STAGES: Mapping[str, Callable[[Workspace], Stage]] = {
+    "tokens": TokenStage,
+    TRAIN: lambda work: ImageStage(work, TRAIN),
+    PLAIN: lambda work: ImageStage(work, PLAIN),
+    "arms": ArmStage,
+    "benchmark": TrialStage,
+    "metrics": MetricStage,
+}
+"""How each stage is made, by `Unit.stage`, in the order of a run."""

@@ -1,0 +1,51 @@
+"""What a stage is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from dct_augment.pipeline.workspace import Workspace
+from dct_augment.records import Progress, Report, Unit, silent
+
+
+class Stage(ABC):
+    """One stage of one run."""
+
+    name: str
+    title: str
+
+    def __init__(self, work: Workspace) -> None:
+        self._work, self._config = work, work.config
+
+    @abstractmethod
+    def pending(self) -> tuple[Unit, ...]:
+        """Plan what is missing, and return it. Call it under the run's lock.
+
+        Raises:
+            StaleRunError: there is work made with other settings.
+        """
+
+    @abstractmethod
+    def do(self, unit: Unit, report: Report = silent) -> None:
+        """Do one unit, in any process that sees the run's folder; `report` gets at most `unit.size`."""
+
+    @abstractmethod
+    def publish(self) -> None:
+        """Write the index of all that is done."""
+
+    @property
+    def at_once(self) -> int:
+        """How many units this process may do at a time."""
+        return 1
+
+    @contextmanager
+    def side_by_side(self) -> Iterator[None]:
+        """Be ready for `at_once` units at a time, from as many threads."""
+        yield
+
+    def do_all(self, units: Sequence[Unit], report: Report = silent) -> None:
+        """Do units here, one after the other."""
+        done, total = 0, sum(unit.size for unit in units)
+        for unit in units:
+            self.do(unit, lambda one, before=done: report(Progress(one.stage, before + one.done, total, one.note)))  # type: ignore[misc]
+            done += unit.size

@@ -1,0 +1,131 @@
+"""The stage of class tokens."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from dct_augment import datasets
+from dct_augment.errors import InputError
+from dct_augment.pipeline.stages.stage import Stage
+from dct_augment.pipeline.workspace import Workspace
+from dct_augment.records import ClassInfo, Report, Unit, silent
+from dct_augment.tokens import formats
+from dct_augment.tokens.checkpoint import TrainingMemo
+from dct_augment.tokens.class_tokens import TokenTrainer
+from dct_augment.tokens.groups import extend_groups
+from dct_augment.tokens.textual_inversion import InversionTrainer
+
+
+class TokenStage(Stage):
+    """Class tokens; a unit is a group of classes, which train in one batch."""
+
+    name = title = "tokens"
+
+    def __init__(self, work: Workspace, classes: Iterable[ClassInfo] | None = None) -> None:
+        super().__init__(work)
+        self._classes = tuple(work.classes if classes is None else classes)
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return self._config.identity("tokens")
+
+    def missing(self) -> tuple[ClassInfo, ...]:
+        """The classes that have neither a token nor a failure with these settings."""
+        tokens, identity = self._work.tokens, self._identity
+        return tuple(
+            info
+            for info in self._classes
+            if tokens.facts(info, identity) is None and tokens.failure(info, identity) is None
+        )
+
+    def failed(self) -> dict[str, str]:
+        """Why a class got no token, by name."""
+        failures = {info.name: self._work.tokens.failure(info, self._identity) for info in self._classes}
+        return {name: facts["stop_reason"] for name, facts in failures.items() if facts}
+
+    def pending(self) -> tuple[Unit, ...]:
+        """The groups with classes that are missing."""
+        missing = [info.slug for info in self.missing()]
+        tokens = self._work.tokens
+        groups = extend_groups(tokens.groups(), missing, self._config.tokens.group)
+        if missing:
+            tokens.record(groups)
+        units = []
+        for number, group in enumerate(groups):
+            if todo := tuple(slug for slug in group if slug in missing):
+                units.append(Unit("tokens", number, ", ".join(todo), len(todo) * self._updates, todo))
+            else:
+                self._memo(number).clear()  # of a process that was killed when all had been done
+        return tuple(units)
+
+    @property
+    def _updates(self) -> int:
+        config = self._config
+        inverting = config.tokens.objective == "textual_inversion"
+        return config.textual_inversion.steps if inverting else config.tokens.max_updates
+
+    def do(self, unit: Unit, report: Report = silent) -> None:
+        """Train the classes of one group that are missing, from where a killed process was."""
+        work, identity = self._work, self._identity
+        known = {info.slug: info for info in work.whole.classes}
+        finished = {slug for slug, info in known.items() if work.tokens.facts(info, identity)}
+        finished |= {slug for slug, info in known.items() if work.tokens.failure(info, identity)}
+        missing = [slug for slug in unit.classes if slug not in finished]
+        memo = self._memo(unit.number)
+        if missing:
+            state = memo.read(missing, finished)
+            order = [known[slug] for slug in (state["classes"] if state else missing)]
+            for trained in self._trainer(order).train(order, report, resume=state, checkpoint=memo.write):
+                if trained.info.slug not in finished:  # a class finished just before a kill is trained to its end again
+                    work.tokens.save(trained, identity, work.base_model)
+        memo.clear()
+
+    def publish(self) -> None:
+        """Write `tokens/index.parquet`: a row per class with a token or a failure."""
+        tokens, identity = self._work.tokens, self._identity
+        rows = [tokens.facts(info, identity) or tokens.failure(info, identity) for info in self._work.whole.classes]
+        tokens.publish([facts for facts in rows if facts])
+
+    def _memo(self, group: int) -> TrainingMemo:
+        return TrainingMemo(self._work.tokens.path, group, self._identity | {"slots": self._config.tokens.slots})
+
+    def _trainer(self, classes: Sequence[ClassInfo]) -> TokenTrainer | InversionTrainer:
+        work, config = self._work, self._config
+        shared: dict[str, Any] = {"judge": work.judge, "sampling": config.sampling, "prompting": config.prompts}
+        if config.tokens.objective == "classifier":
+            starts = self._starts(classes)
+            return TokenTrainer(work.backend, work.guide, settings=config.tokens, starts=starts, **shared)
+        return InversionTrainer(
+            work.backend, work.guide, pictures=self._pictures(classes), settings=config.textual_inversion,
+            tokens=config.tokens, **shared,
+        )  # fmt: skip
+
+    def _pictures(self, classes: Sequence[ClassInfo]) -> dict[str, list[Image.Image]]:
+        """The few-shot images of each class, by slug."""
+        wanted = self._config.textual_inversion
+        split = datasets.few_shot(self._work.real_images(), wanted.shots, wanted.draw, wanted.imbalance)
+        return {info.slug: [one.open() for one in split.train if one.label == info.index] for info in classes}
+
+    def _starts(self, classes: Iterable[ClassInfo]) -> dict[str, torch.Tensor]:
+        """Where training begins: the vectors of `tokens.start`, a token file for all or a folder with one each."""
+        start = self._config.tokens.start
+        if start is None:
+            return {}
+        found, blocks = {}, self._work.backend.blocks
+        for info in classes:
+            path = start / f"{info.slug}.safetensors" if start.is_dir() else start
+            if start.is_dir() and not path.is_file():
+                continue
+            token = formats.read(path)[0]
+            count, wanted = len(token.vector), [width for _, width in blocks]
+            if list(token.widths) != wanted or count != self._config.tokens.vectors:
+                raise InputError(
+                    f"tokens.start {str(path)!r} has {count} vectors of width {list(token.widths)}, but "
+                    f"tokens.vectors is {self._config.tokens.vectors} and the model takes {wanted}"
+                )
+            found[info.slug] = token.vector
+        if not found:
+            raise InputError(f"tokens.start {str(start)!r} holds no <class-slug>.safetensors for any class to train")
+        return found

@@ -1,0 +1,145 @@
+"""One configuration with its data, its folder and its models: what every stage works on."""
+
+import itertools
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dct_augment import classifiers, datasets, diffusion, files
+from dct_augment import config as configuration
+from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC
+from dct_augment.classifiers import Classifier
+from dct_augment.config import ClassifierConfig, Config
+from dct_augment.diffusion import Backend
+from dct_augment.errors import InputError
+from dct_augment.generation.shards import ShardFolder
+from dct_augment.records import Dataset, Progress, Report, silent
+from dct_augment.tokens.files import TokenFolder
+
+
+class Workspace:
+    """Models are loaded when first needed and kept; remarks go to `progress`."""
+
+    def __init__(self, config: Config, progress: Report = silent) -> None:
+        self.config, self.progress = config, progress
+        self.whole = datasets.load(config.dataset)
+        self.classes = datasets.select(self.whole, config.dataset.classes)
+        self.tokens = TokenFolder(config.root / "tokens", self.whole.name)
+        self.shards = ShardFolder(config.root / "shards", config.name)
+
+    @cached_property
+    def device(self) -> str:
+        """The torch device; `auto` takes CUDA when there is one."""
+        return resolve_device(self.config.device)
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The text-to-image model."""
+        loaded = diffusion.load(**self.config.model.model_dump(), device=self.device)
+        chosen = "" if self.config.model.memory else " (chosen from what is free)"
+        note = f"{type(loaded).__name__}, safety checker left out, memory: {loaded.memory}{chosen}"
+        self.progress(Progress("model", 0, 0, note))
+        return loaded
+
+    @cached_property
+    def guide(self) -> Classifier:
+        """The classifier whose gradient trains the tokens."""
+        return self._classifier(self.config.guide, "guide")
+
+    @cached_property
+    def judge(self) -> Classifier | None:
+        """The held-out classifier, if one is configured."""
+        return self._classifier(self.config.judge, "judge") if self.config.judge else None
+
+    def take_guide(self, folder: Path) -> None:
+        """Take the classifier in a folder as guide, however weak: it was trained on a few images of these classes."""
+        members = (ClassifierConfig(name=f"local-dir:{folder}", match="index"),)
+        vars(self)["guide"] = classifiers.load(members, self.whole.classes, device=self.device)
+
+    @property
+    def homes(self) -> dict[str, Path]:
+        """Where the synthetic images of each arm are; those made from each draw in a folder for what decides them."""
+        root, decides = self.config.root, self.config.identity("arms")
+        found = dict.fromkeys(SYNTHETIC, root)
+        for arm in OWN_IMAGES:
+            facts = decides if arm == "class_token_few_shot_guide" else {**decides, "benchmark": None}
+            found[arm] = root / "arms" / f"{arm}-{configuration.fingerprint(facts)[:8]}"
+        return found
+
+    def inherit(self, other: "Workspace") -> None:
+        """Take over what another run of this process has loaded from the same settings."""
+        if (other.config.device, other.whole.classes) != (self.config.device, self.whole.classes):
+            return
+        for name, section in (("backend", "model"), ("guide", "guide"), ("judge", "judge")):
+            if name in vars(other) and getattr(other.config, section) == getattr(self.config, section):
+                vars(self)[name] = vars(other)[name]
+
+    def _classifier(self, members: tuple[ClassifierConfig, ...], role: str) -> Classifier:
+        """Load a guide or judge, and look at real images with it, once per run folder and setting."""
+        loaded = classifiers.load(members, self.whole.classes, device=self.device)
+        path = self.config.root / "checks" / f"{role}.json"
+        names = [info.name for info in self.whole.classes]
+        made_of = configuration.fingerprint([member.model_dump(mode="json") for member in members], names)
+        if _known(path).get("fingerprint") != made_of:
+            name = f"{role} {' + '.join(member.name for member in members)!r}"
+            examples = itertools.chain(self.whole.examples("val"), self.whole.examples("train"))
+            accuracy = classifiers.check(loaded, self.whole.classes, examples, name)
+            if accuracy is not None:
+                self.progress(Progress(role, 0, 0, f"{name} recognises {accuracy:.0%} of some real images"))
+            files.write_text(path, json.dumps({"fingerprint": made_of, "accuracy": accuracy}, indent=1) + "\n")
+        return loaded
+
+    @property
+    def base_model(self) -> dict[str, Any]:
+        """Of which text-to-image model a token of this run is an embedding."""
+        model = self.config.model
+        family = type(self.backend).__name__
+        return {"path": model.path, "revision": model.revision, "family": family, "blocks": list(self.backend.blocks)}
+
+    def real_images(self) -> Dataset:
+        """The chosen classes, without the val and test pictures that cannot be read."""
+        without = self._unreadable()
+        if len(self.classes) == len(self.whole.classes) and not any(without.values()):
+            return self.whole
+        return datasets.Restricted(self.whole.name, self.classes, self.whole, without)
+
+    def _unreadable(self) -> dict[str, list[str]]:
+        """Keys of the val and test pictures that cannot be opened; looked for once, and said."""
+        if self.config.dataset.name in ("pocket", "digits"):
+            return {}
+        path = self.config.root / "benchmark" / "unreadable.json"
+        sizes = {split: len(self.whole.examples(split)) for split in ("val", "test")}
+        known = _known(path)
+        if known.get("sizes") != sizes:
+            keys = {split: datasets.unreadable(self.whole.examples(split)) for split in sizes}
+            known = {"sizes": sizes, "keys": keys}
+            files.write_text(path, json.dumps(known, indent=1) + "\n")
+        for split, keys in known["keys"].items():
+            if keys:
+                listed = ", ".join(keys[:3]) + (" ..." if len(keys) > 3 else "")
+                note = f"{len(keys)} of {sizes[split]} {split} images cannot be read and are left out: {listed}"
+                self.progress(Progress("data", 0, 0, note))
+        return dict(known["keys"])
+
+
+def _known(path: Path) -> Mapping[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def resolve_device(name: str) -> str:
+    """Check a device name; `auto` becomes `cuda` or `cpu`.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} is not available here: {error}. Use auto, cpu, or cuda") from error
+    return name

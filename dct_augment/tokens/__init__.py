@@ -1,0 +1,1 @@
+"""Class tokens: one learned embedding vector per class, from gradient to file."""

@@ -1,0 +1,41 @@
+"""What a killed training goes on from."""
+
+import pickle
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dct_augment import files
+from dct_augment.config import fingerprint
+
+
+class TrainingMemo:
+    """The state of one group's training, so that a killed run goes on with the very same bits."""
+
+    def __init__(self, folder: Path, group: int, identity: Mapping[str, Any]) -> None:
+        self._path, self._fingerprint = folder / f".training-{group:03d}.pt", fingerprint(identity)
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Remember a state of `TokenTrainer.train`."""
+        with files.atomic(self._path) as partial:
+            torch.save({"fingerprint": self._fingerprint, **state}, partial)
+
+    def read(self, missing: Sequence[str], finished: Collection[str]) -> dict[str, Any] | None:
+        """The state to go on from; None if there is none for these settings and `missing` classes.
+
+        Classes that the state still trains and that are `finished` already were so just before the
+        process died; they are trained to their end again, to the same bits.
+        """
+        try:
+            state = dict(torch.load(self._path, weights_only=True))
+        except (FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError):
+            return None
+        classes = set(state["classes"])
+        fits = set(missing) <= classes and classes <= {*missing, *finished}
+        return state if fits and state["fingerprint"] == self._fingerprint else None
+
+    def clear(self) -> None:
+        """Forget; training is over."""
+        self._path.unlink(missing_ok=True)

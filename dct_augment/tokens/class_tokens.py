@@ -1,0 +1,185 @@
+"""Trains class tokens: one small vector per class, by the gradient of a frozen classifier.
+
+Discriminative Class Tokens (arXiv 2303.17155), section 3. Many classes share one batch; each keeps
+its own loss, optimiser and random stream, so the number of slots changes speed, and results by rounding only.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from dct_augment.classifiers import Classifier
+from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
+from dct_augment.diffusion import Backend, Batches, Conditioning, advance
+from dct_augment.records import ClassInfo, StopReason
+from dct_augment.tokens.gradients import Draw, Guidance, method
+from dct_augment.tokens.state import Learner, Range, Trained
+from dct_augment.tokens.trainer import MARK, Trainer
+
+_SCREENS = ((1, 2, 1.0), (3, 4, 0.125))  # images, steps, share of the words: enough to tell a bird from a machine
+
+
+class TokenTrainer(Trainer[Learner]):
+    """Trains class tokens on one back-end under one guide; `starts` (n, D) by slug are where known tokens begin."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        guide: Classifier,
+        *,
+        judge: Classifier | None = None,
+        settings: TokensConfig,
+        sampling: SamplingConfig,
+        prompting: PromptsConfig,
+        starts: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        super().__init__(
+            backend, guide, judge, tokens=settings, sampling=sampling, prompting=prompting, updates=settings.max_updates
+        )
+        self._guidance = Guidance(self._unconditional, sampling.guidance_scale)
+        self._method = method(settings)
+        self._starts = dict(starts or {})
+        norms = zip(backend.blocks, backend.word_norms(), strict=True)
+        self._ranges = tuple(Range(width, *both) for (_, width), both in norms)
+
+    def _learner(self, info: ClassInfo) -> Learner:
+        (target,) = self._guide.targets([info])
+        return Learner(info, target, self._starts.get(info.slug, self._initial), self._ranges, self._tokens)
+
+    def _advance(self, active: Sequence[Learner]) -> None:
+        """See `Trainer`."""
+        self._update(active)
+        self._validate([one for one in active if one.reason is None and one.due])
+        for learner in active:
+            if learner.stuck:
+                learner.restart(self._screen(learner))
+
+    @torch.no_grad()
+    def _finish(self, one: Learner) -> Trained:
+        """See `Trainer`: the best vector, certified."""
+        certificate, _ = self._certify(one, one.best_vector)
+        one.conclude(certificate)
+        return Trained(
+            info=one.info,
+            vector=one.best_vector,
+            usable=one.usable,
+            reason=one.reason or StopReason.UPDATES,
+            updates=one.updates,
+            attempts=one.attempt + 1,
+            evaluations=one.evaluations,
+            best=one.best,
+            certificate=certificate,
+            history=tuple(one.history),
+            validations=tuple(one.validations),
+        )
+
+    def _update(self, batch: Sequence[Learner]) -> None:
+        """One update of every learner, as many at once as memory holds."""
+        count = self._tokens.images_per_update
+        drawn = [(one, one.draw_seeds(count), one.draw_place()) for one in batch]
+        for _ in self._batches.run(drawn, self._update_together):
+            pass
+
+    def _update_together(self, drawn: Sequence[tuple[Learner, list[int], float]]) -> None:
+        learners = [one for one, _, _ in drawn]
+        for learner in learners:
+            learner.forget()
+        with self._precision():
+            draws = [self._draw_of(*one) for one in drawn]
+            reached = self._method(self._backend, draws, self._guidance)
+            images = self._backend.decode(reached.latents, for_gradient=True)
+        losses = self._losses(images, learners)
+        (losses.sum() * self._loss_scale).backward()
+        for learner, draw, loss, cost in zip(learners, draws, losses.tolist(), reached.costs, strict=True):
+            learner.evaluations += cost
+            learner.update(loss)
+            learner.keep(draw.finished)
+
+    def _draw_of(self, learner: Learner, seeds: Sequence[int], place: float) -> Draw:
+        encoding = self._encode(learner.info, learner.vector, learner.first_prompt, len(seeds))
+        return Draw(self._begin(seeds, encoding), place, learner.finished)
+
+    def _losses(self, images: torch.Tensor, learners: Sequence[Learner]) -> torch.Tensor:
+        """Mean cross-entropy of each class over its own images; they are side by side, as many for each class."""
+        logits = self._guide.logits(images)
+        count = len(images) // len(learners)
+        truth = torch.tensor([one.target for one in learners], device=logits.device).repeat_interleave(count)
+        return functional.cross_entropy(logits.float(), truth, reduction="none").view(-1, count).mean(1)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        kind = self._autocast
+        return torch.autocast(torch.device(self._backend.device).type, kind) if kind else nullcontext()
+
+    @property
+    def _loss_scale(self) -> float:
+        """Keeps gradients in the range of float16; they are scaled to norm 1 afterwards in any case."""
+        return 1024.0 if torch.float16 in (self._backend.dtype, self._autocast) else 1.0
+
+    @property
+    def _autocast(self) -> torch.dtype | None:
+        return getattr(torch, self._tokens.autocast) if self._tokens.autocast else None
+
+    @torch.no_grad()
+    def _validate(self, batch: Sequence[Learner]) -> None:
+        if not batch:
+            return
+        count = self._tokens.validation_images
+        conditioning = [self._encode(one.info, one.vector, 0, count) for one in batch]
+        for learner, images in zip(batch, self._draw(batch, conditioning), strict=True):
+            learner.judge(*self._look(images, learner))
+
+    @torch.no_grad()
+    def _screen(self, learner: Learner) -> torch.Tensor:
+        """Where a restart begins: the word, of those downhill, whose quick drawings the guide likes best; (n, d).
+
+        A word that means something else (a crane is a machine) holds the token in a basin that small
+        steps do not leave; another word's embedding is a step across.
+        """
+        if not self._tokens.restart_words:
+            return self._initial
+        words = self._backend.words()
+        words = words[learner.promising(words, self._tokens.restart_words)]
+        for images, steps, share in _SCREENS:
+            words = words[: max(round(share * self._tokens.restart_words), 1)]
+            words = words[self._first_looks(learner, words, images, steps).argsort(descending=True)]
+        return words[:1].repeat(self._tokens.vectors, 1)
+
+    def _first_looks(self, learner: Learner, words: torch.Tensor, images: int, steps: int) -> torch.Tensor:
+        """How much the guide likes quick drawings with each word (W, D) as the token: log-probabilities (W,)."""
+        seeds = learner.draw_seeds(images)
+        batches = Batches(self._tokens.slots * self._tokens.validation_images // images or 1, "words")
+        looks = batches.run(list(words), lambda some: self._glance(learner, torch.stack(list(some)), seeds, steps))
+        return torch.cat([chances for _, chances in looks])
+
+    def _glance(self, learner: Learner, words: torch.Tensor, seeds: list[int], steps: int) -> torch.Tensor:
+        lines = self._prompts(learner.info, MARK, 0, len(seeds)) * len(words)
+        vectors = words.repeat_interleave(len(seeds), 0)[:, None].expand(-1, self._tokens.vectors, -1)
+        steps = min(steps, self._sampling.num_inference_steps)
+        walk = self._begin(seeds * len(words), self._backend.encode(lines, vectors), steps)
+        spent = advance(self._backend, [walk], [walk.length], self._guidance.unconditional, self._guidance.scale)
+        learner.evaluations += spent[0]
+        chances = self._guide.logits(self._backend.decode(walk.latents)).float().log_softmax(1)[:, learner.target]
+        return chances.view(len(words), len(seeds)).mean(1)
+
+    def _draw(self, batch: Sequence[Learner], conditioning: Sequence[Conditioning]) -> list[torch.Tensor]:
+        """Validation images of each learner, (validation_images, 3, H, W)."""
+        pairs = list(zip(batch, conditioning, strict=True))
+        return [images for _, some in self._batches.run(pairs, self._draw_together) for images in some]
+
+    def _draw_together(self, pairs: Sequence[tuple[Learner, Conditioning]]) -> list[torch.Tensor]:
+        walks = [self._begin(one.validation_seeds, part) for one, part in pairs]
+        stops = [walk.length for walk in walks]
+        costs = advance(self._backend, walks, stops, self._guidance.unconditional, self._guidance.scale)
+        images = [self._backend.decode(walk.latents).clamp(-1, 1) for walk in walks]
+        for (learner, _), cost in zip(pairs, costs, strict=True):
+            learner.evaluations += cost
+        return images
+
+    def _look(self, images: torch.Tensor, learner: Learner) -> tuple[float, float]:
+        """Accuracy and mean probability of the class, by the guide."""
+        chances = self._guide.logits(images).softmax(1)
+        right = (chances.argmax(1) == learner.target).float().mean().item()
+        return right, chances[:, learner.target].mean().item()

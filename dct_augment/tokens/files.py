@@ -1,0 +1,237 @@
+"""Class tokens on disk: one safetensors file per class that diffusers loads, and an index of all."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+
+from dct_augment import files
+from dct_augment.config import differences
+from dct_augment.errors import InputError, StaleRunError
+from dct_augment.prompts import token_name
+from dct_augment.records import ClassInfo, ClassToken, Verdict
+from dct_augment.tokens import formats
+from dct_augment.tokens.certificate import Certificate
+from dct_augment.tokens.formats import Token
+from dct_augment.tokens.groups import Groups
+from dct_augment.tokens.state import Trained
+
+INDEX, PLAN = "index.parquet", "plan.json"
+
+
+class TokenFolder:
+    """The class tokens of one run: `<slug>.safetensors` and `index.parquet` in `path`."""
+
+    def __init__(self, path: Path, dataset: str) -> None:
+        self.path, self._dataset = path, dataset
+
+    def file(self, info: ClassInfo) -> Path:
+        """Where the token of a class is."""
+        return self.path / f"{info.slug}.safetensors"
+
+    def word(self, info: ClassInfo) -> str:
+        """The token's word, `<dct-{dataset}-{class-slug}>`."""
+        return token_name(self._dataset, info.slug)
+
+    def facts(self, info: ClassInfo, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What a finished token says of itself; None if there is none, or it is not readable.
+
+        Raises:
+            StaleRunError: it was trained with other settings.
+        """
+        try:
+            with safe_open(self.file(info), "pt") as stored:
+                facts = dict(json.loads((stored.metadata() or {})["dct_augment"]))
+            trained_with = dict(facts["identity"])
+        except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+        if trained_with != identity:
+            raise StaleRunError(
+                f"{self.file(info)} was trained with other settings: "
+                f"{'; '.join(differences(trained_with, identity))}. Use another --output, or delete the file"
+            )
+        if facts["class"] != info.name:
+            raise StaleRunError(
+                f"{self.file(info)} was trained for {facts['class']!r}, but the class is called {info.name!r} now. Use "
+                "another --output, or delete the file"
+            )
+        return facts
+
+    def trusted(self, info: ClassInfo, *, any_verdict: bool = False) -> bool:
+        """Whether there is a token to draw with: certified, taken in from elsewhere, or whatever its verdict.
+
+        Raises:
+            InputError: its file is damaged.
+        """
+        if not self.file(info).is_file():
+            return False
+        return any_verdict or self.read(info).facts.get("verdict") in (None, Verdict.CERTIFIED)
+
+    def failure(self, info: ClassInfo, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What is known of a training with these settings that gave no usable token; None if there was none."""
+        try:
+            facts = dict(json.loads(self._failed(info).read_text(encoding="utf-8")))
+            return facts if facts["identity"] == identity and facts["class"] == info.name else None
+        except (FileNotFoundError, KeyError, TypeError, ValueError):
+            return None
+
+    def _failed(self, info: ClassInfo) -> Path:
+        return self.path / f"{info.slug}.failed.json"
+
+    def groups(self) -> Groups:
+        """Which classes train together, as recorded; empty if nothing is."""
+        path = self.path / PLAN
+        if not path.is_file():
+            return ()
+        try:
+            return tuple(tuple(group) for group in json.loads(path.read_text(encoding="utf-8"))["groups"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged: {error}. Delete it to plan again") from error
+
+    def record(self, groups: Groups) -> None:
+        """Write which classes train together, before any does."""
+        files.write_text(self.path / PLAN, json.dumps({"groups": groups}, indent=1, ensure_ascii=False) + "\n")
+
+    def token(self, info: ClassInfo) -> ClassToken:
+        """The token of a class as a record."""
+        return ClassToken(self.word(info), info.slug, files.sha256(self.file(info)))
+
+    def vector(self, info: ClassInfo) -> torch.Tensor:
+        """The embedding of a class, (n, D) float32."""
+        return self.read(info).vector
+
+    def read(self, info: ClassInfo) -> Token:
+        """The token file of a class.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
+        (token,) = formats.read(self.file(info))
+        return token
+
+    def save(self, trained: Trained, identity: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+        """Write one token, loadable by `pipe.load_textual_inversion`; return its facts.
+
+        An unusable token gets no safetensors file, but `<slug>.failed.json` that says why. `base` says of which
+        text-to-image model it is an embedding: path, revision, family, and `blocks` (`Backend.blocks`).
+        """
+        best, certificate = trained.best, trained.certificate
+        facts = {
+            "token": self.word(trained.info),
+            "class": trained.info.name,
+            "slug": trained.info.slug,
+            "class_index": trained.info.index,
+            "homonym": trained.info.homonym,
+            "usable": trained.usable,
+            "stop_reason": str(trained.reason),
+            "updates": trained.updates,
+            "attempts": trained.attempts,
+            "unet_evaluations": trained.evaluations,
+            **_certified(certificate),
+            "guide_probability": best.probability if best else None,
+            "norm": trained.vector.norm(dim=1).max().item(),
+            "losses": [round(step.loss, 4) for step in trained.history],
+            "validations": json.dumps([asdict(seen) for seen in trained.validations]),
+            "origin": "trained",
+            "base_model": json.dumps(dict(base)),
+            "identity": dict(identity),
+        }
+        if trained.usable:
+            self._write(trained.info, formats.split(trained.vector, base["blocks"]), facts)
+        else:
+            files.write_text(self._failed(trained.info), json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+        return facts
+
+    def adopt(
+        self,
+        token: Token,
+        info: ClassInfo,
+        identity: Mapping[str, Any],
+        base: Mapping[str, Any],
+        *,
+        any_model: bool = False,
+        replace: bool = False,
+    ) -> dict[str, Any]:
+        """Take in a token from elsewhere as the token of a class; return its facts.
+
+        Raises:
+            InputError: the class has a token already, or this one is of another width or another base model.
+        """
+        if self.file(info).exists() and not replace:
+            raise InputError(
+                f"{self.word(info)} is known already: {self.file(info)}. Use --replace, or another --output"
+            )
+        wanted = tuple(width for _, width in base["blocks"])
+        if token.widths != wanted:
+            raise InputError(
+                f"token {token.word!r} has width {_sum(token.widths)}, but {base['path']} takes {_sum(wanted)}: it was "
+                "made for another kind of model"
+            )
+        made_for = json.loads(token.facts.get("base_model", "null"))
+        here = {key: base[key] for key in ("path", "revision")}
+        if made_for and {key: made_for[key] for key in here} != here and not any_model:
+            raise InputError(
+                f"token {token.word!r} was made for {_model(made_for)}, not for {_model(base)}. Use --any-model if "
+                "they share their text encoder"
+            )
+        kept = ("guide_accuracy", "plain_guide_accuracy", "judge_accuracy", "plain_judge_accuracy")
+        facts = {
+            "token": self.word(info), "class": info.name, "slug": info.slug, "class_index": info.index,
+            "homonym": info.homonym, "usable": True, "stop_reason": "imported", "attempts": 0, "unet_evaluations": 0,
+            "guide_probability": None, **_certified(None),
+            "norm": token.vector.norm(dim=1).max().item(), "losses": [], "validations": "[]",
+            **{key: token.facts.get(key) for key in kept}, "updates": int(token.facts.get("updates") or 0),
+            "origin": f"imported: {token.word}", "base_model": json.dumps(dict(base)), "identity": dict(identity),
+        }  # fmt: skip
+        self._write(info, dict(token.parts), facts)
+        return facts
+
+    def _write(self, info: ClassInfo, parts: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        formats.save(
+            {key or self.word(info): formats.flat(part) for key, part in parts.items()}, self.file(info), facts
+        )
+        self._failed(info).unlink(missing_ok=True)
+
+    def publish(self, facts: Sequence[Mapping[str, Any]]) -> None:
+        """Write the index: a row per class, failed ones too."""
+        if not facts:
+            return
+        table = pd.DataFrame([{k: v for k, v in fact.items() if k != "identity"} for fact in facts])
+        with files.atomic(self.path / INDEX) as partial:
+            table.sort_values("class_index").to_parquet(partial, index=False)
+
+    def index(self) -> pd.DataFrame:
+        """The index as a table; empty if there is none."""
+        path = self.path / INDEX
+        return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+
+
+def _certified(certificate: Certificate | None) -> dict[str, Any]:
+    """A certificate as columns; all None where there is none."""
+    judge = certificate.judge if certificate else None
+    facts: dict[str, Any] = {
+        "verdict": str(certificate.verdict) if certificate else None,
+        "effect": round(certificate.effect, 2) if certificate else None,
+        "diversity": certificate.diversity if certificate else None,
+        "plain_diversity": certificate.plain_diversity if certificate else None,
+    }
+    for who, prefix, score in (("guide", "", certificate and certificate.guide), ("judge", "judge_", judge)):
+        facts[f"plain_{who}_accuracy"] = score.plain if score else None
+        facts[f"{who}_accuracy"] = score.token if score else None
+        facts[f"{prefix}gain"] = score.gain.mean if score else None
+        facts[f"{prefix}gain_low"] = score.gain.low if score else None
+        facts[f"{prefix}gain_high"] = score.gain.high if score else None
+    return facts
+
+
+def _sum(widths: Sequence[int]) -> str:
+    return " + ".join(map(str, widths))
+
+
+def _model(base: Mapping[str, Any]) -> str:
+    return f"{base['path']}@{base['revision']}" if base.get("revision") else str(base["path"])

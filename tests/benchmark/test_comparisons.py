@@ -1,0 +1,162 @@
+"""The benchmark's numbers in the report: the base setting, curves, ratios, the leak-free guide, and mistakes."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from dct_augment.benchmark import comparisons
+from dct_augment.generation.shards import ShardFolder
+from dct_augment.report import charts
+from tests.report.pages import NO_TRIALS, ODD, Page, empty, make
+
+NAMES = {0: "crane", 1: ODD}
+
+
+def trial(arm: str, seed: int, accuracy: float, *, shots: int = 5, per_class: int = 50, **more: Any) -> dict[str, Any]:
+    per_class = 0 if arm.startswith("real") else per_class
+    row = {"arm": arm, "shots": shots, "seed": seed, "per_class": per_class, "steps": 100, "accuracy": accuracy}
+    return row | {"val_accuracy": accuracy, "seconds": 1.0, "truth": [0, 0, 1], "predicted": [0, 1, 1]} | more
+
+
+def full() -> pd.DataFrame:
+    """Three seeds of every arm at shots 1, 5 and at 5, 50 synthetic images."""
+    levels = {
+        "real": 0.5, "real+strong_aug": 0.6, "plain_prompt": 0.55, "textual_inversion": 0.65, "class_token": 0.8,
+        "class_token_few_shot_guide": 0.7, "class_token_filtered": 0.82,
+    }  # fmt: skip
+    rows = []
+    for seed in range(3):
+        for arm, level in levels.items():
+            rows.append(trial(arm, seed, level + seed / 100))
+            rows.append(trial(arm, seed, level / 2 + seed / 100, shots=1))
+            if not arm.startswith("real"):
+                rows.append(trial(arm, seed, level - 0.1 + seed / 100, per_class=5))
+    return pd.DataFrame(rows)
+
+
+def summarize(table: pd.DataFrame, shots: int = 5, per_class: int = 50) -> dict[str, Any]:
+    return comparisons.summarize(table, NAMES, shots, per_class)
+
+
+def page(root: Path, table: pd.DataFrame) -> Any:
+    return make(root, ShardFolder(root / "none", "try"), pd.DataFrame(), table)
+
+
+def test_arms_are_compared_at_the_base_setting_alone() -> None:
+    facts = summarize(full())
+    assert (facts["shots"], facts["per_class"], facts["steps"], facts["seeds"]) == (5, 50, 100, [0, 1, 2])
+    assert facts["arms"]["class_token"] == {"mean": 0.81, "ci95": [0.7852, 0.8348], "n": 3}
+    assert facts["trials"]["class_token"] == {"0": 0.8, "1": 0.81, "2": 0.82}
+    assert facts["paired"]["class_token-class_token_few_shot_guide"]["mean"] == 0.1
+    assert facts["paired"]["class_token-class_token_few_shot_guide"]["n"] == 3
+
+
+@pytest.mark.parametrize(("shots", "per_class"), [(1, 50), (5, 5)])
+def test_the_base_follows_the_configuration(shots: int, per_class: int) -> None:
+    facts = summarize(full(), shots, per_class)
+    assert (facts["shots"], facts["per_class"]) == (shots, per_class)
+    assert facts["arms"]["real"]["n"] == 3
+    assert facts["arms"]["class_token"]["mean"] == (0.41 if shots == 1 else 0.71)
+
+
+def test_a_setting_without_trials_gives_way_to_the_most_frequent() -> None:
+    facts = summarize(full(), 7, 9)
+    assert (facts["shots"], facts["per_class"]) == (5, 5)
+    assert set(facts["arms"]) == set(full()["arm"])
+
+
+def test_curves_and_ratios_have_a_point_per_setting() -> None:
+    curves = summarize(full())["curves"]
+    shots = curves["shots"]["arms"]["class_token"]
+    assert [(point["shots"], point["mean"], point["n"]) for point in shots] == [(1, 0.41, 3), (5, 0.81, 3)]
+    numbers = curves["per_class"]["arms"]["class_token"]
+    assert [(point["per_class"], point["ratio"], point["mean"]) for point in numbers] == [
+        (5, 1.0, 0.71),
+        (50, 10.0, 0.81),
+    ]
+    assert set(curves["per_class"]["arms"]) == {arm for arm in full()["arm"] if not arm.startswith("real")}
+    assert curves["per_class"]["reference"]["mean"] == 0.61
+
+
+def test_no_trials_are_no_arms() -> None:
+    facts = summarize(NO_TRIALS)
+    assert (facts["arms"], facts["confusion"], facts["steps"]) == ({}, {}, None)
+
+
+def test_mistakes_are_summed_over_the_seeds_of_the_base() -> None:
+    confusion = summarize(full())["confusion"]
+    assert list(confusion) == [arm for arm in comparisons.CONFUSED if arm in set(full()["arm"])]
+    assert confusion["class_token"]["counts"] == {"crane": {"crane": 3, ODD: 3}, ODD: {ODD: 3}}
+    assert confusion["class_token"]["pairs"] == [{"truth": "crane", "answer": ODD, "n": 3, "of": 6, "share": 0.5}]
+
+
+def test_equal_accuracies_are_ties_for_the_tests() -> None:
+    rows = [
+        trial(arm, seed, 0.1 + 0.2 if arm == "real" else 0.3) for arm in ("real", "real+strong_aug") for seed in (0, 1)
+    ]
+    pair = summarize(pd.DataFrame(rows))["paired"]["real+strong_aug-real"]
+    assert (pair["mean"], pair["sign_p"], pair["permutation_p"]) == (0.0, 1.0, 1.0)
+
+
+def test_the_page_says_what_the_leak_free_guide_means(tmp_path: Path) -> None:
+    summary, text = page(tmp_path, full())
+    words = Page(text).text
+    assert summary["benchmark"]["paired"]["class_token-class_token_few_shot_guide"]["ci95"] == [0.1, 0.1]
+    assert "distillation from a guide that saw everything" in words
+    assert "test accuracy is +10.0 points" in words
+    assert "So much of the gain is distillation" in words
+    assert "With a guide that saw the few images alone" in words
+    for shown in ("5 shots", "textual inversion", "10\u00d7", "50 images", "p, sign"):
+        assert shown in words
+    assert "has no trials that share a seed" not in words
+
+
+@pytest.mark.parametrize(
+    ("few_shot", "words"),
+    [
+        ((0.9, 0.91, 0.93), "The guide that saw everything is no help here"),
+        ((0.7, 0.82, 0.95), "these seeds cannot tell"),
+        ((0.7,), "One pair is too few"),
+    ],
+)
+def test_the_leak_is_judged_by_its_interval(few_shot: tuple[float, ...], words: str, tmp_path: Path) -> None:
+    rows = [trial("class_token", seed, 0.8 + seed / 100) for seed in range(3)]
+    rows += [trial("class_token_few_shot_guide", seed, accuracy) for seed, accuracy in enumerate(few_shot)]
+    _, text = page(tmp_path, pd.DataFrame(rows))
+    assert words in Page(text).text
+
+
+def test_what_has_no_trials_names_the_command(tmp_path: Path) -> None:
+    _, text = page(tmp_path, pd.DataFrame([trial("real", seed, 0.5) for seed in range(2)]))
+    words = Page(text).text
+    for missing in (
+        "The arm with the leak-free guide has no trials",
+        "no trials with other numbers of real images yet. dct-augment benchmark --full",
+        "no trials with other numbers of synthetic images yet. dct-augment benchmark --full",
+        "There are no trials yet of an arm whose mistakes are shown",
+    ):
+        assert missing in words
+    assert text.count('colspan="4">no trials<') == 3  # each arm whose tokens know something
+
+
+def luminance(color: str) -> float:
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return float(sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True)))
+
+
+def contrast(one: str, other: str) -> float:
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("background", ["#fbfaf7", "#141619"])
+def test_every_arm_is_seen_on_light_and_dark(background: str, tmp_path: Path) -> None:
+    _, text = empty(tmp_path)
+    assert f"--page: {background}" in text
+    for arm, look in charts.LOOKS.items():
+        assert contrast(look.color, background) >= 3, arm
+    assert len({look.color for look in charts.LOOKS.values()}) == len(charts.LOOKS)
+    assert len({look.marker for look in charts.LOOKS.values()}) == len(charts.LOOKS)

@@ -1,0 +1,282 @@
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dct_augment import config
+from dct_augment.benchmark import pool
+from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC, arm_draws
+from dct_augment.benchmark.leaks import refuse_leaks
+from dct_augment.benchmark.pool import Source
+from dct_augment.benchmark.trials import Benchmark, TrialPlan, plan_trials
+from dct_augment.config import BenchmarkConfig
+from dct_augment.datasets import few_shot
+from dct_augment.downstream.mixing import Mixture, SyntheticImages
+from dct_augment.errors import DatasetError, DctAugmentError, LeakError
+from dct_augment.records import ClassInfo, Example
+from tests.conftest import CLASSES, ShardRun, speckled
+
+SETTINGS = BenchmarkConfig(shots=2, seeds=2, per_class=3, image_size=32, steps=3, batch_size=8)
+SEEDS = {"train": 1000, "val": 2000, "test": 3000}
+
+
+@dataclass(frozen=True)
+class Colors:
+    """A made-up data set of obviously different classes: each has its colour."""
+
+    name: str = "colors"
+    classes: tuple[ClassInfo, ...] = CLASSES
+
+    def examples(self, split: str) -> Sequence[Example]:
+        return [
+            Example(f"{split}-{info.slug}-{n}", info.index, partial(speckled, info.index, SEEDS[split] + n))
+            for info in self.classes
+            for n in range(4)
+        ]
+
+
+@dataclass(frozen=True)
+class Leaky(Colors):
+    """One of its test pictures is a training picture, under another key."""
+
+    def examples(self, split: str) -> Sequence[Example]:
+        found = list(super().examples(split))
+        if split == "test":
+            found[5] = Example("twin", found[5].label, super().examples("train")[5].open)
+        return found
+
+
+@dataclass(frozen=True)
+class Deadly(Colors):
+    """Opening it ends the process, as the kernel does when memory is short."""
+
+    def examples(self, split: str) -> Sequence[Example]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return []
+
+
+def homes(made: ShardRun) -> dict[str, Path]:
+    """Where the images of each arm are."""
+    return {arm: made.root / arm if arm in OWN_IMAGES else made.root for arm in SYNTHETIC}
+
+
+@pytest.fixture
+def bench(made: ShardRun) -> Benchmark:
+    """A benchmark of three training steps on three colours."""
+    return Benchmark(Colors(), homes(made), SETTINGS)
+
+
+def test_the_plan_runs_every_arm_on_every_seed() -> None:
+    settings = BenchmarkConfig(arms=("real", "class_token"), seeds=3, seed=7)
+    assert plan_trials(settings) == tuple(
+        TrialPlan(arm, seed, 5, 50 if arm == "class_token" else 0)
+        for seed in (7, 8, 9)
+        for arm in ("real", "class_token")
+    )
+
+
+def test_more_seeds_add_to_the_plan_and_change_nothing() -> None:
+    few, many = (plan_trials(BenchmarkConfig(seeds=seeds)) for seeds in (2, 5))
+    assert many[: len(few)] == few
+
+
+def test_curves_add_trials_and_repeat_none() -> None:
+    settings = BenchmarkConfig(
+        arms=("real", "class_token", "textual_inversion"), seeds=2, shots=5, per_class=50,
+        ratios=(1, 5, 10, 20), per_class_curve=(5, 100), shots_curve=(2, 5),
+    )  # fmt: skip
+    found = plan_trials(settings)
+    assert len(set(found)) == len(found)
+    assert found[:6] == plan_trials(settings.model_copy(
+        update={"ratios": (), "per_class_curve": (), "shots_curve": ()}
+    ))  # fmt: skip
+    numbers = {arm: {one.per_class for one in found if one.arm == arm} for arm in settings.arms}
+    assert numbers == {"real": {0}, "class_token": {5, 25, 50, 100}, "textual_inversion": {5, 25, 50}}
+    fewer = {(one.arm, one.per_class) for one in found if one.shots == 2}
+    assert fewer == {("real", 0), ("class_token", 50)}
+
+
+@given(
+    st.sets(st.sampled_from(["real", "real+strong_aug", *SYNTHETIC]), min_size=1),
+    st.lists(st.integers(1, 12)), st.lists(st.integers(1, 60)), st.lists(st.integers(1, 9)), st.integers(2, 4),
+)  # fmt: skip
+def test_every_trial_has_its_partner_on_every_seed(
+    arms: set[str], ratios: list[int], numbers: list[int], shots: list[int], seeds: int
+) -> None:
+    settings = BenchmarkConfig.model_validate(
+        {"arms": sorted(arms), "ratios": ratios, "per_class_curve": numbers, "shots_curve": shots, "seeds": seeds}
+    )
+    found = plan_trials(settings)
+    assert len(set(found)) == len(found)
+    by_setting: dict[tuple[str, int, int], set[int]] = {}
+    for one in found:
+        by_setting.setdefault((one.arm, one.shots, one.per_class), set()).add(one.seed)
+        assert (one.per_class == 0) == (one.arm not in SYNTHETIC)
+    assert all(one == set(range(seeds)) for one in by_setting.values())
+    drawn = {(arm, some, seed) for arm, some, seed in arm_draws(settings)}
+    assert drawn == {(one.arm, one.shots, one.seed) for one in found if one.arm in OWN_IMAGES}
+
+
+def test_the_whole_benchmark_has_every_arm_and_curve() -> None:
+    settings = config.load("pocket", full=True, overrides=["benchmark.seeds=7"])
+    assert settings.benchmark.seeds == 7
+    assert set(settings.benchmark.arms) == {"real", "real+strong_aug", *SYNTHETIC}
+    plans = plan_trials(settings.benchmark)
+    assert {one.shots for one in plans} == {1, 2, 5, 10, 20}
+    assert {one.per_class for one in plans if one.arm == "class_token"} == {5, 25, 50, 100, 200}
+    assert settings.generation.per_class == 200
+
+
+def test_a_clean_split_is_no_leak() -> None:
+    refuse_leaks(few_shot(Colors(), 4, 0))
+
+
+def test_the_same_picture_under_another_key_is_a_leak() -> None:
+    with pytest.raises(LeakError, match=r"test image 'twin' is the same picture as training image 'train-ca-bird-1'"):
+        refuse_leaks(few_shot(Leaky(), 4, 0))
+
+
+def test_a_trial_refuses_a_leak() -> None:
+    settings = SETTINGS.model_copy(update={"shots": 4})
+    with pytest.raises(LeakError):
+        Benchmark(Leaky(), {}, settings).trial(TrialPlan("real", 0, 4))
+
+
+def test_a_synthetic_image_that_is_a_test_picture_is_a_leak(made: ShardRun) -> None:
+    copied = SyntheticImages(made.root / "shards")[2][0]
+
+    @dataclass(frozen=True)
+    class Copied(Colors):
+        def examples(self, split: str) -> Sequence[Example]:
+            extra = [Example("copy", 0, lambda: copied)] if split == "test" else []
+            return [*super().examples(split), *extra]
+
+    bench = Benchmark(Copied(), homes(made), SETTINGS)
+    bench.trial(TrialPlan("real", 0, 2))
+    with pytest.raises(LeakError, match=r"test image 'copy' is the same picture as training image 'crane-000002'"):
+        bench.trial(TrialPlan("class_token", 0, 2, 3))
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_few_shot_guide_refuses_a_leak(split: str, made: ShardRun) -> None:
+    @dataclass(frozen=True)
+    class Copied(Colors):
+        def examples(self, name: str) -> Sequence[Example]:
+            extra = [Example("copy", 0, super().examples("train")[0].open)] if name == split else []
+            return [*super().examples(name), *extra]
+
+    with pytest.raises(LeakError, match=f"{split} image 'copy'"):
+        Benchmark(Copied(), homes(made), SETTINGS).guide(4, 0, 3)
+
+
+def test_a_few_shot_guide_sees_the_images_of_its_draw_alone(made: ShardRun) -> None:
+    opened: list[str] = []
+
+    @dataclass(frozen=True)
+    class Watched(Colors):
+        def examples(self, split: str) -> Sequence[Example]:
+            def watched(one: Example) -> Example:
+                return Example(one.key, one.label, lambda: (opened.append(one.key), one.open())[1])
+
+            return [watched(one) for one in super().examples(split)]
+
+    bench = Benchmark(Watched(), homes(made), SETTINGS)
+    opened.clear()
+    batches: list[torch.Tensor] = []
+    keep = bench._mixture
+    bench._mixture = lambda planned, split: _recording(keep(planned, split), batches)  # type: ignore[method-assign]
+    guide = bench.guide(2, 5, 7)
+    assert guide(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    assert not any(weight.requires_grad for weight in guide.parameters())
+    drawn = {one.key for one in few_shot(Colors(), 2, 5).train}
+    # Every other picture is opened once, to be compared with these by content; drawn ones also to be seen.
+    counts = Counter(opened)
+    assert {key for key, count in counts.items() if count > 2} <= drawn
+    assert len(batches) == SETTINGS.steps * SETTINGS.batch_size
+
+
+def _recording(data: Mixture, seen: list[torch.Tensor]) -> Mixture:
+    class Recording:
+        def __len__(self) -> int:
+            return len(data)
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            item = data[index]
+            seen.append(item[0])
+            return item
+
+    return Recording()  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("arm", ["real", "real+strong_aug", *SYNTHETIC])
+def test_every_arm_gives_a_trial(made: ShardRun, new_run: Callable[[str], ShardRun], arm: str) -> None:
+    if arm in OWN_IMAGES:
+        new_run(f"run/{arm}/2-4").draw()
+    bench = Benchmark(Colors(), homes(made), SETTINGS, accepted=frozenset({"crane-000001", "gull-000000"}))
+    trial = bench.trial(TrialPlan(arm, 4, 2, 3 if arm in SYNTHETIC else 0))
+    assert (trial.arm, trial.shots, trial.seed, trial.steps) == (arm, 2, 4, 3)
+    assert trial.accuracy * 12 == sum(a == b for a, b in zip(trial.truth, trial.predicted, strict=True))
+    assert list(trial.truth) == [one.label for one in Colors().examples("test")]
+    assert 0 <= trial.val_accuracy <= 1
+
+
+def test_an_arm_with_images_of_its_own_does_not_use_those_of_another_draw(made: ShardRun) -> None:
+    with pytest.raises(DatasetError, match=r"textual_inversion/2-4/shards holds no _info.json"):
+        Benchmark(Colors(), homes(made), SETTINGS).trial(TrialPlan("textual_inversion", 4, 2, 3))
+
+
+def test_the_filtered_arm_draws_accepted_images_alone(made: ShardRun) -> None:
+    accepted = frozenset({"crane-000001", "gull-000000"})
+    bench = Benchmark(Colors(), homes(made), SETTINGS, accepted=accepted)
+    split = few_shot(Colors(), 2, 0)
+    for arm, expected in (("class_token_filtered", accepted), ("class_token", None)):
+        keys = set(bench._mixture(TrialPlan(arm, 0, 2, 4), split)._synthetic.keys)
+        assert keys == expected if expected else len(keys) == 12
+
+
+@pytest.mark.parametrize("arm", ["real", "class_token"])
+def test_a_repeated_trial_trains_the_same_classifier(bench: Benchmark, arm: str) -> None:
+    planned = TrialPlan(arm, 1, 2, 3 if arm == "class_token" else 0)
+    weights = []
+    for disturbance in (1, 2):
+        random.seed(disturbance)
+        weights.append(bench._fit(planned, 3).model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_trials_side_by_side_are_the_same_trials(made: ShardRun) -> None:
+    settings = SETTINGS.model_copy(update={"steps": 12})
+    plans = [TrialPlan("real", 3, 2), TrialPlan("class_token", 3, 2, 3), TrialPlan("real", 4, 2)]
+    source, before = Source(Colors(), homes(made), settings), torch.get_num_threads()
+    found = [
+        [replace(trial, seconds=0.0) for trial in pool.run(source, plans, processes=processes)]
+        for processes in (1, 2, 9)
+    ]
+    assert found[0] == found[1] == found[2]
+    assert [(trial.arm, trial.seed) for trial in found[0]] == [(planned.arm, planned.seed) for planned in plans]
+    assert torch.get_num_threads() == before
+
+
+def test_a_leak_is_found_in_every_process(made: ShardRun) -> None:
+    settings = SETTINGS.model_copy(update={"shots": 4})
+    with pytest.raises(LeakError):
+        list(pool.run(Source(Leaky(), homes(made), settings), [TrialPlan("real", 0, 4)] * 2, processes=2))
+
+
+def test_a_process_that_dies_is_one_message(made: ShardRun) -> None:
+    with pytest.raises(DctAugmentError, match=r"one of 2 benchmark processes died"):
+        list(pool.run(Source(Deadly(), homes(made), SETTINGS), [TrialPlan("real", 0, 2)] * 2, processes=2))
+
+
+def test_the_classifier_learns_colours(made: ShardRun) -> None:
+    settings = SETTINGS.model_copy(update={"steps": 40})
+    assert Benchmark(Colors(), homes(made), settings).trial(TrialPlan("real", 0, 2)).accuracy > 0.8

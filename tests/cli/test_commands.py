@@ -1,0 +1,123 @@
+"""The command line as a user meets it: in its own process, and only what needs no model."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dct_augment import __version__
+from tests.conftest import ShardRun
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+HEAVY = {"torch", "diffusers", "transformers", "timm", "pandas", "prefect", "webdataset"}
+HELP = """
+import sys
+sys.argv = ["dct-augment", *{arguments}]
+from dct_augment.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+"""
+
+
+@pytest.fixture
+def call(tmp_path: Path) -> Call:
+    """Runs `dct-augment` in an empty folder, without colours and with wide lines."""
+    environment = os.environ | {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "dct_augment", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+
+    return run
+
+
+@pytest.fixture
+def finished(made: ShardRun) -> tuple[ShardRun, tuple[str, ...]]:
+    """A finished run, and the options that point a command at it."""
+    path = made.root / "tiny.yaml"
+    path.write_text(yaml.safe_dump({"name": "tiny", "dataset": {"name": "pocket"}, "guide": {"name": "x"}}))
+    return made, ("--config", str(path), "--output", str(made.root))
+
+
+def loaded_by(code: str) -> set[str]:
+    """The heavy packages that a piece of code imports."""
+    report = "\nprint('LOADED', *{name.partition('.')[0] for name in __import__('sys').modules})"
+    done = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("LOADED")[2].split()) & HEAVY
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert loaded_by("import dct_augment, dct_augment.config, dct_augment.plan, dct_augment.records") == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    assert loaded_by(HELP.format(arguments=arguments)) == set()
+
+
+def test_help_names_every_command(call: Call) -> None:
+    shown = call("--help")
+    assert shown.returncode == 0
+    for command in ("demo", "train", "generate", "benchmark", "report", "run", "verify"):
+        assert f" {command} " in shown.stdout
+
+
+def test_version(call: Call) -> None:
+    assert call("--version").stdout.strip() == __version__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["generate", "--config", "pockt"], "did you mean 'pocket'"),
+        (["generate", "--config", "gone.yaml"], "gone.yaml"),
+        (["train", "--set", "tokens.max_update=3"], "did you mean 'max_updates'"),
+        (["train", "--set", "nonsense"], "section.key=value"),
+        (["generate", "--per-class", "0"], "generation.per_class"),
+        (["verify"], "runs/pocket does not exist"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_message_and_exit_code_2(call: Call, arguments: list[str], said: str) -> None:
+    done = call(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("error:") == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--nonsense"], ["generate", "--nonsense"], ["nonsense"], ["generate", "--per-class=many"]],
+    ids=" ".join,
+)
+def test_what_the_command_line_does_not_know_is_exit_code_2(call: Call, arguments: list[str]) -> None:
+    done = call(*arguments)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert arguments[-1].partition("=")[0] in done.stderr
+
+
+def test_an_unknown_class_is_refused_before_any_work(call: Call, tmp_path: Path) -> None:
+    done = call("generate", "--classes", "crane,dodo")
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "'dodo'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_of_a_good_run(call: Call, finished: tuple[ShardRun, tuple[str, ...]]) -> None:
+    done = call("verify", *finished[1])
+    assert (done.returncode, done.stdout) == (0, "6 shards, 21 images, 3 tokens: all agree\n")
+
+
+def test_verify_of_a_damaged_run_is_exit_code_1(call: Call, finished: tuple[ShardRun, tuple[str, ...]]) -> None:
+    (finished[0].root / "shards" / "tiny-train-000000.tar").unlink()
+    done = call("verify", *finished[1])
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "tiny-train-000000.tar: missing" in done.stderr

@@ -1,0 +1,299 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dct_augment import config
+from dct_augment.config import Config, differences, fingerprint, seed_from
+from dct_augment.errors import ConfigError
+from tests.conftest import CONFIGS
+
+MINIMAL: dict[str, Any] = {"name": "mini", "dataset": {"name": "pocket"}, "guide": {"name": "pocket/birds-guide"}}
+STAGES = ("tokens", "generation", "arms", "benchmark", "metrics")
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@pytest.fixture
+def write_config(tmp_path: Path) -> Callable[[object], str]:
+    """Writes text or data as a YAML file and returns its path."""
+
+    def write(content: object) -> str:
+        path = tmp_path / "some.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def problems(source: str, overrides: tuple[str, ...] = (), **direct: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        config.load(source, overrides, **direct)
+    assert all(problem in str(caught.value) for problem in caught.value.problems)
+    return caught.value.problems
+
+
+def changed(**sections: Any) -> Config:
+    return config.validate(MINIMAL | sections)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_config_loads_by_name_and_by_path(path: Path) -> None:
+    loaded = config.load(str(path))
+    assert loaded == config.load(path.stem)
+    assert loaded.root == Path("runs") / path.stem
+
+
+def test_shipped_configs_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert {"pocket", "digits"} <= set(config.available())
+    assert config.load("digits").dataset.name == "digits"
+
+
+def test_a_config_in_the_working_folder_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "pocket.yaml").write_text(yaml.safe_dump(MINIMAL))
+    assert config.load("pocket").name == "mini"
+
+
+def test_all_problems_are_reported_at_once(write_config: Callable[[object], str]) -> None:
+    wrong = {
+        "name": "no spaces!",
+        "dataset": {"name": "pockt"},
+        "guide": {"nam": "x"},
+        "tokens": {"slots": 0, "metod": "full", "look_ahead": [[0.5, 0.2]]},
+        "promts": {},
+        "prompts": {"templates": ["a photo of a {class}"]},
+    }
+    found = "\n".join(problems(write_config(wrong)))
+    for place in ("name", "dataset.name", "guide.name", "guide.nam", "tokens.slots", "tokens.metod", "promts"):
+        assert f"{place}: " in found
+    assert "8 problems" in str(ConfigError("x", found.split("\n")))
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"tokens": {"metod": "x"}}, ["tokens.metod", "did you mean 'method'", "allowed here: objective, method"]),
+        ({"generaton": {}}, ["generaton", "did you mean 'generation'", "allowed here: name, output"]),
+        ({"tokens": {"method": "ful"}}, ["tokens.method", "'look_ahead' or 'direct_align'", "'ful'"]),
+        ({"tokens": {"slots": 0}}, ["tokens.slots", "greater than or equal to 1", "got 0"]),
+        ({"tokens": {"look_ahead": [[0.9, 0.1]]}}, ["tokens", "[0.9, 0.1] must rise", "[0.15, 0.75]"]),
+        ({"prompts": {"templates": ["a {class}"]}}, ["'a {class}' must hold {token} exactly once"]),
+        ({"prompts": {"templates": []}}, ["prompts.templates", "at least 1 item"]),
+        ({"benchmark": {"arms": ["rael"]}}, ["benchmark.arms.0", "'real+strong_aug'", "'rael'"]),
+        ({"benchmark": {"seeds": 1}}, ["benchmark.seeds", "greater than or equal to 2", "got 1"]),
+        ({"name": "../up"}, ["name", "'../up'"]),
+        ({"guide": {}}, ["guide.name: missing"]),
+        ({"sampling": None}, ["sampling", "got None"]),
+        ({1: 2}, ["1: "]),
+    ],
+)
+def test_a_problem_names_place_value_and_what_is_allowed(
+    section: dict[Any, Any], said: list[str], write_config: Callable[[object], str]
+) -> None:
+    (problem,) = problems(write_config(MINIMAL | section))
+    assert [part for part in said if part not in problem] == []
+
+
+def test_overrides_set_single_values(write_config: Callable[[object], str]) -> None:
+    loaded = config.load(
+        write_config(MINIMAL), ["tokens.max_updates=80", "dataset.classes=[crane, bat]", "sampling.guidance_scale=2.5"]
+    )
+    assert (loaded.tokens.max_updates, loaded.dataset.classes) == (80, ("crane", "bat"))
+    assert loaded.sampling.guidance_scale == 2.5
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("tokens.max_updates", "section.key=value"),
+        ("=3", "section.key=value"),
+        ("tokens.seed=[", "not a valid YAML value"),
+        ("name.x=1", "no section"),
+    ],
+)
+def test_a_malformed_override_says_how_it_should_look(override: str, said: str) -> None:
+    (problem,) = problems("pocket", (override,))
+    assert repr(override) in problem
+    assert said in problem
+
+
+def test_malformed_overrides_are_reported_together() -> None:
+    assert len(problems("pocket", ("one", "two", "name.x=1"))) == 3
+
+
+def test_malformed_overrides_and_wrong_values_are_reported_together() -> None:
+    found = problems("pocket", ("one", "tokens.max_update=3", "sampling.guidance_scale=0"))
+    assert len(found) == 3
+    assert found[0].startswith("--set 'one'")
+
+
+def test_an_override_of_an_unknown_key_gets_a_hint() -> None:
+    (problem,) = problems("pocket", ("tokens.max_update=3",))
+    assert "did you mean 'max_updates'" in problem
+
+
+def test_keyword_arguments_win_over_overrides_and_file(write_config: Callable[[object], str], tmp_path: Path) -> None:
+    source = write_config(MINIMAL | {"device": "cuda", "generation": {"per_class": 3}})
+    loaded = config.load(
+        source,
+        ["generation.per_class=4", "output=elsewhere"],
+        per_class=7,
+        classes=["bat"],
+        output=tmp_path,
+        device="cpu",
+    )
+    assert (loaded.generation.per_class, loaded.dataset.classes) == (7, ("bat",))
+    assert (loaded.output, loaded.root, loaded.device) == (tmp_path, tmp_path, "cpu")
+
+
+def test_keyword_arguments_are_checked_too() -> None:
+    (problem,) = problems("pocket", per_class=0)
+    assert problem.startswith("generation.per_class: ")
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    (problem,) = problems("pockt")
+    assert "did you mean 'pocket'?" in problem
+    assert "cub, digits, folder" in problem
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gone\.yaml.*\n.*no such file"):
+        config.load(str(tmp_path / "gone.yaml"))
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\t- x", "!!python/object:os.system {}"])
+def test_bad_yaml_is_one_problem_on_one_line(text: str, write_config: Callable[[object], str]) -> None:
+    (problem,) = problems(write_config(text))
+    assert problem.startswith("not valid YAML: ")
+    assert "\n" not in problem
+
+
+def test_bytes_that_are_no_text_are_bad_yaml(tmp_path: Path) -> None:
+    (tmp_path / "image.yaml").write_bytes(b"\x89PNG\xff\xfe")
+    (problem,) = problems(str(tmp_path / "image.yaml"))
+    assert problem.startswith("not valid YAML: ")
+
+
+@pytest.mark.parametrize(("text", "kind"), [("", "NoneType"), ("- a\n- b", "list"), ("hello", "str")])
+def test_a_file_that_is_no_mapping_is_refused(text: str, kind: str, write_config: Callable[[object], str]) -> None:
+    (problem,) = problems(write_config(text))
+    assert problem == f"must be a mapping of sections, got {kind}"
+
+
+def test_a_bad_item_is_not_also_reported_as_a_missing_one(write_config: Callable[[object], str]) -> None:
+    assert len(problems(write_config(MINIMAL | {"benchmark": {"arms": ["rael"]}}))) == 1
+
+
+def reordered(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: reordered(inner) for key, inner in reversed(value.items())}
+    return [reordered(inner) for inner in value] if isinstance(value, list) else value
+
+
+@given(JSON)
+def test_a_fingerprint_ignores_the_order_of_keys(value: Any) -> None:
+    assert fingerprint(value) == fingerprint(reordered(value))
+
+
+@given(JSON, JSON)
+def test_fingerprints_of_different_values_differ(one: Any, other: Any) -> None:
+    assert (fingerprint(one) == fingerprint(other)) == same(one, other)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equality that tells False from 0 and 1 from 1.0."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return repr(one) == repr(other)
+
+
+def test_a_fingerprint_is_the_same_on_every_machine() -> None:
+    assert fingerprint({"a": [1, 2.5, None, "é"]}, "x").startswith("9d423f17a11d4e80")
+    assert seed_from("image", 0, "crane", 7) == 2496807556540804845
+
+
+@given(st.text(), st.integers())
+def test_seeds_fit_numpy_torch_and_parquet(word: str, number: int) -> None:
+    assert 0 <= seed_from(word, number) < 2**62
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"generation": {"per_class": 999, "batch_size": 1, "shard_size": 3}},
+        {"tokens": {"slots": 16}},
+        {"device": "cuda"},
+        {"output": "elsewhere"},
+        {"name": "other"},
+        {"benchmark": {"seeds": 50, "arms": ["real"]}},
+        {"report": {"strip": 2}},
+    ],
+    ids=str,
+)
+def test_identity_leaves_out_what_only_changes_speed_and_amount(section: dict[str, Any]) -> None:
+    for stage in STAGES:
+        assert changed(**section).identity(stage) == changed().identity(stage)
+
+
+@pytest.mark.parametrize(
+    ("section", "stages", "said"),
+    [
+        ({"tokens": {"seed": 1}}, ["tokens"], "tokens.seed: 0 -> 1"),
+        ({"generation": {"seed": 1}}, ["generation"], "generation.seed: 0 -> 1"),
+        ({"generation": {"image_format": "jpg"}}, ["generation"], "generation.image_format: 'png' -> 'jpg'"),
+        ({"sampling": {"guidance_scale": 2.0}}, ["tokens", "generation"], "sampling.guidance_scale: 7.0 -> 2.0"),
+        ({"prompts": {"contexts": ["x"]}}, ["tokens", "generation"], "prompts.contexts: [''] -> ['x']"),
+        ({"guide": {"name": "x"}}, ["tokens", "generation", "metrics"], "guide.name: 'pocket/birds-guide' -> 'x'"),
+        ({"benchmark": {"steps": 1}}, ["benchmark", "arms"], "benchmark.steps: 100 -> 1"),
+        ({"benchmark": {"validations": 1}}, ["benchmark"], "benchmark.validations: 4 -> 1"),
+        ({"benchmark": {"shots": 1}}, [], ""),  # each trial is recorded with its own
+        ({"metrics": {"neighbours": 3}}, ["metrics"], "metrics.neighbours: 5 -> 3"),
+    ],
+)  # fmt: skip
+def test_identity_holds_what_decides_the_result(section: dict[str, Any], stages: list[str], said: str) -> None:
+    for stage in STAGES:
+        found = differences(changed().identity(stage), changed(**section).identity(stage))
+        assert found == ([said] if stage in stages else [])
+
+
+WORDS = st.text(alphabet=st.characters(exclude_categories=["C", "Zl", "Zp"], exclude_characters="{}"), max_size=12)
+CONFIGURATIONS = st.builds(
+    lambda classes, templates, contexts, low, updates, fmt, seed, output: changed(
+        dataset={"name": "digits", "classes": classes},
+        prompts={"templates": templates, "contexts": contexts, "negative": contexts[0]},
+        tokens={"look_ahead": [[low, 1.0]], "max_updates": updates, "learning_rate": low + 0.01},
+        generation={"image_format": fmt, "seed": seed},
+        output=output,
+    ),
+    st.none() | st.lists(WORDS),
+    st.lists(WORDS.map(lambda text: text + "{token} {class}{context}"), min_size=1),
+    st.lists(WORDS, min_size=1),
+    st.floats(0, 0.9),
+    st.integers(1, 10**6),
+    st.sampled_from(["png", "webp", "jpg"]),
+    st.integers(),
+    st.none() | st.from_regex(r"[a-z]{1,5}(/[a-z]{1,5}){0,2}", fullmatch=True),
+)
+
+
+@settings(max_examples=25)
+@given(given_config=CONFIGURATIONS)
+def test_a_dumped_config_loads_as_itself(given_config: Config, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "dumped.yaml"
+    path.write_text(config.dump(given_config), encoding="utf-8")
+    assert config.load(str(path)) == given_config

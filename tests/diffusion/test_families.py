@@ -1,0 +1,507 @@
+"""The back-ends against diffusers itself: the same model, prompts and latents must give the same images."""
+
+import json
+import shutil
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dct_augment import diffusion
+from dct_augment.diffusion import Batches, Conditioning, Trajectory, advance, clean_step, load, sample
+from dct_augment.diffusion.memory import choose
+from dct_augment.errors import DctAugmentError, ModelError
+from tests import tiny
+
+PREDICTIONS = ("epsilon", "v_prediction")
+TOKEN = "<dct-tiny-crane>"
+STEPS, SCALE = 5, 4.0
+
+
+def from_pipeline(pipe, prompt, seeds, *, negative="", steps=STEPS, scale=SCALE, scheduler=None):
+    """Images in [-1, 1] as the family's own pipeline draws them, each from the generator of its seed."""
+    if scheduler is not None:
+        if isinstance(pipe, diffusers.LatentConsistencyModelPipeline):  # takes no other scheduler; its twin does
+            pipe = diffusers.StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
+            pipe.set_progress_bar_config(disable=True)
+        pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
+    options = {"negative_prompt": [negative] * len(seeds) if negative else None}
+    if isinstance(pipe, diffusers.LatentConsistencyModelPipeline):
+        options = {}
+    elif isinstance(pipe, diffusers.PixArtSigmaPipeline):
+        options = {"negative_prompt": negative, "use_resolution_binning": False, "clean_caption": False}
+    images = pipe(
+        [prompt] * len(seeds),
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        num_inference_steps=steps,
+        guidance_scale=scale,
+        output_type="pt",
+        **options,
+    ).images
+    return images.float() * 2 - 1
+
+
+def ours(backend, prompt, seeds, *, negative="", steps=STEPS, scale=SCALE, scheduler=None, vector=None):
+    encoding = backend.encode([prompt], None if vector is None else vector[None])
+    empty = backend.unconditional(negative)
+    rows = encoding.expand(len(seeds))
+    return sample(backend, seeds, rows, empty, steps=steps, scale=scale, scheduler=scheduler)
+
+
+def vectors(count: int, family: str = "epsilon") -> torch.Tensor:
+    return torch.randn(count, tiny.backend(family).width, generator=torch.Generator().manual_seed(11))
+
+
+COMMON = (None, "DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
+MORE = ("EulerAncestralDiscreteScheduler", "PNDMScheduler", "HeunDiscreteScheduler", "UniPCMultistepScheduler")
+PARITY = [(family, scheduler) for family in tiny.FAMILIES for scheduler in COMMON]
+PARITY += [("epsilon", scheduler) for scheduler in MORE] + [("v_prediction", "LCMScheduler")]
+
+
+@pytest.mark.parametrize(("family", "scheduler"), PARITY)
+def test_images_equal_the_pipelines(family, scheduler):
+    prompt, seeds = "a photo of a red bird", [3, 4]
+    if scheduler == "LCMScheduler":  # not among the schedulers that diffusers calls compatible
+        with pytest.raises(ModelError, match="does not suit"):
+            ours(tiny.backend(family), prompt, seeds, scheduler=scheduler)
+        return
+    expected = from_pipeline(tiny.pipeline(family), prompt, seeds, scheduler=scheduler)
+    images = ours(tiny.backend(family), prompt, seeds, scheduler=scheduler)
+    assert images.shape == (2, 3, tiny.IMAGE, tiny.IMAGE)
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+    assert images.std() > 0.05
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize(("negative", "scale"), [("a green kiwi", SCALE), ("", 1.0)])
+def test_images_with_negative_prompts_and_without_guidance_equal_the_pipelines(family, negative, scale):
+    if family == "lcm" and negative:
+        pytest.skip("an LCM pipeline takes no negative prompt")
+    expected = from_pipeline(tiny.pipeline(family), "a crane", [5], negative=negative, scale=scale)
+    images = ours(tiny.backend(family), "a crane", [5], negative=negative, scale=scale)
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_words_change_the_tiny_images(family):
+    """Guards the other tests: on a model that ignores its prompt, equality would prove nothing."""
+    backend = tiny.backend(family)
+    drawn = [ours(backend, prompt, [1]) for prompt in ("a photo of a crane", "a photo of a red bird")]
+    assert (drawn[0] - drawn[1]).abs().mean() > 2e-3
+
+
+def load_token(pipe, backend, vector, folder: Path) -> None:
+    """Give a pipeline the token as its users do."""
+    parts = vector.split([width for _, width in backend.blocks], 1)
+    stored = {key or TOKEN: part.clone() for (key, _), part in zip(backend.blocks, parts, strict=True)}
+    save_file(stored, folder / "token.safetensors")
+    if isinstance(pipe, diffusers.PixArtSigmaPipeline):  # diffusers has no loader for T5
+        pipe.tokenizer.add_tokens([TOKEN, *(f"{TOKEN}_{number}" for number in range(1, len(vector)))])
+        table = pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer), mean_resizing=False)
+        table.weight.data[-len(vector) :] = vector
+    elif len(parts) == 1:
+        pipe.load_textual_inversion(folder / "token.safetensors")
+    else:
+        models = ((pipe.text_encoder, pipe.tokenizer), (pipe.text_encoder_2, pipe.tokenizer_2))
+        for (key, _), (model, tokenizer) in zip(backend.blocks, models, strict=True):
+            pipe.load_textual_inversion(stored[key], token=TOKEN, text_encoder=model, tokenizer=tokenizer)
+
+
+PROMPTS = [f"a photo of a {TOKEN} crane", f"{TOKEN}", f"a {TOKEN} crane, by the water", f"a crane {TOKEN}"]
+INVERSIONS = [(family, prompt) for family in PREDICTIONS for prompt in PROMPTS]
+INVERSIONS += [(family, PROMPTS[0]) for family in tiny.FAMILIES if family not in PREDICTIONS] + [("xl", PROMPTS[2])]
+
+
+@pytest.mark.parametrize(("family", "prompt"), INVERSIONS)
+@pytest.mark.parametrize("count", [1, 3])
+def test_injected_vectors_equal_a_loaded_textual_inversion(tmp_path, family, prompt, count):
+    pipe, backend, vector = tiny.pipeline(family), tiny.backend(family), vectors(count, family)
+    load_token(pipe, backend, vector, tmp_path)
+    images = ours(backend, prompt, [5], vector=vector)
+    if family == "pixart":
+        prompt = prompt.replace(TOKEN, " ".join([TOKEN, *(f"{TOKEN}_{number}" for number in range(1, count))]))
+    torch.testing.assert_close(images, from_pipeline(pipe, prompt, [5]), atol=1e-4, rtol=0)
+    assert (images - ours(backend, "a photo of a crane", [5])).abs().mean() > 1e-3
+
+
+def test_every_prompt_of_a_batch_gets_its_own_vectors_at_its_own_place():
+    backend = tiny.backend()
+    prompts = [f"a photo of a {TOKEN} crane", f"{TOKEN} kiwi"]
+    both = torch.stack([vectors(2), -vectors(2)])
+    alone = [backend.encode([prompt], vector[None]) for prompt, vector in zip(prompts, both, strict=True)]
+    torch.testing.assert_close(backend.encode(prompts, both).hidden, Conditioning.cat(alone).hidden)
+
+
+@pytest.mark.parametrize("text", ["a red bird", "", "a photo of a crane, " * 20])
+def test_plain_prompts_are_padded_and_cut_as_the_pipeline_does(text):
+    for prediction in PREDICTIONS:
+        encoding = tiny.pipeline(prediction).encode_prompt(text, "cpu", 1, False)[0]
+        torch.testing.assert_close(tiny.backend(prediction).encode([text]).hidden, encoding)
+
+
+def test_the_vocabulary_is_never_touched_and_gradient_reaches_the_vector_alone():
+    backend = tiny.backend()
+    table = backend.encoders[0].model.get_input_embeddings()
+    before = table.weight.clone()
+    vector = vectors(1).requires_grad_()
+    encoding = backend.encode([f"a {TOKEN} crane"], vector[None])
+    walk = Trajectory(backend.scheduler(STEPS), backend.latents([1]), encoding)
+    backend.decode(clean_step(backend, [walk], backend.encode([""]), SCALE)).square().sum().backward()
+    assert vector.grad is not None
+    assert vector.grad.abs().max() > 0
+    assert torch.equal(table.weight, before)
+    for model in (backend.encoders[0].model, backend.denoiser, backend.vae):
+        assert not model.training
+        assert all(not weight.requires_grad and weight.grad is None for weight in model.parameters())
+
+
+def test_injection_ends_with_the_call_even_after_an_error():
+    backend = tiny.backend()
+    plain = backend.encode(["a red bird"]).hidden
+    backend.encode([f"a {TOKEN} crane"], vectors(1)[None])
+    assert torch.equal(backend.encode(["a red bird"]).hidden, plain)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handle = backend.encoders[0].model.register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        backend.encode([f"a {TOKEN} crane"], vectors(1)[None])
+    handle.remove()
+    assert torch.equal(backend.encode(["a red bird"]).hidden, plain)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_no_gradient_through_the_unconditional_branch(prediction):
+    backend = tiny.backend(prediction)
+    empty, conditioning = backend.encode([""]), backend.encode(["a crane"])
+    leaves = [one.hidden.requires_grad_() for one in (empty, conditioning)]
+    output = backend.predict(backend.latents([1]), torch.tensor([400]), conditioning, empty, SCALE)
+    (to_empty, to_named) = torch.autograd.grad(output.sum(), leaves, allow_unused=True)
+    assert to_empty is None
+    assert to_named.abs().max() > 0
+    with torch.no_grad():
+        silent = backend.predict(backend.latents([1]), torch.tensor([400]), conditioning, empty, SCALE)
+    torch.testing.assert_close(silent, output.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_initial_latents_depend_on_the_seed_alone():
+    backend = tiny.backend()
+    together = backend.latents([5, 6, 5])
+    assert together.shape == (3, *tiny.LATENT)
+    assert torch.equal(together[1], backend.latents([6])[0])
+    assert torch.equal(together[0], together[2])
+    assert not torch.equal(together[0], together[1])
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "EulerDiscreteScheduler"])
+def test_the_clean_prediction_is_the_schedulers_own(family, scheduler):
+    backend, generator = tiny.backend(family), torch.Generator().manual_seed(1)
+    walk = Trajectory(backend.scheduler(7, scheduler), backend.latents([1, 2]), backend.encode(["a crane"] * 2))
+    for _ in range(7):
+        output = torch.randn(2, *tiny.LATENT, generator=generator)
+        found = walk.clean(output)
+        own = walk.scheduler.step(output, walk.timestep, walk.latents)
+        torch.testing.assert_close(found, own.pred_original_sample, atol=2e-3, rtol=1e-4)
+        walk.latents, walk.index = own.prev_sample, walk.index + 1
+
+
+@pytest.mark.parametrize("scheduler", [None, "DPMSolverMultistepScheduler", "HeunDiscreteScheduler", "PNDMScheduler"])
+def test_the_right_output_gives_the_clean_latents_back_under_every_scheduler(scheduler):
+    """Noise a known latent to each step of the schedule: the noise itself as output must recover it."""
+    backend, clean = tiny.backend(), torch.randn(2, *tiny.LATENT)
+    walk = Trajectory(backend.scheduler(4, scheduler), backend.latents([1, 2]), backend.encode(["a crane"] * 2))
+    for index in range(walk.length):
+        walk.index = index
+        signal, noise = walk._signal(), torch.randn(2, *tiny.LATENT)
+        inputs = signal**0.5 * clean + (1 - signal) ** 0.5 * noise
+        walk.latents = inputs / walk.scheduler.scale_model_input(torch.ones(()), walk.timestep)
+        torch.testing.assert_close(walk.clean(noise), clean, atol=1e-3, rtol=1e-3)
+        walk.scheduler.step(noise, walk.timestep, walk.latents)
+
+
+def test_samples_at_different_timesteps_share_a_batch():
+    backend = tiny.backend()
+    latents, timesteps = backend.latents([1, 2]), torch.tensor([900, 20])
+    conditioning, empty = backend.encode(["a crane", "a kiwi"]), backend.encode([""])
+    together = backend.predict(latents, timesteps, conditioning, empty, SCALE)
+    for row in range(2):
+        one = slice(row, row + 1)
+        alone = backend.predict(latents[one], timesteps[one], conditioning[one], empty, SCALE)
+        torch.testing.assert_close(together[one], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_the_words_that_set_the_scale_are_whole_words():
+    backend = tiny.backend()
+    ((mean, largest),) = backend.word_norms()
+    norms = {word: backend.word(word).norm().item() for word in ("photo", "crane", "cardinal", "water", "bird")}
+    assert min(norms.values()) * 0.5 < mean <= largest
+    assert largest >= max(norms.values()) - 1e-6
+
+
+def test_the_scale_of_words_is_the_same_to_the_last_bit_every_time():
+    """The tokenizer's vocabulary comes in another order at every call; a sum must not."""
+    assert len({tiny.backend().word_norms() for _ in range(20)}) == 1
+    first = tiny.backend().words()
+    assert all(torch.equal(tiny.backend().words(), first) for _ in range(5))
+
+
+def test_dtype_is_that_of_the_whole_model():
+    backend = diffusion.load(str(tiny.pipeline_folder()), dtype="bfloat16")
+    assert {model.dtype for model in (backend.denoiser, backend.vae, backend.encoders[0].model)} == {torch.bfloat16}
+    images = sample(backend, [1], backend.encode(["a crane"]), backend.encode([""]), steps=2, scale=SCALE)
+    assert images.dtype == torch.float32
+    assert images.isfinite().all()
+
+
+class TestErrors:
+    """Each message names the value and what to do."""
+
+    @pytest.mark.parametrize("path", ["/no/such/folder", "./nothing", "nothing", "~/no-such-dct-folder"])
+    def test_missing_folder(self, path):
+        with pytest.raises(ModelError, match=r"no model_index\.json") as caught:
+            diffusion.load(path)
+        assert repr(path) in str(caught.value)
+
+    def test_folder_of_another_kind(self, tmp_path):
+        (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+        with pytest.raises(ModelError, match="cannot be loaded"):
+            diffusion.load(str(tmp_path))
+
+    def test_broken_index(self, tmp_path):
+        (tmp_path / "model_index.json").write_text("not json")
+        with pytest.raises(ModelError, match="cannot be loaded"):
+            diffusion.load(str(tmp_path))
+
+    def test_split_init_word(self):
+        assert tiny.backend().word("crane").shape == (tiny.WIDTH,)
+        with pytest.raises(ModelError, match=r"'zebrafish' is \d+ pieces"):
+            tiny.backend().word("zebrafish")
+
+    @pytest.mark.parametrize("prompt", ["a photo of a crane", f"{TOKEN} and {TOKEN}", "a <class> crane", ""])
+    def test_not_exactly_one_token(self, prompt):
+        with pytest.raises(ModelError, match="exactly one class token"):
+            tiny.backend().encode([prompt], vectors(1)[None])
+
+    def test_token_beyond_the_end_of_the_prompt(self):
+        words = "a " * (tiny.LENGTH - 3)  # start, 21 words, one vector, end: just fits
+        tiny.backend().encode([f"{words}{TOKEN} crane"], vectors(1)[None])
+        with pytest.raises(ModelError, match="leaves no room"):
+            tiny.backend().encode([f"{words}{TOKEN} crane"], vectors(2)[None])
+        with pytest.raises(ModelError, match="leaves no room"):
+            tiny.backend().encode([f"{words}a {TOKEN}"], vectors(1)[None])
+
+    @pytest.mark.parametrize("shape", [(3, 1, tiny.WIDTH), (1, 1, 2 * tiny.WIDTH), (1, 1, tiny.WIDTH // 2)])
+    def test_vectors_of_another_model_or_batch(self, shape):
+        with pytest.raises(ModelError, match=f"must be \\(1, n, {tiny.WIDTH}\\)"):
+            tiny.backend().encode([f"a {TOKEN} crane"], torch.zeros(shape))
+
+    @pytest.mark.parametrize("name", ["NoScheduler", "EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler", "torch"])
+    def test_unknown_scheduler(self, name):
+        with pytest.raises(ModelError, match=rf"'{name}' does not suit.*DDIMScheduler.*EulerDiscreteScheduler"):
+            tiny.backend().scheduler(STEPS, name)
+
+    def test_unknown_family(self, tmp_path):
+        (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+        with pytest.raises(ModelError, match=r"is a FluxPipeline; supported are: .*StableDiffusionXLPipeline"):
+            diffusion.load(str(tmp_path))
+
+    def test_pickled_weights_are_refused(self, tmp_path):
+        folder = shutil.copytree(tiny.pipeline_folder(), tmp_path / "model")
+        weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        torch.save({}, weights.with_suffix(".bin"))
+        weights.unlink()
+        with pytest.raises(ModelError, match="safetensors"):
+            diffusion.load(str(folder))
+
+    def test_a_hub_id_without_network_says_so(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(ModelError, match=r"'nobody/no-such-model' cannot be loaded.*HF_HUB_OFFLINE"):
+            diffusion.load("nobody/no-such-model")
+
+
+def test_a_hub_model_is_taken_from_the_cache_with_revision_and_variant(tmp_path, monkeypatch):
+    """The exact layout of the Hub's cache: refs, snapshots, and half-precision files named by variant."""
+    commit, repository = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--tiny--bird-model"
+    snapshot = repository / "snapshots" / commit
+    pipe = tiny.pipeline(dtype=torch.float16)
+    pipe.save_pretrained(snapshot, variant="fp16", safe_serialization=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "v1").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.HF_HUB_CACHE", str(tmp_path), raising=False)
+    loaded = diffusion.load("tiny/bird-model", revision="v1", variant="fp16")
+    drawn = [ours(backend, "a crane", [1]) for backend in (loaded, tiny.backend())]
+    torch.testing.assert_close(*drawn, atol=0.05, rtol=0)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        diffusion.load("tiny/bird-model", revision="v2", variant="fp16")
+
+
+class TestMemory:
+    """Settings change memory and speed, never the images."""
+
+    @pytest.mark.parametrize("family", ["epsilon", "xl", "pixart"])
+    @pytest.mark.parametrize("memory", ["low", "balanced"])
+    def test_the_images_and_gradients_are_the_same(self, family, memory):
+        backend = diffusion.load(str(tiny.pipeline_folder(family)), memory=memory)
+        assert backend.memory == memory
+        found = []
+        for one in (backend, tiny.backend(family)):
+            vector = vectors(1, family).requires_grad_()
+            walk = Trajectory(one.scheduler(STEPS), one.latents([1]), one.encode([f"a {TOKEN} crane"], vector[None]))
+            one.decode(clean_step(one, [walk], one.unconditional(), SCALE)).square().sum().backward()
+            found.append((ours(one, "a red bird", [3, 4]), vector.grad))
+        torch.testing.assert_close(*found, atol=1e-4, rtol=1e-3)
+
+    def test_chosen_from_what_is_free(self):
+        assert [choose(100, free) for free in (10_000, 300, 299, 0)] == ["balanced", "balanced", "low", "low"]
+        assert diffusion.load(str(tiny.pipeline_folder("epsilon"))).memory == "balanced"
+
+    def test_where_memory_runs_out_the_batch_is_halved_and_no_item_lost(self):
+        seen, told = [], []
+
+        def work(items):
+            seen.append(len(items))
+            if len(items) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return sum(items)
+
+        batches = Batches(16, "images", told.append)
+        assert [result for _, result in batches.run(range(20), work)] == [1, 5, 9, 13, 17, 21, 25, 29, 33, 37]
+        assert seen == [16, 8, 4, *[2] * 10]
+        assert [one.note for one in told][-1] == "out of memory: going on with 2 images at once"
+        assert list(batches.run([7], work)) == [([7], 7)]
+
+    def test_a_single_item_too_large_is_one_message(self):
+        def work(items):
+            return torch.empty(2**50)  # the allocator's own error
+
+        with pytest.raises(DctAugmentError, match=r"images taken one by one: set model\.memory=low"):
+            list(Batches(4, "images").run([1, 2], work))
+
+    def test_other_errors_pass(self):
+        def work(items):
+            raise RuntimeError("shapes do not match")
+
+        with pytest.raises(RuntimeError, match="shapes"):
+            list(Batches(4, "images").run([1, 2], work))
+
+
+def tiny_decoder(folder: Path, channels: int = 4, blocks: int = 2) -> str:
+    torch.manual_seed(0)
+    sizes = {f"{side}_block_out_channels": (8,) * blocks for side in ("encoder", "decoder")}
+    sizes |= {f"num_{side}_blocks": (1,) * blocks for side in ("encoder", "decoder")}
+    diffusers.AutoencoderTiny(latent_channels=channels, **sizes).save_pretrained(folder)
+    return str(folder)
+
+
+class TestTinyDecoder:
+    """An AutoencoderTiny takes the gradient; images that are kept come from the autoencoder itself."""
+
+    def test_gradients_alone_go_through_it(self, tmp_path):
+        path = tiny_decoder(tmp_path)
+        backend = load(str(tiny.pipeline_folder()), tiny_decoder=path)
+        latents = backend.latents([1, 2]).requires_grad_()
+        expected = diffusers.AutoencoderTiny.from_pretrained(path).decode(latents).sample
+        found = backend.decode(latents, for_gradient=True)
+        torch.testing.assert_close(found, expected)
+        (gradient,) = torch.autograd.grad(found.square().sum(), latents)
+        assert gradient.abs().sum() > 0
+        torch.testing.assert_close(backend.decode(latents), tiny.backend().decode(latents))
+        assert torch.equal(tiny.backend().decode(latents, for_gradient=True), tiny.backend().decode(latents))
+
+    @pytest.mark.parametrize(("channels", "blocks", "said"), [(8, 2, "latents of 8 channels"), (4, 3, "to 4 times")])
+    def test_one_of_another_model_is_refused(self, tmp_path, channels, blocks, said):
+        with pytest.raises(ModelError, match=said):
+            load(str(tiny.pipeline_folder()), tiny_decoder=tiny_decoder(tmp_path, channels, blocks))
+
+    def test_a_missing_one_is_one_message(self, tmp_path):
+        with pytest.raises(ModelError, match=r"model\.tiny_decoder .*nowhere.* cannot be loaded"):
+            load(str(tiny.pipeline_folder()), tiny_decoder=str(tmp_path / "nowhere"))
+
+    def test_pocket_has_its_own_which_draws_nearly_the_same(self):
+        backend, exact = load("pocket", tiny_decoder="pocket"), load("pocket")
+        images = [one.decode(drawn(exact), for_gradient=True) for one in (backend, exact)]
+        assert (images[0] - images[1]).abs().mean() * 127.5 < 12
+        assert exact.tiny is None
+
+
+def drawn(backend):
+    """Latents of a few Pocket birds."""
+    walk = Trajectory.begin(backend, range(4), backend.encode(["a photo of a kiwi"] * 4), steps=5, scheduler=None)
+    advance(backend, [walk], [walk.length], backend.unconditional(), 3.0)
+    return walk.latents
+
+
+def test_compile_is_asked_of_the_denoiser_alone():
+    backend = load(str(tiny.pipeline_folder()), compile=True)
+    assert backend.denoiser._compiled_call_impl is not None
+    assert backend.vae._compiled_call_impl is None
+
+
+class TestTraining:
+    """What the training objective of a model is made of."""
+
+    @pytest.mark.parametrize("changes", [
+        {},
+        {"scaling_factor": 0.13, "shift_factor": 0.4},
+        {"latents_mean": [0.1, -0.2, 0.3, 0.4], "latents_std": [0.5, 1.5, 2.0, 0.8], "shift_factor": -0.2},
+    ])  # fmt: skip
+    def test_latents_of_pictures_are_what_decoding_undoes(self, tmp_path, changes):
+        """Their mean decodes to what the autoencoder itself makes of its mean; the deviation is scaled alike."""
+        folder = shutil.copytree(tiny.pipeline_folder(), tmp_path / "model")
+        path = folder / "vae" / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        backend, images = load(str(folder)), torch.rand(2, 3, tiny.IMAGE, tiny.IMAGE) * 2 - 1
+        known = backend.vae.encode(images).latent_dist
+        mean, deviation = backend.compress(images)
+        assert not mean.requires_grad
+        torch.testing.assert_close(backend.decode(mean), backend.vae.decode(known.mean).sample, atol=1e-4, rtol=0)
+        beyond = backend.vae.decode(known.mean + known.std).sample
+        torch.testing.assert_close(backend.decode(mean + deviation), beyond, atol=1e-4, rtol=0)
+        std = torch.tensor(changes.get("latents_std", [1.0])).view(1, -1, 1, 1)
+        torch.testing.assert_close(deviation, known.std * changes.get("scaling_factor", 0.5) / std)
+
+    @pytest.mark.parametrize("family", tiny.FAMILIES)
+    @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+    def test_the_right_output_at_training_noise_gives_the_clean_latents_back(self, tmp_path, family, kind):
+        """The levels are those of the model's own training schedule, whatever its sampler makes of them."""
+        folder = shutil.copytree(tiny.pipeline_folder(family), tmp_path / "model")
+        path = folder / "scheduler" / "scheduler_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": kind}))
+        backend = load(str(folder))
+        assert backend.training_steps == 1000
+        settings = backend._scheduler.config
+        power = {"linear": 1, "scaled_linear": 2}[settings.beta_schedule]
+        ends = [one ** (1 / power) for one in (settings.beta_start, settings.beta_end)]
+        betas = torch.linspace(*ends, 1000, dtype=torch.float64) ** power
+        roots = (1 - betas).cumprod(0).sqrt()
+        if settings.get("rescale_betas_zero_snr"):  # arXiv 2305.08891, algorithm 1
+            roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
+        timesteps = torch.tensor([0, 1, 300, 998])
+        alpha = roots[timesteps].view(-1, 1, 1, 1).float()
+        sigma = (1 - alpha**2).sqrt()
+        clean, noise = (torch.randn(4, *tiny.LATENT) for _ in range(2))
+        inputs, target = backend.noised(clean, noise, timesteps)
+        torch.testing.assert_close(inputs, alpha * clean + sigma * noise, atol=1e-4, rtol=0)
+        back = {
+            "epsilon": lambda: (inputs - sigma * target) / alpha,
+            "v_prediction": lambda: alpha * inputs - sigma * target,
+            "sample": lambda: target,
+        }[kind]()
+        torch.testing.assert_close(back[:3], clean[:3], atol=1e-3, rtol=0)
+
+    @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+    def test_half_precision_has_the_noise_of_single_precision_at_every_timestep(self, kind):
+        backend, timesteps = tiny.backend(), torch.arange(0, 1000, 9)
+        noise = torch.randn(len(timesteps), *tiny.LATENT).to(kind)
+        inputs, target = backend.noised(torch.zeros_like(noise), noise, timesteps)
+        exact, _ = backend.noised(torch.zeros(noise.shape), noise.float(), timesteps)
+        assert inputs.dtype == kind
+        assert torch.equal(target, noise.float())
+        torch.testing.assert_close(inputs.float(), exact, rtol=torch.finfo(kind).eps, atol=1e-6)

@@ -1,0 +1,166 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
+from dct_augment.errors import DatasetError, ShardError
+from dct_augment.generation.shards import PLAIN, TRAIN
+from dct_augment.records import Example
+from tests.conftest import CLASSES, ShardRun
+
+
+def black() -> Image.Image:
+    return Image.new("RGB", (16, 16))
+
+
+def as_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image))
+
+
+REAL = RealImages([Example(f"{info.slug}-{n}", info.index, black) for info in CLASSES for n in range(3)], as_tensor)
+"""Three black pictures per class: a coloured draw is a synthetic one."""
+
+
+@pytest.fixture
+def synthetic(made: ShardRun) -> SyntheticImages:
+    """Five coloured pictures per class."""
+    return SyntheticImages(made.root / "shards", transform=as_tensor)
+
+
+def is_synthetic(draw: tuple[torch.Tensor, int]) -> bool:
+    return bool(draw[0].max() > 0)
+
+
+@pytest.mark.parametrize("image_format", ["png", "webp", "jpg"])
+def test_random_access_reads_what_the_tars_hold_in_order(shard_run: ShardRun, image_format: str) -> None:
+    shard_run.draw(image_format=image_format)
+    images = SyntheticImages(shard_run.root / "shards")
+    stored = {key: (image.tobytes(), label) for key, label, image in shard_run.folder.images(TRAIN)}
+    assert len(images) == len(stored) == 15
+    for index in reversed(range(len(images))):
+        picture, label = images[index]
+        assert (picture.tobytes(), label) == stored[images.keys[index]]
+
+
+def test_images_are_sorted_by_class_and_number(synthetic: SyntheticImages) -> None:
+    assert synthetic.keys == tuple(f"{info.slug}-{number:06d}" for info in CLASSES for number in range(5))
+    assert Counter(synthetic.labels) == {0: 5, 1: 5, 2: 5}
+
+
+def test_per_class_keeps_the_first_images_of_each_class(made: ShardRun) -> None:
+    images = SyntheticImages(made.root / "shards", per_class=2)
+    assert images.keys == tuple(f"{info.slug}-{number:06d}" for info in CLASSES for number in range(2))
+
+
+def test_per_class_skips_failed_images(shard_run: ShardRun) -> None:
+    shard_run.draw(failed=("crane-000000",))
+    images = SyntheticImages(shard_run.root / "shards", per_class=2)
+    assert images.keys[:2] == ("crane-000001", "crane-000002")
+
+
+def test_the_plain_split_is_read_by_name(made: ShardRun) -> None:
+    assert len(SyntheticImages(made.root / "shards", PLAIN)) == 6
+
+
+def test_images_can_be_iterated(synthetic: SyntheticImages) -> None:
+    assert [label for _, label in synthetic] == list(synthetic.labels)  # type: ignore[attr-defined]
+
+
+def test_a_missing_folder_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"gone holds no _info\.json; make shards with `dct-augment generate`"):
+        SyntheticImages(tmp_path / "gone")
+
+
+def test_a_missing_split_names_those_there_are(made: ShardRun) -> None:
+    with pytest.raises(DatasetError, match=r"has no split 'test'; it has: train, plain"):
+        SyntheticImages(made.root / "shards", "test")
+
+
+def test_a_damaged_info_is_named(made: ShardRun) -> None:
+    (made.root / "shards" / "_info.json").write_text("{")
+    with pytest.raises(DatasetError, match=r"_info\.json is damaged"):
+        SyntheticImages(made.root / "shards")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no tar at all" * 100])
+def test_a_damaged_tar_is_named(made: ShardRun, content: bytes | None) -> None:
+    tar = made.root / "shards" / "tiny-train-000001.tar"
+    tar.unlink()
+    if content is not None:
+        tar.write_bytes(content)
+    with pytest.raises(ShardError, match=r"tiny-train-000001\.tar cannot be read"):
+        SyntheticImages(made.root / "shards")
+
+
+@pytest.mark.parametrize(("probability", "low", "high"), [(0.0, 0, 0), (0.5, 150, 250), (1.0, 400, 400)])
+def test_real_images_are_replaced_with_the_given_probability(
+    synthetic: SyntheticImages, probability: float, low: int, high: int
+) -> None:
+    mixture = Mixture(REAL, synthetic, probability=probability, length=400, seed=3)
+    assert low <= sum(is_synthetic(mixture[index]) for index in range(400)) <= high
+
+
+def test_replacement_keeps_the_labels_of_real_training(synthetic: SyntheticImages) -> None:
+    labels = [
+        [label for _, label in Mixture(REAL, synthetic, probability=p, length=300)]  # type: ignore[attr-defined]
+        for p in (0.0, 0.4, 1.0)
+    ]
+    assert labels[0] == labels[1] == labels[2]
+    assert min(Counter(labels[0]).values()) > 65
+
+
+def test_a_synthetic_image_stands_for_its_own_class(synthetic: SyntheticImages) -> None:
+    mixture = Mixture(REAL, synthetic, probability=1.0, length=60)
+    assert all(int(image.float().mean((0, 1)).argmax()) == label for image, label in mixture)  # type: ignore[attr-defined]
+
+
+def test_all_synthetic_images_of_a_class_are_used(synthetic: SyntheticImages) -> None:
+    mixture = Mixture(REAL, synthetic, probability=1.0, length=300)
+    assert len({mixture[index][0].numpy().tobytes() for index in range(300)}) == 15
+
+
+def test_a_draw_depends_on_seed_and_index_alone(synthetic: SyntheticImages) -> None:
+    short, long = (Mixture(REAL, synthetic, length=length, seed=5) for length in (20, 50))
+    assert all(torch.equal(short[index][0], long[index][0]) for index in reversed(range(20)))
+
+
+def test_another_seed_draws_other_images(synthetic: SyntheticImages) -> None:
+    one, other = (Mixture(REAL, synthetic, length=20, seed=seed) for seed in (0, 1))
+    assert [one[k][1] for k in range(20)] != [other[k][1] for k in range(20)]
+
+
+def test_workers_do_not_change_the_draws(synthetic: SyntheticImages) -> None:
+    mixture = Mixture(REAL, synthetic, length=24, seed=1)
+    alone, shared = (list(DataLoader(mixture, batch_size=5, num_workers=workers)) for workers in (0, 2))
+    for (images, labels), (others, other_labels) in zip(alone, shared, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, other_labels)
+
+
+def test_a_class_without_synthetic_images_stays_real(shard_run: ShardRun) -> None:
+    shard_run.draw(classes=CLASSES[:2])
+    synthetic = SyntheticImages(shard_run.root / "shards", transform=as_tensor)
+    mixture = Mixture(REAL, synthetic, probability=1.0, length=60)
+    assert all(is_synthetic(draw) == (draw[1] < 2) for draw in mixture)  # type: ignore[attr-defined]
+
+
+def test_replacement_can_be_limited_to_some_classes(synthetic: SyntheticImages) -> None:
+    mixture = Mixture(REAL, synthetic, probability=1.0, length=60, classes={1})
+    assert all(is_synthetic(draw) == (draw[1] == 1) for draw in mixture)  # type: ignore[attr-defined]
+
+
+def test_without_synthetic_images_all_is_real() -> None:
+    mixture = Mixture(REAL, probability=1.0, length=30)
+    assert len(mixture) == 30
+    assert not any(is_synthetic(mixture[index]) for index in range(30))
+
+
+@pytest.mark.parametrize("index", [-1, 30])
+def test_there_is_no_draw_outside_the_length(index: int) -> None:
+    with pytest.raises(IndexError):
+        Mixture(REAL, length=30)[index]

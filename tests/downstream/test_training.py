@@ -1,0 +1,160 @@
+"""The low-resource classifier's recipe: every model, optimiser and augmentation that the settings offer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from timm.models import save_for_hf
+from torch import nn
+
+from dct_augment import classifiers
+from dct_augment.config import BenchmarkConfig, ClassifierConfig
+from dct_augment.downstream import training
+from dct_augment.downstream.mixing import Mixture, RealImages
+from dct_augment.downstream.training import Fitted, Memory, Transforms
+from dct_augment.errors import DctAugmentError, ModelError
+from dct_augment.images import square
+from dct_augment.records import Example
+from tests.conftest import CLASSES, speckled
+
+SETTINGS = BenchmarkConfig(image_size=32, steps=4, batch_size=8, validations=2)
+
+
+def examples(seed: int, count: int = 4) -> list[Example]:
+    return [
+        Example(f"{info.slug}-{n}", info.index, lambda label=info.index, one=seed + n: speckled(label, one))  # type: ignore[misc]
+        for info in CLASSES
+        for n in range(count)
+    ]
+
+
+def settings(**changes: Any) -> BenchmarkConfig:
+    return BenchmarkConfig.model_validate(SETTINGS.model_dump() | changes)
+
+
+def fit(chosen: BenchmarkConfig, *, validation: bool = False, **options: Any) -> Fitted:
+    tensors = Transforms(chosen.image_size, chosen.randaugment)
+    data = Mixture(RealImages(examples(0), tensors.strong), length=chosen.steps * chosen.batch_size)
+    held_out = Memory(RealImages(examples(100), tensors.plain)) if validation else None
+    return training.fit(data, chosen, classes=3, seed=1, validation=held_out, **options)
+
+
+def moved(fitted: Fitted, chosen: BenchmarkConfig) -> set[str]:
+    """Names of the weights and buffers that training has changed."""
+    training._seed_everything(1)
+    fresh = training.create(chosen, 3).state_dict()
+    return {name for name, value in fitted.model.state_dict().items() if not torch.equal(value, fresh[name])}
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet_gn", "test_resnet", "test_vit", "test_convnext"])
+@pytest.mark.parametrize("train", ["fine_tune", "linear_probe"])
+def test_any_backbone_is_fine_tuned_or_probed(name: str, train: str) -> None:
+    chosen = settings(model=name, train=train, image_size=160 if "vit" in name else 32)
+    fitted = fit(chosen)
+    changed, head = moved(fitted, chosen), {name for name, _ in fitted.model.get_classifier().named_parameters()}
+    assert not fitted.model.training
+    if train == "linear_probe":
+        assert {name.rpartition(".")[2] for name in changed} == head
+        assert len(changed) == len(head)  # running statistics of the backbone too are as they were
+    else:
+        assert {name for name, _ in fitted.model.named_parameters()} <= changed
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_both_optimisers_learn_colours(optimizer: str) -> None:
+    chosen = settings(optimizer=optimizer, steps=40, learning_rate=0.005 if optimizer == "adamw" else 0.05)
+    assert fit(chosen, validation=True).val_accuracy > 0.8
+
+
+def test_mixup_and_cutmix_change_the_batches_of_mixed_arms_alone() -> None:
+    plain, blended = settings(), settings(mixup=0.4, cutmix=1.0)
+
+    def same(one: Fitted, other: Fitted) -> bool:
+        pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
+        return all(torch.equal(left, right) for left, right in pairs)
+
+    assert same(fit(plain), fit(blended, mixed=False))
+    assert not same(fit(plain), fit(blended, mixed=True))
+    assert same(fit(blended, mixed=True), fit(blended, mixed=True))
+
+
+def test_mixing_needs_pairs() -> None:
+    with pytest.raises(ValueError, match="even batch_size, not 7"):
+        settings(mixup=0.1, batch_size=7)
+
+
+def test_validation_chooses_the_best_look_and_changes_no_step() -> None:
+    chosen = settings(steps=12, validations=6, learning_rate=0.02)
+    looks: list[tuple[float, dict[str, torch.Tensor]]] = []
+    measure = training.accuracy
+
+    def watched(model: nn.Module, *rest: Any) -> float:
+        seen = measure(model, *rest)
+        looks.append((seen, {name: value.clone() for name, value in model.state_dict().items()}))
+        return seen
+
+    training.accuracy = watched
+    try:
+        fitted = fit(chosen, validation=True)
+    finally:
+        training.accuracy = measure
+    best = max(seen for seen, _ in looks)
+    kept = next(state for seen, state in reversed(looks) if seen == best)
+    assert len(looks) == 6
+    assert fitted.val_accuracy == best
+    assert all(torch.equal(value, kept[name]) for name, value in fitted.model.state_dict().items())
+    unwatched = fit(chosen).model.state_dict()  # the last look is after the last step
+    assert all(torch.equal(value, looks[-1][1][name]) for name, value in unwatched.items())
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_every_fit_takes_exactly_the_steps_of_the_settings(validation: bool) -> None:
+    taken = []
+    step = torch.optim.AdamW.step
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        taken.append(1)
+        return step(*args, **kwargs)
+
+    torch.optim.AdamW.step = counted  # type: ignore[method-assign]
+    try:
+        fit(settings(steps=7, validations=3), validation=validation)
+    finally:
+        torch.optim.AdamW.step = step  # type: ignore[method-assign]
+    assert len(taken) == 7
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_fix() -> None:
+    with pytest.raises(
+        DctAugmentError, match=r"not finite in step \d+ of 9; lower benchmark.learning_rate, now 1e\+30"
+    ):
+        fit(settings(steps=9, optimizer="sgd", learning_rate=1e30))
+
+
+@pytest.mark.parametrize("name", ["resnet5O", "local-dir:/nowhere"])
+def test_an_unknown_model_is_one_message(name: str) -> None:
+    with pytest.raises(ModelError, match=f"benchmark.model '{name}' cannot be made"):
+        training.create(settings(model=name), 3)
+
+
+def test_pretrained_weights_come_from_a_folder(tmp_path: Path) -> None:
+    source = training.create(settings(), 5)
+    save_for_hf(source, str(tmp_path / "mine"), safe_serialization=True)
+    known = training.create(settings(model=f"local-dir:{tmp_path / 'mine'}", pretrained=True), 3)
+    assert torch.equal(known.conv_stem.weight, source.conv_stem.weight)
+    assert known.get_classifier().out_features == 3
+
+
+def test_a_saved_classifier_guides_as_it_answered(tmp_path: Path) -> None:
+    chosen = settings(steps=20)
+    fitted = fit(chosen)
+    training.save(fitted.model, chosen, [info.name for info in CLASSES], tmp_path / "guide")
+    guide = classifiers.load(
+        (ClassifierConfig(name=f"local-dir:{tmp_path / 'guide'}", match="index"),), CLASSES, device="cpu"
+    )
+    assert guide.labels == tuple(info.name for info in CLASSES)
+    assert guide.targets(CLASSES) == (0, 1, 2)
+    picture = speckled(1, 7).resize((32, 32))
+    tensors = Transforms(32, chosen.randaugment).plain(picture)[None]
+    torch.testing.assert_close(guide.logits(square(picture, 32)), fitted.model(tensors), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,557 @@
+"""The flow with a real Prefect server, a real Dask cluster, killed workers, and a browser."""
+
+import contextlib
+import errno
+import hashlib
+import http.server
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Failed
+
+from dct_augment import config as configuration
+from dct_augment.errors import InputError, ModelError, TokenTrainingError
+from dct_augment.pipeline.run import Run
+from dct_augment.pipeline.stages import TokenStage
+from dct_augment.records import Unit
+from flows import augment, runners, server, transient, workers
+from flows.workers import Job
+
+SMALL = [
+    "tokens.max_updates=4", "tokens.validate_every=2", "tokens.validation_images=2", "tokens.images_per_update=2",
+    "tokens.group=1", "tokens.target_accuracy=0.01", "tokens.target_probability=0.0", "tokens.restarts=0",
+    "sampling.num_inference_steps=2", "generation.shard_size=3", "benchmark.arms=[plain_prompt, class_token]",
+    "benchmark.steps=2", "benchmark.seeds=2", "benchmark.batch_size=4", "benchmark.per_class=2",
+    "benchmark.processes=1", "report.strip=2", "on_class_failure=skip",
+]  # fmt: skip
+CHROMIUM = shutil.which("chromium")
+COMMAND = [sys.executable, "-W", "ignore", "-m", "dct_augment"]
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    # One thread: the bits of a sum depend on how many threads share it, and the processes of a cluster have one each.
+    return {**os.environ, "PREFECT_HOME": str(home), "PREFECT_API_URL": "", "OMP_NUM_THREADS": "1", **more}
+
+
+def run(command: list[str], folder: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=folder, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        check=False, timeout=400,
+    )  # fmt: skip
+
+
+def overrides(*more: str) -> list[str]:
+    return [part for setting in (*SMALL, *more) for part in ("--set", setting)]
+
+
+def digests(root: Path) -> dict[str, str]:
+    """What tokens, shards and trials a run made, by content."""
+    paths = [*root.glob("tokens/*.*"), *root.glob("shards/*.*"), *root.glob("benchmark/trials/*")]
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def group(session: int) -> list[str]:
+    """The processes of a session."""
+    listed = subprocess.run(["ps", "-o", "pid=,stat=,args=", "-s", str(session)], capture_output=True, text=True)
+    return [line for line in listed.stdout.splitlines() if " Z" not in line]
+
+
+def tiny(tmp_path: Path, **parameters: Any) -> configuration.Config:
+    return configuration.load("digits", SMALL, classes=["one"], output=tmp_path / "run", per_class=2, **parameters)
+
+
+class TestUnits:
+    """The task of a unit, without a server: `.fn` is what Prefect calls."""
+
+    def job(self, config: configuration.Config, folder: Path) -> Job:
+        return Job("of-a-test", config.model_dump(mode="json"), str(folder))
+
+    def do(self, unit: Unit, job: Job) -> None:
+        augment._task("tokens", unit.title)(augment.do).fn(unit, job)
+
+    @pytest.fixture(autouse=True)
+    def _alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(workers, "_visitor", None)
+        monkeypatch.setattr(workers, "_log", lambda progress: None)  # there is no task run to log to
+
+    def test_a_worker_does_a_unit_and_keeps_the_models_for_the_next(self, tmp_path: Path) -> None:
+        config = tiny(tmp_path)
+        run = Run(config)
+        (unit,) = self.pending(run)
+        self.do(unit, self.job(config, tmp_path))
+        assert (tmp_path / "run" / "tokens" / "one.safetensors").is_file() or run.failed
+        assert workers._visitor is not None
+        first = workers._visitor[1].run.backend
+        again = configuration.load("digits", SMALL, classes=["two"], output=tmp_path / "other", per_class=2)
+        (unit,) = self.pending(Run(again))
+        self.do(unit, Job("of-another", again.model_dump(mode="json"), str(tmp_path)))
+        assert workers._visitor[1].run.backend is first
+
+    def test_a_worker_of_another_version_refuses(self, tmp_path: Path) -> None:
+        job = Job("of-a-test", {}, str(tmp_path), version="0.0.1")
+        with pytest.raises(InputError, match=r"the flow has 0\.0\.1; install the same"):
+            self.do(Unit("tokens", 0, "one", 1), job)
+
+    def test_a_worker_that_does_not_see_the_flows_files_refuses(self, tmp_path: Path) -> None:
+        config = tiny(tmp_path)
+        with pytest.raises(InputError, match="cannot enter the flow's folder '/nowhere/at/all': No such file"):
+            self.do(Unit("tokens", 0, "one", 1), self.job(config, Path("/nowhere/at/all")))
+        with pytest.raises(InputError, match="does not see the run folder"):
+            self.do(Unit("tokens", 0, "one", 1), self.job(config, tmp_path))
+
+    def pending(self, run: Run) -> tuple[Unit, ...]:
+        """What a flow would hand out, with the folder as it then is."""
+        found: list[Unit] = []
+        run.work([TokenStage(run)], lambda stage, units: found.extend(units))
+        return tuple(found)
+
+
+def test_a_class_without_token_is_remembered_and_fails_the_run_or_is_skipped(tmp_path: Path) -> None:
+    hopeless = ["guide={name: 'tests.broken_guide:Broken', library: function}"]
+
+    def ending(end: str) -> Run:
+        settings = [*SMALL, *hopeless, f"on_class_failure={end}"]
+        return Run(configuration.load("digits", settings, classes=["three"], output=tmp_path / "run"))
+
+    ending("fail").train()
+    assert set(ending("fail").failed) == {"three"}
+    with pytest.raises(TokenTrainingError, match="no class token for 1 of 1 classes: three"):
+        ending("fail").check()
+    ending("skip").check()
+
+
+class TestTransient:
+    def caused(self, cause: BaseException) -> ModelError:
+        try:
+            raise ModelError("cannot be loaded") from cause
+        except ModelError as error:
+            return error
+
+    @pytest.mark.parametrize("error", [
+        MemoryError(), OSError(errno.ENOSPC, "full"), ConnectionResetError(), TimeoutError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+    ])  # fmt: skip
+    def test_what_may_pass_is_tried_again_also_as_a_cause(self, error: Exception) -> None:
+        assert transient.transient(error)
+        assert transient.transient(self.caused(error))
+        assert transient.retry(None, None, Failed(data=error))
+
+    @pytest.mark.parametrize("error", [
+        InputError("x"), ValueError("x"), OSError(errno.ENOENT, "none"), OSError(errno.EACCES, "no"), KeyError("x"),
+    ])  # fmt: skip
+    def test_what_stays_wrong_fails_at_once(self, error: Exception) -> None:
+        assert not transient.transient(error)
+        assert not transient.transient(self.caused(error))
+
+    def test_answers_of_the_hub_go_by_their_status(self) -> None:
+        import httpx
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+        for status, passes in ((429, True), (503, True), (404, False), (401, False)):
+            answer = httpx.Response(status, request=httpx.Request("GET", "http://hub"))
+            assert transient.transient(HfHubHTTPError("x", response=answer)) is passes
+        assert transient.transient(httpx.ConnectError("x"))
+        assert not transient.transient(OfflineModeIsEnabled("x"))
+
+
+class TestRunners:
+    def test_a_window_of_units_is_kept_and_every_outcome_comes_back(self) -> None:
+        units = [Unit("tokens", number, str(number), 1) for number in range(7)]
+        lock, running, most = threading.Lock(), 0, 0
+
+        def work(number: int) -> None:
+            nonlocal running, most
+            with lock:
+                running += 1
+                most = max(most, running)
+            time.sleep(0.02)
+            with lock:
+                running -= 1
+            if number == 3:
+                raise ValueError("three")
+
+        with ThreadPoolExecutor(7) as pool:
+            outcomes = dict(runners._window(units, lambda unit: pool.submit(work, unit.number), lambda: 2))  # type: ignore[arg-type]
+        assert set(outcomes) == set(units)
+        assert most == 2
+        assert [unit.number for unit, error in outcomes.items() if error] == [3]
+
+    def test_workers_elsewhere_need_a_server_that_they_can_reach(self) -> None:
+        for kind in ("dask", "ray"):
+            config = configuration.load("digits", [f"runner.kind={kind}", "runner.address=node7:8786"])
+            wrong = pytest.raises(InputError, match=r"cannot reach the Prefect server .*--host 0\.0\.0\.0")
+            here = temporary_settings({PREFECT_API_URL: "http://127.0.0.1:4200/api"})
+            with here, runners.make(config) as runner, wrong:
+                runner._start()  # type: ignore[attr-defined]
+
+    def test_a_cluster_that_does_not_answer_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        config = configuration.load("digits", ["runner.kind=dask", "runner.address=127.0.0.1:9"])
+        monkeypatch.setattr(runners, "_reachable", lambda address: None)
+        monkeypatch.setattr(runners, "_ANSWER_WITHIN", 1)
+        with runners.make(config) as runner, pytest.raises(InputError, match=r"no Dask scheduler answers.*dask sched"):
+            runner._start()  # type: ignore[attr-defined]
+
+    def test_a_package_that_is_missing_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(InputError, match=r"pip install 'dct-augment\[dask\]'"):
+            runners._need("prefect_dask", "dask")
+
+    def test_no_more_workers_than_gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+        cluster = runners.Dask(configuration.load("digits", ["runner.kind=dask", "runner.workers=3"]))
+        assert cluster._gpus == ["4", "6"]
+        with pytest.raises(InputError, match=r"runner\.workers is 3, but there are 2 GPUs"):
+            cluster._processes()
+
+
+class TestServer:
+    def test_only_a_prefect_server_counts_as_an_answer(self) -> None:
+        assert not server.answers("http://127.0.0.1:9/api")
+        assert not server.answers("not an address")
+        other = http.server.ThreadingHTTPServer((server.HOST, 0), http.server.BaseHTTPRequestHandler)
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        try:
+            assert not server.answers(server.api_url(other.server_port))
+            assert not server.is_free(other.server_port)
+        finally:
+            other.shutdown()
+            other.server_close()
+            thread.join()
+
+    def test_a_port_that_is_taken_is_named(self, tmp_path: Path) -> None:
+        with socket.socket() as taken:
+            taken.bind((server.HOST, 0))
+            taken.listen()
+            port = str(taken.getsockname()[1])
+            done = run([*COMMAND, "serve", "--port", port], tmp_path, environment(tmp_path / "home"))
+        assert done.returncode == 2
+        assert f"port {port} is taken" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@dataclass(frozen=True)
+class Served:
+    """`dct-augment serve` at work in a folder."""
+
+    folder: Path
+    url: str
+    variables: dict[str, str]
+    process: subprocess.Popen[str]
+
+    def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return run([sys.executable, "-m", "prefect", *arguments], self.folder, self.variables)
+
+    def deployment(self, name: str, **parameters: Any) -> subprocess.CompletedProcess[str]:
+        given = [part for key, value in parameters.items() for part in ("-p", f"{key}={json.dumps(value)}")]
+        return self.prefect("deployment", "run", f"augment/{name}", "--watch", "--watch-timeout", "300", *given)
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body or {}).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One real server with worker, started as a user does; at the end all of it must be gone."""
+    folder = tmp_path_factory.mktemp("served")
+    port = server.free_port()
+    url = server.api_url(port)
+    variables = environment(folder / "home", PREFECT_API_URL=url)
+    with (folder / "serve.log").open("w") as log:
+        process = subprocess.Popen(
+            [*COMMAND, "serve", "--port", str(port)], cwd=folder, env=variables, text=True,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+        try:
+            give_up = time.monotonic() + 200
+            while "Ctrl-C stops" not in (folder / "serve.log").read_text():
+                assert process.poll() is None, (folder / "serve.log").read_text()
+                assert time.monotonic() < give_up, (folder / "serve.log").read_text()
+                time.sleep(0.3)
+            yield Served(folder, url, variables, process)
+        finally:
+            process.terminate()
+            process.wait(60)
+    assert not _processes_with(f"PREFECT_HOME={folder / 'home'}")
+
+
+@pytest.fixture(scope="session")
+def finished(served: Served) -> str:
+    """What `prefect deployment run augment/pocket --watch` printed."""
+    narrowed = [
+        *SMALL, "benchmark.arms=[real+strong_aug, plain_prompt, class_token]", "benchmark.ratios=[]",
+        "benchmark.per_class_curve=[]",
+    ]  # fmt: skip
+    done = served.deployment("pocket", per_class=4, classes=["crane", "kiwi"], overrides=narrowed, full=True)
+    assert done.returncode == 0, done.stdout + done.stderr + (served.folder / "serve.log").read_text()
+    return done.stdout
+
+
+class TestServe:
+    def test_a_deployment_runs_where_the_worker_was_started(self, served: Served, finished: str) -> None:
+        assert "Completed" in finished
+        root = served.folder / "runs" / "pocket"
+        assert (root / "report" / "index.html").is_file()
+        rows = pd.concat(pd.read_parquet(path) for path in root.glob("shards/*-plain-*.parquet"))
+        assert len(rows) == 8  # per_class and classes merged with the deployment's own config
+        trials = pd.read_parquet(root / "benchmark" / "trials.parquet")
+        assert set(trials["shots"]) == {1, 2, 5, 10, 20}  # of the full benchmark
+
+    def test_every_deployment_is_there_with_a_queue_and_no_path_of_this_machine(self, served: Served) -> None:
+        found = {one["name"]: one for one in served.post("/deployments/filter")}
+        assert set(found) == {"pocket", "digits", "cub", "inat", "imagenet", "folder"}
+        for name, one in found.items():
+            assert one["parameters"] == {"config": name}
+            assert one["description"]
+            assert one["tags"]
+            assert one["global_concurrency_limit"]["limit"] == 1
+            assert one["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+            assert not [value for value in _strings(one) if value.startswith("/") and "$ref" not in value]
+            gpus = one["job_variables"].get("env", {}).get("CUDA_VISIBLE_DEVICES")
+            assert gpus == (None if name in ("pocket", "digits") else "0")
+        form = found["cub"]["parameter_openapi_schema"]["properties"]
+        assert set(form) == {"config", "per_class", "classes", "output", "overrides", "full"}
+        assert {"type": "integer"} in form["per_class"]["anyOf"]
+
+    def test_artifacts_show_progress_tokens_strips_and_the_report(self, served: Served, finished: str) -> None:
+        found = {one["key"]: one for one in served.post("/artifacts/latest/filter")}
+        for stage in ("tokens", "images-train", "images-plain", "benchmark"):
+            assert found[f"pocket-{stage}"]["type"] == "progress"
+        for key, one in found.items():
+            if one["type"] == "progress":
+                assert one["data"] == 100.0, key
+        table = json.loads(found["pocket-token-table"]["data"])
+        assert {row["class"] for row in table} <= {"crane", "kiwi"}
+        assert {"updates", "guide before", "guide after", "stopped"} <= set(table[0])
+        assert found["pocket-strip-crane"]["data"].startswith("data:image/png;base64,")
+        page = served.folder / "runs" / "pocket" / "report" / "index.html"
+        assert f"[{page}]({page.as_uri()})" in found["pocket-summary"]["data"]
+
+    def test_bad_input_fails_at_once_with_its_message(self, served: Served) -> None:
+        done = served.deployment(
+            "pocket", output="bad", classes=["crane"], overrides=[*SMALL, "guide.name=local-dir:nowhere"]
+        )
+        assert "Failed" in done.stdout
+        runs = served.post("/flow_runs/filter", {"flow_runs": {"state": {"name": {"any_": ["Failed"]}}}})
+        assert any("nowhere" in one["state"]["message"] for one in runs)
+        tasks = served.post("/task_runs/filter", {"task_runs": {"state": {"name": {"any_": ["Failed"]}}}})
+        assert {one["run_count"] for one in tasks} == {1}
+        said = (served.folder / "serve.log").read_text()
+        assert "nowhere" in said
+        assert "Traceback" not in said
+
+    def test_only_errors_that_may_pass_are_retried(self, served: Served) -> None:
+        done = run([sys.executable, "-W", "ignore", "-c", RETRIES], served.folder, served.variables)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == ["3", "1"]
+
+    @pytest.mark.skipif(not CHROMIUM, reason="no browser: install Debian's package chromium")
+    def test_the_ui_and_the_report_open_in_a_browser(self, served: Served, finished: str) -> None:
+        from playwright.sync_api import expect, sync_playwright
+
+        home = served.url.removesuffix("/api")
+        found = {one["key"]: one for one in served.post("/artifacts/latest/filter")}
+        cub = next(one for one in served.post("/deployments/filter") if one["name"] == "cub")
+        errors: list[str] = []
+        with sync_playwright() as tools:
+            browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            page = browser.new_page()
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.set_default_timeout(60_000)
+            page.goto(f"{home}/deployments")
+            for name in ("pocket", "cub"):
+                expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=60_000)
+            page.goto(f"{home}/deployments/deployment/{cub['id']}/run")
+            for name in ("per_class", "classes", "output", "overrides"):
+                expect(page.get_by_text(re.compile(rf"^{name}\b")).first).to_be_visible(timeout=60_000)
+            page.goto(f"{home}/artifacts/artifact/{found['pocket-strip-crane']['latest_id']}")
+            page.wait_for_function("[...document.images].some(one => one.src.startsWith('data:') && one.naturalWidth)")
+            page.goto((served.folder / "runs" / "pocket" / "report" / "index.html").as_uri())
+            assert page.locator("img").count() >= 2
+            assert page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
+            assert "crane" in page.inner_text("body")
+            browser.close()
+        assert errors == []
+
+
+RETRIES = """
+from dct_augment.errors import InputError
+from flows.augment import _task
+
+calls = []
+
+def full():
+    calls.append(1)
+    if len(calls) < 3:
+        raise OSError(28, "No space left on device")
+
+def wrong():
+    calls.append(1)
+    raise InputError("no such model")
+
+_task("tokens", "full", retries=2, delay=0.1)(full)()
+print(len(calls))
+calls.clear()
+try:
+    _task("tokens", "wrong", retries=2, delay=0.1)(wrong)()
+except InputError:
+    print(len(calls))
+"""
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
+
+
+GUIDE = """
+import os, signal, torch
+from dct_augment import classifiers, datasets
+from dct_augment.config import ClassifierConfig, DigitsDataset
+
+class Fragile(torch.nn.Module):
+    calls = 0
+
+    def __init__(self):
+        super().__init__()
+        classes = datasets.load(DigitsDataset(name="digits")).classes
+        self.inner = classifiers.load([ClassifierConfig(name="pocket/digits-guide")], classes)
+        self.labels = [info.name for info in classes]
+
+    def forward(self, images):
+        Fragile.calls += 1
+        for number, name in ((4, "a"), (11, "b")):
+            if Fragile.calls == number and os.environ["FRAGILE"]:
+                try:
+                    os.close(os.open(os.path.join(os.environ["FRAGILE"], name), os.O_CREAT | os.O_EXCL))
+                except FileExistsError:
+                    continue
+                os.kill(os.getpid(), signal.SIGKILL)
+        return self.inner.logits(images)
+
+def build():
+    return Fragile()
+"""
+
+
+class TestDask:
+    def test_a_worker_killed_in_a_task_changes_no_byte(self, served: Served, tmp_path: Path) -> None:
+        """Its guide kills the worker process it runs in, twice; Dask starts others, which do the units again."""
+        (tmp_path / "fragile.py").write_text(GUIDE)
+        marks = tmp_path / "marks"
+        marks.mkdir()
+        variables = served.variables | {"PYTHONPATH": str(tmp_path)}
+        words = ["--config", "digits", "--per-class", "4", "--classes", "one,seven,nine"]
+        words += overrides(
+            "guide.name=fragile:build", "guide.library=function", "benchmark.arms=[real]", "report.strip=1"
+        )
+        here = [*COMMAND, "generate", *words, "--output", "here"]
+        there = [*COMMAND, "run", *words, "--output", "there", "--set", "runner.kind=dask", "--set", "runner.workers=2"]
+        for command, fragile in ((here, ""), (there, str(marks))):
+            done = run(command, tmp_path, variables | {"FRAGILE": fragile})
+            assert done.returncode == 0, done.stdout + done.stderr
+        assert {path.name for path in marks.iterdir()} == {"a", "b"}
+        made = {name: digest for name, digest in digests(tmp_path / "there").items() if "trials" not in name}
+        assert made == digests(tmp_path / "here")
+        assert not list((tmp_path / "there" / "tokens").glob(".*"))
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefect's data base for runs with a temporary server."""
+    return tmp_path_factory.mktemp("home")
+
+
+def test_run_does_everything_without_the_configured_server_and_a_second_run_nothing(
+    home: Path, served: Served, tmp_path: Path
+) -> None:
+    dead = "http://127.0.0.1:9/api"
+    command = [*COMMAND, "run", "--classes", "crane,kiwi,song sparrow", "--per-class", "3", *overrides(
+        "benchmark.arms=[real, real+strong_aug, plain_prompt, class_token]", "on_class_failure=skip"
+    )]  # fmt: skip
+    done = run(command, tmp_path, environment(home, PREFECT_API_URL=dead))
+    assert done.returncode == 0, done.stderr
+    assert re.sub(r"\s+", " ", done.stderr).count(f"server at {dead} does not answer") == 1
+    assert "Traceback" not in done.stderr
+    root = tmp_path / "runs" / "pocket"
+    summary = json.loads((root / "report" / "summary.json").read_text())
+    assert set(summary["classes"]) == {"crane", "kiwi", "song sparrow"}
+    assert set(summary["benchmark"]["arms"]) >= {"real", "real+strong_aug", "plain_prompt"}
+    assert (root / "report" / "index.html").is_file()
+    before = digests(root)
+    done = run(command, tmp_path, served.variables)
+    assert done.returncode == 0, done.stderr
+    assert "does not answer" not in done.stderr
+    assert digests(root) == before
+    checked = run([*COMMAND, "verify"], tmp_path, served.variables)
+    assert "all agree" in checked.stdout
+
+
+def test_a_wrong_config_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["augment", "nope"])
+    with pytest.raises(SystemExit) as ended:
+        augment.main()
+    assert ended.value.code == 2
+    assert "error: nope: 1 problem" in capsys.readouterr().err
+
+
+def test_the_flows_module_runs_a_config_offline_and_a_kill_leaves_no_process(home: Path, tmp_path: Path) -> None:
+    variables = environment(home)
+    config = tmp_path / "mine.yaml"
+    shipped = configuration.load("digits", SMALL, classes=["one"], per_class=2)
+    config.write_text(configuration.dump(shipped))
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "flows.augment", str(config)], cwd=tmp_path, env=variables,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    pid = process.pid
+    give_up = time.monotonic() + 200
+    while not (tmp_path / "runs" / "digits" / "tokens" / "plan.json").is_file():
+        assert process.poll() is None
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    while group(pid) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    assert not group(pid)
+    assert not _processes_with(f"PREFECT_HOME={home}")
+
+
+def _processes_with(variable: str) -> list[str]:
+    """Processes that were started with a variable in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if variable.encode() in path.read_bytes().split(b"\0"):
+                found.append((path.parent / "cmdline").read_text())
+    return found

@@ -1,0 +1,357 @@
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import webdataset as wds
+from PIL import Image
+
+from dct_augment.errors import ShardError, StaleRunError
+from dct_augment.generation import shards
+from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
+from dct_augment.pipeline.verify import Findings, verify
+from tests.conftest import CLASSES, ShardRun, drawn
+
+FORMATS = ("png", "webp", "jpg")
+
+
+def found_in(run: ShardRun) -> Findings:
+    return verify(run.root / "shards", run.name, run.root / "tokens")
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0x40
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def rewrite_rows(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Change a parquet's rows and keep what it says of itself."""
+    table = pq.read_table(path)
+    changed = table.from_pandas(change(table.to_pandas()), preserve_index=False)
+    pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
+
+
+def edit_info(run: ShardRun, change: Callable[[dict[str, Any]], object]) -> None:
+    path = run.root / "shards" / "_info.json"
+    info = json.loads(path.read_text())
+    change(info["splits"])
+    path.write_text(json.dumps(info))
+
+
+# What is in the files.
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_plain_tar_members_agree_with_the_rows(shard_run: ShardRun, image_format: str) -> None:
+    layout = shard_run.draw(image_format=image_format)
+    rows = shard_run.folder.rows(TRAIN).set_index("key")
+    found: dict[str, dict[str, bytes]] = {}
+    for spec in layout:
+        with tarfile.open(shard_run.folder.tar(spec)) as archive:
+            for member in archive:
+                key, ending = member.name.split(".")
+                found.setdefault(key, {})[ending] = archive.extractfile(member).read()  # type: ignore[union-attr]
+    assert sorted(found) == sorted(rows.index)
+    for key, members in found.items():
+        facts, row = json.loads(members["json"]), rows.loc[key]
+        assert sorted(members) == sorted([image_format, "cls", "json"])
+        assert int(members["cls"]) == facts["class_index"] == row["class_index"]
+        for name in ("class_name", "seed", "prompt", "number", "token_sha256", "status", "guide_label"):
+            assert facts[name] == row[name]
+        assert Image.open(io.BytesIO(members[image_format])).size == (16, 16)
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_webdataset_reads_images_labels_and_facts(shard_run: ShardRun, image_format: str) -> None:
+    layout = shard_run.draw(image_format=image_format)
+    urls = [str(shard_run.folder.tar(spec)) for spec in layout]
+    reader = wds.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("__key__", image_format, "cls", "json")
+    found = {key: (label, facts["seed"]) for key, _, label, facts in reader}
+    rows = shard_run.folder.rows(TRAIN)
+    assert found == {row.key: (row.class_index, row.seed) for row in rows.itertuples()}
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_timms_wds_reader_finds_the_split_by_its_info(shard_run: ShardRun, image_format: str) -> None:
+    from timm.data import create_dataset
+
+    shard_run.draw(image_format=image_format, failed=("gull-000001",))
+    dataset = create_dataset("wds/", root=str(shard_run.root / "shards"), split="train", batch_size=1)
+    found = [(np.asarray(image).mean((0, 1)).argmax(), label) for image, label in dataset]
+    assert len(found) == len(dataset) == 14
+    assert all(color == label for color, label in found)
+
+
+@pytest.mark.parametrize("image_format", ["png", "webp"])
+def test_pictures_come_back_as_they_were_drawn(shard_run: ShardRun, image_format: str) -> None:
+    (spec, *_) = shard_run.draw(image_format=image_format)
+    rows = {row.key: row for row in shard_run.rows(spec)}
+    read = list(shards.read(shard_run.folder.tar(spec)))
+    assert [key for key, _, _ in read] == list(rows)
+    assert all(image.tobytes() == drawn(rows[key]).tobytes() for key, _, image in read)
+
+
+def test_images_of_a_split_are_those_of_its_rows(made: ShardRun) -> None:
+    for split in (TRAIN, PLAIN):
+        rows = made.folder.rows(split)
+        found = [(key, label) for key, label, _ in made.folder.images(split)]
+        assert found == list(zip(rows["key"], rows["class_index"], strict=True))
+
+
+def test_rows_say_which_shard_and_class_they_belong_to(made: ShardRun) -> None:
+    rows = made.folder.rows(TRAIN)
+    assert rows["shard"].value_counts(sort=False).to_dict() == {
+        "tiny-train-000000.tar": 4, "tiny-train-000001.tar": 4, "tiny-train-000002.tar": 4, "tiny-train-000003.tar": 3
+    }  # fmt: skip
+    assert set(zip(rows["class_index"], rows["class_name"], strict=True)) == {(i.index, i.name) for i in CLASSES}
+    assert made.folder.rows(PLAIN)["token_sha256"].eq("").all()
+
+
+def test_a_split_that_is_not_there_is_empty(shard_run: ShardRun) -> None:
+    assert shard_run.folder.layout(TRAIN) == ()
+    assert len(shard_run.folder.rows(TRAIN)) == 0
+    assert list(shard_run.folder.images(TRAIN)) == []
+
+
+def test_a_failed_image_has_a_row_and_no_picture(shard_run: ShardRun) -> None:
+    shard_run.draw(failed=("crane-000000", "gull-000004"))
+    rows = shard_run.folder.rows(TRAIN).set_index("key")
+    pictures = {key for key, _, _ in shard_run.folder.images(TRAIN)}
+    assert set(rows.index) - pictures == {"crane-000000", "gull-000004"}
+    assert rows.loc["gull-000004", "error"] == "image is not finite"
+    assert json.loads((shard_run.root / "shards" / "_info.json").read_text())["splits"]["train"]["num_samples"] == 13
+    assert found_in(shard_run).problems == ()
+
+
+def test_a_shard_may_hold_failures_only(shard_run: ShardRun) -> None:
+    shard_run.draw(per_class=1, shard_size=1, failed=("crane-000000",))
+    assert found_in(shard_run) == Findings(3, 2, 3, ())
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_the_same_images_make_the_same_bytes(new_run: Callable[[str], ShardRun], image_format: str) -> None:
+    one, other = new_run("one"), new_run("other")
+    for run in (one, other):
+        run.draw(image_format=image_format)
+    paths = sorted(path.relative_to(one.root) for path in one.root.rglob("*") if path.is_file())
+    assert len(paths) == 3 + 2 * 4 + 2
+    assert [path for path in paths if (one.root / path).read_bytes() != (other.root / path).read_bytes()] == []
+
+
+def test_growing_adds_shards_and_touches_none(made: ShardRun) -> None:
+    folder = made.root / "shards"
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.glob("tiny-*")}
+    made.draw(per_class=9)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
+    assert made.folder.rows(TRAIN)["class_name"].value_counts().to_dict() == {info.name: 9 for info in CLASSES}
+    assert found_in(made).problems == ()
+
+
+def test_info_lists_each_split_with_its_shards_and_lengths(made: ShardRun) -> None:
+    info = json.loads((made.root / "shards" / "_info.json").read_text())["splits"]
+    assert info["train"]["shard_lengths"] == [4, 4, 4, 3]
+    assert info["plain"] == {
+        "name": "plain", "num_samples": 6, "shard_lengths": [4, 2],
+        "filenames": ["tiny-plain-000000.tar", "tiny-plain-000001.tar"],
+    }  # fmt: skip
+
+
+def test_info_leaves_out_unfinished_shards(made: ShardRun) -> None:
+    (made.root / "shards" / "tiny-train-000003.parquet").unlink()
+    made.folder.publish()
+    info = json.loads((made.root / "shards" / "_info.json").read_text())["splits"]
+    assert (info["train"]["num_samples"], len(info["train"]["filenames"])) == (12, 3)
+
+
+# Whether a shard is done.
+
+
+def test_a_written_shard_is_done(made: ShardRun) -> None:
+    assert all(made.folder.done(spec, made.identity) for spec in made.folder.layout(TRAIN))
+
+
+@pytest.mark.parametrize(
+    "harm", [truncate, Path.unlink, lambda path: flip(path, 700), lambda path: path.write_bytes(b"")]
+)
+@pytest.mark.parametrize("ending", ["tar", "parquet"])
+def test_a_harmed_shard_is_not_done_and_can_be_made_again(
+    made: ShardRun, harm: Callable[[Path], object], ending: str
+) -> None:
+    spec = made.folder.layout(TRAIN)[1]
+    path = made.folder.tar(spec).with_suffix(f".{ending}")
+    whole = path.read_bytes()
+    harm(path)
+    assert not made.folder.done(spec, made.identity)
+    made.draw()
+    assert path.read_bytes() == whole
+
+
+def test_no_flipped_byte_of_a_parquet_changes_rows_unseen(made: ShardRun) -> None:
+    spec = made.folder.layout(TRAIN)[0]
+    path = made.folder.parquet(spec)
+    whole, rows = path.read_bytes(), made.folder.rows(TRAIN)
+    unseen = []
+    for place in range(0, len(whole), 61):
+        flip(path, place)
+        if made.folder.done(spec, made.identity) and not made.folder.rows(TRAIN).equals(rows):
+            unseen.append(place)
+        path.write_bytes(whole)
+    assert unseen == []
+
+
+def test_other_settings_are_refused_by_name(made: ShardRun) -> None:
+    spec = made.folder.layout(TRAIN)[0]
+    other = {"schema": 1, "generation": {"seed": 5, "image_format": "png"}}
+    with pytest.raises(
+        StaleRunError, match=r"tiny-train-000000\.tar.*: generation\.seed: 0 -> 5\. Use another --output"
+    ):
+        made.folder.done(spec, other)
+
+
+def test_a_killed_writer_leaves_no_half_shard(shard_run: ShardRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = shard_run.draw(per_class=1)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shards.pq, "write_table", interrupted)
+    shard_run.folder.parquet(layout[0]).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        shard_run.write(layout[0])
+    assert not shard_run.folder.done(layout[0], shard_run.identity)
+    assert [path.name for path in (shard_run.root / "shards").glob(".*")] == []
+
+
+# Reading damaged shards.
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.35, 0.6, 0.9])
+def test_reading_a_truncated_tar_is_a_shard_error(made: ShardRun, share: float) -> None:
+    tar = made.folder.tar(made.folder.layout(TRAIN)[0])
+    with tarfile.open(tar) as archive:
+        end = archive.getmembers()[-1].offset_data
+    tar.write_bytes(tar.read_bytes()[: int(share * end)])
+    with pytest.raises(ShardError, match=r"tiny-train-000000\.tar"):
+        list(shards.read(tar))
+
+
+def test_reading_a_sample_without_a_label_is_a_shard_error(made: ShardRun) -> None:
+    tar = made.folder.tar(made.folder.layout(TRAIN)[0])
+    with tarfile.open(tar, "w") as archive:
+        archive.addfile(tarfile.TarInfo("crane-000000.png"), io.BytesIO())
+    with pytest.raises(ShardError, match="'crane-000000' lacks its image or label"):
+        list(shards.read(tar))
+
+
+def test_reading_a_picture_that_is_none_is_a_shard_error(made: ShardRun) -> None:
+    tar = made.folder.tar(made.folder.layout(TRAIN)[0])
+    with tarfile.open(tar) as archive:
+        picture = archive.getmember("crane-000000.png")
+    flip(tar, picture.offset_data)
+    with pytest.raises(ShardError, match="cannot be read"):
+        list(shards.read(tar))
+
+
+def test_a_damaged_plan_is_a_shard_error(made: ShardRun) -> None:
+    (made.root / "shards" / "plan.json").write_text('{"train": [')
+    with pytest.raises(ShardError, match=r"plan\.json is damaged"):
+        made.folder.layout(TRAIN)
+
+
+# Verification of whole runs.
+
+
+def test_a_good_run_has_no_problems(made: ShardRun) -> None:
+    assert found_in(made) == Findings(shards=6, images=21, tokens=3, problems=())
+
+
+def test_hidden_files_are_no_damage(made: ShardRun) -> None:
+    (made.root / "shards" / ".tiny.tar.1.partial").touch()
+    assert found_in(made).problems == ()
+
+
+def in_shards(name: str, harm: Callable[[Path], object]) -> Callable[[ShardRun], object]:
+    return lambda run: harm(run.root / "shards" / name)
+
+
+def in_tokens(name: str, harm: Callable[[Path], object]) -> Callable[[ShardRun], object]:
+    return lambda run: harm(run.root / "tokens" / name)
+
+
+def in_rows(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[ShardRun], object]:
+    return in_shards("tiny-train-000000.parquet", lambda path: rewrite_rows(path, change))
+
+
+def in_info(change: Callable[[dict[str, Any]], object]) -> Callable[[ShardRun], object]:
+    return lambda run: edit_info(run, change)
+
+
+DAMAGES: dict[str, tuple[Callable[[ShardRun], object], str]] = {
+    "byte of a tar": (in_shards("tiny-train-000002.tar", lambda path: flip(path, 900)), "000002.tar: its SHA-256"),
+    "tar cut": (in_shards("tiny-train-000001.tar", truncate), "tiny-train-000001.tar is truncated"),
+    "tar gone": (in_shards("tiny-plain-000001.tar", Path.unlink), "tiny-plain-000001.tar: missing"),
+    "parquet gone": (in_shards("tiny-train-000001.parquet", Path.unlink), "tiny-train-000001.tar: not finished"),
+    "parquet cut": (in_shards("tiny-train-000001.parquet", truncate), "tiny-train-000001.parquet: damaged"),
+    "row gone": (in_rows(lambda rows: rows[1:]), "tiny-train-000000.parquet: damaged"),
+    "row twice": (in_rows(lambda rows: rows.iloc[[0, 0, 2, 3]]), "tiny-train-000000.parquet: damaged"),
+    "other label": (in_rows(lambda rows: rows.assign(class_index=2)), "tiny-train-000000.parquet: damaged"),
+    "other seed": (in_rows(lambda rows: rows.assign(seed=2)), "tiny-train-000000.parquet: damaged"),
+    "info count": (
+        in_info(lambda info: info["train"].update(num_samples=9)),
+        "_info.json: what it says of split train",
+    ),
+    "info files": (in_info(lambda info: info["plain"]["filenames"].pop()), "_info.json: what it says of split plain"),
+    "info split": (in_info(lambda info: info.pop("plain")), "_info.json: what it says of split plain"),
+    "info gone": (in_shards("_info.json", Path.unlink), "_info.json: missing"),
+    "info cut": (in_shards("_info.json", truncate), "_info.json: cannot be read"),
+    "stray file": (in_shards("tiny-train-000099.tar", Path.touch), "tiny-train-000099.tar: no part of the plan"),
+    "token byte": (in_tokens("crane.safetensors", lambda path: flip(path, -1)), "images of 'crane'"),
+    "token cut": (in_tokens("gull.safetensors", truncate), "gull.safetensors: "),
+    "token gone": (in_tokens("ca-bird.safetensors", Path.unlink), "images of 'ca-bird'"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_verify_finds(made: ShardRun, damage: str) -> None:
+    harm, said = DAMAGES[damage]
+    harm(made)
+    problems = found_in(made).problems
+    assert any(said in problem for problem in problems), problems
+
+
+def test_verify_reports_all_damage_at_once(made: ShardRun) -> None:
+    for damage in ("byte of a tar", "tar gone", "parquet cut", "info count", "stray file", "token byte"):
+        DAMAGES[damage][0](made)
+    assert len(found_in(made).problems) >= 6
+
+
+def test_verify_finds_a_plan_that_asks_for_more(made: ShardRun) -> None:
+    first, *rest = made.folder.layout(TRAIN)
+    made.folder.record(TRAIN, (replace(first, ranges=dict(first.ranges) | {"gull": (0, 9)}), *rest))
+    assert any("4 rows, but the plan has 12" in problem for problem in found_in(made).problems)
+
+
+def test_another_runs_shards_are_strays(made: ShardRun) -> None:
+    renamed = replace(made, name="other")
+    problems = found_in(renamed).problems
+    assert sum("no part of the plan" in problem for problem in problems) == 12
+
+
+def test_a_folder_object_needs_no_folder(tmp_path: Path) -> None:
+    assert ShardFolder(tmp_path / "gone", "x").layout(TRAIN) == ()

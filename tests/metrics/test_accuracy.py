@@ -1,0 +1,155 @@
+"""Who recognises what: gains, confusion, and classes of one name, against counts by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
+from dct_augment.metrics import accuracy
+from dct_augment.records import ClassInfo, PlanRow, Sample
+from dct_augment.report import confusion_matrices
+from tests.report.pages import CLASSES, NO_TRIALS, ODD, Page, drawing, fill, make, make_shards
+
+
+def summarize(root: Path, shards: ShardFolder, **changes: Any) -> Any:
+    return make(root, shards, pd.DataFrame(), NO_TRIALS, **changes)
+
+
+def test_gains_are_paired_by_noise_and_sorted(tmp_path: Path) -> None:
+    summary, text = summarize(tmp_path, make_shards(tmp_path))
+    # Judge, crane: 1 right in both kinds, 3 more with the token. Odd: image 3 failed; of the others 2 right in both.
+    assert summary["gains"]["of"]["crane"]["judge"]["mean"] == 0.75
+    # Newcombe: 2 of 3 is 0.667 (0.208, 0.938) by Wilson, the correlation (2 - 1.5) / 2; sqrt(0.211 - 0.062 + 0.074).
+    assert summary["gains"]["of"][ODD]["judge"] == {"mean": 0.0, "ci95": [-0.4714, 0.4714], "n": 3}
+    assert summary["gains"]["judge"] == ["crane", ODD]
+    assert summary["gains"]["of"]["crane"]["guide"]["mean"] == 1.0
+    text = Page(text).text
+    table = text[text.index("Share of images taken for their class") :]
+    assert table.index("+75.0") < table.index("+0.0")
+
+
+def test_sorted_from_the_largest_gain_whatever_the_order_of_classes(tmp_path: Path) -> None:
+    folder = ShardFolder(tmp_path / "shards", "try")
+    fill(folder, PLAIN, drawing({"crane": 3, "odd": 0}, {"crane": 4, "odd": 0}))
+    fill(folder, TRAIN, drawing({"crane": 1, "odd": 4}, {"crane": 4, "odd": 0}))
+    summary, _ = summarize(tmp_path, folder)
+    assert summary["gains"]["judge"] == [ODD, "crane"]
+    assert summary["gains"]["of"]["crane"]["judge"]["mean"] == -0.5
+    assert summary["gains"]["guide"] == ["crane", ODD]  # equal: in the order of the classes
+
+
+def test_images_are_counted_by_what_the_judge_took_them_for(tmp_path: Path) -> None:
+    folder = ShardFolder(tmp_path / "shards", "try")
+    answers = {"crane": ["crane", ODD, ODD, "bat"], "odd": [ODD.upper()] * 4}
+
+    def draw(row: PlanRow) -> Sample:
+        seen = answers[row.slug][row.number]
+        right = seen.lower() == row.class_name.lower()
+        return Sample(row, Image.new("RGB", (8, 8)), judge_label=seen, judge_right=right, judge_confidence=0.5)
+
+    fill(folder, TRAIN, draw)
+    summary, text = summarize(tmp_path, folder)
+    confusion = summary["confusion"]
+    assert confusion["by"] == "judge"
+    assert set(confusion) == {"by", "class_token"}
+    assert confusion["class_token"]["counts"] == {"crane": {ODD: 2, "crane": 1}, ODD: {ODD: 4}}
+    assert confusion["class_token"]["elsewhere"] == {"crane": 1, ODD: 0}
+    assert (confusion["class_token"]["right"], confusion["class_token"]["n"]) == (5, 8)
+    assert confusion["class_token"]["pairs"] == [
+        {"truth": "crane", "answer": ODD, "n": 2, "of": 4, "share": 0.5},
+        {"truth": "crane", "answer": "bat", "n": 1, "of": 4, "share": 0.25},
+    ]
+    assert "5 of 8 right" in Page(text).text
+    assert '<td class="right" style="--share: 0.25">1</td><td style="--share: 0.50">2</td>' in text
+
+
+def test_without_a_judge_the_guides_labels_are_counted(tmp_path: Path) -> None:
+    folder = ShardFolder(tmp_path / "shards", "try")
+    wrong = {"guide_label": "bat", "guide_right": False, "guide_confidence": 0.5}
+    fill(folder, PLAIN, lambda row: Sample(row, Image.new("RGB", (8, 8)), **wrong))
+    summary, text = summarize(tmp_path, folder)
+    assert summary["confusion"]["by"] == "guide"
+    assert summary["confusion"]["plain_prompt"]["elsewhere"] == {"crane": 4, ODD: 4}
+    assert "the guide's label" in Page(text).text
+
+
+def test_two_classes_of_one_name_are_kept_apart(tmp_path: Path) -> None:
+    classes = (ClassInfo(0, "crane", "crane", True, "n1"), ClassInfo(1, "crane", "crane-2", True, "n2"))
+    folder = ShardFolder(tmp_path / "shards", "try")
+    right = {"crane": 4, "crane-2": 1}
+    for split in (PLAIN, TRAIN):
+        fill(folder, split, drawing(right, right), classes)
+    summary, text = summarize(tmp_path, folder, classes=classes)
+    assert list(summary["classes"]) == ["crane (n1)", "crane (n2)"]
+    assert summary["classes"]["crane (n1)"]["plain_prompt"]["judge_accuracy"] == 1.0
+    assert summary["classes"]["crane (n2)"]["plain_prompt"]["judge_accuracy"] == 0.25
+    assert summary["confusion"]["plain_prompt"]["counts"]["crane (n2)"] == {"crane (n2)": 1}
+    alts = [attributes["alt"] for tag, attributes in Page(text).tags if tag == "img"]
+    assert len(alts) == 4
+    assert len(set(alts)) == 4
+
+
+def test_titles_are_names_where_these_are_enough() -> None:
+    assert accuracy.titles(CLASSES) == {0: "crane", 1: ODD}
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abcd")), min_size=1, max_size=60))
+def test_every_answer_is_counted_once(pairs: list[tuple[str, str]]) -> None:
+    confusion = accuracy.confusion(pairs, ["a", "b", "c"])
+    assert confusion is not None
+    inside = sum(count for answers in confusion["counts"].values() for count in answers.values())
+    assert inside + sum(confusion["elsewhere"].values()) == confusion["n"] == len(pairs)
+    assert confusion["right"] == sum(truth == answer for truth, answer in pairs)
+    mistakes = sum(pair["n"] for pair in confusion["pairs"])
+    assert mistakes == confusion["n"] - confusion["right"]
+    shares = [pair["share"] for pair in confusion["pairs"]]
+    assert shares == sorted(shares, reverse=True)
+    drawn = confusion_matrices.draw(confusion)
+    assert drawn.grid is not None
+    for truth, cells in drawn.grid.items():
+        assert sum(cell.count for cell in cells) == confusion["images"][truth]
+        assert sum(cell.share for cell in cells) == pytest.approx(1.0 if confusion["images"][truth] else 0.0)
+
+
+def decoded(matrix: confusion_matrices.Matrix) -> np.ndarray[Any, Any]:
+    import base64
+    import io
+
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(matrix.uri.partition(",")[2]))).convert("RGBA"), int)
+
+
+def test_many_classes_are_a_picture_of_a_pixel_each() -> None:
+    names = [f"class {index}" for index in range(50)]
+    pairs = [(name, name) for name in names] + [("class 3", "class 40")]
+    confusion = accuracy.confusion(pairs, names)
+    assert confusion is not None
+    drawn = confusion_matrices.draw(confusion)
+    assert drawn.grid is None
+    assert drawn.side == 50
+    pixels = decoded(drawn)
+    seen = pixels[..., 3] > 0
+    wanted = np.eye(50, dtype=bool)
+    wanted[3, 40] = True
+    assert (seen == wanted).all()
+    assert pixels[7, 7, 3] == 255
+    assert pixels[7, 7, 2] > pixels[7, 7, 0]  # right is blue
+    assert pixels[3, 40, 0] > pixels[3, 40, 2]  # wrong is orange
+    assert 150 < pixels[3, 40, 3] < 255  # half of the class: root 0.5
+
+
+def test_more_classes_than_pixels_share_them_and_no_mistake_is_lost() -> None:
+    names = [str(index) for index in range(700)]
+    confusion = accuracy.confusion([("699", "0"), *((name, name) for name in names)], names)
+    assert confusion is not None
+    drawn = confusion_matrices.draw(confusion)
+    assert drawn.side == 234
+    assert len(drawn.uri) < 20_000
+    pixels = decoded(drawn)
+    assert pixels[233, 0, 3] > 0
+    assert (pixels[range(233), range(233), 3] == 255).all()

@@ -1,0 +1,178 @@
+"""What tests of the report share: a small run of real shards, its report, and what a page is made of."""
+
+import base64
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from dct_augment.benchmark.comparisons import summarize
+from dct_augment.config import Config, validate
+from dct_augment.generation.plan import extend, rows
+from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
+from dct_augment.metrics.accuracy import titles
+from dct_augment.records import ClassInfo, ClassToken, PlanRow, Sample, Trial
+from dct_augment.report.page import build
+from dct_augment.tokens.files import TokenFolder
+
+ODD = 'Grün_tern & <b onclick="x">$鳥$'
+CLASSES = (ClassInfo(0, "crane", "crane", homonym=True), ClassInfo(1, ODD, "odd"))
+COLORS = ((250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0))
+"""The colour of image 0, 1, 2, 3 of every class, to tell them apart in a strip."""
+
+NO_TRIALS = pd.DataFrame(columns=[field.name for field in dataclasses.fields(Trial)])
+
+
+def settings(**changes: Any) -> Config:
+    data: dict[str, Any] = {
+        "name": "try", "dataset": {"name": "pocket"}, "guide": {"name": "pocket/birds-guide"},
+        "judge": {"name": "pocket/birds-judge"}, "report": {"strip": 4},
+    }  # fmt: skip
+    return validate(data | changes)
+
+
+def fill(
+    folder: ShardFolder, split: str, draw: Callable[[PlanRow], Sample], classes: tuple[ClassInfo, ...] = CLASSES,
+    per_class: int = 4, without: tuple[str, ...] = (), shard_size: int = 5,
+) -> None:  # fmt: skip
+    """Write a split as the generation stage does; classes `without` a token are drawn with the plain prompt."""
+    tokens = {
+        info.slug: ClassToken(f"<dct-try-{info.slug}>", info.slug, "0" * 64)
+        for info in classes
+        if split == TRAIN and info.slug not in without
+    }
+    layout = extend((), split, classes, per_class, shard_size)
+    folder.record(split, layout)
+    for spec in layout:
+        planned = rows(spec, classes, settings().prompts, tokens, 0)
+        folder.write(spec, [draw(row) for row in planned], {}, "png")
+
+
+def drawing(judge: Mapping[str, int], guide: Mapping[str, int], failed: tuple[str, int] | None = None) -> Any:
+    """A draw function: judge and guide are right on the first so many images of each class."""
+
+    def draw(row: PlanRow) -> Sample:
+        if (row.slug, row.number) == failed:
+            return Sample(row, None, "failed", "image is not finite")
+        return Sample(
+            row,
+            Image.new("RGB", (16, 16), COLORS[row.number]),
+            guide_label=row.class_name if row.number < guide[row.slug] else "bat",
+            guide_right=row.number < guide[row.slug],
+            guide_confidence=0.5,
+            # Labels may be spelled as in a label file.
+            judge_label=row.class_name.upper().replace("_", " ") if row.number < judge[row.slug] else "bat",
+            judge_right=row.number < judge[row.slug],
+            judge_confidence=0.5,
+        )
+
+    return draw
+
+
+def make_shards(root: Path) -> ShardFolder:
+    """Both kinds of two classes, four images each; one class-token image failed."""
+    folder = ShardFolder(root / "shards", "try")
+    fill(folder, PLAIN, drawing({"crane": 1, "odd": 2}, {"crane": 0, "odd": 4}))
+    fill(folder, TRAIN, drawing({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}, failed=("odd", 3)))
+    return folder
+
+
+def make_tokens(root: Path) -> pd.DataFrame:
+    folder = TokenFolder(root / "tokens", "pocket")
+    folder.publish([
+        {
+            "token": folder.word(info), "class": info.name, "slug": info.slug, "class_index": info.index,
+            "homonym": info.homonym, "usable": True, "stop_reason": "target reached", "updates": 3, "attempts": 1,
+            "unet_evaluations": 120, "effect": 9.5, "plain_guide_accuracy": 0.25,
+            "guide_accuracy": 0.9, "guide_probability": 0.8, "plain_judge_accuracy": None, "judge_accuracy": None,
+            "verdict": None, "diversity": None, "plain_diversity": None,
+            **dict.fromkeys(f"{who}gain{end}" for who in ("", "judge_") for end in ("", "_low", "_high")),
+            "norm": float("nan"), "losses": [2.0, 1.0, 0.5],
+            "validations": json.dumps([{"update": 3, "accuracy": 0.9, "probability": 0.8}]),
+        }
+        for info in CLASSES
+    ])  # fmt: skip
+    return folder.index()
+
+
+def trial_table(path: Path) -> pd.DataFrame:
+    accuracies = {
+        "real+strong_aug": (0.5, 0.6, 0.7),
+        "class_token": (0.6, 0.7, 0.9),
+        "plain_prompt": (0.5, 0.5),
+    }
+    table = pd.DataFrame([
+        {
+            "arm": arm, "shots": 5, "seed": seed, "per_class": 0 if arm.startswith("real") else 50, "steps": 200,
+            "accuracy": accuracy, "seconds": 1.5, "truth": [0, 1], "predicted": [0, 1],
+        }
+        for arm, values in accuracies.items()
+        for seed, accuracy in enumerate(values)
+    ])  # fmt: skip
+    table.to_parquet(path, index=False)
+    return pd.read_parquet(path)
+
+
+def make(root: Path, shards: ShardFolder, tokens: pd.DataFrame, trials: pd.DataFrame, **changes: Any) -> Any:
+    """Build a report; return (summary, page)."""
+    given: dict[str, Any] = {"config": settings(), "classes": CLASSES, "facts": {"torch": "1.2 <3>"}}
+    given |= changes
+    settings_, titles_ = given["config"].benchmark, titles(given["classes"])
+    benchmark = summarize(trials, titles_, settings_.shots, settings_.per_class)
+    path = build(root, **given, tokens=tokens, shards=shards, benchmark=benchmark)
+    assert path == root / "report" / "index.html"
+    text = (root / "report" / "summary.json").read_text(encoding="utf-8")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse), path.read_text(encoding="utf-8")
+
+
+def empty(tmp_path: Path, **changes: Any) -> Any:
+    return make(tmp_path, ShardFolder(tmp_path / "none", "try"), pd.DataFrame(), NO_TRIALS, **changes)
+
+
+class Page(HTMLParser):
+    """What a page is made of; fails on tags that do not nest."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input", "hr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def strip_images(page: Page) -> list[Image.Image]:
+    uris = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
+    return [Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in uris]

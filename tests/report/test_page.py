@@ -1,0 +1,306 @@
+"""The report: its numbers against hand-computed ones, and its page against what a browser may meet."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
+from dct_augment.records import ClassInfo, PlanRow, Sample
+from dct_augment.report import thumbnails
+from tests.report.pages import (
+    CLASSES,
+    COLORS,
+    NO_TRIALS,
+    ODD,
+    Page,
+    drawing,
+    empty,
+    fill,
+    make,
+    make_shards,
+    make_tokens,
+    settings,
+    strip_images,
+    trial_table,
+)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> ShardFolder:
+    return make_shards(tmp_path)
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> pd.DataFrame:
+    return make_tokens(tmp_path)
+
+
+def test_accuracy_is_the_mean_over_classes_of_what_the_judge_got_right(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
+    summary, _ = make(tmp_path, shards, tokens, NO_TRIALS)
+    judge = summary["judge_accuracy"]
+    # Plain: 1/4 and 2/4. Token: 4/4 and 2/3, as one image failed. Wilson's interval of 3/8 by hand.
+    assert judge["plain_prompt"] == {"mean": 0.375, "ci95": [0.1368, 0.6943], "n": 8, "classes": 2}
+    assert judge["class_token"]["mean"] == 0.8333
+    assert judge["class_token"]["n"] == 7
+    # Gaps 3/4 and 1/6; of two, Student's interval is all that a difference can be.
+    assert judge["difference"] == {"mean": 0.4583, "ci95": [-1, 1], "n": 2}
+    assert "Wilson" in judge["method"]
+    assert summary["guide_accuracy"]["plain_prompt"]["mean"] == 0.5
+    assert summary["guide_accuracy"]["class_token"]["mean"] == 1.0
+
+
+def test_homonyms_are_counted_apart_only_if_there_are_any(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
+    summary, page = make(tmp_path, shards, tokens, NO_TRIALS)
+    assert summary["judge_accuracy_homonyms"]["plain_prompt"]["mean"] == 0.25
+    assert summary["judge_accuracy_homonyms"]["class_token"]["mean"] == 1.0
+    assert summary["judge_accuracy_homonyms"]["difference"]["ci95"] == [None, None]
+    assert "Homonyms alone" in page
+    summary, page = make(tmp_path, shards, tokens, NO_TRIALS, classes=CLASSES[1:])
+    assert "judge_accuracy_homonyms" not in summary
+    assert "Homonyms alone" not in page
+    assert summary["judge_accuracy"]["plain_prompt"]["n"] == 4  # other classes' images do not count
+
+
+def test_each_class_has_its_numbers_and_failed_images_are_counted_apart(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
+    summary, page = make(tmp_path, shards, tokens, NO_TRIALS)
+    crane, odd = summary["classes"]["crane"], summary["classes"][ODD]
+    assert crane["homonym"] is True
+    assert odd["homonym"] is False
+    assert (crane["plain_prompt"]["judge_accuracy"], crane["plain_prompt"]["guide_accuracy"]) == (0.25, 0.0)
+    assert (odd["class_token"]["n"], odd["class_token"]["failed"]) == (3, 1)
+    assert odd["class_token"]["judge_accuracy"] == 0.6667
+    low, high = odd["class_token"]["ci95"]
+    assert 0 < low < 0.6667 < high < 1
+    assert crane["token"]["updates"] == 3
+    assert crane["token"]["stop_reason"] == "target reached"
+    assert crane["token"]["norm"] is None  # NaN is not JSON
+    assert summary["images"]["class_token"] == {"n": 7, "failed": 1, "fallback": 0}
+    assert "3 + 1 failed" in page
+
+
+def test_benchmark_pairs_arms_on_the_seeds_they_share(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
+    summary, page = make(tmp_path, shards, tokens, trial_table(tmp_path / "trials.parquet"))
+    bench = summary["benchmark"]
+    assert (bench["shots"], bench["steps"], bench["seeds"], bench["seconds"]) == (5, 200, [0, 1, 2], 12.0)
+    assert list(bench["arms"]) == ["real+strong_aug", "class_token", "plain_prompt"]
+    assert bench["arms"]["class_token"]["mean"] == 0.7333
+    # Gaps 0.1, 0.1, 0.2: standard error 1/30, t(2) = 4.3027. Gaps 0.1, 0.2: standard error 0.05, t(1) = 12.7062.
+    # All signs agree: 2 of the 2^n equally likely outcomes are as extreme, so both exact tests give the least they can.
+    assert bench["paired"]["class_token-real+strong_aug"] == {
+        "arm": "class_token", "baseline": "real+strong_aug", "mean": 0.1333, "ci95": [-0.0101, 0.2768], "n": 3,
+        "sign_p": 0.25, "permutation_p": 0.25, "smallest_p": 0.25,
+    }  # fmt: skip
+    assert bench["paired"]["class_token-plain_prompt"] == {
+        "arm": "class_token", "baseline": "plain_prompt", "mean": 0.15, "ci95": [-0.4853, 0.7853], "n": 2,
+        "sign_p": 0.5, "permutation_p": 0.5, "smallest_p": 0.5,
+    }  # fmt: skip
+    assert bench["paired"]["real+strong_aug-real"] == {
+        "arm": "real+strong_aug", "baseline": "real", "mean": None, "ci95": [None, None], "n": 0,
+        "sign_p": None, "permutation_p": None, "smallest_p": None,
+    }  # fmt: skip
+    text = Page(page).text
+    assert "+13.3 points" in text
+    assert "no clear difference" in text
+    assert "There are no benchmark trials" not in text
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.1, "better."), (-0.1, "worse.")])
+def test_a_clear_difference_is_said_in_words(
+    gain: float, verdict: str, tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
+    table = pd.DataFrame([
+        {
+            "arm": arm, "shots": 5, "seed": seed, "per_class": 0 if arm.startswith("real") else 50, "steps": 9,
+            "accuracy": 0.5 + more + seed / 1000, "seconds": 1.0, "truth": [0], "predicted": [0],
+        }
+        for seed in range(5)
+        for arm, more in (("real+strong_aug", 0.0), ("class_token", gain + seed / 100))
+    ])  # fmt: skip
+    _, page = make(tmp_path, shards, tokens, table)
+    assert verdict in Page(page).text
+
+
+def test_one_seed_gives_no_interval_and_no_invalid_json(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
+    table = trial_table(tmp_path / "trials.parquet")
+    summary, page = make(tmp_path, shards, tokens, table[table["seed"] == 0])
+    assert summary["benchmark"]["arms"]["class_token"] == {"mean": 0.6, "ci95": [None, None], "n": 1}
+    assert "too few for an interval" in page
+    assert not re.search(r"\b(inf|nan)\b", Page(page).text, flags=re.IGNORECASE)
+
+
+def test_strips_show_pairs_in_order_and_leave_a_place_for_what_failed(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
+    page = Page(make(tmp_path, shards, tokens, NO_TRIALS)[1])
+    images = strip_images(page)
+    assert len(images) == 4
+    centers = [[image.getpixel((place * 20 + 4, 8)) for place in range(4)] for image in images]
+    whole = [(*color, 255) for color in COLORS]
+    assert centers[:3] == [whole, whole, whole]
+    assert centers[3][:3] == whole[:3]
+    assert centers[3][3] == (0, 0, 0, 0)
+    alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    assert alts[0] == "4 images of crane, plain prompt"
+    assert alts[3] == f"3 images of {ODD}, class token; 1 absent"
+
+
+def test_strip_length_is_the_configured_one(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
+    page = Page(make(tmp_path, shards, tokens, NO_TRIALS, config=settings(report={"strip": 2}))[1])
+    assert [image.size for image in strip_images(page)] == [(36, 16)] * 4
+
+
+def test_large_pictures_shrink_until_the_page_is_below_five_megabytes(tmp_path: Path) -> None:
+    classes = tuple(ClassInfo(index, f"class {index}", f"class-{index}") for index in range(6))
+    generator = np.random.default_rng(0)
+
+    def noise(row: PlanRow) -> Sample:
+        return Sample(row, Image.fromarray(generator.integers(0, 256, (128, 128, 3), dtype=np.uint8)))
+
+    folder = ShardFolder(tmp_path / "shards", "try")
+    for split in (PLAIN, TRAIN):
+        fill(folder, split, noise, classes, per_class=8)
+    _, page = make(
+        tmp_path, folder, pd.DataFrame(), NO_TRIALS, classes=classes, config=settings(report={"strip": 8})
+    )  # fmt: skip
+    assert len(page.encode()) < 5_000_000
+    assert len(strip_images(Page(page))) == 12
+
+
+def test_classes_without_room_are_left_out_whole() -> None:
+    tiles = [Image.effect_noise((64, 64), 90).convert("RGB")]
+    sets = {name: {"plain_prompt": tiles, "class_token": tiles} for name in "abc"}
+    everything = thumbnails.fit(sets)
+    assert list(everything) == ["a", "b", "c"]
+    assert everything["a"]["class_token"].height == 64
+    total = sum(len(strip.uri) for kinds in everything.values() for strip in kinds.values())
+    smaller = thumbnails.fit(sets, total - 10)
+    assert list(smaller) == ["a", "b", "c"]
+    assert smaller["a"]["class_token"].height == 48
+    smallest = thumbnails.fit(sets, 1)
+    assert smallest == {}
+    one = sum(len(strip.uri) for strip in thumbnails.fit({"a": sets["a"]}, total // 8)["a"].values())
+    assert one <= total // 8
+    kept = thumbnails.fit(sets, one + 10)
+    assert list(kept) == ["a"]
+    assert set(kept["a"]) == {"plain_prompt", "class_token"}
+
+
+def test_page_loads_nothing_from_outside(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
+    _, text = make(tmp_path, shards, tokens, trial_table(tmp_path / "trials.parquet"))
+    page = Page(text)
+    for tag, attributes in page.tags:
+        assert tag not in {"script", "link", "iframe", "object", "base"}
+        for name in ("src", "srcset", "href", "xlink:href", "data", "poster"):
+            if name in attributes:
+                value = attributes[name] or ""
+                assert value.startswith(("#", "data:image/png;base64,")) or value == "summary.json", (tag, value)
+    assert "@import" not in text
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
+    assert "http:" not in text
+    assert "https:" not in text
+
+
+def test_names_and_facts_are_escaped(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
+    _, text = make(tmp_path, shards, tokens, trial_table(tmp_path / "trials.parquet"))
+    page = Page(text)
+    assert "<b onclick" not in text
+    assert "&lt;b onclick" in text
+    assert ODD in page.text
+    assert "1.2 <3>" in page.text
+    assert any((attributes.get("aria-label") or "").startswith(f"{ODD}: loss") for _, attributes in page.tags)
+
+
+def test_ids_are_unique_and_every_reference_has_a_target(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
+    _, text = make(tmp_path, shards, tokens, trial_table(tmp_path / "trials.parquet"))
+    page = Page(text)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    wanted = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+    wanted |= {a["aria-labelledby"] or "" for _, a in page.tags if "aria-labelledby" in a}
+    assert wanted
+    assert wanted <= set(ids)
+
+
+def test_charts_are_drawn_in_the_colour_of_the_text(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
+    _, text = make(tmp_path, shards, tokens, trial_table(tmp_path / "trials.parquet"))
+    found = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(found) == 5  # arms, paired differences, two classes' training, gains
+    for one in found:
+        assert 'role="img"' in one
+        assert "currentColor" in one
+        assert not re.search(r"#(000000|ffffff|010203)\b", one)
+        assert "<text" in one
+        assert "dc:date" not in one
+    assert "<style" not in "".join(found)
+    assert "class tokens" in found[0]
+
+
+def test_same_inputs_give_the_same_bytes(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
+    trials = trial_table(tmp_path / "trials.parquet")
+    assert make(tmp_path / "a", shards, tokens, trials) == make(tmp_path / "b", shards, tokens, trials)
+
+
+def test_an_empty_run_says_which_commands_make_the_missing_parts(tmp_path: Path) -> None:
+    summary, page = empty(tmp_path)
+    text = Page(page).text
+    for command in ("train", "generate", "generate --plain", "benchmark"):
+        assert f"dct-augment {command} " in text, command
+    assert summary["judge_accuracy"]["class_token"] == {"mean": None, "ci95": [None, None], "n": 0, "classes": 0}
+    assert summary["classes"]["crane"]["token"] is None
+    assert summary["benchmark"]["arms"] == {}
+    assert summary["facts"] == {"torch": "1.2 <3>"}
+
+
+def test_without_plain_images_the_page_asks_for_them_and_shows_the_others(tmp_path: Path, tokens: pd.DataFrame) -> None:
+    folder = ShardFolder(tmp_path / "shards", "try")
+    fill(folder, TRAIN, drawing({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}))
+    summary, page = make(tmp_path, folder, tokens, NO_TRIALS)
+    text = Page(page).text
+    assert "dct-augment generate --plain" in text
+    assert "There are no class-token images yet" not in text
+    assert summary["judge_accuracy"]["plain_prompt"]["mean"] is None
+    assert summary["judge_accuracy"]["class_token"]["mean"] == 0.75
+    assert summary["judge_accuracy"]["difference"]["n"] == 0
+    assert len(strip_images(Page(page))) == 2
+
+
+def test_without_a_judge_the_guide_is_shown_and_named_as_such(tmp_path: Path, tokens: pd.DataFrame) -> None:
+    folder = ShardFolder(tmp_path / "shards", "try")
+
+    def draw(row: PlanRow) -> Sample:
+        picture = Image.new("RGB", (16, 16))
+        return Sample(row, picture, guide_label=row.class_name, guide_right=True, guide_confidence=0.9)
+
+    fill(folder, TRAIN, draw)
+    summary, page = make(tmp_path, folder, tokens, NO_TRIALS, config=settings(judge=None))
+    text = Page(page).text
+    assert summary["judge"] is None
+    assert summary["judge_accuracy"]["class_token"]["n"] == 0
+    assert summary["guide_accuracy"]["class_token"]["mean"] == 1.0
+    assert "Recognised by the guide" in text
+    assert "Recognised by the judge" not in text
+    assert "No judge is configured" in text
+
+
+def test_configuration_and_seeds_are_on_the_page(tmp_path: Path) -> None:
+    summary, page = empty(tmp_path, config=settings(generation={"seed": 4711}))
+    assert summary["seeds"] == {"tokens": 0, "generation": 4711, "benchmark": 0}
+    text = Page(page).text
+    assert "seed, generation 4711" in text
+    assert "guidance_scale: 7.0" in text

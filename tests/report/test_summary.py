@@ -1,0 +1,188 @@
+"""Certificates, metrics and filter in the report, what a run finds on disk, and the size of a large page."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
+from dct_augment.pipeline.run import Run
+from dct_augment.records import ClassInfo, PlanRow, Sample
+from tests.report.pages import NO_TRIALS, ODD, Page, drawing, fill, make, make_shards, make_tokens, settings
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> ShardFolder:
+    return make_shards(tmp_path)
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> pd.DataFrame:
+    return make_tokens(tmp_path)
+
+
+def certified(tokens: pd.DataFrame) -> pd.DataFrame:
+    """The tokens with certificates: the first is certified, the second has no gain and no judge."""
+    return tokens.assign(
+        verdict=["certified", "no_gain"], gain=[0.5, 0.0], gain_low=[0.25, -0.1], gain_high=[0.75, 0.1],
+        judge_gain=[0.4, np.nan], judge_gain_low=[0.2, np.nan], judge_gain_high=[0.6, np.nan],
+        diversity=[30.0, 45.0], plain_diversity=[40.0, 45.0],
+    )  # fmt: skip
+
+
+def test_certificates_and_classes_drawn_with_the_plain_prompt(tmp_path: Path, tokens: pd.DataFrame) -> None:
+    folder = ShardFolder(tmp_path / "shards", "try")
+    fill(folder, TRAIN, drawing({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}), without=("odd",))
+    summary, text = make(tmp_path, folder, certified(tokens), NO_TRIALS)
+    assert summary["certificates"] == {
+        "counts": {"certified": 1, "no_gain": 1, "collapsed": 0, "diverged": 0}, "without": 0, "tokens": 2,
+        "fallback": [ODD], "fallback_images": 4,
+    }  # fmt: skip
+    token = summary["classes"]["crane"]["token"]
+    assert (token["verdict"], token["gain"], token["diversity_kept"]) == (
+        "certified", {"mean": 0.5, "ci95": [0.25, 0.75]}, 0.75,
+    )  # fmt: skip
+    assert summary["classes"][ODD]["token"]["judge_gain"] == {"mean": None, "ci95": [None, None]}
+    assert (token["losses"], token["validations"]) == ([2.0, 1.0, 0.5], [[3, 0.9]])
+    words = Page(text).text
+    assert "1 certified , 1 no gain" in words
+    assert "1 of 2" in words
+    assert f"1 class is drawn with the plain prompt instead of a token, 4 images: {ODD}." in words
+    assert "+50.0 +25.0 to +75.0" in words
+    assert words.count("token not used") == 2  # at its pictures and in the table of gains
+
+
+def test_tokens_without_certificates_are_said_to_have_none(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
+    summary, text = make(tmp_path, shards, tokens, NO_TRIALS)
+    assert summary["certificates"]["without"] == 2
+    assert "These tokens have no certificate" in Page(text).text
+    assert "Certified class tokens" not in text
+
+
+def measured() -> pd.DataFrame:
+    rows = [
+        ("class_token", "fid", 81.26, 70.0, 90.5, "few images"),
+        ("plain_prompt", "fid", 120.0, 110.0, 130.0, "few images"),
+        ("class_token", "judge_top1", 0.9, 0.85, 0.95, ""), ("class_token", "diversity", 0.5, np.nan, np.nan, ""),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["kind", "metric", "value", "low", "high", "warning"])
+    return table.assign(n_real=40, n_synthetic=60, features="pocket/birds-judge")
+
+
+def test_metrics_are_compared_with_intervals_and_warnings(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
+    summary, text = make(tmp_path, shards, tokens, NO_TRIALS, metrics=measured())
+    metrics = summary["metrics"]
+    assert list(metrics["values"]) == ["judge_top1", "fid", "diversity"]
+    assert metrics["values"]["fid"]["class_token"] == {
+        "value": 81.26, "ci95": [70.0, 90.5], "n_real": 40, "n_synthetic": 60, "warning": "few images",
+    }  # fmt: skip
+    assert metrics["values"]["diversity"]["class_token"]["ci95"] == [None, None]
+    assert metrics["warnings"] == [{"text": "few images", "about": [["fid", "class_token"], ["fid", "plain_prompt"]]}]
+    words = Page(text).text
+    for shown in (
+        "81.3 70.0 to 90.5",
+        "90.0\u202f% 85.0\u201395.0\u202f%",
+        "0.500",
+        "Features: pocket/birds-judge.",
+        "few images",
+    ):
+        assert " ".join(shown.split()) in words, shown
+    assert "have not been measured" not in words
+
+
+def test_what_the_filter_rejects_is_counted_by_class_and_reason(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
+    drawn = shards.rows(TRAIN).sort_values("key")
+    filtered = drawn[["key", "class_name"]].assign(accepted=drawn["number"] > 1, reason="")
+    filtered.loc[drawn["number"] == 0, "reason"] = "another class"
+    other = pd.DataFrame([{"key": "pocket-bat-000000", "class_name": "bat", "accepted": True, "reason": ""}])
+    summary, text = make(tmp_path, shards, tokens, NO_TRIALS, filtered=pd.concat([filtered, other]))
+    found = summary["filter"]
+    assert (found["accepted"], found["rejected"]) == (4, 4)
+    assert found["reasons"] == {"another class": 2, "no reason given": 2}
+    assert found["classes"]["crane"] == {
+        "accepted": 2, "rejected": 2, "reasons": {"another class": 1, "no reason given": 1},
+    }  # fmt: skip
+    assert "4 images accepted, 4 rejected" in Page(text).text
+
+
+def test_parts_that_were_not_measured_name_the_command(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
+    summary, text = make(tmp_path, shards, tokens, NO_TRIALS)
+    words = Page(text).text
+    assert "The metrics of these images have not been measured yet. dct-augment benchmark --full measures them" in words
+    assert "No image has been filtered yet. dct-augment benchmark --full filters them" in words
+    assert summary["metrics"]["values"] == {}
+    assert summary["filter"]["classes"] == {}
+
+
+def test_a_run_reads_what_the_benchmark_left(tmp_path: Path) -> None:
+    config = settings(output=tmp_path / "run", dataset={"name": "pocket", "classes": ["crane"]})
+    folder = tmp_path / "run" / "benchmark"
+    folder.mkdir(parents=True)
+    measured().to_parquet(folder / "metrics.parquet")
+    page = Run(config).report()
+    summary = json.loads((page.parent / "summary.json").read_text())
+    assert summary["metrics"]["values"]["fid"]["class_token"]["value"] == 81.26
+
+
+def test_two_hundred_classes_stay_below_five_megabytes(tmp_path: Path) -> None:
+    classes = tuple(ClassInfo(index, f"a bird called {index}", f"bird-{index}") for index in range(200))
+    generator = np.random.default_rng(0)
+    pictures = [Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(8)]
+
+    def draw(row: PlanRow) -> Sample:
+        seen = classes[int(generator.integers(200))].name
+        return Sample(
+            row, pictures[row.number], guide_label=row.class_name, guide_right=True, guide_confidence=0.5,
+            judge_label=seen, judge_right=seen == row.class_name, judge_confidence=0.5,
+        )  # fmt: skip
+
+    folder = ShardFolder(tmp_path / "shards", "try")
+    for split in (PLAIN, TRAIN):
+        fill(folder, split, draw, classes, per_class=2, shard_size=200, without=tuple(f"bird-{n}" for n in range(100)))
+    truth = np.arange(200).repeat(5)
+    trials = pd.DataFrame([
+        {"arm": arm, "shots": 5, "seed": seed, "per_class": 50, "steps": 9, "accuracy": 0.5, "seconds": 1.0,
+         "truth": truth, "predicted": np.where(generator.random(1000) < 0.5, truth, generator.integers(0, 200, 1000))}
+        for arm in ("real+strong_aug", "plain_prompt", "class_token", "textual_inversion", "class_token_few_shot_guide")
+        for seed in range(2)
+    ])  # fmt: skip
+    rows = folder.rows(TRAIN)
+    filtered = rows[["key", "class_name"]].assign(accepted=rows["number"] > 0, reason="guide unsure")
+    summary, text = make(
+        tmp_path, folder, many_tokens(classes, generator), trials, classes=classes, filtered=filtered,
+        config=settings(report={"strip": 2}),
+    )  # fmt: skip
+    assert len(text.encode()) < 5_000_000
+    page = Page(text)
+    maps = [attributes for tag, attributes in page.tags if tag == "img" and attributes.get("class") == "map"]
+    assert len(maps) == 7  # two ways to draw, five arms
+    assert {attributes["width"] for attributes in maps} == {"200"}
+    assert len(summary["classes"]) == 200
+    assert sum(tag == "svg" for tag, _ in page.tags) > 20
+    assert "a bird called 199" in page.text
+
+
+def many_tokens(classes: tuple[ClassInfo, ...], generator: np.random.Generator) -> pd.DataFrame:
+    return pd.DataFrame([
+        {
+            "token": f"<dct-try-{info.slug}>", "class": info.name, "slug": info.slug, "class_index": info.index,
+            "usable": True, "stop_reason": "no more progress", "updates": 400, "attempts": 1, "unet_evaluations": 90,
+            "effect": 9.5, "plain_guide_accuracy": 0.25, "guide_accuracy": 0.9, "losses": generator.random(400) * 3,
+            "validations": json.dumps([{"update": k, "accuracy": k / 400} for k in range(10, 401, 10)]),
+            "verdict": "certified", "gain": 0.5, "gain_low": 0.25, "gain_high": 0.75, "judge_gain": 0.5,
+            "judge_gain_low": 0.25, "judge_gain_high": 0.75, "diversity": 30.0, "plain_diversity": 40.0, "norm": 0.4,
+            "guide_probability": 0.8, "plain_judge_accuracy": 0.25, "judge_accuracy": 0.75,
+        }
+        for info in classes
+    ])  # fmt: skip

@@ -1,0 +1,157 @@
+"""Tokens in the formats of other tools, read by the real loaders."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from dct_augment.errors import InputError, StaleRunError
+from dct_augment.records import ClassInfo
+from dct_augment.tokens import formats
+from dct_augment.tokens.files import TokenFolder
+from dct_augment.tokens.formats import Token
+from tests import tiny
+
+CRANE = ClassInfo(0, "crane", "crane", homonym=True)
+IDENTITY = {"schema": 1}
+BASE = {"path": "some/model", "revision": None, "family": "StableDiffusion", "blocks": [["", 16]]}
+
+
+def token(count: int = 1, *, pair: bool = False, word: str = "<dct-tiny-crane>", **facts: object) -> Token:
+    generator = torch.Generator().manual_seed(count)
+    widths = {"clip_l": 16, "clip_g": 24} if pair else {"": 16}
+    return Token(word, {key: torch.randn(count, d, generator=generator) for key, d in widths.items()}, facts)
+
+
+@pytest.mark.parametrize("kind", formats.FORMATS)
+@pytest.mark.parametrize("pair", [False, True])
+@given(counts=st.lists(st.integers(1, 4), min_size=1, max_size=3))
+def test_every_format_gives_back_what_was_written(tmp_path_factory, kind, pair, counts):
+    folder = tmp_path_factory.mktemp("out")
+    ours = [token(n, pair=pair, word=f"<dct-x-{index}>", slug=f"s{index}") for index, n in enumerate(counts)]
+    paths = formats.write(ours, folder, kind)
+    assert len(paths) == (1 if kind == "bundle" else len(ours))
+    found = {one.word: one for path in paths for one in formats.read(path)}
+    for one in ours:
+        assert torch.equal(found[one.word].vector, one.vector)
+        assert found[one.word].facts["slug"] == one.facts["slug"]
+    first = [path.read_bytes() for path in paths]
+    assert [path.read_bytes() for path in formats.write(list(found.values()), folder, kind)] == first
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_diffusers_loads_a_file_of_ours(tmp_path, count):
+    (path,) = formats.write([token(count)], tmp_path, "diffusers")
+    pipe = tiny.pipeline()
+    pipe.load_textual_inversion(path)
+    ids = pipe.tokenizer(
+        pipe.maybe_convert_prompt("<dct-tiny-crane>", pipe.tokenizer), add_special_tokens=False
+    ).input_ids
+    torch.testing.assert_close(pipe.text_encoder.get_input_embeddings().weight[ids], token(count).vector)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_diffusers_loads_a_pair_into_both_encoders_of_sdxl(tmp_path, count):
+    (path,) = formats.write([token(count, pair=True)], tmp_path, "diffusers")
+    pipe, stored = tiny.pipeline("xl"), load_file(path)
+    for key, model, words in (
+        ("clip_l", pipe.text_encoder, pipe.tokenizer),
+        ("clip_g", pipe.text_encoder_2, pipe.tokenizer_2),
+    ):
+        pipe.load_textual_inversion(stored[key], token="<dct-tiny-crane>", text_encoder=model, tokenizer=words)
+        ids = words(pipe.maybe_convert_prompt("<dct-tiny-crane>", words), add_special_tokens=False).input_ids
+        torch.testing.assert_close(model.get_input_embeddings().weight[ids], token(count, pair=True).parts[key])
+
+
+def test_a1111_and_comfyui_take_the_file_name_as_the_word(tmp_path):
+    (path,) = formats.write([token(2)], tmp_path, "a1111")
+    assert path.name == "dct-tiny-crane.safetensors"
+    assert {key: tensor.shape for key, tensor in load_file(path).items()} == {"emb_params": (2, 16)}
+    (path,) = formats.write([token(2, pair=True)], tmp_path, "comfyui")
+    assert {key: tensor.shape for key, tensor in load_file(path).items()} == {"clip_l": (2, 16), "clip_g": (2, 24)}
+
+
+class TestForeign:
+    """Files that were not written by us."""
+
+    def test_without_metadata(self, tmp_path):
+        save_file({"emb_params": torch.ones(2, 16)}, tmp_path / "my-style.safetensors")
+        save_file({"<cat-toy>": torch.ones(16)}, tmp_path / "learned.safetensors")
+        (a,), (b,) = (formats.read(tmp_path / f"{name}.safetensors") for name in ("my-style", "learned"))
+        assert (a.word, a.vector.shape, b.word, b.vector.shape) == ("my-style", (2, 16), "<cat-toy>", (1, 16))
+
+    def test_old_files_are_read_as_tensors_alone(self, tmp_path):
+        torch.save({"string_to_param": {"*": torch.ones(2, 16)}, "name": "x"}, tmp_path / "old.pt")
+        torch.save({"<toy>": torch.ones(16)}, tmp_path / "learned_embeds.bin")
+        assert formats.read(tmp_path / "old.pt")[0].word == "old"
+        assert formats.read(tmp_path / "learned_embeds.bin")[0].word == "<toy>"
+
+        class Evil:
+            def __reduce__(self):
+                return (Path(tmp_path / "owned").touch, ())
+
+        torch.save({"<toy>": Evil()}, tmp_path / "evil.pt")
+        with pytest.raises(InputError, match=r"evil.pt' is not a plain file of tensors.*as \.safetensors"):
+            formats.read(tmp_path / "evil.pt")
+        assert not (tmp_path / "owned").exists()
+
+    @pytest.mark.parametrize(
+        ("tensors", "said"),
+        [
+            ({"a": torch.ones(2, 3, 4)}, "no embedding of shape"),
+            ({"a": torch.ones(3, dtype=torch.int64)}, "no embedding of shape"),
+            ({"clip_l": torch.ones(16)}, "must be one tensor, or clip_l and clip_g"),
+            ({"clip_l": torch.ones(2, 16), "clip_g": torch.ones(1, 24)}, "of one length"),
+        ],
+    )
+    def test_what_is_no_token(self, tmp_path, tensors, said):
+        save_file(tensors, tmp_path / "x.safetensors")
+        with pytest.raises(InputError, match=said):
+            formats.read(tmp_path / "x.safetensors")
+        for name, content in (("none.safetensors", None), ("text.safetensors", b"text"), ("text.pt", b"text")):
+            if content:
+                (tmp_path / name).write_bytes(content)
+            with pytest.raises(InputError, match=name):
+                formats.read(tmp_path / name)
+
+
+class TestAdoption:
+    """Tokens from elsewhere become tokens of a run, or are refused."""
+
+    def adopt(self, folder, one, **options):
+        return TokenFolder(folder, "tiny").adopt(one, CRANE, IDENTITY, BASE, **options)
+
+    def test_taken_in(self, tmp_path):
+        self.adopt(tmp_path, token(2, word="<toy>", guide_accuracy=0.5))
+        kept = TokenFolder(tmp_path, "tiny")
+        assert torch.equal(kept.vector(CRANE), token(2).vector)
+        facts = kept.facts(CRANE, IDENTITY)
+        assert facts is not None
+        assert (facts["origin"], facts["guide_accuracy"], facts["stop_reason"]) == ("imported: <toy>", 0.5, "imported")
+        kept.publish([facts])
+        assert kept.index()["token"].tolist() == ["<dct-tiny-crane>"]
+        with pytest.raises(StaleRunError, match="trained for 'crane', but the class is called 'heron' now"):
+            kept.facts(ClassInfo(0, "heron", "crane"), IDENTITY)
+
+    def test_a_known_word_is_refused(self, tmp_path):
+        self.adopt(tmp_path, token())
+        with pytest.raises(InputError, match=r"<dct-tiny-crane> is known already.*--replace"):
+            self.adopt(tmp_path, token(3))
+        self.adopt(tmp_path, token(3), replace=True)
+        assert len(TokenFolder(tmp_path, "tiny").vector(CRANE)) == 3
+
+    def test_another_width_is_refused(self, tmp_path):
+        with pytest.raises(InputError, match=r"has width 16 \+ 24, but some/model takes 16"):
+            self.adopt(tmp_path, token(pair=True), any_model=True)
+        assert not list(tmp_path.iterdir())
+
+    def test_another_base_model_is_refused(self, tmp_path):
+        other = token(base_model=json.dumps(BASE | {"path": "another/model", "revision": "v2"}))
+        with pytest.raises(InputError, match=r"made for another/model@v2, not for some/model. Use --any-model"):
+            self.adopt(tmp_path, other)
+        self.adopt(tmp_path, other, any_model=True)
+        self.adopt(tmp_path, token(base_model=json.dumps(BASE)), replace=True)
