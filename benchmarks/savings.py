@@ -24,7 +24,7 @@ from dct_augment.diffusion import Conditioning
 from dct_augment.generation.generator import Generator
 from dct_augment.generation.plan import extend, rows
 from dct_augment.tokens.class_tokens import TokenTrainer
-from dct_augment.tokens.state import Learner
+from dct_augment.tokens.state import ClassTokenState
 
 CLASSES, SEEDS, PLACE = 4, 4, 0.6
 
@@ -63,7 +63,7 @@ def update(trainer: TokenTrainer, bench: Bench) -> Callable[[], torch.Tensor]:
     return work
 
 
-def _taken(learner: Learner) -> torch.Tensor:
+def _taken(learner: ClassTokenState) -> torch.Tensor:
     gradient = torch.cat([cast(torch.Tensor, part.grad).clone() for part in learner._parts], 1)
     learner.forget()
     return gradient

@@ -16,13 +16,13 @@ from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
 from dct_augment.diffusion import Backend, Batches, Conditioning, advance
 from dct_augment.records import ClassInfo, StopReason
 from dct_augment.tokens.gradients import Draw, Guidance, method
-from dct_augment.tokens.state import Learner, Range, Trained
+from dct_augment.tokens.state import ClassTokenState, Range, Trained
 from dct_augment.tokens.trainer import MARK, Trainer
 
 _SCREENS = ((1, 2, 1.0), (3, 4, 0.125))  # images, steps, share of the words: enough to tell a bird from a machine
 
 
-class TokenTrainer(Trainer[Learner]):
+class TokenTrainer(Trainer[ClassTokenState]):
     """Trains class tokens on one back-end under one guide; `starts` (n, D) by slug are where known tokens begin."""
 
     def __init__(
@@ -45,11 +45,11 @@ class TokenTrainer(Trainer[Learner]):
         norms = zip(backend.blocks, backend.word_norms(), strict=True)
         self._ranges = tuple(Range(width, *both) for (_, width), both in norms)
 
-    def _learner(self, info: ClassInfo) -> Learner:
+    def _learner(self, info: ClassInfo) -> ClassTokenState:
         (target,) = self._guide.targets([info])
-        return Learner(info, target, self._starts.get(info.slug, self._initial), self._ranges, self._tokens)
+        return ClassTokenState(info, target, self._starts.get(info.slug, self._initial), self._ranges, self._tokens)
 
-    def _advance(self, active: Sequence[Learner]) -> None:
+    def _advance(self, active: Sequence[ClassTokenState]) -> None:
         """See `Trainer`."""
         self._update(active)
         self._validate([one for one in active if one.reason is None and one.due])
@@ -58,7 +58,7 @@ class TokenTrainer(Trainer[Learner]):
                 learner.restart(self._screen(learner))
 
     @torch.no_grad()
-    def _finish(self, one: Learner) -> Trained:
+    def _finish(self, one: ClassTokenState) -> Trained:
         """See `Trainer`: the best vector, certified."""
         certificate, _ = self._certify(one, one.best_vector)
         one.conclude(certificate)
@@ -76,14 +76,14 @@ class TokenTrainer(Trainer[Learner]):
             validations=tuple(one.validations),
         )
 
-    def _update(self, batch: Sequence[Learner]) -> None:
+    def _update(self, batch: Sequence[ClassTokenState]) -> None:
         """One update of every learner, as many at once as memory holds."""
         count = self._tokens.images_per_update
         drawn = [(one, one.draw_seeds(count), one.draw_place()) for one in batch]
         for _ in self._batches.run(drawn, self._update_together):
             pass
 
-    def _update_together(self, drawn: Sequence[tuple[Learner, list[int], float]]) -> None:
+    def _update_together(self, drawn: Sequence[tuple[ClassTokenState, list[int], float]]) -> None:
         learners = [one for one, _, _ in drawn]
         for learner in learners:
             learner.forget()
@@ -98,11 +98,11 @@ class TokenTrainer(Trainer[Learner]):
             learner.update(loss)
             learner.keep(draw.finished)
 
-    def _draw_of(self, learner: Learner, seeds: Sequence[int], place: float) -> Draw:
+    def _draw_of(self, learner: ClassTokenState, seeds: Sequence[int], place: float) -> Draw:
         encoding = self._encode(learner.info, learner.vector, learner.first_prompt, len(seeds))
         return Draw(self._begin(seeds, encoding), place, learner.finished)
 
-    def _losses(self, images: torch.Tensor, learners: Sequence[Learner]) -> torch.Tensor:
+    def _losses(self, images: torch.Tensor, learners: Sequence[ClassTokenState]) -> torch.Tensor:
         """Mean cross-entropy of each class over its own images; they are side by side, as many for each class."""
         logits = self._guide.logits(images)
         count = len(images) // len(learners)
@@ -123,7 +123,7 @@ class TokenTrainer(Trainer[Learner]):
         return getattr(torch, self._tokens.autocast) if self._tokens.autocast else None
 
     @torch.no_grad()
-    def _validate(self, batch: Sequence[Learner]) -> None:
+    def _validate(self, batch: Sequence[ClassTokenState]) -> None:
         if not batch:
             return
         count = self._tokens.validation_images
@@ -132,7 +132,7 @@ class TokenTrainer(Trainer[Learner]):
             learner.judge(*self._look(images, learner))
 
     @torch.no_grad()
-    def _screen(self, learner: Learner) -> torch.Tensor:
+    def _screen(self, learner: ClassTokenState) -> torch.Tensor:
         """Where a restart begins: the word, of those downhill, whose quick drawings the guide likes best; (n, d).
 
         A word that means something else (a crane is a machine) holds the token in a basin that small
@@ -147,14 +147,14 @@ class TokenTrainer(Trainer[Learner]):
             words = words[self._first_looks(learner, words, images, steps).argsort(descending=True)]
         return words[:1].repeat(self._tokens.vectors, 1)
 
-    def _first_looks(self, learner: Learner, words: torch.Tensor, images: int, steps: int) -> torch.Tensor:
+    def _first_looks(self, learner: ClassTokenState, words: torch.Tensor, images: int, steps: int) -> torch.Tensor:
         """How much the guide likes quick drawings with each word (W, D) as the token: log-probabilities (W,)."""
         seeds = learner.draw_seeds(images)
         batches = Batches(self._tokens.slots * self._tokens.validation_images // images or 1, "words")
         looks = batches.run(list(words), lambda some: self._glance(learner, torch.stack(list(some)), seeds, steps))
         return torch.cat([chances for _, chances in looks])
 
-    def _glance(self, learner: Learner, words: torch.Tensor, seeds: list[int], steps: int) -> torch.Tensor:
+    def _glance(self, learner: ClassTokenState, words: torch.Tensor, seeds: list[int], steps: int) -> torch.Tensor:
         lines = self._prompts(learner.info, MARK, 0, len(seeds)) * len(words)
         vectors = words.repeat_interleave(len(seeds), 0)[:, None].expand(-1, self._tokens.vectors, -1)
         steps = min(steps, self._sampling.num_inference_steps)
@@ -164,12 +164,12 @@ class TokenTrainer(Trainer[Learner]):
         chances = self._guide.logits(self._backend.decode(walk.latents)).float().log_softmax(1)[:, learner.target]
         return chances.view(len(words), len(seeds)).mean(1)
 
-    def _draw(self, batch: Sequence[Learner], conditioning: Sequence[Conditioning]) -> list[torch.Tensor]:
+    def _draw(self, batch: Sequence[ClassTokenState], conditioning: Sequence[Conditioning]) -> list[torch.Tensor]:
         """Validation images of each learner, (validation_images, 3, H, W)."""
         pairs = list(zip(batch, conditioning, strict=True))
         return [images for _, some in self._batches.run(pairs, self._draw_together) for images in some]
 
-    def _draw_together(self, pairs: Sequence[tuple[Learner, Conditioning]]) -> list[torch.Tensor]:
+    def _draw_together(self, pairs: Sequence[tuple[ClassTokenState, Conditioning]]) -> list[torch.Tensor]:
         walks = [self._begin(one.validation_seeds, part) for one, part in pairs]
         stops = [walk.length for walk in walks]
         costs = advance(self._backend, walks, stops, self._guidance.unconditional, self._guidance.scale)
@@ -178,7 +178,7 @@ class TokenTrainer(Trainer[Learner]):
             learner.evaluations += cost
         return images
 
-    def _look(self, images: torch.Tensor, learner: Learner) -> tuple[float, float]:
+    def _look(self, images: torch.Tensor, learner: ClassTokenState) -> tuple[float, float]:
         """Accuracy and mean probability of the class, by the guide."""
         chances = self._guide.logits(images).softmax(1)
         right = (chances.argmax(1) == learner.target).float().mean().item()

@@ -62,7 +62,7 @@ class Range:
 
 
 @dataclass
-class Learner:
+class ClassTokenState:
     """The training state of one class; all that is random comes from its own generator.
 
     The vector (n, D) is float32. Its step is relative to the words of the model: the gradient is scaled

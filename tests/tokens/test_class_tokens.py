@@ -21,7 +21,7 @@ from dct_augment.tokens.certificate import Certificate, Score, certify, diversit
 from dct_augment.tokens.checkpoint import TrainingMemo
 from dct_augment.tokens.class_tokens import TokenTrainer, Trained
 from dct_augment.tokens.files import TokenFolder
-from dct_augment.tokens.state import Learner, Range, Validation
+from dct_augment.tokens.state import ClassTokenState, Range, Validation
 from tests import tiny
 
 BASE = {"path": "tiny", "revision": None, "family": "StableDiffusion", "blocks": [("", tiny.WIDTH)]}
@@ -138,7 +138,7 @@ def train(classes=tiny.CLASSES, settings=QUICK, model=None, **more) -> dict[str,
 def probability(settings: TokensConfig, info: ClassInfo, vector: torch.Tensor | None, seeds=None) -> float:
     """Mean chance of the class by the linear guide over validation images, drawn here from scratch."""
     backend = tiny.backend("v_prediction")
-    known = Learner(info, 1, torch.zeros(1, tiny.WIDTH), (Range(tiny.WIDTH, 1.0, 1.0),), settings)
+    known = ClassTokenState(info, 1, torch.zeros(1, tiny.WIDTH), (Range(tiny.WIDTH, 1.0, 1.0),), settings)
     seeds = seeds or known.validation_seeds
     token = None if vector is None else "<dct-x-y>"
     lines = []
@@ -377,11 +377,11 @@ class TestLearner:
         target_accuracy=0.95, target_probability=0.8, validation_images=4,
     )  # fmt: skip
 
-    def learner(self, **changes) -> Learner:
+    def learner(self, **changes) -> ClassTokenState:
         settings = self.SETTINGS.model_copy(update=changes)
-        return Learner(tiny.CLASSES[0], 1, torch.ones(1, 16), (Range(16, 2.0, 4.0),), settings)
+        return ClassTokenState(tiny.CLASSES[0], 1, torch.ones(1, 16), (Range(16, 2.0, 4.0),), settings)
 
-    def step(self, learner: Learner, gradient: torch.Tensor, loss: float = 1.0) -> None:
+    def step(self, learner: ClassTokenState, gradient: torch.Tensor, loss: float = 1.0) -> None:
         learner.vector.grad = gradient
         learner.update(loss)
 
@@ -404,7 +404,7 @@ class TestLearner:
             assert torch.equal(learner.vector, torch.ones(1, 16))
             assert not learner.usable
 
-    def look(self, learner: Learner, accuracy: float, probability: float, updates: int = 10) -> None:
+    def look(self, learner: ClassTokenState, accuracy: float, probability: float, updates: int = 10) -> None:
         for _ in range(updates):
             self.step(learner, torch.ones(1, 16))
         assert learner.due
@@ -519,7 +519,7 @@ class TestLearner:
         gradient = torch.eye(16)[:1]  # across the vector: it says nothing of its length
         for start, sign in ((torch.ones(1, 16), -1), (torch.ones(1, 16) / 8, 1)):  # words have norm 2
             settings = self.SETTINGS.model_copy(update={"norm_prior": 5.0})
-            pulled = Learner(tiny.CLASSES[0], 1, start.clone(), (Range(16, 2.0, 4.0),), settings)
+            pulled = ClassTokenState(tiny.CLASSES[0], 1, start.clone(), (Range(16, 2.0, 4.0),), settings)
             self.step(pulled, gradient.clone())
             assert sign * (pulled.vector.detach().norm() - start.norm()).item() > 0
 
