@@ -26,7 +26,7 @@ from dct_augment.tokens.trainer import MARK, Trainer
 
 
 @dataclass
-class Learned:
+class InversionState:
     """The training state of one class; all that is random comes from its own generator.
 
     `mean` and `deviation` (N, C, h, w) are of the latents of its N images. The vector (n, D) is float32; its step is
@@ -111,7 +111,7 @@ class Draw:
     lines: Sequence[str]
 
 
-class InversionTrainer(Trainer[Learned]):
+class InversionTrainer(Trainer[InversionState]):
     """Trains tokens on `pictures`, by class slug; guide and judge only look at what came of it.
 
     The last state is kept, as the method has it: to choose one by a guide that saw other images would help it.
@@ -150,18 +150,18 @@ class InversionTrainer(Trainer[Learned]):
             raise InputError(f"textual inversion has no few-shot image of: {', '.join(missing)}")
         super()._check(classes)
 
-    def _learner(self, info: ClassInfo) -> Learned:
+    def _learner(self, info: ClassInfo) -> InversionState:
         size = self._backend.image_size
         each = [self._backend.compress(square(picture, size)) for picture in self._pictures[info.slug]]
         mean, deviation = (torch.cat(parts) for parts in zip(*each, strict=True))
-        return Learned(info, self._initial, self._words, mean, deviation, self._settings)
+        return InversionState(info, self._initial, self._words, mean, deviation, self._settings)
 
-    def _advance(self, active: Sequence[Learned]) -> None:
+    def _advance(self, active: Sequence[InversionState]) -> None:
         """One update of every class, as many at once as memory holds."""
         for _ in self._batches.run([(one, self.draw(one)) for one in active], self._update_together):
             pass
 
-    def draw(self, one: Learned) -> Draw:
+    def draw(self, one: InversionState) -> Draw:
         """What a class sees in its next step, drawn from its generator."""
         count, random = self._settings.batch_size, one.generator
         chosen = torch.randint(len(one.mean), (count,), generator=random)
@@ -173,7 +173,7 @@ class InversionTrainer(Trainer[Learned]):
         lines = [prompts.build(self._prompting.templates[number], one.info.name, token=MARK) for number in numbers]
         return Draw(latents, noise, timesteps.to(one.mean.device), lines)
 
-    def _update_together(self, drawn: Sequence[tuple[Learned, Draw]]) -> None:
+    def _update_together(self, drawn: Sequence[tuple[InversionState, Draw]]) -> None:
         for one, _ in drawn:
             one.forget()
         losses = self.losses([draw for _, draw in drawn], [one.vector for one, _ in drawn])
@@ -203,7 +203,7 @@ class InversionTrainer(Trainer[Learned]):
         return encoded[torch.tensor([distinct.index(line) for line in lines])]
 
     @torch.no_grad()
-    def _finish(self, one: Learned) -> Trained:
+    def _finish(self, one: InversionState) -> Trained:
         """See `Trainer`: the last vector, certified."""
         vector = one.vector.detach().clone()
         certificate, images = self._certify(one, vector)

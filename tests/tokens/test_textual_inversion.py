@@ -28,7 +28,7 @@ from dct_augment.records import ClassInfo, Progress, Report, StopReason, silent
 from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import TrainingMemo
 from dct_augment.tokens.state import Trained
-from dct_augment.tokens.textual_inversion import InversionTrainer, Learned
+from dct_augment.tokens.textual_inversion import InversionState, InversionTrainer
 from tests import tiny
 
 CLOSE = 1e-5  # in double precision, where another batch shape changes no bit that counts
@@ -228,11 +228,11 @@ def words_of(backend: diffusion.Backend) -> tuple[tuple[int, float], ...]:
     return tuple((width, mean) for width, (mean, _) in zip(widths, backend.word_norms(), strict=True))
 
 
-def learned(info: ClassInfo, backend: diffusion.Backend, initial: torch.Tensor, **changes: Any) -> Learned:
+def learned(info: ClassInfo, backend: diffusion.Backend, initial: torch.Tensor, **changes: Any) -> InversionState:
     """The state of a class before its first step."""
     each = [backend.compress(square(one, backend.image_size)) for one in pictures(info)]
     mean, deviation = (torch.cat(parts) for parts in zip(*each, strict=True))
-    return Learned(info, initial, words_of(backend), mean, deviation, changed(**changes))
+    return InversionState(info, initial, words_of(backend), mean, deviation, changed(**changes))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -604,11 +604,11 @@ def test_the_loss_scale_of_half_precision_is_taken_back_to_the_last_bit():
 class TestLearned:
     """The steps of one class, without a model."""
 
-    def one(self, words: tuple[tuple[int, float], ...] = ((16, 2.0),), **changes: Any) -> Learned:
+    def one(self, words: tuple[tuple[int, float], ...] = ((16, 2.0),), **changes: Any) -> InversionState:
         latents, width = torch.zeros(1, 4, 8, 8), sum(width for width, _ in words)
-        return Learned(tiny.CLASSES[0], torch.ones(1, width), words, latents, latents, changed(**changes))
+        return InversionState(tiny.CLASSES[0], torch.ones(1, width), words, latents, latents, changed(**changes))
 
-    def step(self, one: Learned, gradient: torch.Tensor, loss: float = 1.0, scale: float = 1.0) -> None:
+    def step(self, one: InversionState, gradient: torch.Tensor, loss: float = 1.0, scale: float = 1.0) -> None:
         one.forget()
         (one.vector * gradient).sum().backward()
         one.update(loss, scale)
