@@ -23,7 +23,7 @@ MARK = "<dct-training>"
 """How prompts call the token in training; its vectors are put in where it stands."""
 
 
-class Learning(Protocol):
+class TokenState(Protocol):
     """The training state of one class, done when there is a `reason`; `evaluations` are those of the U-Net."""
 
     info: ClassInfo
@@ -41,7 +41,7 @@ class Learning(Protocol):
         ...
 
 
-L = TypeVar("L", bound=Learning)
+L = TypeVar("L", bound=TokenState)
 
 
 class Trainer(ABC, Generic[L]):
