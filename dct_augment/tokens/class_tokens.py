@@ -16,7 +16,7 @@ from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
 from dct_augment.diffusion import Backend, Batches, Conditioning, advance
 from dct_augment.records import ClassInfo, StopReason
 from dct_augment.tokens.gradients import Draw, Guidance, method
-from dct_augment.tokens.state import ClassTokenState, Range, Trained
+from dct_augment.tokens.state import ClassTokenState, Range, TrainedToken
 from dct_augment.tokens.trainer import MARK, Trainer
 
 _SCREENS = ((1, 2, 1.0), (3, 4, 0.125))  # images, steps, share of the words: enough to tell a bird from a machine
@@ -58,11 +58,11 @@ class TokenTrainer(Trainer[ClassTokenState]):
                 learner.restart(self._screen(learner))
 
     @torch.no_grad()
-    def _finish(self, one: ClassTokenState) -> Trained:
+    def _finish(self, one: ClassTokenState) -> TrainedToken:
         """See `Trainer`: the best vector, certified."""
         certificate, _ = self._certify(one, one.best_vector)
         one.conclude(certificate)
-        return Trained(
+        return TrainedToken(
             info=one.info,
             vector=one.best_vector,
             usable=one.usable,

@@ -19,7 +19,7 @@ from dct_augment.tokens import formats
 from dct_augment.tokens.certificate import Certificate
 from dct_augment.tokens.formats import Token
 from dct_augment.tokens.groups import Groups
-from dct_augment.tokens.state import Trained
+from dct_augment.tokens.state import TrainedToken
 
 INDEX, PLAN = "index.parquet", "plan.json"
 
@@ -114,7 +114,7 @@ class TokenFolder:
         (token,) = formats.read(self.file(info))
         return token
 
-    def save(self, trained: Trained, identity: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    def save(self, trained: TrainedToken, identity: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
         """Write one token, loadable by `pipe.load_textual_inversion`; return its facts.
 
         An unusable token gets no safetensors file, but `<slug>.failed.json` that says why. `base` says of which

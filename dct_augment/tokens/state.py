@@ -33,7 +33,7 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedToken:
     """What training one class gave: the best vector (n, d) and how it came about.
 
     `best` is the validation that chose the vector; the certificate compares it with the plain prompt on fresh noise.

@@ -21,7 +21,7 @@ from dct_augment.diffusion import Backend, Conditioning
 from dct_augment.errors import InputError
 from dct_augment.images import square
 from dct_augment.records import ClassInfo, StopReason
-from dct_augment.tokens.state import Step, Trained, Validation
+from dct_augment.tokens.state import Step, TrainedToken, Validation
 from dct_augment.tokens.trainer import MARK, Trainer
 
 
@@ -203,13 +203,13 @@ class InversionTrainer(Trainer[InversionState]):
         return encoded[torch.tensor([distinct.index(line) for line in lines])]
 
     @torch.no_grad()
-    def _finish(self, one: InversionState) -> Trained:
+    def _finish(self, one: InversionState) -> TrainedToken:
         """See `Trainer`: the last vector, certified."""
         vector = one.vector.detach().clone()
         certificate, images = self._certify(one, vector)
         (target,) = self._guide.targets([one.info])
         probability = self._guide.logits(images).softmax(1)[:, target].mean().item()
-        return Trained(
+        return TrainedToken(
             info=one.info,
             vector=vector,
             usable=one.reason is not StopReason.NON_FINITE,

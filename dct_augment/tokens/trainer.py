@@ -17,7 +17,7 @@ from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
 from dct_augment.diffusion import Backend, Batches, Conditioning, Trajectory, advance
 from dct_augment.records import ClassInfo, Progress, Report, StopReason, silent
 from dct_augment.tokens.certificate import Certificate, Score, certify, score
-from dct_augment.tokens.state import Step, Trained
+from dct_augment.tokens.state import Step, TrainedToken
 
 MARK = "<dct-training>"
 """How prompts call the token in training; its vectors are put in where it stands."""
@@ -78,7 +78,7 @@ class Trainer(ABC, Generic[L]):
         """One update of every class, and what is due after it; those that are done get their reason."""
 
     @abstractmethod
-    def _finish(self, one: L) -> Trained:
+    def _finish(self, one: L) -> TrainedToken:
         """The result of a class that is done."""
 
     def _check(self, classes: Sequence[ClassInfo]) -> None:
@@ -94,7 +94,7 @@ class Trainer(ABC, Generic[L]):
         *,
         resume: Mapping[str, Any] | None = None,
         checkpoint: Callable[[dict[str, Any]], None] | None = None,
-    ) -> Iterator[Trained]:
+    ) -> Iterator[TrainedToken]:
         """Train every class, yielding each as it is finished (not in order).
 
         `tokens.slots` classes are trained in one batch; a class that stops frees its slot. Before the

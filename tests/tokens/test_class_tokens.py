@@ -19,7 +19,7 @@ from dct_augment.intervals import Estimate
 from dct_augment.records import ClassInfo, Progress, StopReason, Verdict
 from dct_augment.tokens.certificate import Certificate, Score, certify, diversity, score
 from dct_augment.tokens.checkpoint import TrainingMemo
-from dct_augment.tokens.class_tokens import TokenTrainer, Trained
+from dct_augment.tokens.class_tokens import TokenTrainer, TrainedToken
 from dct_augment.tokens.files import TokenFolder
 from dct_augment.tokens.state import ClassTokenState, Range, Validation
 from tests import tiny
@@ -131,7 +131,7 @@ def trainer(settings=QUICK, model=None, judge=None, backend=None) -> TokenTraine
     )
 
 
-def train(classes=tiny.CLASSES, settings=QUICK, model=None, **more) -> dict[str, Trained]:
+def train(classes=tiny.CLASSES, settings=QUICK, model=None, **more) -> dict[str, TrainedToken]:
     return {trained.info.slug: trained for trained in trainer(settings, model, **more).train(classes)}
 
 
@@ -545,10 +545,10 @@ class TestLearner:
 IDENTITY = {"schema": 1, "tokens": {"seed": 0, "look_ahead": [[0.1, 0.5]]}, "guide": {"name": "pocket/x"}}
 
 
-def made(count: int = 1, info: ClassInfo = tiny.CLASSES[2]) -> Trained:
+def made(count: int = 1, info: ClassInfo = tiny.CLASSES[2]) -> TrainedToken:
     vector = torch.randn(count, tiny.WIDTH, generator=torch.Generator().manual_seed(5))
     seen = Validation(2, 0.75, 0.6)
-    return Trained(info, vector, True, StopReason.TARGET, 2, 1, 99, seen, certificate(), (), (seen,))
+    return TrainedToken(info, vector, True, StopReason.TARGET, 2, 1, 99, seen, certificate(), (), (seen,))
 
 
 class TestTokenFolder:

@@ -27,7 +27,7 @@ from dct_augment.pipeline.run import Run
 from dct_augment.records import ClassInfo, Progress, Report, StopReason, silent
 from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import TrainingMemo
-from dct_augment.tokens.state import Trained
+from dct_augment.tokens.state import TrainedToken
 from dct_augment.tokens.textual_inversion import InversionState, InversionTrainer
 from tests import tiny
 
@@ -85,12 +85,12 @@ def train(
     settings: TextualInversionConfig = SETTINGS,
     tokens: TokensConfig = TOKENS,
     **more: Any,
-) -> dict[str, Trained]:
+) -> dict[str, TrainedToken]:
     return {trained.info.slug: trained for trained in trainer(settings, tokens, **more).train(classes)}
 
 
 @cache
-def usual() -> dict[str, Trained]:
+def usual() -> dict[str, TrainedToken]:
     """What training gives."""
     return train()
 
@@ -386,7 +386,7 @@ LAST = 9  # states of three classes in two slots: before the first step, and aft
 
 
 @cache
-def unstopped() -> tuple[dict[str, Trained], list[dict[str, Any]]]:
+def unstopped() -> tuple[dict[str, TrainedToken], list[dict[str, Any]]]:
     """A run that is never stopped, and the states that it leaves behind."""
     states: list[dict[str, Any]] = []
     found = trainer(tokens=slots(2)).train(tiny.CLASSES, checkpoint=states.append)
@@ -658,7 +658,7 @@ class TestLearned:
 
 
 @cache
-def birds() -> tuple[diffusion.Backend, dict[str, ClassInfo], dict[str, Trained]]:
+def birds() -> tuple[diffusion.Backend, dict[str, ClassInfo], dict[str, TrainedToken]]:
     """Tokens of two Pocket birds whose words also mean other things."""
     backend, source = diffusion.load("pocket"), datasets.load("pocket")
     known = {info.slug: info for info in source.classes if info.slug in ("crane", "cardinal")}
