@@ -23,7 +23,7 @@ from benchmarks.token_training import Bench, Variant, load, peak_memory
 from dct_augment.diffusion import Conditioning
 from dct_augment.generation.generator import Generator
 from dct_augment.generation.plan import extend, rows
-from dct_augment.tokens.class_tokens import TokenTrainer
+from dct_augment.tokens.class_tokens import ClassTokenTrainer
 from dct_augment.tokens.state import ClassTokenState
 
 CLASSES, SEEDS, PLACE = 4, 4, 0.6
@@ -47,7 +47,7 @@ class Side:
             return peak_memory(self.work)
 
 
-def update(trainer: TokenTrainer, bench: Bench) -> Callable[[], torch.Tensor]:
+def update(trainer: ClassTokenTrainer, bench: Bench) -> Callable[[], torch.Tensor]:
     """The gradients (n, D) of one update of several classes, always of the same images."""
     learners = [trainer._learner(info) for info in bench.classes[:CLASSES]]
     seeds = [one.draw_seeds(SEEDS) for one in learners]

@@ -27,7 +27,7 @@ from dct_augment import classifiers, config, datasets, diffusion, prompts
 from dct_augment.config import Config, seed_from
 from dct_augment.intervals import proportion
 from dct_augment.records import ClassInfo
-from dct_augment.tokens.class_tokens import TokenTrainer
+from dct_augment.tokens.class_tokens import ClassTokenTrainer
 
 GOAL, HALFWAY = 0.8, 0.6
 BUDGETS = tuple(round(32 * 2 ** (step / 2)) for step in range(23))  # up to 65,536 evaluations a class
@@ -158,14 +158,14 @@ class Variant:
     tiny: bool = False
     balanced: bool = True
 
-    def trainer(self, *more: str) -> tuple[TokenTrainer, Config]:
+    def trainer(self, *more: str) -> tuple[ClassTokenTrainer, Config]:
         """A trainer, with the models set up for it."""
         backend = self.bench.backend
         backend.tiny = self.bench.tiny if self.tiny else None
         for model in (backend.denoiser, backend.vae):
             (model.enable_gradient_checkpointing if self.balanced else model.disable_gradient_checkpointing)()
         settings = config.override(self.bench.settings, (*self.overrides, *more))
-        return TokenTrainer(
+        return ClassTokenTrainer(
             backend, self.bench.guide, settings=settings.tokens, sampling=settings.sampling, prompting=settings.prompts
         ), settings
 
@@ -193,7 +193,7 @@ def peak_memory(work: Callable[[], Any]) -> float:
     return max(accumulate(sizes), default=0) / 1e6
 
 
-def ours(bench: Bench, trainer: TokenTrainer, settings: Config) -> Snapshots:
+def ours(bench: Bench, trainer: ClassTokenTrainer, settings: Config) -> Snapshots:
     """Train by the product's own trainer; a snapshot a round, of the best state once there has been a validation."""
     found: Snapshots = {info.slug: [] for info in bench.classes}
     spent = dict.fromkeys(found, 0.0)

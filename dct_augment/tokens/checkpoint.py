@@ -18,7 +18,7 @@ class TrainingMemo:
         self._path, self._fingerprint = folder / f".training-{group:03d}.pt", fingerprint(identity)
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Remember a state of `TokenTrainer.train`."""
+        """Remember a state of `ClassTokenTrainer.train`."""
         with files.atomic(self._path) as partial:
             torch.save({"fingerprint": self._fingerprint, **state}, partial)
 

@@ -22,7 +22,7 @@ from dct_augment.tokens.trainer import MARK, Trainer
 _SCREENS = ((1, 2, 1.0), (3, 4, 0.125))  # images, steps, share of the words: enough to tell a bird from a machine
 
 
-class TokenTrainer(Trainer[ClassTokenState]):
+class ClassTokenTrainer(Trainer[ClassTokenState]):
     """Trains class tokens on one back-end under one guide; `starts` (n, D) by slug are where known tokens begin."""
 
     def __init__(

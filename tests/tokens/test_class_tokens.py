@@ -19,7 +19,7 @@ from dct_augment.intervals import Estimate
 from dct_augment.records import ClassInfo, Progress, StopReason, Verdict
 from dct_augment.tokens.certificate import Certificate, Score, certify, diversity, score
 from dct_augment.tokens.checkpoint import TrainingMemo
-from dct_augment.tokens.class_tokens import TokenTrainer, TrainedToken
+from dct_augment.tokens.class_tokens import ClassTokenTrainer, TrainedToken
 from dct_augment.tokens.files import TokenFolder
 from dct_augment.tokens.state import ClassTokenState, Range, Validation
 from tests import tiny
@@ -120,8 +120,8 @@ def guide(model: torch.nn.Module) -> Single:
     return Single(model, Preprocess.square(tiny.IMAGE, (0, 0, 0), (1, 1, 1)), LABELS)
 
 
-def trainer(settings=QUICK, model=None, judge=None, backend=None) -> TokenTrainer:
-    return TokenTrainer(
+def trainer(settings=QUICK, model=None, judge=None, backend=None) -> ClassTokenTrainer:
+    return ClassTokenTrainer(
         backend or tiny.backend("v_prediction"),
         guide(model or Looks()),
         judge=judge,
@@ -703,7 +703,7 @@ def test_tokens_of_every_kind_of_model_are_trained_and_kept(tmp_path, family):
     """Two text encoders give a pair of vectors, each measured by its own words."""
     backend = tiny.backend(family)
     settings = QUICK.model_copy(update={"vectors": 2, "max_updates": 2, "target_accuracy": 0.0})
-    made = TokenTrainer(
+    made = ClassTokenTrainer(
         backend, tiny.classifier("test_resnet"), settings=settings, sampling=SAMPLING, prompting=PROMPTS
     )
     (trained,) = made.train(tiny.CLASSES[:1])
@@ -725,7 +725,7 @@ def test_tokens_of_every_kind_of_model_are_trained_and_kept(tmp_path, family):
 
 def test_training_may_start_from_another_token():
     start = torch.randn(1, tiny.WIDTH, generator=torch.Generator().manual_seed(5)) * 0.2
-    warm = TokenTrainer(
+    warm = ClassTokenTrainer(
         tiny.backend("v_prediction"),
         guide(Looks()),
         settings=QUICK.model_copy(update={"max_updates": 1, "validate_every": 1}),

@@ -13,7 +13,7 @@ from dct_augment.pipeline.workspace import Workspace
 from dct_augment.records import ClassInfo, Report, Unit, silent
 from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import TrainingMemo
-from dct_augment.tokens.class_tokens import TokenTrainer
+from dct_augment.tokens.class_tokens import ClassTokenTrainer
 from dct_augment.tokens.groups import extend_groups
 from dct_augment.tokens.textual_inversion import InversionTrainer
 
@@ -91,12 +91,12 @@ class TokenStage(Stage):
     def _memo(self, group: int) -> TrainingMemo:
         return TrainingMemo(self._work.tokens.path, group, self._identity | {"slots": self._config.tokens.slots})
 
-    def _trainer(self, classes: Sequence[ClassInfo]) -> TokenTrainer | InversionTrainer:
+    def _trainer(self, classes: Sequence[ClassInfo]) -> ClassTokenTrainer | InversionTrainer:
         work, config = self._work, self._config
         shared: dict[str, Any] = {"judge": work.judge, "sampling": config.sampling, "prompting": config.prompts}
         if config.tokens.objective == "classifier":
             starts = self._starts(classes)
-            return TokenTrainer(work.backend, work.guide, settings=config.tokens, starts=starts, **shared)
+            return ClassTokenTrainer(work.backend, work.guide, settings=config.tokens, starts=starts, **shared)
         return InversionTrainer(
             work.backend, work.guide, pictures=self._pictures(classes), settings=config.textual_inversion,
             tokens=config.tokens, **shared,
