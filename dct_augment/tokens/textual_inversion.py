@@ -111,7 +111,7 @@ class Draw:
     lines: Sequence[str]
 
 
-class InversionTrainer(Trainer[InversionState]):
+class TextualInversionTrainer(Trainer[InversionState]):
     """Trains tokens on `pictures`, by class slug; guide and judge only look at what came of it.
 
     The last state is kept, as the method has it: to choose one by a guide that saw other images would help it.

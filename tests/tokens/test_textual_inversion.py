@@ -28,7 +28,7 @@ from dct_augment.records import ClassInfo, Progress, Report, StopReason, silent
 from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import TrainingMemo
 from dct_augment.tokens.state import TrainedToken
-from dct_augment.tokens.textual_inversion import InversionState, InversionTrainer
+from dct_augment.tokens.textual_inversion import InversionState, TextualInversionTrainer
 from tests import tiny
 
 CLOSE = 1e-5  # in double precision, where another batch shape changes no bit that counts
@@ -71,11 +71,11 @@ def trainer(
     backend: diffusion.Backend | None = None,
     known: Mapping[str, Sequence[Image.Image]] | None = None,
     **more: Any,
-) -> InversionTrainer:
+) -> TextualInversionTrainer:
     if known is None:
         known = {info.slug: pictures(info) for info in tiny.CLASSES}
     options = {"guide": guide(), "sampling": SAMPLING, "prompting": PROMPTS} | more
-    return InversionTrainer(
+    return TextualInversionTrainer(
         backend or tiny.backend("epsilon", "float64"), pictures=known, settings=settings, tokens=tokens, **options
     )
 
@@ -736,7 +736,7 @@ def test_a_run_writes_tokens_that_diffusers_loads(finished):
     split = datasets.few_shot(source, 2, 0)
     few = {info.slug: [one.open() for one in split.train if one.label == info.index] for info in made.classes}
     assert [len(some) for some in few.values()] == [2, 2]
-    direct = InversionTrainer(
+    direct = TextualInversionTrainer(
         made.backend, made.guide, pictures=few, settings=made.config.textual_inversion, tokens=made.config.tokens,
         sampling=made.config.sampling, prompting=made.config.prompts, judge=made.judge,
     )  # fmt: skip

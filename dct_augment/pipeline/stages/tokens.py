@@ -15,7 +15,7 @@ from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import TrainingMemo
 from dct_augment.tokens.class_tokens import ClassTokenTrainer
 from dct_augment.tokens.groups import extend_groups
-from dct_augment.tokens.textual_inversion import InversionTrainer
+from dct_augment.tokens.textual_inversion import TextualInversionTrainer
 
 
 class TokenStage(Stage):
@@ -91,13 +91,13 @@ class TokenStage(Stage):
     def _memo(self, group: int) -> TrainingMemo:
         return TrainingMemo(self._work.tokens.path, group, self._identity | {"slots": self._config.tokens.slots})
 
-    def _trainer(self, classes: Sequence[ClassInfo]) -> ClassTokenTrainer | InversionTrainer:
+    def _trainer(self, classes: Sequence[ClassInfo]) -> ClassTokenTrainer | TextualInversionTrainer:
         work, config = self._work, self._config
         shared: dict[str, Any] = {"judge": work.judge, "sampling": config.sampling, "prompting": config.prompts}
         if config.tokens.objective == "classifier":
             starts = self._starts(classes)
             return ClassTokenTrainer(work.backend, work.guide, settings=config.tokens, starts=starts, **shared)
-        return InversionTrainer(
+        return TextualInversionTrainer(
             work.backend, work.guide, pictures=self._pictures(classes), settings=config.textual_inversion,
             tokens=config.tokens, **shared,
         )  # fmt: skip
