@@ -11,7 +11,7 @@ from dct_augment import files
 from dct_augment.config import fingerprint
 
 
-class TrainingMemo:
+class TrainingCheckpoint:
     """The state of one group's training, so that a killed run goes on with the very same bits."""
 
     def __init__(self, folder: Path, group: int, identity: Mapping[str, Any]) -> None:

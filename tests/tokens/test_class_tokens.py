@@ -18,7 +18,7 @@ from dct_augment.errors import DctAugmentError, InputError, ModelError, StaleRun
 from dct_augment.intervals import Estimate
 from dct_augment.records import ClassInfo, Progress, StopReason, Verdict
 from dct_augment.tokens.certificate import Certificate, Score, certify, diversity, score
-from dct_augment.tokens.checkpoint import TrainingMemo
+from dct_augment.tokens.checkpoint import TrainingCheckpoint
 from dct_augment.tokens.class_tokens import ClassTokenTrainer, TrainedToken
 from dct_augment.tokens.files import TokenFolder
 from dct_augment.tokens.state import ClassTokenState, Range, Validation
@@ -335,7 +335,7 @@ def test_training_resumes_to_the_same_bits(tmp_path, stop_after, method):
     )
     whole = train(settings=settings)
     slugs = [info.slug for info in tiny.CLASSES]
-    memo, finished, rounds = TrainingMemo(tmp_path, 0, {"seed": 0}), {}, []
+    memo, finished, rounds = TrainingCheckpoint(tmp_path, 0, {"seed": 0}), {}, []
 
     def checkpoint(state):
         memo.write(state)
@@ -357,9 +357,9 @@ def test_training_resumes_to_the_same_bits(tmp_path, stop_after, method):
     for slug, trained in finished.items():
         assert torch.equal(trained.vector, whole[slug].vector)
         assert trained == replace(whole[slug], vector=trained.vector)
-    assert TrainingMemo(tmp_path, 0, {"seed": 1}).read(slugs, []) is None  # other settings
+    assert TrainingCheckpoint(tmp_path, 0, {"seed": 1}).read(slugs, []) is None  # other settings
     assert memo.read([*slugs, "gull"], []) is None  # a class the state knows nothing of
-    assert TrainingMemo(tmp_path, 1, {"seed": 0}).read(slugs, []) is None  # another group
+    assert TrainingCheckpoint(tmp_path, 1, {"seed": 0}).read(slugs, []) is None  # another group
     memo.clear()
     assert memo.read(slugs, []) is None
 

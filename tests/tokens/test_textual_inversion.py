@@ -26,7 +26,7 @@ from dct_augment.images import square
 from dct_augment.pipeline.run import Run
 from dct_augment.records import ClassInfo, Progress, Report, StopReason, silent
 from dct_augment.tokens import formats
-from dct_augment.tokens.checkpoint import TrainingMemo
+from dct_augment.tokens.checkpoint import TrainingCheckpoint
 from dct_augment.tokens.state import TrainedToken
 from dct_augment.tokens.textual_inversion import InversionState, TextualInversionTrainer
 from tests import tiny
@@ -398,7 +398,7 @@ def test_training_resumes_to_the_same_bits(tmp_path, stop_after):
     """Stopped after any step and resumed from the file, every class ends as if nothing had happened."""
     whole, _ = unstopped()
     slugs = [info.slug for info in tiny.CLASSES]
-    memo, finished, rounds = TrainingMemo(tmp_path, 0, {"seed": 0}), {}, []
+    memo, finished, rounds = TrainingCheckpoint(tmp_path, 0, {"seed": 0}), {}, []
 
     def checkpoint(state: Mapping[str, Any]) -> None:
         memo.write(state)

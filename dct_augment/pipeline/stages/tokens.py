@@ -12,7 +12,7 @@ from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.workspace import Workspace
 from dct_augment.records import ClassInfo, Report, Unit, silent
 from dct_augment.tokens import formats
-from dct_augment.tokens.checkpoint import TrainingMemo
+from dct_augment.tokens.checkpoint import TrainingCheckpoint
 from dct_augment.tokens.class_tokens import ClassTokenTrainer
 from dct_augment.tokens.groups import extend_groups
 from dct_augment.tokens.textual_inversion import TextualInversionTrainer
@@ -88,8 +88,8 @@ class TokenStage(Stage):
         rows = [tokens.facts(info, identity) or tokens.failure(info, identity) for info in self._work.whole.classes]
         tokens.publish([facts for facts in rows if facts])
 
-    def _memo(self, group: int) -> TrainingMemo:
-        return TrainingMemo(self._work.tokens.path, group, self._identity | {"slots": self._config.tokens.slots})
+    def _memo(self, group: int) -> TrainingCheckpoint:
+        return TrainingCheckpoint(self._work.tokens.path, group, self._identity | {"slots": self._config.tokens.slots})
 
     def _trainer(self, classes: Sequence[ClassInfo]) -> ClassTokenTrainer | TextualInversionTrainer:
         work, config = self._work, self._config
