@@ -48,17 +48,17 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Reached:
+class DenoisedBatch:
     """Latents (sum of B x r, C, h, w), the r copies of a sample side by side, and the evaluations of each class."""
 
     latents: torch.Tensor
     costs: list[int]
 
 
-Method = Callable[[Backend, Sequence[Draw], Guidance], Reached]
+Method = Callable[[Backend, Sequence[Draw], Guidance], DenoisedBatch]
 
 
-def last_step(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> Reached:
+def last_step(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> DenoisedBatch:
     """The paper's method (section 3.2): denoise to the end, keep the gradient of the last step only.
 
     Costs 2 (N - 1) + 4; peak 1.
@@ -68,7 +68,7 @@ def last_step(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> Re
 
 def last_k(
     backend: Backend, draws: Sequence[Draw], guidance: Guidance, *, steps: int, checkpointed: bool = False
-) -> Reached:
+) -> DenoisedBatch:
     """The gradient of the last K steps (DRaFT-K, arXiv 2309.17400).
 
     Costs 2 (N - K) + 4 + 6 (K - 1); peak 2 K - 1. Checkpointed, each pass with gradient is run once more, and
@@ -83,10 +83,10 @@ def last_k(
     stops = [walk.length for walk in walks]
     latents = follow(backend, walks, stops, guidance.unconditional, guidance.scale, checkpointed=checkpointed)
     spent = [len(walk) * (first + later * (walk.length - start - 1)) for walk, start in zip(walks, starts, strict=True)]
-    return Reached(latents, [before + more for before, more in zip(costs, spent, strict=True)])
+    return DenoisedBatch(latents, [before + more for before, more in zip(costs, spent, strict=True)])
 
 
-def full(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> Reached:
+def full(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> DenoisedBatch:
     """The gradient of the whole trajectory, every U-Net pass checkpointed (AlignProp, arXiv 2310.03739).
 
     Costs 5 + 8 (N - 1): each pass is run again when its gradient is taken; peak 1, and N latents.
@@ -94,7 +94,7 @@ def full(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> Reached
     return last_k(backend, draws, guidance, steps=max(draw.walk.length for draw in draws), checkpointed=True)
 
 
-def lv(backend: Backend, draws: Sequence[Draw], guidance: Guidance, *, times: int) -> Reached:
+def lv(backend: Backend, draws: Sequence[Draw], guidance: Guidance, *, times: int) -> DenoisedBatch:
     """Finish, add new noise to the last noise level r times, take each one's last step (DRaFT-LV, arXiv 2309.17400).
 
     The loss is averaged over the r copies, so the variance of the gradient falls. Costs 2 N + 4 r; peak r.
@@ -104,10 +104,10 @@ def lv(backend: Backend, draws: Sequence[Draw], guidance: Guidance, *, times: in
     noisy = [renoise(backend, walk, walk.latents, walk.length - 1, times) for walk in walks]
     latents = clean_step(backend, noisy, guidance.unconditional, guidance.scale)
     spent = [guidance.step_cost(backend) * len(walk) for walk in noisy]
-    return Reached(latents, [before + more for before, more in zip(costs, spent, strict=True)])
+    return DenoisedBatch(latents, [before + more for before, more in zip(costs, spent, strict=True)])
 
 
-def look_ahead(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> Reached:
+def look_ahead(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> DenoisedBatch:
     """Stop at the drawn place of the trajectory and take the gradient of the clean image predicted there.
 
     Costs 2 s + 4 for a stop after s steps; peak 1.
@@ -116,10 +116,10 @@ def look_ahead(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> R
     costs = advance(backend, walks, [draw.stop for draw in draws], guidance.unconditional, guidance.scale)
     latents = clean_step(backend, walks, guidance.unconditional, guidance.scale)
     spent = [guidance.step_cost(backend) * len(walk) for walk in walks]
-    return Reached(latents, [before + more for before, more in zip(costs, spent, strict=True)])
+    return DenoisedBatch(latents, [before + more for before, more in zip(costs, spent, strict=True)])
 
 
-def direct_align(backend: Backend, draws: Sequence[Draw], guidance: Guidance, *, share: float = 1.0) -> Reached:
+def direct_align(backend: Backend, draws: Sequence[Draw], guidance: Guidance, *, share: float = 1.0) -> DenoisedBatch:
     """Add known noise to a finished image at the drawn place, and recover it in one step (SRPO, arXiv 2509.06942).
 
     The model recovers `share` in (0, 1] of the noise, and the known noise is used for the rest:
@@ -136,7 +136,7 @@ def direct_align(backend: Backend, draws: Sequence[Draw], guidance: Guidance, *,
     latents = clean_step(backend, noisy, guidance.unconditional, guidance.scale)
     known = torch.cat([draw.finished for draw in draws if draw.finished is not None])
     costs = [cost + guidance.step_cost(backend) * len(walk) for cost, walk in zip(costs, noisy, strict=True)]
-    return Reached(share * latents + (1 - share) * known, costs)
+    return DenoisedBatch(share * latents + (1 - share) * known, costs)
 
 
 def method(settings: TokensConfig) -> Method:
