@@ -102,7 +102,7 @@ class InversionState:
 
 
 @dataclass(frozen=True)
-class Draw:
+class NoisedBatch:
     """What one class sees in one step: B clean latents and noises (B, C, h, w), timesteps (B,), and prompts."""
 
     latents: torch.Tensor
@@ -161,7 +161,7 @@ class TextualInversionTrainer(Trainer[InversionState]):
         for _ in self._batches.run([(one, self.draw(one)) for one in active], self._update_together):
             pass
 
-    def draw(self, one: InversionState) -> Draw:
+    def draw(self, one: InversionState) -> NoisedBatch:
         """What a class sees in its next step, drawn from its generator."""
         count, random = self._settings.batch_size, one.generator
         chosen = torch.randint(len(one.mean), (count,), generator=random)
@@ -171,9 +171,9 @@ class TextualInversionTrainer(Trainer[InversionState]):
         latents = one.mean[chosen] + one.deviation[chosen] * jitter
         # Without a context: it would say of the images what they do not show.
         lines = [prompts.build(self._prompting.templates[number], one.info.name, token=MARK) for number in numbers]
-        return Draw(latents, noise, timesteps.to(one.mean.device), lines)
+        return NoisedBatch(latents, noise, timesteps.to(one.mean.device), lines)
 
-    def _update_together(self, drawn: Sequence[tuple[InversionState, Draw]]) -> None:
+    def _update_together(self, drawn: Sequence[tuple[InversionState, NoisedBatch]]) -> None:
         for one, _ in drawn:
             one.forget()
         losses = self.losses([draw for _, draw in drawn], [one.vector for one, _ in drawn])
@@ -182,7 +182,7 @@ class TextualInversionTrainer(Trainer[InversionState]):
             one.evaluations += 3 * len(draw.lines)
             one.update(loss, self._loss_scale)
 
-    def losses(self, draws: Sequence[Draw], vectors: Sequence[torch.Tensor]) -> torch.Tensor:
+    def losses(self, draws: Sequence[NoisedBatch], vectors: Sequence[torch.Tensor]) -> torch.Tensor:
         """Mean squared error of what the denoiser predicts for each class with its vector (n, D); (K,).
 
         Costs 3 U-Net evaluations an image with its backward pass.
