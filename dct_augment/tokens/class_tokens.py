@@ -15,7 +15,7 @@ from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
 from dct_augment.diffusion import Backend, Batches, Conditioning, advance
 from dct_augment.records import ClassInfo, StopReason
-from dct_augment.tokens.gradients import Draw, Guidance, method
+from dct_augment.tokens.gradients import ClassBatch, Guidance, method
 from dct_augment.tokens.state import ClassTokenState, Range, TrainedToken
 from dct_augment.tokens.trainer import MARK, Trainer
 
@@ -98,9 +98,9 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
             learner.update(loss)
             learner.keep(draw.finished)
 
-    def _draw_of(self, learner: ClassTokenState, seeds: Sequence[int], place: float) -> Draw:
+    def _draw_of(self, learner: ClassTokenState, seeds: Sequence[int], place: float) -> ClassBatch:
         encoding = self._encode(learner.info, learner.vector, learner.first_prompt, len(seeds))
-        return Draw(self._begin(seeds, encoding), place, learner.finished)
+        return ClassBatch(self._begin(seeds, encoding), place, learner.finished)
 
     def _losses(self, images: torch.Tensor, learners: Sequence[ClassTokenState]) -> torch.Tensor:
         """Mean cross-entropy of each class over its own images; they are side by side, as many for each class."""

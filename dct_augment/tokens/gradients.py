@@ -30,7 +30,7 @@ class Guidance:
 
 
 @dataclass
-class Draw:
+class ClassBatch:
     """What one class brings to an update: B samples at pure noise, and a place in [0, 1) of the trajectory.
 
     `finished` are clean latents (B, C, h, w) of the same prompts from an earlier update, if there are any; a method
@@ -55,10 +55,10 @@ class DenoisedBatch:
     costs: list[int]
 
 
-Method = Callable[[Backend, Sequence[Draw], Guidance], DenoisedBatch]
+Method = Callable[[Backend, Sequence[ClassBatch], Guidance], DenoisedBatch]
 
 
-def last_step(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> DenoisedBatch:
+def last_step(backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance) -> DenoisedBatch:
     """The paper's method (section 3.2): denoise to the end, keep the gradient of the last step only.
 
     Costs 2 (N - 1) + 4; peak 1.
@@ -67,7 +67,7 @@ def last_step(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> De
 
 
 def last_k(
-    backend: Backend, draws: Sequence[Draw], guidance: Guidance, *, steps: int, checkpointed: bool = False
+    backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance, *, steps: int, checkpointed: bool = False
 ) -> DenoisedBatch:
     """The gradient of the last K steps (DRaFT-K, arXiv 2309.17400).
 
@@ -86,7 +86,7 @@ def last_k(
     return DenoisedBatch(latents, [before + more for before, more in zip(costs, spent, strict=True)])
 
 
-def full(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> DenoisedBatch:
+def full(backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance) -> DenoisedBatch:
     """The gradient of the whole trajectory, every U-Net pass checkpointed (AlignProp, arXiv 2310.03739).
 
     Costs 5 + 8 (N - 1): each pass is run again when its gradient is taken; peak 1, and N latents.
@@ -94,7 +94,7 @@ def full(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> Denoise
     return last_k(backend, draws, guidance, steps=max(draw.walk.length for draw in draws), checkpointed=True)
 
 
-def lv(backend: Backend, draws: Sequence[Draw], guidance: Guidance, *, times: int) -> DenoisedBatch:
+def lv(backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance, *, times: int) -> DenoisedBatch:
     """Finish, add new noise to the last noise level r times, take each one's last step (DRaFT-LV, arXiv 2309.17400).
 
     The loss is averaged over the r copies, so the variance of the gradient falls. Costs 2 N + 4 r; peak r.
@@ -107,7 +107,7 @@ def lv(backend: Backend, draws: Sequence[Draw], guidance: Guidance, *, times: in
     return DenoisedBatch(latents, [before + more for before, more in zip(costs, spent, strict=True)])
 
 
-def look_ahead(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> DenoisedBatch:
+def look_ahead(backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance) -> DenoisedBatch:
     """Stop at the drawn place of the trajectory and take the gradient of the clean image predicted there.
 
     Costs 2 s + 4 for a stop after s steps; peak 1.
@@ -119,7 +119,9 @@ def look_ahead(backend: Backend, draws: Sequence[Draw], guidance: Guidance) -> D
     return DenoisedBatch(latents, [before + more for before, more in zip(costs, spent, strict=True)])
 
 
-def direct_align(backend: Backend, draws: Sequence[Draw], guidance: Guidance, *, share: float = 1.0) -> DenoisedBatch:
+def direct_align(
+    backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance, *, share: float = 1.0
+) -> DenoisedBatch:
     """Add known noise to a finished image at the drawn place, and recover it in one step (SRPO, arXiv 2509.06942).
 
     The model recovers `share` in (0, 1] of the noise, and the known noise is used for the rest:
