@@ -16,7 +16,7 @@ from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
 from dct_augment.diffusion import Backend, Batches, Conditioning, advance
 from dct_augment.records import ClassInfo, StopReason
 from dct_augment.tokens.gradients import ClassBatch, Guidance, method
-from dct_augment.tokens.state import ClassTokenState, Range, TrainedToken
+from dct_augment.tokens.state import ClassTokenState, TrainedToken, WordNorms
 from dct_augment.tokens.trainer import MARK, Trainer
 
 _SCREENS = ((1, 2, 1.0), (3, 4, 0.125))  # images, steps, share of the words: enough to tell a bird from a machine
@@ -43,7 +43,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         self._method = method(settings)
         self._starts = dict(starts or {})
         norms = zip(backend.blocks, backend.word_norms(), strict=True)
-        self._ranges = tuple(Range(width, *both) for (_, width), both in norms)
+        self._ranges = tuple(WordNorms(width, *both) for (_, width), both in norms)
 
     def _learner(self, info: ClassInfo) -> ClassTokenState:
         (target,) = self._guide.targets([info])

@@ -53,7 +53,7 @@ class TrainedToken:
 
 
 @dataclass(frozen=True)
-class Range:
+class WordNorms:
     """The words of one text encoder: embedding width, mean and largest norm."""
 
     width: int
@@ -75,7 +75,7 @@ class ClassTokenState:
     info: ClassInfo
     target: int
     initial: torch.Tensor
-    ranges: tuple[Range, ...]
+    ranges: tuple[WordNorms, ...]
     settings: TokensConfig
     history: list[Step] = field(default_factory=list)
     validations: list[Validation] = field(default_factory=list)
@@ -239,7 +239,7 @@ class ClassTokenState:
         ]
         self._optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
 
-    def _rate(self, words: Range) -> float:
+    def _rate(self, words: WordNorms) -> float:
         """The Adam step, of every dimension, with which a whole step is `learning_rate` mean word norms long."""
         return self.settings.learning_rate * words.mean_norm / math.sqrt(words.width)
 
@@ -255,7 +255,7 @@ class ClassTokenState:
         return vector.split([words.width for words in self.ranges], 1)
 
 
-def _steered(part: torch.Tensor, norm: torch.Tensor, words: Range, prior: float) -> torch.Tensor:
+def _steered(part: torch.Tensor, norm: torch.Tensor, words: WordNorms, prior: float) -> torch.Tensor:
     """The gradient of a part (n, d), of norm 1 over all parts, and the pull of the prior on its norm."""
     assert part.grad is not None
     gradient = part.grad / norm

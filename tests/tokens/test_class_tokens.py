@@ -21,7 +21,7 @@ from dct_augment.tokens.certificate import Certificate, Score, certify, diversit
 from dct_augment.tokens.checkpoint import TrainingCheckpoint
 from dct_augment.tokens.class_tokens import ClassTokenTrainer, TrainedToken
 from dct_augment.tokens.files import TokenFolder
-from dct_augment.tokens.state import ClassTokenState, Range, Validation
+from dct_augment.tokens.state import ClassTokenState, Validation, WordNorms
 from tests import tiny
 
 BASE = {"path": "tiny", "revision": None, "family": "StableDiffusion", "blocks": [("", tiny.WIDTH)]}
@@ -138,7 +138,7 @@ def train(classes=tiny.CLASSES, settings=QUICK, model=None, **more) -> dict[str,
 def probability(settings: TokensConfig, info: ClassInfo, vector: torch.Tensor | None, seeds=None) -> float:
     """Mean chance of the class by the linear guide over validation images, drawn here from scratch."""
     backend = tiny.backend("v_prediction")
-    known = ClassTokenState(info, 1, torch.zeros(1, tiny.WIDTH), (Range(tiny.WIDTH, 1.0, 1.0),), settings)
+    known = ClassTokenState(info, 1, torch.zeros(1, tiny.WIDTH), (WordNorms(tiny.WIDTH, 1.0, 1.0),), settings)
     seeds = seeds or known.validation_seeds
     token = None if vector is None else "<dct-x-y>"
     lines = []
@@ -379,7 +379,7 @@ class TestLearner:
 
     def learner(self, **changes) -> ClassTokenState:
         settings = self.SETTINGS.model_copy(update=changes)
-        return ClassTokenState(tiny.CLASSES[0], 1, torch.ones(1, 16), (Range(16, 2.0, 4.0),), settings)
+        return ClassTokenState(tiny.CLASSES[0], 1, torch.ones(1, 16), (WordNorms(16, 2.0, 4.0),), settings)
 
     def step(self, learner: ClassTokenState, gradient: torch.Tensor, loss: float = 1.0) -> None:
         learner.vector.grad = gradient
@@ -519,7 +519,7 @@ class TestLearner:
         gradient = torch.eye(16)[:1]  # across the vector: it says nothing of its length
         for start, sign in ((torch.ones(1, 16), -1), (torch.ones(1, 16) / 8, 1)):  # words have norm 2
             settings = self.SETTINGS.model_copy(update={"norm_prior": 5.0})
-            pulled = ClassTokenState(tiny.CLASSES[0], 1, start.clone(), (Range(16, 2.0, 4.0),), settings)
+            pulled = ClassTokenState(tiny.CLASSES[0], 1, start.clone(), (WordNorms(16, 2.0, 4.0),), settings)
             self.step(pulled, gradient.clone())
             assert sign * (pulled.vector.detach().norm() - start.norm()).item() > 0
 
