@@ -75,7 +75,7 @@ class ClassTokenState:
     info: ClassInfo
     target: int
     initial: torch.Tensor
-    ranges: tuple[WordNorms, ...]
+    word_norms: tuple[WordNorms, ...]
     settings: TokensConfig
     history: list[Step] = field(default_factory=list)
     validations: list[Validation] = field(default_factory=list)
@@ -103,8 +103,8 @@ class ClassTokenState:
 
     def draw_place(self) -> float:
         """Where in the trajectory this update looks ahead, in [0, 1); the range changes at a restart."""
-        ranges = self.settings.look_ahead
-        low, high = ranges[self.attempt % len(ranges)]
+        word_norms = self.settings.look_ahead
+        low, high = word_norms[self.attempt % len(word_norms)]
         return low + (high - low) * torch.rand((), generator=self.generator).item()
 
     def update(self, loss: float) -> None:
@@ -117,12 +117,12 @@ class ClassTokenState:
         norm = whole.norm().clamp(min=torch.finfo(whole.dtype).tiny)
         self._downhill -= whole / norm
         with torch.no_grad():
-            for part, words in zip(self._parts, self.ranges, strict=True):
+            for part, words in zip(self._parts, self.word_norms, strict=True):
                 part.grad = _steered(part, norm, words, self.settings.norm_prior)
             self._schedule()
             self._optimizer.step()
             self.forget()
-            for part, words in zip(self._parts, self.ranges, strict=True):
+            for part, words in zip(self._parts, self.word_norms, strict=True):
                 limit = self.settings.max_norm * words.largest_norm
                 part.mul_((limit / part.norm(dim=1, keepdim=True)).clamp(max=1.0))
         self.updates += 1
@@ -235,7 +235,8 @@ class ClassTokenState:
         self.finished, self.served = None, 0
         self._parts = [part.clone().requires_grad_(True) for part in self._split(start)]
         groups = [
-            {"params": [part], "lr": self._rate(words)} for part, words in zip(self._parts, self.ranges, strict=True)
+            {"params": [part], "lr": self._rate(words)}
+            for part, words in zip(self._parts, self.word_norms, strict=True)
         ]
         self._optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
 
@@ -247,12 +248,12 @@ class ClassTokenState:
         if self.settings.schedule == "constant":
             return
         share = 0.5 * (1 + math.cos(math.pi * self._tries / self.settings.max_updates))
-        for group, words in zip(self._optimizer.param_groups, self.ranges, strict=True):
+        for group, words in zip(self._optimizer.param_groups, self.word_norms, strict=True):
             group["lr"] = share * self._rate(words)
 
     def _split(self, vector: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The part of a vector (n, D) that belongs to each text encoder."""
-        return vector.split([words.width for words in self.ranges], 1)
+        return vector.split([words.width for words in self.word_norms], 1)
 
 
 def _steered(part: torch.Tensor, norm: torch.Tensor, words: WordNorms, prior: float) -> torch.Tensor:
