@@ -56,11 +56,11 @@ def run(
         bench = source.make(device)
         yield from map(bench.trial, plans)
         return
-    with SideBySide(source, processes) as others:
+    with TrialPool(source, processes) as others:
         yield from others.trials(plans)
 
 
-class SideBySide:
+class TrialPool:
     """Processes that run trials on a CPU, one thread each, for any thread of this one."""
 
     def __init__(self, source: Source, processes: int) -> None:
@@ -94,7 +94,7 @@ class SideBySide:
                 "Go on with fewer: --set benchmark.processes=1"
             ) from error
 
-    def __enter__(self) -> "SideBySide":
+    def __enter__(self) -> "TrialPool":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -14,7 +14,7 @@ from dct_augment import config as configuration
 from dct_augment import datasets, files
 from dct_augment.benchmark import pool
 from dct_augment.benchmark.arms import SYNTHETIC, Homes, home
-from dct_augment.benchmark.pool import SideBySide, Source
+from dct_augment.benchmark.pool import Source, TrialPool
 from dct_augment.benchmark.trials import Benchmark, TrialPlan, plan_trials
 from dct_augment.generation.filter import filter_images
 from dct_augment.generation.shards import ShardFolder
@@ -32,7 +32,7 @@ class TrialStage(Stage):
 
     def __init__(self, work: Workspace) -> None:
         super().__init__(work)
-        self._others: SideBySide | None = None
+        self._others: TrialPool | None = None
 
     @property
     def _plans(self) -> tuple[TrialPlan, ...]:
@@ -87,7 +87,7 @@ class TrialStage(Stage):
         if self.at_once == 1:
             yield
             return
-        with SideBySide(self._source(), self.at_once) as self._others:
+        with TrialPool(self._source(), self.at_once) as self._others:
             yield
 
     def publish(self) -> None:
