@@ -66,7 +66,7 @@ class InProcess(Runner):
         if stage.at_once > 1:
             # Inner first: when a stop arrives, the processes end, and then the threads that wait for them.
             threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=stage.at_once)
-            with threads, stage.side_by_side():
+            with threads, stage.trial_pool():
                 yield from _window(
                     units, lambda unit: threads.submit(task_of(unit), _call(unit, job)), lambda: stage.at_once
                 )

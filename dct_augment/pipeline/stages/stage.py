@@ -39,7 +39,7 @@ class Stage(ABC):
         return 1
 
     @contextmanager
-    def side_by_side(self) -> Iterator[None]:
+    def trial_pool(self) -> Iterator[None]:
         """Be ready for `at_once` units at a time, from as many threads."""
         yield
 

@@ -62,7 +62,7 @@ class TrialStage(Stage):
         return tuple(todo)
 
     def do(self, unit: Unit, report: Report = silent) -> None:
-        """Run one trial and record it; several threads may, within `side_by_side`."""
+        """Run one trial and record it; several threads may, within `trial_pool`."""
         planned = self._plans[unit.number]
         self._record(planned, self._others.trial(planned) if self._others else self._benchmark.trial(planned))
 
@@ -82,7 +82,7 @@ class TrialStage(Stage):
         return pool.at_once(self._config.benchmark, self._work.device)
 
     @contextmanager
-    def side_by_side(self) -> Iterator[None]:
+    def trial_pool(self) -> Iterator[None]:
         """Give the trials that threads of this process ask for processes of their own, on a CPU."""
         if self.at_once == 1:
             yield
