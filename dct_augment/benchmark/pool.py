@@ -37,7 +37,7 @@ class Source:
         return Benchmark(self.dataset, self.homes, self.settings, device, self.accepted)
 
 
-def at_once(settings: BenchmarkConfig, device: str) -> int:
+def parallel_trials(settings: BenchmarkConfig, device: str) -> int:
     """How many trials run side by side: on a CPU `processes`, one per core if unset; elsewhere one."""
     return (settings.processes or os.cpu_count() or 1) if device == "cpu" else 1
 

@@ -79,7 +79,7 @@ class TrialStage(Stage):
     @property
     def at_once(self) -> int:
         """How many trials run side by side on this machine."""
-        return pool.at_once(self._config.benchmark, self._work.device)
+        return pool.parallel_trials(self._config.benchmark, self._work.device)
 
     @contextmanager
     def trial_pool(self) -> Iterator[None]:
