@@ -24,7 +24,7 @@ from dct_augment.records import Dataset, Trial
 
 
 @dataclass(frozen=True)
-class Source:
+class TrialInputs:
     """What a `Benchmark` is made of, as another process takes it."""
 
     dataset: Dataset
@@ -43,7 +43,7 @@ def parallel_trials(settings: BenchmarkConfig, device: str) -> int:
 
 
 def run(
-    source: Source, plans: Sequence[TrialPlan], *, device: str = "cpu", processes: int = 1
+    source: TrialInputs, plans: Sequence[TrialPlan], *, device: str = "cpu", processes: int = 1
 ) -> Generator[Trial, None, None]:
     """Run trials, yielding them in order; on a CPU, `processes` of them side by side.
 
@@ -63,7 +63,7 @@ def run(
 class TrialPool:
     """Processes that run trials on a CPU, one thread each, for any thread of this one."""
 
-    def __init__(self, source: Source, processes: int) -> None:
+    def __init__(self, source: TrialInputs, processes: int) -> None:
         # A server forks them: it has imported torch but not used it, so no lock and no thread pool is inherited.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
@@ -110,7 +110,7 @@ class TrialPool:
 _bench: Benchmark | None = None  # of this process, if it is one of the side by side ones
 
 
-def _prepare(source: Source) -> None:
+def _prepare(source: TrialInputs) -> None:
     global _bench
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

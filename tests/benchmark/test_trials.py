@@ -16,7 +16,7 @@ from dct_augment import config
 from dct_augment.benchmark import pool
 from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC, arm_draws
 from dct_augment.benchmark.leaks import refuse_leaks
-from dct_augment.benchmark.pool import Source
+from dct_augment.benchmark.pool import TrialInputs
 from dct_augment.benchmark.trials import Benchmark, TrialPlan, plan_trials
 from dct_augment.config import BenchmarkConfig
 from dct_augment.datasets import few_shot
@@ -256,7 +256,7 @@ def test_a_repeated_trial_trains_the_same_classifier(bench: Benchmark, arm: str)
 def test_trials_side_by_side_are_the_same_trials(made: ShardRun) -> None:
     settings = SETTINGS.model_copy(update={"steps": 12})
     plans = [TrialPlan("real", 3, 2), TrialPlan("class_token", 3, 2, 3), TrialPlan("real", 4, 2)]
-    source, before = Source(Colors(), homes(made), settings), torch.get_num_threads()
+    source, before = TrialInputs(Colors(), homes(made), settings), torch.get_num_threads()
     found = [
         [replace(trial, seconds=0.0) for trial in pool.run(source, plans, processes=processes)]
         for processes in (1, 2, 9)
@@ -269,12 +269,12 @@ def test_trials_side_by_side_are_the_same_trials(made: ShardRun) -> None:
 def test_a_leak_is_found_in_every_process(made: ShardRun) -> None:
     settings = SETTINGS.model_copy(update={"shots": 4})
     with pytest.raises(LeakError):
-        list(pool.run(Source(Leaky(), homes(made), settings), [TrialPlan("real", 0, 4)] * 2, processes=2))
+        list(pool.run(TrialInputs(Leaky(), homes(made), settings), [TrialPlan("real", 0, 4)] * 2, processes=2))
 
 
 def test_a_process_that_dies_is_one_message(made: ShardRun) -> None:
     with pytest.raises(DctAugmentError, match=r"one of 2 benchmark processes died"):
-        list(pool.run(Source(Deadly(), homes(made), SETTINGS), [TrialPlan("real", 0, 2)] * 2, processes=2))
+        list(pool.run(TrialInputs(Deadly(), homes(made), SETTINGS), [TrialPlan("real", 0, 2)] * 2, processes=2))
 
 
 def test_the_classifier_learns_colours(made: ShardRun) -> None:

@@ -14,7 +14,7 @@ from dct_augment import config as configuration
 from dct_augment import datasets, files
 from dct_augment.benchmark import pool
 from dct_augment.benchmark.arms import SYNTHETIC, Homes, home
-from dct_augment.benchmark.pool import Source, TrialPool
+from dct_augment.benchmark.pool import TrialInputs, TrialPool
 from dct_augment.benchmark.trials import Benchmark, TrialPlan, plan_trials
 from dct_augment.generation.filter import filter_images
 from dct_augment.generation.shards import ShardFolder
@@ -128,10 +128,10 @@ class TrialStage(Stage):
             row["val_accuracy"] = None  # JSON has no NaN
         files.write_text(self._file(planned), json.dumps(row) + "\n")
 
-    def _source(self) -> Source:
+    def _source(self) -> TrialInputs:
         filtered = self.filtered()
         accepted = frozenset(filtered.loc[filtered["accepted"], "key"]) if len(filtered) else frozenset()
-        return Source(self._work.real_images(), self._homes, self._config.benchmark, accepted)
+        return TrialInputs(self._work.real_images(), self._homes, self._config.benchmark, accepted)
 
     @cached_property
     def _homes(self) -> Homes:
