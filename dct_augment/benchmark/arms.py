@@ -25,10 +25,10 @@ def arm_draws(settings: BenchmarkConfig) -> tuple[tuple[Arm, int, int], ...]:
     return tuple((arm, settings.shots, seed) for seed in seeds for arm in settings.arms if arm in OWN_IMAGES)
 
 
-Homes = Mapping[str, Path]
+ArmFolders = Mapping[str, Path]
 """Where the synthetic images of each arm are: a run folder, or for `OWN_IMAGES` a folder of one for each draw."""
 
 
-def home(homes: Homes, arm: str, shots: int, seed: int) -> Path:
+def home(homes: ArmFolders, arm: str, shots: int, seed: int) -> Path:
     """The run folder that holds the synthetic images of an arm on a draw: tokens/, shards/ and the rest."""
     return homes[arm] / f"{shots}-{seed}" if arm in OWN_IMAGES else homes[arm]

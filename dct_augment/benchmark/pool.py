@@ -16,7 +16,7 @@ from typing import cast
 
 import torch
 
-from dct_augment.benchmark.arms import Homes
+from dct_augment.benchmark.arms import ArmFolders
 from dct_augment.benchmark.trials import Benchmark, TrialPlan
 from dct_augment.config import BenchmarkConfig
 from dct_augment.errors import DctAugmentError
@@ -28,7 +28,7 @@ class TrialInputs:
     """What a `Benchmark` is made of, as another process takes it."""
 
     dataset: Dataset
-    homes: Homes
+    homes: ArmFolders
     settings: BenchmarkConfig
     accepted: frozenset[str] = frozenset()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC, Homes, home
+from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC, ArmFolders, home
 from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.config import BenchmarkConfig, seed_from
 from dct_augment.datasets import few_shot
@@ -70,7 +70,7 @@ class Benchmark:
     def __init__(
         self,
         dataset: Dataset,
-        homes: Homes,
+        homes: ArmFolders,
         settings: BenchmarkConfig,
         device: str = "cpu",
         accepted: frozenset[str] = frozenset(),

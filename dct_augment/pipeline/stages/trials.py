@@ -13,7 +13,7 @@ import pandas as pd
 from dct_augment import config as configuration
 from dct_augment import datasets, files
 from dct_augment.benchmark import pool
-from dct_augment.benchmark.arms import SYNTHETIC, Homes, home
+from dct_augment.benchmark.arms import SYNTHETIC, ArmFolders, home
 from dct_augment.benchmark.pool import TrialInputs, TrialPool
 from dct_augment.benchmark.trials import Benchmark, TrialPlan, plan_trials
 from dct_augment.generation.filter import filter_images
@@ -134,7 +134,7 @@ class TrialStage(Stage):
         return TrialInputs(self._work.real_images(), self._homes, self._config.benchmark, accepted)
 
     @cached_property
-    def _homes(self) -> Homes:
+    def _homes(self) -> ArmFolders:
         return self._work.homes
 
     @cached_property
