@@ -28,13 +28,13 @@ class TrialInputs:
     """What a `Benchmark` is made of, as another process takes it."""
 
     dataset: Dataset
-    homes: ArmFolders
+    arm_folders: ArmFolders
     settings: BenchmarkConfig
     accepted: frozenset[str] = frozenset()
 
     def make(self, device: str = "cpu") -> Benchmark:
         """The benchmark."""
-        return Benchmark(self.dataset, self.homes, self.settings, device, self.accepted)
+        return Benchmark(self.dataset, self.arm_folders, self.settings, device, self.accepted)
 
 
 def parallel_trials(settings: BenchmarkConfig, device: str) -> int:

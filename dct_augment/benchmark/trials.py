@@ -62,7 +62,7 @@ def _planned(arm: str, seed: int, shots: int, per_class: int) -> TrialPlan:
 
 
 class Benchmark:
-    """Runs trials of one data set against the images in the `homes` of its arms.
+    """Runs trials of one data set against the images in the `arm_folders` of its arms.
 
     `accepted` are the keys of the images that the filter let through.
     """
@@ -70,12 +70,12 @@ class Benchmark:
     def __init__(
         self,
         dataset: Dataset,
-        homes: ArmFolders,
+        arm_folders: ArmFolders,
         settings: BenchmarkConfig,
         device: str = "cpu",
         accepted: frozenset[str] = frozenset(),
     ) -> None:
-        self._dataset, self._homes, self._settings, self._device = dataset, homes, settings, device
+        self._dataset, self._homes, self._settings, self._device = dataset, arm_folders, settings, device
         self._accepted = accepted
         self._tensors = Transforms(settings.image_size, settings.randaugment)
         self._test = Memory(RealImages(dataset.examples("test"), self._tensors.plain))

@@ -61,7 +61,7 @@ class Workspace:
         vars(self)["guide"] = classifiers.load(members, self.whole.classes, device=self.device)
 
     @property
-    def homes(self) -> dict[str, Path]:
+    def arm_folders(self) -> dict[str, Path]:
         """Where the synthetic images of each arm are; those made from each draw in a folder for what decides them."""
         root, decides = self.config.root, self.config.identity("arms")
         found = dict.fromkeys(SYNTHETIC, root)

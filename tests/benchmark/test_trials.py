@@ -64,7 +64,7 @@ class Deadly(Colors):
         return []
 
 
-def homes(made: ShardRun) -> dict[str, Path]:
+def arm_folders(made: ShardRun) -> dict[str, Path]:
     """Where the images of each arm are."""
     return {arm: made.root / arm if arm in OWN_IMAGES else made.root for arm in SYNTHETIC}
 
@@ -72,7 +72,7 @@ def homes(made: ShardRun) -> dict[str, Path]:
 @pytest.fixture
 def bench(made: ShardRun) -> Benchmark:
     """A benchmark of three training steps on three colours."""
-    return Benchmark(Colors(), homes(made), SETTINGS)
+    return Benchmark(Colors(), arm_folders(made), SETTINGS)
 
 
 def test_the_plan_runs_every_arm_on_every_seed() -> None:
@@ -160,7 +160,7 @@ def test_a_synthetic_image_that_is_a_test_picture_is_a_leak(made: ShardRun) -> N
             extra = [Example("copy", 0, lambda: copied)] if split == "test" else []
             return [*super().examples(split), *extra]
 
-    bench = Benchmark(Copied(), homes(made), SETTINGS)
+    bench = Benchmark(Copied(), arm_folders(made), SETTINGS)
     bench.trial(TrialPlan("real", 0, 2))
     with pytest.raises(LeakError, match=r"test image 'copy' is the same picture as training image 'crane-000002'"):
         bench.trial(TrialPlan("class_token", 0, 2, 3))
@@ -175,7 +175,7 @@ def test_a_few_shot_guide_refuses_a_leak(split: str, made: ShardRun) -> None:
             return [*super().examples(name), *extra]
 
     with pytest.raises(LeakError, match=f"{split} image 'copy'"):
-        Benchmark(Copied(), homes(made), SETTINGS).guide(4, 0, 3)
+        Benchmark(Copied(), arm_folders(made), SETTINGS).guide(4, 0, 3)
 
 
 def test_a_few_shot_guide_sees_the_images_of_its_draw_alone(made: ShardRun) -> None:
@@ -189,7 +189,7 @@ def test_a_few_shot_guide_sees_the_images_of_its_draw_alone(made: ShardRun) -> N
 
             return [watched(one) for one in super().examples(split)]
 
-    bench = Benchmark(Watched(), homes(made), SETTINGS)
+    bench = Benchmark(Watched(), arm_folders(made), SETTINGS)
     opened.clear()
     batches: list[torch.Tensor] = []
     keep = bench._mixture
@@ -221,7 +221,7 @@ def _recording(data: Mixture, seen: list[torch.Tensor]) -> Mixture:
 def test_every_arm_gives_a_trial(made: ShardRun, new_run: Callable[[str], ShardRun], arm: str) -> None:
     if arm in OWN_IMAGES:
         new_run(f"run/{arm}/2-4").draw()
-    bench = Benchmark(Colors(), homes(made), SETTINGS, accepted=frozenset({"crane-000001", "gull-000000"}))
+    bench = Benchmark(Colors(), arm_folders(made), SETTINGS, accepted=frozenset({"crane-000001", "gull-000000"}))
     trial = bench.trial(TrialPlan(arm, 4, 2, 3 if arm in SYNTHETIC else 0))
     assert (trial.arm, trial.shots, trial.seed, trial.steps) == (arm, 2, 4, 3)
     assert trial.accuracy * 12 == sum(a == b for a, b in zip(trial.truth, trial.predicted, strict=True))
@@ -231,12 +231,12 @@ def test_every_arm_gives_a_trial(made: ShardRun, new_run: Callable[[str], ShardR
 
 def test_an_arm_with_images_of_its_own_does_not_use_those_of_another_draw(made: ShardRun) -> None:
     with pytest.raises(DatasetError, match=r"textual_inversion/2-4/shards holds no _info.json"):
-        Benchmark(Colors(), homes(made), SETTINGS).trial(TrialPlan("textual_inversion", 4, 2, 3))
+        Benchmark(Colors(), arm_folders(made), SETTINGS).trial(TrialPlan("textual_inversion", 4, 2, 3))
 
 
 def test_the_filtered_arm_draws_accepted_images_alone(made: ShardRun) -> None:
     accepted = frozenset({"crane-000001", "gull-000000"})
-    bench = Benchmark(Colors(), homes(made), SETTINGS, accepted=accepted)
+    bench = Benchmark(Colors(), arm_folders(made), SETTINGS, accepted=accepted)
     split = few_shot(Colors(), 2, 0)
     for arm, expected in (("class_token_filtered", accepted), ("class_token", None)):
         keys = set(bench._mixture(TrialPlan(arm, 0, 2, 4), split)._synthetic.keys)
@@ -256,7 +256,7 @@ def test_a_repeated_trial_trains_the_same_classifier(bench: Benchmark, arm: str)
 def test_trials_side_by_side_are_the_same_trials(made: ShardRun) -> None:
     settings = SETTINGS.model_copy(update={"steps": 12})
     plans = [TrialPlan("real", 3, 2), TrialPlan("class_token", 3, 2, 3), TrialPlan("real", 4, 2)]
-    source, before = TrialInputs(Colors(), homes(made), settings), torch.get_num_threads()
+    source, before = TrialInputs(Colors(), arm_folders(made), settings), torch.get_num_threads()
     found = [
         [replace(trial, seconds=0.0) for trial in pool.run(source, plans, processes=processes)]
         for processes in (1, 2, 9)
@@ -269,14 +269,14 @@ def test_trials_side_by_side_are_the_same_trials(made: ShardRun) -> None:
 def test_a_leak_is_found_in_every_process(made: ShardRun) -> None:
     settings = SETTINGS.model_copy(update={"shots": 4})
     with pytest.raises(LeakError):
-        list(pool.run(TrialInputs(Leaky(), homes(made), settings), [TrialPlan("real", 0, 4)] * 2, processes=2))
+        list(pool.run(TrialInputs(Leaky(), arm_folders(made), settings), [TrialPlan("real", 0, 4)] * 2, processes=2))
 
 
 def test_a_process_that_dies_is_one_message(made: ShardRun) -> None:
     with pytest.raises(DctAugmentError, match=r"one of 2 benchmark processes died"):
-        list(pool.run(TrialInputs(Deadly(), homes(made), SETTINGS), [TrialPlan("real", 0, 2)] * 2, processes=2))
+        list(pool.run(TrialInputs(Deadly(), arm_folders(made), SETTINGS), [TrialPlan("real", 0, 2)] * 2, processes=2))
 
 
 def test_the_classifier_learns_colours(made: ShardRun) -> None:
     settings = SETTINGS.model_copy(update={"steps": 40})
-    assert Benchmark(Colors(), homes(made), settings).trial(TrialPlan("real", 0, 2)).accuracy > 0.8
+    assert Benchmark(Colors(), arm_folders(made), settings).trial(TrialPlan("real", 0, 2)).accuracy > 0.8

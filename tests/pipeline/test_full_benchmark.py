@@ -43,7 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def arm_home(one: Run, arm: str, seed: int) -> Path:
-    return home(one.homes, arm, 2, seed)
+    return home(one.arm_folders, arm, 2, seed)
 
 
 def trials(one: Run) -> pd.DataFrame:

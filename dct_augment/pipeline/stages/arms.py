@@ -72,7 +72,7 @@ class ArmStage(Stage):
         return inner
 
     def _derived(self, arm: str, shots: int, seed: int) -> Config:
-        config, root = self._config, home(self._work.homes, arm, shots, seed)
+        config, root = self._config, home(self._work.arm_folders, arm, shots, seed)
         generation = {"per_class": config.benchmark.per_class, "allow_uncertified": arm == "textual_inversion"}
         update = {"output": root, "generation": config.generation.model_copy(update=generation)}
         if arm == "textual_inversion":

@@ -128,7 +128,7 @@ class MetricStage(Stage):
     def _place(self, kind: str) -> tuple[Path, str]:
         """Folder and split of the images of an arm."""
         settings = self._config.benchmark
-        run = home(self._work.homes, kind, settings.shots, settings.seed)
+        run = home(self._work.arm_folders, kind, settings.shots, settings.seed)
         return run / "shards", SYNTHETIC[kind]
 
     def _look(self, images: Labelled) -> "_Looked":

@@ -135,7 +135,7 @@ class TrialStage(Stage):
 
     @cached_property
     def _homes(self) -> ArmFolders:
-        return self._work.homes
+        return self._work.arm_folders
 
     @cached_property
     def _benchmark(self) -> Benchmark:
