@@ -21,7 +21,12 @@ TINY = [
 
 def call(script: str, *arguments: str, folder: Path) -> str:
     """What a script prints, in a process of one thread."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(folder / "home")}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "PREFECT_HOME": str(folder / "arm_folder"),
+    }
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{script}", *arguments],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=300,

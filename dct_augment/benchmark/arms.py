@@ -29,6 +29,6 @@ ArmFolders = Mapping[str, Path]
 """Where the synthetic images of each arm are: a run folder, or for `OWN_IMAGES` a folder of one for each draw."""
 
 
-def home(arm_folders: ArmFolders, arm: str, shots: int, seed: int) -> Path:
+def arm_folder(arm_folders: ArmFolders, arm: str, shots: int, seed: int) -> Path:
     """The run folder that holds the synthetic images of an arm on a draw: tokens/, shards/ and the rest."""
     return arm_folders[arm] / f"{shots}-{seed}" if arm in OWN_IMAGES else arm_folders[arm]

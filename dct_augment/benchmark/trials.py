@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC, ArmFolders, home
+from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC, ArmFolders, arm_folder
 from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.config import BenchmarkConfig, seed_from
 from dct_augment.datasets import few_shot
@@ -131,7 +131,7 @@ class Benchmark:
         """Key by pixel hash of the synthetic images that a trial may see."""
         if planned.arm not in SYNTHETIC:
             return {}
-        folder = home(self._homes, planned.arm, planned.shots, planned.seed) / "shards"
+        folder = arm_folder(self._homes, planned.arm, planned.shots, planned.seed) / "shards"
         place = (folder, SYNTHETIC[planned.arm])
         if place not in self._drawn:
             images = SyntheticImages(*place)
@@ -144,7 +144,7 @@ class Benchmark:
         synthetic = None
         if planned.arm in SYNTHETIC:
             synthetic = SyntheticImages(
-                home(self._homes, planned.arm, planned.shots, planned.seed) / "shards",
+                arm_folder(self._homes, planned.arm, planned.shots, planned.seed) / "shards",
                 SYNTHETIC[planned.arm],
                 per_class=planned.per_class,
                 only=self._accepted if planned.arm == "class_token_filtered" else None,

@@ -157,14 +157,14 @@ class TestCub:
     NAMES = ("001.Black_footed_Albatross", "002.Laysan_Albatross")
 
     def tree(self, root: Path) -> Path:
-        home = root / "CUB_200_2011"
+        arm_folder = root / "CUB_200_2011"
         files = [
             (f"{name}/{name[4:]}_{number:04d}.jpg", label)
             for label, name in enumerate(self.NAMES, 1)
             for number in range(8)
         ]
         for file, label in files:
-            picture(home / "images" / file, COLOURS[label], (40, 30))
+            picture(arm_folder / "images" / file, COLOURS[label], (40, 30))
         lines = {
             "classes.txt": [f"{label} {name}" for label, name in enumerate(self.NAMES, 1)],
             "images.txt": [f"{number} {file}" for number, (file, _) in enumerate(files, 1)],
@@ -173,7 +173,7 @@ class TestCub:
             "bounding_boxes.txt": [f"{number} 5.0 6.0 20.0 10.0" for number in range(1, 17)],
         }
         for name, text in lines.items():
-            (home / name).write_text("\n".join(text) + "\n")
+            (arm_folder / name).write_text("\n".join(text) + "\n")
         return root
 
     @pytest.mark.parametrize("inner", ["", "CUB_200_2011"])
@@ -193,12 +193,12 @@ class TestCub:
         assert {example.open().size for example in data.examples("train")} == {(20, 10)}
 
     def test_damage(self, tmp_path: Path) -> None:
-        home = self.tree(tmp_path) / "CUB_200_2011"
-        (home / "image_class_labels.txt").write_text("1 1\n")
+        arm_folder = self.tree(tmp_path) / "CUB_200_2011"
+        (arm_folder / "image_class_labels.txt").write_text("1 1\n")
         refused("do not agree: '3'", "cub", tmp_path)
-        (home / "images.txt").write_text("one\n")
+        (arm_folder / "images.txt").write_text("one\n")
         refused(r"images.txt' is damaged", "cub", tmp_path)
-        (home / "classes.txt").unlink()
+        (arm_folder / "classes.txt").unlink()
         refused("lacks classes.txt; it holds .*Caltech", "cub", tmp_path)
 
 

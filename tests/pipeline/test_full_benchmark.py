@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dct_augment import config
-from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC, arm_draws, home
+from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC, arm_draws, arm_folder
 from dct_augment.benchmark.trials import plan_trials
 from dct_augment.classifiers import Classifier
 from dct_augment.downstream.mixing import SyntheticImages
@@ -43,7 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def arm_home(one: Run, arm: str, seed: int) -> Path:
-    return home(one.arm_folders, arm, 2, seed)
+    return arm_folder(one.arm_folders, arm, 2, seed)
 
 
 def trials(one: Run) -> pd.DataFrame:

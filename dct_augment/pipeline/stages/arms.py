@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dct_augment import config as configuration
 from dct_augment import files
-from dct_augment.benchmark.arms import arm_draws, home
+from dct_augment.benchmark.arms import arm_draws, arm_folder
 from dct_augment.benchmark.trials import Benchmark
 from dct_augment.config import ClassifierConfig, Config
 from dct_augment.downstream import training
@@ -72,7 +72,7 @@ class ArmStage(Stage):
         return inner
 
     def _derived(self, arm: str, shots: int, seed: int) -> Config:
-        config, root = self._config, home(self._work.arm_folders, arm, shots, seed)
+        config, root = self._config, arm_folder(self._work.arm_folders, arm, shots, seed)
         generation = {"per_class": config.benchmark.per_class, "allow_uncertified": arm == "textual_inversion"}
         update = {"output": root, "generation": config.generation.model_copy(update=generation)}
         if arm == "textual_inversion":

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dct_augment import config as configuration
 from dct_augment import files
-from dct_augment.benchmark.arms import SYNTHETIC, home
+from dct_augment.benchmark.arms import SYNTHETIC, arm_folder
 from dct_augment.classifiers import Classifier, features
 from dct_augment.downstream.mixing import SyntheticImages
 from dct_augment.errors import ModelError
@@ -128,7 +128,7 @@ class MetricStage(Stage):
     def _place(self, kind: str) -> tuple[Path, str]:
         """Folder and split of the images of an arm."""
         settings = self._config.benchmark
-        run = home(self._work.arm_folders, kind, settings.shots, settings.seed)
+        run = arm_folder(self._work.arm_folders, kind, settings.shots, settings.seed)
         return run / "shards", SYNTHETIC[kind]
 
     def _look(self, images: Labelled) -> "_Looked":

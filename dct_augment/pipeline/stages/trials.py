@@ -13,7 +13,7 @@ import pandas as pd
 from dct_augment import config as configuration
 from dct_augment import datasets, files
 from dct_augment.benchmark import pool
-from dct_augment.benchmark.arms import SYNTHETIC, ArmFolders, home
+from dct_augment.benchmark.arms import SYNTHETIC, ArmFolders, arm_folder
 from dct_augment.benchmark.pool import TrialInputs, TrialPool
 from dct_augment.benchmark.trials import Benchmark, TrialPlan, plan_trials
 from dct_augment.generation.filter import filter_images
@@ -154,7 +154,7 @@ class TrialStage(Stage):
         split = SYNTHETIC.get(planned.arm)
         tars: list[str] = []
         if split:
-            folder = home(self._homes, planned.arm, planned.shots, planned.seed) / "shards"
+            folder = arm_folder(self._homes, planned.arm, planned.shots, planned.seed) / "shards"
             tars = [digest for first, digest in self._tars(folder, split) if first < planned.per_class]
         facts = [getattr(planned, fact) for fact in _FACTS]
         return configuration.fingerprint(self._settings_identity, facts, tars)
