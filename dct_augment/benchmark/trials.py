@@ -114,7 +114,7 @@ class Benchmark:
             fitted.val_accuracy, time.monotonic() - began, tuple(truth), tuple(predicted),
         )  # fmt: skip
 
-    def _fit(self, planned: TrialPlan, classes: int, *, chosen: bool = True) -> training.Fitted:
+    def _fit(self, planned: TrialPlan, classes: int, *, chosen: bool = True) -> training.TrainedClassifier:
         split = few_shot(self._dataset, planned.shots, planned.seed, self._settings.imbalance)
         refuse_leaks(split, self._contents(planned), self._content_of)
         return training.fit(

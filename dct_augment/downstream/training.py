@@ -26,7 +26,7 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 @dataclass(frozen=True)
-class Fitted:
+class TrainedClassifier:
     """A trained classifier, frozen, and the accuracy by which the validation split chose it; NaN if there is none."""
 
     model: nn.Module
@@ -67,7 +67,7 @@ def fit(
     mixed: bool = False,
     validation: Memory | None = None,
     device: str = "cpu",
-) -> Fitted:
+) -> TrainedClassifier:
     """Train a classifier of `classes` outputs on `settings.steps` batches, all its randomness from `seed`.
 
     Looks at the validation images `settings.validations` times, evenly, and returns the best state; of equal ones the
@@ -102,7 +102,7 @@ def fit(
             train()
     if chosen is not None:
         model.load_state_dict(chosen)
-    return Fitted(model.eval().requires_grad_(False), best)
+    return TrainedClassifier(model.eval().requires_grad_(False), best)
 
 
 @torch.no_grad()

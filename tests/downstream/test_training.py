@@ -12,7 +12,7 @@ from dct_augment import classifiers
 from dct_augment.config import BenchmarkConfig, ClassifierConfig
 from dct_augment.downstream import training
 from dct_augment.downstream.mixing import Mixture, RealImages
-from dct_augment.downstream.training import Fitted, Memory, Transforms
+from dct_augment.downstream.training import Memory, TrainedClassifier, Transforms
 from dct_augment.errors import DctAugmentError, ModelError
 from dct_augment.images import square
 from dct_augment.records import Example
@@ -33,14 +33,14 @@ def settings(**changes: Any) -> BenchmarkConfig:
     return BenchmarkConfig.model_validate(SETTINGS.model_dump() | changes)
 
 
-def fit(chosen: BenchmarkConfig, *, validation: bool = False, **options: Any) -> Fitted:
+def fit(chosen: BenchmarkConfig, *, validation: bool = False, **options: Any) -> TrainedClassifier:
     tensors = Transforms(chosen.image_size, chosen.randaugment)
     data = Mixture(RealImages(examples(0), tensors.strong), length=chosen.steps * chosen.batch_size)
     held_out = Memory(RealImages(examples(100), tensors.plain)) if validation else None
     return training.fit(data, chosen, classes=3, seed=1, validation=held_out, **options)
 
 
-def moved(fitted: Fitted, chosen: BenchmarkConfig) -> set[str]:
+def moved(fitted: TrainedClassifier, chosen: BenchmarkConfig) -> set[str]:
     """Names of the weights and buffers that training has changed."""
     training._seed_everything(1)
     fresh = training.create(chosen, 3).state_dict()
@@ -70,7 +70,7 @@ def test_both_optimisers_learn_colours(optimizer: str) -> None:
 def test_mixup_and_cutmix_change_the_batches_of_mixed_arms_alone() -> None:
     plain, blended = settings(), settings(mixup=0.4, cutmix=1.0)
 
-    def same(one: Fitted, other: Fitted) -> bool:
+    def same(one: TrainedClassifier, other: TrainedClassifier) -> bool:
         pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
         return all(torch.equal(left, right) for left, right in pairs)
 
