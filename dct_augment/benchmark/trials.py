@@ -19,7 +19,7 @@ from dct_augment.config import BenchmarkConfig, seed_from
 from dct_augment.datasets import few_shot
 from dct_augment.downstream import training
 from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
-from dct_augment.downstream.training import Memory, Transforms
+from dct_augment.downstream.training import InMemoryImages, Transforms
 from dct_augment.images import content
 from dct_augment.records import Dataset, Example, Split, Trial
 
@@ -78,9 +78,9 @@ class Benchmark:
         self._dataset, self._homes, self._settings, self._device = dataset, arm_folders, settings, device
         self._accepted = accepted
         self._tensors = Transforms(settings.image_size, settings.randaugment)
-        self._test = Memory(RealImages(dataset.examples("test"), self._tensors.plain))
+        self._test = InMemoryImages(RealImages(dataset.examples("test"), self._tensors.plain))
         val = dataset.examples("val")
-        self._val = Memory(RealImages(val, self._tensors.plain)) if len(val) else None
+        self._val = InMemoryImages(RealImages(val, self._tensors.plain)) if len(val) else None
         self._hashes: dict[str, str] = {}
         self._drawn: dict[tuple[Path, str], Mapping[str, str]] = {}
 

@@ -33,7 +33,7 @@ class TrainedClassifier:
     val_accuracy: float
 
 
-class Memory(Dataset[tuple[torch.Tensor, int]]):
+class InMemoryImages(Dataset[tuple[torch.Tensor, int]]):
     """A data set read once and kept as tensors."""
 
     def __init__(self, source: RealImages) -> None:
@@ -65,7 +65,7 @@ def fit(
     classes: int,
     seed: int,
     mixed: bool = False,
-    validation: Memory | None = None,
+    validation: InMemoryImages | None = None,
     device: str = "cpu",
 ) -> TrainedClassifier:
     """Train a classifier of `classes` outputs on `settings.steps` batches, all its randomness from `seed`.
@@ -106,7 +106,7 @@ def fit(
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Memory, device: str = "cpu") -> tuple[list[int], list[int]]:
+def predict(model: nn.Module, images: InMemoryImages, device: str = "cpu") -> tuple[list[int], list[int]]:
     """Labels and answers, an index each, for every image in order."""
     truth: list[int] = []
     answers: list[int] = []
@@ -116,7 +116,7 @@ def predict(model: nn.Module, images: Memory, device: str = "cpu") -> tuple[list
     return truth, answers
 
 
-def accuracy(model: nn.Module, images: Memory, device: str = "cpu") -> float:
+def accuracy(model: nn.Module, images: InMemoryImages, device: str = "cpu") -> float:
     """Share of the images that are recognised."""
     truth, answers = predict(model, images, device)
     return sum(one == other for one, other in zip(truth, answers, strict=True)) / len(truth)

@@ -12,7 +12,7 @@ from dct_augment import classifiers
 from dct_augment.config import BenchmarkConfig, ClassifierConfig
 from dct_augment.downstream import training
 from dct_augment.downstream.mixing import Mixture, RealImages
-from dct_augment.downstream.training import Memory, TrainedClassifier, Transforms
+from dct_augment.downstream.training import InMemoryImages, TrainedClassifier, Transforms
 from dct_augment.errors import DctAugmentError, ModelError
 from dct_augment.images import square
 from dct_augment.records import Example
@@ -36,7 +36,7 @@ def settings(**changes: Any) -> BenchmarkConfig:
 def fit(chosen: BenchmarkConfig, *, validation: bool = False, **options: Any) -> TrainedClassifier:
     tensors = Transforms(chosen.image_size, chosen.randaugment)
     data = Mixture(RealImages(examples(0), tensors.strong), length=chosen.steps * chosen.batch_size)
-    held_out = Memory(RealImages(examples(100), tensors.plain)) if validation else None
+    held_out = InMemoryImages(RealImages(examples(100), tensors.plain)) if validation else None
     return training.fit(data, chosen, classes=3, seed=1, validation=held_out, **options)
 
 
