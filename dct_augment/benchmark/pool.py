@@ -1,4 +1,4 @@
-"""Benchmark trials in processes side by side, one thread each: what a CPU is good for.
+"""TrialRunner trials in processes side by side, one thread each: what a CPU is good for.
 
 A trial on a CPU takes one thread, so neither the machine's cores nor the number of processes change its result.
 """
@@ -17,7 +17,7 @@ from typing import cast
 import torch
 
 from dct_augment.benchmark.arms import ArmFolders
-from dct_augment.benchmark.trials import Benchmark, TrialPlan
+from dct_augment.benchmark.trials import TrialPlan, TrialRunner
 from dct_augment.config import BenchmarkConfig
 from dct_augment.errors import DctAugmentError
 from dct_augment.records import Dataset, Trial
@@ -25,16 +25,16 @@ from dct_augment.records import Dataset, Trial
 
 @dataclass(frozen=True)
 class TrialInputs:
-    """What a `Benchmark` is made of, as another process takes it."""
+    """What a `TrialRunner` is made of, as another process takes it."""
 
     dataset: Dataset
     arm_folders: ArmFolders
     settings: BenchmarkConfig
     accepted: frozenset[str] = frozenset()
 
-    def make(self, device: str = "cpu") -> Benchmark:
+    def make(self, device: str = "cpu") -> TrialRunner:
         """The benchmark."""
-        return Benchmark(self.dataset, self.arm_folders, self.settings, device, self.accepted)
+        return TrialRunner(self.dataset, self.arm_folders, self.settings, device, self.accepted)
 
 
 def parallel_trials(settings: BenchmarkConfig, device: str) -> int:
@@ -107,7 +107,7 @@ class TrialPool:
             child.terminate()
 
 
-_bench: Benchmark | None = None  # of this process, if it is one of the side by side ones
+_bench: TrialRunner | None = None  # of this process, if it is one of the side by side ones
 
 
 def _prepare(source: TrialInputs) -> None:
@@ -128,4 +128,4 @@ def _leave_with_parent() -> None:
 
 
 def _trial(planned: TrialPlan) -> Trial:
-    return cast(Benchmark, _bench).trial(planned)
+    return cast(TrialRunner, _bench).trial(planned)

@@ -61,7 +61,7 @@ def _planned(arm: str, seed: int, shots: int, per_class: int) -> TrialPlan:
     return TrialPlan(arm, seed, shots, per_class if arm in SYNTHETIC else 0)
 
 
-class Benchmark:
+class TrialRunner:
     """Runs trials of one data set against the images in the `arm_folders` of its arms.
 
     `accepted` are the keys of the images that the filter let through.

@@ -17,7 +17,7 @@ from dct_augment.benchmark import pool
 from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC, arm_draws
 from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.benchmark.pool import TrialInputs
-from dct_augment.benchmark.trials import Benchmark, TrialPlan, plan_trials
+from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials
 from dct_augment.config import BenchmarkConfig
 from dct_augment.datasets import few_shot
 from dct_augment.downstream.mixing import Mixture, SyntheticImages
@@ -70,9 +70,9 @@ def arm_folders(made: ShardRun) -> dict[str, Path]:
 
 
 @pytest.fixture
-def bench(made: ShardRun) -> Benchmark:
+def bench(made: ShardRun) -> TrialRunner:
     """A benchmark of three training steps on three colours."""
-    return Benchmark(Colors(), arm_folders(made), SETTINGS)
+    return TrialRunner(Colors(), arm_folders(made), SETTINGS)
 
 
 def test_the_plan_runs_every_arm_on_every_seed() -> None:
@@ -148,7 +148,7 @@ def test_the_same_picture_under_another_key_is_a_leak() -> None:
 def test_a_trial_refuses_a_leak() -> None:
     settings = SETTINGS.model_copy(update={"shots": 4})
     with pytest.raises(LeakError):
-        Benchmark(Leaky(), {}, settings).trial(TrialPlan("real", 0, 4))
+        TrialRunner(Leaky(), {}, settings).trial(TrialPlan("real", 0, 4))
 
 
 def test_a_synthetic_image_that_is_a_test_picture_is_a_leak(made: ShardRun) -> None:
@@ -160,7 +160,7 @@ def test_a_synthetic_image_that_is_a_test_picture_is_a_leak(made: ShardRun) -> N
             extra = [Example("copy", 0, lambda: copied)] if split == "test" else []
             return [*super().examples(split), *extra]
 
-    bench = Benchmark(Copied(), arm_folders(made), SETTINGS)
+    bench = TrialRunner(Copied(), arm_folders(made), SETTINGS)
     bench.trial(TrialPlan("real", 0, 2))
     with pytest.raises(LeakError, match=r"test image 'copy' is the same picture as training image 'crane-000002'"):
         bench.trial(TrialPlan("class_token", 0, 2, 3))
@@ -175,7 +175,7 @@ def test_a_few_shot_guide_refuses_a_leak(split: str, made: ShardRun) -> None:
             return [*super().examples(name), *extra]
 
     with pytest.raises(LeakError, match=f"{split} image 'copy'"):
-        Benchmark(Copied(), arm_folders(made), SETTINGS).guide(4, 0, 3)
+        TrialRunner(Copied(), arm_folders(made), SETTINGS).guide(4, 0, 3)
 
 
 def test_a_few_shot_guide_sees_the_images_of_its_draw_alone(made: ShardRun) -> None:
@@ -189,7 +189,7 @@ def test_a_few_shot_guide_sees_the_images_of_its_draw_alone(made: ShardRun) -> N
 
             return [watched(one) for one in super().examples(split)]
 
-    bench = Benchmark(Watched(), arm_folders(made), SETTINGS)
+    bench = TrialRunner(Watched(), arm_folders(made), SETTINGS)
     opened.clear()
     batches: list[torch.Tensor] = []
     keep = bench._mixture
@@ -221,7 +221,7 @@ def _recording(data: Mixture, seen: list[torch.Tensor]) -> Mixture:
 def test_every_arm_gives_a_trial(made: ShardRun, new_run: Callable[[str], ShardRun], arm: str) -> None:
     if arm in OWN_IMAGES:
         new_run(f"run/{arm}/2-4").draw()
-    bench = Benchmark(Colors(), arm_folders(made), SETTINGS, accepted=frozenset({"crane-000001", "gull-000000"}))
+    bench = TrialRunner(Colors(), arm_folders(made), SETTINGS, accepted=frozenset({"crane-000001", "gull-000000"}))
     trial = bench.trial(TrialPlan(arm, 4, 2, 3 if arm in SYNTHETIC else 0))
     assert (trial.arm, trial.shots, trial.seed, trial.steps) == (arm, 2, 4, 3)
     assert trial.accuracy * 12 == sum(a == b for a, b in zip(trial.truth, trial.predicted, strict=True))
@@ -231,12 +231,12 @@ def test_every_arm_gives_a_trial(made: ShardRun, new_run: Callable[[str], ShardR
 
 def test_an_arm_with_images_of_its_own_does_not_use_those_of_another_draw(made: ShardRun) -> None:
     with pytest.raises(DatasetError, match=r"textual_inversion/2-4/shards holds no _info.json"):
-        Benchmark(Colors(), arm_folders(made), SETTINGS).trial(TrialPlan("textual_inversion", 4, 2, 3))
+        TrialRunner(Colors(), arm_folders(made), SETTINGS).trial(TrialPlan("textual_inversion", 4, 2, 3))
 
 
 def test_the_filtered_arm_draws_accepted_images_alone(made: ShardRun) -> None:
     accepted = frozenset({"crane-000001", "gull-000000"})
-    bench = Benchmark(Colors(), arm_folders(made), SETTINGS, accepted=accepted)
+    bench = TrialRunner(Colors(), arm_folders(made), SETTINGS, accepted=accepted)
     split = few_shot(Colors(), 2, 0)
     for arm, expected in (("class_token_filtered", accepted), ("class_token", None)):
         keys = set(bench._mixture(TrialPlan(arm, 0, 2, 4), split)._synthetic.keys)
@@ -244,7 +244,7 @@ def test_the_filtered_arm_draws_accepted_images_alone(made: ShardRun) -> None:
 
 
 @pytest.mark.parametrize("arm", ["real", "class_token"])
-def test_a_repeated_trial_trains_the_same_classifier(bench: Benchmark, arm: str) -> None:
+def test_a_repeated_trial_trains_the_same_classifier(bench: TrialRunner, arm: str) -> None:
     planned = TrialPlan(arm, 1, 2, 3 if arm == "class_token" else 0)
     weights = []
     for disturbance in (1, 2):
@@ -279,4 +279,4 @@ def test_a_process_that_dies_is_one_message(made: ShardRun) -> None:
 
 def test_the_classifier_learns_colours(made: ShardRun) -> None:
     settings = SETTINGS.model_copy(update={"steps": 40})
-    assert Benchmark(Colors(), arm_folders(made), settings).trial(TrialPlan("real", 0, 2)).accuracy > 0.8
+    assert TrialRunner(Colors(), arm_folders(made), settings).trial(TrialPlan("real", 0, 2)).accuracy > 0.8

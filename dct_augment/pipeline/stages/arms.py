@@ -6,7 +6,7 @@ from pathlib import Path
 from dct_augment import config as configuration
 from dct_augment import files
 from dct_augment.benchmark.arms import arm_draws, arm_folder
-from dct_augment.benchmark.trials import Benchmark
+from dct_augment.benchmark.trials import TrialRunner
 from dct_augment.config import ClassifierConfig, Config
 from dct_augment.downstream import training
 from dct_augment.generation.shards import TRAIN
@@ -88,7 +88,7 @@ class ArmStage(Stage):
         """The folder of the classifier that has seen the images of one draw alone; trained if it is not there."""
         folder, source, known = root / "guide", self._work.real_images(), self._work.whole.classes
         if not folder.is_dir():
-            bench = Benchmark(source, {}, self._config.benchmark, self._work.device)
+            bench = TrialRunner(source, {}, self._config.benchmark, self._work.device)
             labels = [info.name for info in sorted(known, key=lambda info: info.index)]
             with files.atomic_folder(folder) as partial:
                 training.save(bench.guide(shots, seed, len(labels)), self._config.benchmark, labels, partial)

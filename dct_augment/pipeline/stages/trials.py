@@ -15,7 +15,7 @@ from dct_augment import datasets, files
 from dct_augment.benchmark import pool
 from dct_augment.benchmark.arms import SYNTHETIC, ArmFolders, arm_folder
 from dct_augment.benchmark.pool import TrialInputs, TrialPool
-from dct_augment.benchmark.trials import Benchmark, TrialPlan, plan_trials
+from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials
 from dct_augment.generation.filter import filter_images
 from dct_augment.generation.shards import ShardFolder
 from dct_augment.pipeline.stages.stage import Stage
@@ -26,7 +26,7 @@ _FACTS = ("arm", "shots", "seed", "per_class")
 
 
 class TrialStage(Stage):
-    """Benchmark trials; a unit is one arm on one few-shot draw with a number of synthetic images."""
+    """TrialRunner trials; a unit is one arm on one few-shot draw with a number of synthetic images."""
 
     name = title = "benchmark"
 
@@ -138,7 +138,7 @@ class TrialStage(Stage):
         return self._work.arm_folders
 
     @cached_property
-    def _benchmark(self) -> Benchmark:
+    def _benchmark(self) -> TrialRunner:
         return self._source().make(self._work.device)
 
     @property
