@@ -3,14 +3,14 @@
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
 from dct_augment.diffusion.loading import FAMILIES, load
-from dct_augment.diffusion.memory import Batches
+from dct_augment.diffusion.memory import ShrinkingBatches
 from dct_augment.diffusion.sampling import Trajectory, advance, clean_step, follow, renoise, sample
 
 __all__ = [
     "FAMILIES",
     "Backend",
-    "Batches",
     "Conditioning",
+    "ShrinkingBatches",
     "Trajectory",
     "advance",
     "clean_step",

@@ -61,7 +61,7 @@ def apply(pipe: Any, memory: Memory) -> None:
             denoiser.set_attention_slice("auto")
 
 
-class Batches:
+class ShrinkingBatches:
     """Works through items in batches; where memory runs out, the batch is halved, for good.
 
     `lower` names the settings that make a single item smaller.

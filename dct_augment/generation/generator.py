@@ -9,7 +9,7 @@ from PIL import Image
 
 from dct_augment.classifiers import Classifier
 from dct_augment.config import SamplingConfig
-from dct_augment.diffusion import Backend, Batches, Conditioning, sample
+from dct_augment.diffusion import Backend, Conditioning, ShrinkingBatches, sample
 from dct_augment.records import ClassInfo, PlanRow, Report, Sample, silent
 
 _TEXTS = 256  # encoded prompts that are kept: those of a dozen classes, or at most 200 MB of SDXL's
@@ -52,7 +52,7 @@ class Generator:
         Raises:
             DctAugmentError: memory runs out with a single image.
         """
-        batches = Batches(min(batch_size, self._at_once or batch_size), "images", self._report)
+        batches = ShrinkingBatches(min(batch_size, self._at_once or batch_size), "images", self._report)
         with ThreadPoolExecutor(1) as pool:
             pending = None
             for batch, images in batches.run(rows, lambda some: self._render(some, vectors)):

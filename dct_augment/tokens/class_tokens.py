@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
-from dct_augment.diffusion import Backend, Batches, Conditioning, advance
+from dct_augment.diffusion import Backend, Conditioning, ShrinkingBatches, advance
 from dct_augment.records import ClassInfo, StopReason
 from dct_augment.tokens.gradients import ClassBatch, Guidance, method
 from dct_augment.tokens.state import ClassTokenState, TrainedToken, WordNorms
@@ -150,7 +150,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
     def _first_looks(self, learner: ClassTokenState, words: torch.Tensor, images: int, steps: int) -> torch.Tensor:
         """How much the guide likes quick drawings with each word (W, D) as the token: log-probabilities (W,)."""
         seeds = learner.draw_seeds(images)
-        batches = Batches(self._tokens.slots * self._tokens.validation_images // images or 1, "words")
+        batches = ShrinkingBatches(self._tokens.slots * self._tokens.validation_images // images or 1, "words")
         looks = batches.run(list(words), lambda some: self._glance(learner, torch.stack(list(some)), seeds, steps))
         return torch.cat([chances for _, chances in looks])
 

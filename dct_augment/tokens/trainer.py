@@ -14,7 +14,7 @@ import torch
 from dct_augment import prompts
 from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
-from dct_augment.diffusion import Backend, Batches, Conditioning, Trajectory, advance
+from dct_augment.diffusion import Backend, Conditioning, ShrinkingBatches, Trajectory, advance
 from dct_augment.records import ClassInfo, Progress, Report, StopReason, silent
 from dct_augment.tokens.certificate import Certificate, Score, certify, score
 from dct_augment.tokens.state import Step, TrainedToken
@@ -67,7 +67,7 @@ class Trainer(ABC, Generic[L]):
             self._unconditional = backend.unconditional(prompting.negative)
         self._initial = backend.word(tokens.init_word).repeat(tokens.vectors, 1)
         self._updates = updates
-        self._batches = Batches(tokens.slots, "classes")
+        self._batches = ShrinkingBatches(tokens.slots, "classes")
 
     @abstractmethod
     def _learner(self, info: ClassInfo) -> L:
@@ -113,7 +113,7 @@ class Trainer(ABC, Generic[L]):
                     "active": [one.state() for one in active],
                 })  # fmt: skip
 
-        self._batches = Batches(self._tokens.slots, "classes", report, self._lower)
+        self._batches = ShrinkingBatches(self._tokens.slots, "classes", report, self._lower)
         waiting, active = self._start(classes, resume)
         done, whole = len(classes) - len(waiting) - len(active), self._updates
         remember()
@@ -165,7 +165,7 @@ class Trainer(ABC, Generic[L]):
             one.evaluations += cost
             return images
 
-        batches = Batches(self._batches.size * self._tokens.validation_images, "images")
+        batches = ShrinkingBatches(self._batches.size * self._tokens.validation_images, "images")
         return torch.cat([images for _, images in batches.run(range(len(seeds)), draw)])
 
     def _encode(self, info: ClassInfo, vector: torch.Tensor, first: int, count: int) -> Conditioning:

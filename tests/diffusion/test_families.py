@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from dct_augment import diffusion
-from dct_augment.diffusion import Batches, Conditioning, Trajectory, advance, clean_step, load, sample
+from dct_augment.diffusion import Conditioning, ShrinkingBatches, Trajectory, advance, clean_step, load, sample
 from dct_augment.diffusion.memory import choose
 from dct_augment.errors import DctAugmentError, ModelError
 from tests import tiny
@@ -371,7 +371,7 @@ class TestMemory:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return sum(items)
 
-        batches = Batches(16, "images", told.append)
+        batches = ShrinkingBatches(16, "images", told.append)
         assert [result for _, result in batches.run(range(20), work)] == [1, 5, 9, 13, 17, 21, 25, 29, 33, 37]
         assert seen == [16, 8, 4, *[2] * 10]
         assert [one.note for one in told][-1] == "out of memory: going on with 2 images at once"
@@ -382,14 +382,14 @@ class TestMemory:
             return torch.empty(2**50)  # the allocator's own error
 
         with pytest.raises(DctAugmentError, match=r"images taken one by one: set model\.memory=low"):
-            list(Batches(4, "images").run([1, 2], work))
+            list(ShrinkingBatches(4, "images").run([1, 2], work))
 
     def test_other_errors_pass(self):
         def work(items):
             raise RuntimeError("shapes do not match")
 
         with pytest.raises(RuntimeError, match="shapes"):
-            list(Batches(4, "images").run([1, 2], work))
+            list(ShrinkingBatches(4, "images").run([1, 2], work))
 
 
 def tiny_decoder(folder: Path, channels: int = 4, blocks: int = 2) -> str:
