@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import State
 
-from dct_augment.diffusion.memory import exhausted
+from dct_augment.diffusion.memory import is_out_of_memory
 
 _ERRNOS = frozenset({
     errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EMFILE, errno.ENFILE,
@@ -42,6 +42,6 @@ def _passes(error: BaseException) -> bool:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(status, int):
         return status == 429 or status >= 500
-    if exhausted(error) or type(error).__name__ in _NETWORK:
+    if is_out_of_memory(error) or type(error).__name__ in _NETWORK:
         return True
     return isinstance(error, (ConnectionError, TimeoutError)) or (isinstance(error, OSError) and error.errno in _ERRNOS)

@@ -81,7 +81,7 @@ class ShrinkingBatches:
             try:
                 result = work(batch)
             except (RuntimeError, MemoryError) as error:
-                if not exhausted(error):
+                if not is_out_of_memory(error):
                     raise
                 if len(batch) == 1:
                     advice = "set model.memory=low, or model.dtype=float16 on a GPU"
@@ -97,7 +97,7 @@ class ShrinkingBatches:
             self._report(Progress("memory", 0, 0, f"out of memory: going on with {self.size} {self._what} at once"))
 
 
-def exhausted(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or a CPU."""
     # accelerate goes by the words of an error, which need not be those of torch's own class.
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
