@@ -24,7 +24,7 @@ from dct_augment.generation import plan
 from dct_augment.generation.shards import PLAIN, TRAIN
 from dct_augment.metrics.accuracy import titles
 from dct_augment.pipeline.stages import ArmStage, ImageStage, MetricStage, Stage, TokenStage, TrialStage
-from dct_augment.pipeline.workspace import Workspace
+from dct_augment.pipeline.workspace import RunContext
 from dct_augment.records import ClassInfo, Unit
 from dct_augment.report.page import build
 from dct_augment.tokens import formats
@@ -35,7 +35,7 @@ Execute = Callable[[Stage, Sequence[Unit]], None]
 """Does all the units of one stage, in whatever order and place."""
 
 
-class Run(Workspace):
+class Run(RunContext):
     """One configuration at work in one folder."""
 
     def train(self) -> None:

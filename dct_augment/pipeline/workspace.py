@@ -21,7 +21,7 @@ from dct_augment.records import Dataset, Progress, Report, silent
 from dct_augment.tokens.files import TokenFolder
 
 
-class Workspace:
+class RunContext:
     """Models are loaded when first needed and kept; remarks go to `progress`."""
 
     def __init__(self, config: Config, progress: Report = silent) -> None:
@@ -70,7 +70,7 @@ class Workspace:
             found[arm] = root / "arms" / f"{arm}-{configuration.fingerprint(facts)[:8]}"
         return found
 
-    def inherit(self, other: "Workspace") -> None:
+    def inherit(self, other: "RunContext") -> None:
         """Take over what another run of this process has loaded from the same settings."""
         if (other.config.device, other.whole.classes) != (self.config.device, self.whole.classes):
             return

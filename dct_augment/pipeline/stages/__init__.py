@@ -13,11 +13,11 @@ from dct_augment.pipeline.stages.metrics import MetricStage
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.tokens import TokenStage
 from dct_augment.pipeline.stages.trials import TrialStage
-from dct_augment.pipeline.workspace import Workspace
+from dct_augment.pipeline.workspace import RunContext
 
 __all__ = ["STAGES", "ArmStage", "ImageStage", "MetricStage", "Stage", "TokenStage", "TrialStage"]
 
-STAGES: Mapping[str, Callable[[Workspace], Stage]] = {
+STAGES: Mapping[str, Callable[[RunContext], Stage]] = {
     "tokens": TokenStage,
     TRAIN: lambda work: ImageStage(work, TRAIN),
     PLAIN: lambda work: ImageStage(work, PLAIN),

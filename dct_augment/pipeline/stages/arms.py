@@ -13,7 +13,7 @@ from dct_augment.generation.shards import TRAIN
 from dct_augment.pipeline.stages.images import ImageStage
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.tokens import TokenStage
-from dct_augment.pipeline.workspace import Workspace
+from dct_augment.pipeline.workspace import RunContext
 from dct_augment.records import Progress, Report, Unit, silent
 
 
@@ -30,7 +30,7 @@ class ArmStage(Stage):
         """The arms and draws with tokens or images that are missing."""
         units = []
         for number, (arm, shots, seed) in enumerate(arm_draws(self._config.benchmark)):
-            inner = Workspace(self._derived(arm, shots, seed))
+            inner = RunContext(self._derived(arm, shots, seed))
             with files.lock(inner.config.root):
                 todo = [unit for stage in _stages(inner) for unit in stage.pending()]
             if todo:
@@ -63,11 +63,11 @@ class ArmStage(Stage):
     def _part(self, one: Progress, before: int, unit: Unit) -> Progress:
         return Progress(self.title, min(before + one.done, unit.size), unit.size, f"{unit.title}: {one.note}")
 
-    def _inner(self, arm: str, shots: int, seed: int) -> Workspace:
+    def _inner(self, arm: str, shots: int, seed: int) -> RunContext:
         """The run of one arm on one draw, with the models of this one."""
         work = self._work
         _ = work.backend, work.guide, work.judge  # loaded once for all draws
-        inner = Workspace(self._derived(arm, shots, seed), work.progress)
+        inner = RunContext(self._derived(arm, shots, seed), work.progress)
         inner.inherit(work)
         return inner
 
@@ -95,5 +95,5 @@ class ArmStage(Stage):
         return folder
 
 
-def _stages(inner: Workspace) -> Sequence[Stage]:
+def _stages(inner: RunContext) -> Sequence[Stage]:
     return (TokenStage(inner, inner.classes), ImageStage(inner, TRAIN))

@@ -9,7 +9,7 @@ from dct_augment.generation.generator import Generator
 from dct_augment.generation.plan import ShardSpec
 from dct_augment.generation.shards import PLAIN
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.pipeline.workspace import Workspace
+from dct_augment.pipeline.workspace import RunContext
 from dct_augment.records import ClassInfo, ClassToken, Progress, Report, Unit, silent
 
 
@@ -19,7 +19,7 @@ class ImageStage(Stage):
     In the split of class tokens, a class whose token is not certified is drawn with its plain prompt.
     """
 
-    def __init__(self, work: Workspace, split: str) -> None:
+    def __init__(self, work: RunContext, split: str) -> None:
         super().__init__(work)
         self.name, self.title = split, f"images ({split})"
 

@@ -24,7 +24,7 @@ from dct_augment.intervals import proportion
 from dct_augment.metrics import distances
 from dct_augment.metrics.distances import Measured
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.pipeline.workspace import Workspace
+from dct_augment.pipeline.workspace import RunContext
 from dct_augment.records import Example, Progress, Report, Unit, silent
 
 _BATCH = 64
@@ -41,7 +41,7 @@ class MetricStage(Stage):
 
     name = title = "metrics"
 
-    def __init__(self, work: Workspace) -> None:
+    def __init__(self, work: RunContext) -> None:
         super().__init__(work)
         settings = work.config.benchmark
         arms = [arm for arm in settings.arms if arm in SYNTHETIC and arm != "class_token_filtered"]

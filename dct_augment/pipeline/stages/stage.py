@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from dct_augment.pipeline.workspace import Workspace
+from dct_augment.pipeline.workspace import RunContext
 from dct_augment.records import Progress, Report, Unit, silent
 
 
@@ -14,7 +14,7 @@ class Stage(ABC):
     name: str
     title: str
 
-    def __init__(self, work: Workspace) -> None:
+    def __init__(self, work: RunContext) -> None:
         self._work, self._config = work, work.config
 
     @abstractmethod

@@ -9,7 +9,7 @@ from PIL import Image
 from dct_augment import datasets
 from dct_augment.errors import InputError
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.pipeline.workspace import Workspace
+from dct_augment.pipeline.workspace import RunContext
 from dct_augment.records import ClassInfo, Report, Unit, silent
 from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import TrainingCheckpoint
@@ -23,7 +23,7 @@ class TokenStage(Stage):
 
     name = title = "tokens"
 
-    def __init__(self, work: Workspace, classes: Iterable[ClassInfo] | None = None) -> None:
+    def __init__(self, work: RunContext, classes: Iterable[ClassInfo] | None = None) -> None:
         super().__init__(work)
         self._classes = tuple(work.classes if classes is None else classes)
 

@@ -19,7 +19,7 @@ from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials
 from dct_augment.generation.filter import filter_images
 from dct_augment.generation.shards import ShardFolder
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.pipeline.workspace import Workspace
+from dct_augment.pipeline.workspace import RunContext
 from dct_augment.records import Progress, Report, Trial, Unit, silent
 
 _FACTS = ("arm", "shots", "seed", "per_class")
@@ -30,7 +30,7 @@ class TrialStage(Stage):
 
     name = title = "benchmark"
 
-    def __init__(self, work: Workspace) -> None:
+    def __init__(self, work: RunContext) -> None:
         super().__init__(work)
         self._others: TrialPool | None = None
 
