@@ -63,12 +63,12 @@ class InProcess(Runner):
 
     def outcomes(self, stage: Stage, units: Sequence[Unit], task_of: TaskOf, job: Job) -> Outcomes:
         """Do the units here, so that Ctrl-C stops the one at work at once."""
-        if stage.at_once > 1:
+        if stage.max_parallel > 1:
             # Inner first: when a stop arrives, the processes end, and then the threads that wait for them.
-            threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=stage.at_once)
+            threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=stage.max_parallel)
             with threads, stage.trial_pool():
                 yield from _window(
-                    units, lambda unit: threads.submit(task_of(unit), _call(unit, job)), lambda: stage.at_once
+                    units, lambda unit: threads.submit(task_of(unit), _call(unit, job)), lambda: stage.max_parallel
                 )
             return
         for unit in units:

@@ -34,13 +34,13 @@ class Stage(ABC):
         """Write the index of all that is done."""
 
     @property
-    def at_once(self) -> int:
+    def max_parallel(self) -> int:
         """How many units this process may do at a time."""
         return 1
 
     @contextmanager
     def trial_pool(self) -> Iterator[None]:
-        """Be ready for `at_once` units at a time, from as many threads."""
+        """Be ready for `max_parallel` units at a time, from as many threads."""
         yield
 
     def do_all(self, units: Sequence[Unit], report: Report = silent) -> None:

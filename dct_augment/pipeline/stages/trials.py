@@ -69,7 +69,7 @@ class TrialStage(Stage):
     def do_all(self, units: Sequence[Unit], report: Report = silent) -> None:
         """Run trials here, as many at once as `benchmark.processes` says."""
         plans = [self._plans[unit.number] for unit in units]
-        trials = pool.run(self._source(), plans, device=self._work.device, processes=self.at_once)
+        trials = pool.run(self._source(), plans, device=self._work.device, processes=self.max_parallel)
         # Closed at once when a stop arrives here: its processes would wait for work, and the exit for them.
         with closing(trials):
             for number, (planned, trial) in enumerate(zip(plans, trials, strict=True), 1):
@@ -77,17 +77,17 @@ class TrialStage(Stage):
                 report(Progress("benchmark", number, len(units), f"{trial.arm} {trial.accuracy:.1%}"))
 
     @property
-    def at_once(self) -> int:
+    def max_parallel(self) -> int:
         """How many trials run side by side on this machine."""
         return pool.parallel_trials(self._config.benchmark, self._work.device)
 
     @contextmanager
     def trial_pool(self) -> Iterator[None]:
         """Give the trials that threads of this process ask for processes of their own, on a CPU."""
-        if self.at_once == 1:
+        if self.max_parallel == 1:
             yield
             return
-        with TrialPool(self._source(), self.at_once) as self._others:
+        with TrialPool(self._source(), self.max_parallel) as self._others:
             yield
 
     def publish(self) -> None:
