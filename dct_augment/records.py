@@ -140,7 +140,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Unit:
+class WorkUnit:
     """One piece of the work of a stage: what is resumed, retried and distributed.
 
     `number` is that of the group, shard or trial; `title` is for a person; `size` is what its progress counts to;

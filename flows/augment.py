@@ -24,7 +24,7 @@ from dct_augment import config as configuration
 from dct_augment.errors import DctAugmentError, InputError
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import Stage
-from dct_augment.records import Progress, Report, Unit
+from dct_augment.records import Progress, Report, WorkUnit
 from flows import artifacts, runners, server, transient, workers
 from flows.runners import Runner
 from flows.workers import Job
@@ -76,12 +76,12 @@ def work(run: Run, stages: Iterable[Stage], runner: Runner) -> None:
         run.work(stages, lambda stage, units: _execute(run, stage, units, runner, job))
 
 
-def do(unit: Unit, job: Job) -> None:
+def do(unit: WorkUnit, job: Job) -> None:
     """Do one unit of a job, wherever this is."""
     workers.do(unit, job)
 
 
-def _execute(run: Run, stage: Stage, units: Sequence[Unit], runner: Runner, job: Job) -> None:
+def _execute(run: Run, stage: Stage, units: Sequence[WorkUnit], runner: Runner, job: Job) -> None:
     """Do all units of a stage; those that fail do not stop the others, except for bad input.
 
     Raises:
@@ -94,7 +94,7 @@ def _execute(run: Run, stage: Stage, units: Sequence[Unit], runner: Runner, job:
     session.adopt(stage, units[0].stage)
     session.report = progress.within
 
-    def task_of(unit: Unit) -> Task[[Unit, Job], None]:
+    def task_of(unit: WorkUnit) -> Task[[WorkUnit, Job], None]:
         return _task(stage.title, unit.title, settings.retries, settings.retry_delay)(do)
 
     with closing(runner.outcomes(stage, units, task_of, job)) as outcomes:

@@ -26,15 +26,15 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from dct_augment.config import Config
 from dct_augment.errors import InputError
 from dct_augment.pipeline.stages import Stage
-from dct_augment.records import Unit
+from dct_augment.records import WorkUnit
 from flows.workers import Job
 
 _ANSWER_WITHIN = 20  # seconds, of a cluster of others
 
-TaskOf = Callable[[Unit], Task[[Unit, Job], None]]
+TaskOf = Callable[[WorkUnit], Task[[WorkUnit, Job], None]]
 """The Prefect task that does a unit."""
 
-Outcome = tuple[Unit, Exception | None]
+Outcome = tuple[WorkUnit, Exception | None]
 """A unit that has ended, and why it failed if it did."""
 
 Outcomes = Generator[Outcome, None, None]
@@ -48,7 +48,7 @@ class Runner(ABC):
         self._open = ExitStack()
 
     @abstractmethod
-    def outcomes(self, stage: Stage, units: Sequence[Unit], task_of: TaskOf, job: Job) -> Outcomes:
+    def outcomes(self, stage: Stage, units: Sequence[WorkUnit], task_of: TaskOf, job: Job) -> Outcomes:
         """Do all units of a stage; yield each as it ends. Closing the iterator begins no more."""
 
     def __enter__(self) -> "Runner":
@@ -61,7 +61,7 @@ class Runner(ABC):
 class InProcess(Runner):
     """`thread`: one GPU, or a laptop. Units run one after the other in this process; trials on a CPU side by side."""
 
-    def outcomes(self, stage: Stage, units: Sequence[Unit], task_of: TaskOf, job: Job) -> Outcomes:
+    def outcomes(self, stage: Stage, units: Sequence[WorkUnit], task_of: TaskOf, job: Job) -> Outcomes:
         """Do the units here, so that Ctrl-C stops the one at work at once."""
         if stage.max_parallel > 1:
             # Inner first: when a stop arrives, the processes end, and then the threads that wait for them.
@@ -123,7 +123,7 @@ class Cluster(Runner):
         """OMP_NUM_THREADS of a process of our own: the cores shared out, unless the user has said."""
         return os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // self._processes()))
 
-    def outcomes(self, stage: Stage, units: Sequence[Unit], task_of: TaskOf, job: Job) -> Outcomes:
+    def outcomes(self, stage: Stage, units: Sequence[WorkUnit], task_of: TaskOf, job: Job) -> Outcomes:
         """Hand the units out, two to a worker, so that none waits for the next and a stop leaves few behind."""
         runner = self._runner
         with self._options():
@@ -252,7 +252,7 @@ def make(config: Config) -> Runner:
     return KINDS[config.runner.kind](config)
 
 
-def _call(unit: Unit, job: Job) -> dict[str, Any]:
+def _call(unit: WorkUnit, job: Job) -> dict[str, Any]:
     return {"unit": unit, "job": job}
 
 
@@ -264,9 +264,11 @@ def _error(result: Callable[[], object]) -> Exception | None:
     return None
 
 
-def _window(units: Sequence[Unit], submit: Callable[[Unit], PrefectFuture[Any]], width: Callable[[], int]) -> Outcomes:
+def _window(
+    units: Sequence[WorkUnit], submit: Callable[[WorkUnit], PrefectFuture[Any]], width: Callable[[], int]
+) -> Outcomes:
     """Keep at most `width()` units submitted, so that a stop, or bad input, leaves few to wait for."""
-    waiting, running = deque(units), dict[PrefectFuture[Any], Unit]()
+    waiting, running = deque(units), dict[PrefectFuture[Any], WorkUnit]()
     ended: SimpleQueue[PrefectFuture[Any]] = SimpleQueue()
     while waiting or running:
         while waiting and len(running) < width():

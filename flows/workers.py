@@ -16,7 +16,7 @@ from dct_augment.config import Config
 from dct_augment.errors import InputError
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import STAGES, Stage
-from dct_augment.records import Progress, Report, Unit, silent
+from dct_augment.records import Progress, Report, WorkUnit, silent
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Session:
         """Use a stage that has been made already for the units of that name."""
         self._stages[name] = stage
 
-    def do(self, unit: Unit) -> None:
+    def do(self, unit: WorkUnit) -> None:
         """Do one unit."""
         if unit.stage not in self._stages:
             self._stages[unit.stage] = STAGES[unit.stage](self.run)
@@ -54,7 +54,7 @@ _lock = threading.Lock()
 _visitor: tuple[str, Session] | None = None  # the session of the flow elsewhere that this process works for
 
 
-def do(unit: Unit, job: Job) -> None:
+def do(unit: WorkUnit, job: Job) -> None:
     """Do one unit of a job.
 
     Raises:

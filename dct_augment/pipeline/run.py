@@ -25,13 +25,13 @@ from dct_augment.generation.shards import PLAIN, TRAIN
 from dct_augment.metrics.accuracy import titles
 from dct_augment.pipeline.stages import ArmStage, ImageStage, MetricStage, Stage, TokenStage, TrialStage
 from dct_augment.pipeline.workspace import RunContext
-from dct_augment.records import ClassInfo, Unit
+from dct_augment.records import ClassInfo, WorkUnit
 from dct_augment.report.page import build
 from dct_augment.tokens import formats
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "webdataset", "pandas", "pyarrow")
 
-Execute = Callable[[Stage, Sequence[Unit]], None]
+Execute = Callable[[Stage, Sequence[WorkUnit]], None]
 """Does all the units of one stage, in whatever order and place."""
 
 

@@ -30,7 +30,7 @@ from dct_augment import config as configuration
 from dct_augment.errors import InputError, ModelError, TokenTrainingError
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import TokenStage
-from dct_augment.records import Unit
+from dct_augment.records import WorkUnit
 from flows import augment, runners, server, transient, workers
 from flows.workers import Job
 
@@ -83,7 +83,7 @@ class TestUnits:
     def job(self, config: configuration.Config, folder: Path) -> Job:
         return Job("of-a-test", config.model_dump(mode="json"), str(folder))
 
-    def do(self, unit: Unit, job: Job) -> None:
+    def do(self, unit: WorkUnit, job: Job) -> None:
         augment._task("tokens", unit.title)(augment.do).fn(unit, job)
 
     @pytest.fixture(autouse=True)
@@ -108,18 +108,18 @@ class TestUnits:
     def test_a_worker_of_another_version_refuses(self, tmp_path: Path) -> None:
         job = Job("of-a-test", {}, str(tmp_path), version="0.0.1")
         with pytest.raises(InputError, match=r"the flow has 0\.0\.1; install the same"):
-            self.do(Unit("tokens", 0, "one", 1), job)
+            self.do(WorkUnit("tokens", 0, "one", 1), job)
 
     def test_a_worker_that_does_not_see_the_flows_files_refuses(self, tmp_path: Path) -> None:
         config = tiny(tmp_path)
         with pytest.raises(InputError, match="cannot enter the flow's folder '/nowhere/at/all': No such file"):
-            self.do(Unit("tokens", 0, "one", 1), self.job(config, Path("/nowhere/at/all")))
+            self.do(WorkUnit("tokens", 0, "one", 1), self.job(config, Path("/nowhere/at/all")))
         with pytest.raises(InputError, match="does not see the run folder"):
-            self.do(Unit("tokens", 0, "one", 1), self.job(config, tmp_path))
+            self.do(WorkUnit("tokens", 0, "one", 1), self.job(config, tmp_path))
 
-    def pending(self, run: Run) -> tuple[Unit, ...]:
+    def pending(self, run: Run) -> tuple[WorkUnit, ...]:
         """What a flow would hand out, with the folder as it then is."""
-        found: list[Unit] = []
+        found: list[WorkUnit] = []
         run.work([TokenStage(run)], lambda stage, units: found.extend(units))
         return tuple(found)
 
@@ -174,7 +174,7 @@ class TestTransient:
 
 class TestRunners:
     def test_a_window_of_units_is_kept_and_every_outcome_comes_back(self) -> None:
-        units = [Unit("tokens", number, str(number), 1) for number in range(7)]
+        units = [WorkUnit("tokens", number, str(number), 1) for number in range(7)]
         lock, running, most = threading.Lock(), 0, 0
 
         def work(number: int) -> None:

@@ -25,4 +25,4 @@ STAGES: Mapping[str, Callable[[RunContext], Stage]] = {
     "benchmark": TrialStage,
     "metrics": MetricStage,
 }
-"""How each stage is made, by `Unit.stage`, in the order of a run."""
+"""How each stage is made, by `WorkUnit.stage`, in the order of a run."""

@@ -14,7 +14,7 @@ from dct_augment.pipeline.stages.images import ImageStage
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.tokens import TokenStage
 from dct_augment.pipeline.workspace import RunContext
-from dct_augment.records import Progress, Report, Unit, silent
+from dct_augment.records import Progress, Report, WorkUnit, silent
 
 
 class ArmStage(Stage):
@@ -26,7 +26,7 @@ class ArmStage(Stage):
 
     name = title = "arms"
 
-    def pending(self) -> tuple[Unit, ...]:
+    def pending(self) -> tuple[WorkUnit, ...]:
         """The arms and draws with tokens or images that are missing."""
         units = []
         for number, (arm, shots, seed) in enumerate(arm_draws(self._config.benchmark)):
@@ -34,10 +34,10 @@ class ArmStage(Stage):
             with files.lock(inner.config.root):
                 todo = [unit for stage in _stages(inner) for unit in stage.pending()]
             if todo:
-                units.append(Unit("arms", number, f"{arm}, {shots} shots, seed {seed}", self._size))
+                units.append(WorkUnit("arms", number, f"{arm}, {shots} shots, seed {seed}", self._size))
         return tuple(units)
 
-    def do(self, unit: Unit, report: Report = silent) -> None:
+    def do(self, unit: WorkUnit, report: Report = silent) -> None:
         """Train the tokens of one arm on one draw, and draw its images."""
         arm, shots, seed = arm_draws(self._config.benchmark)[unit.number]
         inner = self._inner(arm, shots, seed)
@@ -60,7 +60,7 @@ class ArmStage(Stage):
     def _size(self) -> int:
         return len(self._work.classes) * (self._config.tokens.max_updates + self._config.benchmark.per_class)
 
-    def _part(self, one: Progress, before: int, unit: Unit) -> Progress:
+    def _part(self, one: Progress, before: int, unit: WorkUnit) -> Progress:
         return Progress(self.title, min(before + one.done, unit.size), unit.size, f"{unit.title}: {one.note}")
 
     def _inner(self, arm: str, shots: int, seed: int) -> RunContext:

@@ -10,7 +10,7 @@ from dct_augment.generation.plan import ShardSpec
 from dct_augment.generation.shards import PLAIN
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.workspace import RunContext
-from dct_augment.records import ClassInfo, ClassToken, Progress, Report, Unit, silent
+from dct_augment.records import ClassInfo, ClassToken, Progress, Report, WorkUnit, silent
 
 
 class ImageStage(Stage):
@@ -28,16 +28,16 @@ class ImageStage(Stage):
         settings, known = self._config.generation, self._work.shards.layout(self.name)
         return plan.extend(known, self.name, classes, settings.per_class, settings.shard_size)
 
-    def pending(self) -> tuple[Unit, ...]:
+    def pending(self) -> tuple[WorkUnit, ...]:
         """The shards that are not there, or not whole."""
         shards = self._work.shards
         layout = self.layout(self._work.classes)
         todo = [spec for spec in layout if not shards.done(spec, self._made_of(spec))]
         if todo:
             shards.record(self.name, layout)
-        return tuple(Unit(self.name, spec.number, spec.stem(shards.run), len(spec)) for spec in todo)
+        return tuple(WorkUnit(self.name, spec.number, spec.stem(shards.run), len(spec)) for spec in todo)
 
-    def do(self, unit: Unit, report: Report = silent) -> None:
+    def do(self, unit: WorkUnit, report: Report = silent) -> None:
         """Draw one shard."""
         work, settings = self._work, self._config.generation
         spec = work.shards.layout(self.name)[unit.number]

@@ -25,7 +25,7 @@ from dct_augment.metrics import distances
 from dct_augment.metrics.distances import Measured
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.workspace import RunContext
-from dct_augment.records import Example, Progress, Report, Unit, silent
+from dct_augment.records import Example, Progress, Report, WorkUnit, silent
 
 _BATCH = 64
 _REAL = "real"  # the test images, measured as if they were generated: what can be reached
@@ -47,7 +47,7 @@ class MetricStage(Stage):
         arms = [arm for arm in settings.arms if arm in SYNTHETIC and arm != "class_token_filtered"]
         self._kinds = [_REAL, *arms] if arms and work.config.metrics.features else []
 
-    def pending(self) -> tuple[Unit, ...]:
+    def pending(self) -> tuple[WorkUnit, ...]:
         """The kinds that are not measured with today's settings and images."""
         todo = [(number, kind) for number, kind in enumerate(self._kinds) if self._known(kind) is None]
         if todo:
@@ -58,9 +58,9 @@ class MetricStage(Stage):
                     raise
                 self._work.progress(Progress(self.title, 0, 0, f"left out: {error}"))
                 return ()
-        return tuple(Unit("metrics", number, kind, 1) for number, kind in todo)
+        return tuple(WorkUnit("metrics", number, kind, 1) for number, kind in todo)
 
-    def do(self, unit: Unit, report: Report = silent) -> None:
+    def do(self, unit: WorkUnit, report: Report = silent) -> None:
         """Measure one kind of images."""
         kind, settings = self._kinds[unit.number], self._config.metrics
         looked = self._look(self._images(kind))

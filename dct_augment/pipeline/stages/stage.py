@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dct_augment.pipeline.workspace import RunContext
-from dct_augment.records import Progress, Report, Unit, silent
+from dct_augment.records import Progress, Report, WorkUnit, silent
 
 
 class Stage(ABC):
@@ -18,7 +18,7 @@ class Stage(ABC):
         self._work, self._config = work, work.config
 
     @abstractmethod
-    def pending(self) -> tuple[Unit, ...]:
+    def pending(self) -> tuple[WorkUnit, ...]:
         """Plan what is missing, and return it. Call it under the run's lock.
 
         Raises:
@@ -26,7 +26,7 @@ class Stage(ABC):
         """
 
     @abstractmethod
-    def do(self, unit: Unit, report: Report = silent) -> None:
+    def do(self, unit: WorkUnit, report: Report = silent) -> None:
         """Do one unit, in any process that sees the run's folder; `report` gets at most `unit.size`."""
 
     @abstractmethod
@@ -43,7 +43,7 @@ class Stage(ABC):
         """Be ready for `max_parallel` units at a time, from as many threads."""
         yield
 
-    def do_all(self, units: Sequence[Unit], report: Report = silent) -> None:
+    def do_all(self, units: Sequence[WorkUnit], report: Report = silent) -> None:
         """Do units here, one after the other."""
         done, total = 0, sum(unit.size for unit in units)
         for unit in units:

@@ -10,7 +10,7 @@ from dct_augment import datasets
 from dct_augment.errors import InputError
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.workspace import RunContext
-from dct_augment.records import ClassInfo, Report, Unit, silent
+from dct_augment.records import ClassInfo, Report, WorkUnit, silent
 from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import TrainingCheckpoint
 from dct_augment.tokens.class_tokens import ClassTokenTrainer
@@ -45,7 +45,7 @@ class TokenStage(Stage):
         failures = {info.name: self._work.tokens.failure(info, self._identity) for info in self._classes}
         return {name: facts["stop_reason"] for name, facts in failures.items() if facts}
 
-    def pending(self) -> tuple[Unit, ...]:
+    def pending(self) -> tuple[WorkUnit, ...]:
         """The groups with classes that are missing."""
         missing = [info.slug for info in self.missing()]
         tokens = self._work.tokens
@@ -55,7 +55,7 @@ class TokenStage(Stage):
         units = []
         for number, group in enumerate(groups):
             if todo := tuple(slug for slug in group if slug in missing):
-                units.append(Unit("tokens", number, ", ".join(todo), len(todo) * self._updates, todo))
+                units.append(WorkUnit("tokens", number, ", ".join(todo), len(todo) * self._updates, todo))
             else:
                 self._memo(number).clear()  # of a process that was killed when all had been done
         return tuple(units)
@@ -66,7 +66,7 @@ class TokenStage(Stage):
         inverting = config.tokens.objective == "textual_inversion"
         return config.textual_inversion.steps if inverting else config.tokens.max_updates
 
-    def do(self, unit: Unit, report: Report = silent) -> None:
+    def do(self, unit: WorkUnit, report: Report = silent) -> None:
         """Train the classes of one group that are missing, from where a killed process was."""
         work, identity = self._work, self._identity
         known = {info.slug: info for info in work.whole.classes}

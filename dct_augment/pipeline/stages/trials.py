@@ -20,7 +20,7 @@ from dct_augment.generation.filter import filter_images
 from dct_augment.generation.shards import ShardFolder
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.workspace import RunContext
-from dct_augment.records import Progress, Report, Trial, Unit, silent
+from dct_augment.records import Progress, Report, Trial, WorkUnit, silent
 
 _FACTS = ("arm", "shots", "seed", "per_class")
 
@@ -48,11 +48,11 @@ class TrialStage(Stage):
         most = max(settings.shots, *settings.shots_curve, 0)
         datasets.few_shot(self._work.real_images(), most, settings.seed, settings.imbalance)
 
-    def pending(self) -> tuple[Unit, ...]:
+    def pending(self) -> tuple[WorkUnit, ...]:
         """The trials that are not recorded with today's settings and images; records what each seed draws."""
         known = {tuple(row[fact] for fact in _FACTS) for row in self.trials().to_dict("records")}
         todo = [
-            Unit("benchmark", number, one.title, 1)
+            WorkUnit("benchmark", number, one.title, 1)
             for number, one in enumerate(self._plans)
             if (one.arm, one.shots, one.seed, one.per_class) not in known
         ]
@@ -61,12 +61,12 @@ class TrialStage(Stage):
             self._publish_filtered()
         return tuple(todo)
 
-    def do(self, unit: Unit, report: Report = silent) -> None:
+    def do(self, unit: WorkUnit, report: Report = silent) -> None:
         """Run one trial and record it; several threads may, within `trial_pool`."""
         planned = self._plans[unit.number]
         self._record(planned, self._others.trial(planned) if self._others else self._benchmark.trial(planned))
 
-    def do_all(self, units: Sequence[Unit], report: Report = silent) -> None:
+    def do_all(self, units: Sequence[WorkUnit], report: Report = silent) -> None:
         """Run trials here, as many at once as `benchmark.processes` says."""
         plans = [self._plans[unit.number] for unit in units]
         trials = pool.run(self._source(), plans, device=self._work.device, processes=self.max_parallel)
