@@ -10,14 +10,14 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from dct_augment import pocket
 from dct_augment.classifiers.check import check
-from dct_augment.classifiers.classifier import Classifier, Single
+from dct_augment.classifiers.classifier import Classifier, SingleClassifier
 from dct_augment.classifiers.ensemble import Voting
 from dct_augment.classifiers.preprocessing import Preprocess
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
 from dct_augment.records import ClassInfo
 
-__all__ = ["Classifier", "Preprocess", "Single", "Voting", "check", "load"]
+__all__ = ["Classifier", "Preprocess", "SingleClassifier", "Voting", "check", "load"]
 
 _LIBRARIES = {"timm": "timm_models", "transformers": "transformers_models", "function": "functions"}
 """The module that loads a library's models; imported when first needed, as each takes seconds."""
@@ -41,7 +41,7 @@ def load(
     return Voting(loaded, [member.weight for member in members], classes)
 
 
-def _load(member: ClassifierConfig, device: str) -> Single:
+def _load(member: ClassifierConfig, device: str) -> SingleClassifier:
     source = member.name
     if source.startswith("pocket/"):
         inner = source.removeprefix("pocket/")
@@ -58,7 +58,7 @@ def _load(member: ClassifierConfig, device: str) -> Single:
         elif "/" in source:
             source = f"hf-hub:{source}"
     module = importlib.import_module(f"dct_augment.classifiers.{_LIBRARIES[library]}")
-    loaded: Single = module.load(member, source, device)
+    loaded: SingleClassifier = module.load(member, source, device)
     return loaded
 
 

@@ -50,7 +50,7 @@ class Classifier(ABC):
         return [(self.labels[index], index == target, chance) for index, target, chance in found]
 
 
-class Single(Classifier):
+class SingleClassifier(Classifier):
     """One model with its preprocessing; `match` says how classes find their label (`Labels.match`)."""
 
     def __init__(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dct_augment.classifiers import labels
-from dct_augment.classifiers.classifier import Single
+from dct_augment.classifiers.classifier import SingleClassifier
 from dct_augment.classifiers.preprocessing import Preprocess
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
@@ -21,7 +21,7 @@ class _Signed(Preprocess):
         return images.clamp(-1, 1)
 
 
-def load(member: ClassifierConfig, source: str, device: str) -> Single:
+def load(member: ClassifierConfig, source: str, device: str) -> SingleClassifier:
     """Call the function; its module maps images (B, 3, H, W) in [-1, 1], any size, to logits (B, K).
 
     Label names are the module's attribute `labels`, or `labels: FILE`. Modules are also looked for in the
@@ -44,4 +44,4 @@ def load(member: ClassifierConfig, source: str, device: str) -> Single:
     names = labels.read(member.labels) if member.labels else tuple(map(str, getattr(model, "labels", ())))
     if not names:
         raise ModelError(f"classifier {source!r}: its module has no attribute `labels`; add it or give labels: FILE")
-    return Single(model, _Signed((), ()), names, match=member.match, device=device)
+    return SingleClassifier(model, _Signed((), ()), names, match=member.match, device=device)

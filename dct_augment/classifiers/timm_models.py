@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from dct_augment.classifiers import labels
-from dct_augment.classifiers.classifier import Single
+from dct_augment.classifiers.classifier import SingleClassifier
 from dct_augment.classifiers.preprocessing import Interpolation, Preprocess
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
@@ -24,7 +24,7 @@ _MODES: dict[str, Interpolation] = {"bilinear": "bilinear", "lanczos": "lanczos"
 _PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before each name
 
 
-def load(member: ClassifierConfig, source: str, device: str) -> Single:
+def load(member: ClassifierConfig, source: str, device: str) -> SingleClassifier:
     """Load a timm model with its own preprocessing and label names.
 
     Raises:
@@ -49,7 +49,7 @@ def load(member: ClassifierConfig, source: str, device: str) -> Single:
     names, ids = _labels(member, model)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     follow = preprocess(model).same_as(transform, member.name)
-    return Single(model, follow, names, ids=ids, match=member.match, device=device)
+    return SingleClassifier(model, follow, names, ids=ids, match=member.match, device=device)
 
 
 def _pinned(source: str, revision: str | None) -> str:

@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import logging
 
 from dct_augment.classifiers import labels
-from dct_augment.classifiers.classifier import Single
+from dct_augment.classifiers.classifier import SingleClassifier
 from dct_augment.classifiers.preprocessing import Interpolation, Preprocess
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
@@ -23,7 +23,7 @@ _BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError
 _RESAMPLE: dict[int, Interpolation] = {0: "nearest-exact", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
-def load(member: ClassifierConfig, source: str, device: str) -> Single:
+def load(member: ClassifierConfig, source: str, device: str) -> SingleClassifier:
     """Load an image classifier and its processor from a folder or the Hub; no remote code.
 
     Raises:
@@ -65,7 +65,7 @@ def load(member: ClassifierConfig, source: str, device: str) -> Single:
             raise ModelError(f"classifier {member.name!r} is a {type(model).__name__}; pooling: mean_before_norm is "
                              "for ViTForImageClassification")  # fmt: skip
         network = MeanBeforeNorm(model)
-    return Single(network, _follow(processor, member.name), names, match=member.match, device=device)
+    return SingleClassifier(network, _follow(processor, member.name), names, match=member.match, device=device)
 
 
 class MeanBeforeNorm(nn.Module):

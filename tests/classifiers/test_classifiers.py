@@ -14,7 +14,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dct_augment import classifiers, pocket
-from dct_augment.classifiers import Preprocess, Single, Voting, check, labels, timm_models, transformers_models
+from dct_augment.classifiers import (
+    Preprocess,
+    SingleClassifier,
+    Voting,
+    check,
+    labels,
+    timm_models,
+    transformers_models,
+)
 from dct_augment.classifiers.labels import Labels
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
@@ -49,7 +57,7 @@ def as_images(image: Image.Image) -> torch.Tensor:
 @pytest.mark.parametrize("size", [32, 48])
 def test_input_is_what_timm_gives(source, size):
     model, image = Keep(), picture(source, source)
-    guide = Single(model, Preprocess.square(size, MEAN, STD), LABELS)
+    guide = SingleClassifier(model, Preprocess.square(size, MEAN, STD), LABELS)
     guide.logits(as_images(image))
     transform = timm.data.create_transform(
         (3, size, size), interpolation="bicubic", mean=MEAN, std=STD, crop_pct=1.0, is_training=False
@@ -62,7 +70,7 @@ def test_input_is_what_timm_gives(source, size):
 
 def test_images_outside_the_range_are_read_as_they_will_be_saved():
     model = Keep()
-    guide = Single(model, Preprocess.square(8, MEAN, STD), LABELS)
+    guide = SingleClassifier(model, Preprocess.square(8, MEAN, STD), LABELS)
     wild = torch.tensor([-3.0, 0.0, 1.7]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
     guide.logits(wild)
     expected = (torch.tensor([0.0, 0.5, 1.0]) - torch.tensor(MEAN)) / torch.tensor(STD)
@@ -103,7 +111,7 @@ def test_verdicts_name_the_best_label_and_the_chance_of_the_wanted_one():
         def forward(self, pixels):
             return torch.tensor([[0.0, 3.0, 1.0, 0.0], [2.0, 0.0, 0.0, 0.0]]).log_softmax(1)
 
-    guide = Single(Fixed(), Preprocess.square(8, MEAN, STD), LABELS)
+    guide = SingleClassifier(Fixed(), Preprocess.square(8, MEAN, STD), LABELS)
     chances = Fixed()(None).exp()
     (first, second) = guide.verdicts(torch.zeros(2, 3, 8, 8), [2, 0])
     assert first == ("stone", False, pytest.approx(chances[0, 2].item()))
@@ -124,7 +132,7 @@ class TestTargets:
 
     def test_a_label_that_stands_twice_is_refused(self):
         """ImageNet has two "crane": choosing one in silence would train the wrong bird."""
-        guide = Single(Keep(), Preprocess.square(8, MEAN, STD), ("crane", "kiwi", "Crane "))
+        guide = SingleClassifier(Keep(), Preprocess.square(8, MEAN, STD), ("crane", "kiwi", "Crane "))
         assert guide.targets([ClassInfo(0, "kiwi", "kiwi")]) == (1,)
         with pytest.raises(ModelError, match="no single label for 1 of 1 classes: 'crane' is"):
             guide.targets([ClassInfo(0, "crane", "crane")])
@@ -149,9 +157,9 @@ class TestTargets:
             ClassInfo(1, "crane", "crane-2", source="n02012849"),
         ]
         square = Preprocess.square(8, MEAN, STD)
-        assert Single(Keep(), square, [name.split(",")[0] for name in names]).targets(cranes) == (517, 134)
+        assert SingleClassifier(Keep(), square, [name.split(",")[0] for name in names]).targets(cranes) == (517, 134)
         with pytest.raises(ModelError, match="no single label for 2 of 2"):
-            Single(Keep(), square, names[::-1]).targets(cranes)
+            SingleClassifier(Keep(), square, names[::-1]).targets(cranes)
 
     def test_two_classes_with_one_label_are_refused(self, tmp_path):
         known = Labels(("crane", "kiwi"))
@@ -548,8 +556,8 @@ class Given(torch.nn.Module):
         return self.logits * (1 + images.mean((1, 2, 3)))[:, None]
 
 
-def single(model: torch.nn.Module, *labels: str) -> Single:
-    return Single(model, Preprocess.square(8, (0.0,) * 3, (1.0,) * 3), labels)
+def single(model: torch.nn.Module, *labels: str) -> SingleClassifier:
+    return SingleClassifier(model, Preprocess.square(8, (0.0,) * 3, (1.0,) * 3), labels)
 
 
 class TestVoting:
@@ -633,7 +641,7 @@ class TestCheck:
         return [Example(f"{label}-{n}", label, file(colour)) for n in range(6) for label, colour in enumerate(colours)]
 
     def guide(self):
-        return Single(Colour(), Preprocess.square(8, (0.5,) * 3, (0.5,) * 3), Colour.labels)
+        return SingleClassifier(Colour(), Preprocess.square(8, (0.5,) * 3, (0.5,) * 3), Colour.labels)
 
     def test_right(self):
         assert check(self.guide(), COLOURS, self.examples("blue", "red"), "guide x") == 1.0

@@ -16,7 +16,7 @@ from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from dct_augment import classifiers
-from dct_augment.classifiers import Preprocess, Single, Voting, features
+from dct_augment.classifiers import Preprocess, SingleClassifier, Voting, features
 from dct_augment.errors import ModelError
 from dct_augment.images import square
 from tests import tiny
@@ -30,11 +30,11 @@ def folder():
     return tiny.classifier_folder("test_resnet", LABELS, 32)
 
 
-def single(model: nn.Module, labels=LABELS) -> Single:
-    return Single(model, Preprocess.square(8, (0.5,) * 3, (0.5,) * 3), labels)
+def single(model: nn.Module, labels=LABELS) -> SingleClassifier:
+    return SingleClassifier(model, Preprocess.square(8, (0.5,) * 3, (0.5,) * 3), labels)
 
 
-def hooks(classifier: Single) -> int:
+def hooks(classifier: SingleClassifier) -> int:
     return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in classifier._model.modules())
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from dct_augment import prompts
-from dct_augment.classifiers import Preprocess, Single
+from dct_augment.classifiers import Preprocess, SingleClassifier
 from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
 from dct_augment.diffusion import sample
 from dct_augment.errors import DctAugmentError, InputError, ModelError, StaleRunError
@@ -116,8 +116,8 @@ class Constant(torch.nn.Module):
         return pixels.mean((1, 2, 3))[:, None] * 0 + torch.tensor([[3.0, 0.0, 0.0, 0.0]])
 
 
-def guide(model: torch.nn.Module) -> Single:
-    return Single(model, Preprocess.square(tiny.IMAGE, (0, 0, 0), (1, 1, 1)), LABELS)
+def guide(model: torch.nn.Module) -> SingleClassifier:
+    return SingleClassifier(model, Preprocess.square(tiny.IMAGE, (0, 0, 0), (1, 1, 1)), LABELS)
 
 
 def trainer(settings=QUICK, model=None, judge=None, backend=None) -> ClassTokenTrainer:
@@ -311,7 +311,7 @@ def test_the_judge_looks_but_does_not_teach():
             assert not torch.is_grad_enabled()
             return super().forward(pixels).flip(1)
 
-    judged = train(judge=Single(Other(), Preprocess.square(16, (0, 0, 0), (1, 1, 1)), LABELS[::-1]))
+    judged = train(judge=SingleClassifier(Other(), Preprocess.square(16, (0, 0, 0), (1, 1, 1)), LABELS[::-1]))
     for slug, trained in train().items():
         assert torch.equal(judged[slug].vector, trained.vector)
         assert trained.certificate.judge is None

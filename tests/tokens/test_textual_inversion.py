@@ -19,7 +19,7 @@ from PIL import Image
 from torch.nn import functional
 
 from dct_augment import config, datasets, diffusion, pocket
-from dct_augment.classifiers import Preprocess, Single
+from dct_augment.classifiers import Preprocess, SingleClassifier
 from dct_augment.config import PromptsConfig, SamplingConfig, TextualInversionConfig, TokensConfig, seed_from
 from dct_augment.errors import DctAugmentError, InputError, ModelError
 from dct_augment.images import square
@@ -60,8 +60,8 @@ class Colours(torch.nn.Module):
         return images.mean((2, 3)) @ self.weights
 
 
-def guide(gain: float = 1.0, labels: Sequence[str] = test_tokens.LABELS) -> Single:
-    return Single(Colours(gain), Preprocess.square(tiny.IMAGE, (0, 0, 0), (1, 1, 1)), labels)
+def guide(gain: float = 1.0, labels: Sequence[str] = test_tokens.LABELS) -> SingleClassifier:
+    return SingleClassifier(Colours(gain), Preprocess.square(tiny.IMAGE, (0, 0, 0), (1, 1, 1)), labels)
 
 
 def trainer(
