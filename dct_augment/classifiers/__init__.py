@@ -11,13 +11,13 @@ from huggingface_hub.errors import EntryNotFoundError
 from dct_augment import pocket
 from dct_augment.classifiers.check import check
 from dct_augment.classifiers.classifier import Classifier, SingleClassifier
-from dct_augment.classifiers.ensemble import Voting
+from dct_augment.classifiers.ensemble import EnsembleClassifier
 from dct_augment.classifiers.preprocessing import Preprocess
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
 from dct_augment.records import ClassInfo
 
-__all__ = ["Classifier", "Preprocess", "SingleClassifier", "Voting", "check", "load"]
+__all__ = ["Classifier", "EnsembleClassifier", "Preprocess", "SingleClassifier", "check", "load"]
 
 _LIBRARIES = {"timm": "timm_models", "transformers": "transformers_models", "function": "functions"}
 """The module that loads a library's models; imported when first needed, as each takes seconds."""
@@ -38,7 +38,7 @@ def load(
     loaded = [_load(member, device) for member in members]
     if len(loaded) == 1:
         return loaded[0]
-    return Voting(loaded, [member.weight for member in members], classes)
+    return EnsembleClassifier(loaded, [member.weight for member in members], classes)
 
 
 def _load(member: ClassifierConfig, device: str) -> SingleClassifier:

@@ -11,7 +11,7 @@ from dct_augment.errors import ModelError
 from dct_augment.records import ClassInfo
 
 
-class Voting(Classifier):
+class EnsembleClassifier(Classifier):
     """Classifiers whose probabilities are averaged by weight.
 
     The labels are the classes of the data set, in order, and after them every other label that a member has;

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from dct_augment import classifiers, pocket
 from dct_augment.classifiers import (
+    EnsembleClassifier,
     Preprocess,
     SingleClassifier,
-    Voting,
     check,
     labels,
     timm_models,
@@ -579,7 +579,7 @@ class TestVoting:
             kept = [name for name in order if name in ("blue", "red") or self.NAMES.index(name) > dropped + 1]
             votes.append((kept, weight, logits[: len(kept)]))
         members = [single(Given(*logits), *kept) for kept, _, logits in votes]
-        guide = Voting(members, [weight for _, weight, _ in votes], COLOURS)
+        guide = EnsembleClassifier(members, [weight for _, weight, _ in votes], COLOURS)
         chances = guide.logits(self.BLACK).exp()[0]
         total = sum(weight for _, weight, _ in votes)
         for name in ("blue", "red", "green"):
@@ -597,7 +597,7 @@ class TestVoting:
     def test_many_unlikely_labels_do_not_outvote_the_likeliest(self):
         """Together they are likelier than the target, which every member has first all the same."""
         member = single(Given(3.0, *[0.0] * 999), "blue", *(f"label {n}" for n in range(999)))
-        guide = Voting([member, member], [1, 1], COLOURS[:1])
+        guide = EnsembleClassifier([member, member], [1, 1], COLOURS[:1])
         assert guide.verdicts(self.BLACK, [0]) == [
             ("blue", True, pytest.approx(member.verdicts(self.BLACK, [0])[0][2]))
         ]
@@ -605,7 +605,7 @@ class TestVoting:
     def test_a_hopeless_target_still_has_a_gradient(self):
         """Its probability is too small for float32; the guide must pull all the same, as one classifier does."""
         member, pulls = single(Given(0.0, 300.0), "blue", "red"), []
-        for guide in (member, Voting([member, member], [1, 2], COLOURS)):
+        for guide in (member, EnsembleClassifier([member, member], [1, 2], COLOURS)):
             images = (self.BLACK / 2).requires_grad_()
             torch.nn.functional.cross_entropy(guide.logits(images), torch.tensor([0])).backward()
             pulls.append(images.grad)
@@ -615,11 +615,11 @@ class TestVoting:
     def test_errors(self):
         members = [single(Given(1.0, 2.0), "blue", "red")] * 2
         with pytest.raises(ModelError, match=r"give load\(members, classes\)"):
-            Voting(members, [1, 1], [])
+            EnsembleClassifier(members, [1, 1], [])
         with pytest.raises(ModelError, match=r"other classes, without \['gull'\]"):
-            Voting(members, [1, 1], COLOURS).targets([ClassInfo(7, "gull", "gull")])
+            EnsembleClassifier(members, [1, 1], COLOURS).targets([ClassInfo(7, "gull", "gull")])
         with pytest.raises(ModelError, match="no single label for 1 of 2 classes: 'red'"):
-            Voting([members[0], single(Given(1.0), "blue")], [1, 1], COLOURS)
+            EnsembleClassifier([members[0], single(Given(1.0), "blue")], [1, 1], COLOURS)
 
 
 def test_outputs_that_do_not_fit_the_labels_are_refused():

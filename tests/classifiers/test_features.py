@@ -16,7 +16,7 @@ from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from dct_augment import classifiers
-from dct_augment.classifiers import Preprocess, SingleClassifier, Voting, features
+from dct_augment.classifiers import EnsembleClassifier, Preprocess, SingleClassifier, features
 from dct_augment.errors import ModelError
 from dct_augment.images import square
 from tests import tiny
@@ -109,12 +109,12 @@ class TestClassifier:
 
     def test_of_several_classifiers_stand_side_by_side(self):
         members = [tiny.classifier("test_resnet"), single(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)))]
-        found = Voting(members, [1, 9], tiny.CLASSES).features(IMAGES)
+        found = EnsembleClassifier(members, [1, 9], tiny.CLASSES).features(IMAGES)
         assert torch.equal(found, torch.cat([member.features(IMAGES) for member in members], 1))
         assert found.shape == (3, 96 + 192)
         without = single(nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten()))
         with pytest.raises(ModelError, match="no linear last layer"):
-            Voting([*members, without], [1, 1, 1], tiny.CLASSES).features(IMAGES)
+            EnsembleClassifier([*members, without], [1, 1, 1], tiny.CLASSES).features(IMAGES)
 
 
 class TestTimm:
