@@ -164,7 +164,7 @@ class Progress:
     note: str = ""
 
 
-Report = Callable[[Progress], None]
+ProgressCallback = Callable[[Progress], None]
 """Receives progress; stages never print or log."""
 
 

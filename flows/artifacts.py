@@ -21,7 +21,7 @@ from prefect.artifacts import (
 
 from dct_augment.generation.shards import PLAIN, TRAIN
 from dct_augment.pipeline.run import Run
-from dct_augment.records import Progress, Report, WorkUnit
+from dct_augment.records import Progress, ProgressCallback, WorkUnit
 from dct_augment.report import thumbnails
 from dct_augment.report.page import headlines
 
@@ -33,7 +33,7 @@ _STRIP_BUDGET = 300_000  # characters of one picture; the server's data base kee
 class StageProgress:
     """How far a stage is, over all its units: an artifact, and whoever else wants to know."""
 
-    def __init__(self, run: str, title: str, units: Sequence[WorkUnit], report: Report) -> None:
+    def __init__(self, run: str, title: str, units: Sequence[WorkUnit], report: ProgressCallback) -> None:
         self._title, self._report = title, report
         self._total = sum(unit.size for unit in units)
         self._done = 0

@@ -24,12 +24,12 @@ from dct_augment import config as configuration
 from dct_augment.errors import DctAugmentError, InputError
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import Stage
-from dct_augment.records import Progress, Report, WorkUnit
+from dct_augment.records import Progress, ProgressCallback, WorkUnit
 from flows import artifacts, runners, server, transient, workers
 from flows.runners import Runner
 from flows.workers import Job
 
-following: ContextVar[Report | None] = ContextVar("following", default=None)
+following: ContextVar[ProgressCallback | None] = ContextVar("following", default=None)
 """Who, beside Prefect, gets the progress of flows that run in this process: progress bars."""
 
 

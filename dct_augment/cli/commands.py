@@ -35,7 +35,7 @@ from dct_augment.pipeline.cost import estimate
 if TYPE_CHECKING:
     from dct_augment.config import Config
     from dct_augment.pipeline.run import Run
-    from dct_augment.records import Report
+    from dct_augment.records import ProgressCallback
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -232,7 +232,7 @@ def _everything(settings: "Config") -> None:
 
 
 def _flow(
-    config: str, per_class: int | None, settings: "Config", overrides: list[str], full: bool, report: "Report"
+    config: str, per_class: int | None, settings: "Config", overrides: list[str], full: bool, report: "ProgressCallback"
 ) -> str:
     """Run the flow here; its log goes to the server, the console has bars."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bars
 if TYPE_CHECKING:
     from dct_augment.config import Config
     from dct_augment.pipeline.run import Run
-    from dct_augment.records import Progress, Report
+    from dct_augment.records import Progress, ProgressCallback
 
 console = Console(stderr=True)
 
@@ -58,7 +58,7 @@ def running(settings: "Config") -> Iterator["Run"]:
 
 
 @contextmanager
-def progress_bars() -> Iterator["Report"]:
+def progress_bars() -> Iterator["ProgressCallback"]:
     """Progress bars on stderr; warnings are for developers, not for users."""
     with console.status("loading"):
         import warnings
@@ -83,7 +83,7 @@ def progress_bars() -> Iterator["Report"]:
             raise
 
 
-def _follow(bars: Bars) -> "Report":
+def _follow(bars: Bars) -> "ProgressCallback":
     tasks: dict[str, TaskID] = {}
 
     def report(progress: "Progress") -> None:
