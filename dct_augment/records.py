@@ -168,5 +168,5 @@ ProgressCallback = Callable[[Progress], None]
 """Receives progress; stages never print or log."""
 
 
-def silent(progress: Progress) -> None:
+def ignore_progress(progress: Progress) -> None:
     """Ignore progress."""

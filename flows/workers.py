@@ -16,7 +16,7 @@ from dct_augment.config import Config
 from dct_augment.errors import InputError
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import STAGES, Stage
-from dct_augment.records import Progress, ProgressCallback, WorkUnit, silent
+from dct_augment.records import Progress, ProgressCallback, WorkUnit, ignore_progress
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Job:
 class Session:
     """The run of one job in this process."""
 
-    def __init__(self, run: Run, report: ProgressCallback = silent) -> None:
+    def __init__(self, run: Run, report: ProgressCallback = ignore_progress) -> None:
         self.run, self.report = run, report
         self._stages: dict[str, Stage] = {}
 

@@ -8,7 +8,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from dct_augment.errors import DctAugmentError
-from dct_augment.records import Progress, ProgressCallback, silent
+from dct_augment.records import Progress, ProgressCallback, ignore_progress
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -67,7 +67,7 @@ class ShrinkingBatches:
     `lower` names the settings that make a single item smaller.
     """
 
-    def __init__(self, size: int, what: str, report: ProgressCallback = silent, lower: str = "") -> None:
+    def __init__(self, size: int, what: str, report: ProgressCallback = ignore_progress, lower: str = "") -> None:
         self.size, self._what, self._report, self._lower = size, what, report, lower
 
     def run(self, items: Sequence[T], work: Callable[[Sequence[T]], R]) -> Iterator[tuple[Sequence[T], R]]:

@@ -10,7 +10,7 @@ from PIL import Image
 from dct_augment.classifiers import Classifier
 from dct_augment.config import SamplingConfig
 from dct_augment.diffusion import Backend, Conditioning, ShrinkingBatches, sample
-from dct_augment.records import ClassInfo, PlanRow, ProgressCallback, Sample, silent
+from dct_augment.records import ClassInfo, PlanRow, ProgressCallback, Sample, ignore_progress
 
 _TEXTS = 256  # encoded prompts that are kept: those of a dozen classes, or at most 200 MB of SDXL's
 
@@ -27,7 +27,7 @@ class Generator:
         classes: Sequence[ClassInfo],
         guide: Classifier | None = None,
         judge: Classifier | None = None,
-        report: ProgressCallback = silent,
+        report: ProgressCallback = ignore_progress,
     ) -> None:
         self._at_once: int | None = None
         self._report = report

@@ -17,14 +17,14 @@ from dct_augment.config import ClassifierConfig, Config
 from dct_augment.diffusion import Backend
 from dct_augment.errors import InputError
 from dct_augment.generation.shards import ShardFolder
-from dct_augment.records import Dataset, Progress, ProgressCallback, silent
+from dct_augment.records import Dataset, Progress, ProgressCallback, ignore_progress
 from dct_augment.tokens.files import TokenFolder
 
 
 class RunContext:
     """Models are loaded when first needed and kept; remarks go to `progress`."""
 
-    def __init__(self, config: Config, progress: ProgressCallback = silent) -> None:
+    def __init__(self, config: Config, progress: ProgressCallback = ignore_progress) -> None:
         self.config, self.progress = config, progress
         self.whole = datasets.load(config.dataset)
         self.classes = datasets.select(self.whole, config.dataset.classes)

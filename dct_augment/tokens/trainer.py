@@ -15,7 +15,7 @@ from dct_augment import prompts
 from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
 from dct_augment.diffusion import Backend, Conditioning, ShrinkingBatches, Trajectory, advance
-from dct_augment.records import ClassInfo, Progress, ProgressCallback, StopReason, silent
+from dct_augment.records import ClassInfo, Progress, ProgressCallback, StopReason, ignore_progress
 from dct_augment.tokens.certificate import Certificate, Score, certify, score
 from dct_augment.tokens.state import Step, TrainedToken
 
@@ -90,7 +90,7 @@ class Trainer(ABC, Generic[L]):
     def train(
         self,
         classes: Sequence[ClassInfo],
-        report: ProgressCallback = silent,
+        report: ProgressCallback = ignore_progress,
         *,
         resume: Mapping[str, Any] | None = None,
         checkpoint: Callable[[dict[str, Any]], None] | None = None,

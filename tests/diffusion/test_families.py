@@ -183,8 +183,8 @@ def test_no_gradient_through_the_unconditional_branch(prediction):
     assert to_empty is None
     assert to_named.abs().max() > 0
     with torch.no_grad():
-        silent = backend.predict(backend.latents([1]), torch.tensor([400]), conditioning, empty, SCALE)
-    torch.testing.assert_close(silent, output.detach(), atol=1e-5, rtol=1e-5)
+        ignore_progress = backend.predict(backend.latents([1]), torch.tensor([400]), conditioning, empty, SCALE)
+    torch.testing.assert_close(ignore_progress, output.detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_initial_latents_depend_on_the_seed_alone():

@@ -24,7 +24,7 @@ from dct_augment.config import PromptsConfig, SamplingConfig, TextualInversionCo
 from dct_augment.errors import DctAugmentError, InputError, ModelError
 from dct_augment.images import square
 from dct_augment.pipeline.run import Run
-from dct_augment.records import ClassInfo, Progress, ProgressCallback, StopReason, silent
+from dct_augment.records import ClassInfo, Progress, ProgressCallback, StopReason, ignore_progress
 from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import TrainingCheckpoint
 from dct_augment.tokens.state import TrainedToken
@@ -701,7 +701,7 @@ SMALL = [
 ]  # fmt: skip
 
 
-def run(folder: Path, progress: ProgressCallback = silent, models: Run | None = None) -> Run:
+def run(folder: Path, progress: ProgressCallback = ignore_progress, models: Run | None = None) -> Run:
     """A run of two Pocket classes in a folder, with the models of another if there is one."""
     made = Run(config.load("pocket", SMALL, classes=["crane", "kiwi"], output=folder), progress)
     if models:

@@ -14,7 +14,7 @@ from dct_augment.pipeline.stages.images import ImageStage
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.tokens import TokenStage
 from dct_augment.pipeline.workspace import RunContext
-from dct_augment.records import Progress, ProgressCallback, WorkUnit, silent
+from dct_augment.records import Progress, ProgressCallback, WorkUnit, ignore_progress
 
 
 class ArmStage(Stage):
@@ -37,7 +37,7 @@ class ArmStage(Stage):
                 units.append(WorkUnit("arms", number, f"{arm}, {shots} shots, seed {seed}", self._size))
         return tuple(units)
 
-    def do(self, unit: WorkUnit, report: ProgressCallback = silent) -> None:
+    def do(self, unit: WorkUnit, report: ProgressCallback = ignore_progress) -> None:
         """Train the tokens of one arm on one draw, and draw its images."""
         arm, shots, seed = arm_draws(self._config.benchmark)[unit.number]
         inner = self._inner(arm, shots, seed)

@@ -10,7 +10,7 @@ from dct_augment.generation.plan import ShardSpec
 from dct_augment.generation.shards import PLAIN
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.workspace import RunContext
-from dct_augment.records import ClassInfo, ClassToken, Progress, ProgressCallback, WorkUnit, silent
+from dct_augment.records import ClassInfo, ClassToken, Progress, ProgressCallback, WorkUnit, ignore_progress
 
 
 class ImageStage(Stage):
@@ -37,7 +37,7 @@ class ImageStage(Stage):
             shards.record(self.name, layout)
         return tuple(WorkUnit(self.name, spec.number, spec.stem(shards.run), len(spec)) for spec in todo)
 
-    def do(self, unit: WorkUnit, report: ProgressCallback = silent) -> None:
+    def do(self, unit: WorkUnit, report: ProgressCallback = ignore_progress) -> None:
         """Draw one shard."""
         work, settings = self._work, self._config.generation
         spec = work.shards.layout(self.name)[unit.number]

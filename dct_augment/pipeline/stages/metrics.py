@@ -25,7 +25,7 @@ from dct_augment.metrics import distances
 from dct_augment.metrics.distances import Measured
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.workspace import RunContext
-from dct_augment.records import Example, Progress, ProgressCallback, WorkUnit, silent
+from dct_augment.records import Example, Progress, ProgressCallback, WorkUnit, ignore_progress
 
 _BATCH = 64
 _REAL = "real"  # the test images, measured as if they were generated: what can be reached
@@ -60,7 +60,7 @@ class MetricStage(Stage):
                 return ()
         return tuple(WorkUnit("metrics", number, kind, 1) for number, kind in todo)
 
-    def do(self, unit: WorkUnit, report: ProgressCallback = silent) -> None:
+    def do(self, unit: WorkUnit, report: ProgressCallback = ignore_progress) -> None:
         """Measure one kind of images."""
         kind, settings = self._kinds[unit.number], self._config.metrics
         looked = self._look(self._images(kind))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dct_augment.pipeline.workspace import RunContext
-from dct_augment.records import Progress, ProgressCallback, WorkUnit, silent
+from dct_augment.records import Progress, ProgressCallback, WorkUnit, ignore_progress
 
 
 class Stage(ABC):
@@ -26,7 +26,7 @@ class Stage(ABC):
         """
 
     @abstractmethod
-    def do(self, unit: WorkUnit, report: ProgressCallback = silent) -> None:
+    def do(self, unit: WorkUnit, report: ProgressCallback = ignore_progress) -> None:
         """Do one unit, in any process that sees the run's folder; `report` gets at most `unit.size`."""
 
     @abstractmethod
@@ -43,7 +43,7 @@ class Stage(ABC):
         """Be ready for `max_parallel` units at a time, from as many threads."""
         yield
 
-    def do_all(self, units: Sequence[WorkUnit], report: ProgressCallback = silent) -> None:
+    def do_all(self, units: Sequence[WorkUnit], report: ProgressCallback = ignore_progress) -> None:
         """Do units here, one after the other."""
         done, total = 0, sum(unit.size for unit in units)
         for unit in units:

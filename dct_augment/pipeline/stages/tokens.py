@@ -10,7 +10,7 @@ from dct_augment import datasets
 from dct_augment.errors import InputError
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.workspace import RunContext
-from dct_augment.records import ClassInfo, ProgressCallback, WorkUnit, silent
+from dct_augment.records import ClassInfo, ProgressCallback, WorkUnit, ignore_progress
 from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import TrainingCheckpoint
 from dct_augment.tokens.class_tokens import ClassTokenTrainer
@@ -66,7 +66,7 @@ class TokenStage(Stage):
         inverting = config.tokens.objective == "textual_inversion"
         return config.textual_inversion.steps if inverting else config.tokens.max_updates
 
-    def do(self, unit: WorkUnit, report: ProgressCallback = silent) -> None:
+    def do(self, unit: WorkUnit, report: ProgressCallback = ignore_progress) -> None:
         """Train the classes of one group that are missing, from where a killed process was."""
         work, identity = self._work, self._identity
         known = {info.slug: info for info in work.whole.classes}

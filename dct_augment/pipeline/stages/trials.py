@@ -20,7 +20,7 @@ from dct_augment.generation.filter import filter_images
 from dct_augment.generation.shards import ShardFolder
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.workspace import RunContext
-from dct_augment.records import Progress, ProgressCallback, Trial, WorkUnit, silent
+from dct_augment.records import Progress, ProgressCallback, Trial, WorkUnit, ignore_progress
 
 _FACTS = ("arm", "shots", "seed", "per_class")
 
@@ -61,12 +61,12 @@ class TrialStage(Stage):
             self._publish_filtered()
         return tuple(todo)
 
-    def do(self, unit: WorkUnit, report: ProgressCallback = silent) -> None:
+    def do(self, unit: WorkUnit, report: ProgressCallback = ignore_progress) -> None:
         """Run one trial and record it; several threads may, within `trial_pool`."""
         planned = self._plans[unit.number]
         self._record(planned, self._others.trial(planned) if self._others else self._benchmark.trial(planned))
 
-    def do_all(self, units: Sequence[WorkUnit], report: ProgressCallback = silent) -> None:
+    def do_all(self, units: Sequence[WorkUnit], report: ProgressCallback = ignore_progress) -> None:
         """Run trials here, as many at once as `benchmark.processes` says."""
         plans = [self._plans[unit.number] for unit in units]
         trials = pool.run(self._source(), plans, device=self._work.device, processes=self.max_parallel)
