@@ -104,7 +104,7 @@ class PlanRow:
 
 
 @dataclass(frozen=True)
-class Sample:
+class GeneratedImage:
     """One drawn image with its plan row and the classifiers' verdicts; `image` is None if it failed."""
 
     row: PlanRow

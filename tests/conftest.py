@@ -17,7 +17,7 @@ from dct_augment.generation import plan
 from dct_augment.generation.plan import ShardSpec
 from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
 from dct_augment.prompts import token_name
-from dct_augment.records import ClassInfo, ClassToken, PlanRow, Sample
+from dct_augment.records import ClassInfo, ClassToken, GeneratedImage, PlanRow
 
 settings.register_profile("dct", deadline=None, max_examples=60)
 settings.load_profile("dct")
@@ -71,9 +71,9 @@ class ShardRun:
 
     def write(self, spec: ShardSpec, image_format: str = "png", failed: tuple[str, ...] = ()) -> None:
         samples = [
-            Sample(row, None, "failed", "image is not finite")
+            GeneratedImage(row, None, "failed", "image is not finite")
             if row.key in failed
-            else Sample(row, drawn(row), guide_label=row.class_name, guide_confidence=0.9)
+            else GeneratedImage(row, drawn(row), guide_label=row.class_name, guide_confidence=0.9)
             for row in self.rows(spec)
         ]
         self.folder.write(spec, samples, self.identity, image_format)

@@ -10,7 +10,7 @@ from PIL import Image
 from dct_augment.classifiers import Classifier
 from dct_augment.config import SamplingConfig
 from dct_augment.diffusion import Backend, Conditioning, ShrinkingBatches, sample
-from dct_augment.records import ClassInfo, PlanRow, ProgressCallback, Sample, ignore_progress
+from dct_augment.records import ClassInfo, GeneratedImage, PlanRow, ProgressCallback, ignore_progress
 
 _TEXTS = 256  # encoded prompts that are kept: those of a dozen classes, or at most 200 MB of SDXL's
 
@@ -41,7 +41,9 @@ class Generator:
             if judge is not None
         ]
 
-    def draw(self, rows: Sequence[PlanRow], vectors: Mapping[str, torch.Tensor], batch_size: int) -> Iterator[Sample]:
+    def draw(
+        self, rows: Sequence[PlanRow], vectors: Mapping[str, torch.Tensor], batch_size: int
+    ) -> Iterator[GeneratedImage]:
         """Draw rows in order, `batch_size` at a time; scoring overlaps with the next batch's denoising.
 
         `vectors` (n, d) are the class tokens by slug; a class without one is drawn with its plain prompt.
@@ -87,7 +89,7 @@ class Generator:
             self._texts[key] = self._backend.encode([row.prompt], None if vector is None else vector[None])
         return self._texts[key]
 
-    def _finish(self, batch: Sequence[PlanRow], images: torch.Tensor) -> list[Sample]:
+    def _finish(self, batch: Sequence[PlanRow], images: torch.Tensor) -> list[GeneratedImage]:
         finite = images.flatten(1).isfinite().all(1).tolist()
         verdicts: dict[str, list[tuple[str, bool, float]]] = {}
         for name, judge, targets in self._judges:
@@ -96,10 +98,10 @@ class Generator:
         samples = []
         for index, row in enumerate(batch):
             if not finite[index]:
-                samples.append(Sample(row, None, "failed", "image is not finite"))
+                samples.append(GeneratedImage(row, None, "failed", "image is not finite"))
                 continue
             facts: dict[str, Any] = {}
             for name, answers in verdicts.items():
                 facts |= zip((f"{name}_label", f"{name}_right", f"{name}_confidence"), answers[index], strict=True)
-            samples.append(Sample(row, Image.fromarray(pixels[index]), **facts))
+            samples.append(GeneratedImage(row, Image.fromarray(pixels[index]), **facts))
         return samples

@@ -25,7 +25,7 @@ from dct_augment import files
 from dct_augment.config import differences, fingerprint
 from dct_augment.errors import ShardError, StaleRunError
 from dct_augment.generation.plan import Layout, ShardSpec
-from dct_augment.records import Sample
+from dct_augment.records import GeneratedImage
 
 TRAIN, PLAIN = "train", "plain"
 """Splits: images drawn with class tokens, and with plain prompts."""
@@ -87,7 +87,9 @@ class ShardFolder:
             )
         return self.tar(spec).is_file() and files.sha256(self.tar(spec)) == meta["tar_sha256"]
 
-    def write(self, spec: ShardSpec, samples: Sequence[Sample], identity: Mapping[str, Any], image_format: str) -> None:
+    def write(
+        self, spec: ShardSpec, samples: Sequence[GeneratedImage], identity: Mapping[str, Any], image_format: str
+    ) -> None:
         """Write a shard: the tar first, then its rows. Failed samples have a row and no image."""
         with files.atomic(self.tar(spec)) as partial:
             with partial.open("wb") as stream, wds.TarWriter(stream, mtime=_MTIME, encoder=False) as tar:
@@ -216,7 +218,7 @@ def _complete(tar: Path) -> bool:
         return stream.read() == bytes(1024)
 
 
-def _members(sample: Sample, image_format: str) -> dict[str, Any]:
+def _members(sample: GeneratedImage, image_format: str) -> dict[str, Any]:
     assert sample.image is not None
     kind, options = _FORMATS[image_format]
     buffer = io.BytesIO()
@@ -230,7 +232,7 @@ def _members(sample: Sample, image_format: str) -> dict[str, Any]:
     }
 
 
-def _record(sample: Sample) -> dict[str, Any]:
+def _record(sample: GeneratedImage) -> dict[str, Any]:
     row = sample.row
     return {
         "key": row.key,

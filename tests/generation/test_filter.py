@@ -14,7 +14,7 @@ from dct_augment.generation import plan
 from dct_augment.generation.filter import filter_images
 from dct_augment.generation.shards import TRAIN
 from dct_augment.images import content
-from dct_augment.records import Sample
+from dct_augment.records import GeneratedImage
 from tests.conftest import CLASSES, ShardRun, drawn, make_run, speckled
 
 KEYS = ("crane-000000", "ca-bird-000000", "gull-000000", "crane-000001", "ca-bird-000001", "gull-000001")
@@ -29,7 +29,7 @@ def write(run: ShardRun, *changes: dict, image_format: str = "png") -> None:
         samples = []
         for row, change in zip(run.rows(spec), numbered, strict=False):
             good = {"image": drawn(row), "guide_label": row.class_name, "guide_right": True, "guide_confidence": 0.9}
-            samples.append(Sample(row, **(good | change)))
+            samples.append(GeneratedImage(row, **(good | change)))
         run.folder.write(spec, samples, run.identity, image_format)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
 from dct_augment.metrics import accuracy
-from dct_augment.records import ClassInfo, PlanRow, Sample
+from dct_augment.records import ClassInfo, GeneratedImage, PlanRow
 from dct_augment.report import confusion_matrices
 from tests.report.pages import CLASSES, NO_TRIALS, ODD, Page, drawing, fill, make, make_shards
 
@@ -48,10 +48,10 @@ def test_images_are_counted_by_what_the_judge_took_them_for(tmp_path: Path) -> N
     folder = ShardFolder(tmp_path / "shards", "try")
     answers = {"crane": ["crane", ODD, ODD, "bat"], "odd": [ODD.upper()] * 4}
 
-    def draw(row: PlanRow) -> Sample:
+    def draw(row: PlanRow) -> GeneratedImage:
         seen = answers[row.slug][row.number]
         right = seen.lower() == row.class_name.lower()
-        return Sample(row, Image.new("RGB", (8, 8)), judge_label=seen, judge_right=right, judge_confidence=0.5)
+        return GeneratedImage(row, Image.new("RGB", (8, 8)), judge_label=seen, judge_right=right, judge_confidence=0.5)
 
     fill(folder, TRAIN, draw)
     summary, text = summarize(tmp_path, folder)
@@ -72,7 +72,7 @@ def test_images_are_counted_by_what_the_judge_took_them_for(tmp_path: Path) -> N
 def test_without_a_judge_the_guides_labels_are_counted(tmp_path: Path) -> None:
     folder = ShardFolder(tmp_path / "shards", "try")
     wrong = {"guide_label": "bat", "guide_right": False, "guide_confidence": 0.5}
-    fill(folder, PLAIN, lambda row: Sample(row, Image.new("RGB", (8, 8)), **wrong))
+    fill(folder, PLAIN, lambda row: GeneratedImage(row, Image.new("RGB", (8, 8)), **wrong))
     summary, text = summarize(tmp_path, folder)
     assert summary["confusion"]["by"] == "guide"
     assert summary["confusion"]["plain_prompt"]["elsewhere"] == {"crane": 4, ODD: 4}

@@ -17,7 +17,7 @@ from dct_augment.config import Config, validate
 from dct_augment.generation.plan import extend, rows
 from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
 from dct_augment.metrics.accuracy import titles
-from dct_augment.records import ClassInfo, ClassToken, PlanRow, Sample, Trial
+from dct_augment.records import ClassInfo, ClassToken, GeneratedImage, PlanRow, Trial
 from dct_augment.report.page import build
 from dct_augment.tokens.files import TokenFolder
 
@@ -38,7 +38,7 @@ def settings(**changes: Any) -> Config:
 
 
 def fill(
-    folder: ShardFolder, split: str, draw: Callable[[PlanRow], Sample], classes: tuple[ClassInfo, ...] = CLASSES,
+    folder: ShardFolder, split: str, draw: Callable[[PlanRow], GeneratedImage], classes: tuple[ClassInfo, ...] = CLASSES,
     per_class: int = 4, without: tuple[str, ...] = (), shard_size: int = 5,
 ) -> None:  # fmt: skip
     """Write a split as the generation stage does; classes `without` a token are drawn with the plain prompt."""
@@ -57,10 +57,10 @@ def fill(
 def drawing(judge: Mapping[str, int], guide: Mapping[str, int], failed: tuple[str, int] | None = None) -> Any:
     """A draw function: judge and guide are right on the first so many images of each class."""
 
-    def draw(row: PlanRow) -> Sample:
+    def draw(row: PlanRow) -> GeneratedImage:
         if (row.slug, row.number) == failed:
-            return Sample(row, None, "failed", "image is not finite")
-        return Sample(
+            return GeneratedImage(row, None, "failed", "image is not finite")
+        return GeneratedImage(
             row,
             Image.new("RGB", (16, 16), COLORS[row.number]),
             guide_label=row.class_name if row.number < guide[row.slug] else "bat",

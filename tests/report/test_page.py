@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
-from dct_augment.records import ClassInfo, PlanRow, Sample
+from dct_augment.records import ClassInfo, GeneratedImage, PlanRow
 from dct_augment.report import thumbnails
 from tests.report.pages import (
     CLASSES,
@@ -167,8 +167,8 @@ def test_large_pictures_shrink_until_the_page_is_below_five_megabytes(tmp_path: 
     classes = tuple(ClassInfo(index, f"class {index}", f"class-{index}") for index in range(6))
     generator = np.random.default_rng(0)
 
-    def noise(row: PlanRow) -> Sample:
-        return Sample(row, Image.fromarray(generator.integers(0, 256, (128, 128, 3), dtype=np.uint8)))
+    def noise(row: PlanRow) -> GeneratedImage:
+        return GeneratedImage(row, Image.fromarray(generator.integers(0, 256, (128, 128, 3), dtype=np.uint8)))
 
     folder = ShardFolder(tmp_path / "shards", "try")
     for split in (PLAIN, TRAIN):
@@ -283,9 +283,9 @@ def test_without_plain_images_the_page_asks_for_them_and_shows_the_others(tmp_pa
 def test_without_a_judge_the_guide_is_shown_and_named_as_such(tmp_path: Path, tokens: pd.DataFrame) -> None:
     folder = ShardFolder(tmp_path / "shards", "try")
 
-    def draw(row: PlanRow) -> Sample:
+    def draw(row: PlanRow) -> GeneratedImage:
         picture = Image.new("RGB", (16, 16))
-        return Sample(row, picture, guide_label=row.class_name, guide_right=True, guide_confidence=0.9)
+        return GeneratedImage(row, picture, guide_label=row.class_name, guide_right=True, guide_confidence=0.9)
 
     fill(folder, TRAIN, draw)
     summary, page = make(tmp_path, folder, tokens, NO_TRIALS, config=settings(judge=None))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
 from dct_augment.pipeline.run import Run
-from dct_augment.records import ClassInfo, PlanRow, Sample
+from dct_augment.records import ClassInfo, GeneratedImage, PlanRow
 from tests.report.pages import NO_TRIALS, ODD, Page, drawing, fill, make, make_shards, make_tokens, settings
 
 
@@ -140,9 +140,9 @@ def test_two_hundred_classes_stay_below_five_megabytes(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     pictures = [Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(8)]
 
-    def draw(row: PlanRow) -> Sample:
+    def draw(row: PlanRow) -> GeneratedImage:
         seen = classes[int(generator.integers(200))].name
-        return Sample(
+        return GeneratedImage(
             row, pictures[row.number], guide_label=row.class_name, guide_right=True, guide_confidence=0.5,
             judge_label=seen, judge_right=seen == row.class_name, judge_confidence=0.5,
         )  # fmt: skip
