@@ -65,7 +65,7 @@ def _keys(info: ClassInfo) -> set[str]:
 
 
 @dataclass(frozen=True)
-class Restricted:
+class DatasetSubset:
     """A data set seen through some of its classes, and without some pictures; labels stay what they are."""
 
     name: str

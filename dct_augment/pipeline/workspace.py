@@ -105,7 +105,7 @@ class RunContext:
         without = self._unreadable()
         if len(self.classes) == len(self.whole.classes) and not any(without.values()):
             return self.whole
-        return datasets.Restricted(self.whole.name, self.classes, self.whole, without)
+        return datasets.DatasetSubset(self.whole.name, self.classes, self.whole, without)
 
     def _unreadable(self) -> dict[str, list[str]]:
         """Keys of the val and test pictures that cannot be opened; looked for once, and said."""

@@ -110,7 +110,7 @@ def test_too_many_shots_name_the_class_and_what_it_has(dataset: Dataset) -> None
 
 
 def test_a_class_keeps_its_draw_when_others_are_left_out(dataset: Dataset) -> None:
-    part = datasets.Restricted(dataset.name, dataset.classes[2:4], dataset, {})
+    part = datasets.DatasetSubset(dataset.name, dataset.classes[2:4], dataset, {})
     whole = [example for example in datasets.few_shot(dataset, 4, 0).train if example.label in (2, 3)]
     assert list(datasets.few_shot(part, 4, 0).train) == whole
     assert set(per_class(list(part.examples("test")))) == {2, 3}
