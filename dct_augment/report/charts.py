@@ -27,7 +27,7 @@ class Look:
 
 
 # Mid-tones: at least 3:1 against a white and against a near-black page.
-LOOKS: Mapping[str, Look] = {
+ARM_STYLES: Mapping[str, Look] = {
     "real": Look("real images", "#8b8f96", "v", "▼", "the few real images, hardly changed"),
     "real+strong_aug": Look(
         "strong augmentation", "#6b7078", "s", "■", "the few real images, strongly augmented"
@@ -82,7 +82,7 @@ Numbers = Mapping[str, Any]
 
 def look(arm: str) -> Look:
     """How an arm is shown; one that is not known gets a quiet look."""
-    return LOOKS.get(arm, Look(arm, _UNKNOWN, "o", "●", ""))
+    return ARM_STYLES.get(arm, Look(arm, _UNKNOWN, "o", "●", ""))
 
 
 @dataclass(frozen=True)

@@ -157,8 +157,8 @@ def _benchmark_charts(bench: Mapping[str, Any]) -> dict[str, Markup]:
 
 def _ordered(by_arm: Mapping[str, Any]) -> dict[str, Any]:
     """The arms in the order of the page; those that it does not know last."""
-    known = [arm for arm in charts.LOOKS if arm in by_arm]
-    return {arm: by_arm[arm] for arm in [*known, *(arm for arm in by_arm if arm not in charts.LOOKS)]}
+    known = [arm for arm in charts.ARM_STYLES if arm in by_arm]
+    return {arm: by_arm[arm] for arm in [*known, *(arm for arm in by_arm if arm not in charts.ARM_STYLES)]}
 
 
 def _gain_chart(summary: Mapping[str, Any]) -> Markup | None:
