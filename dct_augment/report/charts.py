@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class Look:
+class ArmStyle:
     """How an arm is shown everywhere: title, colour, marker, its twin in text, and what its classifier learns from."""
 
     title: str
@@ -27,25 +27,25 @@ class Look:
 
 
 # Mid-tones: at least 3:1 against a white and against a near-black page.
-ARM_STYLES: Mapping[str, Look] = {
-    "real": Look("real images", "#8b8f96", "v", "▼", "the few real images, hardly changed"),
-    "real+strong_aug": Look(
+ARM_STYLES: Mapping[str, ArmStyle] = {
+    "real": ArmStyle("real images", "#8b8f96", "v", "▼", "the few real images, hardly changed"),
+    "real+strong_aug": ArmStyle(
         "strong augmentation", "#6b7078", "s", "■", "the few real images, strongly augmented"
     ),
-    "plain_prompt": Look("plain prompts", "#b7791f", "^", "▲", "the same, and images drawn with plain prompts"),
-    "textual_inversion": Look(
+    "plain_prompt": ArmStyle("plain prompts", "#b7791f", "^", "▲", "the same, and images drawn with plain prompts"),
+    "textual_inversion": ArmStyle(
         "textual inversion", "#8a63d2", "D", "◆",
         "the same, and images drawn with tokens that rebuild the same few real images",
     ),
-    "class_token": Look(
+    "class_token": ArmStyle(
         "class tokens", "#3b82c4", "o", "●",
         "the same, and images drawn with class tokens, whose guide saw the whole training set",
     ),
-    "class_token_few_shot_guide": Look(
+    "class_token_few_shot_guide": ArmStyle(
         "few-shot-guide tokens", "#169a7c", "P", "✚",
         "the same, and images drawn with class tokens, whose guide saw the same few real images alone",
     ),
-    "class_token_filtered": Look(
+    "class_token_filtered": ArmStyle(
         "filtered tokens", "#c2558a", "X", "✖", "the same, and those class-token images that the guide accepts"
     ),
 }  # fmt: skip
@@ -80,9 +80,9 @@ _WIDTH = 3.8  # inches: on a phone the letters keep about the size of the page's
 Numbers = Mapping[str, Any]
 
 
-def look(arm: str) -> Look:
+def look(arm: str) -> ArmStyle:
     """How an arm is shown; one that is not known gets a quiet look."""
-    return ARM_STYLES.get(arm, Look(arm, _UNKNOWN, "o", "●", ""))
+    return ARM_STYLES.get(arm, ArmStyle(arm, _UNKNOWN, "o", "●", ""))
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class _Row:
     title: str
     value: str
     numbers: Numbers
-    look: Look
+    look: ArmStyle
     singles: Sequence[float] = ()
 
 
@@ -218,7 +218,7 @@ def curves(
         return _svg(figure, name, label)
 
 
-def _curve(axes: Axes, points: Sequence[Numbers], by: str, shown: Look) -> None:
+def _curve(axes: Axes, points: Sequence[Numbers], by: str, shown: ArmStyle) -> None:
     places = [point[by] for point in points]
     axes.plot(
         places, [point["mean"] for point in points], color=shown.color, marker=shown.marker, linewidth=1.4,
