@@ -80,7 +80,7 @@ _WIDTH = 3.8  # inches: on a phone the letters keep about the size of the page's
 Numbers = Mapping[str, Any]
 
 
-def look(arm: str) -> ArmStyle:
+def arm_style(arm: str) -> ArmStyle:
     """How an arm is shown; one that is not known gets a quiet look."""
     return ARM_STYLES.get(arm, ArmStyle(arm, _UNKNOWN, "o", "●", ""))
 
@@ -96,7 +96,7 @@ class Training:
 
 def training(data: Training, *, name: str, label: str, highest_loss: float) -> Markup:
     """Loss (above) and validation accuracy (below) over updates; `highest_loss` is shared by all classes."""
-    token, plain = look("class_token").color, look("plain_prompt").color
+    token, plain = arm_style("class_token").color, arm_style("plain_prompt").color
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(2.9, 2.3))
         figure.subplots_adjust(left=0.19, right=0.97, top=0.93, bottom=0.17, hspace=0.42)
@@ -119,7 +119,7 @@ def training(data: Training, *, name: str, label: str, highest_loss: float) -> M
 def arms(estimates: Mapping[str, Numbers], trials: Mapping[str, Sequence[float]], *, name: str, label: str) -> Markup:
     """Test accuracy per arm: mean with its 95 % interval, and each trial as a dot beneath."""
     rows = [
-        _Row(look(arm).title, f"{one['mean'] * 100:.1f} %", one, look(arm), trials[arm])
+        _Row(arm_style(arm).title, f"{one['mean'] * 100:.1f} %", one, arm_style(arm), trials[arm])
         for arm, one in estimates.items()
     ]
     return _forest(rows, name, label, lambda value, _: f"{value * 100:.3g} %")
@@ -129,10 +129,10 @@ def differences(pairs: Sequence[Numbers], *, name: str, label: str) -> Markup:
     """Paired differences of arms in points, with their 95 % intervals and the line of no difference."""
     rows = [
         _Row(
-            f"{look(one['arm']).title} {_MINUS} {look(one['baseline']).title}",
+            f"{arm_style(one['arm']).title} {_MINUS} {arm_style(one['baseline']).title}",
             f"{one['mean'] * 100:+.1f}".replace("-", _MINUS),
             one,
-            look(one["arm"]),
+            arm_style(one["arm"]),
         )
         for one in pairs
     ]
@@ -146,7 +146,7 @@ class _Row:
     title: str
     value: str
     numbers: Numbers
-    look: ArmStyle
+    arm_style: ArmStyle
     singles: Sequence[float] = ()
 
 
@@ -168,14 +168,14 @@ def _forest(rows: Sequence[_Row], name: str, label: str, tick: Any, *, zero: boo
 
 
 def _line(axes: Axes, height: float, row: _Row) -> None:
-    color, (low, high) = row.look.color, row.numbers["ci95"]
+    color, (low, high) = row.arm_style.color, row.numbers["ci95"]
     axes.axhline(height, color=_INK, linewidth=0.4, alpha=0.25)
     axes.plot(
         row.singles, [height - 0.2] * len(row.singles), "o", color=color, markersize=3.5, alpha=0.6, markeredgewidth=0
     )
     if low is not None:
         axes.plot((low, high), (height, height), color=color, linewidth=2.4, solid_capstyle="round")
-    axes.plot([row.numbers["mean"]], [height], row.look.marker, color=color, markersize=6, markeredgewidth=0)
+    axes.plot([row.numbers["mean"]], [height], row.arm_style.marker, color=color, markersize=6, markeredgewidth=0)
     # Names stand above their line, not beside it: a phone has no room to the left. `$` is no formula.
     above: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "xytext": (0, 7)}
     axes.annotate(row.title, (0, height), parse_math=False, **above)
@@ -206,7 +206,7 @@ def curves(
         if reference is not None and reference["mean"] is not None:
             _level(axes, reference)
         for arm, points in arms.items():
-            _curve(axes, points, by, look(arm))
+            _curve(axes, points, by, arm_style(arm))
         places = sorted({point[by] for points in arms.values() for point in points})
         if by == "shots":
             axes.set_xscale("log")
@@ -233,7 +233,7 @@ def _curve(axes: Axes, points: Sequence[Numbers], by: str, shown: ArmStyle) -> N
 
 
 def _level(axes: Axes, reference: Numbers) -> None:
-    shown = look("real+strong_aug")
+    shown = arm_style("real+strong_aug")
     axes.axhline(reference["mean"], color=shown.color, linewidth=1.2, linestyle=(0, (4, 3)))
     if reference["ci95"][0] is not None:
         axes.axhspan(*reference["ci95"], color=shown.color, alpha=0.12, linewidth=0)
@@ -250,7 +250,7 @@ def _heights(points: Sequence[Numbers]) -> tuple[float, float]:
 
 def gains(rows: Mapping[str, tuple[float, float]], *, name: str, label: str) -> Markup:
     """Recognised shares of each class, from the plain prompt to the class token, in the order given."""
-    plain, token = look("plain_prompt"), look("class_token")
+    plain, token = arm_style("plain_prompt"), arm_style("class_token")
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
         height = 0.3 * len(rows) + 0.36
         figure = Figure(figsize=(_WIDTH, height))
@@ -277,7 +277,7 @@ def many_gains(values: Sequence[float], *, name: str, label: str) -> Markup:
         figure.subplots_adjust(left=0.13, right=0.97, top=0.96, bottom=0.16)
         axes = figure.subplots()
         places = range(1, len(values) + 1)
-        colors = {sign: look(arm).color for sign, arm in ((1, "class_token"), (-1, "plain_prompt"))}
+        colors = {sign: arm_style(arm).color for sign, arm in ((1, "class_token"), (-1, "plain_prompt"))}
         for sign, color in colors.items():
             tops = [value if value * sign > 0 else 0 for value in values]
             axes.fill_between(places, tops, step="mid", color=color, alpha=0.85, linewidth=0)

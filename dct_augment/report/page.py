@@ -202,7 +202,8 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "percent": _percent, "points": _points, "interval": _interval, "p_value": _p_value, "number": _number,
-        "look": charts.look, "ordered": _ordered, "arm_order": lambda arms: list(_ordered(dict.fromkeys(arms))),
+        "arm_style": charts.arm_style, "ordered": _ordered,
+        "arm_order": lambda arms: list(_ordered(dict.fromkeys(arms))),
     }  # fmt: skip
     return environment
 

@@ -156,7 +156,7 @@ def contrast(one: str, other: str) -> float:
 def test_every_arm_is_seen_on_light_and_dark(background: str, tmp_path: Path) -> None:
     _, text = empty(tmp_path)
     assert f"--page: {background}" in text
-    for arm, look in charts.ARM_STYLES.items():
-        assert contrast(look.color, background) >= 3, arm
-    assert len({look.color for look in charts.ARM_STYLES.values()}) == len(charts.ARM_STYLES)
-    assert len({look.marker for look in charts.ARM_STYLES.values()}) == len(charts.ARM_STYLES)
+    for arm, arm_style in charts.ARM_STYLES.items():
+        assert contrast(arm_style.color, background) >= 3, arm
+    assert len({arm_style.color for arm_style in charts.ARM_STYLES.values()}) == len(charts.ARM_STYLES)
+    assert len({arm_style.marker for arm_style in charts.ARM_STYLES.values()}) == len(charts.ARM_STYLES)

@@ -38,9 +38,14 @@ def settings(**changes: Any) -> Config:
 
 
 def fill(
-    folder: ShardFolder, split: str, draw: Callable[[PlanRow], GeneratedImage], classes: tuple[ClassInfo, ...] = CLASSES,
-    per_class: int = 4, without: tuple[str, ...] = (), shard_size: int = 5,
-) -> None:  # fmt: skip
+    folder: ShardFolder,
+    split: str,
+    draw: Callable[[PlanRow], GeneratedImage],
+    classes: tuple[ClassInfo, ...] = CLASSES,
+    per_class: int = 4,
+    without: tuple[str, ...] = (),
+    shard_size: int = 5,
+) -> None:
     """Write a split as the generation stage does; classes `without` a token are drawn with the plain prompt."""
     tokens = {
         info.slug: ClassToken(f"<dct-try-{info.slug}>", info.slug, "0" * 64)
