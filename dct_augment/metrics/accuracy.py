@@ -17,7 +17,7 @@ ACCURACY_METHOD = (
 )
 GAIN_METHOD = "accuracy of class_token minus plain_prompt on n pairs of the same noise, with Newcombe's paired interval"
 
-LOOKERS = ("judge", "guide")
+ROLES = ("judge", "guide")
 
 PAIRS_SHOWN = 15
 """How many of the most confused pairs are listed."""
@@ -44,7 +44,7 @@ def looks(rows: pd.DataFrame, classes: Sequence[ClassInfo]) -> pd.DataFrame:
         return pd.DataFrame({column: [] for column in _COLUMNS})
     rows = rows[rows["class_index"].isin([info.index for info in classes])]
     table = rows[["class_index", "number"]].assign(ok=rows["status"] == "ok", fallback=rows["source"] == "plain_prompt")
-    for who in LOOKERS:
+    for who in ROLES:
         labels = rows[f"{who}_label"].fillna("").map(alike)
         table[f"{who}_label"] = labels
         right = pd.to_numeric(rows[f"{who}_right"].map({True: 1.0, False: 0.0}))

@@ -13,7 +13,7 @@ from dct_augment.config import Config
 from dct_augment.generation.shards import PLAIN, TRAIN
 from dct_augment.intervals import Estimate, estimate
 from dct_augment.metrics import accuracy
-from dct_augment.metrics.accuracy import LOOKERS
+from dct_augment.metrics.accuracy import ROLES
 from dct_augment.records import ClassInfo
 
 SCHEMA_VERSION = 2
@@ -83,7 +83,7 @@ def summarize(
 def _accuracies(seen: Mapping[str, pd.DataFrame], classes: Sequence[ClassInfo]) -> dict[str, Any]:
     homonyms = [info.index for info in classes if info.homonym]
     accuracies = {}
-    for who in LOOKERS:
+    for who in ROLES:
         accuracies[f"{who}_accuracy"] = accuracy.compare(seen, who, [info.index for info in classes])
         if homonyms:
             accuracies[f"{who}_accuracy_homonyms"] = accuracy.compare(seen, who, homonyms)
@@ -93,7 +93,7 @@ def _accuracies(seen: Mapping[str, pd.DataFrame], classes: Sequence[ClassInfo]) 
 def _gains(seen: Mapping[str, pd.DataFrame], titles: Mapping[int, str]) -> dict[str, Any]:
     """Per class, and which classes gain most: `judge` and `guide` have their names in that order."""
     gains: dict[str, Any] = {"method": accuracy.GAIN_METHOD, "of": {title: {} for title in titles.values()}}
-    for who in LOOKERS:
+    for who in ROLES:
         of = {title: accuracy.gain(seen, who, index) for index, title in titles.items()}
         gains[who] = accuracy.by_gain(of)
         for title, value in of.items():
@@ -158,7 +158,7 @@ def _certificates(classes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def _confusions(seen: Mapping[str, pd.DataFrame], classes: Sequence[ClassInfo]) -> dict[str, Any]:
     """By the judge if it has looked at any image, else by the guide."""
-    who = next((who for who in LOOKERS if any(table[who].notna().any() for table in seen.values())), None)
+    who = next((who for who in ROLES if any(table[who].notna().any() for table in seen.values())), None)
     if who is None:
         return {"by": None}
     found = {kind: accuracy.image_confusion(table, who, classes) for kind, table in seen.items()}
