@@ -34,7 +34,7 @@ def titles(classes: Sequence[ClassInfo]) -> dict[int, str]:
     }
 
 
-def looks(rows: pd.DataFrame, classes: Sequence[ClassInfo]) -> pd.DataFrame:
+def image_table(rows: pd.DataFrame, classes: Sequence[ClassInfo]) -> pd.DataFrame:
     """A row per image of these classes: `class_index`, `number`, `ok`, `fallback`, and what was seen in it.
 
     `guide` and `judge` are 1 right, 0 wrong, NaN not judged; `guide_label` and `judge_label` are spelled alike.

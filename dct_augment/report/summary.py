@@ -55,7 +55,7 @@ def summarize(
     config: Config, classes: Sequence[ClassInfo], *, facts: Mapping[str, str], tables: Tables
 ) -> dict[str, Any]:
     """The report's numbers: what is unknown or not finite is None."""
-    seen = {kind: accuracy.looks(rows, classes) for kind, rows in tables.rows.items()}
+    seen = {kind: accuracy.image_table(rows, classes) for kind, rows in tables.rows.items()}
     titles = accuracy.titles(classes)
     summary: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
