@@ -18,7 +18,7 @@ Statistic = Callable[[torch.Tensor, torch.Tensor], float]
 
 
 @dataclass(frozen=True)
-class Measured:
+class Metric:
     """A metric with its 95 % interval, and what to beware of, if anything."""
 
     estimate: Estimate
@@ -104,7 +104,7 @@ def diversity(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def compare(
     real: torch.Tensor, synthetic: torch.Tensor, labels: torch.Tensor, *, k: int, resamples: int, seed: int
-) -> dict[str, Measured]:
+) -> dict[str, Metric]:
     """All metrics of generated features (M, D) with their labels (M,), against real ones (N, D).
 
     Those that need more images are left out: the distances 2 of each kind, the neighbourhoods k + 1, and diversity 2
@@ -114,13 +114,13 @@ def compare(
     least, found = min(len(real), len(synthetic)), {}
     if least > 1:
         fid, kid = (_distance(one, real, synthetic, resamples, rng) for one in (frechet_distance, kernel_distance))
-        found = {"fid": Measured(fid, _few_for_fid(real, synthetic)), "kid": Measured(kid, _few(real, synthetic, 100))}
+        found = {"fid": Metric(fid, _few_for_fid(real, synthetic)), "kid": Metric(kid, _few(real, synthetic, 100))}
     if least > k:
         for name, parts in neighbourhoods(real, synthetic, k).items():
-            found[name] = Measured(_mean(parts.numpy(), resamples, rng), _few(real, synthetic, 1000))
+            found[name] = Metric(_mean(parts.numpy(), resamples, rng), _few(real, synthetic, 1000))
     spread = diversity(synthetic, labels)
     if len(spread):
-        found["diversity"] = Measured(_mean(spread.numpy(), resamples, rng))
+        found["diversity"] = Metric(_mean(spread.numpy(), resamples, rng))
     return found
 
 

@@ -22,7 +22,7 @@ from dct_augment.generation.shards import ShardFolder
 from dct_augment.images import square
 from dct_augment.intervals import proportion
 from dct_augment.metrics import distances
-from dct_augment.metrics.distances import Measured
+from dct_augment.metrics.distances import Metric
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.workspace import RunContext
 from dct_augment.records import Example, Progress, ProgressCallback, WorkUnit, ignore_progress
@@ -69,7 +69,7 @@ class MetricStage(Stage):
             seed=settings.seed,
         )  # fmt: skip
         for name, right in looked.right.items():
-            found[name] = Measured(proportion(sum(right), len(right)))
+            found[name] = Metric(proportion(sum(right), len(right)))
         rows = [self._row(kind, name, one, len(looked.labels)) for name, one in found.items()]
         files.write_text(self._file(kind), json.dumps({"identity": self._identity(kind), "rows": rows}) + "\n")
         report(Progress(self.title, 1, 1, kind))
@@ -81,7 +81,7 @@ class MetricStage(Stage):
             with files.atomic(self._folder / "metrics.parquet") as partial:
                 pd.DataFrame(rows).to_parquet(partial, index=False)
 
-    def _row(self, kind: str, metric: str, one: Measured, count: int) -> dict[str, Any]:
+    def _row(self, kind: str, metric: str, one: Metric, count: int) -> dict[str, Any]:
         value = one.estimate
         return {
             "kind": kind, "metric": metric, "value": value.mean, "low": value.low, "high": value.high,
