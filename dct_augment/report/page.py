@@ -101,7 +101,7 @@ def _titled(classes: Sequence[ClassInfo]) -> list[tuple[ClassInfo, str]]:
 
 def _pictures(
     classes: Sequence[ClassInfo], rows: Mapping[str, pd.DataFrame], shards: ShardFolder, count: int
-) -> dict[str, dict[str, thumbnails.Strip]]:
+) -> dict[str, dict[str, thumbnails.ThumbnailRow]]:
     wanted = {info.index: thumbnails.numbers(list(rows.values()), info.index, count) for info in classes}
     tiles = {kind: thumbnails.collect(shards, split, rows[kind], wanted) for kind, split in KINDS.items()}
     sets = {

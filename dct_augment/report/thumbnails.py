@@ -23,7 +23,7 @@ Tiles = Sequence[Image.Image | None]
 
 
 @dataclass(frozen=True)
-class Strip:
+class ThumbnailRow:
     """One PNG: `shown` pictures in a row, `absent` of its places crossed out."""
 
     uri: str
@@ -69,9 +69,9 @@ def collect(
     return {index: [found.get((index, number)) for number in wanted[index]] for index in wanted if index in present}
 
 
-def fit(sets: Mapping[str, Mapping[str, Tiles]], budget: int = BUDGET) -> dict[str, dict[str, Strip]]:
+def fit(sets: Mapping[str, Mapping[str, Tiles]], budget: int = BUDGET) -> dict[str, dict[str, ThumbnailRow]]:
     """Strips by class and kind, as large as `budget` characters allow; the last classes are left out if need be."""
-    made: dict[str, dict[str, Strip]] = {}
+    made: dict[str, dict[str, ThumbnailRow]] = {}
     for size in SIZES:
         made = _within(sets, size, budget)
         if len(made) == len(sets):
@@ -79,8 +79,8 @@ def fit(sets: Mapping[str, Mapping[str, Tiles]], budget: int = BUDGET) -> dict[s
     return made
 
 
-def _within(sets: Mapping[str, Mapping[str, Tiles]], size: int, budget: int) -> dict[str, dict[str, Strip]]:
-    made: dict[str, dict[str, Strip]] = {}
+def _within(sets: Mapping[str, Mapping[str, Tiles]], size: int, budget: int) -> dict[str, dict[str, ThumbnailRow]]:
+    made: dict[str, dict[str, ThumbnailRow]] = {}
     for name, kinds in sets.items():
         strips = {kind: _strip(tiles, size) for kind, tiles in kinds.items()}
         budget -= sum(len(strip.uri) for strip in strips.values())
@@ -106,9 +106,9 @@ def sheet(rows: Sequence[Tiles], budget: int) -> str:
     return uri
 
 
-def _strip(tiles: Tiles, size: int) -> Strip:
+def _strip(tiles: Tiles, size: int) -> ThumbnailRow:
     row, absent = _row(tiles, size), sum(tile is None for tile in tiles)
-    return Strip(_uri(row), row.width, row.height, len(tiles) - absent, absent)
+    return ThumbnailRow(_uri(row), row.width, row.height, len(tiles) - absent, absent)
 
 
 def _row(tiles: Tiles, size: int) -> Image.Image:
