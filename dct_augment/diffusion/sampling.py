@@ -87,7 +87,7 @@ class Trajectory:
 
 
 @dataclass
-class Noised(Trajectory):
+class NoisedLatents(Trajectory):
     """Clean latents (B, C, h, w) with known `noise` at the level of step `index`; it is not stepped on."""
 
     noise: torch.Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
@@ -161,14 +161,14 @@ def clean_step(
     return torch.cat([walk.clean(output) for walk, output in zip(batch, outputs, strict=True)])
 
 
-def renoise(backend: Backend, walk: Trajectory, clean: torch.Tensor, index: int, times: int = 1) -> Noised:
+def renoise(backend: Backend, walk: Trajectory, clean: torch.Tensor, index: int, times: int = 1) -> NoisedLatents:
     """Clean latents (B, C, h, w) at the noise level of step `index`, `times` copies of each side by side.
 
     The noise is what the generators of the trajectory draw next.
     """
     noise = backend.noise([one for one in walk.generators for _ in range(times)])
     conditioning = walk.conditioning[torch.arange(len(walk)).repeat_interleave(times)]
-    return Noised(walk.scheduler, clean.detach().repeat_interleave(times, 0), conditioning, index, noise=noise)
+    return NoisedLatents(walk.scheduler, clean.detach().repeat_interleave(times, 0), conditioning, index, noise=noise)
 
 
 @torch.no_grad()
