@@ -77,7 +77,7 @@ def summarize(
         section: getattr(config, section).seed for section in ("tokens", "generation", "benchmark")
     }  # fmt: skip
     summary["facts"] = dict(facts)
-    return dict(strict(summary))
+    return dict(json_value(summary))
 
 
 def _accuracies(seen: Mapping[str, pd.DataFrame], classes: Sequence[ClassInfo]) -> dict[str, Any]:
@@ -213,14 +213,14 @@ def _filter(filtered: pd.DataFrame, rows: pd.DataFrame, titles: Mapping[int, str
     return facts
 
 
-def strict(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """The value with estimates as mappings, numpy's numbers as Python's, and None for what JSON cannot say."""
     if isinstance(value, Estimate):
         return estimate(value)
     if isinstance(value, Mapping):
-        return {str(key): strict(inner) for key, inner in value.items()}
+        return {str(key): json_value(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [strict(inner) for inner in value]
+        return [json_value(inner) for inner in value]
     if hasattr(value, "tolist"):
-        return strict(value.tolist())
+        return json_value(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
