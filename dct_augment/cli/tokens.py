@@ -125,7 +125,7 @@ def import_token(
             if len(chosen) > 1:
                 raise InputError(f"--class {wanted!r} names {len(chosen)} classes; use a slug: "
                                  + ", ".join(info.slug for info in chosen))  # fmt: skip
-            run.adopt(token, chosen[0], any_model=any_model, replace=replace)
+            run.import_token(token, chosen[0], any_model=any_model, replace=replace)
             typer.echo(f"{token.word} is now {run.tokens.word(chosen[0])} in {run.tokens.file(chosen[0])}")
 
 

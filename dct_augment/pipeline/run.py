@@ -119,15 +119,17 @@ class Run(RunContext):
         """The shards that were planned before and are not written yet."""
         return tuple(spec for spec in self.shards.layout(split) if not self.shards.digest(spec))
 
-    def adopt(self, token: formats.Token, info: ClassInfo, *, any_model: bool = False, replace: bool = False) -> None:
+    def import_token(
+        self, token: formats.Token, info: ClassInfo, *, any_model: bool = False, replace: bool = False
+    ) -> None:
         """Take in a token from elsewhere as that of a class of this run.
 
         Raises:
-            InputError: it does not fit (`TokenFolder.adopt`).
+            InputError: it does not fit (`TokenFolder.import_token`).
         """
         identity = self.config.identity("tokens")
         with self._working("tokens"):
-            self.tokens.adopt(token, info, identity, self.base_model, any_model=any_model, replace=replace)
+            self.tokens.import_token(token, info, identity, self.base_model, any_model=any_model, replace=replace)
             TokenStage(self).publish()
 
     @property

@@ -147,7 +147,7 @@ class TokenFolder:
             files.write_text(self._failed(trained.info), json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         return facts
 
-    def adopt(
+    def import_token(
         self,
         token: Token,
         info: ClassInfo,

@@ -122,11 +122,11 @@ class TestForeign:
 class TestAdoption:
     """Tokens from elsewhere become tokens of a run, or are refused."""
 
-    def adopt(self, folder, one, **options):
-        return TokenFolder(folder, "tiny").adopt(one, CRANE, IDENTITY, BASE, **options)
+    def import_token(self, folder, one, **options):
+        return TokenFolder(folder, "tiny").import_token(one, CRANE, IDENTITY, BASE, **options)
 
     def test_taken_in(self, tmp_path):
-        self.adopt(tmp_path, token(2, word="<toy>", guide_accuracy=0.5))
+        self.import_token(tmp_path, token(2, word="<toy>", guide_accuracy=0.5))
         kept = TokenFolder(tmp_path, "tiny")
         assert torch.equal(kept.vector(CRANE), token(2).vector)
         facts = kept.facts(CRANE, IDENTITY)
@@ -138,20 +138,20 @@ class TestAdoption:
             kept.facts(ClassInfo(0, "heron", "crane"), IDENTITY)
 
     def test_a_known_word_is_refused(self, tmp_path):
-        self.adopt(tmp_path, token())
+        self.import_token(tmp_path, token())
         with pytest.raises(InputError, match=r"<dct-tiny-crane> is known already.*--replace"):
-            self.adopt(tmp_path, token(3))
-        self.adopt(tmp_path, token(3), replace=True)
+            self.import_token(tmp_path, token(3))
+        self.import_token(tmp_path, token(3), replace=True)
         assert len(TokenFolder(tmp_path, "tiny").vector(CRANE)) == 3
 
     def test_another_width_is_refused(self, tmp_path):
         with pytest.raises(InputError, match=r"has width 16 \+ 24, but some/model takes 16"):
-            self.adopt(tmp_path, token(pair=True), any_model=True)
+            self.import_token(tmp_path, token(pair=True), any_model=True)
         assert not list(tmp_path.iterdir())
 
     def test_another_base_model_is_refused(self, tmp_path):
         other = token(base_model=json.dumps(BASE | {"path": "another/model", "revision": "v2"}))
         with pytest.raises(InputError, match=r"made for another/model@v2, not for some/model. Use --any-model"):
-            self.adopt(tmp_path, other)
-        self.adopt(tmp_path, other, any_model=True)
-        self.adopt(tmp_path, token(base_model=json.dumps(BASE)), replace=True)
+            self.import_token(tmp_path, other)
+        self.import_token(tmp_path, other, any_model=True)
+        self.import_token(tmp_path, token(base_model=json.dumps(BASE)), replace=True)
