@@ -91,7 +91,7 @@ def _execute(run: Run, stage: Stage, units: Sequence[WorkUnit], runner: Runner, 
     settings, failed = run.config.runner, dict[str, Exception]()
     progress = artifacts.StageProgress(run.config.name, stage.title, units, _progress)
     session = workers.local[job.name]
-    session.adopt(stage, units[0].stage)
+    session.use_stage(stage, units[0].stage)
     session.report = progress.within
 
     def task_of(unit: WorkUnit) -> Task[[WorkUnit, Job], None]:

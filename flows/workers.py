@@ -36,7 +36,7 @@ class Session:
         self.run, self.report = run, report
         self._stages: dict[str, Stage] = {}
 
-    def adopt(self, stage: Stage, name: str) -> None:
+    def use_stage(self, stage: Stage, name: str) -> None:
         """Use a stage that has been made already for the units of that name."""
         self._stages[name] = stage
 
