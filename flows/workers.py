@@ -74,7 +74,7 @@ def _visit(job: Job) -> Session:
     config = _check(job)
     run = Run(config, _log)
     if _visitor:
-        run.inherit(_visitor[1].run)
+        run.reuse_models(_visitor[1].run)
     _visitor = (job.name, Session(run))
     return _visitor[1]
 

@@ -70,7 +70,7 @@ class RunContext:
             found[arm] = root / "arms" / f"{arm}-{configuration.fingerprint(facts)[:8]}"
         return found
 
-    def inherit(self, other: "RunContext") -> None:
+    def reuse_models(self, other: "RunContext") -> None:
         """Take over what another run of this process has loaded from the same settings."""
         if (other.config.device, other.whole.classes) != (self.config.device, self.whole.classes):
             return

@@ -705,7 +705,7 @@ def run(folder: Path, progress: ProgressCallback = ignore_progress, models: Run 
     """A run of two Pocket classes in a folder, with the models of another if there is one."""
     made = Run(config.load("pocket", SMALL, classes=["crane", "kiwi"], output=folder), progress)
     if models:
-        made.inherit(models)
+        made.reuse_models(models)
     return made
 
 

@@ -68,7 +68,7 @@ class ArmStage(Stage):
         work = self._work
         _ = work.backend, work.guide, work.judge  # loaded once for all draws
         inner = RunContext(self._derived(arm, shots, seed), work.progress)
-        inner.inherit(work)
+        inner.reuse_models(work)
         return inner
 
     def _derived(self, arm: str, shots: int, seed: int) -> Config:
