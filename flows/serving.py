@@ -48,7 +48,7 @@ def serve(port: int, say: Callable[[str], None]) -> None:
                 raise InputError(f"port {port} is taken by something that is no Prefect server; choose another --port")
             say(f"starting a Prefect server at {url}")
             parts.enter_context(server.running(port, ui=True))
-            _bury(url)
+            _mark_crashed(url)
         if not _has_pool(url):
             _prefect(url, "work-pool", "create", "--type", "process", POOL)
         _prefect(url, "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
@@ -88,7 +88,7 @@ def _has_pool(url: str) -> bool:
         return True
 
 
-def _bury(url: str) -> None:
+def _mark_crashed(url: str) -> None:
     """Note that runs which a server was killed with are over: they would hold their places for ever."""
     states = FlowRunFilterState(
         type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
