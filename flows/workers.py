@@ -64,10 +64,10 @@ def do(unit: WorkUnit, job: Job) -> None:
         local[job.name].do(unit)
         return
     with _lock:  # one at a time, however many threads a worker has: models and random generators are not shared
-        _visit(job).do(unit)
+        _session_of(job).do(unit)
 
 
-def _visit(job: Job) -> Session:
+def _session_of(job: Job) -> Session:
     global _visitor
     if _visitor and _visitor[0] == job.name:
         return _visitor[1]
