@@ -51,7 +51,7 @@ local: dict[str, Session] = {}
 """The sessions of flows that run in this very process, by job name."""
 
 _lock = threading.Lock()
-_visitor: tuple[str, Session] | None = None  # the session of the flow elsewhere that this process works for
+_remote_session: tuple[str, Session] | None = None  # the session of the flow elsewhere that this process works for
 
 
 def do(unit: WorkUnit, job: Job) -> None:
@@ -68,15 +68,15 @@ def do(unit: WorkUnit, job: Job) -> None:
 
 
 def _session_of(job: Job) -> Session:
-    global _visitor
-    if _visitor and _visitor[0] == job.name:
-        return _visitor[1]
+    global _remote_session
+    if _remote_session and _remote_session[0] == job.name:
+        return _remote_session[1]
     config = _check(job)
     run = Run(config, _log)
-    if _visitor:
-        run.reuse_models(_visitor[1].run)
-    _visitor = (job.name, Session(run))
-    return _visitor[1]
+    if _remote_session:
+        run.reuse_models(_remote_session[1].run)
+    _remote_session = (job.name, Session(run))
+    return _remote_session[1]
 
 
 def _check(job: Job) -> Config:

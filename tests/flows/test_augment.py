@@ -98,12 +98,12 @@ class TestUnits:
         (unit,) = self.pending(run)
         self.do(unit, self.job(config, tmp_path))
         assert (tmp_path / "run" / "tokens" / "one.safetensors").is_file() or run.failed
-        assert workers._visitor is not None
-        first = workers._visitor[1].run.backend
+        assert workers._remote_session is not None
+        first = workers._remote_session[1].run.backend
         again = configuration.load("digits", SMALL, classes=["two"], output=tmp_path / "other", per_class=2)
         (unit,) = self.pending(Run(again))
         self.do(unit, Job("of-another", again.model_dump(mode="json"), str(tmp_path)))
-        assert workers._visitor[1].run.backend is first
+        assert workers._remote_session[1].run.backend is first
 
     def test_a_worker_of_another_version_refuses(self, tmp_path: Path) -> None:
         job = Job("of-a-test", {}, str(tmp_path), version="0.0.1")
