@@ -54,7 +54,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         self._update(active)
         self._validate([one for one in active if one.reason is None and one.due])
         for learner in active:
-            if learner.stuck:
+            if learner.needs_restart:
                 learner.restart(self._screen(learner))
 
     @torch.no_grad()

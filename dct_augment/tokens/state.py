@@ -179,7 +179,7 @@ class ClassTokenState:
             self.reason = StopReason.TARGET
         elif exhausted or hopeless or self._stale >= self.settings.patience:
             if self.best.accuracy < self.settings.restart_below and self.attempt < self.settings.restarts:
-                self.stuck = True
+                self.needs_restart = True
             else:
                 self.reason = StopReason.UPDATES if exhausted else StopReason.PATIENCE
 
@@ -228,7 +228,7 @@ class ClassTokenState:
     def restart(self, start: torch.Tensor) -> None:
         """Begin another attempt at `start` (n, d); the best state of earlier attempts is kept."""
         self.attempt += 1
-        self.stuck = False
+        self.needs_restart = False
         self._downhill = torch.zeros_like(self.initial)
         self._tries, self._stale = 0, 0
         self._attempt_best = None

@@ -438,16 +438,20 @@ class TestLearner:
         self.look(learner, 0.7, 0.6)
         kept = learner.best_vector.clone()
         self.look(learner, 0.5, 0.5)
-        assert not learner.stuck
+        assert not learner.needs_restart
         self.look(learner, 0.5, 0.5)
-        assert (learner.stuck, learner.reason) == (True, None)
+        assert (learner.needs_restart, learner.reason) == (True, None)
         learner.restart(elsewhere)
-        assert (learner.stuck, learner.attempt) == (False, 1)
+        assert (learner.needs_restart, learner.attempt) == (False, 1)
         assert torch.equal(learner.vector, elsewhere)
         assert all(0.8 <= learner.draw_place() < 1.0 for _ in range(20))
         for _ in range(3):
             self.look(learner, 0.6, 0.4)
-        assert (learner.stuck, learner.reason, learner.attempt) == (False, StopReason.UPDATES, 1)  # one restart only
+        assert (learner.needs_restart, learner.reason, learner.attempt) == (
+            False,
+            StopReason.UPDATES,
+            1,
+        )  # one restart only
         assert torch.equal(elsewhere, torch.full((1, 16), 0.5))
         assert learner.best == Validation(10, 0.7, 0.6)
         assert torch.equal(learner.best_vector, kept)
