@@ -52,7 +52,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
     def _advance(self, active: Sequence[ClassTokenState]) -> None:
         """See `Trainer`."""
         self._update(active)
-        self._validate([one for one in active if one.reason is None and one.due])
+        self._validate([one for one in active if one.reason is None and one.needs_validation])
         for learner in active:
             if learner.needs_restart:
                 learner.restart(self._screen(learner))

@@ -159,7 +159,7 @@ class ClassTokenState:
         return (words @ self._downhill.sum(0)).topk(min(count, len(words))).indices
 
     @property
-    def due(self) -> bool:
+    def needs_validation(self) -> bool:
         """Whether it is time to look at validation images."""
         return self._tries % self.settings.validate_every == 0 or self._tries >= self.settings.max_updates
 

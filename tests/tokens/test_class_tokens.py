@@ -407,7 +407,7 @@ class TestLearner:
     def look(self, learner: ClassTokenState, accuracy: float, probability: float, updates: int = 10) -> None:
         for _ in range(updates):
             self.step(learner, torch.ones(1, 16))
-        assert learner.due
+        assert learner.needs_validation
         learner.judge(accuracy, probability)
 
     def test_target(self):
