@@ -141,7 +141,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         if not self._tokens.restart_words:
             return self._initial
         words = self._backend.words()
-        words = words[learner.promising(words, self._tokens.restart_words)]
+        words = words[learner.downhill_words(words, self._tokens.restart_words)]
         for images, steps, share in _SCREENS:
             words = words[: max(round(share * self._tokens.restart_words), 1)]
             words = words[self._first_looks(learner, words, images, steps).argsort(descending=True)]

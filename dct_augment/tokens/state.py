@@ -150,7 +150,7 @@ class ClassTokenState:
         """Drop gradients, also those of an update that did not come to its end."""
         self._optimizer.zero_grad(set_to_none=True)
 
-    def promising(self, words: torch.Tensor, count: int) -> torch.Tensor:
+    def downhill_words(self, words: torch.Tensor, count: int) -> torch.Tensor:
         """Rows of `words` (V, d) that lie furthest downhill of this attempt, at most `count`; (k,) indices.
 
         First order, as in HotFlip (arXiv 1712.06751): the gradients of the attempt say which words would

@@ -473,12 +473,12 @@ class TestLearner:
             self.step(learner, -words[3:4] * scale)
         self.step(learner, -words[7:8])
         self.step(learner, words[5:6])
-        assert learner.promising(words, 2).tolist() == [3, 7]
-        assert 5 not in learner.promising(words, 15).tolist()
-        assert len(learner.promising(words, 99)) == 16
+        assert learner.downhill_words(words, 2).tolist() == [3, 7]
+        assert 5 not in learner.downhill_words(words, 15).tolist()
+        assert len(learner.downhill_words(words, 99)) == 16
         learner.restart(torch.ones(1, 16))
         self.step(learner, -words[9:10])
-        assert learner.promising(words, 1).tolist() == [9]
+        assert learner.downhill_words(words, 1).tolist() == [9]
 
     def test_no_restart_for_a_good_class(self):
         learner = self.learner()
