@@ -61,7 +61,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
     def _finish(self, one: ClassTokenState) -> TrainedToken:
         """See `Trainer`: the best vector, certified."""
         certificate, _ = self._certify(one, one.best_vector)
-        one.conclude(certificate)
+        one.set_certificate(certificate)
         return TrainedToken(
             info=one.info,
             vector=one.best_vector,

@@ -183,7 +183,7 @@ class ClassTokenState:
             else:
                 self.reason = StopReason.UPDATES if exhausted else StopReason.PATIENCE
 
-    def conclude(self, certificate: Certificate) -> None:
+    def set_certificate(self, certificate: Certificate) -> None:
         """Take the certificate of the best state; a token that changes less than one grey level has no effect."""
         self.certificate = certificate
         if self.reason is not StopReason.NON_FINITE and (self.best is None or certificate.effect < 1.0):

@@ -496,7 +496,7 @@ class TestLearner:
         if looked:
             self.look(learner, 0.7, 0.6)
         learner.reason = StopReason.UPDATES
-        learner.conclude(certificate(effect=effect))
+        learner.set_certificate(certificate(effect=effect))
         assert learner.reason is expected
         assert learner.usable is (expected is StopReason.UPDATES)
         assert learner.certificate == certificate(effect=effect)
@@ -504,7 +504,7 @@ class TestLearner:
     def test_conclude_keeps_the_reason_of_a_class_that_never_got_a_look(self):
         learner = self.learner()
         self.step(learner, None)
-        learner.conclude(certificate(effect=0.0))
+        learner.set_certificate(certificate(effect=0.0))
         assert (learner.reason, learner.usable) == (StopReason.NON_FINITE, False)
 
     def test_the_cosine_schedule_ends_in_short_steps(self):
