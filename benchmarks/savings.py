@@ -65,7 +65,7 @@ def update(trainer: ClassTokenTrainer, bench: Bench) -> Callable[[], torch.Tenso
 
 def _taken(learner: ClassTokenState) -> torch.Tensor:
     gradient = torch.cat([cast(torch.Tensor, part.grad).clone() for part in learner._parts], 1)
-    learner.forget()
+    learner.zero_grad()
     return gradient
 
 

@@ -86,7 +86,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
     def _update_together(self, drawn: Sequence[tuple[ClassTokenState, list[int], float]]) -> None:
         learners = [one for one, _, _ in drawn]
         for learner in learners:
-            learner.forget()
+            learner.zero_grad()
         with self._precision():
             draws = [self._draw_of(*one) for one in drawn]
             reached = self._method(self._backend, draws, self._guidance)

@@ -121,7 +121,7 @@ class ClassTokenState:
                 part.grad = _steered(part, norm, words, self.settings.norm_prior)
             self._schedule()
             self._optimizer.step()
-            self.forget()
+            self.zero_grad()
             for part, words in zip(self._parts, self.word_norms, strict=True):
                 limit = self.settings.max_norm * words.largest_norm
                 part.mul_((limit / part.norm(dim=1, keepdim=True)).clamp(max=1.0))
@@ -146,7 +146,7 @@ class ClassTokenState:
         """The class token as it is now, (n, D), differentiable."""
         return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts, 1)
 
-    def forget(self) -> None:
+    def zero_grad(self) -> None:
         """Drop gradients, also those of an update that did not come to its end."""
         self._optimizer.zero_grad(set_to_none=True)
 

@@ -58,7 +58,7 @@ class InversionState:
         """The token as it is now, (n, D), differentiable."""
         return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts, 1)
 
-    def forget(self) -> None:
+    def zero_grad(self) -> None:
         """Drop gradients, also those of an update that did not come to its end."""
         self._optimizer.zero_grad(set_to_none=True)
 
@@ -71,7 +71,7 @@ class InversionState:
         for gradient in gradients:
             gradient.div_(scale)
         self._optimizer.step()
-        self.forget()
+        self.zero_grad()
         self.history.append(Step(len(self.history) + 1, loss, self.vector.detach().norm(dim=1).max().item()))
         if len(self.history) >= self.settings.steps:
             self.reason = StopReason.UPDATES
@@ -175,7 +175,7 @@ class TextualInversionTrainer(Trainer[InversionState]):
 
     def _update_together(self, drawn: Sequence[tuple[InversionState, NoisedBatch]]) -> None:
         for one, _ in drawn:
-            one.forget()
+            one.zero_grad()
         losses = self.losses([draw for _, draw in drawn], [one.vector for one, _ in drawn])
         (losses.sum() * self._loss_scale).backward()
         for (one, draw), loss in zip(drawn, losses.tolist(), strict=True):

@@ -609,7 +609,7 @@ class TestLearned:
         return InversionState(tiny.CLASSES[0], torch.ones(1, width), words, latents, latents, changed(**changes))
 
     def step(self, one: InversionState, gradient: torch.Tensor, loss: float = 1.0, scale: float = 1.0) -> None:
-        one.forget()
+        one.zero_grad()
         (one.vector * gradient).sum().backward()
         one.update(loss, scale)
 
