@@ -11,7 +11,7 @@ from dct_augment.config import TokensConfig, seed_from
 from dct_augment.records import ClassInfo, StopReason
 from dct_augment.tokens.certificate import Certificate
 
-_COUNTERS = ("evaluations", "updates", "attempt", "served", "_tries", "_stale", "_attempt_best")
+_COUNTERS = ("evaluations", "updates", "attempt", "times_used", "_tries", "_stale", "_attempt_best")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ClassTokenState:
     to norm 1 after backward, and an Adam step has the length `learning_rate` x the mean word norm. With
     several text encoders, each one's part steps and is limited relative to its own words.
 
-    `finished` are clean latents (B, C, h, w) that have `served` so many updates.
+    `finished` are clean latents (B, C, h, w) that have `times_used` so many updates.
     """
 
     info: ClassInfo
@@ -85,7 +85,7 @@ class ClassTokenState:
     reason: StopReason | None = None
     certificate: Certificate | None = None
     finished: torch.Tensor | None = None
-    served: int = 0
+    times_used: int = 0
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(seed_from("token", self.settings.seed, self.info.slug))
@@ -131,15 +131,15 @@ class ClassTokenState:
 
     def keep(self, finished: torch.Tensor | None) -> None:
         """Remember the finished latents that an update used, for as many updates as they may serve."""
-        self.served += 1
+        self.times_used += 1
         self.finished = finished
-        if finished is None or self.served >= self.settings.serves:
-            self.finished, self.served = None, 0
+        if finished is None or self.times_used >= self.settings.serves:
+            self.finished, self.times_used = None, 0
 
     @property
     def first_prompt(self) -> int:
         """The number of the next update's first prompt; finished latents keep theirs."""
-        return (self.updates - self.served) * self.settings.images_per_update
+        return (self.updates - self.times_used) * self.settings.images_per_update
 
     @property
     def vector(self) -> torch.Tensor:
@@ -232,7 +232,7 @@ class ClassTokenState:
         self._downhill = torch.zeros_like(self.initial)
         self._tries, self._stale = 0, 0
         self._attempt_best = None
-        self.finished, self.served = None, 0
+        self.finished, self.times_used = None, 0
         self._parts = [part.clone().requires_grad_(True) for part in self._split(start)]
         groups = [
             {"params": [part], "lr": self._rate(words)}
