@@ -96,7 +96,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         for learner, draw, loss, cost in zip(learners, draws, losses.tolist(), reached.costs, strict=True):
             learner.evaluations += cost
             learner.update(loss)
-            learner.keep(draw.finished)
+            learner.store_finished(draw.finished)
 
     def _draw_of(self, learner: ClassTokenState, seeds: Sequence[int], place: float) -> ClassBatch:
         encoding = self._encode(learner.info, learner.vector, learner.first_prompt, len(seeds))

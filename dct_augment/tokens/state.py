@@ -129,7 +129,7 @@ class ClassTokenState:
         self._tries += 1
         self.history.append(Step(self.updates, loss, self.vector.detach().norm(dim=1).max().item()))
 
-    def keep(self, finished: torch.Tensor | None) -> None:
+    def store_finished(self, finished: torch.Tensor | None) -> None:
         """Remember the finished latents that an update used, for as many updates as they may serve."""
         self.times_used += 1
         self.finished = finished

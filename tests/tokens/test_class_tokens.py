@@ -534,7 +534,7 @@ class TestLearner:
             firsts.append(learner.first_prompt)
             assert (learner.finished is None) is (update % 3 == 0)
             self.step(learner, torch.ones(1, 16))
-            learner.keep(image)
+            learner.store_finished(image)
         assert firsts == [0, 0, 0, 12, 12, 12, 24]
         learner.restart(torch.zeros(1, 16))
         assert (learner.finished, learner.first_prompt) == (None, 28)
@@ -596,12 +596,12 @@ class TestTokenFolder:
             folder.facts(made().info, changed)
         assert "look_ahead" not in str(caught.value)
 
-    @pytest.mark.parametrize("keep", [0, 4, 40, -1])
-    def test_a_damaged_file_counts_as_missing(self, tmp_path, keep):
+    @pytest.mark.parametrize("store_finished", [0, 4, 40, -1])
+    def test_a_damaged_file_counts_as_missing(self, tmp_path, store_finished):
         folder = TokenFolder(tmp_path, "tiny")
         folder.save(made(), IDENTITY, BASE)
         path = folder.file(made().info)
-        path.write_bytes(path.read_bytes()[:keep])
+        path.write_bytes(path.read_bytes()[:store_finished])
         assert folder.facts(made().info, IDENTITY) is None
 
     @pytest.mark.parametrize("metadata", [None, {"dct_augment": "{"}, {"dct_augment": "{}"}, {"dct_augment": "[1]"}])
