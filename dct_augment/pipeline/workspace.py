@@ -55,7 +55,7 @@ class RunContext:
         """The held-out classifier, if one is configured."""
         return self._classifier(self.config.judge, "judge") if self.config.judge else None
 
-    def take_guide(self, folder: Path) -> None:
+    def use_guide(self, folder: Path) -> None:
         """Take the classifier in a folder as guide, however weak: it was trained on a few images of these classes."""
         members = (ClassifierConfig(name=f"local-dir:{folder}", match="index"),)
         vars(self)["guide"] = classifiers.load(members, self.whole.classes, device=self.device)

@@ -44,7 +44,7 @@ class ArmStage(Stage):
         with files.lock(inner.config.root):
             files.sweep(inner.config.root)
             if arm == "class_token_few_shot_guide":
-                inner.take_guide(self._guide(inner.config.root, shots, seed))
+                inner.use_guide(self._guide(inner.config.root, shots, seed))
             files.write_text(inner.config.root / "config.yaml", configuration.dump(inner.config))
             done = 0
             for stage in _stages(inner):
