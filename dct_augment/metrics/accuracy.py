@@ -45,14 +45,14 @@ def image_table(rows: pd.DataFrame, classes: Sequence[ClassInfo]) -> pd.DataFram
     rows = rows[rows["class_index"].isin([info.index for info in classes])]
     table = rows[["class_index", "number"]].assign(ok=rows["status"] == "ok", fallback=rows["source"] == "plain_prompt")
     for who in ROLES:
-        labels = rows[f"{who}_label"].fillna("").map(alike)
+        labels = rows[f"{who}_label"].fillna("").map(normalize_label)
         table[f"{who}_label"] = labels
         right = pd.to_numeric(rows[f"{who}_right"].map({True: 1.0, False: 0.0}))
         table[who] = right.where(table["ok"])
     return table
 
 
-def alike(label: str) -> str:
+def normalize_label(label: str) -> str:
     """A label as it is compared: case and underscores do not count."""
     return label.strip().lower().replace("_", " ")
 
@@ -98,7 +98,7 @@ def image_confusion(table: pd.DataFrame, who: str, classes: Sequence[ClassInfo])
     seen, names = table[table[who].notna()], titles(classes)
     known: dict[str, str] = {}
     for info in classes:
-        known.setdefault(alike(info.name), names[info.index])
+        known.setdefault(normalize_label(info.name), names[info.index])
     pairs = [
         (names[int(index)], names[int(index)] if right else known.get(label, label))
         for index, right, label in zip(seen["class_index"], seen[who], seen[f"{who}_label"], strict=True)
