@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from dct_augment.classifiers.classifier import Classifier
-from dct_augment.classifiers.labels import normal
+from dct_augment.classifiers.labels import normalize_label
 from dct_augment.errors import ModelError
 from dct_augment.records import ClassInfo
 
@@ -73,7 +73,7 @@ def _others(labels: Sequence[str], taken: Sequence[int]) -> dict[tuple[str, int]
     seen: dict[str, int] = {}
     for index, label in enumerate(labels):
         if index not in taken:
-            name = normal(label)
+            name = normalize_label(label)
             seen[name] = seen.get(name, 0) + 1
             found[name, seen[name]] = (index, label)
     return found

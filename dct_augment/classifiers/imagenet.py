@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from timm.data import ImageNetInfo
 
-from dct_augment.classifiers.labels import normal
+from dct_augment.classifiers.labels import normalize_label
 
 _AGREE = 0.9  # lists of ImageNet's names in use differ in some words
 
@@ -24,4 +24,4 @@ def ids(names: Sequence[str]) -> tuple[str, ...]:
 
 def _words(label: str) -> set[str]:
     """The synonyms of a label."""
-    return {normal(word) for word in label.split(",")}
+    return {normalize_label(word) for word in label.split(",")}

@@ -57,9 +57,11 @@ class Labels:
                 return self._named(chosen[key])
         if info.source and info.source in self.ids:
             return [self.ids.index(info.source)]
-        for wanted in filter(None, (normal(info.name), normal(info.source))):
-            whole = [index for index, name in enumerate(self.names) if normal(name) == wanted]
-            if hits := whole or [i for i, name in enumerate(self.names) if wanted in map(normal, name.split(","))]:
+        for wanted in filter(None, (normalize_label(info.name), normalize_label(info.source))):
+            whole = [index for index, name in enumerate(self.names) if normalize_label(name) == wanted]
+            if hits := whole or [
+                i for i, name in enumerate(self.names) if wanted in map(normalize_label, name.split(","))
+            ]:
                 return hits
         return []
 
@@ -68,7 +70,7 @@ class Labels:
             return [label] if 0 <= label < len(self.names) else []
         if label in self.ids:
             return [self.ids.index(label)]
-        return [index for index, name in enumerate(self.names) if normal(name) == normal(str(label))]
+        return [index for index, name in enumerate(self.names) if normalize_label(name) == normalize_label(str(label))]
 
     def _explain(self, wrong: Sequence[tuple[ClassInfo, list[int]]], count: int) -> str:
         lines = []
@@ -76,7 +78,9 @@ class Labels:
             if hits:
                 lines.append(f"{info.name!r} is " + " and ".join(self._label(index) for index in hits[:4]))
             else:
-                close = difflib.get_close_matches(normal(info.name), [normal(name) for name in self.names], n=2)
+                close = difflib.get_close_matches(
+                    normalize_label(info.name), [normalize_label(name) for name in self.names], n=2
+                )
                 lines.append(f"{info.name!r}" + (f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""))
         more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         return (
@@ -102,7 +106,7 @@ class Labels:
         return f"{self.names[index]!r} ({self.ids[index] if self.ids else index})"
 
 
-def normal(name: str) -> str:
+def normalize_label(name: str) -> str:
     """A name without case, punctuation between words, and a leading number such as `001.`."""
     text = re.sub(r"^\d+[._ -]+", "", name.strip().lower())
     return re.sub(r"[\s_-]+", " ", text).strip()
