@@ -49,15 +49,15 @@ def train(
         for number, seed in enumerate(seeds):
             template, _ = prompts.choose(settings.prompts.templates, ("",), number)
             line = prompts.build(template, info.name, token="<dct-paper>", context="")
-            walk = Trajectory.begin(
+            trajectory = Trajectory.begin(
                 backend,
                 [seed],
                 backend.encode([line], vector[None]),
                 steps=steps,
                 scheduler=settings.sampling.scheduler,
             )
-            spent += draw(backend, walk, scale)
-            logits = guide.logits(backend.decode(walk.latents))
+            spent += draw(backend, trajectory, scale)
+            logits = guide.logits(backend.decode(trajectory.latents))
             loss = functional.cross_entropy(logits, torch.tensor([target]))
             (loss / IMAGES).backward()
             total, right = total + loss.item(), right + int(logits.argmax(1).item() == target)
@@ -70,15 +70,15 @@ def train(
             return
 
 
-def draw(backend: Backend, walk: Trajectory, scale: float) -> int:
+def draw(backend: Backend, trajectory: Trajectory, scale: float) -> int:
     """Denoise to the end; the last step keeps its gradient, in both branches. Returns the U-Net evaluations."""
     empty = backend.encode([""])
-    both = type(empty).cat([empty, walk.conditioning])
-    for index in range(walk.length):
-        last = index == walk.length - 1
-        walk.index = index
+    both = type(empty).cat([empty, trajectory.conditioning])
+    for index in range(trajectory.length):
+        last = index == trajectory.length - 1
+        trajectory.index = index
         with torch.set_grad_enabled(last):
-            inputs = walk.inputs.repeat(2, 1, 1, 1)
-            base, named = backend.denoise(inputs, walk.timestep.expand(2), both, scale).chunk(2)
-            walk.latents = walk.step(base + scale * (named - base))
-    return 2 * (walk.length - 1) + 6
+            inputs = trajectory.inputs.repeat(2, 1, 1, 1)
+            base, named = backend.denoise(inputs, trajectory.timestep.expand(2), both, scale).chunk(2)
+            trajectory.latents = trajectory.step(base + scale * (named - base))
+    return 2 * (trajectory.length - 1) + 6

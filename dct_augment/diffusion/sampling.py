@@ -109,11 +109,11 @@ def _predict(
     scale: float,
     checkpointed: bool = False,
 ) -> tuple[torch.Tensor, ...]:
-    inputs = torch.cat([walk.inputs for walk in batch])
-    timesteps = torch.cat([walk.timestep.expand(len(walk)) for walk in batch])
-    conditioning = Conditioning.cat(walk.conditioning for walk in batch)
+    inputs = torch.cat([trajectory.inputs for trajectory in batch])
+    timesteps = torch.cat([trajectory.timestep.expand(len(trajectory)) for trajectory in batch])
+    conditioning = Conditioning.cat(trajectory.conditioning for trajectory in batch)
     output = backend.predict(inputs, timesteps, conditioning, unconditional, scale, checkpointed=checkpointed)
-    return output.split([len(walk) for walk in batch])
+    return output.split([len(trajectory) for trajectory in batch])
 
 
 def follow(
@@ -130,11 +130,13 @@ def follow(
     Gradients reach the conditioning of every step. `checkpointed` keeps no activations of the denoiser, which is
     run again in the backward pass.
     """
-    while active := [walk for walk, stop in zip(batch, stops, strict=True) if walk.index < stop]:
-        for walk, output in zip(active, _predict(backend, active, unconditional, scale, checkpointed), strict=True):
-            walk.latents = walk.step(output)
-            walk.index += 1
-    return torch.cat([walk.latents for walk in batch])
+    while active := [trajectory for trajectory, stop in zip(batch, stops, strict=True) if trajectory.index < stop]:
+        for trajectory, output in zip(
+            active, _predict(backend, active, unconditional, scale, checkpointed), strict=True
+        ):
+            trajectory.latents = trajectory.step(output)
+            trajectory.index += 1
+    return torch.cat([trajectory.latents for trajectory in batch])
 
 
 @torch.no_grad()
@@ -146,8 +148,8 @@ def advance(
     scale: float,
 ) -> list[int]:
     """Denoise every trajectory up to its own stop index; return the denoiser evaluations of each."""
-    spent = [max(stop - walk.index, 0) * len(walk) * backend.evaluations(scale)
-             for walk, stop in zip(batch, stops, strict=True)]  # fmt: skip
+    spent = [max(stop - trajectory.index, 0) * len(trajectory) * backend.evaluations(scale)
+             for trajectory, stop in zip(batch, stops, strict=True)]  # fmt: skip
     if batch:
         follow(backend, batch, stops, unconditional, scale)
     return spent
@@ -158,17 +160,19 @@ def clean_step(
 ) -> torch.Tensor:
     """The clean latents each trajectory predicts from where it is, differentiable; (sum B, C, h, w)."""
     outputs = _predict(backend, batch, unconditional, scale)
-    return torch.cat([walk.clean(output) for walk, output in zip(batch, outputs, strict=True)])
+    return torch.cat([trajectory.clean(output) for trajectory, output in zip(batch, outputs, strict=True)])
 
 
-def renoise(backend: Backend, walk: Trajectory, clean: torch.Tensor, index: int, times: int = 1) -> NoisedLatents:
+def renoise(backend: Backend, trajectory: Trajectory, clean: torch.Tensor, index: int, times: int = 1) -> NoisedLatents:
     """Clean latents (B, C, h, w) at the noise level of step `index`, `times` copies of each side by side.
 
     The noise is what the generators of the trajectory draw next.
     """
-    noise = backend.noise([one for one in walk.generators for _ in range(times)])
-    conditioning = walk.conditioning[torch.arange(len(walk)).repeat_interleave(times)]
-    return NoisedLatents(walk.scheduler, clean.detach().repeat_interleave(times, 0), conditioning, index, noise=noise)
+    noise = backend.noise([one for one in trajectory.generators for _ in range(times)])
+    conditioning = trajectory.conditioning[torch.arange(len(trajectory)).repeat_interleave(times)]
+    return NoisedLatents(
+        trajectory.scheduler, clean.detach().repeat_interleave(times, 0), conditioning, index, noise=noise
+    )
 
 
 @torch.no_grad()
@@ -183,6 +187,6 @@ def sample(
     scheduler: str | None = None,
 ) -> torch.Tensor:
     """Draw images (B, 3, H, W) in [-1, 1] from seeds and B rows of conditioning, without gradient."""
-    walk = Trajectory.begin(backend, seeds, conditioning, steps=steps, scheduler=scheduler)
-    advance(backend, [walk], [walk.length], unconditional, scale)
-    return backend.decode(walk.latents).clamp(-1, 1)
+    trajectory = Trajectory.begin(backend, seeds, conditioning, steps=steps, scheduler=scheduler)
+    advance(backend, [trajectory], [trajectory.length], unconditional, scale)
+    return backend.decode(trajectory.latents).clamp(-1, 1)

@@ -158,10 +158,12 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         lines = self._prompts(learner.info, MARK, 0, len(seeds)) * len(words)
         vectors = words.repeat_interleave(len(seeds), 0)[:, None].expand(-1, self._tokens.vectors, -1)
         steps = min(steps, self._sampling.num_inference_steps)
-        walk = self._begin(seeds * len(words), self._backend.encode(lines, vectors), steps)
-        spent = advance(self._backend, [walk], [walk.length], self._guidance.unconditional, self._guidance.scale)
+        trajectory = self._begin(seeds * len(words), self._backend.encode(lines, vectors), steps)
+        spent = advance(
+            self._backend, [trajectory], [trajectory.length], self._guidance.unconditional, self._guidance.scale
+        )
         learner.evaluations += spent[0]
-        chances = self._guide.logits(self._backend.decode(walk.latents)).float().log_softmax(1)[:, learner.target]
+        chances = self._guide.logits(self._backend.decode(trajectory.latents)).float().log_softmax(1)[:, learner.target]
         return chances.view(len(words), len(seeds)).mean(1)
 
     def _draw(self, batch: Sequence[ClassTokenState], conditioning: Sequence[Conditioning]) -> list[torch.Tensor]:
@@ -171,9 +173,9 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
 
     def _draw_together(self, pairs: Sequence[tuple[ClassTokenState, Conditioning]]) -> list[torch.Tensor]:
         walks = [self._begin(one.validation_seeds, part) for one, part in pairs]
-        stops = [walk.length for walk in walks]
+        stops = [trajectory.length for trajectory in walks]
         costs = advance(self._backend, walks, stops, self._guidance.unconditional, self._guidance.scale)
-        images = [self._backend.decode(walk.latents).clamp(-1, 1) for walk in walks]
+        images = [self._backend.decode(trajectory.latents).clamp(-1, 1) for trajectory in walks]
         for (learner, _), cost in zip(pairs, costs, strict=True):
             learner.evaluations += cost
         return images

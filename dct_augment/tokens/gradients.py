@@ -37,14 +37,14 @@ class ClassBatch:
     that makes such latents leaves them there.
     """
 
-    walk: Trajectory
+    trajectory: Trajectory
     place: float = 0.0
     finished: torch.Tensor | None = None
 
     @property
     def stop(self) -> int:
         """The step at the drawn place."""
-        return min(int(self.place * self.walk.length), self.walk.length - 1)
+        return min(int(self.place * self.trajectory.length), self.trajectory.length - 1)
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,18 @@ def last_k(
     Costs 2 (N - K) + 4 + 6 (K - 1); peak 2 K - 1. Checkpointed, each pass with gradient is run once more, and
     only one of them is kept at a time.
     """
-    walks = [draw.walk for draw in draws]
-    starts = [max(walk.length - steps, 0) for walk in walks]
+    walks = [draw.trajectory for draw in draws]
+    starts = [max(trajectory.length - steps, 0) for trajectory in walks]
     costs = advance(backend, walks, starts, guidance.unconditional, guidance.scale)
     first, later = guidance.step_cost(backend), 3 * backend.evaluations(guidance.scale)
     if checkpointed:
         first, later = first + 1, later + backend.evaluations(guidance.scale)
-    stops = [walk.length for walk in walks]
+    stops = [trajectory.length for trajectory in walks]
     latents = follow(backend, walks, stops, guidance.unconditional, guidance.scale, checkpointed=checkpointed)
-    spent = [len(walk) * (first + later * (walk.length - start - 1)) for walk, start in zip(walks, starts, strict=True)]
+    spent = [
+        len(trajectory) * (first + later * (trajectory.length - start - 1))
+        for trajectory, start in zip(walks, starts, strict=True)
+    ]
     return DenoisedBatch(latents, [before + more for before, more in zip(costs, spent, strict=True)])
 
 
@@ -91,7 +94,7 @@ def full(backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance) -> D
 
     Costs 5 + 8 (N - 1): each pass is run again when its gradient is taken; peak 1, and N latents.
     """
-    return last_k(backend, draws, guidance, steps=max(draw.walk.length for draw in draws), checkpointed=True)
+    return last_k(backend, draws, guidance, steps=max(draw.trajectory.length for draw in draws), checkpointed=True)
 
 
 def lv(backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance, *, times: int) -> DenoisedBatch:
@@ -99,11 +102,11 @@ def lv(backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance, *, tim
 
     The loss is averaged over the r copies, so the variance of the gradient falls. Costs 2 N + 4 r; peak r.
     """
-    walks = [draw.walk for draw in draws]
-    costs = advance(backend, walks, [walk.length for walk in walks], guidance.unconditional, guidance.scale)
-    noisy = [renoise(backend, walk, walk.latents, walk.length - 1, times) for walk in walks]
+    walks = [draw.trajectory for draw in draws]
+    costs = advance(backend, walks, [trajectory.length for trajectory in walks], guidance.unconditional, guidance.scale)
+    noisy = [renoise(backend, trajectory, trajectory.latents, trajectory.length - 1, times) for trajectory in walks]
     latents = clean_step(backend, noisy, guidance.unconditional, guidance.scale)
-    spent = [guidance.step_cost(backend) * len(walk) for walk in noisy]
+    spent = [guidance.step_cost(backend) * len(trajectory) for trajectory in noisy]
     return DenoisedBatch(latents, [before + more for before, more in zip(costs, spent, strict=True)])
 
 
@@ -112,10 +115,10 @@ def look_ahead(backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance
 
     Costs 2 s + 4 for a stop after s steps; peak 1.
     """
-    walks = [draw.walk for draw in draws]
+    walks = [draw.trajectory for draw in draws]
     costs = advance(backend, walks, [draw.stop for draw in draws], guidance.unconditional, guidance.scale)
     latents = clean_step(backend, walks, guidance.unconditional, guidance.scale)
-    spent = [guidance.step_cost(backend) * len(walk) for walk in walks]
+    spent = [guidance.step_cost(backend) * len(trajectory) for trajectory in walks]
     return DenoisedBatch(latents, [before + more for before, more in zip(costs, spent, strict=True)])
 
 
@@ -128,16 +131,20 @@ def direct_align(
     x = (noisy - sigma (share epsilon_model + (1 - share) epsilon)) / alpha. Costs 2 N for the first of the updates
     that one finished image serves, and 4 for every one; peak 1.
     """
-    new = [draw.walk for draw in draws if draw.finished is None]
-    spent = iter(advance(backend, new, [walk.length for walk in new], guidance.unconditional, guidance.scale))
+    new = [draw.trajectory for draw in draws if draw.finished is None]
+    spent = iter(
+        advance(backend, new, [trajectory.length for trajectory in new], guidance.unconditional, guidance.scale)
+    )
     costs = [next(spent) if draw.finished is None else 0 for draw in draws]
     for draw in draws:
         if draw.finished is None:
-            draw.finished = draw.walk.latents
-    noisy = [renoise(backend, draw.walk, draw.finished, draw.stop) for draw in draws if draw.finished is not None]
+            draw.finished = draw.trajectory.latents
+    noisy = [renoise(backend, draw.trajectory, draw.finished, draw.stop) for draw in draws if draw.finished is not None]
     latents = clean_step(backend, noisy, guidance.unconditional, guidance.scale)
     known = torch.cat([draw.finished for draw in draws if draw.finished is not None])
-    costs = [cost + guidance.step_cost(backend) * len(walk) for cost, walk in zip(costs, noisy, strict=True)]
+    costs = [
+        cost + guidance.step_cost(backend) * len(trajectory) for cost, trajectory in zip(costs, noisy, strict=True)
+    ]
     return DenoisedBatch(share * latents + (1 - share) * known, costs)
 
 

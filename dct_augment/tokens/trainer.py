@@ -158,10 +158,10 @@ class Trainer(ABC, Generic[L]):
         """Images of one class (B, 3, H, W) from these seeds."""
 
         def draw(rows: Sequence[int]) -> torch.Tensor:
-            walk = self._begin([seeds[row] for row in rows], conditioning[list(rows)])
+            trajectory = self._begin([seeds[row] for row in rows], conditioning[list(rows)])
             scale = self._sampling.guidance_scale
-            (cost,) = advance(self._backend, [walk], [walk.length], self._unconditional, scale)
-            images = self._backend.decode(walk.latents).clamp(-1, 1)
+            (cost,) = advance(self._backend, [trajectory], [trajectory.length], self._unconditional, scale)
+            images = self._backend.decode(trajectory.latents).clamp(-1, 1)
             one.evaluations += cost
             return images
 

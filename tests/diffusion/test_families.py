@@ -147,8 +147,8 @@ def test_the_vocabulary_is_never_touched_and_gradient_reaches_the_vector_alone()
     before = table.weight.clone()
     vector = vectors(1).requires_grad_()
     encoding = backend.encode([f"a {TOKEN} crane"], vector[None])
-    walk = Trajectory(backend.scheduler(STEPS), backend.latents([1]), encoding)
-    backend.decode(clean_step(backend, [walk], backend.encode([""]), SCALE)).square().sum().backward()
+    trajectory = Trajectory(backend.scheduler(STEPS), backend.latents([1]), encoding)
+    backend.decode(clean_step(backend, [trajectory], backend.encode([""]), SCALE)).square().sum().backward()
     assert vector.grad is not None
     assert vector.grad.abs().max() > 0
     assert torch.equal(table.weight, before)
@@ -200,27 +200,27 @@ def test_initial_latents_depend_on_the_seed_alone():
 @pytest.mark.parametrize("scheduler", ["DDIMScheduler", "EulerDiscreteScheduler"])
 def test_the_clean_prediction_is_the_schedulers_own(family, scheduler):
     backend, generator = tiny.backend(family), torch.Generator().manual_seed(1)
-    walk = Trajectory(backend.scheduler(7, scheduler), backend.latents([1, 2]), backend.encode(["a crane"] * 2))
+    trajectory = Trajectory(backend.scheduler(7, scheduler), backend.latents([1, 2]), backend.encode(["a crane"] * 2))
     for _ in range(7):
         output = torch.randn(2, *tiny.LATENT, generator=generator)
-        found = walk.clean(output)
-        own = walk.scheduler.step(output, walk.timestep, walk.latents)
+        found = trajectory.clean(output)
+        own = trajectory.scheduler.step(output, trajectory.timestep, trajectory.latents)
         torch.testing.assert_close(found, own.pred_original_sample, atol=2e-3, rtol=1e-4)
-        walk.latents, walk.index = own.prev_sample, walk.index + 1
+        trajectory.latents, trajectory.index = own.prev_sample, trajectory.index + 1
 
 
 @pytest.mark.parametrize("scheduler", [None, "DPMSolverMultistepScheduler", "HeunDiscreteScheduler", "PNDMScheduler"])
 def test_the_right_output_gives_the_clean_latents_back_under_every_scheduler(scheduler):
     """Noise a known latent to each step of the schedule: the noise itself as output must recover it."""
     backend, clean = tiny.backend(), torch.randn(2, *tiny.LATENT)
-    walk = Trajectory(backend.scheduler(4, scheduler), backend.latents([1, 2]), backend.encode(["a crane"] * 2))
-    for index in range(walk.length):
-        walk.index = index
-        signal, noise = walk._signal(), torch.randn(2, *tiny.LATENT)
+    trajectory = Trajectory(backend.scheduler(4, scheduler), backend.latents([1, 2]), backend.encode(["a crane"] * 2))
+    for index in range(trajectory.length):
+        trajectory.index = index
+        signal, noise = trajectory._signal(), torch.randn(2, *tiny.LATENT)
         inputs = signal**0.5 * clean + (1 - signal) ** 0.5 * noise
-        walk.latents = inputs / walk.scheduler.scale_model_input(torch.ones(()), walk.timestep)
-        torch.testing.assert_close(walk.clean(noise), clean, atol=1e-3, rtol=1e-3)
-        walk.scheduler.step(noise, walk.timestep, walk.latents)
+        trajectory.latents = inputs / trajectory.scheduler.scale_model_input(torch.ones(()), trajectory.timestep)
+        torch.testing.assert_close(trajectory.clean(noise), clean, atol=1e-3, rtol=1e-3)
+        trajectory.scheduler.step(noise, trajectory.timestep, trajectory.latents)
 
 
 def test_samples_at_different_timesteps_share_a_batch():
@@ -353,8 +353,10 @@ class TestMemory:
         found = []
         for one in (backend, tiny.backend(family)):
             vector = vectors(1, family).requires_grad_()
-            walk = Trajectory(one.scheduler(STEPS), one.latents([1]), one.encode([f"a {TOKEN} crane"], vector[None]))
-            one.decode(clean_step(one, [walk], one.unconditional(), SCALE)).square().sum().backward()
+            trajectory = Trajectory(
+                one.scheduler(STEPS), one.latents([1]), one.encode([f"a {TOKEN} crane"], vector[None])
+            )
+            one.decode(clean_step(one, [trajectory], one.unconditional(), SCALE)).square().sum().backward()
             found.append((ours(one, "a red bird", [3, 4]), vector.grad))
         torch.testing.assert_close(*found, atol=1e-4, rtol=1e-3)
 
@@ -433,9 +435,9 @@ class TestTinyDecoder:
 
 def drawn(backend):
     """Latents of a few Pocket birds."""
-    walk = Trajectory.begin(backend, range(4), backend.encode(["a photo of a kiwi"] * 4), steps=5, scheduler=None)
-    advance(backend, [walk], [walk.length], backend.unconditional(), 3.0)
-    return walk.latents
+    trajectory = Trajectory.begin(backend, range(4), backend.encode(["a photo of a kiwi"] * 4), steps=5, scheduler=None)
+    advance(backend, [trajectory], [trajectory.length], backend.unconditional(), 3.0)
+    return trajectory.latents
 
 
 def test_compile_is_asked_of_the_denoiser_alone():

@@ -29,7 +29,7 @@ def guide(images: torch.Tensor) -> torch.Tensor:
     return (images * weights).sum((1, 2, 3)).tanh().sum() + images.square().mean()
 
 
-def walk(backend, vector, *, seeds=SEEDS, prompts=PROMPTS, scheduler=None) -> Trajectory:
+def trajectory(backend, vector, *, seeds=SEEDS, prompts=PROMPTS, scheduler=None) -> Trajectory:
     encoding = backend.encode(prompts, vector.expand(len(prompts), -1, -1))
     return Trajectory.begin(backend, seeds, encoding, steps=STEPS, scheduler=scheduler)
 
@@ -43,7 +43,7 @@ def reach(name, backend, draws, guidance):
 def our_gradient(family, name, scale, place, scheduler=None):
     backend, vector = tiny.backend(family, "float64"), start_vector(family, torch.float64).requires_grad_()
     guidance = Guidance(backend.unconditional(), scale)
-    draw = ClassBatch(walk(backend, vector, scheduler=scheduler), place)
+    draw = ClassBatch(trajectory(backend, vector, scheduler=scheduler), place)
     loss = guide(backend.decode(reach(name, backend, [draw], guidance).latents))
     loss.backward()
     return loss.detach(), vector.grad
@@ -203,7 +203,9 @@ def test_trajectories_in_one_batch_do_not_mix(name):
 
     def gradients(members):
         learned = {member: (start_vector() * (1 - 2 * member)).requires_grad_() for member in members}
-        draws = [ClassBatch(walk(backend, learned[member], seeds=seeds[member]), places[member]) for member in members]
+        draws = [
+            ClassBatch(trajectory(backend, learned[member], seeds=seeds[member]), places[member]) for member in members
+        ]
         reached = reach(name, backend, draws, guidance)
         images = backend.decode(reached.latents).chunk(len(members))
         sum(guide(mine) for mine in images).backward()
@@ -254,7 +256,7 @@ COSTS = {  # of one image for N guided steps: forward 1, backward 2
 def test_reported_cost_is_the_real_work(scale, name, places):
     backend, vector = tiny.backend(), start_vector().requires_grad_()
     guidance = Guidance(backend.unconditional(), scale)
-    walks = [walk(backend, vector), walk(backend, vector, seeds=[1], prompts=PROMPTS[:1])]
+    walks = [trajectory(backend, vector), trajectory(backend, vector, seeds=[1], prompts=PROMPTS[:1])]
     draws = [ClassBatch(one, place) for one, place in zip(walks, places, strict=True)]
     with counted(backend.denoiser) as work:
         reached = reach(name, backend, draws, guidance)
@@ -271,9 +273,9 @@ def test_reported_cost_is_the_real_work(scale, name, places):
 def test_a_finished_image_serves_again_for_one_step(scale):
     backend, vector = tiny.backend(), start_vector().requires_grad_()
     guidance = Guidance(backend.unconditional(), scale)
-    first = ClassBatch(walk(backend, vector), 0.5)
+    first = ClassBatch(trajectory(backend, vector), 0.5)
     reach("direct_align", backend, [first], guidance)
-    again = ClassBatch(walk(backend, vector, seeds=[8, 9]), 0.5, first.finished)
+    again = ClassBatch(trajectory(backend, vector, seeds=[8, 9]), 0.5, first.finished)
     with counted(backend.denoiser) as work:
         reached = reach("direct_align", backend, [again], guidance)
         reached.latents.sum().backward()
@@ -301,7 +303,7 @@ def test_peak_activations_grow_as_each_method_says():
     guidance = Guidance(backend.unconditional(), 4.0)
 
     def kept(name):
-        draw = ClassBatch(walk(backend, vector), 0.5)
+        draw = ClassBatch(trajectory(backend, vector), 0.5)
         return saved_bytes(lambda: reach(name, backend, [draw], guidance))
 
     one = kept("last_step")
