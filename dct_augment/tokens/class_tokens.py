@@ -172,10 +172,10 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         return [images for _, some in self._batches.run(pairs, self._draw_together) for images in some]
 
     def _draw_together(self, pairs: Sequence[tuple[ClassTokenState, Conditioning]]) -> list[torch.Tensor]:
-        walks = [self._begin(one.validation_seeds, part) for one, part in pairs]
-        stops = [trajectory.length for trajectory in walks]
-        costs = advance(self._backend, walks, stops, self._guidance.unconditional, self._guidance.scale)
-        images = [self._backend.decode(trajectory.latents).clamp(-1, 1) for trajectory in walks]
+        trajectories = [self._begin(one.validation_seeds, part) for one, part in pairs]
+        stops = [trajectory.length for trajectory in trajectories]
+        costs = advance(self._backend, trajectories, stops, self._guidance.unconditional, self._guidance.scale)
+        images = [self._backend.decode(trajectory.latents).clamp(-1, 1) for trajectory in trajectories]
         for (learner, _), cost in zip(pairs, costs, strict=True):
             learner.evaluations += cost
         return images

@@ -74,17 +74,17 @@ def last_k(
     Costs 2 (N - K) + 4 + 6 (K - 1); peak 2 K - 1. Checkpointed, each pass with gradient is run once more, and
     only one of them is kept at a time.
     """
-    walks = [draw.trajectory for draw in draws]
-    starts = [max(trajectory.length - steps, 0) for trajectory in walks]
-    costs = advance(backend, walks, starts, guidance.unconditional, guidance.scale)
+    trajectories = [draw.trajectory for draw in draws]
+    starts = [max(trajectory.length - steps, 0) for trajectory in trajectories]
+    costs = advance(backend, trajectories, starts, guidance.unconditional, guidance.scale)
     first, later = guidance.step_cost(backend), 3 * backend.evaluations(guidance.scale)
     if checkpointed:
         first, later = first + 1, later + backend.evaluations(guidance.scale)
-    stops = [trajectory.length for trajectory in walks]
-    latents = follow(backend, walks, stops, guidance.unconditional, guidance.scale, checkpointed=checkpointed)
+    stops = [trajectory.length for trajectory in trajectories]
+    latents = follow(backend, trajectories, stops, guidance.unconditional, guidance.scale, checkpointed=checkpointed)
     spent = [
         len(trajectory) * (first + later * (trajectory.length - start - 1))
-        for trajectory, start in zip(walks, starts, strict=True)
+        for trajectory, start in zip(trajectories, starts, strict=True)
     ]
     return DenoisedBatch(latents, [before + more for before, more in zip(costs, spent, strict=True)])
 
@@ -102,9 +102,17 @@ def lv(backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance, *, tim
 
     The loss is averaged over the r copies, so the variance of the gradient falls. Costs 2 N + 4 r; peak r.
     """
-    walks = [draw.trajectory for draw in draws]
-    costs = advance(backend, walks, [trajectory.length for trajectory in walks], guidance.unconditional, guidance.scale)
-    noisy = [renoise(backend, trajectory, trajectory.latents, trajectory.length - 1, times) for trajectory in walks]
+    trajectories = [draw.trajectory for draw in draws]
+    costs = advance(
+        backend,
+        trajectories,
+        [trajectory.length for trajectory in trajectories],
+        guidance.unconditional,
+        guidance.scale,
+    )
+    noisy = [
+        renoise(backend, trajectory, trajectory.latents, trajectory.length - 1, times) for trajectory in trajectories
+    ]
     latents = clean_step(backend, noisy, guidance.unconditional, guidance.scale)
     spent = [guidance.step_cost(backend) * len(trajectory) for trajectory in noisy]
     return DenoisedBatch(latents, [before + more for before, more in zip(costs, spent, strict=True)])
@@ -115,10 +123,10 @@ def look_ahead(backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance
 
     Costs 2 s + 4 for a stop after s steps; peak 1.
     """
-    walks = [draw.trajectory for draw in draws]
-    costs = advance(backend, walks, [draw.stop for draw in draws], guidance.unconditional, guidance.scale)
-    latents = clean_step(backend, walks, guidance.unconditional, guidance.scale)
-    spent = [guidance.step_cost(backend) * len(trajectory) for trajectory in walks]
+    trajectories = [draw.trajectory for draw in draws]
+    costs = advance(backend, trajectories, [draw.stop for draw in draws], guidance.unconditional, guidance.scale)
+    latents = clean_step(backend, trajectories, guidance.unconditional, guidance.scale)
+    spent = [guidance.step_cost(backend) * len(trajectory) for trajectory in trajectories]
     return DenoisedBatch(latents, [before + more for before, more in zip(costs, spent, strict=True)])
 
 

@@ -256,8 +256,8 @@ COSTS = {  # of one image for N guided steps: forward 1, backward 2
 def test_reported_cost_is_the_real_work(scale, name, places):
     backend, vector = tiny.backend(), start_vector().requires_grad_()
     guidance = Guidance(backend.unconditional(), scale)
-    walks = [trajectory(backend, vector), trajectory(backend, vector, seeds=[1], prompts=PROMPTS[:1])]
-    draws = [ClassBatch(one, place) for one, place in zip(walks, places, strict=True)]
+    trajectories = [trajectory(backend, vector), trajectory(backend, vector, seeds=[1], prompts=PROMPTS[:1])]
+    draws = [ClassBatch(one, place) for one, place in zip(trajectories, places, strict=True)]
     with counted(backend.denoiser) as work:
         reached = reach(name, backend, draws, guidance)
         backend.decode(reached.latents).sum().backward()
