@@ -60,7 +60,7 @@ def examine(config: Config) -> Iterator[Finding]:
     data, count = _data(config)
     yield data
     yield _disk(config, count)
-    yield _work(config, count)
+    yield _context(config, count)
     if address := os.environ.get("PREFECT_API_URL"):
         yield _server(address)
 
@@ -214,7 +214,7 @@ def _disk(config: Config, classes: int | None) -> Finding:
     return Finding("disk", "ok", detail)
 
 
-def _work(config: Config, classes: int | None) -> Finding:
+def _context(config: Config, classes: int | None) -> Finding:
     if classes is None:
         return Finding("work", "ok", "known once the data set is there")
     sampling = config.sampling

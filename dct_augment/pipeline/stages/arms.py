@@ -58,21 +58,21 @@ class ArmStage(Stage):
 
     @property
     def _size(self) -> int:
-        return len(self._work.classes) * (self._config.tokens.max_updates + self._config.benchmark.per_class)
+        return len(self._context.classes) * (self._config.tokens.max_updates + self._config.benchmark.per_class)
 
     def _part(self, one: Progress, before: int, unit: WorkUnit) -> Progress:
         return Progress(self.title, min(before + one.done, unit.size), unit.size, f"{unit.title}: {one.note}")
 
     def _inner(self, arm: str, shots: int, seed: int) -> RunContext:
         """The run of one arm on one draw, with the models of this one."""
-        work = self._work
+        work = self._context
         _ = work.backend, work.guide, work.judge  # loaded once for all draws
         inner = RunContext(self._derived(arm, shots, seed), work.progress)
         inner.reuse_models(work)
         return inner
 
     def _derived(self, arm: str, shots: int, seed: int) -> Config:
-        config, root = self._config, arm_folder(self._work.arm_folders, arm, shots, seed)
+        config, root = self._config, arm_folder(self._context.arm_folders, arm, shots, seed)
         generation = {"per_class": config.benchmark.per_class, "allow_uncertified": arm == "textual_inversion"}
         update = {"output": root, "generation": config.generation.model_copy(update=generation)}
         if arm == "textual_inversion":
@@ -86,9 +86,9 @@ class ArmStage(Stage):
 
     def _guide(self, root: Path, shots: int, seed: int) -> Path:
         """The folder of the classifier that has seen the images of one draw alone; trained if it is not there."""
-        folder, source, known = root / "guide", self._work.real_images(), self._work.whole.classes
+        folder, source, known = root / "guide", self._context.real_images(), self._context.whole.classes
         if not folder.is_dir():
-            bench = TrialRunner(source, {}, self._config.benchmark, self._work.device)
+            bench = TrialRunner(source, {}, self._config.benchmark, self._context.device)
             labels = [info.name for info in sorted(known, key=lambda info: info.index)]
             with files.atomic_folder(folder) as partial:
                 training.save(bench.guide(shots, seed, len(labels)), self._config.benchmark, labels, partial)

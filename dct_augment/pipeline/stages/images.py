@@ -25,13 +25,13 @@ class ImageStage(Stage):
 
     def layout(self, classes: Sequence[ClassInfo]) -> plan.Layout:
         """The layout of the split, extended to what the configuration asks for of these classes."""
-        settings, known = self._config.generation, self._work.shards.layout(self.name)
+        settings, known = self._config.generation, self._context.shards.layout(self.name)
         return plan.extend(known, self.name, classes, settings.per_class, settings.shard_size)
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """The shards that are not there, or not whole."""
-        shards = self._work.shards
-        layout = self.layout(self._work.classes)
+        shards = self._context.shards
+        layout = self.layout(self._context.classes)
         todo = [spec for spec in layout if not shards.done(spec, self._made_of(spec))]
         if todo:
             shards.record(self.name, layout)
@@ -39,7 +39,7 @@ class ImageStage(Stage):
 
     def do(self, unit: WorkUnit, report: ProgressCallback = ignore_progress) -> None:
         """Draw one shard."""
-        work, settings = self._work, self._config.generation
+        work, settings = self._context, self._config.generation
         spec = work.shards.layout(self.name)[unit.number]
         made_of = self._made_of(spec)
         rows = plan.rows(spec, work.whole.classes, self._config.prompts, self._tokens(spec), settings.seed)
@@ -52,27 +52,27 @@ class ImageStage(Stage):
 
     def publish(self) -> None:
         """Write `shards/_info.json`."""
-        self._work.shards.publish()
+        self._context.shards.publish()
 
     def _made_of(self, spec: ShardSpec) -> dict[str, Any]:
         """What decides the pixels of a shard."""
         return self._config.identity("generation") | {
             "split": self.name,
             "tokens": {slug: token.sha256 for slug, token in self._tokens(spec).items()},
-            "names": {info.slug: info.name for info in self._work.whole.classes if info.slug in spec.ranges},
+            "names": {info.slug: info.name for info in self._context.whole.classes if info.slug in spec.ranges},
         }
 
     def _tokens(self, spec: ShardSpec) -> dict[str, ClassToken]:
-        tokens = self._work.tokens
+        tokens = self._context.tokens
         if self.name == PLAIN:
             return {}
         any_verdict = self._config.generation.allow_uncertified
-        wanted = [info for info in self._work.whole.classes if info.slug in spec.ranges]
+        wanted = [info for info in self._context.whole.classes if info.slug in spec.ranges]
         return {info.slug: tokens.token(info) for info in wanted if tokens.trusted(info, any_verdict=any_verdict)}
 
     @cached_property
     def _generator(self) -> Generator:
-        work = self._work
+        work = self._context
         return Generator(
             work.backend,
             sampling=self._config.sampling,

@@ -56,7 +56,7 @@ class MetricStage(Stage):
             except ModelError as error:
                 if self._config.metrics.features != "auto":
                     raise
-                self._work.progress(Progress(self.title, 0, 0, f"left out: {error}"))
+                self._context.progress(Progress(self.title, 0, 0, f"left out: {error}"))
                 return ()
         return tuple(WorkUnit("metrics", number, kind, 1) for number, kind in todo)
 
@@ -96,7 +96,7 @@ class MetricStage(Stage):
         Raises:
             ModelError: they cannot be had.
         """
-        name, work = str(self._config.metrics.features), self._work
+        name, work = str(self._config.metrics.features), self._context
         if name == "judge" and work.judge is None:
             raise ModelError("metrics.features is judge, but the configuration has none; use guide, or a timm name")
         known: dict[str, Classifier | None] = {"judge": work.judge, "guide": work.guide}
@@ -112,23 +112,23 @@ class MetricStage(Stage):
     @cached_property
     def _reference(self) -> torch.Tensor:
         """Features (N, D) of the real training and validation images."""
-        dataset, most = self._work.real_images(), self._config.metrics.real_images
+        dataset, most = self._context.real_images(), self._config.metrics.real_images
         examples = [one for split in ("train", "val") for one in dataset.examples(split)]
         order = np.random.default_rng(self._config.metrics.seed).permutation(len(examples))[:most]
         return self._look(_opened(examples[index] for index in sorted(order))).features
 
     def _images(self, kind: str) -> Labelled:
         if kind == _REAL:
-            examples = self._work.real_images().examples("test")[: self._config.metrics.real_images]
+            examples = self._context.real_images().examples("test")[: self._config.metrics.real_images]
             return _opened(examples)
-        known = {info.index for info in self._work.classes}
+        known = {info.index for info in self._context.classes}
         images = SyntheticImages(*self._place(kind), per_class=self._config.metrics.per_class)
         return (images[index] for index, label in enumerate(images.labels) if label in known)
 
     def _place(self, kind: str) -> tuple[Path, str]:
         """Folder and split of the images of an arm."""
         settings = self._config.benchmark
-        run = arm_folder(self._work.arm_folders, kind, settings.shots, settings.seed)
+        run = arm_folder(self._context.arm_folders, kind, settings.shots, settings.seed)
         return run / "shards", SYNTHETIC[kind]
 
     def _look(self, images: Labelled) -> "_Looked":
@@ -137,14 +137,14 @@ class MetricStage(Stage):
             pictures = torch.cat([square(picture, self._side) for picture, _ in batch])
             labels = [label for _, label in batch]
             right: dict[str, list[bool]] = {}
-            for who, classifier in (("guide", self._work.guide), ("judge", self._work.judge)):
+            for who, classifier in (("guide", self._context.guide), ("judge", self._context.judge)):
                 if classifier is not None:
                     right |= _recognised(who, classifier, self._targets(classifier, labels), pictures)
             looked.add(self._features[1](pictures), labels, right)
         return looked
 
     def _targets(self, classifier: Classifier, labels: list[int]) -> list[int]:
-        classes = self._work.whole.classes
+        classes = self._context.whole.classes
         known = dict(zip((info.index for info in classes), classifier.targets(classes), strict=True))
         return [known[label] for label in labels]
 

@@ -15,7 +15,7 @@ class Stage(ABC):
     title: str
 
     def __init__(self, work: RunContext) -> None:
-        self._work, self._config = work, work.config
+        self._context, self._config = work, work.config
 
     @abstractmethod
     def pending(self) -> tuple[WorkUnit, ...]:

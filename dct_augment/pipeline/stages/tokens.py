@@ -33,7 +33,7 @@ class TokenStage(Stage):
 
     def missing(self) -> tuple[ClassInfo, ...]:
         """The classes that have neither a token nor a failure with these settings."""
-        tokens, identity = self._work.tokens, self._identity
+        tokens, identity = self._context.tokens, self._identity
         return tuple(
             info
             for info in self._classes
@@ -42,13 +42,13 @@ class TokenStage(Stage):
 
     def failed(self) -> dict[str, str]:
         """Why a class got no token, by name."""
-        failures = {info.name: self._work.tokens.failure(info, self._identity) for info in self._classes}
+        failures = {info.name: self._context.tokens.failure(info, self._identity) for info in self._classes}
         return {name: facts["stop_reason"] for name, facts in failures.items() if facts}
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """The groups with classes that are missing."""
         missing = [info.slug for info in self.missing()]
-        tokens = self._work.tokens
+        tokens = self._context.tokens
         groups = extend_groups(tokens.groups(), missing, self._config.tokens.group)
         if missing:
             tokens.record(groups)
@@ -68,7 +68,7 @@ class TokenStage(Stage):
 
     def do(self, unit: WorkUnit, report: ProgressCallback = ignore_progress) -> None:
         """Train the classes of one group that are missing, from where a killed process was."""
-        work, identity = self._work, self._identity
+        work, identity = self._context, self._identity
         known = {info.slug: info for info in work.whole.classes}
         finished = {slug for slug, info in known.items() if work.tokens.facts(info, identity)}
         finished |= {slug for slug, info in known.items() if work.tokens.failure(info, identity)}
@@ -84,15 +84,17 @@ class TokenStage(Stage):
 
     def publish(self) -> None:
         """Write `tokens/index.parquet`: a row per class with a token or a failure."""
-        tokens, identity = self._work.tokens, self._identity
-        rows = [tokens.facts(info, identity) or tokens.failure(info, identity) for info in self._work.whole.classes]
+        tokens, identity = self._context.tokens, self._identity
+        rows = [tokens.facts(info, identity) or tokens.failure(info, identity) for info in self._context.whole.classes]
         tokens.publish([facts for facts in rows if facts])
 
     def _memo(self, group: int) -> TrainingCheckpoint:
-        return TrainingCheckpoint(self._work.tokens.path, group, self._identity | {"slots": self._config.tokens.slots})
+        return TrainingCheckpoint(
+            self._context.tokens.path, group, self._identity | {"slots": self._config.tokens.slots}
+        )
 
     def _trainer(self, classes: Sequence[ClassInfo]) -> ClassTokenTrainer | TextualInversionTrainer:
-        work, config = self._work, self._config
+        work, config = self._context, self._config
         shared: dict[str, Any] = {"judge": work.judge, "sampling": config.sampling, "prompting": config.prompts}
         if config.tokens.objective == "classifier":
             starts = self._starts(classes)
@@ -105,7 +107,7 @@ class TokenStage(Stage):
     def _pictures(self, classes: Sequence[ClassInfo]) -> dict[str, list[Image.Image]]:
         """The few-shot images of each class, by slug."""
         wanted = self._config.textual_inversion
-        split = datasets.few_shot(self._work.real_images(), wanted.shots, wanted.draw, wanted.imbalance)
+        split = datasets.few_shot(self._context.real_images(), wanted.shots, wanted.draw, wanted.imbalance)
         return {info.slug: [one.open() for one in split.train if one.label == info.index] for info in classes}
 
     def _starts(self, classes: Iterable[ClassInfo]) -> dict[str, torch.Tensor]:
@@ -113,7 +115,7 @@ class TokenStage(Stage):
         start = self._config.tokens.start
         if start is None:
             return {}
-        found, blocks = {}, self._work.backend.blocks
+        found, blocks = {}, self._context.backend.blocks
         for info in classes:
             path = start / f"{info.slug}.safetensors" if start.is_dir() else start
             if start.is_dir() and not path.is_file():

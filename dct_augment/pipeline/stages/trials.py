@@ -46,7 +46,7 @@ class TrialStage(Stage):
         """
         settings = self._config.benchmark
         most = max(settings.shots, *settings.shots_curve, 0)
-        datasets.few_shot(self._work.real_images(), most, settings.seed, settings.imbalance)
+        datasets.few_shot(self._context.real_images(), most, settings.seed, settings.imbalance)
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """The trials that are not recorded with today's settings and images; records what each seed draws."""
@@ -69,7 +69,7 @@ class TrialStage(Stage):
     def do_all(self, units: Sequence[WorkUnit], report: ProgressCallback = ignore_progress) -> None:
         """Run trials here, as many at once as `benchmark.processes` says."""
         plans = [self._plans[unit.number] for unit in units]
-        trials = pool.run(self._source(), plans, device=self._work.device, processes=self.max_parallel)
+        trials = pool.run(self._source(), plans, device=self._context.device, processes=self.max_parallel)
         # Closed at once when a stop arrives here: its processes would wait for work, and the exit for them.
         with closing(trials):
             for number, (planned, trial) in enumerate(zip(plans, trials, strict=True), 1):
@@ -79,7 +79,7 @@ class TrialStage(Stage):
     @property
     def max_parallel(self) -> int:
         """How many trials run side by side on this machine."""
-        return pool.parallel_trials(self._config.benchmark, self._work.device)
+        return pool.parallel_trials(self._config.benchmark, self._context.device)
 
     @contextmanager
     def trial_pool(self) -> Iterator[None]:
@@ -114,7 +114,7 @@ class TrialStage(Stage):
         settings = self._config.benchmark
         if "class_token_filtered" not in settings.arms:
             return pd.DataFrame()
-        return filter_images(self._work.shards, settings.filter_confidence)
+        return filter_images(self._context.shards, settings.filter_confidence)
 
     def _publish_filtered(self) -> None:
         filtered = self.filtered()
@@ -131,15 +131,15 @@ class TrialStage(Stage):
     def _source(self) -> TrialInputs:
         filtered = self.filtered()
         accepted = frozenset(filtered.loc[filtered["accepted"], "key"]) if len(filtered) else frozenset()
-        return TrialInputs(self._work.real_images(), self._homes, self._config.benchmark, accepted)
+        return TrialInputs(self._context.real_images(), self._homes, self._config.benchmark, accepted)
 
     @cached_property
     def _homes(self) -> ArmFolders:
-        return self._work.arm_folders
+        return self._context.arm_folders
 
     @cached_property
     def _benchmark(self) -> TrialRunner:
-        return self._source().make(self._work.device)
+        return self._source().make(self._context.device)
 
     @property
     def _folder(self) -> Path:
@@ -178,7 +178,7 @@ class TrialStage(Stage):
 
     def _record_splits(self) -> None:
         """Write which pictures each seed draws: `benchmark/splits/<shots>-<seed>.parquet`."""
-        settings, dataset = self._config.benchmark, self._work.real_images()
+        settings, dataset = self._config.benchmark, self._context.real_images()
         for shots, seed in dict.fromkeys((one.shots, one.seed) for one in self._plans):
             split = datasets.few_shot(dataset, shots, seed, settings.imbalance)
             parts = {"train": split.train, "val": split.val, "test": split.test}
