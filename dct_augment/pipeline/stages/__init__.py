@@ -19,8 +19,8 @@ __all__ = ["STAGES", "ArmStage", "ImageStage", "MetricStage", "Stage", "TokenSta
 
 STAGES: Mapping[str, Callable[[RunContext], Stage]] = {
     "tokens": TokenStage,
-    TRAIN: lambda work: ImageStage(work, TRAIN),
-    PLAIN: lambda work: ImageStage(work, PLAIN),
+    TRAIN: lambda context: ImageStage(context, TRAIN),
+    PLAIN: lambda context: ImageStage(context, PLAIN),
     "arms": ArmStage,
     "benchmark": TrialStage,
     "metrics": MetricStage,

@@ -65,10 +65,10 @@ class ArmStage(Stage):
 
     def _inner(self, arm: str, shots: int, seed: int) -> RunContext:
         """The run of one arm on one draw, with the models of this one."""
-        work = self._context
-        _ = work.backend, work.guide, work.judge  # loaded once for all draws
-        inner = RunContext(self._derived(arm, shots, seed), work.progress)
-        inner.reuse_models(work)
+        context = self._context
+        _ = context.backend, context.guide, context.judge  # loaded once for all draws
+        inner = RunContext(self._derived(arm, shots, seed), context.progress)
+        inner.reuse_models(context)
         return inner
 
     def _derived(self, arm: str, shots: int, seed: int) -> Config:

@@ -19,8 +19,8 @@ class ImageStage(Stage):
     In the split of class tokens, a class whose token is not certified is drawn with its plain prompt.
     """
 
-    def __init__(self, work: RunContext, split: str) -> None:
-        super().__init__(work)
+    def __init__(self, context: RunContext, split: str) -> None:
+        super().__init__(context)
         self.name, self.title = split, f"images ({split})"
 
     def layout(self, classes: Sequence[ClassInfo]) -> plan.Layout:
@@ -39,16 +39,18 @@ class ImageStage(Stage):
 
     def do(self, unit: WorkUnit, report: ProgressCallback = ignore_progress) -> None:
         """Draw one shard."""
-        work, settings = self._context, self._config.generation
-        spec = work.shards.layout(self.name)[unit.number]
+        context, settings = self._context, self._config.generation
+        spec = context.shards.layout(self.name)[unit.number]
         made_of = self._made_of(spec)
-        rows = plan.rows(spec, work.whole.classes, self._config.prompts, self._tokens(spec), settings.seed)
-        vectors = {info.slug: work.tokens.vector(info) for info in work.whole.classes if info.slug in made_of["tokens"]}
+        rows = plan.rows(spec, context.whole.classes, self._config.prompts, self._tokens(spec), settings.seed)
+        vectors = {
+            info.slug: context.tokens.vector(info) for info in context.whole.classes if info.slug in made_of["tokens"]
+        }
         samples = []
         for sample in self._generator.draw(rows, vectors, settings.batch_size):
             samples.append(sample)
             report(Progress(self.title, len(samples), len(rows), sample.row.class_name))
-        work.shards.write(spec, samples, made_of, settings.image_format)
+        context.shards.write(spec, samples, made_of, settings.image_format)
 
     def publish(self) -> None:
         """Write `shards/_info.json`."""
@@ -72,13 +74,13 @@ class ImageStage(Stage):
 
     @cached_property
     def _generator(self) -> Generator:
-        work = self._context
+        context = self._context
         return Generator(
-            work.backend,
+            context.backend,
             sampling=self._config.sampling,
             negative=self._config.prompts.negative,
-            classes=work.whole.classes,
-            guide=work.guide,
-            judge=work.judge,
-            report=work.progress,
+            classes=context.whole.classes,
+            guide=context.guide,
+            judge=context.judge,
+            report=context.progress,
         )

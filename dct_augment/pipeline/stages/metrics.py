@@ -41,11 +41,11 @@ class MetricStage(Stage):
 
     name = title = "metrics"
 
-    def __init__(self, work: RunContext) -> None:
-        super().__init__(work)
-        settings = work.config.benchmark
+    def __init__(self, context: RunContext) -> None:
+        super().__init__(context)
+        settings = context.config.benchmark
         arms = [arm for arm in settings.arms if arm in SYNTHETIC and arm != "class_token_filtered"]
-        self._kinds = [_REAL, *arms] if arms and work.config.metrics.features else []
+        self._kinds = [_REAL, *arms] if arms and context.config.metrics.features else []
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """The kinds that are not measured with today's settings and images."""
@@ -96,15 +96,15 @@ class MetricStage(Stage):
         Raises:
             ModelError: they cannot be had.
         """
-        name, work = str(self._config.metrics.features), self._context
-        if name == "judge" and work.judge is None:
+        name, context = str(self._config.metrics.features), self._context
+        if name == "judge" and context.judge is None:
             raise ModelError("metrics.features is judge, but the configuration has none; use guide, or a timm name")
-        known: dict[str, Classifier | None] = {"judge": work.judge, "guide": work.guide}
+        known: dict[str, Classifier | None] = {"judge": context.judge, "guide": context.guide}
         if name == "auto":
-            name = "judge" if work.judge is not None else "guide"
+            name = "judge" if context.judge is not None else "guide"
         classifier = known.get(name)
         if classifier is None:
-            return name, features.load(name, work.device, self._config.metrics.inception_weights)
+            return name, features.load(name, context.device, self._config.metrics.inception_weights)
         members = self._config.judge if name == "judge" else self._config.guide
         classifier.features(torch.zeros(1, 3, 64, 64))
         return f"{name} ({' + '.join(one.name for one in members or ())})", classifier.features

@@ -14,8 +14,8 @@ class Stage(ABC):
     name: str
     title: str
 
-    def __init__(self, work: RunContext) -> None:
-        self._context, self._config = work, work.config
+    def __init__(self, context: RunContext) -> None:
+        self._context, self._config = context, context.config
 
     @abstractmethod
     def pending(self) -> tuple[WorkUnit, ...]:

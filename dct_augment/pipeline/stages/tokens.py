@@ -23,9 +23,9 @@ class TokenStage(Stage):
 
     name = title = "tokens"
 
-    def __init__(self, work: RunContext, classes: Iterable[ClassInfo] | None = None) -> None:
-        super().__init__(work)
-        self._classes = tuple(work.classes if classes is None else classes)
+    def __init__(self, context: RunContext, classes: Iterable[ClassInfo] | None = None) -> None:
+        super().__init__(context)
+        self._classes = tuple(context.classes if classes is None else classes)
 
     @property
     def _identity(self) -> dict[str, Any]:
@@ -68,10 +68,10 @@ class TokenStage(Stage):
 
     def do(self, unit: WorkUnit, report: ProgressCallback = ignore_progress) -> None:
         """Train the classes of one group that are missing, from where a killed process was."""
-        work, identity = self._context, self._identity
-        known = {info.slug: info for info in work.whole.classes}
-        finished = {slug for slug, info in known.items() if work.tokens.facts(info, identity)}
-        finished |= {slug for slug, info in known.items() if work.tokens.failure(info, identity)}
+        context, identity = self._context, self._identity
+        known = {info.slug: info for info in context.whole.classes}
+        finished = {slug for slug, info in known.items() if context.tokens.facts(info, identity)}
+        finished |= {slug for slug, info in known.items() if context.tokens.failure(info, identity)}
         missing = [slug for slug in unit.classes if slug not in finished]
         memo = self._memo(unit.number)
         if missing:
@@ -79,7 +79,7 @@ class TokenStage(Stage):
             order = [known[slug] for slug in (state["classes"] if state else missing)]
             for trained in self._trainer(order).train(order, report, resume=state, checkpoint=memo.write):
                 if trained.info.slug not in finished:  # a class finished just before a kill is trained to its end again
-                    work.tokens.save(trained, identity, work.base_model)
+                    context.tokens.save(trained, identity, context.base_model)
         memo.clear()
 
     def publish(self) -> None:
@@ -94,13 +94,13 @@ class TokenStage(Stage):
         )
 
     def _trainer(self, classes: Sequence[ClassInfo]) -> ClassTokenTrainer | TextualInversionTrainer:
-        work, config = self._context, self._config
-        shared: dict[str, Any] = {"judge": work.judge, "sampling": config.sampling, "prompting": config.prompts}
+        context, config = self._context, self._config
+        shared: dict[str, Any] = {"judge": context.judge, "sampling": config.sampling, "prompting": config.prompts}
         if config.tokens.objective == "classifier":
             starts = self._starts(classes)
-            return ClassTokenTrainer(work.backend, work.guide, settings=config.tokens, starts=starts, **shared)
+            return ClassTokenTrainer(context.backend, context.guide, settings=config.tokens, starts=starts, **shared)
         return TextualInversionTrainer(
-            work.backend, work.guide, pictures=self._pictures(classes), settings=config.textual_inversion,
+            context.backend, context.guide, pictures=self._pictures(classes), settings=config.textual_inversion,
             tokens=config.tokens, **shared,
         )  # fmt: skip
 

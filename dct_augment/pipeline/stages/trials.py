@@ -30,8 +30,8 @@ class TrialStage(Stage):
 
     name = title = "benchmark"
 
-    def __init__(self, work: RunContext) -> None:
-        super().__init__(work)
+    def __init__(self, context: RunContext) -> None:
+        super().__init__(context)
         self._others: TrialPool | None = None
 
     @property
