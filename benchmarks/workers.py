@@ -44,7 +44,7 @@ def seconds(folder: Path, workers: int, threads: int) -> float:
         for warm in (True, False):
             run = Run(config(folder / ("warm" if warm else "timed"), workers, warm=warm))
             began = time.monotonic()
-            augment.work(run, [TokenStage(run)], runner)
+            augment.run_stages(run, [TokenStage(run)], runner)
             spent = time.monotonic() - began
     return spent
 

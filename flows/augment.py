@@ -63,17 +63,17 @@ def augment(
     )
     run = Run(settings, _remark)
     with runners.make(settings) as runner:
-        work(run, run.stages("report"), runner)
+        run_stages(run, run.stages("report"), runner)
     page = _task("report", "report")(run.report)()
     artifacts.show(run, page)
     run.check()
     return str(page)
 
 
-def work(run: Run, stages: Iterable[Stage], runner: Runner) -> None:
+def run_stages(run: Run, stages: Iterable[Stage], runner: Runner) -> None:
     """Do what is missing in each stage, a Prefect task for each unit."""
     with _job(run) as job:
-        run.work(stages, lambda stage, units: _execute(run, stage, units, runner, job))
+        run.run_stages(stages, lambda stage, units: _execute(run, stage, units, runner, job))
 
 
 def do(unit: WorkUnit, job: Job) -> None:

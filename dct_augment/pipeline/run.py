@@ -40,23 +40,23 @@ class Run(RunContext):
 
     def train(self) -> None:
         """Train the class tokens that are missing."""
-        self.work([TokenStage(self)])
+        self.run_stages([TokenStage(self)])
 
     def generate(self) -> None:
         """Draw `generation.per_class` images of every class into shards, with its class token if that is certified."""
-        self.work(self.stages(TRAIN))
+        self.run_stages(self.stages(TRAIN))
 
     def generate_plain(self) -> None:
         """Draw as many images of every class with its plain prompt, from the same seeds."""
-        self.work(self.stages(PLAIN))
+        self.run_stages(self.stages(PLAIN))
 
     def benchmark(self) -> None:
         """Run the trials that are missing, after the images they need."""
-        self.work(self.stages("benchmark"))
+        self.run_stages(self.stages("benchmark"))
 
     def everything(self) -> Path:
         """All stages; return the report's page."""
-        self.work(self.stages("report"))
+        self.run_stages(self.stages("report"))
         return self.report()
 
     def stages(self, last: str) -> Iterator[Stage]:
@@ -83,7 +83,7 @@ class Run(RunContext):
             yield TrialStage(self)
             yield MetricStage(self)
 
-    def work(self, stages: Iterable[Stage], execute: Execute | None = None) -> None:
+    def run_stages(self, stages: Iterable[Stage], execute: Execute | None = None) -> None:
         """Do what is missing in each stage, and write its index.
 
         Raises:

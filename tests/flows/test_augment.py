@@ -120,7 +120,7 @@ class TestUnits:
     def pending(self, run: Run) -> tuple[WorkUnit, ...]:
         """What a flow would hand out, with the folder as it then is."""
         found: list[WorkUnit] = []
-        run.work([TokenStage(run)], lambda stage, units: found.extend(units))
+        run.run_stages([TokenStage(run)], lambda stage, units: found.extend(units))
         return tuple(found)
 
 
