@@ -36,6 +36,12 @@ def words(source: str) -> str:
     return re.sub(r"\s+", " ", text).strip().lower() or source
 
 
+def normalize_label(name: str) -> str:
+    """A name as labels are compared: without case, punctuation between words, and a leading number such as `001.`."""
+    text = re.sub(r"^\d+[._ -]+", "", name.strip().lower())
+    return re.sub(r"[\s_-]+", " ", text).strip()
+
+
 def token_name(dataset: str, slug: str) -> str:
     """The word that stands for a class token, unique across classes and data sets."""
     return f"<dct-{slugs([dataset])[0]}-{slug}>"

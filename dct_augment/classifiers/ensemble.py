@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 
 from dct_augment.classifiers.classifier import Classifier
-from dct_augment.classifiers.labels import normalize_label
 from dct_augment.errors import ModelError
+from dct_augment.prompts import normalize_label
 from dct_augment.records import ClassInfo
 
 

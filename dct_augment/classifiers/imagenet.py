@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from timm.data import ImageNetInfo
 
-from dct_augment.classifiers.labels import normalize_label
+from dct_augment.prompts import normalize_label
 
 _AGREE = 0.9  # lists of ImageNet's names in use differ in some words
 

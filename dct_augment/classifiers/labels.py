@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from dct_augment.errors import ModelError
+from dct_augment.prompts import normalize_label
 from dct_augment.records import ClassInfo
 
 
@@ -104,12 +104,6 @@ class Labels:
 
     def _label(self, index: int) -> str:
         return f"{self.names[index]!r} ({self.ids[index] if self.ids else index})"
-
-
-def normalize_label(name: str) -> str:
-    """A name without case, punctuation between words, and a leading number such as `001.`."""
-    text = re.sub(r"^\d+[._ -]+", "", name.strip().lower())
-    return re.sub(r"[\s_-]+", " ", text).strip()
 
 
 def read(path: Path, outputs: int | None = None) -> tuple[str, ...]:

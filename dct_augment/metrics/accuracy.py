@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from dct_augment.intervals import Estimate, estimate, mean_t, paired_gain, proportion
+from dct_augment.prompts import normalize_label
 from dct_augment.records import ClassInfo
 
 ACCURACY_METHOD = (
@@ -50,11 +51,6 @@ def image_table(rows: pd.DataFrame, classes: Sequence[ClassInfo]) -> pd.DataFram
         right = pd.to_numeric(rows[f"{who}_right"].map({True: 1.0, False: 0.0}))
         table[who] = right.where(table["ok"])
     return table
-
-
-def normalize_label(label: str) -> str:
-    """A label as it is compared: case and underscores do not count."""
-    return label.strip().lower().replace("_", " ")
 
 
 def compare(seen: Mapping[str, pd.DataFrame], who: str, indices: Sequence[int]) -> dict[str, Any]:
