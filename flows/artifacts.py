@@ -33,8 +33,8 @@ _STRIP_BUDGET = 300_000  # characters of one picture; the server's data base kee
 class StageProgress:
     """How far a stage is, over all its units: an artifact, and whoever else wants to know."""
 
-    def __init__(self, run: str, title: str, units: Sequence[WorkUnit], report: ProgressCallback) -> None:
-        self._title, self._report = title, report
+    def __init__(self, run: str, title: str, units: Sequence[WorkUnit], on_progress: ProgressCallback) -> None:
+        self._title, self._on_progress = title, on_progress
         self._total = sum(unit.size for unit in units)
         self._done = 0
         self._written = time.monotonic()
@@ -43,7 +43,7 @@ class StageProgress:
     def within(self, progress: Progress) -> None:
         """Take what the one unit at work reports."""
         if not progress.total:
-            self._report(progress)
+            self._on_progress(progress)
             return
         self._show(self._done + progress.done, progress.note)
 
@@ -53,7 +53,7 @@ class StageProgress:
         self._show(self._done, unit.title)
 
     def _show(self, done: int, note: str) -> None:
-        self._report(Progress(self._title, done, self._total, note))
+        self._on_progress(Progress(self._title, done, self._total, note))
         if done >= self._total or time.monotonic() - self._written > _EVERY:
             self._written = time.monotonic()
             update_progress_artifact(self._artifact, min(100.0, 100.0 * done / self._total))

@@ -92,7 +92,7 @@ def _execute(run: Run, stage: Stage, units: Sequence[WorkUnit], runner: Runner, 
     progress = artifacts.StageProgress(run.config.name, stage.title, units, _progress)
     session = workers.local[job.name]
     session.use_stage(stage, units[0].stage)
-    session.report = progress.within
+    session.on_progress = progress.within
 
     def task_of(unit: WorkUnit) -> Task[[WorkUnit, Job], None]:
         return _task(stage.title, unit.title, settings.retries, settings.retry_delay)(do)

@@ -32,8 +32,8 @@ class Job:
 class Session:
     """The run of one job in this process."""
 
-    def __init__(self, run: Run, report: ProgressCallback = ignore_progress) -> None:
-        self.run, self.report = run, report
+    def __init__(self, run: Run, on_progress: ProgressCallback = ignore_progress) -> None:
+        self.run, self.on_progress = run, on_progress
         self._stages: dict[str, Stage] = {}
 
     def use_stage(self, stage: Stage, name: str) -> None:
@@ -44,7 +44,7 @@ class Session:
         """Do one unit."""
         if unit.stage not in self._stages:
             self._stages[unit.stage] = STAGES[unit.stage](self.run)
-        self._stages[unit.stage].do(unit, self.report)
+        self._stages[unit.stage].do(unit, self.on_progress)
 
 
 local: dict[str, Session] = {}

@@ -67,8 +67,8 @@ class ShrinkingBatches:
     `lower` names the settings that make a single item smaller.
     """
 
-    def __init__(self, size: int, what: str, report: ProgressCallback = ignore_progress, lower: str = "") -> None:
-        self.size, self._what, self._report, self._lower = size, what, report, lower
+    def __init__(self, size: int, what: str, on_progress: ProgressCallback = ignore_progress, lower: str = "") -> None:
+        self.size, self._what, self._on_progress, self._lower = size, what, on_progress, lower
 
     def run(self, items: Sequence[T], work: Callable[[Sequence[T]], R]) -> Iterator[tuple[Sequence[T], R]]:
         """Each batch of items with what `work` made of it, in order. `work` may be called again for the same items.
@@ -94,7 +94,7 @@ class ShrinkingBatches:
                 continue
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            self._report(Progress("memory", 0, 0, f"out of memory: going on with {self.size} {self._what} at once"))
+            self._on_progress(Progress("memory", 0, 0, f"out of memory: going on with {self.size} {self._what} at once"))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -27,10 +27,10 @@ class Generator:
         classes: Sequence[ClassInfo],
         guide: Classifier | None = None,
         judge: Classifier | None = None,
-        report: ProgressCallback = ignore_progress,
+        on_progress: ProgressCallback = ignore_progress,
     ) -> None:
         self._at_once: int | None = None
-        self._report = report
+        self._on_progress = on_progress
         self._texts: dict[tuple[str, str], Conditioning] = {}
         self._backend, self._sampling = backend, sampling
         with torch.no_grad():
@@ -54,7 +54,7 @@ class Generator:
         Raises:
             DctAugmentError: memory runs out with a single image.
         """
-        batches = ShrinkingBatches(min(batch_size, self._at_once or batch_size), "images", self._report)
+        batches = ShrinkingBatches(min(batch_size, self._at_once or batch_size), "images", self._on_progress)
         with ThreadPoolExecutor(1) as pool:
             pending = None
             for batch, images in batches.run(rows, lambda some: self._render(some, vectors)):

@@ -90,7 +90,7 @@ class Trainer(ABC, Generic[L]):
     def train(
         self,
         classes: Sequence[ClassInfo],
-        report: ProgressCallback = ignore_progress,
+        on_progress: ProgressCallback = ignore_progress,
         *,
         resume: Mapping[str, Any] | None = None,
         checkpoint: Callable[[dict[str, Any]], None] | None = None,
@@ -113,7 +113,7 @@ class Trainer(ABC, Generic[L]):
                     "active": [one.state() for one in active],
                 })  # fmt: skip
 
-        self._batches = ShrinkingBatches(self._tokens.slots, "classes", report, self._lower)
+        self._batches = ShrinkingBatches(self._tokens.slots, "classes", on_progress, self._lower)
         waiting, active = self._start(classes, resume)
         done, whole = len(classes) - len(waiting) - len(active), self._updates
         remember()
@@ -128,7 +128,7 @@ class Trainer(ABC, Generic[L]):
                 yield self._finish(one)
             part = sum(min(len(one.history), whole - 1) for one in active)
             note = ", ".join(one.info.name for one in active)
-            report(Progress("tokens", done * whole + part, len(classes) * whole, note))
+            on_progress(Progress("tokens", done * whole + part, len(classes) * whole, note))
             remember()
 
     def _start(

@@ -220,7 +220,7 @@ def test_a_class_does_not_depend_on_the_others():
 def test_histories_are_whole():
     settings = QUICK.model_copy(update={"max_updates": 5, "validate_every": 2, "patience": 9})
     seen = []
-    results = list(trainer(settings).train(tiny.CLASSES, report=seen.append))
+    results = list(trainer(settings).train(tiny.CLASSES, on_progress=seen.append))
     for trained in results:
         assert trained.updates == 5
         assert [step.update for step in trained.history] == [1, 2, 3, 4, 5]

@@ -37,7 +37,7 @@ class ArmStage(Stage):
                 units.append(WorkUnit("arms", number, f"{arm}, {shots} shots, seed {seed}", self._size))
         return tuple(units)
 
-    def do(self, unit: WorkUnit, report: ProgressCallback = ignore_progress) -> None:
+    def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
         """Train the tokens of one arm on one draw, and draw its images."""
         arm, shots, seed = arm_draws(self._config.benchmark)[unit.number]
         inner = self._inner(arm, shots, seed)
@@ -49,7 +49,7 @@ class ArmStage(Stage):
             done = 0
             for stage in _stages(inner):
                 units = stage.pending()
-                stage.do_all(units, lambda one, before=done: report(self._part(one, before, unit)))  # type: ignore[misc]
+                stage.do_all(units, lambda one, before=done: on_progress(self._part(one, before, unit)))  # type: ignore[misc]
                 stage.publish()
                 done += sum(one.size for one in units)
 

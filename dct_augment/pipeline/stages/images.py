@@ -37,7 +37,7 @@ class ImageStage(Stage):
             shards.record(self.name, layout)
         return tuple(WorkUnit(self.name, spec.number, spec.stem(shards.run), len(spec)) for spec in todo)
 
-    def do(self, unit: WorkUnit, report: ProgressCallback = ignore_progress) -> None:
+    def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
         """Draw one shard."""
         context, settings = self._context, self._config.generation
         spec = context.shards.layout(self.name)[unit.number]
@@ -49,7 +49,7 @@ class ImageStage(Stage):
         samples = []
         for sample in self._generator.draw(rows, vectors, settings.batch_size):
             samples.append(sample)
-            report(Progress(self.title, len(samples), len(rows), sample.row.class_name))
+            on_progress(Progress(self.title, len(samples), len(rows), sample.row.class_name))
         context.shards.write(spec, samples, made_of, settings.image_format)
 
     def publish(self) -> None:
@@ -82,5 +82,5 @@ class ImageStage(Stage):
             classes=context.whole.classes,
             guide=context.guide,
             judge=context.judge,
-            report=context.progress,
+            on_progress=context.progress,
         )

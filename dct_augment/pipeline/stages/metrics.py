@@ -60,7 +60,7 @@ class MetricStage(Stage):
                 return ()
         return tuple(WorkUnit("metrics", number, kind, 1) for number, kind in todo)
 
-    def do(self, unit: WorkUnit, report: ProgressCallback = ignore_progress) -> None:
+    def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
         """Measure one kind of images."""
         kind, settings = self._kinds[unit.number], self._config.metrics
         looked = self._look(self._images(kind))
@@ -72,7 +72,7 @@ class MetricStage(Stage):
             found[name] = Metric(proportion(sum(right), len(right)))
         rows = [self._row(kind, name, one, len(looked.labels)) for name, one in found.items()]
         files.write_text(self._file(kind), json.dumps({"identity": self._identity(kind), "rows": rows}) + "\n")
-        report(Progress(self.title, 1, 1, kind))
+        on_progress(Progress(self.title, 1, 1, kind))
 
     def publish(self) -> None:
         """Write `benchmark/metrics.parquet`: a row per kind and metric."""

@@ -26,8 +26,8 @@ class Stage(ABC):
         """
 
     @abstractmethod
-    def do(self, unit: WorkUnit, report: ProgressCallback = ignore_progress) -> None:
-        """Do one unit, in any process that sees the run's folder; `report` gets at most `unit.size`."""
+    def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
+        """Do one unit, in any process that sees the run's folder; `on_progress` gets at most `unit.size`."""
 
     @abstractmethod
     def publish(self) -> None:
@@ -43,9 +43,9 @@ class Stage(ABC):
         """Be ready for `max_parallel` units at a time, from as many threads."""
         yield
 
-    def do_all(self, units: Sequence[WorkUnit], report: ProgressCallback = ignore_progress) -> None:
+    def do_all(self, units: Sequence[WorkUnit], on_progress: ProgressCallback = ignore_progress) -> None:
         """Do units here, one after the other."""
         done, total = 0, sum(unit.size for unit in units)
         for unit in units:
-            self.do(unit, lambda one, before=done: report(Progress(one.stage, before + one.done, total, one.note)))  # type: ignore[misc]
+            self.do(unit, lambda one, before=done: on_progress(Progress(one.stage, before + one.done, total, one.note)))  # type: ignore[misc]
             done += unit.size

@@ -66,7 +66,7 @@ class TokenStage(Stage):
         inverting = config.tokens.objective == "textual_inversion"
         return config.textual_inversion.steps if inverting else config.tokens.max_updates
 
-    def do(self, unit: WorkUnit, report: ProgressCallback = ignore_progress) -> None:
+    def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
         """Train the classes of one group that are missing, from where a killed process was."""
         context, identity = self._context, self._identity
         known = {info.slug: info for info in context.whole.classes}
@@ -77,7 +77,7 @@ class TokenStage(Stage):
         if missing:
             state = memo.read(missing, finished)
             order = [known[slug] for slug in (state["classes"] if state else missing)]
-            for trained in self._trainer(order).train(order, report, resume=state, checkpoint=memo.write):
+            for trained in self._trainer(order).train(order, on_progress, resume=state, checkpoint=memo.write):
                 if trained.info.slug not in finished:  # a class finished just before a kill is trained to its end again
                     context.tokens.save(trained, identity, context.base_model)
         memo.clear()

@@ -61,12 +61,12 @@ class TrialStage(Stage):
             self._publish_filtered()
         return tuple(todo)
 
-    def do(self, unit: WorkUnit, report: ProgressCallback = ignore_progress) -> None:
+    def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
         """Run one trial and record it; several threads may, within `trial_pool`."""
         planned = self._plans[unit.number]
         self._record(planned, self._others.trial(planned) if self._others else self._benchmark.trial(planned))
 
-    def do_all(self, units: Sequence[WorkUnit], report: ProgressCallback = ignore_progress) -> None:
+    def do_all(self, units: Sequence[WorkUnit], on_progress: ProgressCallback = ignore_progress) -> None:
         """Run trials here, as many at once as `benchmark.processes` says."""
         plans = [self._plans[unit.number] for unit in units]
         trials = pool.run(self._source(), plans, device=self._context.device, processes=self.max_parallel)
@@ -74,7 +74,7 @@ class TrialStage(Stage):
         with closing(trials):
             for number, (planned, trial) in enumerate(zip(plans, trials, strict=True), 1):
                 self._record(planned, trial)
-                report(Progress("benchmark", number, len(units), f"{trial.arm} {trial.accuracy:.1%}"))
+                on_progress(Progress("benchmark", number, len(units), f"{trial.arm} {trial.accuracy:.1%}"))
 
     @property
     def max_parallel(self) -> int:
