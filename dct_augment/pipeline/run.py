@@ -23,8 +23,8 @@ from dct_augment.errors import TokenTrainingError
 from dct_augment.generation import plan
 from dct_augment.generation.shards import PLAIN, TRAIN
 from dct_augment.metrics.accuracy import titles
+from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages import ArmStage, ImageStage, MetricStage, Stage, TokenStage, TrialStage
-from dct_augment.pipeline.workspace import RunContext
 from dct_augment.records import ClassInfo, WorkUnit
 from dct_augment.report.page import build
 from dct_augment.tokens import formats

@@ -7,13 +7,13 @@ its result is a file that says itself what it was made of, so it does not matter
 from collections.abc import Callable, Mapping
 
 from dct_augment.generation.shards import PLAIN, TRAIN
+from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.arms import ArmStage
 from dct_augment.pipeline.stages.images import ImageStage
 from dct_augment.pipeline.stages.metrics import MetricStage
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.tokens import TokenStage
 from dct_augment.pipeline.stages.trials import TrialStage
-from dct_augment.pipeline.workspace import RunContext
 
 __all__ = ["STAGES", "ArmStage", "ImageStage", "MetricStage", "Stage", "TokenStage", "TrialStage"]
 

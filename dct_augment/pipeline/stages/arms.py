@@ -10,10 +10,10 @@ from dct_augment.benchmark.trials import TrialRunner
 from dct_augment.config import ClassifierConfig, Config
 from dct_augment.downstream import training
 from dct_augment.generation.shards import TRAIN
+from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.images import ImageStage
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.tokens import TokenStage
-from dct_augment.pipeline.workspace import RunContext
 from dct_augment.records import Progress, ProgressCallback, WorkUnit, ignore_progress
 
 

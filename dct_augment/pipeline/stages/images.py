@@ -8,8 +8,8 @@ from dct_augment.generation import plan
 from dct_augment.generation.generator import Generator
 from dct_augment.generation.plan import ShardSpec
 from dct_augment.generation.shards import PLAIN
+from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.pipeline.workspace import RunContext
 from dct_augment.records import ClassInfo, ClassToken, Progress, ProgressCallback, WorkUnit, ignore_progress
 
 

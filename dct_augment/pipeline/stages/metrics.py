@@ -23,8 +23,8 @@ from dct_augment.images import square
 from dct_augment.intervals import proportion
 from dct_augment.metrics import distances
 from dct_augment.metrics.distances import Metric
+from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.pipeline.workspace import RunContext
 from dct_augment.records import Example, Progress, ProgressCallback, WorkUnit, ignore_progress
 
 _BATCH = 64

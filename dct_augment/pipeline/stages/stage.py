@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from dct_augment.pipeline.workspace import RunContext
+from dct_augment.pipeline.context import RunContext
 from dct_augment.records import Progress, ProgressCallback, WorkUnit, ignore_progress
 
 

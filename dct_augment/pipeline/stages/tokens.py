@@ -8,8 +8,8 @@ from PIL import Image
 
 from dct_augment import datasets
 from dct_augment.errors import InputError
+from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.pipeline.workspace import RunContext
 from dct_augment.records import ClassInfo, ProgressCallback, WorkUnit, ignore_progress
 from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import TrainingCheckpoint

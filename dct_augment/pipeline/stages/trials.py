@@ -18,8 +18,8 @@ from dct_augment.benchmark.pool import TrialInputs, TrialPool
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials
 from dct_augment.generation.filter import filter_images
 from dct_augment.generation.shards import ShardFolder
+from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.pipeline.workspace import RunContext
 from dct_augment.records import Progress, ProgressCallback, Trial, WorkUnit, ignore_progress
 
 _FACTS = ("arm", "shots", "seed", "per_class")
