@@ -1,19 +1,37 @@
-"""Pictures as tensors, as classifiers and models take them, and as hashes of their content."""
+"""Turns images into tensors and back, and hashes their content. torch is imported when first needed."""
 
 import hashlib
+import struct
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
+if TYPE_CHECKING:
+    import torch
 
-def square(picture: Image.Image, size: int) -> torch.Tensor:
-    """The middle square of a picture as (1, 3, size, size) in [-1, 1]."""
-    fitted = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)[None].float() / 127.5 - 1
+UNREADABLE_IMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error)
+"""What Pillow raises for truncated and malformed image files."""
 
 
-def content(picture: Image.Image) -> str:
-    """SHA-256 of size and RGB pixels, hex: equal for pictures that look the same, whatever file they come from."""
-    plain = picture.convert("RGB")
+def to_tensor(image: Image.Image) -> "torch.Tensor":
+    """Convert an image to a tensor (1, 3, H, W) in [-1, 1]: x = v / 127.5 - 1 for 8-bit values v."""
+    import torch
+
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def to_pixels(images: "torch.Tensor") -> "torch.Tensor":
+    """Convert images (B, 3, H, W) in [-1, 1] to 8-bit values: v = round(127.5 (x + 1)). What lies outside is cut."""
+    return images.add(1).mul(127.5).round().clamp(0, 255).byte()
+
+
+def square(image: Image.Image, size: int) -> "torch.Tensor":
+    """Convert the middle square of an image to a tensor (1, 3, size, size) in [-1, 1]."""
+    return to_tensor(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC))
+
+
+def content(image: Image.Image) -> str:
+    """Hash size and RGB pixels with SHA-256, as hex: equal for images that look the same, whatever their file."""
+    plain = image.convert("RGB")
     return hashlib.sha256(repr(plain.size).encode() + plain.tobytes()).hexdigest()

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import torch
 from PIL import Image
 
 from dct_augment.classifiers.classifier import Classifier
 from dct_augment.errors import ModelError
+from dct_augment.images import UNREADABLE_IMAGE, to_tensor
 from dct_augment.records import ClassInfo, Example
 
 PER_CLASS, MOST = 4, 200
@@ -26,8 +26,7 @@ def check(classifier: Classifier, classes: Sequence[ClassInfo], examples: Iterab
     right = 0
     with torch.no_grad():
         for example, picture in chosen:
-            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
-            right += int(classifier.logits(pixels).argmax(1).item() == targets[example.label])
+            right += int(classifier.logits(to_tensor(picture)).argmax(1).item() == targets[example.label])
     accuracy, chance = right / len(chosen), 1 / len(classes)
     needed = min(3 * chance, (1 + chance) / 2)
     if len(classes) > 1 and accuracy < needed:
@@ -50,7 +49,7 @@ def _choose(classes: Sequence[ClassInfo], examples: Iterable[Example]) -> list[t
         if example.label in room:
             try:
                 chosen.append((example, example.open().convert("RGB")))
-            except (OSError, ValueError):
+            except UNREADABLE_IMAGE:
                 continue
             room[example.label] -= 1
             if not room[example.label]:

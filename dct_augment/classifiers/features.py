@@ -9,6 +9,7 @@ import torch
 
 from dct_augment.classifiers.timm_models import preprocess
 from dct_augment.errors import ModelError
+from dct_augment.images import to_pixels
 
 Extractor = Callable[[torch.Tensor], torch.Tensor]
 """Images (B, 3, H, W) in [-1, 1] to features (B, D), float32."""
@@ -67,7 +68,7 @@ def _inception(device: str, weights: Path | None) -> Extractor:
 
     @torch.no_grad()
     def extract(images: torch.Tensor) -> torch.Tensor:
-        pixels = images.clamp(-1, 1).add(1).mul(127.5).round().byte().to(device)
+        pixels = to_pixels(images).to(device)
         return cast(torch.Tensor, model(pixels)[0]).float().cpu()
 
     return extract

@@ -10,6 +10,7 @@ from PIL import Image
 from torch.nn import functional
 
 from dct_augment.errors import ModelError
+from dct_augment.images import to_tensor
 
 Interpolation = Literal["bicubic", "bilinear", "nearest-exact", "lanczos"]
 TOLERANCE = 3 / 255
@@ -65,7 +66,7 @@ class Preprocess:
         """
         for width, height in _PICTURES:
             picture = _picture(width, height)
-            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+            pixels = to_tensor(picture)
             try:
                 ours, theirs = self(pixels)[0], reference(picture)
                 same = ours.shape == theirs.shape and self._apart(ours, theirs) <= TOLERANCE

@@ -10,6 +10,7 @@ import numpy as np
 from dct_augment.config import DATASETS, DatasetConfig
 from dct_augment.datasets import cub, digits, folder, huggingface, imagenet, inat, pocket, webdataset
 from dct_augment.errors import DatasetError
+from dct_augment.images import UNREADABLE_IMAGE
 from dct_augment.records import ClassInfo, Dataset, Example, Split
 
 _ADAPTERS: dict[str, Callable[..., Dataset]] = {
@@ -135,6 +136,6 @@ def _readable(examples: Iterator[Example], count: int) -> list[Example]:
 def _opens(example: Example) -> bool:
     try:
         cast(Any, example.open()).load()
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises for truncated and malformed files
+    except UNREADABLE_IMAGE:
         return False
     return True

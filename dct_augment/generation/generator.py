@@ -10,6 +10,7 @@ from PIL import Image
 from dct_augment.classifiers import Classifier
 from dct_augment.config import SamplingConfig
 from dct_augment.diffusion import Backend, Conditioning, ShrinkingBatches, sample
+from dct_augment.images import to_pixels
 from dct_augment.records import ClassInfo, GeneratedImage, PlanRow, ProgressCallback, ignore_progress
 
 _TEXTS = 256  # encoded prompts that are kept: those of a dozen classes, or at most 200 MB of SDXL's
@@ -94,7 +95,7 @@ class Generator:
         verdicts: dict[str, list[tuple[str, bool, float]]] = {}
         for name, judge, targets in self._judges:
             verdicts[name] = judge.verdicts(images, [targets[row.class_index] for row in batch])
-        pixels = images.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        pixels = to_pixels(images).permute(0, 2, 3, 1).cpu().numpy()
         samples = []
         for index, row in enumerate(batch):
             if not finite[index]:

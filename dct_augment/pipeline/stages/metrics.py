@@ -19,7 +19,7 @@ from dct_augment.classifiers import Classifier, features
 from dct_augment.downstream.mixing import SyntheticImages
 from dct_augment.errors import ModelError
 from dct_augment.generation.shards import ShardFolder
-from dct_augment.images import square
+from dct_augment.images import UNREADABLE_IMAGE, square
 from dct_augment.intervals import proportion
 from dct_augment.metrics import distances
 from dct_augment.metrics.distances import Metric
@@ -214,7 +214,7 @@ def _opened(examples: Iterable[Example]) -> Labelled:
     for one in examples:
         try:
             picture = one.open().convert("RGB")
-        except (OSError, ValueError, SyntaxError):
+        except UNREADABLE_IMAGE:
             continue
         yield picture, one.label
 
