@@ -1,23 +1,49 @@
-"""WebDataset tar shards, our own included; pictures are read from the tars where they lie."""
+"""Reads WebDataset tar shards, our own included; images are read from the tars where they lie."""
 
 import io
 import json
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
+from dct_augment import tars
 from dct_augment.config import WebDatasetDataset
 from dct_augment.datasets import pictures
 from dct_augment.datasets.naming import infos
 from dct_augment.datasets.pictures import OnDisk
 from dct_augment.errors import DatasetError
 from dct_augment.records import Example
+from dct_augment.tars import Span
 
-_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+_IMAGES = frozenset(suffix.removeprefix(".") for suffix in pictures.SUFFIXES)
+
+
+@dataclass(frozen=True)
+class _StoredImage:
+    """An image of a tar, where it lies, and what its json member calls its class; empty if it says nothing."""
+
+    key: str
+    label: int
+    class_name: str
+    tar: Path
+    span: Span
+
+    def example(self) -> Example:
+        return Example(f"{self.tar.name}/{self.key}", self.label, partial(_open, self.tar, self.span))
 
 
 def load(settings: WebDatasetDataset) -> OnDisk:
@@ -30,69 +56,77 @@ def load(settings: WebDatasetDataset) -> OnDisk:
     """
     root = settings.path.expanduser()
     pictures.require(root, published="WebDataset shards (*.tar)")
-    tars = [path for path in sorted(root.glob("*.tar")) if "plain" not in re.split(r"[^a-z]+", path.stem.lower())]
-    if not tars:
+    paths = [path for path in sorted(root.glob("*.tar")) if "plain" not in _words(path)]
+    if not paths:
         raise DatasetError(f"dataset.path {str(root)!r} holds no *.tar shards")
-    named: dict[int, str] = {}
+    class_names: dict[int, str] = {}
     splits: dict[str, list[Example]] = {"train": []}
-    for tar in tars:
-        splits.setdefault(_split(tar), []).extend(_index(tar, named))
-    names = _names(root, {example.label for part in splits.values() for example in part}, named)
-    classes = infos(names, settings.words)
+    for path in paths:
+        images = _index(path)
+        splits.setdefault(_split(path), []).extend(image.example() for image in images)
+        for image in images:
+            if image.class_name:
+                class_names.setdefault(image.label, image.class_name)
+    labels = {example.label for examples in splits.values() for example in examples}
+    classes = infos(_class_names(root, labels, class_names), settings.words)
     held = {"val": settings.val, "test": settings.test}
     whole = pictures.complete_listed(dict(splits), held, settings.seed, classes, root)
     return OnDisk(settings.title or root.resolve().name, classes, whole)
 
 
+def _words(tar: Path) -> list[str]:
+    return re.split(r"[^a-z]+", tar.stem.lower())
+
+
 def _split(tar: Path) -> str:
-    return next((_WORDS[word] for word in re.split(r"[^a-z]+", tar.stem.lower()) if word in _WORDS), "train")
+    return next((_SPLIT_WORDS[word] for word in _words(tar) if word in _SPLIT_WORDS), "train")
 
 
-def _index(tar: Path, named: dict[int, str]) -> list[Example]:
-    """The pictures of a tar; what its json members call the classes goes into `named`."""
-    labels: dict[str, int] = {}
-    places: dict[str, tuple[int, int]] = {}
-    said: dict[str, str] = {}
+def _index(tar: Path) -> list[_StoredImage]:
+    """List the images of a tar."""
     try:
-        with tarfile.open(tar) as archive:
-            for member in archive:
-                key, _, ending = member.name.partition(".")
-                if f".{ending}".lower() in pictures.SUFFIXES:
-                    places[key] = (member.offset_data, member.size)
-                elif ending in ("cls", "json"):
-                    data = archive.extractfile(member).read()  # type: ignore[union-attr]
-                    if ending == "cls":
-                        labels[key] = int(data)
-                    elif isinstance(facts := json.loads(data), dict) and facts.get("class_name"):
-                        said[key] = str(facts["class_name"])
+        return list(_read(tar))
     except (OSError, tarfile.TarError, ValueError) as error:
         raise DatasetError(f"{str(tar)!r} cannot be read: {error}") from error
-    if unlabelled := sorted(places.keys() - labels.keys()):
+
+
+def _read(tar: Path) -> Iterator[_StoredImage]:
+    samples = [sample for sample in tars.index(tar) if sample.image(_IMAGES)]
+    if unlabelled := sorted(sample.key for sample in samples if "cls" not in sample.members):
         raise DatasetError(f"{str(tar)!r}: {len(unlabelled)} pictures have no .cls member, e.g. {unlabelled[0]!r}")
-    for key, name in said.items():
-        if key in labels:
-            named.setdefault(labels[key], name)
-    return [Example(f"{tar.name}/{key}", labels[key], partial(_open, tar, *place)) for key, place in places.items()]
+    with tar.open("rb") as stream:
+        for sample in samples:
+            span = sample.image(_IMAGES)
+            assert span is not None
+            label = int(sample.members["cls"].read(stream))
+            metadata = json.loads(sample.members["json"].read(stream)) if "json" in sample.members else None
+            yield _StoredImage(sample.key, label, _class_name(metadata), tar, span)
 
 
-def _names(root: Path, used: set[int], named: Mapping[int, str]) -> Sequence[str]:
-    """Class names in label order."""
-    path, count = root / "classes.txt", max(used, default=-1) + 1
+def _class_name(metadata: Any) -> str:
+    """Find what a json member calls the class."""
+    if isinstance(metadata, dict) and metadata.get("class_name"):
+        return str(metadata["class_name"])
+    return ""
+
+
+def _class_names(root: Path, labels: Collection[int], in_tars: Mapping[int, str]) -> Sequence[str]:
+    """List class names in label order, from `classes.txt` if there is one."""
+    path, count = root / "classes.txt", max(labels, default=-1) + 1
     if path.is_file():
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if len(names) < count:
             raise DatasetError(f"{str(path)!r} names {len(names)} classes, but labels go up to {count - 1}")
         return names
-    if missing := [label for label in range(count) if label not in named]:
+    if missing := [label for label in range(count) if label not in in_tars]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DatasetError(
-            f"{str(root)!r}: no name for label {missing[0]}"
-            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; put them into {str(path)!r}, a line each, "
-            "in label order"
+            f"{str(root)!r}: no name for label {missing[0]}{more}; put them into {str(path)!r}, a line each, in label "
+            "order"
         )
-    return [named[label] for label in range(count)]
+    return [in_tars[label] for label in range(count)]
 
 
-def _open(tar: Path, offset: int, size: int) -> Image.Image:
+def _open(tar: Path, span: Span) -> Image.Image:
     with tar.open("rb") as stream:
-        stream.seek(offset)
-        return Image.open(io.BytesIO(stream.read(size)))
+        return Image.open(io.BytesIO(span.read(stream)))

@@ -7,18 +7,21 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from dct_augment import tars
 from dct_augment.errors import DatasetError, ShardError
 from dct_augment.generation.shards import TRAIN
 from dct_augment.records import Example
+from dct_augment.tars import Span
 
 Transform = Callable[[Image.Image], Any]
-_IMAGES = (".png", ".webp", ".jpg")
+_IMAGES = ("png", "webp", "jpg")
 
 
 class SyntheticImages:
@@ -48,27 +51,25 @@ class SyntheticImages:
             raise DatasetError(f"{info} is damaged: {error}; run `dct-augment generate` again") from error
         if split not in splits:
             raise DatasetError(f"{folder} has no split {split!r}; it has: {', '.join(splits) or 'none'}")
-        entries = [entry for name in splits[split]["filenames"] for entry in _index(folder / name)]
-        entries.sort(key=lambda entry: (entry[1], entry[0]))
-        kept: list[tuple[str, int, Path, int, int]] = []
+        stored = [image for name in splits[split]["filenames"] for image in _index(folder / name)]
+        stored.sort(key=lambda image: (image.label, image.key))
+        self._images: list[_StoredImage] = []
         counts: dict[int, int] = {}
-        for entry in entries:
-            counts[entry[1]] = counts.get(entry[1], 0) + 1
-            if (per_class is None or counts[entry[1]] <= per_class) and (only is None or entry[0] in only):
-                kept.append(entry)
-        self._entries = kept
-        self.keys = tuple(entry[0] for entry in kept)
-        self.labels = tuple(entry[1] for entry in kept)
+        for image in stored:
+            counts[image.label] = counts.get(image.label, 0) + 1
+            if (per_class is None or counts[image.label] <= per_class) and (only is None or image.key in only):
+                self._images.append(image)
+        self.keys = tuple(image.key for image in self._images)
+        self.labels = tuple(image.label for image in self._images)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        _, label, tar, offset, size = self._entries[index]
-        with tar.open("rb") as stream:
-            stream.seek(offset)
-            picture = Image.open(io.BytesIO(stream.read(size))).convert("RGB")
-        return (self._transform(picture) if self._transform else picture), label
+        stored = self._images[index]
+        with stored.tar.open("rb") as stream:
+            image = Image.open(io.BytesIO(stored.span.read(stream))).convert("RGB")
+        return (self._transform(image) if self._transform else image), stored.label
 
 
 class RealImages:
@@ -127,18 +128,29 @@ class Mixture:
         return self._real[chosen]
 
 
-def _index(tar: Path) -> list[tuple[str, int, Path, int, int]]:
-    """Key, label, tar, offset and size of every image of a tar."""
-    labels: dict[str, int] = {}
-    places: dict[str, tuple[int, int]] = {}
+@dataclass(frozen=True)
+class _StoredImage:
+    """An image of a shard, and where it lies in the tar."""
+
+    key: str
+    label: int
+    tar: Path
+    span: Span
+
+
+def _index(tar: Path) -> list[_StoredImage]:
+    """List the images of a tar.
+
+    Raises:
+        ShardError: the tar cannot be read, or an image has no label.
+    """
+    images = []
     try:
-        with tarfile.open(tar) as archive:
-            for member in archive:
-                key, dot, ending = member.name.partition(".")
-                if dot + ending in _IMAGES:
-                    places[key] = (member.offset_data, member.size)
-                elif ending == "cls":
-                    labels[key] = int(archive.extractfile(member).read())  # type: ignore[union-attr]
-        return [(key, labels[key], tar, *place) for key, place in places.items()]
+        with tar.open("rb") as stream:
+            for sample in tars.index(tar):
+                span = sample.image(_IMAGES)
+                if span is not None:
+                    images.append(_StoredImage(sample.key, int(sample.members["cls"].read(stream)), tar, span))
+        return images
     except (OSError, tarfile.TarError, ValueError, KeyError) as error:
         raise ShardError(f"{tar} cannot be read: {error}; `dct-augment verify` tells more") from error

@@ -6,8 +6,6 @@ SHA-256 of the tar, and one of its own content. `plan.json` holds the layout and
 
 import io
 import json
-import os
-import struct
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset as wds
 from PIL import Image
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from dct_augment import files
+from dct_augment import files, tars
 from dct_augment.config import differences, fingerprint
 from dct_augment.errors import ShardError, StaleRunError
 from dct_augment.generation.plan import Layout, ShardSpec
+from dct_augment.images import UNREADABLE_IMAGE
 from dct_augment.records import GeneratedImage
 
 TRAIN, PLAIN = "train", "plain"
@@ -197,25 +195,17 @@ def read(tar: Path) -> Iterator[tuple[str, int, Image.Image]]:
         ShardError: the tar is truncated, or a sample lacks its image or label.
     """
     try:
-        if not _complete(tar):
+        if not tars.is_complete(tar):
             raise ShardError(f"{tar.name} is truncated")
-        with tar.open("rb") as stream:  # wds.WebDataset would leave it open
-            for sample in group_by_keys(tar_file_expander([{"url": str(tar), "stream": stream}])):
-                name = next((kind for kind in _FORMATS if kind in sample), None)
-                if name is None or "cls" not in sample:
-                    raise ShardError(f"{tar.name}: sample {sample['__key__']!r} lacks its image or label")
-                picture = Image.open(io.BytesIO(sample[name])).convert("RGB")
-                yield sample["__key__"], int(sample["cls"]), picture
-    except (ValueError, OSError, EOFError, SyntaxError, struct.error, tarfile.TarError) as error:
-        reason = str(error.args[0] if error.args else error).partition(" @ ")[0]
-        raise ShardError(f"{tar.name} cannot be read: {reason}") from error
-
-
-def _complete(tar: Path) -> bool:
-    """Whether a tar ends as tars do, with two empty blocks; readers take a shorter one without a word."""
-    with tar.open("rb") as stream:
-        stream.seek(-1024, os.SEEK_END)
-        return stream.read() == bytes(1024)
+        with tar.open("rb") as stream:
+            for sample in tars.index(tar):
+                image_span, label_span = sample.image(_FORMATS), sample.members.get("cls")
+                if image_span is None or label_span is None:
+                    raise ShardError(f"{tar.name}: sample {sample.key!r} lacks its image or label")
+                image = Image.open(io.BytesIO(image_span.read(stream))).convert("RGB")
+                yield sample.key, int(label_span.read(stream)), image
+    except (*UNREADABLE_IMAGE, tarfile.TarError) as error:
+        raise ShardError(f"{tar.name} cannot be read: {error}") from error
 
 
 def _members(sample: GeneratedImage, image_format: str) -> dict[str, Any]:
