@@ -1,7 +1,8 @@
-"""A frozen classifier as guide or judge."""
+"""Defines what a guide or judge is: a frozen classifier over images."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,6 +15,18 @@ from dct_augment.errors import ModelError
 from dct_augment.records import ClassInfo
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one image.
+
+    `label` is the likeliest label, `is_target` whether that is the target, and `probability` that of the target.
+    """
+
+    label: str
+    is_target: bool
+    probability: float
+
+
 class Classifier(ABC):
     """A frozen classifier over images (B, 3, H, W) in [-1, 1]."""
 
@@ -21,11 +34,11 @@ class Classifier(ABC):
 
     @abstractmethod
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K) over the classifier's own labels, float32; gradients flow to the images."""
+        """Compute logits (B, K) over the classifier's own labels, float32; gradients flow to the images."""
 
     @abstractmethod
     def targets(self, classes: Sequence[ClassInfo]) -> tuple[int, ...]:
-        """The label index of each class.
+        """Find the label of each class, as an index of `labels`.
 
         Raises:
             ModelError: a class has no label, or more than one; all are listed.
@@ -33,21 +46,23 @@ class Classifier(ABC):
 
     @abstractmethod
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the last layer sees, (B, D) float32 on the CPU, without gradient.
+        """Compute the inputs of the last layer, (B, D) float32 on the CPU, without gradient.
 
         Raises:
             ModelError: the model has no linear last layer.
         """
 
     @torch.no_grad()
-    def verdicts(self, images: torch.Tensor, targets: Sequence[int]) -> list[tuple[str, bool, float]]:
-        """For each image: the label chosen, whether it is the target (an index of `labels`), and its probability."""
-        chances = self.logits(images).softmax(1)
-        best = chances.argmax(1).tolist()
-        rows = torch.arange(len(chances), device=chances.device)
-        wanted = chances[rows, torch.tensor(targets, device=chances.device)].tolist()
-        found = zip(best, targets, wanted, strict=True)
-        return [(self.labels[index], index == target, chance) for index, target, chance in found]
+    def predictions(self, images: torch.Tensor, targets: Sequence[int]) -> list[Prediction]:
+        """Predict the label of each image (B, 3, H, W); `targets` are the labels that they should have, as indices."""
+        probabilities = self.logits(images).softmax(1)
+        best = probabilities.argmax(1).tolist()
+        rows = torch.arange(len(probabilities), device=probabilities.device)
+        of_targets = probabilities[rows, torch.tensor(targets, device=probabilities.device)].tolist()
+        return [
+            Prediction(self.labels[index], index == target, probability)
+            for index, target, probability in zip(best, targets, of_targets, strict=True)
+        ]
 
 
 class SingleClassifier(Classifier):
@@ -87,20 +102,25 @@ class SingleClassifier(Classifier):
     @torch.no_grad()
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """See `Classifier`."""
-        linear = [one for one in self._model.modules() if isinstance(one, nn.Linear)]
-        last = next((one for one in reversed(linear) if one.out_features == len(self.labels)), None)
-        if last is None:
-            raise ModelError("the classifier has no linear last layer whose inputs could be features; set "
-                             "metrics.features to another one, inception, or a timm name")  # fmt: skip
-        seen: list[torch.Tensor] = []
-        hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        inputs: list[torch.Tensor] = []
+        hook = self._last_layer().register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
         try:
             self.logits(images)
         finally:
             hook.remove()
-        if not seen:
+        if not inputs:
             raise ModelError("the classifier's last linear layer takes no part in its output; set metrics.features")
-        return seen[-1].flatten(1).float().cpu()
+        return inputs[-1].flatten(1).float().cpu()
+
+    def _last_layer(self) -> nn.Linear:
+        layers = [layer for layer in self._model.modules() if isinstance(layer, nn.Linear)]
+        for layer in reversed(layers):
+            if layer.out_features == len(self.labels):
+                return layer
+        raise ModelError(
+            "the classifier has no linear last layer whose inputs could be features; set metrics.features to another "
+            "one, inception, or a timm name"
+        )
 
     def targets(self, classes: Sequence[ClassInfo]) -> tuple[int, ...]:
         """See `Classifier`."""

@@ -7,6 +7,7 @@ from typing import Any, cast
 import timm
 import torch
 
+from dct_augment.classifiers.names import resolve
 from dct_augment.classifiers.timm_models import preprocess
 from dct_augment.errors import ModelError
 from dct_augment.images import to_pixels
@@ -25,16 +26,15 @@ def load(name: str, device: str = "cpu", weights: Path | None = None) -> Extract
 
 
 def _timm(name: str, device: str) -> Extractor:
-    if name.startswith("local-dir:"):
-        name = f"local-dir:{Path(name.removeprefix('local-dir:')).expanduser()}"
     try:
-        model = timm.create_model(name, pretrained=True, num_classes=0).to(device).eval().requires_grad_(False)
+        model = timm.create_model(resolve(name, "timm").timm_name, pretrained=True, num_classes=0)
     except Exception as error:  # whatever timm raises on a name, folder or file that it cannot read
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"metrics.features {name!r} cannot be loaded: {reason}. Use judge, guide, inception, or a name of "
             "timm.list_models(pretrained=True), hf-hub:ID, or local-dir:FOLDER"
         ) from error
+    model = model.to(device).eval().requires_grad_(False)
     prepare = preprocess(model)
 
     @torch.no_grad()
@@ -59,9 +59,9 @@ def _inception(device: str, weights: Path | None) -> Extractor:
         model: Any = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=path)
     except Exception as error:  # whatever a damaged file or a network raises
         reason = " ".join(str(error).split())[:200]
-        source = f"weights {path!r}" if path else "weights"
+        file = f"weights {path!r}" if path else "weights"
         raise ModelError(
-            f"metrics.features inception: its {source} cannot be read: {reason}. They are downloaded once; without a "
+            f"metrics.features inception: its {file} cannot be read: {reason}. They are downloaded once; without a "
             "network give metrics.inception_weights, or use judge or guide"
         ) from error
     model = model.to(device).eval().requires_grad_(False)

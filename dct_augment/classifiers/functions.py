@@ -9,6 +9,7 @@ from torch import nn
 
 from dct_augment.classifiers import labels
 from dct_augment.classifiers.classifier import SingleClassifier
+from dct_augment.classifiers.names import ResolvedName
 from dct_augment.classifiers.preprocessing import Preprocess
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
@@ -21,7 +22,7 @@ class _Signed(Preprocess):
         return images.clamp(-1, 1)
 
 
-def load(member: ClassifierConfig, source: str, device: str) -> SingleClassifier:
+def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> SingleClassifier:
     """Call the function; its module maps images (B, 3, H, W) in [-1, 1], any size, to logits (B, K).
 
     Label names are the module's attribute `labels`, or `labels: FILE`. Modules are also looked for in the
@@ -30,18 +31,19 @@ def load(member: ClassifierConfig, source: str, device: str) -> SingleClassifier
     Raises:
         ModelError: no such module or function, or it does not return a torch module with labels.
     """
-    module, colon, function = source.partition(":")
+    location = resolved.location
+    module, colon, function = location.partition(":")
     if not colon or not module or not function:
-        raise ModelError(f"classifier {source!r}: with library: function, name must be module:function")
+        raise ModelError(f"classifier {location!r}: with library: function, name must be module:function")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
         model = getattr(importlib.import_module(module), function)()
     except Exception as error:
-        raise ModelError(f"classifier {source!r} failed: {type(error).__name__}: {error}") from error
+        raise ModelError(f"classifier {location!r} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
-        raise ModelError(f"classifier {source!r} returned {type(model).__name__}, not a torch.nn.Module")
+        raise ModelError(f"classifier {location!r} returned {type(model).__name__}, not a torch.nn.Module")
     names = labels.read(member.labels) if member.labels else tuple(map(str, getattr(model, "labels", ())))
     if not names:
-        raise ModelError(f"classifier {source!r}: its module has no attribute `labels`; add it or give labels: FILE")
+        raise ModelError(f"classifier {location!r}: its module has no attribute `labels`; add it or give labels: FILE")
     return SingleClassifier(model, _Signed((), ()), names, match=member.match, device=device)

@@ -14,6 +14,7 @@ from torch import nn
 
 from dct_augment.classifiers import labels
 from dct_augment.classifiers.classifier import SingleClassifier
+from dct_augment.classifiers.names import ResolvedName
 from dct_augment.classifiers.preprocessing import Interpolation, Preprocess
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
@@ -24,22 +25,20 @@ _MODES: dict[str, Interpolation] = {"bilinear": "bilinear", "lanczos": "lanczos"
 _PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before each name
 
 
-def load(member: ClassifierConfig, source: str, device: str) -> SingleClassifier:
+def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> SingleClassifier:
     """Load a timm model with its own preprocessing and label names.
 
     Raises:
         ModelError: unknown name, missing folder, weights that do not fit, no label names, or preprocessing that
             cannot be followed.
     """
-    if source.startswith("local-dir:"):
-        source = f"local-dir:{Path(source.removeprefix('local-dir:')).expanduser()}"
-    if source.startswith("local-dir:") and not (Path(source.removeprefix("local-dir:")) / "config.json").is_file():
-        raise ModelError(f"classifier {member.name!r}: no config.json in {source.removeprefix('local-dir:')!r}")
+    if resolved.is_local and not (Path(resolved.location) / "config.json").is_file():
+        raise ModelError(f"classifier {member.name!r}: no config.json in {resolved.location!r}")
     try:
         if member.checkpoint:
             model = _from_checkpoint(member)
         else:
-            model = timm.create_model(_pinned(source, member.revision), pretrained=True)
+            model = timm.create_model(_pinned(resolved, member.revision), pretrained=True)
     except _BROKEN as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
@@ -52,16 +51,16 @@ def load(member: ClassifierConfig, source: str, device: str) -> SingleClassifier
     return SingleClassifier(model, follow, names, ids=ids, match=member.match, device=device)
 
 
-def _pinned(source: str, revision: str | None) -> str:
-    """The source at a commit, tag or branch of its repository; timm's own names have one each."""
+def _pinned(resolved: ResolvedName, revision: str | None) -> str:
+    """Name the model at a commit, tag or branch of its repository, as timm takes it."""
     if revision is None:
-        return source
-    if ":" not in source:
-        repository = getattr(timm.get_pretrained_cfg(source), "hf_hub_id", None)
-        if not repository:
-            raise ValueError(f"timm has no weights of this name on the Hub, so no revision {revision!r}")
-        source = f"hf-hub:{repository}"
-    return f"{source}@{revision}"
+        return resolved.timm_name
+    if resolved.kind == "hub":
+        return f"{resolved.timm_name}@{revision}"
+    repository = getattr(timm.get_pretrained_cfg(resolved.location), "hf_hub_id", None)
+    if not repository:
+        raise ValueError(f"timm has no weights of this name on the Hub, so no revision {revision!r}")
+    return f"hf-hub:{repository}@{revision}"
 
 
 def preprocess(model: nn.Module) -> Preprocess:

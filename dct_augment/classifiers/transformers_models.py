@@ -2,7 +2,6 @@
 
 import pickle
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from transformers.utils import logging
 
 from dct_augment.classifiers import labels
 from dct_augment.classifiers.classifier import SingleClassifier
+from dct_augment.classifiers.names import ResolvedName
 from dct_augment.classifiers.preprocessing import Interpolation, Preprocess
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
@@ -23,7 +23,7 @@ _BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError
 _RESAMPLE: dict[int, Interpolation] = {0: "nearest-exact", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
-def load(member: ClassifierConfig, source: str, device: str) -> SingleClassifier:
+def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> SingleClassifier:
     """Load an image classifier and its processor from a folder or the Hub; no remote code.
 
     Raises:
@@ -33,14 +33,13 @@ def load(member: ClassifierConfig, source: str, device: str) -> SingleClassifier
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     hub_logging.set_verbosity_error()
-    where = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
     options: dict[str, Any] = {"trust_remote_code": False}
     if member.revision:
         options["revision"] = member.revision
     try:
-        processor = AutoImageProcessor.from_pretrained(where, **options)
+        processor = AutoImageProcessor.from_pretrained(resolved.location, **options)
         model, found = AutoModelForImageClassification.from_pretrained(
-            where, dtype=torch.float32, output_loading_info=True, **options
+            resolved.location, dtype=torch.float32, output_loading_info=True, **options
         )
     except (pickle.UnpicklingError, EOFError) as error:
         raise ModelError(

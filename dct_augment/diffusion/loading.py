@@ -15,6 +15,7 @@ from dct_augment import pocket
 from dct_augment.diffusion import memory as budget
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.memory import Memory
+from dct_augment.diffusion.names import local_folder
 from dct_augment.diffusion.pixart import PixArtSigma
 from dct_augment.diffusion.stable_diffusion import StableDiffusion
 from dct_augment.diffusion.stable_diffusion_xl import StableDiffusionXL
@@ -52,24 +53,22 @@ def load(
     Raises:
         ModelError: the model cannot be found, read, or is not of a supported family.
     """
-    source = str(pocket.path()) if path == "pocket" else path
-    looks_local = source.startswith((".", "/", "~")) or source.count("/") != 1
-    if looks_local or Path(source).is_dir():
-        source = str(Path(source).expanduser())
-        if not (Path(source) / "model_index.json").is_file():
-            raise ModelError(
-                f"model.path {path!r}: no model_index.json there. Give 'pocket', a folder saved by diffusers, "
-                "or a Hub id such as 'stable-diffusion-v1-5/stable-diffusion-v1-5'"
-            )
+    folder = local_folder(path)
+    if folder is not None and not (folder / "model_index.json").is_file():
+        raise ModelError(
+            f"model.path {path!r}: no model_index.json there. Give 'pocket', a folder saved by diffusers, "
+            "or a Hub id such as 'stable-diffusion-v1-5/stable-diffusion-v1-5'"
+        )
+    location = path if folder is None else str(folder)
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
         library.set_verbosity_error()  # what a user must know, an error of ours says
     hub_logging.set_verbosity_error()
     try:
-        kind = DiffusionPipeline.load_config(source, revision=revision)["_class_name"]
+        kind = DiffusionPipeline.load_config(location, revision=revision)["_class_name"]
         if kind not in FAMILIES:
             raise ModelError(f"model.path {path!r} is a {kind}; supported are: {', '.join(FAMILIES)}")
-        pipe = _pipeline(kind, source, revision=revision, variant=variant, dtype=getattr(torch, dtype))
+        pipe = _pipeline(kind, location, revision=revision, variant=variant, dtype=getattr(torch, dtype))
     except _BROKEN as error:
         raise ModelError(_explain(path, error)) from error
     chosen = memory or budget.choose(budget.weight_bytes(pipe), budget.free_bytes(device))
@@ -88,24 +87,24 @@ def load(
     return backend
 
 
-def _tiny(source: str, dtype: torch.dtype) -> Any:
+def _tiny(location: str, dtype: torch.dtype) -> Any:
     try:
         return diffusers.AutoencoderTiny.from_pretrained(
-            str(Path(source).expanduser()), torch_dtype=dtype, use_safetensors=True
+            str(Path(location).expanduser()), torch_dtype=dtype, use_safetensors=True
         )
     except _BROKEN as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"model.tiny_decoder {source!r} cannot be loaded: {reason}. Give a folder or Hub id of an "
+            f"model.tiny_decoder {location!r} cannot be loaded: {reason}. Give a folder or Hub id of an "
             "AutoencoderTiny in safetensors, or leave it out"
         ) from error
 
 
-def _pipeline(kind: str, source: str, **options: Any) -> Any:
+def _pipeline(kind: str, location: str, **options: Any) -> Any:
     unchecked = {} if kind in ("StableDiffusionXLPipeline", "PixArtSigmaPipeline") else {
         "safety_checker": None, "requires_safety_checker": False,
     }  # fmt: skip
-    return getattr(diffusers, kind).from_pretrained(source, use_safetensors=True, **options, **unchecked)
+    return getattr(diffusers, kind).from_pretrained(location, use_safetensors=True, **options, **unchecked)
 
 
 def _explain(path: str, error: BaseException) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from dct_augment.classifiers import Classifier
+from dct_augment.classifiers import Classifier, Prediction
 from dct_augment.config import SamplingConfig
 from dct_augment.diffusion import Backend, Conditioning, ShrinkingBatches, sample
 from dct_augment.images import to_pixels
@@ -92,17 +92,20 @@ class Generator:
 
     def _finish(self, batch: Sequence[PlanRow], images: torch.Tensor) -> list[GeneratedImage]:
         finite = images.flatten(1).isfinite().all(1).tolist()
-        verdicts: dict[str, list[tuple[str, bool, float]]] = {}
+        predictions: dict[str, list[Prediction]] = {}
         for name, judge, targets in self._judges:
-            verdicts[name] = judge.verdicts(images, [targets[row.class_index] for row in batch])
+            predictions[name] = judge.predictions(images, [targets[row.class_index] for row in batch])
         pixels = to_pixels(images).permute(0, 2, 3, 1).cpu().numpy()
         samples = []
         for index, row in enumerate(batch):
             if not finite[index]:
                 samples.append(GeneratedImage(row, None, "failed", "image is not finite"))
                 continue
-            facts: dict[str, Any] = {}
-            for name, answers in verdicts.items():
-                facts |= zip((f"{name}_label", f"{name}_right", f"{name}_confidence"), answers[index], strict=True)
-            samples.append(GeneratedImage(row, Image.fromarray(pixels[index]), **facts))
+            columns: dict[str, Any] = {}
+            for name, of_images in predictions.items():
+                prediction = of_images[index]
+                columns[f"{name}_label"] = prediction.label
+                columns[f"{name}_right"] = prediction.is_target
+                columns[f"{name}_confidence"] = prediction.probability
+            samples.append(GeneratedImage(row, Image.fromarray(pixels[index]), **columns))
         return samples

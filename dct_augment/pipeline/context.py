@@ -87,7 +87,7 @@ class RunContext:
         if _known(path).get("fingerprint") != made_of:
             name = f"{role} {' + '.join(member.name for member in members)!r}"
             examples = itertools.chain(self.whole.examples("val"), self.whole.examples("train"))
-            accuracy = classifiers.check(loaded, self.whole.classes, examples, name)
+            accuracy = classifiers.check_on_real_images(loaded, self.whole.classes, examples, name)
             if accuracy is not None:
                 self.progress(Progress(role, 0, 0, f"{name} recognises {accuracy:.0%} of some real images"))
             files.write_text(path, json.dumps({"fingerprint": made_of, "accuracy": accuracy}, indent=1) + "\n")

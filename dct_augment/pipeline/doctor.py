@@ -1,4 +1,4 @@
-"""Says before a run what it needs: what is there, what is missing, and where to get it. Downloads nothing."""
+"""Examines before a run what it needs: what is there, what is missing, and where to get it. Downloads nothing."""
 
 import importlib.metadata
 import importlib.util
@@ -9,21 +9,26 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
 from dct_augment import datasets, pocket
+from dct_augment.classifiers.names import resolve
 from dct_augment.config import ClassifierConfig, Config
-from dct_augment.errors import DatasetError
+from dct_augment.diffusion.memory import free_bytes
+from dct_augment.diffusion.names import local_folder
+from dct_augment.errors import DatasetError, ModelError
 from dct_augment.pipeline.cost import token_evaluations
 
 State = Literal["ok", "warning", "missing"]
 
-_WEIGHTS = (".safetensors", ".bin")
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+_WEIGHT_SUFFIXES = (".safetensors", ".bin")
+_UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder", "scheduler")
 _PUBLISHED: dict[str, tuple[str, int | None]] = {
     "cub": ("1.1 GB from Caltech Vision; for non-commercial research", 200),
     "inat": ("from the iNaturalist competition: 42 GB (train_mini), 224 GB (train); for non-commercial use", None),
@@ -37,7 +42,7 @@ _BYTES_PER_PIXEL = {"png": 1.7, "webp": 0.25, "jpg": 0.35}  # of photographs, ro
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, how it is, and the fix if it is not well."""
+    """One line of the report: what was examined, its state, and the fix if it is not ok."""
 
     what: str
     state: State
@@ -46,7 +51,7 @@ class Finding:
 
 
 def examine(config: Config) -> Iterator[Finding]:
-    """Look at everything that a run with this configuration needs."""
+    """Examine everything that a run with this configuration needs."""
     yield _packages()
     yield _machine(config)
     yield _text_to_image(config)
@@ -57,41 +62,36 @@ def examine(config: Config) -> Iterator[Finding]:
         yield _classifier("few-shot classifier", ClassifierConfig(name=config.benchmark.model))
     if config.metrics.features not in (None, "auto", "judge", "guide"):
         yield _features(str(config.metrics.features), config.metrics.inception_weights)
-    data, count = _data(config)
-    yield data
-    yield _disk(config, count)
-    yield _context(config, count)
+    finding, class_count = _dataset(config)
+    yield finding
+    yield _disk(config, class_count)
+    yield _work(config, class_count)
     if address := os.environ.get("PREFECT_API_URL"):
         yield _server(address)
 
 
 def _packages() -> Finding:
-    python = ".".join(map(str, sys.version_info[:3]))
-    wrong = []
+    problems = []
     for line in importlib.metadata.requires("dct-augment") or []:
-        need = Requirement(line)
-        if need.marker is None or need.marker.evaluate():
-            try:
-                found = importlib.metadata.version(need.name)
-            except importlib.metadata.PackageNotFoundError:
-                wrong.append(f"{need.name} is not installed")
-                continue
-            if not need.specifier.contains(found, prereleases=True):
-                wrong.append(f"{need.name} is {found}, needed {need.specifier}")
-    if wrong:
-        return Finding("packages", "missing", "; ".join(wrong), "install with the project's constraints.txt")
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            problems.append(f"{requirement.name} is not installed")
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            problems.append(f"{requirement.name} is {version}, needed {requirement.specifier}")
+    if problems:
+        return Finding("packages", "missing", "; ".join(problems), "install with the project's constraints.txt")
+    python = ".".join(map(str, sys.version_info[:3]))
     return Finding("packages", "ok", f"Python {python}; all in the needed versions")
 
 
 def _machine(config: Config) -> Finding:
-    memory = f"{_available() / 1e9:.0f} GB of memory free, {os.cpu_count()} cores"
-    query = ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
-        gpus = "; ".join(line.strip() for line in said.splitlines() if line.strip())
-    except (OSError, subprocess.SubprocessError):
-        gpus = ""
-    if gpus:
+    memory = f"{free_bytes('cpu') / 1e9:.0f} GB of memory free, {os.cpu_count()} cores"
+    if gpus := _gpus():
         return Finding("machine", "ok", f"{gpus}; {memory}")
     if config.device.startswith("cuda"):
         return Finding("machine", "missing", f"no GPU; {memory}", "use --device cpu, or a machine with a CUDA GPU")
@@ -101,35 +101,55 @@ def _machine(config: Config) -> Finding:
     return Finding("machine", "ok", f"no GPU, none needed; {memory}")
 
 
-def _available() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+def _gpus() -> str:
+    """Name the GPUs and their free memory; empty if there are none."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return "; ".join(line.strip() for line in answer.splitlines() if line.strip())
 
 
 def _text_to_image(config: Config) -> Finding:
-    name, what = config.model.path, "text-to-image model"
-    if name == "pocket":
-        return Finding(what, "ok", f"pocket, shipped, {_size(pocket.path()) / 1e6:.0f} MB")
-    folder = Path(name).expanduser()
-    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-        return Finding(what, "missing", f"{name}: no such folder", "give a folder saved by diffusers, or a Hub id")
-    index = folder / "model_index.json" if folder.is_dir() else _cached(name, "model_index.json", config.model.revision)
+    what, path = "text-to-image model", config.model.path
+    if path == "pocket":
+        return Finding(what, "ok", f"pocket, shipped, {_folder_bytes(pocket.path()) / 1e6:.0f} MB")
+    folder = local_folder(path)
+    if folder is None:
+        index = _cached(path, "model_index.json", config.model.revision)
+    elif folder.is_dir():
+        index = folder / "model_index.json"
+    else:
+        return Finding(what, "missing", f"{path}: no such folder", "give a folder saved by diffusers, or a Hub id")
+    is_local = folder is not None
     if index is None or not index.is_file():
-        return _absent(what, name, "model_index.json", folder.is_dir())
+        return _absent(what, path, "model_index.json", is_local)
     parts = json.loads(index.read_text(encoding="utf-8"))
-    unused = ("safety_checker", "feature_extractor", "image_encoder", "scheduler")
-    models = [part for part, value in parts.items() if isinstance(value, list) and value[0] and part not in unused]
-    missing = [part for part in models if not _whole(index.parent / part, config.model.variant)]
+    missing = [part for part in _needed_parts(parts) if not _has_weights(index.parent / part, config.model.variant)]
     if missing:
-        return _absent(what, name, ", ".join(missing), folder.is_dir())
-    return Finding(what, "ok", f"{name}: {parts['_class_name']}, {_size(index.parent) / 1e9:.1f} GB in {index.parent}")
+        return _absent(what, path, ", ".join(missing), is_local)
+    size = f"{_folder_bytes(index.parent) / 1e9:.1f} GB"
+    return Finding(what, "ok", f"{path}: {parts['_class_name']}, {size} in {index.parent}")
 
 
-def _whole(part: Path, variant: str | None) -> bool:
+def _needed_parts(model_index: Mapping[str, Any]) -> list[str]:
+    """List the components of a pipeline that have files of their own which a run reads."""
+    return [
+        part
+        for part, classes in model_index.items()
+        if isinstance(classes, list) and classes[0] and part not in _UNUSED_PARTS
+    ]
+
+
+def _has_weights(folder: Path, variant: str | None) -> bool:
     """Whether a component's folder holds weights of the variant, or is a tokenizer."""
-    if "tokenizer" in part.name:
-        return part.is_dir() and any(part.iterdir())
+    if not folder.is_dir():
+        return False
+    if "tokenizer" in folder.name:
+        return any(folder.iterdir())
     ending = f".{variant}.safetensors" if variant else ".safetensors"
-    return part.is_dir() and any(file.name.endswith(ending) for file in part.iterdir())
+    return any(file.name.endswith(ending) for file in folder.iterdir())
 
 
 def _classifier(role: str, member: ClassifierConfig) -> Finding:
@@ -137,30 +157,31 @@ def _classifier(role: str, member: ClassifierConfig) -> Finding:
     for path in (member.checkpoint, member.labels, member.match if isinstance(member.match, Path) else None):
         if path is not None and not path.is_file():
             return Finding(role, "missing", f"{name}: {path} does not exist", "correct the path")
-    if name.startswith("pocket/"):
-        known = name.removeprefix("pocket/") in pocket.CLASSIFIERS
-        return Finding(role, "ok" if known else "missing", f"{name}, {'shipped' if known else 'unknown'}",
-                       "" if known else f"choose one of: {', '.join(pocket.CLASSIFIERS)}")  # fmt: skip
-    if member.library == "function" or member.checkpoint:
+    try:
+        resolved = resolve(name, member.library)
+    except ModelError as error:
+        return Finding(role, "missing", str(error), "correct the name")
+    if resolved.kind == "pocket":
+        return Finding(role, "ok", f"{name}, shipped")
+    if resolved.kind == "function" or member.checkpoint:
         return Finding(role, "ok", f"{name}, your own")
-    folder = Path(name.removeprefix("local-dir:")).expanduser()
-    local = folder.is_dir() or name.startswith(("local-dir:", ".", "/", "~"))
-    if local:
-        there = (folder / "config.json").is_file() and any(file.suffix in _WEIGHTS for file in folder.iterdir())
-        return (
-            Finding(role, "ok", f"{name}, a folder") if there else _absent(role, name, "config.json or weights", True)
-        )
-    hub = name.removeprefix("hf-hub:") if "/" in name else f"timm/{name}"
-    files = ("model.safetensors", "pytorch_model.bin")
-    if any(_cached(hub, file, member.revision) for file in files):
+    if resolved.kind == "folder":
+        return _classifier_folder(role, name, Path(resolved.location))
+    if any(_cached(resolved.repository, file, member.revision) for file in _WEIGHT_FILES):
         return Finding(role, "ok", f"{name}, in the Hub's cache")
-    return _absent(role, name, "weights", False)
+    return _absent(role, name, "weights", is_local=False)
+
+
+def _classifier_folder(role: str, name: str, folder: Path) -> Finding:
+    if (folder / "config.json").is_file() and any(file.suffix in _WEIGHT_SUFFIXES for file in folder.iterdir()):
+        return Finding(role, "ok", f"{name}, a folder")
+    return _absent(role, name, "config.json or weights", is_local=True)
 
 
 def _features(name: str, weights: Path | None) -> Finding:
     what = "image features"
     if name != "inception":
-        return _classifier(what, ClassifierConfig(name=name))
+        return _classifier(what, ClassifierConfig(name=name, library="timm"))
     if importlib.util.find_spec("torch_fidelity") is None:
         return Finding(what, "missing", "inception needs torch-fidelity", "pip install 'dct-augment[inception]'")
     if weights and not weights.is_file():
@@ -168,45 +189,46 @@ def _features(name: str, weights: Path | None) -> Finding:
     return Finding(what, "ok", f"inception, {weights or '90 MB, downloaded once'}")
 
 
-def _absent(what: str, name: str, part: str, local: bool) -> Finding:
-    if local:
+def _absent(what: str, name: str, part: str, is_local: bool) -> Finding:
+    if is_local:
         return Finding(what, "missing", f"{name} lacks {part}", "complete the folder, or correct the path or variant")
+    detail = f"{name}: {part} not in the Hub's cache"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return Finding(what, "missing", f"{name}: {part} not in the Hub's cache, and HF_HUB_OFFLINE is set",
-                       f"unset HF_HUB_OFFLINE for the first run, or copy the cache here; {_ACCEPT}")  # fmt: skip
-    return Finding(what, "missing", f"{name}: {part} not in the Hub's cache yet",
-                   f"the first run downloads it from the Hub; {_ACCEPT}")  # fmt: skip
+        fix = f"unset HF_HUB_OFFLINE for the first run, or copy the cache here; {_ACCEPT}"
+        return Finding(what, "missing", f"{detail}, and HF_HUB_OFFLINE is set", fix)
+    return Finding(what, "missing", f"{detail} yet", f"the first run downloads it from the Hub; {_ACCEPT}")
 
 
 def _cached(repository: str, file: str, revision: str | None) -> Path | None:
-    """A file in the Hub's cache, if it is there."""
+    """Find a file in the Hub's cache; None if it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repository, file, revision=revision)
-    return Path(found) if isinstance(found, str) else None
+    path = try_to_load_from_cache(repository, file, revision=revision)
+    return Path(path) if isinstance(path, str) else None
 
 
-def _data(config: Config) -> tuple[Finding, int | None]:
-    """The data set, and how many classes a run has, if that is known."""
-    chosen = config.dataset.classes
+def _dataset(config: Config) -> tuple[Finding, int | None]:
+    """Examine the data set, and count the classes of a run, if that is possible."""
+    what, names = "data set", config.dataset.classes
     try:
-        data = datasets.load(config.dataset)
-        classes = datasets.select(data, chosen)
+        dataset = datasets.load(config.dataset)
+        classes = datasets.select(dataset, names)
     except DatasetError as error:
-        licence, count = _PUBLISHED.get(config.dataset.name, ("", None))
-        return Finding("data set", "missing", str(error), licence), len(chosen) if chosen else count
-    sizes = ", ".join(f"{len(data.examples(split)):,} {split}" for split in ("train", "val", "test"))
-    return Finding("data set", "ok", f"{data.name}: {len(classes)} classes; {sizes} images"), len(classes)
+        terms, count = _PUBLISHED.get(config.dataset.name, ("", None))
+        return Finding(what, "missing", str(error), terms), len(names) if names else count
+    sizes = ", ".join(f"{len(dataset.examples(split)):,} {split}" for split in ("train", "val", "test"))
+    return Finding(what, "ok", f"{dataset.name}: {len(classes)} classes; {sizes} images"), len(classes)
 
 
-def _disk(config: Config, classes: int | None) -> Finding:
-    place = config.root.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if classes is None:
+def _disk(config: Config, class_count: int | None) -> Finding:
+    folder = config.root.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if class_count is None:
         return Finding("disk", "ok", f"{free / 1e9:.0f} GB free; the need is known once the data set is there")
-    side, images = 64 if config.model.path == "pocket" else 512, 2 * classes * config.generation.per_class
+    side = 64 if config.model.path == "pocket" else 512
+    images = 2 * class_count * config.generation.per_class
     needed = images * side * side * _BYTES_PER_PIXEL[config.generation.image_format]
     detail = f"about {needed / 1e6:,.0f} MB for {images:,} images, with and without tokens; {free / 1e9:.0f} GB free"
     if free < needed:
@@ -214,27 +236,26 @@ def _disk(config: Config, classes: int | None) -> Finding:
     return Finding("disk", "ok", detail)
 
 
-def _context(config: Config, classes: int | None) -> Finding:
-    if classes is None:
+def _work(config: Config, class_count: int | None) -> Finding:
+    if class_count is None:
         return Finding("work", "ok", "known once the data set is there")
     sampling = config.sampling
     per_image = sampling.num_inference_steps * (1 if sampling.guidance_scale == 1 else 2)
-    tokens = token_evaluations(config, per_image) * classes
-    images = 2 * classes * config.generation.per_class * per_image
+    tokens = token_evaluations(config, per_image) * class_count
+    images = 2 * class_count * config.generation.per_class * per_image
     detail = f"about {tokens:,} U-Net evaluations for tokens (one whole attempt each), {images:,} for images"
     pace = f"; {(tokens + images) / 3600 / 20:,.0f} hours at 20 a second" if config.model.path != "pocket" else ""
     return Finding("work", "ok", f"{detail}{pace}", "`--dry-run` measures this machine's pace")
 
 
 def _server(address: str) -> Finding:
+    what = "Prefect server"
     try:
         with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=5):
-            return Finding("Prefect server", "ok", address)
+            return Finding(what, "ok", address)
     except (urllib.error.URLError, OSError, ValueError) as error:
-        return Finding(
-            "Prefect server", "warning", f"{address} does not answer: {error}", "start it, or unset PREFECT_API_URL"
-        )
+        return Finding(what, "warning", f"{address} does not answer: {error}", "start it, or unset PREFECT_API_URL")
 
 
-def _size(folder: Path) -> int:
+def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

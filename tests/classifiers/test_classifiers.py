@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 from dct_augment import classifiers, pocket
 from dct_augment.classifiers import (
     EnsembleClassifier,
+    Prediction,
     Preprocess,
     SingleClassifier,
-    check,
+    check_on_real_images,
     labels,
     timm_models,
     transformers_models,
@@ -113,9 +114,11 @@ def test_verdicts_name_the_best_label_and_the_chance_of_the_wanted_one():
 
     guide = SingleClassifier(Fixed(), Preprocess.square(8, MEAN, STD), LABELS)
     chances = Fixed()(None).exp()
-    (first, second) = guide.verdicts(torch.zeros(2, 3, 8, 8), [2, 0])
-    assert first == ("stone", False, pytest.approx(chances[0, 2].item()))
-    assert second == ("Red_Bird", True, pytest.approx(chances[1, 0].item()))
+    (first, second) = guide.predictions(torch.zeros(2, 3, 8, 8), [2, 0])
+    assert (first.label, first.is_target) == ("stone", False)
+    assert (second.label, second.is_target) == ("Red_Bird", True)
+    assert first.probability == pytest.approx(chances[0, 2].item())
+    assert second.probability == pytest.approx(chances[1, 0].item())
 
 
 class TestTargets:
@@ -598,9 +601,9 @@ class TestVoting:
         """Together they are likelier than the target, which every member has first all the same."""
         member = single(Given(3.0, *[0.0] * 999), "blue", *(f"label {n}" for n in range(999)))
         guide = EnsembleClassifier([member, member], [1, 1], COLOURS[:1])
-        assert guide.verdicts(self.BLACK, [0]) == [
-            ("blue", True, pytest.approx(member.verdicts(self.BLACK, [0])[0][2]))
-        ]
+        (prediction,) = guide.predictions(self.BLACK, [0])
+        (alone,) = member.predictions(self.BLACK, [0])
+        assert prediction == Prediction("blue", True, pytest.approx(alone.probability))
 
     def test_a_hopeless_target_still_has_a_gradient(self):
         """Its probability is too small for float32; the guide must pull all the same, as one classifier does."""
@@ -644,12 +647,12 @@ class TestCheck:
         return SingleClassifier(Colour(), Preprocess.square(8, (0.5,) * 3, (0.5,) * 3), Colour.labels)
 
     def test_right(self):
-        assert check(self.guide(), COLOURS, self.examples("blue", "red"), "guide x") == 1.0
-        assert check(self.guide(), COLOURS, [], "guide x") is None
+        assert check_on_real_images(self.guide(), COLOURS, self.examples("blue", "red"), "guide x") == 1.0
+        assert check_on_real_images(self.guide(), COLOURS, [], "guide x") is None
 
     def test_wrong_order(self):
         with pytest.raises(ModelError, match=r"guide x recognises 0% of 8 real images of 2 classes; under 75%"):
-            check(self.guide(), COLOURS, self.examples("red", "blue"), "guide x")
+            check_on_real_images(self.guide(), COLOURS, self.examples("red", "blue"), "guide x")
 
     def test_few_images_a_class_and_no_more_are_opened(self):
         opened = []
@@ -659,14 +662,17 @@ class TestCheck:
                 yield Example(str(number), number % 2, lambda: opened.append(1) or Image.new("RGB", (8, 8), "blue"))
 
         one = COLOURS[:1]
-        assert check(self.guide(), one, examples(), "g") == 1.0
+        assert check_on_real_images(self.guide(), one, examples(), "g") == 1.0
         assert len(opened) == 4
 
     def test_unreadable_images_are_passed_over(self):
         def broken():
             raise OSError("truncated")
 
-        assert check(self.guide(), COLOURS, [Example("b", 0, broken), *self.examples("blue", "red")], "g") == 1.0
+        assert (
+            check_on_real_images(self.guide(), COLOURS, [Example("b", 0, broken), *self.examples("blue", "red")], "g")
+            == 1.0
+        )
 
 
 class TestLoadErrors:

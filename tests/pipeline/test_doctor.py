@@ -89,3 +89,8 @@ def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     found = examined()["Prefect server"]
     assert (found.state, "does not answer" in found.detail) == ("warning", True)
+
+
+def test_a_function_that_is_not_said_to_be_one_is_reported() -> None:
+    found = examined("guide.name=my:guide")["guide"]
+    assert (found.state, "library: function" in found.detail) == ("missing", True)

@@ -1,0 +1,115 @@
+"""Resolves the names of classifiers: which library a name belongs to, and where its files are."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+
+from dct_augment import pocket
+from dct_augment.errors import ModelError
+
+Kind = Literal["pocket", "folder", "hub", "timm", "function"]
+Library = Literal["timm", "transformers", "function"]
+
+
+@dataclass(frozen=True)
+class ResolvedName:
+    """Where a classifier comes from.
+
+    `location` is the folder for the kinds pocket and folder, the id for hub, the name of an architecture or of weights
+    for timm, and `module:function` for function. `library` is None where only the classifier's config.json says it.
+    """
+
+    name: str
+    kind: Kind
+    location: str
+    library: Library | None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the model lies in a folder."""
+        return self.kind in ("pocket", "folder")
+
+    @property
+    def repository(self) -> str:
+        """The id on the Hub; timm's own names have one each."""
+        return f"timm/{self.location}" if self.kind == "timm" else self.location
+
+    @property
+    def timm_name(self) -> str:
+        """The name as timm.create_model takes it."""
+        if self.is_local:
+            return f"local-dir:{self.location}"
+        return f"hf-hub:{self.location}" if self.kind == "hub" else self.location
+
+
+def resolve(name: str, library: Library | None = None) -> ResolvedName:
+    """Resolve a classifier's name, without network. `library` is what the user says of it, if anything.
+
+    `pocket/NAME` is shipped; `local-dir:FOLDER`, `hf-hub:ID` and names without a slash are timm's; what is a folder, or
+    is written like one, is a folder; any other name with a slash is an id of the Hub.
+
+    Raises:
+        ModelError: Pocket has no classifier of this name, or it has a colon and nothing that explains it.
+    """
+    if library == "function":
+        return ResolvedName(name, "function", name, library)
+    if name.startswith("pocket/"):
+        return ResolvedName(name, "pocket", str(_pocket_folder(name)), library or "timm")
+    if name.startswith("local-dir:"):
+        folder = Path(name.removeprefix("local-dir:")).expanduser()
+        return ResolvedName(name, "folder", str(folder), library or "timm")
+    if name.startswith(("hf-hub:", "hf_hub:")):
+        return ResolvedName(name, "hub", name.partition(":")[2], library or "timm")
+    folder = Path(name).expanduser()
+    if folder.is_dir() or name.startswith((".", "/", "~")):
+        return ResolvedName(name, "folder", str(folder), library)
+    if ":" in name:
+        raise ModelError(
+            f"classifier {name!r}: to call a function of your own, say so with library: function; a timm model is "
+            "hf-hub:ID or local-dir:FOLDER"
+        )
+    if "/" in name:
+        return ResolvedName(name, "hub", name, library)
+    if library == "transformers":
+        return ResolvedName(name, "hub", name, library)
+    return ResolvedName(name, "timm", name, "timm")
+
+
+def _pocket_folder(name: str) -> Path:
+    classifier = name.removeprefix("pocket/")
+    if classifier not in pocket.CLASSIFIERS:
+        available = ", ".join(f"pocket/{shipped}" for shipped in pocket.CLASSIFIERS)
+        raise ModelError(f"classifier {name!r} does not exist; Pocket has: {available}")
+    return pocket.path(classifier)
+
+
+def library_of(resolved: ResolvedName, revision: str | None = None) -> Library:
+    """Say whose model a name is. May read its config.json, and download that from the Hub.
+
+    A repository that cannot be reached and is not in the Hub's cache is taken for transformers, whose own error says
+    what is wrong.
+
+    Raises:
+        ModelError: the folder has no readable config.json.
+    """
+    if resolved.library is not None:
+        return resolved.library
+    if resolved.kind == "folder":
+        try:
+            return _library_in(Path(resolved.location) / "config.json")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"classifier {resolved.name!r}: no readable config.json there") from error
+    try:
+        return _library_in(Path(hf_hub_download(resolved.location, "config.json", revision=revision)))
+    except (OSError, ValueError, EntryNotFoundError):
+        return "transformers"
+
+
+def _library_in(path: Path) -> Library:
+    """Say which library wrote a config.json."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    return "timm" if isinstance(settings, dict) and "architecture" in settings else "transformers"
