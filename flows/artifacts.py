@@ -1,16 +1,17 @@
-"""What a run shows in Prefect's UI: progress of each stage, a table of tokens, strips of pictures, a summary.
+"""What a run shows in Prefect's UI: progress of each stage, a table of tokens, thumbnails, a summary.
 
-They are for looking at; nothing reads them back.
+They are for people; nothing reads them back.
 """
 
-import math
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+import pandas as pd
 from prefect.artifacts import (
     create_image_artifact,
     create_markdown_artifact,
@@ -24,10 +25,21 @@ from dct_augment.pipeline.run import Run
 from dct_augment.records import Progress, ProgressCallback, WorkUnit
 from dct_augment.report import thumbnails
 from dct_augment.report.page import headlines
+from dct_augment.report.summary import json_value
 
 _EVERY = 3.0  # seconds between two updates of a progress bar
-_STRIPS = 12  # classes whose pictures are shown; the report has the others
-_STRIP_BUDGET = 300_000  # characters of one picture; the server's data base keeps them
+_CLASSES_SHOWN = 12  # classes with thumbnails; the report has all
+_THUMBNAILS_BUDGET = 300_000  # characters of one class's thumbnails; the server's data base keeps them
+_TOKEN_COLUMNS = {
+    "class": "class",
+    "updates": "updates",
+    "plain_guide_accuracy": "guide before",
+    "guide_accuracy": "guide after",
+    "plain_judge_accuracy": "judge before",
+    "judge_accuracy": "judge after",
+    "verdict": "verdict",
+    "stop_reason": "stopped",
+}
 
 
 class StageProgress:
@@ -41,7 +53,7 @@ class StageProgress:
         self._artifact = cast(UUID, create_progress_artifact(0.0, _key(run, title), f"{title} of {run}"))
 
     def within(self, progress: Progress) -> None:
-        """Take what the one unit at work reports."""
+        """Take the progress of the unit at work."""
         if not progress.total:
             self._on_progress(progress)
             return
@@ -60,19 +72,13 @@ class StageProgress:
 
 
 def show(run: Run, page: Path) -> None:
-    """Publish what a run has made: table, strips, summary."""
+    """Publish what a run has made: table, thumbnails, summary."""
     name = run.config.name
-    if len(index := run.tokens.index()):
-        columns = {
-            "class": "class", "updates": "updates", "plain_guide_accuracy": "guide before",
-            "guide_accuracy": "guide after", "plain_judge_accuracy": "judge before", "judge_accuracy": "judge after",
-            "verdict": "verdict",
-            "stop_reason": "stopped",
-        }  # fmt: skip
-        rows = [{title: _cell(row[column]) for column, title in columns.items()} for row in index.to_dict("records")]
-        create_table_artifact(rows, _key(name, "token table"), f"Class tokens of {name}")
-    for slug, title, uri in _pictures(run):
-        create_image_artifact(uri, _key(name, f"strip {slug}"), title)
+    index = run.tokens.index()
+    if len(index):
+        create_table_artifact(_token_table(index), _key(name, "token table"), f"Class tokens of {name}")
+    for images in _class_images(run):
+        create_image_artifact(images.uri, _key(name, f"thumbnails {images.slug}"), images.title)
     create_markdown_artifact(_summary(run, page), _key(name, "summary"), f"What {name} showed")
 
 
@@ -81,25 +87,42 @@ def _key(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")
 
 
+def _token_table(index: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for token in index.to_dict("records"):
+        rows.append({title: _cell(token[column]) for column, title in _TOKEN_COLUMNS.items()})
+    return rows
+
+
 def _cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 4)
-    return value
+    value = json_value(value)
+    return round(value, 4) if isinstance(value, float) else value
 
 
-def _pictures(run: Run) -> list[tuple[str, str, str]]:
-    """Slug, title and data URI of a strip for each of the first classes: plain prompts above, class tokens below."""
-    tables = {split: run.shards.rows(split) for split in (PLAIN, TRAIN)}
-    shown, count = run.classes[:_STRIPS], run.config.report.strip
-    wanted = {info.index: thumbnails.numbers(list(tables.values()), info.index, count) for info in shown}
-    tiles = {split: thumbnails.collect(run.shards, split, table, wanted) for split, table in tables.items()}
-    found = []
-    for info in shown:
-        rows = [tiles[split][info.index] for split in (PLAIN, TRAIN) if info.index in tiles[split]]
-        if rows:
-            title = f"{info.name}: " + ("plain prompt above, class token below" if len(rows) > 1 else "class token")
-            found.append((info.slug, title, thumbnails.sheet(rows, _STRIP_BUDGET)))
-    return found
+@dataclass(frozen=True)
+class _ClassImages:
+    """Thumbnails of one class: plain prompts above, class tokens below."""
+
+    slug: str
+    title: str
+    uri: str
+
+
+def _class_images(run: Run) -> list[_ClassImages]:
+    """Render thumbnails of the first classes; a class without images is left out."""
+    rows = {split: run.shards.rows(split) for split in (PLAIN, TRAIN)}
+    classes, count = run.classes[:_CLASSES_SHOWN], run.config.report.strip
+    tables = list(rows.values())
+    numbers = {info.index: thumbnails.first_image_numbers(tables, info.index, count) for info in classes}
+    loaded = {split: thumbnails.load_thumbnails(run.shards, split, rows[split], numbers) for split in rows}
+    class_images = []
+    for info in classes:
+        splits = [split for split in (PLAIN, TRAIN) if info.index in loaded[split]]
+        if splits:
+            which = "plain prompt above, class token below" if len(splits) > 1 else "class token"
+            uri = thumbnails.render_stacked([loaded[split][info.index] for split in splits], _THUMBNAILS_BUDGET)
+            class_images.append(_ClassImages(info.slug, f"{info.name}: {which}", uri))
+    return class_images
 
 
 def _summary(run: Run, page: Path) -> str:

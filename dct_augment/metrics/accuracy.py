@@ -19,6 +19,7 @@ ACCURACY_METHOD = (
 GAIN_METHOD = "accuracy of class_token minus plain_prompt on n pairs of the same noise, with Newcombe's paired interval"
 
 ROLES = ("judge", "guide")
+"""The classifiers that recognise images; the judge, which no token was trained to please, comes first."""
 
 PAIRS_SHOWN = 15
 """How many of the most confused pairs are listed."""
@@ -26,113 +27,139 @@ PAIRS_SHOWN = 15
 _COLUMNS = ("class_index", "number", "ok", "fallback", "guide_label", "judge_label", "guide", "judge")
 
 
-def titles(classes: Sequence[ClassInfo]) -> dict[int, str]:
-    """How each class is called in a report, by index: its name, with more where two classes have the same."""
-    names = Counter(info.name for info in classes)
-    return {
-        info.index: info.name if names[info.name] == 1 else f"{info.name} ({info.source or info.slug})"
-        for info in classes
-    }
+def class_titles(classes: Sequence[ClassInfo]) -> dict[int, str]:
+    """Return how each class is called in a report, by index: its name, with more where two have the same."""
+    counts = Counter(info.name for info in classes)
+    titles = {}
+    for info in classes:
+        unique = counts[info.name] == 1
+        titles[info.index] = info.name if unique else f"{info.name} ({info.source or info.slug})"
+    return titles
 
 
-def image_table(rows: pd.DataFrame, classes: Sequence[ClassInfo]) -> pd.DataFrame:
-    """A row per image of these classes: `class_index`, `number`, `ok`, `fallback`, and what was seen in it.
+def recognised_images(rows: pd.DataFrame, classes: Sequence[ClassInfo]) -> pd.DataFrame:
+    """Return a row per image of these classes: what it should show, and what guide and judge recognise in it.
 
-    `guide` and `judge` are 1 right, 0 wrong, NaN not judged; `guide_label` and `judge_label` are spelled alike.
-    `fallback` says that an image of the class-token split was drawn with the plain prompt.
+    Columns are `class_index`, `number`, `ok`, `fallback`, and for each role its label and whether that is right:
+    `guide` and `judge` are 1 right, 0 wrong, NaN not measured; `guide_label` and `judge_label` are normalised.
+    `fallback` says that an image of the class-token split was generated with the plain prompt.
     """
     if rows.empty:
         return pd.DataFrame({column: [] for column in _COLUMNS})
     rows = rows[rows["class_index"].isin([info.index for info in classes])]
     table = rows[["class_index", "number"]].assign(ok=rows["status"] == "ok", fallback=rows["source"] == "plain_prompt")
-    for who in ROLES:
-        labels = rows[f"{who}_label"].fillna("").map(normalize_label)
-        table[f"{who}_label"] = labels
-        right = pd.to_numeric(rows[f"{who}_right"].map({True: 1.0, False: 0.0}))
-        table[who] = right.where(table["ok"])
+    for role in ROLES:
+        table[f"{role}_label"] = rows[f"{role}_label"].fillna("").map(normalize_label)
+        right = pd.to_numeric(rows[f"{role}_right"].map({True: 1.0, False: 0.0}))
+        table[role] = right.where(table["ok"])
     return table
 
 
-def compare(seen: Mapping[str, pd.DataFrame], who: str, indices: Sequence[int]) -> dict[str, Any]:
-    """Accuracy of both kinds over these classes, and their difference class by class."""
-    chosen = {kind: table[table["class_index"].isin(indices)] for kind, table in seen.items()}
-    means = {kind: table.groupby("class_index")[who].mean().dropna() for kind, table in chosen.items()}
-    compared: dict[str, Any] = {}
-    for kind, table in chosen.items():
-        pooled = share(table[who])
-        mean = round(float(means[kind].mean()), 4) if pooled.count else None
-        compared[kind] = estimate(pooled) | {"mean": mean, "classes": len(means[kind])}
-    gaps = (means["class_token"] - means["plain_prompt"]).dropna().tolist()
-    return compared | {"difference": estimate(mean_t(gaps, (-1, 1)) if gaps else None), "method": ACCURACY_METHOD}
+def accuracy_by_kind(recognised: Mapping[str, pd.DataFrame], role: str, indices: Sequence[int]) -> dict[str, Any]:
+    """Return the accuracy of both kinds over these classes, and their `difference` class by class.
+
+    Args:
+        recognised: `recognised_images` of the kinds `plain_prompt` and `class_token`.
+        role: `judge` or `guide`.
+        indices: Of the classes.
+    """
+    accuracies: dict[str, Any] = {}
+    class_means: dict[str, pd.Series] = {}
+    for kind, table in recognised.items():
+        images = table[table["class_index"].isin(indices)]
+        means = images.groupby("class_index")[role].mean().dropna()
+        pooled = recognised_share(images[role])
+        mean = round(float(means.mean()), 4) if pooled.count else None
+        accuracies[kind] = estimate(pooled) | {"mean": mean, "classes": len(means)}
+        class_means[kind] = means
+    differences = (class_means["class_token"] - class_means["plain_prompt"]).dropna().tolist()
+    accuracies["difference"] = estimate(mean_t(differences, (-1, 1)) if differences else None)
+    accuracies["method"] = ACCURACY_METHOD
+    return accuracies
 
 
-def share(right: pd.Series) -> Estimate:
-    """The share that is right of what was judged."""
-    counted = right.dropna()
-    return proportion(int(counted.sum()), len(counted))
+def recognised_share(right: pd.Series) -> Estimate:
+    """Return the share of 1 among the images that were measured (1 right, 0 wrong, NaN not measured)."""
+    measured = right.dropna()
+    return proportion(int(measured.sum()), len(measured))
 
 
-def gain(seen: Mapping[str, pd.DataFrame], who: str, index: int) -> Estimate:
-    """What the token gains over the plain prompt in one class, on the images that share their noise."""
-    plain, token = (
-        table[table["class_index"] == index].set_index("number")[who].dropna()
-        for table in (seen["plain_prompt"], seen["class_token"])
+def paired_class_gain(recognised: Mapping[str, pd.DataFrame], role: str, class_index: int) -> Estimate:
+    """Return what the token gains over the plain prompt in one class, on the images that share their noise."""
+    by_number = {}
+    for kind in ("plain_prompt", "class_token"):
+        table = recognised[kind]
+        images = table[table["class_index"] == class_index]
+        by_number[kind] = images.set_index("number")[role].dropna()
+    pairs = pd.DataFrame(by_number).dropna().astype(bool)
+    token, plain = pairs["class_token"], pairs["plain_prompt"]
+    return paired_gain(
+        both=int((token & plain).sum()),
+        first=int((token & ~plain).sum()),
+        second=int((plain & ~token).sum()),
+        neither=int((~token & ~plain).sum()),
     )
-    pairs = pd.DataFrame({"plain": plain, "token": token}).dropna().astype(bool)
-    one, two = pairs["token"], pairs["plain"]
-    return paired_gain(*(int(case.sum()) for case in (one & two, one & ~two, two & ~one, ~one & ~two)))
 
 
-def by_gain(gains: Mapping[str, Estimate]) -> list[str]:
-    """The names that have a gain, the largest first; ties in the order given."""
-    known = {name: value.mean for name, value in gains.items() if not math.isnan(value.mean)}
-    return sorted(known, key=lambda name: -known[name])
+def names_by_gain(gains: Mapping[str, Estimate]) -> list[str]:
+    """Return the names that have a gain, the largest first; ties in the order given."""
+    means = {name: gain.mean for name, gain in gains.items() if not math.isnan(gain.mean)}
+    return sorted(means, key=lambda name: -means[name])
 
 
-def image_confusion(table: pd.DataFrame, who: str, classes: Sequence[ClassInfo]) -> dict[str, Any] | None:
-    """For which class the images of each class were taken (`confusion`); None if nobody has looked."""
-    seen, names = table[table[who].notna()], titles(classes)
-    known: dict[str, str] = {}
+def image_confusion_counts(table: pd.DataFrame, role: str, classes: Sequence[ClassInfo]) -> dict[str, Any] | None:
+    """Count for which class the images of each class were taken (`confusion_counts`); None if none was measured.
+
+    Args:
+        table: `recognised_images` of one kind.
+        role: `judge` or `guide`.
+        classes: The classes of the table.
+    """
+    titles = class_titles(classes)
+    title_of_label: dict[str, str] = {}
     for info in classes:
-        known.setdefault(normalize_label(info.name), names[info.index])
-    pairs = [
-        (names[int(index)], names[int(index)] if right else known.get(label, label))
-        for index, right, label in zip(seen["class_index"], seen[who], seen[f"{who}_label"], strict=True)
-    ]
-    return confusion(pairs, list(names.values()))
+        title_of_label.setdefault(normalize_label(info.name), titles[info.index])
+    measured = table[table[role].notna()]
+    pairs = []
+    for class_index, right, label in zip(
+        measured["class_index"], measured[role], measured[f"{role}_label"], strict=True
+    ):
+        truth = titles[int(class_index)]
+        pairs.append((truth, truth if right else title_of_label.get(label, label)))
+    return confusion_counts(pairs, list(titles.values()))
 
 
-def confusion(pairs: Iterable[tuple[str, str]], names: Sequence[str]) -> dict[str, Any] | None:
-    """Counts of (truth, answer); None if there are none.
+def confusion_counts(pairs: Iterable[tuple[str, str]], names: Sequence[str]) -> dict[str, Any] | None:
+    """Count pairs of (truth, answer); return None if there are none.
 
     `counts[truth][answer]` leaves out zeros, `elsewhere[truth]` counts the answers that are none of `names`, and
     `pairs` lists the most frequent mistakes with their share of the truth's images.
     """
-    seen = pd.DataFrame(pairs, columns=["truth", "answer"], dtype=object)
-    if seen.empty:
+    answers = pd.DataFrame(pairs, columns=["truth", "answer"], dtype=object)
+    if answers.empty:
         return None
-    table = pd.crosstab(seen["truth"], seen["answer"])
-    known = table.reindex(index=names, columns=[name for name in table.columns if name in set(names)], fill_value=0)
+    table = pd.crosstab(answers["truth"], answers["answer"])
+    inside_columns = [name for name in table.columns if name in set(names)]
+    inside = table.reindex(index=names, columns=inside_columns, fill_value=0)
     images = table.sum(axis=1).reindex(names, fill_value=0)
-    mistakes = table.stack().rename("n").reset_index().query("n > 0 and truth != answer")
     return {
-        "n": len(seen),
-        "right": int((seen["truth"] == seen["answer"]).sum()),
-        "images": _plain(images),
-        "counts": {truth: _plain(row[row > 0]) for truth, row in known.iterrows()},
-        "elsewhere": _plain(images - known.sum(axis=1)),
-        "pairs": _mistakes(mistakes.assign(of=mistakes["truth"].map(images).astype(int))),
+        "n": len(answers),
+        "right": int((answers["truth"] == answers["answer"]).sum()),
+        "images": _counts_by_name(images),
+        "counts": {truth: _counts_by_name(row[row > 0]) for truth, row in inside.iterrows()},
+        "elsewhere": _counts_by_name(images - inside.sum(axis=1)),
+        "pairs": _most_confused_pairs(table, images),
     }
 
 
-def _plain(counts: pd.Series) -> dict[str, int]:
-    """Counts by name, as JSON has them."""
+def _counts_by_name(counts: pd.Series) -> dict[str, int]:
     return {str(name): int(count) for name, count in counts.items()}
 
 
-def _mistakes(wrong: pd.DataFrame) -> list[dict[str, Any]]:
-    """The most frequent of `truth`, `answer`, `n` and `of`."""
-    ranked = wrong.assign(share=wrong["n"] / wrong["of"]).sort_values(
-        ["share", "n", "truth", "answer"], ascending=[False, False, True, True]
-    )
+def _most_confused_pairs(table: pd.DataFrame, images: pd.Series) -> list[dict[str, Any]]:
+    """The most frequent mistakes: `truth`, `answer`, their number `n`, the truth's images `of`, and the `share`."""
+    mistakes = table.stack().rename("n").reset_index().query("n > 0 and truth != answer")
+    mistakes = mistakes.assign(of=mistakes["truth"].map(images).astype(int))
+    mistakes = mistakes.assign(share=mistakes["n"] / mistakes["of"])
+    ranked = mistakes.sort_values(["share", "n", "truth", "answer"], ascending=[False, False, True, True])
     return [row | {"share": round(row["share"], 4)} for row in ranked.head(PAIRS_SHOWN).to_dict("records")]

@@ -17,16 +17,16 @@ import pandas as pd
 
 from dct_augment import config as configuration
 from dct_augment import files
-from dct_augment.benchmark import comparisons
+from dct_augment.benchmark import arm_comparisons
 from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC
 from dct_augment.errors import TokenTrainingError
 from dct_augment.generation import plan
 from dct_augment.generation.shards import PLAIN, TRAIN
-from dct_augment.metrics.accuracy import titles
+from dct_augment.metrics.accuracy import class_titles
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages import ArmStage, ImageStage, MetricStage, Stage, TokenStage, TrialStage
 from dct_augment.records import ClassInfo, WorkUnit
-from dct_augment.report.page import build
+from dct_augment.report.page import write_report
 from dct_augment.tokens import formats
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "webdataset", "pandas", "pyarrow")
@@ -154,16 +154,16 @@ class Run(RunContext):
     def report(self) -> Path:
         """Write the report of what there is; return the page."""
         with self._working("report"):
-            return build(
+            return write_report(
                 self.config.root,
                 config=self.config,
                 classes=self.classes,
-                facts=self._facts(),
+                environment=self._facts(),
                 tokens=self.tokens.index(),
                 shards=self.shards,
-                benchmark=comparisons.summarize(
+                benchmark=arm_comparisons.summarize_trials(
                     TrialStage(self).trials().drop(columns="identity"),
-                    titles(self.classes),
+                    class_titles(self.classes),
                     self.config.benchmark.shots,
                     self.config.benchmark.per_class,
                 ),

@@ -17,7 +17,8 @@ from dct_augment.config import Config, dump
 from dct_augment.generation.shards import ShardFolder
 from dct_augment.metrics import accuracy
 from dct_augment.records import ClassInfo
-from dct_augment.report import charts, confusion_matrices, thumbnails
+from dct_augment.report import charts, confusion_matrices, number_formats, thumbnails
+from dct_augment.report.arm_styles import arm_style, arms_in_page_order, in_page_order
 from dct_augment.report.summary import KINDS, Tables, summarize
 
 CHARTS_BUDGET = 800_000
@@ -29,15 +30,15 @@ NAMED_GAINS = 40
 ROWS = 500
 """Classes in a table of the page; the others are in summary.json."""
 
-_DASH, _MINUS, _THIN = "\u2013", "\u2212", "\u202f"
+_SEE_TABLE = "the table below has the numbers"
 
 
-def build(
+def write_report(
     root: Path,
     *,
     config: Config,
     classes: Sequence[ClassInfo],
-    facts: Mapping[str, str],
+    environment: Mapping[str, str],
     tokens: pd.DataFrame,
     shards: ShardFolder,
     benchmark: Mapping[str, Any],
@@ -46,31 +47,45 @@ def build(
 ) -> Path:
     """Write `report/summary.json`, then `report/index.html`, under `root`; return the page's path.
 
-    All tables may be empty: the page then says which command makes them. `benchmark` is `comparisons.summarize`,
-    `metrics` has a row per kind and metric of generated images, `filtered` one per image that the filter looked at.
+    All tables may be empty: the page then says which command makes them.
+
+    Args:
+        root: The folder of the run.
+        config: The configuration of the run.
+        classes: The classes to report, in the order of the page.
+        environment: By name, versions, device and times to show.
+        tokens: The index of the token folder.
+        shards: The generated images.
+        benchmark: What `arm_comparisons.summarize_trials` returns.
+        metrics: A row per kind and metric of generated images.
+        filtered: A row per image that the filter measured.
 
     Raises:
         ShardError: a shard cannot be read.
     """
     rows = {kind: shards.rows(split) for kind, split in KINDS.items()}
-    none = pd.DataFrame()
     tables = Tables(
-        tokens, rows, benchmark, none if metrics is None else metrics, none if filtered is None else filtered
-    )  # fmt: skip
-    summary = summarize(config, classes, facts=facts, tables=tables)
-    page = _environment().get_template("report.html.j2").render(
+        tokens=tokens,
+        rows=rows,
+        benchmark=benchmark,
+        metrics=pd.DataFrame() if metrics is None else metrics,
+        filtered=pd.DataFrame() if filtered is None else filtered,
+    )
+    summary = summarize(config, classes, environment=environment, tables=tables)
+    template = _jinja_environment().get_template("report.html.j2")
+    page = template.render(
         summary=summary,
         config=dump(config),
         kinds=tuple(KINDS),
-        limit=ROWS,
-        pictures=_pictures(classes, rows, shards, config.report.strip),
-        slugs={title: info.slug for info, title in _titled(classes)},
-        curves=_curves(classes, summary["classes"]),
+        row_limit=ROWS,
+        class_thumbnails=_render_thumbnails(classes, rows, shards, config.report.strip),
+        slugs={title: info.slug for info, title in _with_titles(classes)},
+        token_charts=_token_charts(classes, summary["classes"]),
         benchmark_charts=_benchmark_charts(summary["benchmark"]),
         gain_chart=_gain_chart(summary),
-        by_gain=_by_gain(summary),
+        classes_by_gain=_classes_by_gain(summary),
         matrices=_matrices(summary),
-    )  # fmt: skip
+    )
     files.write_text(root / "report" / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     path = root / "report" / "index.html"
     files.write_text(path, page)
@@ -78,108 +93,125 @@ def build(
 
 
 def headlines(root: Path) -> list[tuple[str, float, str]]:
-    """What a run showed, from its `report/summary.json`: title, mean, and 95 % interval in words."""
+    """Return the main results of a run from its `report/summary.json`: title, mean, and 95 % interval in words."""
     summary = json.loads((root / "report" / "summary.json").read_text(encoding="utf-8"))
     groups = (
         ("judge, ", summary["judge_accuracy"]),
         ("arm ", summary["benchmark"].get("arms", {})),
         ("gain ", summary["benchmark"].get("paired", {})),
     )
-    found = []
+    lines = []
     for title, group in groups:
         for name, value in group.items():
             if isinstance(value, dict) and value.get("mean") is not None:
-                low, high = ("-" if edge is None else f"{edge:.1%}" for edge in value["ci95"])
-                found.append((title + name, float(value["mean"]), f"{low} .. {high}"))
-    return found
+                low, high = ("-" if end is None else f"{end:.1%}" for end in value["ci95"])
+                lines.append((title + name, float(value["mean"]), f"{low} .. {high}"))
+    return lines
 
 
-def _titled(classes: Sequence[ClassInfo]) -> list[tuple[ClassInfo, str]]:
-    titles = accuracy.titles(classes)
+def _with_titles(classes: Sequence[ClassInfo]) -> list[tuple[ClassInfo, str]]:
+    titles = accuracy.class_titles(classes)
     return [(info, titles[info.index]) for info in classes]
 
 
-def _pictures(
+def _render_thumbnails(
     classes: Sequence[ClassInfo], rows: Mapping[str, pd.DataFrame], shards: ShardFolder, count: int
-) -> dict[str, dict[str, thumbnails.ThumbnailRow]]:
-    wanted = {info.index: thumbnails.numbers(list(rows.values()), info.index, count) for info in classes}
-    tiles = {kind: thumbnails.collect(shards, split, rows[kind], wanted) for kind, split in KINDS.items()}
-    sets = {
-        title: {kind: tiles[kind][info.index] for kind in KINDS if info.index in tiles[kind]}
-        for info, title in _titled(classes)
-    }
-    return thumbnails.fit({title: kinds for title, kinds in sets.items() if kinds})
+) -> dict[str, dict[str, thumbnails.RenderedThumbnails]]:
+    """Thumbnails of the first `count` images by class and kind, of the classes that have any."""
+    tables = list(rows.values())
+    numbers = {info.index: thumbnails.first_image_numbers(tables, info.index, count) for info in classes}
+    loaded = {kind: thumbnails.load_thumbnails(shards, split, rows[kind], numbers) for kind, split in KINDS.items()}
+    by_class = {}
+    for info, title in _with_titles(classes):
+        by_kind = {kind: loaded[kind][info.index] for kind in KINDS if info.index in loaded[kind]}
+        if by_kind:
+            by_class[title] = by_kind
+    return thumbnails.render_classes(by_class)
 
 
-def _curves(classes: Sequence[ClassInfo], facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Markup]:
+def _token_charts(classes: Sequence[ClassInfo], class_numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, Markup]:
     """A chart for each class with a history, in order, until the budget is spent."""
-    trained = {title: (info, facts[title]["token"]) for info, title in _titled(classes) if facts[title]["token"]}
-    highest = max((loss for _, token in trained.values() for loss in token["losses"] if loss is not None), default=1.0)
-    drawn: dict[str, Markup] = {}
+    slugs, histories = {}, {}
+    for info, title in _with_titles(classes):
+        token = class_numbers[title]["token"]
+        losses = [loss for loss in token["losses"] if loss is not None] if token else []
+        if losses:
+            validations = [(update, accuracy) for update, accuracy in token["validations"]]
+            slugs[title] = info.slug
+            histories[title] = charts.TokenHistory(losses, validations, token["plain_guide_accuracy"])
+    highest = max((max(history.losses) for history in histories.values()), default=1.0)
+    rendered: dict[str, Markup] = {}
     budget = CHARTS_BUDGET
-    for title, (info, token) in trained.items():
-        losses = [loss for loss in token["losses"] if loss is not None]
-        if not losses:
-            continue
-        validations = [(update, accuracy) for update, accuracy in token["validations"]]
-        data = charts.Training(losses, validations, token["plain_guide_accuracy"])
-        label = f"{title}: loss and validation accuracy over {len(losses)} updates"
-        chart = charts.training(data, name=f"curve-{info.slug}", label=label, highest_loss=highest * 1.05)
+    for title, history in histories.items():
+        chart = charts.render_token_history(
+            history,
+            chart_id=f"curve-{slugs[title]}",
+            label=f"{title}: loss and validation accuracy over {len(history.losses)} updates",
+            highest_loss=highest * 1.05,
+        )
         budget -= len(chart)
         if budget < 0:
             break
-        drawn[title] = chart
-    return drawn
+        rendered[title] = chart
+    return rendered
 
 
-def _benchmark_charts(bench: Mapping[str, Any]) -> dict[str, Markup]:
+def _benchmark_charts(benchmark: Mapping[str, Any]) -> dict[str, Markup]:
     """Charts by name, of what there is: `arms`, `paired`, and the curves `shots` and `per_class`."""
-    drawn: dict[str, Markup] = {}
-    if not bench["arms"]:
-        return drawn
-    arms = _ordered(bench["arms"])
-    drawn["arms"] = charts.arms(
-        arms, {arm: list(bench["trials"][arm].values()) for arm in arms}, name="benchmark-arms",
-        label="Test accuracy of every arm with its 95 % interval and single trials; the table below has the numbers",
-    )  # fmt: skip
-    if pairs := [pair for pair in bench["paired"].values() if pair["n"]]:
-        label = "Paired differences of arms in points with 95 % intervals; the table below has the numbers"
-        drawn["paired"] = charts.differences(pairs, name="benchmark-paired", label=label)
-    for by, axis in (("shots", "real images per class"), ("per_class", "synthetic images per class")):
-        curve = bench["curves"][by]
-        if len({point[by] for points in curve["arms"].values() for point in points}) > 1:
-            drawn[by] = charts.curves(
-                _ordered(curve["arms"]), by, axis=axis, name=f"benchmark-{by}", reference=curve.get("reference"),
-                label=f"Test accuracy of every arm against {axis}, with 95 % bands; the table below has the numbers",
-            )  # fmt: skip
-    return drawn
-
-
-def _ordered(by_arm: Mapping[str, Any]) -> dict[str, Any]:
-    """The arms in the order of the page; those that it does not know last."""
-    known = [arm for arm in charts.ARM_STYLES if arm in by_arm]
-    return {arm: by_arm[arm] for arm in [*known, *(arm for arm in by_arm if arm not in charts.ARM_STYLES)]}
+    rendered: dict[str, Markup] = {}
+    if not benchmark["arms"]:
+        return rendered
+    arms = in_page_order(benchmark["arms"])
+    rendered["arms"] = charts.render_arms(
+        arms,
+        {arm: list(benchmark["trials"][arm].values()) for arm in arms},
+        chart_id="benchmark-arms",
+        label=f"Test accuracy of every arm with its 95 % interval and single trials; {_SEE_TABLE}",
+    )
+    pairs = [pair for pair in benchmark["paired"].values() if pair["n"]]
+    if pairs:
+        rendered["paired"] = charts.render_differences(
+            pairs,
+            chart_id="benchmark-paired",
+            label=f"Paired differences of arms in points with 95 % intervals; {_SEE_TABLE}",
+        )
+    for setting, axis_title in (("shots", "real images per class"), ("per_class", "synthetic images per class")):
+        curves = benchmark["curves"][setting]
+        values = {point[setting] for curve in curves["arms"].values() for point in curve}
+        if len(values) > 1:
+            rendered[setting] = charts.render_curves(
+                in_page_order(curves["arms"]),
+                setting,
+                axis_title=axis_title,
+                chart_id=f"benchmark-{setting}",
+                reference=curves.get("reference"),
+                label=f"Test accuracy of every arm against {axis_title}, with 95 % bands; {_SEE_TABLE}",
+            )
+    return rendered
 
 
 def _gain_chart(summary: Mapping[str, Any]) -> Markup | None:
-    """Gains of all classes, by the judge if it has looked."""
+    """Gains of all classes, by the judge if it has measured any."""
     gains = summary["gains"]
-    who = "judge" if gains["judge"] else "guide"
-    names = gains[who]
+    role = "judge" if gains["judge"] else "guide"
+    names = gains[role]
     if not names:
         return None
-    label = f"Recognition by the {who}, plain prompt to class token, of {len(names)} classes from the largest gain"
+    label = (
+        f"Recognition by the {role}, plain prompt to class token, of {len(names)} classes from the largest gain; "
+        f"{_SEE_TABLE}"
+    )
     if len(names) > NAMED_GAINS:
-        values = [gains["of"][name][who]["mean"] for name in names]
-        return charts.many_gains(values, name="gains", label=f"{label}; the table below has the numbers")
-    shares = {
-        name: tuple(summary["classes"][name][kind][f"{who}_accuracy"] for kind in ("plain_prompt", "class_token"))
-        for name in names
-    }
-    return charts.gains(shares, name="gains", label=f"{label}; the table below has the numbers")
+        means = [gains["of"][name][role]["mean"] for name in names]
+        return charts.render_unnamed_gains(means, chart_id="gains", label=label)
+    shares = {}
+    for name in names:
+        numbers, key = summary["classes"][name], f"{role}_accuracy"
+        shares[name] = (numbers["plain_prompt"][key], numbers["class_token"][key])
+    return charts.render_gains(shares, chart_id="gains", label=label)
 
 
-def _by_gain(summary: Mapping[str, Any]) -> list[str]:
+def _classes_by_gain(summary: Mapping[str, Any]) -> list[str]:
     """All classes, the largest gain first, those without one last."""
     names = summary["gains"]["judge"] or summary["gains"]["guide"]
     return list(dict.fromkeys([*names, *summary["classes"]]))
@@ -188,11 +220,14 @@ def _by_gain(summary: Mapping[str, Any]) -> list[str]:
 def _matrices(summary: Mapping[str, Any]) -> dict[str, dict[str, confusion_matrices.Matrix]]:
     """Matrices of the generated images by kind (`images`), and of the few-shot classifiers by arm (`benchmark`)."""
     images = {kind: summary["confusion"][kind] for kind in KINDS if kind in summary["confusion"]}
-    drawn = {"images": images, "benchmark": summary["benchmark"]["confusion"]}
-    return {name: {key: confusion_matrices.draw(one) for key, one in group.items()} for name, group in drawn.items()}
+    arms = summary["benchmark"]["confusion"]
+    return {
+        "images": {kind: confusion_matrices.render(confusion) for kind, confusion in images.items()},
+        "benchmark": {arm: confusion_matrices.render(confusion) for arm, confusion in arms.items()},
+    }
 
 
-def _environment() -> jinja2.Environment:
+def _jinja_environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dct_augment.report"),
         autoescape=True,
@@ -201,36 +236,13 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": _percent, "points": _points, "interval": _interval, "p_value": _p_value, "number": _number,
-        "arm_style": charts.arm_style, "ordered": _ordered,
-        "arm_order": lambda arms: list(_ordered(dict.fromkeys(arms))),
-    }  # fmt: skip
+        "percent": number_formats.format_percent,
+        "points": number_formats.format_points,
+        "interval": number_formats.format_interval,
+        "p_value": number_formats.format_p_value,
+        "number": number_formats.format_number,
+        "arm_style": arm_style,
+        "in_page_order": in_page_order,
+        "arms_in_page_order": arms_in_page_order,
+    }
     return environment
-
-
-def _percent(share: float | None, digits: int = 1) -> str:
-    return _DASH if share is None else f"{share * 100:.{digits}f}{_THIN}%"
-
-
-def _points(difference: float | None) -> str:
-    return _DASH if difference is None else f"{difference * 100:+.1f}".replace("-", _MINUS)
-
-
-def _number(value: float | None, digits: int) -> str:
-    return _DASH if value is None else f"{value:.{digits}f}".replace("-", _MINUS)
-
-
-def _p_value(value: float | None) -> str:
-    if value is None:
-        return _DASH
-    return "< 0.0001" if value < 0.0001 else f"{value:.4f}" if value < 0.1 else f"{value:.3f}"
-
-
-def _interval(ends: Sequence[float | None], *, signed: bool = False, digits: int | None = None) -> str:
-    """As shares in percent; `signed` as differences in points; with `digits` as plain numbers."""
-    low, high = ends
-    if low is None or high is None:
-        return _DASH
-    if digits is not None:
-        return f"{_number(low, digits)} to {_number(high, digits)}"
-    return f"{_points(low)} to {_points(high)}" if signed else f"{low * 100:.1f}{_DASH}{high * 100:.1f}{_THIN}%"

@@ -1,7 +1,5 @@
-"""Strips of pictures: the first images of each class in a row, small enough to sit inside a page."""
+"""Thumbnails: the first images of each class side by side, small enough to sit inside a page."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,22 +7,24 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from dct_augment.generation.shards import ShardFolder
+from dct_augment.report.data_uris import png_data_uri
 
 SIZES = (128, 96, 64, 48, 32)
-"""Tile sides in pixels, tried in turn until all strips fit."""
+"""Sides of a thumbnail in pixels, tried in turn until all fit."""
 
 BUDGET = 2_500_000
-"""Characters that the strips may take of a page; with charts, matrices and tables it stays below 5 MB."""
+"""Characters that thumbnails may take of a page; with charts, matrices and tables it stays below 5 MB."""
 
-_GAP, _CROSS = 4, (128, 128, 128, 255)
+_GAP = 4
+_CROSS = (128, 128, 128, 255)
 
-Tiles = Sequence[Image.Image | None]
-"""Pictures in order of their numbers; None where there is no picture."""
+Thumbnails = Sequence[Image.Image | None]
+"""Small copies of images in order of their numbers; None where there is no image."""
 
 
 @dataclass(frozen=True)
-class ThumbnailRow:
-    """One PNG: `shown` pictures in a row, `absent` of its places crossed out."""
+class RenderedThumbnails:
+    """One PNG with `shown` images side by side; `absent` of its places are crossed out."""
 
     uri: str
     width: int
@@ -33,106 +33,127 @@ class ThumbnailRow:
     absent: int
 
 
-def numbers(tables: Sequence[pd.DataFrame], class_index: int, count: int) -> list[int]:
-    """The first `count` image numbers of a class, over all tables: a pair has one number and one seed."""
-    found: set[int] = set()
+def first_image_numbers(tables: Sequence[pd.DataFrame], class_index: int, count: int) -> list[int]:
+    """Return the first `count` image numbers of a class, over all tables: a pair has one number and one seed."""
+    numbers: set[int] = set()
     for table in tables:
         if not table.empty:
-            found |= set(table.loc[table["class_index"] == class_index, "number"].astype(int))
-    return sorted(found)[:count]
+            numbers |= set(table.loc[table["class_index"] == class_index, "number"].astype(int))
+    return sorted(numbers)[:count]
 
 
-def collect(
-    shards: ShardFolder, split: str, rows: pd.DataFrame, wanted: Mapping[int, Sequence[int]]
+def load_thumbnails(
+    shards: ShardFolder, split: str, rows: pd.DataFrame, numbers: Mapping[int, Sequence[int]]
 ) -> dict[int, list[Image.Image | None]]:
-    """Small copies of the wanted images of a split, by class index, in order of their numbers.
+    """Load small copies of images of a split, by class index, in order of their numbers.
 
-    Reads no further than the last wanted image: first numbers are in the first shards.
+    Reads no further than the last of them: first numbers are in the first shards.
+
+    Args:
+        shards: Where the images are.
+        split: Of the shards.
+        rows: The rows of this split.
+        numbers: By class index, the numbers of the images to load.
     """
     if rows.empty:
         return {}
-    finished = rows[rows["status"] == "ok"]
-    places = {
-        str(key): (int(index), int(number))
-        for key, index, number in zip(finished["key"], finished["class_index"], finished["number"], strict=True)
-        if int(number) in wanted.get(int(index), ())
-    }
-    found: dict[tuple[int, int], Image.Image] = {}
+    places = _places_by_key(rows, numbers)
+    thumbnails: dict[tuple[int, int], Image.Image] = {}
     if places:
-        for key, _, picture in shards.images(split):
+        for key, _, image in shards.images(split):
             if key in places:
-                picture.thumbnail((SIZES[0], SIZES[0]), Image.Resampling.LANCZOS)
-                found[places[key]] = picture
-                if len(found) == len(places):
+                image.thumbnail((SIZES[0], SIZES[0]), Image.Resampling.LANCZOS)
+                thumbnails[places[key]] = image
+                if len(thumbnails) == len(places):
                     break
-    present = {index for index, _ in found}
-    return {index: [found.get((index, number)) for number in wanted[index]] for index in wanted if index in present}
+    with_images = {class_index for class_index, _ in thumbnails}
+    return {
+        class_index: [thumbnails.get((class_index, number)) for number in class_numbers]
+        for class_index, class_numbers in numbers.items()
+        if class_index in with_images
+    }
 
 
-def fit(sets: Mapping[str, Mapping[str, Tiles]], budget: int = BUDGET) -> dict[str, dict[str, ThumbnailRow]]:
-    """Strips by class and kind, as large as `budget` characters allow; the last classes are left out if need be."""
-    made: dict[str, dict[str, ThumbnailRow]] = {}
+def _places_by_key(rows: pd.DataFrame, numbers: Mapping[int, Sequence[int]]) -> dict[str, tuple[int, int]]:
+    """Class index and number of each image to load, by its key in the shards."""
+    finished = rows[rows["status"] == "ok"]
+    places = {}
+    for key, class_index, number in zip(finished["key"], finished["class_index"], finished["number"], strict=True):
+        if int(number) in numbers.get(int(class_index), ()):
+            places[str(key)] = (int(class_index), int(number))
+    return places
+
+
+def render_classes(
+    classes: Mapping[str, Mapping[str, Thumbnails]], budget: int = BUDGET
+) -> dict[str, dict[str, RenderedThumbnails]]:
+    """Render thumbnails by class and kind, as large as `budget` characters allow; the last classes may be left out."""
+    rendered: dict[str, dict[str, RenderedThumbnails]] = {}
     for size in SIZES:
-        made = _within(sets, size, budget)
-        if len(made) == len(sets):
+        rendered = _render_within(classes, size, budget)
+        if len(rendered) == len(classes):
             break
-    return made
+    return rendered
 
 
-def _within(sets: Mapping[str, Mapping[str, Tiles]], size: int, budget: int) -> dict[str, dict[str, ThumbnailRow]]:
-    made: dict[str, dict[str, ThumbnailRow]] = {}
-    for name, kinds in sets.items():
-        strips = {kind: _strip(tiles, size) for kind, tiles in kinds.items()}
-        budget -= sum(len(strip.uri) for strip in strips.values())
+def _render_within(
+    classes: Mapping[str, Mapping[str, Thumbnails]], size: int, budget: int
+) -> dict[str, dict[str, RenderedThumbnails]]:
+    """Render classes at one size until the budget is spent."""
+    rendered: dict[str, dict[str, RenderedThumbnails]] = {}
+    for title, kinds in classes.items():
+        rendered_kinds = {kind: _render(thumbnails, size) for kind, thumbnails in kinds.items()}
+        budget -= sum(len(row.uri) for row in rendered_kinds.values())
         if budget < 0:
             break
-        made[name] = strips
-    return made
+        rendered[title] = rendered_kinds
+    return rendered
 
 
-def sheet(rows: Sequence[Tiles], budget: int) -> str:
-    """The data URI of rows of pictures, one above the other, as large as `budget` characters allow."""
+def _render(thumbnails: Thumbnails, size: int) -> RenderedThumbnails:
+    image = _side_by_side(thumbnails, size)
+    absent = sum(thumbnail is None for thumbnail in thumbnails)
+    return RenderedThumbnails(png_data_uri(image), image.width, image.height, len(thumbnails) - absent, absent)
+
+
+def render_stacked(thumbnail_rows: Sequence[Thumbnails], budget: int) -> str:
+    """Return the data URI of rows of thumbnails, one above the other, as large as `budget` characters allow."""
     uri = ""
     for size in SIZES:
-        drawn = [_row(tiles, size) for tiles in rows]
-        whole = Image.new("RGBA", (max(row.width for row in drawn), sum(row.height + _GAP for row in drawn) - _GAP))
-        top = 0
-        for row in drawn:
-            whole.paste(row, (0, top))
-            top += row.height + _GAP
-        uri = _uri(whole)
+        uri = png_data_uri(_one_above_the_other([_side_by_side(row, size) for row in thumbnail_rows]))
         if len(uri) <= budget:
             break
     return uri
 
 
-def _strip(tiles: Tiles, size: int) -> ThumbnailRow:
-    row, absent = _row(tiles, size), sum(tile is None for tile in tiles)
-    return ThumbnailRow(_uri(row), row.width, row.height, len(tiles) - absent, absent)
+def _one_above_the_other(images: Sequence[Image.Image]) -> Image.Image:
+    height = sum(image.height + _GAP for image in images) - _GAP
+    sheet = Image.new("RGBA", (max(image.width for image in images), height))
+    top = 0
+    for image in images:
+        sheet.paste(image, (0, top))
+        top += image.height + _GAP
+    return sheet
 
 
-def _row(tiles: Tiles, size: int) -> Image.Image:
-    side = min(size, max((max(tile.size) for tile in tiles if tile is not None), default=size))
-    row = Image.new("RGBA", (len(tiles) * (side + _GAP) - _GAP, side))
-    for place, tile in enumerate(tiles):
+def _side_by_side(thumbnails: Thumbnails, size: int) -> Image.Image:
+    """Paste thumbnails of at most `size` pixels into one RGBA image; none is enlarged."""
+    largest = max((max(thumbnail.size) for thumbnail in thumbnails if thumbnail is not None), default=size)
+    side = min(size, largest)
+    sheet = Image.new("RGBA", (len(thumbnails) * (side + _GAP) - _GAP, side))
+    for place, thumbnail in enumerate(thumbnails):
         left = place * (side + _GAP)
-        if tile is None:
-            _cross_out(row, left, side)
+        if thumbnail is None:
+            _cross_out(sheet, left, side)
             continue
-        small = tile.copy()
+        small = thumbnail.copy()
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
-        row.paste(small, (left + (side - small.width) // 2, (side - small.height) // 2))
-    return row
-
-
-def _uri(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+        sheet.paste(small, (left + (side - small.width) // 2, (side - small.height) // 2))
+    return sheet
 
 
 def _cross_out(sheet: Image.Image, left: int, side: int) -> None:
-    draw, edge = ImageDraw.Draw(sheet), side - 1
-    draw.rectangle((left, 0, left + edge, edge), outline=_CROSS)
-    draw.line((left, 0, left + edge, edge), fill=_CROSS)
-    draw.line((left, edge, left + edge, 0), fill=_CROSS)
+    pen, edge = ImageDraw.Draw(sheet), side - 1
+    pen.rectangle((left, 0, left + edge, edge), outline=_CROSS)
+    pen.line((left, 0, left + edge, edge), fill=_CROSS)
+    pen.line((left, edge, left + edge, 0), fill=_CROSS)

@@ -336,7 +336,7 @@ class TestServe:
         assert set(form) == {"config", "per_class", "classes", "output", "overrides", "full"}
         assert {"type": "integer"} in form["per_class"]["anyOf"]
 
-    def test_artifacts_show_progress_tokens_strips_and_the_report(self, served: Served, finished: str) -> None:
+    def test_artifacts_show_progress_tokens_thumbnails_and_the_report(self, served: Served, finished: str) -> None:
         found = {one["key"]: one for one in served.post("/artifacts/latest/filter")}
         for stage in ("tokens", "images-train", "images-plain", "benchmark"):
             assert found[f"pocket-{stage}"]["type"] == "progress"
@@ -346,7 +346,7 @@ class TestServe:
         table = json.loads(found["pocket-token-table"]["data"])
         assert {row["class"] for row in table} <= {"crane", "kiwi"}
         assert {"updates", "guide before", "guide after", "stopped"} <= set(table[0])
-        assert found["pocket-strip-crane"]["data"].startswith("data:image/png;base64,")
+        assert found["pocket-thumbnails-crane"]["data"].startswith("data:image/png;base64,")
         page = served.folder / "runs" / "pocket" / "report" / "index.html"
         assert f"[{page}]({page.as_uri()})" in found["pocket-summary"]["data"]
 
@@ -387,7 +387,7 @@ class TestServe:
             page.goto(f"{home}/deployments/deployment/{cub['id']}/run")
             for name in ("per_class", "classes", "output", "overrides"):
                 expect(page.get_by_text(re.compile(rf"^{name}\b")).first).to_be_visible(timeout=60_000)
-            page.goto(f"{home}/artifacts/artifact/{found['pocket-strip-crane']['latest_id']}")
+            page.goto(f"{home}/artifacts/artifact/{found['pocket-thumbnails-crane']['latest_id']}")
             page.wait_for_function("[...document.images].some(one => one.src.startsWith('data:') && one.naturalWidth)")
             page.goto((served.folder / "runs" / "pocket" / "report" / "index.html").as_uri())
             assert page.locator("img").count() >= 2

@@ -96,12 +96,12 @@ def test_two_classes_of_one_name_are_kept_apart(tmp_path: Path) -> None:
 
 
 def test_titles_are_names_where_these_are_enough() -> None:
-    assert accuracy.titles(CLASSES) == {0: "crane", 1: ODD}
+    assert accuracy.class_titles(CLASSES) == {0: "crane", 1: ODD}
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abcd")), min_size=1, max_size=60))
 def test_every_answer_is_counted_once(pairs: list[tuple[str, str]]) -> None:
-    confusion = accuracy.confusion(pairs, ["a", "b", "c"])
+    confusion = accuracy.confusion_counts(pairs, ["a", "b", "c"])
     assert confusion is not None
     inside = sum(count for answers in confusion["counts"].values() for count in answers.values())
     assert inside + sum(confusion["elsewhere"].values()) == confusion["n"] == len(pairs)
@@ -110,9 +110,9 @@ def test_every_answer_is_counted_once(pairs: list[tuple[str, str]]) -> None:
     assert mistakes == confusion["n"] - confusion["right"]
     shares = [pair["share"] for pair in confusion["pairs"]]
     assert shares == sorted(shares, reverse=True)
-    drawn = confusion_matrices.draw(confusion)
-    assert drawn.grid is not None
-    for truth, cells in drawn.grid.items():
+    matrix = confusion_matrices.render(confusion)
+    assert matrix.grid is not None
+    for truth, cells in matrix.grid.items():
         assert sum(cell.count for cell in cells) == confusion["images"][truth]
         assert sum(cell.share for cell in cells) == pytest.approx(1.0 if confusion["images"][truth] else 0.0)
 
@@ -127,12 +127,12 @@ def decoded(matrix: confusion_matrices.Matrix) -> np.ndarray[Any, Any]:
 def test_many_classes_are_a_picture_of_a_pixel_each() -> None:
     names = [f"class {index}" for index in range(50)]
     pairs = [(name, name) for name in names] + [("class 3", "class 40")]
-    confusion = accuracy.confusion(pairs, names)
+    confusion = accuracy.confusion_counts(pairs, names)
     assert confusion is not None
-    drawn = confusion_matrices.draw(confusion)
-    assert drawn.grid is None
-    assert drawn.side == 50
-    pixels = decoded(drawn)
+    matrix = confusion_matrices.render(confusion)
+    assert matrix.grid is None
+    assert matrix.side == 50
+    pixels = decoded(matrix)
     seen = pixels[..., 3] > 0
     wanted = np.eye(50, dtype=bool)
     wanted[3, 40] = True
@@ -145,11 +145,11 @@ def test_many_classes_are_a_picture_of_a_pixel_each() -> None:
 
 def test_more_classes_than_pixels_share_them_and_no_mistake_is_lost() -> None:
     names = [str(index) for index in range(700)]
-    confusion = accuracy.confusion([("699", "0"), *((name, name) for name in names)], names)
+    confusion = accuracy.confusion_counts([("699", "0"), *((name, name) for name in names)], names)
     assert confusion is not None
-    drawn = confusion_matrices.draw(confusion)
-    assert drawn.side == 234
-    assert len(drawn.uri) < 20_000
-    pixels = decoded(drawn)
+    matrix = confusion_matrices.render(confusion)
+    assert matrix.side == 234
+    assert len(matrix.uri) < 20_000
+    pixels = decoded(matrix)
     assert pixels[233, 0, 3] > 0
     assert (pixels[range(233), range(233), 3] == 255).all()

@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from dct_augment.benchmark.comparisons import summarize
+from dct_augment.benchmark.arm_comparisons import summarize_trials
 from dct_augment.config import Config, validate
 from dct_augment.generation.plan import extend, rows
 from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
-from dct_augment.metrics.accuracy import titles
+from dct_augment.metrics.accuracy import class_titles
 from dct_augment.records import ClassInfo, ClassToken, GeneratedImage, PlanRow, Trial
-from dct_augment.report.page import build
+from dct_augment.report.page import write_report
 from dct_augment.tokens.files import TokenFolder
 
 ODD = 'Grün_tern & <b onclick="x">$鳥$'
@@ -126,11 +126,11 @@ def trial_table(path: Path) -> pd.DataFrame:
 
 def make(root: Path, shards: ShardFolder, tokens: pd.DataFrame, trials: pd.DataFrame, **changes: Any) -> Any:
     """Build a report; return (summary, page)."""
-    given: dict[str, Any] = {"config": settings(), "classes": CLASSES, "facts": {"torch": "1.2 <3>"}}
+    given: dict[str, Any] = {"config": settings(), "classes": CLASSES, "environment": {"torch": "1.2 <3>"}}
     given |= changes
-    settings_, titles_ = given["config"].benchmark, titles(given["classes"])
-    benchmark = summarize(trials, titles_, settings_.shots, settings_.per_class)
-    path = build(root, **given, tokens=tokens, shards=shards, benchmark=benchmark)
+    settings_, titles_ = given["config"].benchmark, class_titles(given["classes"])
+    benchmark = summarize_trials(trials, titles_, settings_.shots, settings_.per_class)
+    path = write_report(root, **given, tokens=tokens, shards=shards, benchmark=benchmark)
     assert path == root / "report" / "index.html"
     text = (root / "report" / "summary.json").read_text(encoding="utf-8")
 
@@ -178,6 +178,6 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def strip_images(page: Page) -> list[Image.Image]:
+def thumbnail_images(page: Page) -> list[Image.Image]:
     uris = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
     return [Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in uris]

@@ -247,7 +247,7 @@ def test_headings_do_not_skip_a_level_and_landmarks_are_named(
         assert page.evaluate("document.documentElement.lang") == "en"
         titles = page.locator("main > section > h2").all_inner_texts()
         assert titles == [
-            "What came out", "Pictures of each class", "TrialRunner", "Class tokens", "Generated images",
+            "What came out", "Pictures of each class", "Benchmark", "Class tokens", "Generated images",
             "How it was made",
         ]  # fmt: skip
         assert json.loads((path.parent / "summary.json").read_text()) == summary

@@ -24,7 +24,7 @@ from tests.report.pages import (
     make_shards,
     make_tokens,
     settings,
-    strip_images,
+    thumbnail_images,
     trial_table,
 )
 
@@ -146,7 +146,7 @@ def test_strips_show_pairs_in_order_and_leave_a_place_for_what_failed(
     tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
 ) -> None:
     page = Page(make(tmp_path, shards, tokens, NO_TRIALS)[1])
-    images = strip_images(page)
+    images = thumbnail_images(page)
     assert len(images) == 4
     centers = [[image.getpixel((place * 20 + 4, 8)) for place in range(4)] for image in images]
     whole = [(*color, 255) for color in COLORS]
@@ -160,7 +160,7 @@ def test_strips_show_pairs_in_order_and_leave_a_place_for_what_failed(
 
 def test_strip_length_is_the_configured_one(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
     page = Page(make(tmp_path, shards, tokens, NO_TRIALS, config=settings(report={"strip": 2}))[1])
-    assert [image.size for image in strip_images(page)] == [(36, 16)] * 4
+    assert [image.size for image in thumbnail_images(page)] == [(36, 16)] * 4
 
 
 def test_large_pictures_shrink_until_the_page_is_below_five_megabytes(tmp_path: Path) -> None:
@@ -177,24 +177,24 @@ def test_large_pictures_shrink_until_the_page_is_below_five_megabytes(tmp_path: 
         tmp_path, folder, pd.DataFrame(), NO_TRIALS, classes=classes, config=settings(report={"strip": 8})
     )  # fmt: skip
     assert len(page.encode()) < 5_000_000
-    assert len(strip_images(Page(page))) == 12
+    assert len(thumbnail_images(Page(page))) == 12
 
 
 def test_classes_without_room_are_left_out_whole() -> None:
     tiles = [Image.effect_noise((64, 64), 90).convert("RGB")]
     sets = {name: {"plain_prompt": tiles, "class_token": tiles} for name in "abc"}
-    everything = thumbnails.fit(sets)
+    everything = thumbnails.render_classes(sets)
     assert list(everything) == ["a", "b", "c"]
     assert everything["a"]["class_token"].height == 64
     total = sum(len(strip.uri) for kinds in everything.values() for strip in kinds.values())
-    smaller = thumbnails.fit(sets, total - 10)
+    smaller = thumbnails.render_classes(sets, total - 10)
     assert list(smaller) == ["a", "b", "c"]
     assert smaller["a"]["class_token"].height == 48
-    smallest = thumbnails.fit(sets, 1)
+    smallest = thumbnails.render_classes(sets, 1)
     assert smallest == {}
-    one = sum(len(strip.uri) for strip in thumbnails.fit({"a": sets["a"]}, total // 8)["a"].values())
+    one = sum(len(strip.uri) for strip in thumbnails.render_classes({"a": sets["a"]}, total // 8)["a"].values())
     assert one <= total // 8
-    kept = thumbnails.fit(sets, one + 10)
+    kept = thumbnails.render_classes(sets, one + 10)
     assert list(kept) == ["a"]
     assert set(kept["a"]) == {"plain_prompt", "class_token"}
 
@@ -277,7 +277,7 @@ def test_without_plain_images_the_page_asks_for_them_and_shows_the_others(tmp_pa
     assert summary["judge_accuracy"]["plain_prompt"]["mean"] is None
     assert summary["judge_accuracy"]["class_token"]["mean"] == 0.75
     assert summary["judge_accuracy"]["difference"]["n"] == 0
-    assert len(strip_images(Page(page))) == 2
+    assert len(thumbnail_images(Page(page))) == 2
 
 
 def test_without_a_judge_the_guide_is_shown_and_named_as_such(tmp_path: Path, tokens: pd.DataFrame) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dct_augment.benchmark import comparisons
+from dct_augment.benchmark import arm_comparisons
 from dct_augment.generation.shards import ShardFolder
-from dct_augment.report import charts
+from dct_augment.report.arm_styles import ARM_STYLES
 from tests.report.pages import NO_TRIALS, ODD, Page, empty, make
 
 NAMES = {0: "crane", 1: ODD}
@@ -37,7 +37,7 @@ def full() -> pd.DataFrame:
 
 
 def summarize(table: pd.DataFrame, shots: int = 5, per_class: int = 50) -> dict[str, Any]:
-    return comparisons.summarize(table, NAMES, shots, per_class)
+    return arm_comparisons.summarize_trials(table, NAMES, shots, per_class)
 
 
 def page(root: Path, table: pd.DataFrame) -> Any:
@@ -87,7 +87,7 @@ def test_no_trials_are_no_arms() -> None:
 
 def test_mistakes_are_summed_over_the_seeds_of_the_base() -> None:
     confusion = summarize(full())["confusion"]
-    assert list(confusion) == [arm for arm in comparisons.CONFUSED if arm in set(full()["arm"])]
+    assert list(confusion) == [arm for arm in arm_comparisons.CONFUSED if arm in set(full()["arm"])]
     assert confusion["class_token"]["counts"] == {"crane": {"crane": 3, ODD: 3}, ODD: {ODD: 3}}
     assert confusion["class_token"]["pairs"] == [{"truth": "crane", "answer": ODD, "n": 3, "of": 6, "share": 0.5}]
 
@@ -156,7 +156,7 @@ def contrast(one: str, other: str) -> float:
 def test_every_arm_is_seen_on_light_and_dark(background: str, tmp_path: Path) -> None:
     _, text = empty(tmp_path)
     assert f"--page: {background}" in text
-    for arm, arm_style in charts.ARM_STYLES.items():
+    for arm, arm_style in ARM_STYLES.items():
         assert contrast(arm_style.color, background) >= 3, arm
-    assert len({arm_style.color for arm_style in charts.ARM_STYLES.values()}) == len(charts.ARM_STYLES)
-    assert len({arm_style.marker for arm_style in charts.ARM_STYLES.values()}) == len(charts.ARM_STYLES)
+    assert len({arm_style.color for arm_style in ARM_STYLES.values()}) == len(ARM_STYLES)
+    assert len({arm_style.marker for arm_style in ARM_STYLES.values()}) == len(ARM_STYLES)

@@ -1,0 +1,178 @@
+"""The numbers of the benchmark: arms at the base setting, paired differences, curves, and mistakes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from dct_augment.intervals import estimate, mean_t, permutation_test, sign_test
+from dct_augment.metrics.accuracy import confusion_counts
+
+PAIRS = (
+    ("class_token", "real+strong_aug"),
+    ("class_token", "plain_prompt"),
+    ("class_token", "textual_inversion"),
+    ("class_token", "class_token_few_shot_guide"),
+    ("class_token_few_shot_guide", "real+strong_aug"),
+    ("class_token_few_shot_guide", "textual_inversion"),
+    ("class_token_filtered", "class_token"),
+    ("textual_inversion", "real+strong_aug"),
+    ("plain_prompt", "real+strong_aug"),
+    ("real+strong_aug", "real"),
+)
+"""Arms that are compared on the same seeds. The first two answer what the run is for."""
+
+CONFUSED = ("real+strong_aug", "class_token", "plain_prompt", "textual_inversion", "class_token_few_shot_guide")
+"""Arms whose mistakes are shown."""
+
+_METHOD = (
+    "mean over seeds with Student's t interval; paired: difference of two arms on the same seeds; sign_p, "
+    "permutation_p: two-sided tests of no difference, by the signs of the differences and by all their sign flips, "
+    "exact (up to 16 seeds)"
+)
+
+
+@dataclass(frozen=True)
+class _BaseSetting:
+    """The setting at which arms are compared; the curves vary one of its numbers."""
+
+    shots: int
+    per_class: int
+
+    def trials(self, trials: pd.DataFrame) -> pd.DataFrame:
+        """The trials at this setting; arms without synthetic images have 0 per class."""
+        return trials[(trials["shots"] == self.shots) & trials["per_class"].isin([0, self.per_class])]
+
+
+def summarize_trials(trials: pd.DataFrame, names: Mapping[int, str], shots: int, per_class: int) -> dict[str, Any]:
+    """Return every number of the benchmark.
+
+    Args:
+        trials: A row per trial, as `Trial` has its fields.
+        names: The classes by index.
+        shots: Of the base setting. Where no trial has it, the most frequent one takes its place.
+        per_class: Synthetic images per class of the base setting, likewise.
+    """
+    if trials.empty:
+        return {
+            "shots": None,
+            "per_class": None,
+            "steps": None,
+            "seeds": [],
+            "method": _METHOD,
+            "arms": {},
+            "trials": {},
+            "paired": _paired(trials),
+            "curves": {},
+            "confusion": {},
+        }
+    base = _base_setting(trials, shots, per_class)
+    at_base = base.trials(trials)
+    steps = sorted({int(value) for value in trials["steps"]})
+    by_arm = {str(arm): group for arm, group in at_base.groupby("arm", sort=False)}
+    return {
+        "shots": base.shots,
+        "per_class": base.per_class,
+        "steps": steps[0] if len(steps) == 1 else steps,
+        "seeds": sorted({int(seed) for seed in at_base["seed"]}),
+        "method": _METHOD,
+        "arms": {arm: _accuracy(group) for arm, group in by_arm.items()},
+        "trials": {arm: _accuracy_by_seed(group) for arm, group in by_arm.items()},
+        "paired": _paired(at_base),
+        "curves": _curves(trials, base),
+        "confusion": _confusions(at_base, names),
+        "seconds": float(trials["seconds"].sum()),
+    }
+
+
+def _base_setting(trials: pd.DataFrame, shots: int, per_class: int) -> _BaseSetting:
+    """The setting asked for where there are trials of it, else the most frequent one."""
+    if not (trials["shots"] == shots).any():
+        shots = int(trials["shots"].mode()[0])
+    available = trials.loc[(trials["shots"] == shots) & (trials["per_class"] > 0), "per_class"]
+    if len(available) and not (available == per_class).any():
+        per_class = int(available.mode()[0])
+    return _BaseSetting(shots, per_class)
+
+
+def _accuracy(trials: pd.DataFrame) -> dict[str, Any]:
+    return estimate(mean_t(trials["accuracy"].tolist(), (0, 1)) if len(trials) else None)
+
+
+def _accuracy_by_seed(trials: pd.DataFrame) -> dict[str, float]:
+    ordered = trials.sort_values("seed")
+    return {str(seed): round(float(value), 4) for seed, value in zip(ordered["seed"], ordered["accuracy"], strict=True)}
+
+
+def _paired(trials: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The comparison of each of `PAIRS`, as `arm-baseline`."""
+    return {f"{arm}-{baseline}": _pair(trials, arm, baseline) for arm, baseline in PAIRS}
+
+
+def _pair(trials: pd.DataFrame, arm: str, baseline: str) -> dict[str, Any]:
+    differences = paired_differences(trials, arm, baseline)
+    pair = {"arm": arm, "baseline": baseline}
+    if not differences:
+        return pair | estimate(None) | {"sign_p": None, "permutation_p": None, "smallest_p": None}
+    return {
+        **pair,
+        **estimate(mean_t(differences, (-1, 1))),
+        "sign_p": round(float(sign_test(differences)), 6),
+        "permutation_p": round(float(permutation_test(differences)), 6),
+        # The most extreme of 2^n equally likely outcomes, on both sides: no test of n pairs can say less.
+        "smallest_p": min(1.0, 2.0 ** (1 - len(differences))),
+    }
+
+
+def paired_differences(trials: pd.DataFrame, arm: str, baseline: str) -> list[float]:
+    """Return the accuracy of an arm minus that of another, for every seed that both have."""
+    if trials.empty:
+        return []
+    table = trials.pivot_table(index=["shots", "seed"], columns="arm", values="accuracy")
+    if arm not in table or baseline not in table:
+        return []
+    # Rounded so that equal accuracies are equal: a difference of 1e-17 has a sign.
+    return [round(float(difference), 10) for difference in (table[arm] - table[baseline]).dropna()]
+
+
+def _curves(trials: pd.DataFrame, base: _BaseSetting) -> dict[str, Any]:
+    """Accuracy against shots at the base number of synthetic images, and against that number at the base shots."""
+    at_base_images = trials[trials["per_class"].isin([0, base.per_class])]
+    at_base_shots = trials[trials["shots"] == base.shots]
+    by_images = _curve_by_arm(at_base_shots[at_base_shots["per_class"] > 0], "per_class")
+    for curve in by_images.values():
+        for point in curve:
+            point["ratio"] = round(point["per_class"] / base.shots, 2)
+    reference = at_base_shots[at_base_shots["arm"] == "real+strong_aug"]
+    return {
+        "shots": {"per_class": base.per_class, "arms": _curve_by_arm(at_base_images, "shots")},
+        "per_class": {"shots": base.shots, "arms": by_images, "reference": _accuracy(reference)},
+    }
+
+
+def _curve_by_arm(trials: pd.DataFrame, setting: str) -> dict[str, list[dict[str, Any]]]:
+    """Accuracy at each value of a setting."""
+    curves = {}
+    for arm, arm_trials in trials.groupby("arm", sort=False):
+        curves[str(arm)] = [
+            {setting: int(value)} | _accuracy(trials_at_value) for value, trials_at_value in arm_trials.groupby(setting)
+        ]
+    return curves
+
+
+def _confusions(trials: pd.DataFrame, names: Mapping[int, str]) -> dict[str, Any]:
+    """What the few-shot classifiers take for what on the test images, all seeds together."""
+    confusions: dict[str, Any] = {}
+    for arm in CONFUSED:
+        pairs: list[tuple[str, str]] = []
+        for row in trials[trials["arm"] == arm].to_dict("records"):
+            pairs += zip(_class_names(row["truth"], names), _class_names(row["predicted"], names), strict=True)
+        confusion = confusion_counts(pairs, list(names.values()))
+        if confusion is not None:
+            confusions[arm] = confusion
+    return confusions
+
+
+def _class_names(indices: Sequence[int], names: Mapping[int, str]) -> list[str]:
+    return [names.get(int(index), f"class {index}") for index in indices]
