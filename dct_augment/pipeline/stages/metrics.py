@@ -21,8 +21,7 @@ from dct_augment.errors import ModelError
 from dct_augment.generation.shards import ShardFolder
 from dct_augment.images import UNREADABLE_IMAGE, square
 from dct_augment.intervals import proportion
-from dct_augment.metrics import distances
-from dct_augment.metrics.distances import Metric
+from dct_augment.metrics.evaluation import Metric, evaluate
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.records import Example, Progress, ProgressCallback, WorkUnit, ignore_progress
@@ -64,7 +63,7 @@ class MetricStage(Stage):
         """Measure one kind of images."""
         kind, settings = self._kinds[unit.number], self._config.metrics
         looked = self._look(self._images(kind))
-        found = distances.compare(
+        found = evaluate(
             self._reference, looked.features, looked.labels, k=settings.neighbours, resamples=settings.resamples,
             seed=settings.seed,
         )  # fmt: skip
