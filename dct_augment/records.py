@@ -13,14 +13,14 @@ class ClassInfo:
     """One class of a data set.
 
     `name` is what prompts say, and may be another class's too; `slug` is unique and safe for any file system;
-    `source` is what the data set itself calls it: folder, WordNet id, category.
+    `original_name` is what the data set itself calls it: folder, WordNet id, category.
     """
 
     index: int
     name: str
     slug: str
     homonym: bool = False
-    source: str = ""
+    original_name: str = ""
 
 
 @dataclass(frozen=True)

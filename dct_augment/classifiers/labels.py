@@ -52,12 +52,12 @@ class Labels:
         return targets
 
     def _find(self, info: ClassInfo, chosen: dict[str, Any]) -> list[int]:
-        for key in (info.source, info.slug, info.name):
+        for key in (info.original_name, info.slug, info.name):
             if key and key in chosen:
                 return self._named(chosen[key])
-        if info.source and info.source in self.ids:
-            return [self.ids.index(info.source)]
-        for wanted in filter(None, (normalize_label(info.name), normalize_label(info.source))):
+        if info.original_name and info.original_name in self.ids:
+            return [self.ids.index(info.original_name)]
+        for wanted in filter(None, (normalize_label(info.name), normalize_label(info.original_name))):
             whole = [index for index, name in enumerate(self.names) if normalize_label(name) == wanted]
             if hits := whole or [
                 i for i, name in enumerate(self.names) if wanted in map(normalize_label, name.split(","))
@@ -94,7 +94,7 @@ class Labels:
         lines = []
         for index in sorted(target for target, count in Counter(targets).items() if count > 1):
             sharers = [info for info, target in zip(classes, targets, strict=True) if target == index]
-            named = (f"{info.name!r}" + (f" ({info.source})" if info.source else "") for info in sharers)
+            named = (f"{info.name!r}" + (f" ({info.original_name})" if info.original_name else "") for info in sharers)
             lines.append(f"{' and '.join(named)} are both {self._label(index)}")
         more = f" and {len(lines) - 10} more" if len(lines) > 10 else ""
         return (

@@ -1,4 +1,4 @@
-"""Real images by name: one adapter per layout, one function to load, one to split."""
+"""Loads real images by name: one adapter per layout, one function to load, one to split."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -9,10 +9,12 @@ import numpy as np
 
 from dct_augment.config import DATASETS, DatasetConfig
 from dct_augment.datasets import cub, digits, folder, huggingface, imagenet, inat, pocket, webdataset
+from dct_augment.datasets.splits import labels
 from dct_augment.errors import DatasetError
 from dct_augment.images import UNREADABLE_IMAGE
 from dct_augment.records import ClassInfo, Dataset, Example, Split
 
+_SHIPPED = ("digits", "pocket")
 _ADAPTERS: dict[str, Callable[..., Dataset]] = {
     "pocket": lambda settings: pocket.load(),
     "digits": lambda settings: digits.load(),
@@ -32,105 +34,111 @@ def load(settings: "DatasetConfig | str") -> Dataset:
         DatasetError: unknown name, or the data are missing, damaged or in another layout.
     """
     name = settings if isinstance(settings, str) else settings.name
-    if isinstance(settings, str) and name not in ("pocket", "digits"):
-        known = f"the others ({', '.join(sorted(DATASETS.keys() - {'pocket', 'digits'}))}) need their settings"
-        raise DatasetError(f"data set {name!r} is unknown; by name there are: digits, pocket; {known}")
+    if isinstance(settings, str) and name not in _SHIPPED:
+        on_disk = ", ".join(sorted(DATASETS.keys() - set(_SHIPPED)))
+        raise DatasetError(
+            f"data set {name!r} is unknown; by name there are: {', '.join(_SHIPPED)}; the others ({on_disk}) need "
+            "their settings"
+        )
     try:
         return _ADAPTERS[name](settings)
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"data set {name!r} cannot be read: {error}") from error
 
 
-def select(dataset: Dataset, wanted: Sequence[str] | None) -> tuple[ClassInfo, ...]:
-    """The classes with these names, slugs or own ids, in the data set's order; all of them for None.
+def select(dataset: Dataset, names: Sequence[str] | None) -> tuple[ClassInfo, ...]:
+    """Select the classes with these names, slugs or own ids, in the data set's order; all of them for None.
 
     Raises:
         DatasetError: a name that is no class; every unknown one is listed.
     """
-    if wanted is None:
+    if names is None:
         return dataset.classes
-    asked = {name.strip().lower() for name in wanted}
-    known = {key for info in dataset.classes for key in _keys(info)}
-    if unknown := sorted(asked - known):
-        raise DatasetError(
-            f"classes {', '.join(map(repr, unknown))} are not in {dataset.name!r}; it has: "
-            + ", ".join(info.name for info in dataset.classes[:200])
-        )
-    if not asked:
-        raise DatasetError(f"no class given; {dataset.name!r} has: " + ", ".join(i.name for i in dataset.classes[:200]))
-    return tuple(info for info in dataset.classes if _keys(info) & asked)
+    available = ", ".join(info.name for info in dataset.classes[:200])
+    requested = {name.strip().lower() for name in names}
+    if not requested:
+        raise DatasetError(f"no class given; {dataset.name!r} has: {available}")
+    existing = {spelling for info in dataset.classes for spelling in _spellings(info)}
+    if unknown := sorted(requested - existing):
+        raise DatasetError(f"classes {', '.join(map(repr, unknown))} are not in {dataset.name!r}; it has: {available}")
+    return tuple(info for info in dataset.classes if _spellings(info) & requested)
 
 
-def _keys(info: ClassInfo) -> set[str]:
-    return {info.name.lower(), info.slug, info.source.lower()} - {""}
+def _spellings(info: ClassInfo) -> set[str]:
+    """List what a user may call a class."""
+    return {info.name.lower(), info.slug, info.original_name.lower()} - {""}
 
 
 @dataclass(frozen=True)
 class DatasetSubset:
-    """A data set seen through some of its classes, and without some pictures; labels stay what they are."""
+    """A data set with some of its classes, and without the images whose keys are in `without[split]`.
+
+    Labels stay what they are.
+    """
 
     name: str
     classes: tuple[ClassInfo, ...]
-    whole: Dataset
+    dataset: Dataset
     without: Mapping[str, Collection[str]]
 
     def examples(self, split: str) -> Sequence[Example]:
-        """The labelled images of the chosen classes, but for those whose key is in `without[split]`."""
-        kept, left = {info.index for info in self.classes}, set(self.without.get(split, ()))
-        return tuple(e for e in self.whole.examples(split) if e.label in kept and e.key not in left)
+        """Return the labelled images of `train`, `val` or `test`."""
+        indices = {info.index for info in self.classes}
+        without = set(self.without.get(split, ()))
+        return tuple(
+            example
+            for example in self.dataset.examples(split)
+            if example.label in indices and example.key not in without
+        )
 
 
 def few_shot(dataset: Dataset, shots: int, seed: int, imbalance: float = 1.0) -> Split:
-    """Draw `shots` training images per class: deterministic, and nested across shots.
+    """Choose `shots` training images per class: deterministic, and nested across shots.
 
     With `imbalance` above 1 the split is long-tailed: shots fall exponentially over the classes, in their
-    order, from `shots` to `shots / imbalance`, one at least. Pictures that cannot be opened are passed over.
+    order, from `shots` to `shots / imbalance`, one at least. Images that cannot be opened are passed over.
 
     Raises:
         DatasetError: a class with fewer than its shots of readable training images.
     """
     pool = dataset.examples("train")
-    members: dict[int, list[int]] = defaultdict(list)
-    for index, label in enumerate(labels(pool)):
-        members[label].append(index)
-    chosen: list[Example] = []
+    rows_of_class: dict[int, list[int]] = defaultdict(list)
+    for row, label in enumerate(labels(pool)):
+        rows_of_class[label].append(row)
+    train: list[Example] = []
     for place, info in enumerate(dataset.classes):
-        wanted = _tail(shots, imbalance, place, len(dataset.classes))
-        mine = members[info.index]
-        order = np.random.default_rng([seed, info.index]).permutation(len(mine))
-        drawn = _readable((pool[mine[index]] for index in order), wanted)
-        if len(drawn) < wanted:
-            unreadable = f", {len(mine) - len(drawn)} of them unreadable" if len(mine) >= wanted else ""
+        class_shots = _tail(shots, imbalance, place, len(dataset.classes))
+        rows = rows_of_class[info.index]
+        order = np.random.default_rng([seed, info.index]).permutation(len(rows))
+        examples = _readable((pool[rows[number]] for number in order), class_shots)
+        if len(examples) < class_shots:
+            unreadable = f", {len(rows) - len(examples)} of them unreadable" if len(rows) >= class_shots else ""
             raise DatasetError(
-                f"class {info.name!r} has {len(mine)} training images{unreadable}, but shots is {wanted}"
+                f"class {info.name!r} has {len(rows)} training images{unreadable}, but shots is {class_shots}"
             )
-        chosen.extend(drawn)
-    return Split(shots, seed, tuple(chosen), tuple(dataset.examples("val")), tuple(dataset.examples("test")))
-
-
-def labels(examples: Sequence[Example]) -> Sequence[int]:
-    """The label of every example, without making the examples where an index knows them."""
-    known: Any = getattr(examples, "labels", None)
-    return known.tolist() if known is not None else [example.label for example in examples]
+        train.extend(examples)
+    return Split(shots, seed, tuple(train), tuple(dataset.examples("val")), tuple(dataset.examples("test")))
 
 
 def unreadable(examples: Sequence[Example]) -> list[str]:
-    """Keys of the pictures that cannot be opened; this reads them all."""
+    """List the keys of the images that cannot be opened; this reads them all."""
     return [example.key for example in examples if not _opens(example)]
 
 
 def _tail(shots: int, imbalance: float, place: int, count: int) -> int:
+    """Compute the shots of the class at a place among `count`: shots * imbalance^(-place / (count - 1))."""
     return max(1, round(shots * imbalance ** (-place / max(count - 1, 1))))
 
 
 def _readable(examples: Iterator[Example], count: int) -> list[Example]:
-    found: list[Example] = []
+    """Take the first `count` examples that open, and open no more."""
+    readable: list[Example] = []
     for example in examples:
-        if len(found) == count:
+        if len(readable) == count:
             break
         if _opens(example):
-            found.append(example)
-    return found
+            readable.append(example)
+    return readable
 
 
 def _opens(example: Example) -> bool:

@@ -1,4 +1,4 @@
-"""Digits: scikit-learn's bundled handwriting, redrawn as ink on paper at 64 pixels."""
+"""Offers scikit-learn's bundled handwriting as a data set: ink on paper at 64 pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Digits:
 
     @cache  # noqa: B019 - one data set per process
     def examples(self, split: str) -> Sequence[Example]:
-        """The labelled writings of `train` (20 per digit), `val` or `test`, each drawn once."""
+        """Return the labelled writings of `train` (20 per digit), `val` or `test`, each rendered once."""
         labels = handwriting.writings()[1]
         return tuple(
             Example(f"{split}-{index:04d}", int(labels[index]), partial(_page, int(index)))
@@ -33,5 +33,5 @@ def _page(index: int) -> Image.Image:
 
 
 def load() -> Digits:
-    """The digits."""
+    """Load the digits."""
     return Digits("digits", tuple(ClassInfo(i, name, name) for i, name in enumerate(handwriting.NAMES)))

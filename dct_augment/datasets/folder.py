@@ -1,50 +1,64 @@
-"""Plain folders: `<class>/<picture>`, or `train|val|test/<class>/<picture>`."""
+"""Reads plain folders: `<class>/<image>`, or `train|val|test/<class>/<image>`."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dct_augment.config import FolderDataset
-from dct_augment.datasets import pictures
-from dct_augment.datasets.naming import infos
-from dct_augment.datasets.pictures import OnDisk, Pictures
+from dct_augment.datasets import image_files
+from dct_augment.datasets.image_files import ImageFiles
+from dct_augment.datasets.naming import class_infos
+from dct_augment.datasets.splits import ImageDataset, complete
 from dct_augment.errors import DatasetError
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""The split that a name means."""
 
 
-def load(settings: FolderDataset) -> OnDisk:
+def load(settings: FolderDataset) -> ImageDataset:
     """Index the folder.
 
     Raises:
-        DatasetError: no such folder, no pictures, an empty class, or a class without training folder.
+        DatasetError: no such folder, no images, an empty class, or a class without training folder.
     """
     root = settings.path.expanduser()
-    pictures.require(root, published="one folder of pictures per class")
-    inside = pictures.folders(root)
-    splits = {name: SPLITS[name.lower()] for name in inside if name.lower() in SPLITS}
-    if splits and "train" not in splits.values():
-        raise DatasetError(f"{str(root)!r} has {', '.join(splits)} but no train folder")
-    names = pictures.folders(root / next(n for n, s in splits.items() if s == "train")) if splits else inside
-    if not names:
+    image_files.require(root, published="one folder of pictures per class")
+    split_folders = _split_folders(root)
+    class_names = image_files.folder_names(root / split_folders["train"] if split_folders else root)
+    if not class_names:
         raise DatasetError(f"{str(root)!r} holds no class folders; put pictures in one folder per class")
-    numbers = {name: index for index, name in enumerate(names)}
-    classes = infos(names, settings.words)
-    if splits:
-        known = {split: _index(root, folder, numbers) for folder, split in splits.items()}
+    numbers = {name: number for number, name in enumerate(class_names)}
+    if split_folders:
+        splits = {split: _index(root, folder, numbers) for split, folder in split_folders.items()}
     else:
-        known = {"train": _index(root, "", numbers)}
-    found = pictures.complete(known, val=settings.val, test=settings.test, seed=settings.seed)
-    pictures.refuse_empty(classes, found["train"], root)
-    return OnDisk(settings.title or root.resolve().name, classes, found)
+        splits = {"train": _index(root, "", numbers)}
+    classes = class_infos(class_names, settings.words)
+    return complete(settings.title or root.resolve().name, classes, splits, settings)
 
 
-def _index(root: Path, split: str, numbers: dict[str, int]) -> Pictures:
-    """All pictures under the class folders of a split."""
-    folder = root / split
-    if strange := [name for name in pictures.folders(folder) if name not in numbers]:
-        raise DatasetError(f"{str(folder)!r} has classes that train has not: {', '.join(strange[:10])}")
-    rows = (
-        (path, numbers[name])
-        for name in pictures.folders(folder)
-        for path in pictures.below(folder / name, f"{split}/{name}" if split else name)
-    )
-    return pictures.build(root, rows)
+def _split_folders(root: Path) -> dict[str, str]:
+    """Find the folder of each split; none if the classes lie in the root itself.
+
+    Raises:
+        DatasetError: there are such folders, but none to train.
+    """
+    folders = {SPLITS[name.lower()]: name for name in image_files.folder_names(root) if name.lower() in SPLITS}
+    if folders and "train" not in folders:
+        raise DatasetError(f"{str(root)!r} has {', '.join(folders.values())} but no train folder")
+    return folders
+
+
+def _index(root: Path, split_folder: str, numbers: Mapping[str, int]) -> ImageFiles:
+    """Index all images under the class folders of a split."""
+    folder = root / split_folder
+    if unknown := [name for name in image_files.folder_names(folder) if name not in numbers]:
+        raise DatasetError(f"{str(folder)!r} has classes that train has not: {', '.join(unknown[:10])}")
+    return image_files.index(root, labelled_paths(root, split_folder, numbers))
+
+
+def labelled_paths(root: Path, split_folder: str, numbers: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """List path and class number of every image in the class folders of a split that have a number."""
+    for name in image_files.folder_names(root / split_folder):
+        if name in numbers:
+            prefix = f"{split_folder}/{name}" if split_folder else name
+            for path in image_files.paths_below(root / split_folder / name, prefix):
+                yield path, numbers[name]

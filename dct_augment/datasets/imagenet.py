@@ -1,4 +1,4 @@
-"""ImageNet-1k in folders named by WordNet id: `train/<wnid>/...` and `val/<wnid>/...`."""
+"""Reads ImageNet-1k in folders named by WordNet id: `train/<wnid>/...` and `val/<wnid>/...`."""
 
 import importlib.util
 import re
@@ -6,16 +6,17 @@ from functools import cache
 from pathlib import Path
 
 from dct_augment.config import ImageNetDataset
-from dct_augment.datasets import pictures
-from dct_augment.datasets.naming import infos
-from dct_augment.datasets.pictures import OnDisk
+from dct_augment.datasets import image_files
+from dct_augment.datasets.folder import labelled_paths
+from dct_augment.datasets.naming import class_infos
+from dct_augment.datasets.splits import ImageDataset, complete
 from dct_augment.errors import DatasetError
 
 _PUBLISHED = "ImageNet's train and val folders, each with one folder per WordNet id (n01440764, ...)"
 
 
-def load(settings: ImageNetDataset) -> OnDisk:
-    """Index the pictures; the official val split is the test split, `val` is held out of train.
+def load(settings: ImageNetDataset) -> ImageDataset:
+    """Index the images; the official val split is the test split, `val` is held out of train.
 
     Two classes are called "crane" and two "maillot": their names are alike, their slugs and ids are not.
 
@@ -23,39 +24,31 @@ def load(settings: ImageNetDataset) -> OnDisk:
         DatasetError: folders are missing, or are not named by WordNet id.
     """
     root = settings.path.expanduser()
-    pictures.require(root, "train", "val", published=_PUBLISHED)
-    ids = pictures.folders(root / "train")
-    if strange := [name for name in ids if not re.fullmatch(r"n\d{8}", name)]:
+    image_files.require(root, "train", "val", published=_PUBLISHED)
+    ids = image_files.folder_names(root / "train")
+    if others := [name for name in ids if not re.fullmatch(r"n\d{8}", name)]:
         raise DatasetError(
-            f"{str(root / 'train')!r}: {', '.join(strange[:5])} are no WordNet ids. Put {_PUBLISHED} there; for other "
+            f"{str(root / 'train')!r}: {', '.join(others[:5])} are no WordNet ids. Put {_PUBLISHED} there; for other "
             "folders use dataset.name: folder"
         )
-    if not ids or not pictures.folders(root / "val"):
-        raise DatasetError(f"{str(root / ('val' if ids else 'train'))!r} has no class folders; sort its pictures into "
-                           "folders by WordNet id")  # fmt: skip
-    known = words()
-    classes = infos(ids, settings.words, [known.get(one, one) for one in ids])
-    numbers = {one: index for index, one in enumerate(ids)}
-    found = {
-        split: pictures.build(
-            root,
-            (
-                (path, numbers[one])
-                for one in pictures.folders(root / folder)
-                if one in numbers
-                for path in pictures.below(root / folder / one, f"{folder}/{one}")
-            ),
-        )
-        for split, folder in (("train", "train"), ("test", "val"))
+    for folder in ("train", "val"):
+        if not image_files.folder_names(root / folder):
+            raise DatasetError(
+                f"{str(root / folder)!r} has no class folders; sort its pictures into folders by WordNet id"
+            )
+    numbers = {wordnet_id: number for number, wordnet_id in enumerate(ids)}
+    splits = {
+        "train": image_files.index(root, labelled_paths(root, "train", numbers)),
+        "test": image_files.index(root, labelled_paths(root, "val", numbers)),
     }
-    splits = pictures.complete(found, val=settings.val, test=settings.test, seed=settings.seed)
-    pictures.refuse_empty(classes, splits["train"], root)
-    return OnDisk("imagenet", classes, splits)
+    first_names = words()
+    classes = class_infos(ids, settings.words, [first_names.get(wordnet_id, wordnet_id) for wordnet_id in ids])
+    return complete("imagenet", classes, splits, settings)
 
 
 @cache
 def words() -> dict[str, str]:
-    """The first name of every WordNet id, from the list that timm carries; timm itself is not imported."""
+    """Read the first name of every WordNet id from the list that timm carries; timm itself is not imported."""
     spec = importlib.util.find_spec("timm")
     folder = Path((spec.submodule_search_locations or [""])[0]) if spec else Path()
     try:
@@ -63,4 +56,4 @@ def words() -> dict[str, str]:
     except OSError as error:
         raise DatasetError(f"timm's list of ImageNet names cannot be read: {error}. Reinstall timm") from error
     rows = (line.split("\t", 1) for line in text.splitlines() if "\t" in line)
-    return {wnid: lemmas.split(",")[0].strip().lower() for wnid, lemmas in rows}
+    return {wordnet_id: names.split(",")[0].strip().lower() for wordnet_id, names in rows}

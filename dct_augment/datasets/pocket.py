@@ -1,4 +1,4 @@
-"""Pocket birds: photographs of sixteen drawn classes, twelve fine-grained and four homonyms."""
+"""Offers the Pocket birds as a data set: photographs of sixteen rendered classes, four of them homonyms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from dct_augment.prompts import slugs
 from dct_augment.records import ClassInfo, Example
 
 COUNTS = {"train": 20, "val": 10, "test": 40}
-"""Pictures per class and split."""
+"""Images per class and split."""
 
-CAMERA = 6  # keeps the camera's randomness apart from the drawing's
+CAMERA = 6  # keeps the camera's randomness apart from the rendering's
 
 
 @dataclass(frozen=True)
 class PocketBirds:
-    """The birds as a data set; every picture is drawn and photographed from its own seed when first opened."""
+    """The birds as a data set; every image is rendered and photographed from its own seed when first opened."""
 
     name: str
     classes: tuple[ClassInfo, ...]
 
     @cache  # noqa: B019 - one data set per process
     def examples(self, split: str) -> Sequence[Example]:
-        """The labelled pictures of `train`, `val` or `test`."""
+        """Return the labelled images of `train`, `val` or `test`."""
         return tuple(
             Example(f"{split}-{info.slug}-{number:04d}", info.index, partial(_photograph, info.index, split, number))
             for info in self.classes
@@ -41,9 +41,10 @@ def _photograph(index: int, split: str, number: int) -> Image.Image:
 
 
 def load() -> PocketBirds:
-    """The birds."""
-    names = [bird.name for bird in birds.BIRDS]
-    infos = zip(names, slugs(names), birds.BIRDS, strict=True)
-    return PocketBirds(
-        "pocket", tuple(ClassInfo(i, name, slug, bird.homonym) for i, (name, slug, bird) in enumerate(infos))
+    """Load the birds."""
+    short_names = slugs(bird.name for bird in birds.BIRDS)
+    classes = tuple(
+        ClassInfo(index, bird.name, slug, bird.homonym)
+        for index, (bird, slug) in enumerate(zip(birds.BIRDS, short_names, strict=True))
     )
+    return PocketBirds("pocket", classes)

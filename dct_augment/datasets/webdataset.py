@@ -14,9 +14,9 @@ from PIL import Image
 
 from dct_augment import tars
 from dct_augment.config import WebDatasetDataset
-from dct_augment.datasets import pictures
-from dct_augment.datasets.naming import infos
-from dct_augment.datasets.pictures import OnDisk
+from dct_augment.datasets import image_files
+from dct_augment.datasets.naming import class_infos
+from dct_augment.datasets.splits import ImageDataset, complete
 from dct_augment.errors import DatasetError
 from dct_augment.records import Example
 from dct_augment.tars import Span
@@ -29,7 +29,7 @@ _SPLIT_WORDS = {
     "validation": "val",
     "test": "test",
 }
-_IMAGES = frozenset(suffix.removeprefix(".") for suffix in pictures.SUFFIXES)
+_IMAGES = frozenset(suffix.removeprefix(".") for suffix in image_files.SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class _StoredImage:
         return Example(f"{self.tar.name}/{self.key}", self.label, partial(_open, self.tar, self.span))
 
 
-def load(settings: WebDatasetDataset) -> OnDisk:
+def load(settings: WebDatasetDataset) -> ImageDataset:
     """Index the shards. A tar's split is the word train, val or test in its name, train if there is none.
 
     Class names are those of the `json` members (`class_name`, as ours), or of a `classes.txt` beside the tars.
@@ -55,7 +55,7 @@ def load(settings: WebDatasetDataset) -> OnDisk:
         DatasetError: no shards, a damaged one, or labels without names.
     """
     root = settings.path.expanduser()
-    pictures.require(root, published="WebDataset shards (*.tar)")
+    image_files.require(root, published="WebDataset shards (*.tar)")
     paths = [path for path in sorted(root.glob("*.tar")) if "plain" not in _words(path)]
     if not paths:
         raise DatasetError(f"dataset.path {str(root)!r} holds no *.tar shards")
@@ -68,10 +68,8 @@ def load(settings: WebDatasetDataset) -> OnDisk:
             if image.class_name:
                 class_names.setdefault(image.label, image.class_name)
     labels = {example.label for examples in splits.values() for example in examples}
-    classes = infos(_class_names(root, labels, class_names), settings.words)
-    held = {"val": settings.val, "test": settings.test}
-    whole = pictures.complete_listed(dict(splits), held, settings.seed, classes, root)
-    return OnDisk(settings.title or root.resolve().name, classes, whole)
+    classes = class_infos(_class_names(root, labels, class_names), settings.words)
+    return complete(settings.title or root.resolve().name, classes, splits, settings)
 
 
 def _words(tar: Path) -> list[str]:

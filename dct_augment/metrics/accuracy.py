@@ -33,7 +33,7 @@ def class_titles(classes: Sequence[ClassInfo]) -> dict[int, str]:
     titles = {}
     for info in classes:
         unique = counts[info.name] == 1
-        titles[info.index] = info.name if unique else f"{info.name} ({info.source or info.slug})"
+        titles[info.index] = info.name if unique else f"{info.name} ({info.original_name or info.slug})"
     return titles
 
 

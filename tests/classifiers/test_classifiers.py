@@ -145,7 +145,7 @@ class TestTargets:
         names, ids = timm_models._labels(ClassifierConfig(name="test_resnet"), model)
         known = Labels(names, ids)
         bird, machine = (
-            ClassInfo(i, "crane", f"crane-{i}", source=wnid) for i, wnid in enumerate(("n02012849", "n03126707"))
+            ClassInfo(i, "crane", f"crane-{i}", original_name=wnid) for i, wnid in enumerate(("n02012849", "n03126707"))
         )
         assert known.match([bird, machine]) == (134, 517)
         with pytest.raises(ModelError, match=r"'crane' \(n02012849\) and 'crane' \(n03126707\)"):
@@ -156,8 +156,8 @@ class TestTargets:
         """As transformers' ImageNet classifiers carry them: names alone, with two "crane"."""
         names = list(timm.data.ImageNetInfo("imagenet-1k").label_descriptions())
         cranes = [
-            ClassInfo(0, "crane", "crane", source="n03126707"),
-            ClassInfo(1, "crane", "crane-2", source="n02012849"),
+            ClassInfo(0, "crane", "crane", original_name="n03126707"),
+            ClassInfo(1, "crane", "crane-2", original_name="n02012849"),
         ]
         square = Preprocess.square(8, MEAN, STD)
         assert SingleClassifier(Keep(), square, [name.split(",")[0] for name in names]).targets(cranes) == (517, 134)
@@ -166,7 +166,10 @@ class TestTargets:
 
     def test_two_classes_with_one_label_are_refused(self, tmp_path):
         known = Labels(("crane", "kiwi"))
-        cranes = [ClassInfo(0, "crane", "crane", source="n1"), ClassInfo(1, "crane", "crane-2", source="n2")]
+        cranes = [
+            ClassInfo(0, "crane", "crane", original_name="n1"),
+            ClassInfo(1, "crane", "crane-2", original_name="n2"),
+        ]
         with pytest.raises(ModelError, match=r"'crane' \(n1\) and 'crane' \(n2\) are both 'crane'"):
             known.match(cranes)
         (tmp_path / "match.yaml").write_text("n1: crane\nn2: crane")
@@ -179,7 +182,7 @@ class TestTargets:
         assert Labels(("x", label)).match([ClassInfo(0, "black footed albatross", "b")]) == (1,)
 
     def test_by_index_and_by_file(self, tmp_path):
-        known, crane = Labels(LABELS), ClassInfo(1, "crane", "crane-2", source="n1")
+        known, crane = Labels(LABELS), ClassInfo(1, "crane", "crane-2", original_name="n1")
         assert known.match([crane], "index") == (1,)
         with pytest.raises(ModelError, match="4 outputs and 1 classes lie beyond: 'gull'"):
             known.match([ClassInfo(4, "gull", "gull")], "index")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dct_augment import config, datasets
-from dct_augment.datasets import pictures
+from dct_augment.datasets import image_files
 from dct_augment.errors import DatasetError
 from dct_augment.prompts import words
 from dct_augment.records import Dataset
@@ -67,7 +67,7 @@ class TestFolder:
         assert data.name == "My Birds"
         assert [info.name for info in data.classes] == ["laughing gull", "crane", "çà-.."]
         assert [info.slug for info in data.classes] == ["laughing-gull", "crane", "ca"]
-        assert [info.source for info in data.classes] == ["001.Laughing_gull", "crane", "Çà-.."]
+        assert [info.original_name for info in data.classes] == ["001.Laughing_gull", "crane", "Çà-.."]
 
     def test_shares_are_held_out_and_adding_a_picture_moves_none(self, tmp_path: Path) -> None:
         root = self.tree(tmp_path / "birds")
@@ -180,7 +180,7 @@ class TestCub:
     def test_official_split(self, tmp_path: Path, inner: str) -> None:
         data = load("cub", self.tree(tmp_path) / inner)
         assert [info.name for info in data.classes] == ["black footed albatross", "laysan albatross"]
-        assert [info.source for info in data.classes] == list(self.NAMES)
+        assert [info.original_name for info in data.classes] == list(self.NAMES)
         assert len(data.examples("test")) == 8
         assert len(data.examples("train")) + len(data.examples("val")) == 8
         assert all(
@@ -277,7 +277,7 @@ class TestImageNet:
         data = load("imagenet", self.tree(tmp_path))
         assert [info.name for info in data.classes] == ["crane", "crane", "maillot", "maillot"]
         assert [info.slug for info in data.classes] == ["crane", "crane-2", "maillot", "maillot-2"]
-        assert tuple(info.source for info in data.classes) == self.IDS
+        assert tuple(info.original_name for info in data.classes) == self.IDS
         assert all(info.homonym for info in data.classes)
         assert [info.slug for info in datasets.select(data, ["n03126707"])] == ["crane-2"]
         assert len(data.examples("test")) == 4
@@ -402,7 +402,7 @@ def test_shipped_configs_read_their_data_sets_in_the_published_layouts(
 
 def test_an_index_is_small(tmp_path: Path) -> None:
     """A path costs about its own bytes, not an object."""
-    index = pictures.build(tmp_path, ((f"class-{n % 100:03d}/picture-{n:08d}.jpg", n % 100) for n in range(20_000)))
+    index = image_files.index(tmp_path, ((f"class-{n % 100:03d}/picture-{n:08d}.jpg", n % 100) for n in range(20_000)))
     assert index.paths.nbytes / len(index) < 60
     assert index[-1].key == "class-099/picture-00019999.jpg"
     assert [example.key for example in index[:2]] == [index[0].key, index[1].key]

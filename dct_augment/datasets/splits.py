@@ -1,0 +1,106 @@
+"""Makes a data set of the splits that a layout has; those that it lacks are held out of its training images."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dct_augment.config import DatasetOnDisk
+from dct_augment.datasets.image_files import ImageFiles
+from dct_augment.errors import DatasetError
+from dct_augment.records import ClassInfo, Example
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A data set on disk: its short name, its classes, and the images of each split."""
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+    splits: Mapping[str, Sequence[Example]] = field(repr=False)
+
+    def examples(self, split: str) -> Sequence[Example]:
+        """Return the labelled images of `train`, `val` or `test`."""
+        return self.splits[split]
+
+
+def complete(
+    name: str, classes: tuple[ClassInfo, ...], splits: Mapping[str, Sequence[Example]], settings: DatasetOnDisk
+) -> ImageDataset:
+    """Make a data set of its `train` split and, where the layout has them, `val` and `test`.
+
+    A missing split takes its share out of `train`, as the settings say.
+
+    Raises:
+        DatasetError: nothing is left to train, or a class has no training image.
+    """
+    shares = {"val": settings.val, "test": settings.test}
+    missing = {split: share for split, share in shares.items() if split not in splits}
+    if missing:
+        train = splits["train"]
+        rows = hold_out(_keys(train), missing, settings.seed)
+        splits = {**splits, **{split: _take(train, numbers) for split, numbers in rows.items()}}
+    _refuse_empty_classes(classes, splits["train"], settings.path.expanduser())
+    return ImageDataset(name, classes, splits)
+
+
+def hold_out(keys: Iterable[str], shares: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
+    """Divide images into splits by a hash of their keys: another image more moves none.
+
+    Returns:
+        The row numbers of each split of `shares`, and of `train`, which is what is left.
+
+    Raises:
+        DatasetError: the shares leave nothing.
+    """
+    if sum(shares.values()) >= 1:
+        raise DatasetError(
+            f"dataset.val and dataset.test hold out {sum(shares.values()):g} of all; leave some to train"
+        )
+    fractions = np.fromiter((_fraction(key, seed) for key in keys), float)
+    rows: dict[str, np.ndarray] = {}
+    begin = 0.0
+    for split, share in shares.items():
+        rows[split] = np.flatnonzero((fractions >= begin) & (fractions < begin + share))
+        begin += share
+    rows["train"] = np.flatnonzero(fractions >= begin)
+    return rows
+
+
+def _fraction(key: str, seed: int) -> float:
+    """Turn a key and a seed into a number in [0, 1)."""
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8, salt=str(seed).encode()[:16])
+    return int.from_bytes(digest.digest(), "big") / 2**64
+
+
+def _keys(examples: Sequence[Example]) -> Iterable[str]:
+    if isinstance(examples, ImageFiles):
+        return (path.as_py() for path in examples.paths)
+    return (example.key for example in examples)
+
+
+def _take(examples: Sequence[Example], rows: np.ndarray) -> Sequence[Example]:
+    if isinstance(examples, ImageFiles):
+        return examples.take(rows)
+    return [examples[row] for row in rows]
+
+
+def labels(examples: Sequence[Example]) -> Sequence[int]:
+    """List the label of every example, without making the examples of image files."""
+    if isinstance(examples, ImageFiles):
+        return examples.labels.tolist()
+    return [example.label for example in examples]
+
+
+def _refuse_empty_classes(classes: Sequence[ClassInfo], train: Sequence[Example], folder: Path) -> None:
+    """Raise DatasetError for classes without a training image."""
+    with_images = set(labels(train))
+    empty = [info.original_name or info.name for info in classes if info.index not in with_images]
+    if empty:
+        listed = ", ".join(map(repr, empty[:10])) + (" ..." if len(empty) > 10 else "")
+        raise DatasetError(
+            f"{len(empty)} of {len(classes)} classes in {str(folder)!r} have no training picture: {listed}. Add some, "
+            "remove the folder, or hold out less (dataset.val, dataset.test)"
+        )
