@@ -19,7 +19,7 @@ UPDATES = (1, 5, 10, 20, 40, 60)
 def vectors(bench: Bench, slots: int) -> dict[str, list[torch.Tensor]]:
     """The token (n, D) of each class before its first update and after every update."""
     whole = ["tokens.restarts=0", f"tokens.validate_every={UPDATES[-1] + 1}", f"tokens.max_updates={UPDATES[-1] + 1}"]
-    trainer, _ = Variant(bench, [*whole, f"tokens.slots={slots}"], balanced=False).trainer()
+    trainer, _ = Variant(bench, [*whole, f"tokens.classes_per_batch={slots}"], balanced=False).trainer()
     found: dict[str, list[torch.Tensor]] = {info.slug: [trainer._initial] for info in bench.classes}
 
     def look(state: dict[str, object]) -> None:

@@ -176,9 +176,9 @@ class Variant:
     def peaks(self) -> tuple[float, float]:
         """MB that the gradient of one image takes, and that a whole update takes; once all caches are filled."""
         found = []
-        for settings in (("tokens.images_per_update=1", "tokens.slots=1"), ()):
+        for settings in (("tokens.images_per_update=1", "tokens.classes_per_batch=1"), ()):
             trainer, chosen = self.trainer(*settings)
-            learners = [trainer._learner(info) for info in self.bench.classes[: chosen.tokens.slots]]
+            learners = [trainer._learner(info) for info in self.bench.classes[: chosen.tokens.classes_per_batch]]
             trainer._update(learners)
             found.append(peak_memory(lambda trainer=trainer, learners=learners: trainer._update(learners)))
         return found[0], found[1]
@@ -261,7 +261,7 @@ def variants(bench: Bench) -> Iterator[tuple[str, Variant | Paper]]:
     """Everything that is compared, by name."""
     yield "direct_align (default)", Variant(bench)
     yield "look_ahead", Variant(bench, ["tokens.method=look_ahead"])
-    four = ["tokens.images_per_update=4", "tokens.validate_every=10", "tokens.max_updates=60", "tokens.serves=4"]
+    four = ["tokens.images_per_update=4", "tokens.validate_every=10", "tokens.max_updates=60"]
     for name in ("last_step", "last_k", "full", "lv", "look_ahead", "direct_align"):
         yield f"{name}, 4 images an update", Variant(bench, [*four, f"tokens.method={name}"])
     sampling = bench.settings.sampling
@@ -273,7 +273,7 @@ def variants(bench: Bench) -> Iterator[tuple[str, Variant | Paper]]:
     yield f"paper, own step size, {here[0]} steps", Paper(bench, paper_loop.LEARNING_RATE, *here)
     yield "paper, own step size, 30 steps", Paper(bench, paper_loop.LEARNING_RATE, 30, 7.0)
     yield f"paper, step {BEST}, 30 steps", Paper(bench, BEST * unit, 30, 7.0)
-    yield "default, one slot", Variant(bench, ["tokens.slots=1"])
+    yield "default, one slot", Variant(bench, ["tokens.classes_per_batch=1"])
     yield "default, cosine schedule", Variant(bench, ["tokens.schedule=cosine"])
     yield "default, norm prior", Variant(bench, ["tokens.norm_prior=0.5"])
 

@@ -29,9 +29,9 @@ UPDATES = 10  # of each class, none stops early
 def config(folder: Path, workers: int, *, warm: bool) -> Config:
     settings = ["runner.kind=dask", f"runner.workers={workers}", "tokens.restarts=0", "tokens.patience=100"]
     if warm:  # as many units as there are workers: each loads its models
-        settings += ["tokens.group=1", "tokens.max_updates=1"]
+        settings += ["tokens.classes_per_work_unit=1", "tokens.max_updates=1"]
     else:
-        settings += ["tokens.group=2", f"tokens.max_updates={UPDATES}", "tokens.target_accuracy=1.0"]
+        settings += ["tokens.classes_per_work_unit=2", f"tokens.max_updates={UPDATES}", "tokens.target_accuracy=1.0"]
         settings += ["tokens.target_probability=1.0"]
     classes = ["crane", "kiwi"][:workers] if warm else None
     return configuration.load("pocket", settings, output=folder, classes=classes)

@@ -111,7 +111,7 @@ class _ClassImages:
 def _class_images(run: Run) -> list[_ClassImages]:
     """Render thumbnails of the first classes; a class without images is left out."""
     rows = {split: run.shards.rows(split) for split in (PLAIN, TRAIN)}
-    classes, count = run.classes[:_CLASSES_SHOWN], run.config.report.strip
+    classes, count = run.classes[:_CLASSES_SHOWN], run.config.report.images_per_class
     tables = list(rows.values())
     numbers = {info.index: thumbnails.first_image_numbers(tables, info.index, count) for info in classes}
     loaded = {split: thumbnails.load_thumbnails(run.shards, split, rows[split], numbers) for split in rows}

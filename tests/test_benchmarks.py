@@ -45,7 +45,7 @@ def rows(text: str) -> list[list[str]]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two digits with a benchmark of two arms, reported."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    settings = [*TINY, "benchmark.arms=[real+strong_aug,plain_prompt]", "benchmark.seeds=2", "benchmark.steps=2",
+    settings = [*TINY, "benchmark.arms=[real+strong_aug,plain_prompt]", "benchmark.seeds=2", "downstream.steps=2",
                 "benchmark.shots=1", "benchmark.per_class=2", "benchmark.shots_curve=[]"]  # fmt: skip
     run = Run(config.load("digits", settings, classes=["one", "two"], output=folder, per_class=2))
     run.train()

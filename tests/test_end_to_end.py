@@ -18,12 +18,25 @@ import pandas as pd
 import pytest
 
 SMALL = [
-    "tokens.max_updates=4", "tokens.validate_every=2", "tokens.validation_images=2", "tokens.images_per_update=2",
-    "tokens.slots=2", "tokens.group=2", "tokens.restart_words=4", "tokens.target_accuracy=0.01",
-    "tokens.target_probability=0.0", "sampling.num_inference_steps=3", "generation.shard_size=6",
-    "benchmark.steps=3", "benchmark.batch_size=4", "benchmark.seeds=2", "benchmark.per_class=2", "report.strip=2",
-    "benchmark.processes=1", "generation.batch_size=4",
-]  # fmt: skip
+    "tokens.max_updates=4",
+    "tokens.validate_every=2",
+    "tokens.validation_images=2",
+    "tokens.images_per_update=2",
+    "tokens.classes_per_batch=2",
+    "tokens.classes_per_work_unit=2",
+    "tokens.restart_words=4",
+    "tokens.target_accuracy=0.01",
+    "tokens.target_probability=0.0",
+    "sampling.num_inference_steps=3",
+    "generation.shard_size=6",
+    "downstream.steps=3",
+    "downstream.batch_size=4",
+    "benchmark.seeds=2",
+    "benchmark.per_class=2",
+    "report.images_per_class=2",
+    "benchmark.processes=1",
+    "generation.batch_size=4",
+]
 
 
 # Importing torch and diffusers takes seconds; one server imports them (conftest starts it), and every command is a
@@ -144,7 +157,7 @@ def test_benchmark_processes_end_with_the_command_and_trials_are_kept(tmp_path: 
     folder = tmp_path / "run"
     folder.mkdir()
     words = ("benchmark", "--classes", "crane,kiwi")
-    settings = [*SMALL, "generation.per_class=2", "benchmark.steps=60", "benchmark.processes=2"]
+    settings = [*SMALL, "generation.per_class=2", "downstream.steps=60", "benchmark.processes=2"]
     trials = folder / "runs" / "pocket" / "benchmark" / "trials"
     command = Command.start(folder, *words, settings=settings)
     command.until(lambda: bool(list(trials.glob("*.json"))))

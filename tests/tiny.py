@@ -249,3 +249,8 @@ def classifier(name: str, size: int = 32) -> classifiers.Classifier:
     """A random timm classifier of the tiny classes, labels in another order and spelling than the classes."""
     labels = ("Red_Bird", "stone", "kiwi", "Crane")
     return classifiers.load(f"local-dir:{classifier_folder(name, labels, size)}")
+
+
+def changed(settings: Any, **changes: Any) -> Any:
+    """Settings with some changed, checked as a configuration is."""
+    return type(settings).model_validate(settings.model_dump() | changes)

@@ -18,7 +18,7 @@ import torch
 
 from dct_augment.benchmark.arms import ArmFolders
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner
-from dct_augment.config import BenchmarkConfig
+from dct_augment.config import BenchmarkConfig, DownstreamConfig
 from dct_augment.errors import DctAugmentError
 from dct_augment.records import Dataset, Trial
 
@@ -29,12 +29,13 @@ class TrialInputs:
 
     dataset: Dataset
     arm_folders: ArmFolders
-    settings: BenchmarkConfig
+    benchmark: BenchmarkConfig
+    downstream: DownstreamConfig
     accepted: frozenset[str] = frozenset()
 
     def make(self, device: str = "cpu") -> TrialRunner:
         """The benchmark."""
-        return TrialRunner(self.dataset, self.arm_folders, self.settings, device, self.accepted)
+        return TrialRunner(self.dataset, self.arm_folders, self.benchmark, self.downstream, device, self.accepted)
 
 
 def parallel_trials(settings: BenchmarkConfig, device: str) -> int:

@@ -15,7 +15,7 @@ from torch import nn
 
 from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC, ArmFolders, arm_folder
 from dct_augment.benchmark.leaks import refuse_leaks
-from dct_augment.config import BenchmarkConfig, seed_from
+from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
 from dct_augment.datasets import few_shot
 from dct_augment.downstream import training
 from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
@@ -71,13 +71,15 @@ class TrialRunner:
         self,
         dataset: Dataset,
         arm_folders: ArmFolders,
-        settings: BenchmarkConfig,
+        benchmark: BenchmarkConfig,
+        downstream: DownstreamConfig,
         device: str = "cpu",
         accepted: frozenset[str] = frozenset(),
     ) -> None:
-        self._dataset, self._homes, self._settings, self._device = dataset, arm_folders, settings, device
+        self._dataset, self._homes, self._device = dataset, arm_folders, device
+        self._benchmark, self._downstream = benchmark, downstream
         self._accepted = accepted
-        self._tensors = Transforms(settings.image_size, settings.randaugment)
+        self._tensors = Transforms(downstream.image_size, downstream.randaugment)
         self._test = InMemoryImages(RealImages(dataset.examples("test"), self._tensors.plain))
         val = dataset.examples("val")
         self._val = InMemoryImages(RealImages(val, self._tensors.plain)) if len(val) else None
@@ -110,16 +112,16 @@ class TrialRunner:
         truth, predicted = training.predict(fitted.model, self._test, self._device)
         right = sum(one == other for one, other in zip(truth, predicted, strict=True))
         return Trial(
-            planned.arm, planned.shots, planned.seed, planned.per_class, self._settings.steps, right / len(truth),
+            planned.arm, planned.shots, planned.seed, planned.per_class, self._downstream.steps, right / len(truth),
             fitted.val_accuracy, time.monotonic() - began, tuple(truth), tuple(predicted),
         )  # fmt: skip
 
     def _fit(self, planned: TrialPlan, classes: int, *, chosen: bool = True) -> training.TrainedClassifier:
-        split = few_shot(self._dataset, planned.shots, planned.seed, self._settings.imbalance)
+        split = few_shot(self._dataset, planned.shots, planned.seed, self._benchmark.imbalance)
         refuse_leaks(split, self._contents(planned), self._content_of)
         return training.fit(
             self._mixture(planned, split),
-            self._settings,
+            self._downstream,
             classes=classes,
             seed=seed_from("classifier", planned.seed) % 2**32,
             mixed=planned.arm != "real",
@@ -139,7 +141,7 @@ class TrialRunner:
         return self._drawn[place]
 
     def _mixture(self, planned: TrialPlan, split: Split) -> Mixture:
-        settings = self._settings
+        settings = self._downstream
         transform = self._tensors.light if planned.arm == "real" else self._tensors.strong
         synthetic = None
         if planned.arm in SYNTHETIC:

@@ -15,7 +15,18 @@ from dct_augment.config.datasets import (
     WebDatasetDataset,
 )
 from dct_augment.config.fingerprints import differences, fingerprint, seed_from
+from dct_augment.config.gradient_methods import (
+    DEFAULT_POSITIONS,
+    DirectAlignConfig,
+    FullConfig,
+    GradientMethodConfig,
+    LastKConfig,
+    LastStepConfig,
+    LookAheadConfig,
+    LvConfig,
+)
 from dct_augment.config.loading import DATASETS, available, dump, folders, load, override, validate
+from dct_augment.config.renames import upgrade_token_identity
 from dct_augment.config.sections import (
     FULL_BENCHMARK,
     SCHEMA_VERSION,
@@ -23,6 +34,7 @@ from dct_augment.config.sections import (
     BenchmarkConfig,
     ClassifierConfig,
     Config,
+    DownstreamConfig,
     Ensemble,
     GenerationConfig,
     MetricsConfig,
@@ -37,6 +49,7 @@ from dct_augment.config.sections import (
 
 __all__ = [
     "DATASETS",
+    "DEFAULT_POSITIONS",
     "FULL_BENCHMARK",
     "SCHEMA_VERSION",
     "AnyDataset",
@@ -48,13 +61,21 @@ __all__ = [
     "DatasetConfig",
     "DatasetOnDisk",
     "DigitsDataset",
+    "DirectAlignConfig",
+    "DownstreamConfig",
     "Ensemble",
     "FolderDataset",
     "Fraction",
+    "FullConfig",
     "GenerationConfig",
+    "GradientMethodConfig",
     "HuggingFaceDataset",
     "INaturalistDataset",
     "ImageNetDataset",
+    "LastKConfig",
+    "LastStepConfig",
+    "LookAheadConfig",
+    "LvConfig",
     "MetricsConfig",
     "ModelConfig",
     "PocketDataset",
@@ -75,5 +96,6 @@ __all__ = [
     "load",
     "override",
     "seed_from",
+    "upgrade_token_identity",
     "validate",
 ]

@@ -1,5 +1,6 @@
 """From YAML and overrides to a checked configuration; every problem is named at once."""
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -10,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from dct_augment.config.datasets import AnyDataset, DatasetConfig
+from dct_augment.config.renames import take_out
 from dct_augment.config.sections import FULL_BENCHMARK, Config
 from dct_augment.errors import ConfigError
 
@@ -69,11 +71,12 @@ def load(
 
 def validate(data: Mapping[str, Any], source: str = "configuration", known: Sequence[str] = ()) -> Config:
     """Check a mapping and return the configuration, or raise `ConfigError` with every problem, `known` ones first."""
-    problems = list(known)
+    values = copy.deepcopy(dict(data))
+    problems = [*known, *take_out(values)]
     try:
-        config = Config.model_validate(data)
+        config = Config.model_validate(values)
     except ValidationError as error:
-        problems += [_explain(problem, data) for problem in _causes(error)]
+        problems += [_explain(problem, values) for problem in _causes(error)]
     if problems:
         raise ConfigError(source, problems)
     return config
@@ -123,6 +126,8 @@ def _put(data: dict[str, Any], name: str, value: Any) -> bool:
     *parents, key = name.split(".")
     for parent in parents:
         inner = data.setdefault(parent, {})
+        if parent == "method" and isinstance(inner, str):
+            inner = data[parent] = {"name": inner}
         if not isinstance(inner, dict):
             return False
         data = inner
@@ -141,10 +146,11 @@ def _explain(problem: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     loc, kind, value = problem["loc"], problem["type"], problem["input"]
     where = ".".join(_place(loc, data)) or "configuration"
     if kind == "union_tag_invalid":
-        hint = _hint(str(value["name"]), DATASETS)
-        return f"{where}.name: {value['name']!r} is unknown{hint}; choose one of: {', '.join(DATASETS)}"
+        names = [_tag(model) for model in _sections(loc)]
+        hint = _hint(str(value["name"]), names)
+        return f"{where}.name: {value['name']!r} is unknown{hint}; choose one of: {', '.join(names)}"
     if kind == "extra_forbidden":
-        known = _keys(loc[:-1])
+        known = list(_sections(loc[:-1])[0].model_fields)
         return f"{where}: unknown key{_hint(str(loc[-1]), known)}; allowed here: {', '.join(known)}"
     if kind in ("missing", "union_tag_not_found"):
         return f"{where}{'.name' if kind != 'missing' else ''}: missing; add it"
@@ -153,32 +159,45 @@ def _explain(problem: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 
 def _place(loc: Sequence[Any], data: Mapping[str, Any]) -> list[str]:
-    """Where the user wrote it: without the adapter's tag, and without the number of a lone classifier."""
-    added = loc[:1] == ("dataset",) or (loc[:1] in (("guide",), ("judge",)) and isinstance(data[loc[0]], Mapping))
-    return [str(part) for part in ((*loc[:1], *loc[2:]) if added else loc)]
+    """Where the user wrote it: without the name of a union's member, and without the number of a lone classifier."""
+    if loc[:1] == ("dataset",) or (loc[:1] in (("guide",), ("judge",)) and isinstance(data[loc[0]], Mapping)):
+        loc = (*loc[:1], *loc[2:])
+    elif loc[:2] == ("tokens", "method"):
+        loc = (*loc[:2], *loc[3:])
+    return [str(part) for part in loc]
 
 
-def _keys(loc: Iterable[Any]) -> list[str]:
-    """The keys of the section at a place."""
-    models: list[Any] = [Config]
+def _sections(loc: Iterable[Any]) -> list[type[BaseModel]]:
+    """The section at a place; several where it is a union and the place does not say which."""
+    sections: list[type[BaseModel]] = [Config]
     for part in loc:
-        if part in DATASETS and len(models) > 1:
-            models = [DATASETS[part]]
+        if len(sections) > 1:
+            sections = [section for section in sections if _tag(section) == part]
         elif not isinstance(part, int):
-            models = _models(models[0].model_fields[part].annotation)
-    return list(models[0].model_fields)
+            sections = _models(_annotation(sections[0], part))
+    return sections
+
+
+def _annotation(section: type[BaseModel], key: str) -> Any:
+    """The type of a field, with what pydantic keeps beside it."""
+    field = section.model_fields[key]
+    return (field.annotation, *field.metadata)
+
+
+def _tag(section: type[BaseModel]) -> str:
+    """The `name` by which a member of a union is chosen."""
+    return str(get_args(section.model_fields["name"].annotation)[0])
 
 
 def _models(annotation: Any) -> list[Any]:
     """The sections that an annotation speaks of."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for inner in get_args(annotation) for model in _models(inner)]
+    inner = annotation if isinstance(annotation, tuple) else get_args(annotation)
+    return [model for part in inner for model in _models(part)]
 
 
-DATASETS: dict[str, type[AnyDataset]] = {
-    get_args(model.model_fields["name"].annotation)[0]: model for model in _models(DatasetConfig)
-}
+DATASETS: dict[str, type[AnyDataset]] = {_tag(model): model for model in _models(DatasetConfig)}
 
 
 def _hint(word: str, known: Iterable[str]) -> str:

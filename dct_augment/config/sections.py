@@ -8,9 +8,11 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dct_augment.config.base import Fraction, PositiveInt, Section
 from dct_augment.config.datasets import DatasetConfig
+from dct_augment.config.gradient_methods import DirectAlignConfig, GradientMethodConfig
+from dct_augment.config.identity import Part, identity
 from dct_augment.prompts import CLASS_FIELD, TOKEN_FIELD
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class ModelConfig(Section):
@@ -93,18 +95,12 @@ class TokensConfig(Section):
     objective: Literal["classifier", "textual_inversion"] = Field(
         "classifier", description="whose gradient trains: the guide's, or that of a few real images (textual_inversion)"
     )
-    method: Literal["last_step", "last_k", "full", "lv", "look_ahead", "direct_align"] = Field(
-        "direct_align", description="the gradient method; see gradients.py for what each does and costs"
-    )
-    last_k: PositiveInt = Field(2, description="of method last_k: steps that carry the gradient")
-    renoised: PositiveInt = Field(2, description="of method lv: copies of each finished image with new noise")
-    serves: PositiveInt = Field(6, description="of method direct_align: updates that one finished image serves")
-    recovered: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="of method direct_align: share of the known noise that the model recovers"
+    method: GradientMethodConfig = Field(
+        DirectAlignConfig(), description="the gradient method: its name, or `{name: ..., settings}`"
     )
     vectors: PositiveInt = 1
     init_word: str = "a"
-    start: Path | None = Field(
+    init_from: Path | None = Field(
         None, description="a token file, or a folder with <class-slug>.safetensors, to start from instead of init_word"
     )
     images_per_update: PositiveInt = 2
@@ -120,11 +116,6 @@ class TokensConfig(Section):
     autocast: Literal["bfloat16", "float16"] | None = Field(
         None, description="precision of the denoiser and decoder in updates; token and optimiser stay float32"
     )
-    look_ahead: Annotated[tuple[tuple[Fraction, Fraction], ...], Field(min_length=1)] = Field(
-        ((0.15, 0.75), (0.4, 1.0)),
-        description="part of the trajectory in which the place of look_ahead and direct_align is drawn, one range per "
-        "attempt",
-    )
     validate_every: PositiveInt = 20
     validation_images: PositiveInt = 12
     target_accuracy: Fraction = 0.9
@@ -134,35 +125,34 @@ class TokensConfig(Section):
     restart_words: Annotated[int, Field(ge=0)] = Field(
         128, description="vocabulary words tried as the start of a restart, those the gradient points to; 0: init_word"
     )
-    hopeless: Fraction = Field(0.05, description="mean probability below which an attempt ends at once, for a restart")
-    restart_below: Fraction = Field(0.8, description="restart only if the best accuracy is below this")
+    give_up_below: Fraction = Field(
+        0.05, description="mean probability of the class below which an attempt ends at its first validation"
+    )
+    restart_below_accuracy: Fraction = Field(0.8, description="restart only if the best accuracy is below this")
     certificate_images: Annotated[int, Field(ge=2)] = Field(
         24, description="fresh images with and without the token, by which it is certified"
     )
-    least_diversity: Fraction = Field(0.5, description="share of the plain prompt's diversity below which it collapsed")
-    slots: PositiveInt = Field(
+    min_diversity_ratio: Fraction = Field(
+        0.5, description="diversity, over that of the plain prompt, below which a token is called collapsed"
+    )
+    classes_per_batch: PositiveInt = Field(
         8, description="classes trained in one batch; changes speed, and results by rounding only"
     )
-    group: PositiveInt = Field(8, description="classes per unit of work; several workers train several groups")
+    classes_per_work_unit: PositiveInt = Field(
+        8, description="classes in one work unit; several workers train several of them"
+    )
     seed: int = 0
-
-    @model_validator(mode="after")
-    def _range(self) -> "TokensConfig":
-        for low, high in self.look_ahead:
-            if low >= high:
-                raise ValueError(f"look_ahead range [{low}, {high}] must rise, e.g. [0.15, 0.75]")
-        return self
 
 
 class TextualInversionConfig(Section):
     """How tokens are learned from a few real images (arXiv 2208.01618).
 
-    Vectors, init_word and slots are those of tokens. The arm `textual_inversion` sets `shots`, `draw` and `imbalance`
-    to those of each of its trials.
+    Vectors, init_word and classes_per_batch are those of tokens. The arm `textual_inversion` sets `shots`,
+    `few_shot_seed` and `imbalance` to those of each of its trials.
     """
 
     shots: PositiveInt = 5
-    draw: int = Field(0, description="which few-shot draw the images are of, as benchmark.seed")
+    few_shot_seed: int = Field(0, description="which few-shot draw the images are of, as benchmark.seed")
     imbalance: Annotated[float, Field(ge=1)] = 1.0
     steps: PositiveInt = 160
     batch_size: PositiveInt = Field(4, description="noised few-shot images per step and class")
@@ -195,8 +185,37 @@ Arm = Literal[
 ]
 
 
+class DownstreamConfig(Section):
+    """The low-resource classifier, and how it is trained: the same in every arm."""
+
+    model: str = Field("test_efficientnet_gn", description="any timm model: name, hf-hub:ID, or local-dir:FOLDER")
+    pretrained: bool = False
+    train: Literal["fine_tune", "linear_probe"] = Field("fine_tune", description="all weights, or the last layer alone")
+    image_size: PositiveInt = 48
+    steps: PositiveInt = Field(100, description="gradient steps, the same in every arm")
+    batch_size: PositiveInt = 32
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    validation_rounds: PositiveInt = Field(
+        4, description="how often the classifier is validated, evenly; the best state is tested"
+    )
+    randaugment: str = Field("rand-m7-n2-mstd0.5", description="timm's RandAugment, of all arms but real")
+    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="timm's mixup alpha, of all arms but real")
+    cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="timm's cutmix alpha, of all arms but real")
+    synthetic_probability: Fraction = Field(
+        0.7, description="share of training images that a synthetic image of the class replaces"
+    )
+
+    @model_validator(mode="after")
+    def _even(self) -> "DownstreamConfig":
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise ValueError(f"mixup and cutmix need an even batch_size, not {self.batch_size}")
+        return self
+
+
 class BenchmarkConfig(Section):
-    """The low-resource classifier, and the arms that it is trained in."""
+    """The trials: which arms the low-resource classifier is trained in, on which few-shot draws."""
 
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("real", "real+strong_aug", "plain_prompt", "class_token")
     shots: PositiveInt = 5
@@ -207,23 +226,9 @@ class BenchmarkConfig(Section):
     shots_curve: tuple[PositiveInt, ...] = Field(
         (), description="further shots, for the arms whose images do not depend on the real ones"
     )
-    model: str = Field("test_efficientnet_gn", description="any timm model: name, hf-hub:ID, or local-dir:FOLDER")
-    pretrained: bool = False
-    train: Literal["fine_tune", "linear_probe"] = Field("fine_tune", description="all weights, or the last layer alone")
-    image_size: PositiveInt = 48
-    steps: PositiveInt = Field(100, description="gradient steps, the same in every arm")
-    batch_size: PositiveInt = 32
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    validations: PositiveInt = Field(4, description="how often the validation split looks; the best state is tested")
-    randaugment: str = Field("rand-m7-n2-mstd0.5", description="timm's RandAugment, of all arms but real")
-    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="timm's mixup alpha, of all arms but real")
-    cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="timm's cutmix alpha, of all arms but real")
     imbalance: Annotated[float, Field(ge=1)] = Field(
         1.0, description="long tail: the last class has shots / imbalance images"
     )
-    synthetic_probability: Fraction = Field(0.7, description="share of draws in which a synthetic image replaces one")
     filter_confidence: Fraction = Field(
         0.5, description="class_token_filtered keeps images that the guide gives their class at least so much"
     )
@@ -231,12 +236,6 @@ class BenchmarkConfig(Section):
     processes: PositiveInt | None = Field(
         None, description="trials side by side on a CPU, one per core if unset; changes speed, not results"
     )
-
-    @model_validator(mode="after")
-    def _even(self) -> "BenchmarkConfig":
-        if (self.mixup or self.cutmix) and self.batch_size % 2:
-            raise ValueError(f"mixup and cutmix need an even batch_size, not {self.batch_size}")
-        return self
 
 
 FULL_BENCHMARK = (
@@ -262,13 +261,13 @@ class MetricsConfig(Section):
     inception_weights: Path | None = Field(None, description="file of the FID Inception weights; downloaded if unset")
     per_class: PositiveInt = Field(50, description="images per class of each kind: equal numbers can be compared")
     real_images: Annotated[int, Field(ge=10)] = Field(10_000, description="most real images compared with")
-    neighbours: PositiveInt = Field(5, description="k of precision, recall, density and coverage")
-    resamples: Annotated[int, Field(ge=20)] = Field(200, description="of the bootstrap intervals")
+    nearest_neighbours: PositiveInt = Field(5, description="k of precision, recall, density and coverage")
+    bootstrap_resamples: Annotated[int, Field(ge=20)] = Field(200, description="of the bootstrap intervals")
     seed: int = 0
 
 
 class RunnerConfig(Section):
-    """Where the units of a flow run: groups of classes, shards, trials."""
+    """Where the work units of a flow run: groups of classes, shards, trials."""
 
     kind: Literal["thread", "dask", "ray"] = "thread"
     workers: PositiveInt | None = Field(
@@ -290,7 +289,7 @@ class RunnerConfig(Section):
 class ReportConfig(Section):
     """What the report shows."""
 
-    strip: PositiveInt = Field(8, description="images per class and prompt in the strips")
+    images_per_class: PositiveInt = Field(8, description="images shown of each class and kind of prompt")
 
 
 class Config(Section):
@@ -308,6 +307,7 @@ class Config(Section):
     tokens: TokensConfig = TokensConfig()
     textual_inversion: TextualInversionConfig = TextualInversionConfig()
     generation: GenerationConfig = GenerationConfig()
+    downstream: DownstreamConfig = DownstreamConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
     metrics: MetricsConfig = MetricsConfig()
     report: ReportConfig = ReportConfig()
@@ -321,34 +321,6 @@ class Config(Section):
         """The run's folder."""
         return self.output or Path("runs") / self.name
 
-    def identity(self, stage: Literal["tokens", "generation", "arms", "benchmark", "metrics"]) -> dict[str, Any]:
-        """The settings that decide a stage's result, and nothing that only changes its speed."""
-        data = self.model_dump(mode="json", exclude={"model": {"memory", "compile"}})
-        shared = ("model", "prompts", "sampling")
-        kept: dict[str, Any] = {"schema": SCHEMA_VERSION, "dataset": data["dataset"]["name"]}
-        if stage == "tokens":
-            kept |= {key: data[key] for key in (*shared, "guide")}
-            kept["tokens"] = {k: v for k, v in data["tokens"].items() if k not in ("slots", "group")}
-            if self.tokens.objective == "textual_inversion":
-                kept["textual_inversion"] = data["textual_inversion"]
-        elif stage == "generation":
-            kept |= {key: data[key] for key in (*shared, "guide", "judge")}
-            kept["generation"] = {k: data["generation"][k] for k in ("image_format", "seed")}
-        else:
-            kept["dataset"] = {k: v for k, v in data["dataset"].items() if k not in ("classes", "words")}
-            kept["classes"] = data["dataset"]["classes"]
-        if stage == "benchmark":
-            kept["benchmark"] = {k: v for k, v in data["benchmark"].items() if k not in _PLANNED}
-        elif stage == "arms":
-            kept["imbalance"] = data["benchmark"]["imbalance"]
-            kept["benchmark"] = {k: v for k, v in data["benchmark"].items() if k not in (*_PLANNED, *_AFTERWARDS)}
-        elif stage == "metrics":
-            kept |= {key: data[key] for key in ("metrics", "guide", "judge")}
-        return kept
-
-
-_PLANNED = ("arms", "seeds", "seed", "shots", "per_class", "ratios", "per_class_curve", "shots_curve", "processes")
-"""Settings that say which trials there are; each trial is recorded with its own."""
-
-_AFTERWARDS = ("validations", "synthetic_probability", "filter_confidence")
-"""Settings that have no part in a few-shot guide."""
+    def identity(self, part: Part) -> dict[str, Any]:
+        """Return the settings that decide a part's result, and nothing that only changes its speed."""
+        return identity(self.model_dump(mode="json"), SCHEMA_VERSION, part)

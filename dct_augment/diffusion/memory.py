@@ -94,7 +94,9 @@ class ShrinkingBatches:
                 continue
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            self._on_progress(Progress("memory", 0, 0, f"out of memory: going on with {self.size} {self._what} at once"))
+            self._on_progress(
+                Progress("memory", 0, 0, f"out of memory: going on with {self.size} {self._what} at once")
+            )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from dct_augment.config import BenchmarkConfig
+from dct_augment.config import DownstreamConfig
 from dct_augment.downstream.mixing import Mixture, RealImages, Transform
 from dct_augment.errors import DctAugmentError, ModelError
 
@@ -60,7 +60,7 @@ class Transforms:
 
 def fit(
     data: Mixture,
-    settings: BenchmarkConfig,
+    settings: DownstreamConfig,
     *,
     classes: int,
     seed: int,
@@ -70,8 +70,8 @@ def fit(
 ) -> TrainedClassifier:
     """Train a classifier of `classes` outputs on `settings.steps` batches, all its randomness from `seed`.
 
-    Looks at the validation images `settings.validations` times, evenly, and returns the best state; of equal ones the
-    last. `mixed` applies mixup and cutmix.
+    Validates `settings.validation_rounds` times, evenly, and returns the best state; of equal ones the last. `mixed`
+    applies mixup and cutmix.
 
     Raises:
         ModelError: unknown model.
@@ -84,7 +84,7 @@ def fit(
     optimizer = _OPTIMIZERS[settings.optimizer](weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps + 1)
     mix = _mixup(settings, classes) if mixed else None
-    looks = {round(settings.steps * (n + 1) / settings.validations) for n in range(settings.validations)}
+    looks = {round(settings.steps * (n + 1) / settings.validation_rounds) for n in range(settings.validation_rounds)}
     best, chosen = float("nan"), None
     train()
     for step, (images, labels) in enumerate(DataLoader(cast(Dataset[Any], data), batch_size=settings.batch_size), 1):
@@ -122,7 +122,7 @@ def accuracy(model: nn.Module, images: InMemoryImages, device: str = "cpu") -> f
     return sum(one == other for one, other in zip(truth, answers, strict=True)) / len(truth)
 
 
-def create(settings: BenchmarkConfig, classes: int) -> nn.Module:
+def create(settings: DownstreamConfig, classes: int) -> nn.Module:
     """The classifier before training.
 
     Raises:
@@ -133,13 +133,13 @@ def create(settings: BenchmarkConfig, classes: int) -> nn.Module:
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"benchmark.model {settings.model!r} cannot be made: {reason}. Use a name of timm.list_models(), "
+            f"downstream.model {settings.model!r} cannot be made: {reason}. Use a name of timm.list_models(), "
             "hf-hub:ID, or local-dir:FOLDER"
         ) from error
     return cast(nn.Module, model)
 
 
-def save(model: nn.Module, settings: BenchmarkConfig, names: list[str], folder: Path) -> None:
+def save(model: nn.Module, settings: DownstreamConfig, names: list[str], folder: Path) -> None:
     """Write a trained classifier as timm's `local-dir:` takes it, with its label names and preprocessing."""
     side = settings.image_size
     prepared = {"input_size": (3, side, side), "fixed_input_size": False, "crop_pct": 1.0, "crop_mode": "center",
@@ -150,7 +150,7 @@ def save(model: nn.Module, settings: BenchmarkConfig, names: list[str], folder: 
     save_for_hf(known, str(folder), model_config=described, safe_serialization=True)
 
 
-def _training_mode(model: Any, settings: BenchmarkConfig) -> Callable[[], Any]:
+def _training_mode(model: Any, settings: DownstreamConfig) -> Callable[[], Any]:
     """Make trainable what the setting says; what to call before training steps.
 
     Under a linear probe the backbone stays as in evaluation: its batch statistics, too, are weights.
@@ -162,17 +162,17 @@ def _training_mode(model: Any, settings: BenchmarkConfig) -> Callable[[], Any]:
     return model.eval
 
 
-def _mixup(settings: BenchmarkConfig, classes: int) -> Any:
+def _mixup(settings: DownstreamConfig, classes: int) -> Any:
     if not (settings.mixup or settings.cutmix):
         return None
     return Mixup(mixup_alpha=settings.mixup, cutmix_alpha=settings.cutmix, label_smoothing=0.0, num_classes=classes)
 
 
-def _refuse_infinite(loss: torch.Tensor, step: int, settings: BenchmarkConfig) -> None:
+def _refuse_infinite(loss: torch.Tensor, step: int, settings: DownstreamConfig) -> None:
     if not bool(loss.isfinite()):
         raise DctAugmentError(
-            f"benchmark: the loss is not finite in step {step} of {settings.steps}; lower benchmark.learning_rate, now "
-            f"{settings.learning_rate}"
+            f"benchmark: the loss is not finite in step {step} of {settings.steps}; lower downstream.learning_rate, "
+            f"now {settings.learning_rate}"
         )
 
 

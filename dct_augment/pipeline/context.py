@@ -66,7 +66,7 @@ class RunContext:
         root, decides = self.config.root, self.config.identity("arms")
         found = dict.fromkeys(SYNTHETIC, root)
         for arm in OWN_IMAGES:
-            facts = decides if arm == "class_token_few_shot_guide" else {**decides, "benchmark": None}
+            facts = decides if arm == "class_token_few_shot_guide" else {**decides, "downstream": None}
             found[arm] = root / "arms" / f"{arm}-{configuration.fingerprint(facts)[:8]}"
         return found
 

@@ -61,7 +61,7 @@ def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
         lines.append(Line("arms", f"tokens and images of {len(draws)} arms and draws", total, total * pace))
     if "benchmark" in parts:
         trials = len(plan_trials(config.benchmark))
-        lines.append(Line("benchmark", f"{trials} trials of {config.benchmark.steps} steps", 0, float("nan")))
+        lines.append(Line("benchmark", f"{trials} trials of {config.downstream.steps} steps", 0, float("nan")))
     return lines
 
 
@@ -76,16 +76,18 @@ def token_evaluations(config: Config, per_image: int) -> int:
 
 def _per_gradient(settings: TokensConfig, image: int, steps: int) -> float:
     """U-Net evaluations of one gradient of one image, as gradients.py states them, for images of `image` each."""
-    step = image / steps
-    place = sum(map(sum, settings.look_ahead)) / 2 / len(settings.look_ahead)
-    return {
-        "last_step": image + 2,
-        "last_k": image + 2 + 2 * step * (settings.last_k - 1),
-        "full": 3 + step + 4 * step * (steps - 1),
-        "lv": image + settings.renoised * (2 + step),
-        "look_ahead": image * place + 2 + step,
-        "direct_align": image / settings.serves + 2 + step,
-    }[settings.method]
+    step, method = image / steps, settings.method
+    if method.name == "last_step":
+        return image + 2
+    if method.name == "last_k":
+        return image + 2 + 2 * step * (method.steps - 1)
+    if method.name == "full":
+        return 3 + step + 4 * step * (steps - 1)
+    if method.name == "lv":
+        return image + method.copies * (2 + step)
+    if method.name == "look_ahead":
+        return image * sum(map(sum, method.positions)) / 2 / len(method.positions) + 2 + step
+    return image / method.updates_per_image + 2 + step
 
 
 def _seconds_per_evaluation(run: "Run", batch: int = 8) -> float:

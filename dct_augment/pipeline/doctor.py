@@ -58,8 +58,8 @@ def examine(config: Config) -> Iterator[Finding]:
     for role, members in (("guide", config.guide), ("judge", config.judge or ())):
         for member in members:
             yield _classifier(role, member)
-    if config.benchmark.pretrained:
-        yield _classifier("few-shot classifier", ClassifierConfig(name=config.benchmark.model))
+    if config.downstream.pretrained:
+        yield _classifier("few-shot classifier", ClassifierConfig(name=config.downstream.model))
     if config.metrics.features not in (None, "auto", "judge", "guide"):
         yield _features(str(config.metrics.features), config.metrics.inception_weights)
     finding, class_count = _dataset(config)

@@ -78,7 +78,7 @@ def write_report(
         config=dump(config),
         kinds=tuple(KINDS),
         row_limit=ROWS,
-        class_thumbnails=_render_thumbnails(classes, rows, shards, config.report.strip),
+        class_thumbnails=_render_thumbnails(classes, rows, shards, config.report.images_per_class),
         slugs={title: info.slug for info, title in _with_titles(classes)},
         token_charts=_token_charts(classes, summary["classes"]),
         benchmark_charts=_benchmark_charts(summary["benchmark"]),

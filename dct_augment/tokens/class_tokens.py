@@ -40,7 +40,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
             backend, guide, judge, tokens=settings, sampling=sampling, prompting=prompting, updates=settings.max_updates
         )
         self._guidance = Guidance(self._unconditional, sampling.guidance_scale)
-        self._method = method(settings)
+        self._method = method(settings.method)
         self._starts = dict(starts or {})
         norms = zip(backend.blocks, backend.word_norms(), strict=True)
         self._ranges = tuple(WordNorms(width, *both) for (_, width), both in norms)
@@ -150,7 +150,9 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
     def _first_looks(self, learner: ClassTokenState, words: torch.Tensor, images: int, steps: int) -> torch.Tensor:
         """How much the guide likes quick drawings with each word (W, D) as the token: log-probabilities (W,)."""
         seeds = learner.draw_seeds(images)
-        batches = ShrinkingBatches(self._tokens.slots * self._tokens.validation_images // images or 1, "words")
+        batches = ShrinkingBatches(
+            self._tokens.classes_per_batch * self._tokens.validation_images // images or 1, "words"
+        )
         looks = batches.run(list(words), lambda some: self._glance(learner, torch.stack(list(some)), seeds, steps))
         return torch.cat([chances for _, chances in looks])
 

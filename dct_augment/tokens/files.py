@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dct_augment import files
-from dct_augment.config import differences
+from dct_augment.config import differences, upgrade_token_identity
 from dct_augment.errors import InputError, StaleRunError
 from dct_augment.prompts import token_name
 from dct_augment.records import ClassInfo, ClassToken, Verdict
@@ -47,7 +47,7 @@ class TokenFolder:
         try:
             with safe_open(self.file(info), "pt") as stored:
                 facts = dict(json.loads((stored.metadata() or {})["dct_augment"]))
-            trained_with = dict(facts["identity"])
+            trained_with = upgrade_token_identity(facts["identity"])
         except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
             return None
         if trained_with != identity:
@@ -76,7 +76,9 @@ class TokenFolder:
         """What is known of a training with these settings that gave no usable token; None if there was none."""
         try:
             facts = dict(json.loads(self._failed(info).read_text(encoding="utf-8")))
-            return facts if facts["identity"] == identity and facts["class"] == info.name else None
+            return (
+                facts if upgrade_token_identity(facts["identity"]) == identity and facts["class"] == info.name else None
+            )
         except (FileNotFoundError, KeyError, TypeError, ValueError):
             return None
 

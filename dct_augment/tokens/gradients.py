@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 
-from dct_augment.config import TokensConfig
+from dct_augment.config import GradientMethodConfig
 from dct_augment.diffusion import Backend, Conditioning, Trajectory, advance, clean_step, follow, renoise
 
 
@@ -156,14 +156,12 @@ def direct_align(
     return DenoisedBatch(share * latents + (1 - share) * known, costs)
 
 
-def method(settings: TokensConfig) -> Method:
-    """The gradient method that the settings name, with its own settings."""
-    methods: dict[str, Method] = {
-        "last_step": last_step,
-        "last_k": partial(last_k, steps=settings.last_k),
-        "full": full,
-        "lv": partial(lv, times=settings.renoised),
-        "look_ahead": look_ahead,
-        "direct_align": partial(direct_align, share=settings.recovered),
-    }
-    return methods[settings.method]
+def method(settings: GradientMethodConfig) -> Method:
+    """Return the gradient method that the settings name, with its own settings."""
+    if settings.name == "last_k":
+        return partial(last_k, steps=settings.steps)
+    if settings.name == "lv":
+        return partial(lv, times=settings.copies)
+    if settings.name == "direct_align":
+        return partial(direct_align, share=settings.predicted_noise_share)
+    return {"last_step": last_step, "full": full, "look_ahead": look_ahead}[settings.name]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dct_augment.config import TokensConfig, seed_from
+from dct_augment.config import DEFAULT_POSITIONS, DirectAlignConfig, TokensConfig, seed_from
 from dct_augment.records import ClassInfo, StopReason
 from dct_augment.tokens.certificate import Certificate
 
@@ -103,8 +103,9 @@ class ClassTokenState:
 
     def draw_place(self) -> float:
         """Where in the trajectory this update looks ahead, in [0, 1); the range changes at a restart."""
-        word_norms = self.settings.look_ahead
-        low, high = word_norms[self.attempt % len(word_norms)]
+        # Every method takes this number from the stream, so that all see the same noise.
+        positions = getattr(self.settings.method, "positions", DEFAULT_POSITIONS)
+        low, high = positions[self.attempt % len(positions)]
         return low + (high - low) * torch.rand((), generator=self.generator).item()
 
     def update(self, loss: float) -> None:
@@ -133,7 +134,8 @@ class ClassTokenState:
         """Remember the finished latents that an update used, for as many updates as they may serve."""
         self.times_used += 1
         self.finished = finished
-        if finished is None or self.times_used >= self.settings.serves:
+        method = self.settings.method
+        if finished is None or not isinstance(method, DirectAlignConfig) or self.times_used >= method.updates_per_image:
             self.finished, self.times_used = None, 0
 
     @property
@@ -174,11 +176,11 @@ class ClassTokenState:
         else:
             self._stale += 1
         exhausted = self._tries >= self.settings.max_updates
-        hopeless = seen.probability < self.settings.hopeless and self.attempt < self.settings.restarts
+        hopeless = seen.probability < self.settings.give_up_below and self.attempt < self.settings.restarts
         if seen.accuracy >= self.settings.target_accuracy and seen.probability >= self.settings.target_probability:
             self.reason = StopReason.TARGET
         elif exhausted or hopeless or self._stale >= self.settings.patience:
-            if self.best.accuracy < self.settings.restart_below and self.attempt < self.settings.restarts:
+            if self.best.accuracy < self.settings.restart_below_accuracy and self.attempt < self.settings.restarts:
                 self.needs_restart = True
             else:
                 self.reason = StopReason.UPDATES if exhausted else StopReason.PATIENCE

@@ -67,7 +67,7 @@ class Trainer(ABC, Generic[L]):
             self._unconditional = backend.unconditional(prompting.negative)
         self._initial = backend.word(tokens.init_word).repeat(tokens.vectors, 1)
         self._updates = updates
-        self._batches = ShrinkingBatches(tokens.slots, "classes")
+        self._batches = ShrinkingBatches(tokens.classes_per_batch, "classes")
 
     @abstractmethod
     def _learner(self, info: ClassInfo) -> L:
@@ -97,7 +97,7 @@ class Trainer(ABC, Generic[L]):
     ) -> Iterator[TrainedToken]:
         """Train every class, yielding each as it is finished (not in order).
 
-        `tokens.slots` classes are trained in one batch; a class that stops frees its slot. Before the
+        `tokens.classes_per_batch` classes are trained in one batch; a class that stops frees its slot. Before the
         first round and after every round `checkpoint` receives a state; given back as `resume` for the same
         classes, it makes training go on with the very batches, and so the very bits, of a run that was never stopped.
 
@@ -113,12 +113,12 @@ class Trainer(ABC, Generic[L]):
                     "active": [one.state() for one in active],
                 })  # fmt: skip
 
-        self._batches = ShrinkingBatches(self._tokens.slots, "classes", on_progress, self._lower)
+        self._batches = ShrinkingBatches(self._tokens.classes_per_batch, "classes", on_progress, self._lower)
         waiting, active = self._start(classes, resume)
         done, whole = len(classes) - len(waiting) - len(active), self._updates
         remember()
         while waiting or active:
-            while waiting and len(active) < self._tokens.slots:
+            while waiting and len(active) < self._tokens.classes_per_batch:
                 active.append(self._learner(waiting.popleft()))
             self._advance(active)
             finished = [one for one in active if one.reason is not None]
@@ -152,7 +152,7 @@ class Trainer(ABC, Generic[L]):
         guide, judge = _score(self._guide, one.info, plain, token), None
         if self._judge:
             judge = _score(self._judge, one.info, plain, token)
-        return certify(plain, token, guide, judge, self._tokens.least_diversity), token
+        return certify(plain, token, guide, judge, self._tokens.min_diversity_ratio), token
 
     def _images(self, one: L, seeds: Sequence[int], conditioning: Conditioning) -> torch.Tensor:
         """Images of one class (B, 3, H, W) from these seeds."""

@@ -1,4 +1,5 @@
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -6,9 +7,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from dct_augment import config
-from dct_augment.config import Config, differences, fingerprint, seed_from
+from dct_augment.config import Config, differences, fingerprint, seed_from, upgrade_token_identity
+from dct_augment.config.identity import DECIDES, PRESENTATION, RECORDED_WITH_EACH_RESULT, SPEED_ONLY
+from dct_augment.config.renames import RENAMED
 from dct_augment.errors import ConfigError
 from tests.conftest import CONFIGS
 
@@ -33,7 +37,7 @@ def write_config(tmp_path: Path) -> Callable[[object], str]:
     return write
 
 
-def problems(source: str, overrides: tuple[str, ...] = (), **direct: Any) -> list[str]:
+def problems(source: str, overrides: Sequence[str] = (), **direct: Any) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         config.load(source, overrides, **direct)
     assert all(problem in str(caught.value) for problem in caught.value.problems)
@@ -69,14 +73,22 @@ def test_all_problems_are_reported_at_once(write_config: Callable[[object], str]
         "name": "no spaces!",
         "dataset": {"name": "pockt"},
         "guide": {"nam": "x"},
-        "tokens": {"slots": 0, "metod": "full", "look_ahead": [[0.5, 0.2]]},
+        "tokens": {"classes_per_batch": 0, "metod": "full", "method": {"positions": [[0.5, 0.2]]}},
         "promts": {},
         "prompts": {"templates": ["a photo of a {class}"]},
     }
     found = "\n".join(problems(write_config(wrong)))
-    for place in ("name", "dataset.name", "guide.name", "guide.nam", "tokens.slots", "tokens.metod", "promts"):
+    for place in (
+        "name",
+        "dataset.name",
+        "guide.name",
+        "guide.nam",
+        "tokens.classes_per_batch",
+        "tokens.metod",
+        "promts",
+    ):
         assert f"{place}: " in found
-    assert "8 problems" in str(ConfigError("x", found.split("\n")))
+    assert "9 problems" in str(ConfigError("x", found.split("\n")))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +97,7 @@ def test_all_problems_are_reported_at_once(write_config: Callable[[object], str]
         ({"tokens": {"metod": "x"}}, ["tokens.metod", "did you mean 'method'", "allowed here: objective, method"]),
         ({"generaton": {}}, ["generaton", "did you mean 'generation'", "allowed here: name, output"]),
         ({"tokens": {"method": "ful"}}, ["tokens.method", "'look_ahead' or 'direct_align'", "'ful'"]),
-        ({"tokens": {"slots": 0}}, ["tokens.slots", "greater than or equal to 1", "got 0"]),
+        ({"tokens": {"slots": 0}}, ["tokens.classes_per_batch", "greater than or equal to 1", "got 0"]),
         ({"tokens": {"look_ahead": [[0.9, 0.1]]}}, ["tokens", "[0.9, 0.1] must rise", "[0.15, 0.75]"]),
         ({"prompts": {"templates": ["a {class}"]}}, ["'a {class}' must hold {token} exactly once"]),
         ({"prompts": {"templates": []}}, ["prompts.templates", "at least 1 item"]),
@@ -236,12 +248,12 @@ def test_seeds_fit_numpy_torch_and_parquet(word: str, number: int) -> None:
     "section",
     [
         {"generation": {"per_class": 999, "batch_size": 1, "shard_size": 3}},
-        {"tokens": {"slots": 16}},
+        {"tokens": {"classes_per_batch": 16}},
         {"device": "cuda"},
         {"output": "elsewhere"},
         {"name": "other"},
         {"benchmark": {"seeds": 50, "arms": ["real"]}},
-        {"report": {"strip": 2}},
+        {"report": {"images_per_class": 2}},
     ],
     ids=str,
 )
@@ -259,10 +271,10 @@ def test_identity_leaves_out_what_only_changes_speed_and_amount(section: dict[st
         ({"sampling": {"guidance_scale": 2.0}}, ["tokens", "generation"], "sampling.guidance_scale: 7.0 -> 2.0"),
         ({"prompts": {"contexts": ["x"]}}, ["tokens", "generation"], "prompts.contexts: [''] -> ['x']"),
         ({"guide": {"name": "x"}}, ["tokens", "generation", "metrics"], "guide.name: 'pocket/birds-guide' -> 'x'"),
-        ({"benchmark": {"steps": 1}}, ["benchmark", "arms"], "benchmark.steps: 100 -> 1"),
-        ({"benchmark": {"validations": 1}}, ["benchmark"], "benchmark.validations: 4 -> 1"),
+        ({"downstream": {"steps": 1}}, ["benchmark", "arms"], "downstream.steps: 100 -> 1"),
+        ({"downstream": {"validation_rounds": 1}}, ["benchmark"], "downstream.validation_rounds: 4 -> 1"),
         ({"benchmark": {"shots": 1}}, [], ""),  # each trial is recorded with its own
-        ({"metrics": {"neighbours": 3}}, ["metrics"], "metrics.neighbours: 5 -> 3"),
+        ({"metrics": {"nearest_neighbours": 3}}, ["metrics"], "metrics.nearest_neighbours: 5 -> 3"),
     ],
 )  # fmt: skip
 def test_identity_holds_what_decides_the_result(section: dict[str, Any], stages: list[str], said: str) -> None:
@@ -276,7 +288,11 @@ CONFIGURATIONS = st.builds(
     lambda classes, templates, contexts, low, updates, fmt, seed, output: changed(
         dataset={"name": "digits", "classes": classes},
         prompts={"templates": templates, "contexts": contexts, "negative": contexts[0]},
-        tokens={"look_ahead": [[low, 1.0]], "max_updates": updates, "learning_rate": low + 0.01},
+        tokens={
+            "method": {"name": "look_ahead", "positions": [[low, 1.0]]},
+            "max_updates": updates,
+            "learning_rate": low + 0.01,
+        },
         generation={"image_format": fmt, "seed": seed},
         output=output,
     ),
@@ -297,3 +313,80 @@ def test_a_dumped_config_loads_as_itself(given_config: Config, tmp_path_factory:
     path = tmp_path_factory.getbasetemp() / "dumped.yaml"
     path.write_text(config.dump(given_config), encoding="utf-8")
     assert config.load(str(path)) == given_config
+
+
+def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Every setting as `section.key`; of a union, those of every member."""
+    for key, field in model.model_fields.items():
+        inner = [section for section in config.loading._models((field.annotation, *field.metadata)) if path == ""]
+        for section in inner:
+            yield from leaves(section, f"{key}.")
+        if not inner:
+            yield f"{path}{key}"
+
+
+def covered(path: str, rows: Collection[str]) -> bool:
+    return path in rows or path.partition(".")[0] in rows
+
+
+def test_every_setting_decides_a_result_or_is_said_to_decide_none() -> None:
+    deciding = {row for rows in DECIDES.values() for row in rows}
+    for path in leaves(Config):
+        places = (deciding - SPEED_ONLY, SPEED_ONLY, RECORDED_WITH_EACH_RESULT, PRESENTATION)
+        assert any(covered(path, rows) for rows in places), f"{path} is in no row of config/identity.py"
+
+
+def test_every_row_of_the_table_is_a_setting() -> None:
+    known = {*leaves(Config), *Config.model_fields}
+    for rows in (*DECIDES.values(), SPEED_ONLY, RECORDED_WITH_EACH_RESULT, PRESENTATION):
+        assert set(rows) <= known
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_key_of_version_1_is_an_error_that_names_the_new_one(old: str, new: str) -> None:
+    (problem,) = problems("pocket", [f"{old}=1"])
+    assert problem == f"{old}: is called {new} now; rename it"
+
+
+@pytest.mark.parametrize("name", ["last_step", "last_k", "full", "lv", "look_ahead", "direct_align"])
+def test_the_name_of_a_gradient_method_is_enough(name: str) -> None:
+    assert config.load("pocket", [f"tokens.method={name}"]).tokens.method.name == name
+
+
+def test_a_setting_of_another_gradient_method_is_an_error() -> None:
+    (problem,) = problems("pocket", ["tokens.method=last_step", "tokens.method.updates_per_image=9"])
+    assert problem == "tokens.method.updates_per_image: unknown key; allowed here: name"
+    (problem,) = problems("pocket", ["tokens.method.steps=2"])
+    assert problem.startswith("tokens.method.steps: unknown key")
+    assert "updates_per_image" in problem
+
+
+def test_an_unknown_gradient_method_names_those_that_there_are() -> None:
+    (problem,) = problems("pocket", ["tokens.method=look_ahed"])
+    assert "tokens.method.name: 'look_ahed' is unknown (did you mean 'look_ahead'?)" in problem
+    assert "last_step, last_k, full, lv, look_ahead, direct_align" in problem
+
+
+def test_a_range_of_positions_must_rise() -> None:
+    (problem,) = problems("pocket", ["tokens.method={name: look_ahead, positions: [[0.5, 0.5]]}"])
+    assert problem.startswith("tokens.method.positions: range [0.5, 0.5] must rise")
+
+
+def test_a_token_of_version_1_is_known_by_its_renamed_settings() -> None:
+    today = changed(tokens={"method": {"updates_per_image": 4}, "init_from": "x"}).identity("tokens")
+    old = json.loads(json.dumps(today)) | {"schema": 1, "dataset": today["dataset"]["name"]}
+    old["tokens"] |= {
+        "method": "direct_align",
+        "serves": 4,
+        "recovered": 1.0,
+        "look_ahead": today["tokens"]["method"]["positions"],
+        "last_k": 2,
+        "renoised": 2,
+        "hopeless": old["tokens"].pop("give_up_below"),
+        "restart_below": old["tokens"].pop("restart_below_accuracy"),
+        "start": old["tokens"].pop("init_from"),
+        "least_diversity": old["tokens"].pop("min_diversity_ratio"),
+    }
+    assert upgrade_token_identity(old) == today
+    old["tokens"]["serves"] = 5
+    assert differences(upgrade_token_identity(old), today) == ["tokens.method.updates_per_image: 5 -> 4"]

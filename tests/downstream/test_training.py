@@ -9,7 +9,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from dct_augment import classifiers
-from dct_augment.config import BenchmarkConfig, ClassifierConfig
+from dct_augment.config import ClassifierConfig, DownstreamConfig
 from dct_augment.downstream import training
 from dct_augment.downstream.mixing import Mixture, RealImages
 from dct_augment.downstream.training import InMemoryImages, TrainedClassifier, Transforms
@@ -18,7 +18,7 @@ from dct_augment.images import square
 from dct_augment.records import Example
 from tests.conftest import CLASSES, speckled
 
-SETTINGS = BenchmarkConfig(image_size=32, steps=4, batch_size=8, validations=2)
+SETTINGS = DownstreamConfig(image_size=32, steps=4, batch_size=8, validation_rounds=2)
 
 
 def examples(seed: int, count: int = 4) -> list[Example]:
@@ -29,18 +29,18 @@ def examples(seed: int, count: int = 4) -> list[Example]:
     ]
 
 
-def settings(**changes: Any) -> BenchmarkConfig:
-    return BenchmarkConfig.model_validate(SETTINGS.model_dump() | changes)
+def settings(**changes: Any) -> DownstreamConfig:
+    return DownstreamConfig.model_validate(SETTINGS.model_dump() | changes)
 
 
-def fit(chosen: BenchmarkConfig, *, validation: bool = False, **options: Any) -> TrainedClassifier:
+def fit(chosen: DownstreamConfig, *, validation: bool = False, **options: Any) -> TrainedClassifier:
     tensors = Transforms(chosen.image_size, chosen.randaugment)
     data = Mixture(RealImages(examples(0), tensors.strong), length=chosen.steps * chosen.batch_size)
     held_out = InMemoryImages(RealImages(examples(100), tensors.plain)) if validation else None
     return training.fit(data, chosen, classes=3, seed=1, validation=held_out, **options)
 
 
-def moved(fitted: TrainedClassifier, chosen: BenchmarkConfig) -> set[str]:
+def moved(fitted: TrainedClassifier, chosen: DownstreamConfig) -> set[str]:
     """Names of the weights and buffers that training has changed."""
     training._seed_everything(1)
     fresh = training.create(chosen, 3).state_dict()
@@ -85,7 +85,7 @@ def test_mixing_needs_pairs() -> None:
 
 
 def test_validation_chooses_the_best_look_and_changes_no_step() -> None:
-    chosen = settings(steps=12, validations=6, learning_rate=0.02)
+    chosen = settings(steps=12, validation_rounds=6, learning_rate=0.02)
     looks: list[tuple[float, dict[str, torch.Tensor]]] = []
     measure = training.accuracy
 
@@ -119,7 +119,7 @@ def test_every_fit_takes_exactly_the_steps_of_the_settings(validation: bool) -> 
 
     torch.optim.AdamW.step = counted  # type: ignore[method-assign]
     try:
-        fit(settings(steps=7, validations=3), validation=validation)
+        fit(settings(steps=7, validation_rounds=3), validation=validation)
     finally:
         torch.optim.AdamW.step = step  # type: ignore[method-assign]
     assert len(taken) == 7
@@ -127,14 +127,14 @@ def test_every_fit_takes_exactly_the_steps_of_the_settings(validation: bool) -> 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_fix() -> None:
     with pytest.raises(
-        DctAugmentError, match=r"not finite in step \d+ of 9; lower benchmark.learning_rate, now 1e\+30"
+        DctAugmentError, match=r"not finite in step \d+ of 9; lower downstream.learning_rate, now 1e\+30"
     ):
         fit(settings(steps=9, optimizer="sgd", learning_rate=1e30))
 
 
 @pytest.mark.parametrize("name", ["resnet5O", "local-dir:/nowhere"])
 def test_an_unknown_model_is_one_message(name: str) -> None:
-    with pytest.raises(ModelError, match=f"benchmark.model '{name}' cannot be made"):
+    with pytest.raises(ModelError, match=f"downstream.model '{name}' cannot be made"):
         training.create(settings(model=name), 3)
 
 

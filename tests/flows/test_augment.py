@@ -35,12 +35,25 @@ from flows import augment, runners, server, transient, workers
 from flows.workers import Job
 
 SMALL = [
-    "tokens.max_updates=4", "tokens.validate_every=2", "tokens.validation_images=2", "tokens.images_per_update=2",
-    "tokens.group=1", "tokens.target_accuracy=0.01", "tokens.target_probability=0.0", "tokens.restarts=0",
-    "sampling.num_inference_steps=2", "generation.shard_size=3", "benchmark.arms=[plain_prompt, class_token]",
-    "benchmark.steps=2", "benchmark.seeds=2", "benchmark.batch_size=4", "benchmark.per_class=2",
-    "benchmark.processes=1", "report.strip=2", "on_class_failure=skip",
-]  # fmt: skip
+    "tokens.max_updates=4",
+    "tokens.validate_every=2",
+    "tokens.validation_images=2",
+    "tokens.images_per_update=2",
+    "tokens.classes_per_work_unit=1",
+    "tokens.target_accuracy=0.01",
+    "tokens.target_probability=0.0",
+    "tokens.restarts=0",
+    "sampling.num_inference_steps=2",
+    "generation.shard_size=3",
+    "benchmark.arms=[plain_prompt, class_token]",
+    "downstream.steps=2",
+    "benchmark.seeds=2",
+    "downstream.batch_size=4",
+    "benchmark.per_class=2",
+    "benchmark.processes=1",
+    "report.images_per_class=2",
+    "on_class_failure=skip",
+]
 CHROMIUM = shutil.which("chromium")
 COMMAND = [sys.executable, "-W", "ignore", "-m", "dct_augment"]
 
@@ -472,7 +485,7 @@ class TestDask:
         variables = served.variables | {"PYTHONPATH": str(tmp_path)}
         words = ["--config", "digits", "--per-class", "4", "--classes", "one,seven,nine"]
         words += overrides(
-            "guide.name=fragile:build", "guide.library=function", "benchmark.arms=[real]", "report.strip=1"
+            "guide.name=fragile:build", "guide.library=function", "benchmark.arms=[real]", "report.images_per_class=1"
         )
         here = [*COMMAND, "generate", *words, "--output", "here"]
         there = [*COMMAND, "run", *words, "--output", "there", "--set", "runner.kind=dask", "--set", "runner.workers=2"]

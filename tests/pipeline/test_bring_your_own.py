@@ -27,10 +27,10 @@ from tests import tiny
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMALL = [
     "tokens.max_updates=2", "tokens.validate_every=2", "tokens.validation_images=2", "tokens.images_per_update=2",
-    "tokens.target_accuracy=0.0", "tokens.target_probability=0.0", "tokens.restarts=0", "report.strip=2",
-    "sampling.num_inference_steps=2", "model.dtype=float32", "generation.per_class=2", "benchmark.steps=2",
-    "benchmark.model=test_efficientnet_gn", "benchmark.pretrained=false", "benchmark.image_size=32",
-    "generation.allow_uncertified=true", "benchmark.batch_size=4", "benchmark.seeds=2", "benchmark.shots=1",
+    "tokens.target_accuracy=0.0", "tokens.target_probability=0.0", "tokens.restarts=0", "report.images_per_class=2",
+    "sampling.num_inference_steps=2", "model.dtype=float32", "generation.per_class=2", "downstream.steps=2",
+    "downstream.model=test_efficientnet_gn", "downstream.pretrained=false", "downstream.image_size=32",
+    "generation.allow_uncertified=true", "downstream.batch_size=4", "benchmark.seeds=2", "benchmark.shots=1",
     "benchmark.processes=1",
 ]  # fmt: skip
 
@@ -162,7 +162,7 @@ def test_the_command_line_offline(tmp_path: Path, hub: Hub) -> None:
         assert answer.exit_code == 0, answer.output
         return answer.output
 
-    assert "missing" not in type_in("doctor", "--config", "cub", "--set", "benchmark.pretrained=false")
+    assert "missing" not in type_in("doctor", "--config", "cub", "--set", "downstream.pretrained=false")
     assert "<dct-cub-laysan-albatross>" in type_in("tokens", "list", *settings)
     type_in("tokens", "export", *settings, "--format", "a1111", "--to", "out")
     exported = tmp_path / "out" / "dct-cub-laysan-albatross.safetensors"

@@ -68,7 +68,7 @@ def test_classifiers(tmp_path: Path) -> None:
 
 def test_the_models_of_benchmark_and_metrics(tmp_path: Path) -> None:
     folder = tiny.classifier_folder("test_resnet", ("a", "b"), 32)
-    known = examined(f"benchmark.model=local-dir:{folder}", "benchmark.pretrained=true")["few-shot classifier"]
+    known = examined(f"downstream.model=local-dir:{folder}", "downstream.pretrained=true")["few-shot classifier"]
     assert known.state == "ok"
     assert examined("metrics.features=vit_small_patch14_dinov2.lvd142m")["image features"].state == "missing"
     assert examined("metrics.features=inception")["image features"].state == "ok"

@@ -18,14 +18,34 @@ from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import ArmStage, MetricStage, TrialStage
 
 SMALL = [
-    "tokens.max_updates=2", "tokens.validate_every=2", "tokens.validation_images=2", "tokens.images_per_update=2",
-    "tokens.restarts=0", "tokens.certificate_images=3", "sampling.num_inference_steps=2", "generation.shard_size=5",
-    "textual_inversion.steps=2", "textual_inversion.batch_size=2", "benchmark.image_size=32", "benchmark.steps=2",
-    "benchmark.batch_size=4", "benchmark.processes=1", "benchmark.seeds=2", "benchmark.shots=2", "report.strip=2",
-    "benchmark.per_class=3", "benchmark.ratios=[1]", "benchmark.per_class_curve=[5]", "benchmark.shots_curve=[1]",
-    "generation.per_class=5", "benchmark.filter_confidence=0.0", "metrics.per_class=3", "metrics.resamples=20",
-    "metrics.real_images=24", "metrics.neighbours=2",
-]  # fmt: skip
+    "tokens.max_updates=2",
+    "tokens.validate_every=2",
+    "tokens.validation_images=2",
+    "tokens.images_per_update=2",
+    "tokens.restarts=0",
+    "tokens.certificate_images=3",
+    "sampling.num_inference_steps=2",
+    "generation.shard_size=5",
+    "textual_inversion.steps=2",
+    "textual_inversion.batch_size=2",
+    "downstream.image_size=32",
+    "downstream.steps=2",
+    "downstream.batch_size=4",
+    "benchmark.processes=1",
+    "benchmark.seeds=2",
+    "benchmark.shots=2",
+    "report.images_per_class=2",
+    "benchmark.per_class=3",
+    "benchmark.ratios=[1]",
+    "benchmark.per_class_curve=[5]",
+    "benchmark.shots_curve=[1]",
+    "generation.per_class=5",
+    "benchmark.filter_confidence=0.0",
+    "metrics.per_class=3",
+    "metrics.bootstrap_resamples=20",
+    "metrics.real_images=24",
+    "metrics.nearest_neighbours=2",
+]
 
 
 def run(output: Path, *more: str) -> Run:
@@ -100,9 +120,9 @@ def test_other_settings_redo_what_depends_on_them_and_nothing_else(whole: Run) -
 
     assert todo("benchmark.seeds=3", "benchmark.arms=[real]", "benchmark.shots_curve=[]")[1] == {"real"}
     every = {one.arm for one in plans}
-    arms, redone, _ = todo("benchmark.steps=3")
+    arms, redone, _ = todo("downstream.steps=3")
     assert (arms, redone) == ({"class_token_few_shot_guide"}, every)  # whose guide has the benchmark's recipe
-    assert todo("metrics.resamples=21") == (set(), set(), {"real", *SYNTHETIC} - {"class_token_filtered"})
+    assert todo("metrics.bootstrap_resamples=21") == (set(), set(), {"real", *SYNTHETIC} - {"class_token_filtered"})
 
 
 def test_an_image_that_changed_makes_its_trials_and_metrics_stale(whole: Run, tmp_path: Path) -> None:
@@ -164,7 +184,7 @@ def test_features_that_cannot_be_had_are_an_error_or_left_out(whole: Run, monkey
 
     heard: list[str] = []
     other = Run(
-        config.load("digits", [*SMALL, "metrics.resamples=21"], full=True, classes=["three", "eight"],
+        config.load("digits", [*SMALL, "metrics.bootstrap_resamples=21"], full=True, classes=["three", "eight"],
                     output=whole.config.root),
         lambda one: heard.append(one.note),
     )  # fmt: skip

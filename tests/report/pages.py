@@ -32,7 +32,7 @@ NO_TRIALS = pd.DataFrame(columns=[field.name for field in dataclasses.fields(Tri
 def settings(**changes: Any) -> Config:
     data: dict[str, Any] = {
         "name": "try", "dataset": {"name": "pocket"}, "guide": {"name": "pocket/birds-guide"},
-        "judge": {"name": "pocket/birds-judge"}, "report": {"strip": 4},
+        "judge": {"name": "pocket/birds-judge"}, "report": {"images_per_class": 4},
     }  # fmt: skip
     return validate(data | changes)
 

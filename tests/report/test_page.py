@@ -159,7 +159,7 @@ def test_strips_show_pairs_in_order_and_leave_a_place_for_what_failed(
 
 
 def test_strip_length_is_the_configured_one(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
-    page = Page(make(tmp_path, shards, tokens, NO_TRIALS, config=settings(report={"strip": 2}))[1])
+    page = Page(make(tmp_path, shards, tokens, NO_TRIALS, config=settings(report={"images_per_class": 2}))[1])
     assert [image.size for image in thumbnail_images(page)] == [(36, 16)] * 4
 
 
@@ -174,7 +174,7 @@ def test_large_pictures_shrink_until_the_page_is_below_five_megabytes(tmp_path: 
     for split in (PLAIN, TRAIN):
         fill(folder, split, noise, classes, per_class=8)
     _, page = make(
-        tmp_path, folder, pd.DataFrame(), NO_TRIALS, classes=classes, config=settings(report={"strip": 8})
+        tmp_path, folder, pd.DataFrame(), NO_TRIALS, classes=classes, config=settings(report={"images_per_class": 8})
     )  # fmt: skip
     assert len(page.encode()) < 5_000_000
     assert len(thumbnail_images(Page(page))) == 12

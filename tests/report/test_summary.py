@@ -161,7 +161,7 @@ def test_two_hundred_classes_stay_below_five_megabytes(tmp_path: Path) -> None:
     filtered = rows[["key", "class_name"]].assign(accepted=rows["number"] > 0, reason="guide unsure")
     summary, text = make(
         tmp_path, folder, many_tokens(classes, generator), trials, classes=classes, filtered=filtered,
-        config=settings(report={"strip": 2}),
+        config=settings(report={"images_per_class": 2}),
     )  # fmt: skip
     assert len(text.encode()) < 5_000_000
     page = Page(text)

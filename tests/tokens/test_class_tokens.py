@@ -39,7 +39,7 @@ QUICK = TokensConfig(
     target_probability=1.0,
     restarts=0,
     restart_words=4,
-    slots=3,
+    classes_per_batch=3,
 )
 
 
@@ -156,11 +156,9 @@ METHODS = ["look_ahead", "last_step", "last_k", "full", "lv", "direct_align"]
 
 @pytest.mark.parametrize("method", METHODS)
 def test_training_finds_the_look_that_the_guide_wants(method):
-    settings = QUICK.model_copy(
-        update={"method": method, "max_updates": 6, "images_per_update": 3, "learning_rate": 0.1, "serves": 1}
-    )
     if method == "direct_align":  # one step from much noise is far from what this untrained model draws in three
-        settings = settings.model_copy(update={"look_ahead": ((0.7, 1.0),)})
+        method = {"name": method, "updates_per_image": 1, "positions": ((0.7, 1.0),)}
+    settings = tiny.changed(QUICK, method=method, max_updates=6, images_per_update=3, learning_rate=0.1)
     start, fresh = tiny.backend("v_prediction").word("a")[None], list(range(100, 116))
     gains = []
     for slug, trained in train(settings=settings).items():
@@ -186,10 +184,10 @@ def test_the_best_state_is_what_is_returned():
 @pytest.mark.parametrize(("dtype", "close"), [("float32", CLOSE), ("float64", 1e-5)])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_number_of_slots_does_not_change_the_vectors(method, dtype, close):
-    settings = QUICK.model_copy(update={"method": method, "vectors": 2})
+    settings = tiny.changed(QUICK, method=method, vectors=2)
     backend = tiny.backend("v_prediction", dtype)
     one, two, eight = (
-        train(settings=settings.model_copy(update={"slots": slots}), backend=backend) for slots in (1, 2, 8)
+        train(settings=tiny.changed(settings, classes_per_batch=slots), backend=backend) for slots in (1, 2, 8)
     )
     for slug, expected in eight.items():
         for other in (one[slug], two[slug]):
@@ -241,13 +239,15 @@ def test_reported_evaluations_are_the_real_ones(method):
             output.sample.register_hook(lambda gradient: work.__setitem__(0, work[0] + 2 * len(gradient)))
 
     handle = backend.denoiser.register_forward_hook(count)
-    results = train(settings=QUICK.model_copy(update={"method": method, "serves": 3}))
+    if method == "direct_align":
+        method = {"name": method, "updates_per_image": 3}
+    results = train(settings=tiny.changed(QUICK, method=method))
     handle.remove()
     assert sum(trained.evaluations for trained in results.values()) == work[0]
 
 
 def test_an_infinite_loss_stops_that_class_alone():
-    with_kiwi = train(model=Hopeless(), settings=QUICK.model_copy(update={"slots": 2}))
+    with_kiwi = train(model=Hopeless(), settings=tiny.changed(QUICK, classes_per_batch=2))
     assert with_kiwi["kiwi"].reason is StopReason.NON_FINITE
     assert (with_kiwi["kiwi"].updates, with_kiwi["kiwi"].usable) == (0, False)
     without = train((tiny.CLASSES[0], tiny.CLASSES[2]), model=Hopeless())
@@ -330,8 +330,8 @@ class Killed(Exception):
 @pytest.mark.parametrize(("stop_after", "method"), [(1, "look_ahead"), (2, "direct_align"), (6, "look_ahead")])
 def test_training_resumes_to_the_same_bits(tmp_path, stop_after, method):
     """Stopped after any round and resumed from the file, every class ends as if nothing had happened."""
-    settings = QUICK.model_copy(
-        update={"method": method, "slots": 2, "restarts": 1, "restart_below": 1.0, "patience": 1}
+    settings = tiny.changed(
+        QUICK, method=method, classes_per_batch=2, restarts=1, restart_below_accuracy=1.0, patience=1
     )
     whole = train(settings=settings)
     slugs = [info.slug for info in tiny.CLASSES]
@@ -373,12 +373,12 @@ class TestLearner:
     """The transitions of one class, without a model."""
 
     SETTINGS = TokensConfig(
-        max_updates=30, validate_every=10, patience=2, restarts=1, restart_below=0.8,
+        max_updates=30, validate_every=10, patience=2, restarts=1, restart_below_accuracy=0.8,
         target_accuracy=0.95, target_probability=0.8, validation_images=4,
     )  # fmt: skip
 
     def learner(self, **changes) -> ClassTokenState:
-        settings = self.SETTINGS.model_copy(update=changes)
+        settings = tiny.changed(self.SETTINGS, **changes)
         return ClassTokenState(tiny.CLASSES[0], 1, torch.ones(1, 16), (WordNorms(16, 2.0, 4.0),), settings)
 
     def step(self, learner: ClassTokenState, gradient: torch.Tensor, loss: float = 1.0) -> None:
@@ -433,7 +433,10 @@ class TestLearner:
         assert learner.reason is StopReason.UPDATES
 
     def test_a_bad_attempt_is_stuck_and_restarted_elsewhere(self):
-        learner, elsewhere = self.learner(look_ahead=((0.0, 0.2), (0.8, 1.0))), torch.full((1, 16), 0.5)
+        learner, elsewhere = (
+            self.learner(method={"name": "look_ahead", "positions": ((0.0, 0.2), (0.8, 1.0))}),
+            torch.full((1, 16), 0.5),
+        )
         assert all(learner.draw_place() < 0.2 for _ in range(20))
         self.look(learner, 0.7, 0.6)
         kept = learner.best_vector.clone()
@@ -528,7 +531,7 @@ class TestLearner:
             assert sign * (pulled.vector.detach().norm() - start.norm()).item() > 0
 
     def test_a_finished_image_serves_so_many_updates_and_keeps_its_prompts(self):
-        learner, image = self.learner(serves=3, images_per_update=4), torch.ones(4, 1, 2, 2)
+        learner, image = self.learner(method={"updates_per_image": 3}, images_per_update=4), torch.ones(4, 1, 2, 2)
         firsts = []
         for update in range(7):
             firsts.append(learner.first_prompt)

@@ -34,10 +34,17 @@ def trajectory(backend, vector, *, seeds=SEEDS, prompts=PROMPTS, scheduler=None)
     return Trajectory.begin(backend, seeds, encoding, steps=STEPS, scheduler=scheduler)
 
 
+SETTINGS = {
+    "last_k": {"name": "last_k", "steps": 2},
+    "lv": {"name": "lv", "copies": 3},
+    "direct_align": {"name": "direct_align", "predicted_noise_share": 0.6},
+}
+
+
 def reach(name, backend, draws, guidance):
     """What a method makes of the draws, with settings at which no two methods are the same."""
-    settings = TokensConfig(method=name, last_k=2, renoised=3, recovered=0.6)
-    return method(settings)(backend, draws, guidance)
+    settings = TokensConfig(method=SETTINGS.get(name, name))
+    return method(settings.method)(backend, draws, guidance)
 
 
 def our_gradient(family, name, scale, place, scheduler=None):

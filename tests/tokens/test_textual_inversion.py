@@ -34,7 +34,7 @@ from tests import tiny
 CLOSE = 1e-5  # in double precision, where another batch shape changes no bit that counts
 SCALE = 4.0
 SETTINGS = TextualInversionConfig(steps=4, batch_size=3)
-TOKENS = TokensConfig(certificate_images=2, slots=3)
+TOKENS = TokensConfig(certificate_images=2, classes_per_batch=3)
 SAMPLING = SamplingConfig(num_inference_steps=1, guidance_scale=SCALE)
 TEMPLATES = ("a photo of a {token} {class}{context}", "a drawing of a {token} {class}{context}")
 PROMPTS = PromptsConfig(templates=TEMPLATES, contexts=("", "on the sand"))
@@ -100,7 +100,7 @@ def changed(**changes: Any) -> TextualInversionConfig:
 
 
 def slots(count: int) -> TokensConfig:
-    return TOKENS.model_copy(update={"slots": count})
+    return TOKENS.model_copy(update={"classes_per_batch": count})
 
 
 class Example:
@@ -490,10 +490,13 @@ def test_a_nan_stops_its_class_alone():
         torch.testing.assert_close(trained.vector, sound[slug].vector, atol=CLOSE, rtol=0)
 
 
-@pytest.mark.parametrize(("batch", "most", "said"), [
-    (4, 8, ["out of memory: going on with 1 classes at once"]),
-    (1, 6, []),  # enough for training, too little for the images of the certificate
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("batch", "most", "said"),
+    [
+        (4, 8, ["out of memory: going on with 1 classes at once"]),
+        (1, 6, []),  # enough for training, too little for the images of the certificate
+    ],
+)
 def test_little_memory_gives_the_same_tokens_in_smaller_batches(batch, most, said):
     settings, tokens = changed(batch_size=batch), TOKENS.model_copy(update={"certificate_images": 4})
     told: list[Progress] = []
@@ -696,9 +699,13 @@ def test_a_token_tells_the_noise_on_other_pictures_of_its_class_best():
 
 
 SMALL = [
-    "tokens.objective=textual_inversion", "textual_inversion.steps=2", "textual_inversion.shots=2", "tokens.slots=1",
-    "tokens.certificate_images=2", "sampling.num_inference_steps=2",
-]  # fmt: skip
+    "tokens.objective=textual_inversion",
+    "textual_inversion.steps=2",
+    "textual_inversion.shots=2",
+    "tokens.classes_per_batch=1",
+    "tokens.certificate_images=2",
+    "sampling.num_inference_steps=2",
+]
 
 
 def run(folder: Path, progress: ProgressCallback = ignore_progress, models: Run | None = None) -> Run:

@@ -76,7 +76,7 @@ class ArmStage(Stage):
         generation = {"per_class": config.benchmark.per_class, "allow_uncertified": arm == "textual_inversion"}
         update = {"output": root, "generation": config.generation.model_copy(update=generation)}
         if arm == "textual_inversion":
-            drawn = {"shots": shots, "draw": seed, "imbalance": config.benchmark.imbalance}
+            drawn = {"shots": shots, "few_shot_seed": seed, "imbalance": config.benchmark.imbalance}
             update["textual_inversion"] = config.textual_inversion.model_copy(update=drawn)
             update["tokens"] = config.tokens.model_copy(update={"objective": "textual_inversion"})
         else:
@@ -88,10 +88,10 @@ class ArmStage(Stage):
         """The folder of the classifier that has seen the images of one draw alone; trained if it is not there."""
         folder, source, known = root / "guide", self._context.real_images(), self._context.whole.classes
         if not folder.is_dir():
-            bench = TrialRunner(source, {}, self._config.benchmark, self._context.device)
+            bench = TrialRunner(source, {}, self._config.benchmark, self._config.downstream, self._context.device)
             labels = [info.name for info in sorted(known, key=lambda info: info.index)]
             with files.atomic_folder(folder) as partial:
-                training.save(bench.guide(shots, seed, len(labels)), self._config.benchmark, labels, partial)
+                training.save(bench.guide(shots, seed, len(labels)), self._config.downstream, labels, partial)
         return folder
 
 

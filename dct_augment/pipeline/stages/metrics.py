@@ -64,9 +64,13 @@ class MetricStage(Stage):
         kind, settings = self._kinds[unit.number], self._config.metrics
         looked = self._look(self._images(kind))
         found = evaluate(
-            self._reference, looked.features, looked.labels, k=settings.neighbours, resamples=settings.resamples,
+            self._reference,
+            looked.features,
+            looked.labels,
+            k=settings.nearest_neighbours,
+            resamples=settings.bootstrap_resamples,
             seed=settings.seed,
-        )  # fmt: skip
+        )
         for name, right in looked.right.items():
             found[name] = Metric(proportion(sum(right), len(right)))
         rows = [self._row(kind, name, one, len(looked.labels)) for name, one in found.items()]
@@ -83,10 +87,16 @@ class MetricStage(Stage):
     def _row(self, kind: str, metric: str, one: Metric, count: int) -> dict[str, Any]:
         value = one.estimate
         return {
-            "kind": kind, "metric": metric, "value": value.mean, "low": value.low, "high": value.high,
-            "n_real": len(self._reference), "n_synthetic": count, "features": self._features[0],
+            "kind": kind,
+            "metric": metric,
+            "value": value.mean,
+            "low": value.low,
+            "high": value.high,
+            "n_real": len(self._reference),
+            "n_synthetic": count,
+            "features": self._features[0],
             "warning": one.warning,
-        }  # fmt: skip
+        }
 
     @cached_property
     def _features(self) -> tuple[str, Callable[[torch.Tensor], torch.Tensor]]:
@@ -164,9 +174,10 @@ class MetricStage(Stage):
             folder, split = self._place(kind)
             shards = ShardFolder(folder, self._config.name)
             tars = [
-                shards.digest(spec) for spec in shards.layout(split)
+                shards.digest(spec)
+                for spec in shards.layout(split)
                 if min(start for start, _ in spec.ranges.values()) < self._config.metrics.per_class
-            ]  # fmt: skip
+            ]
         return configuration.fingerprint(self._config.identity("metrics"), kind, tars)
 
     def _file(self, kind: str) -> Path:

@@ -49,7 +49,7 @@ class TokenStage(Stage):
         """The groups with classes that are missing."""
         missing = [info.slug for info in self.missing()]
         tokens = self._context.tokens
-        groups = extend_groups(tokens.groups(), missing, self._config.tokens.group)
+        groups = extend_groups(tokens.groups(), missing, self._config.tokens.classes_per_work_unit)
         if missing:
             tokens.record(groups)
         units = []
@@ -90,7 +90,9 @@ class TokenStage(Stage):
 
     def _memo(self, group: int) -> TrainingCheckpoint:
         return TrainingCheckpoint(
-            self._context.tokens.path, group, self._identity | {"slots": self._config.tokens.slots}
+            self._context.tokens.path,
+            group,
+            self._identity | {"classes_per_batch": self._config.tokens.classes_per_batch},
         )
 
     def _trainer(self, classes: Sequence[ClassInfo]) -> ClassTokenTrainer | TextualInversionTrainer:
@@ -107,12 +109,12 @@ class TokenStage(Stage):
     def _pictures(self, classes: Sequence[ClassInfo]) -> dict[str, list[Image.Image]]:
         """The few-shot images of each class, by slug."""
         wanted = self._config.textual_inversion
-        split = datasets.few_shot(self._context.real_images(), wanted.shots, wanted.draw, wanted.imbalance)
+        split = datasets.few_shot(self._context.real_images(), wanted.shots, wanted.few_shot_seed, wanted.imbalance)
         return {info.slug: [one.open() for one in split.train if one.label == info.index] for info in classes}
 
     def _starts(self, classes: Iterable[ClassInfo]) -> dict[str, torch.Tensor]:
-        """Where training begins: the vectors of `tokens.start`, a token file for all or a folder with one each."""
-        start = self._config.tokens.start
+        """Where training begins: the vectors of `tokens.init_from`, a token file for all or a folder with one each."""
+        start = self._config.tokens.init_from
         if start is None:
             return {}
         found, blocks = {}, self._context.backend.blocks
@@ -124,10 +126,12 @@ class TokenStage(Stage):
             count, wanted = len(token.vector), [width for _, width in blocks]
             if list(token.widths) != wanted or count != self._config.tokens.vectors:
                 raise InputError(
-                    f"tokens.start {str(path)!r} has {count} vectors of width {list(token.widths)}, but "
+                    f"tokens.init_from {str(path)!r} has {count} vectors of width {list(token.widths)}, but "
                     f"tokens.vectors is {self._config.tokens.vectors} and the model takes {wanted}"
                 )
             found[info.slug] = token.vector
         if not found:
-            raise InputError(f"tokens.start {str(start)!r} holds no <class-slug>.safetensors for any class to train")
+            raise InputError(
+                f"tokens.init_from {str(start)!r} holds no <class-slug>.safetensors for any class to train"
+            )
         return found

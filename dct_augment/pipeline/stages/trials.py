@@ -131,7 +131,9 @@ class TrialStage(Stage):
     def _source(self) -> TrialInputs:
         filtered = self.filtered()
         accepted = frozenset(filtered.loc[filtered["accepted"], "key"]) if len(filtered) else frozenset()
-        return TrialInputs(self._context.real_images(), self._homes, self._config.benchmark, accepted)
+        return TrialInputs(
+            self._context.real_images(), self._homes, self._config.benchmark, self._config.downstream, accepted
+        )
 
     @cached_property
     def _homes(self) -> ArmFolders:

@@ -1,0 +1,126 @@
+"""Which settings decide the result of each stage: a table. What only changes speed is in no row."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Part = Literal["tokens", "generation", "arms", "benchmark", "metrics"]
+"""What has an identity of its own, by which finished work is recognised."""
+
+_REAL_IMAGES = tuple(
+    f"dataset.{key}"
+    for key in (
+        "name",
+        "classes",
+        "path",
+        "val",
+        "test",
+        "seed",
+        "title",
+        "crop",
+        "version",
+        "language",
+        "taxon",
+        "image",
+        "label",
+    )
+)
+_IMAGE_OF_A_PROMPT = ("dataset.name", "model", "prompts", "sampling", "guide")
+_CLASSIFIER = (
+    "downstream.model",
+    "downstream.pretrained",
+    "downstream.train",
+    "downstream.image_size",
+    "downstream.steps",
+    "downstream.batch_size",
+    "downstream.optimizer",
+    "downstream.learning_rate",
+    "downstream.weight_decay",
+    "downstream.randaugment",
+    "downstream.mixup",
+    "downstream.cutmix",
+)
+
+DECIDES: Mapping[Part, tuple[str, ...]] = {
+    "tokens": (*_IMAGE_OF_A_PROMPT, "tokens", "textual_inversion"),
+    "generation": (*_IMAGE_OF_A_PROMPT, "judge", "generation.image_format", "generation.seed"),
+    # The guide that is trained on a few-shot draw: nothing chooses it, and no synthetic image has a part in it.
+    "arms": (*_REAL_IMAGES, *_CLASSIFIER, "benchmark.imbalance"),
+    "benchmark": (*_REAL_IMAGES, "downstream", "benchmark.imbalance", "benchmark.filter_confidence"),
+    "metrics": (*_REAL_IMAGES, "metrics", "guide", "judge"),
+}
+"""The settings, or whole sections, that decide a result."""
+
+SPEED_ONLY = frozenset(
+    {
+        "device",
+        "model.memory",
+        "model.compile",
+        "tokens.classes_per_batch",
+        "tokens.classes_per_work_unit",
+        "runner",
+        "generation.batch_size",
+        "benchmark.processes",
+    }
+)
+"""Settings that change how long work takes, and no result."""
+
+RECORDED_WITH_EACH_RESULT = frozenset(
+    {
+        "dataset.words",
+        "generation.per_class",
+        "generation.shard_size",
+        "generation.allow_uncertified",
+        "benchmark.arms",
+        "benchmark.shots",
+        "benchmark.seeds",
+        "benchmark.seed",
+        "benchmark.per_class",
+        "benchmark.ratios",
+        "benchmark.per_class_curve",
+        "benchmark.shots_curve",
+    }
+)
+"""Settings that say which results there are: names of classes, numbers of images, plans of trials."""
+
+PRESENTATION = frozenset({"name", "output", "report", "on_class_failure"})
+"""Settings that change where results lie and how they are shown."""
+
+
+def identity(settings: Mapping[str, Any], schema: int, part: Part) -> dict[str, Any]:
+    """Return the settings that decide a part's result, nested as the configuration is.
+
+    Args:
+        settings: the whole configuration as plain values, `Config.model_dump(mode="json")`.
+        schema: version of the configuration's keys.
+        part: whose result.
+    """
+    rows = DECIDES[part]
+    if part == "tokens" and settings["tokens"]["objective"] == "classifier":
+        rows = tuple(row for row in rows if row != "textual_inversion")
+    decided: dict[str, Any] = {"schema": schema}
+    for path in rows:
+        _copy(settings, decided, path.split("."))
+    for path in SPEED_ONLY:
+        _remove(decided, path.split("."))
+    return decided
+
+
+def _copy(source: Mapping[str, Any], target: dict[str, Any], path: list[str]) -> None:
+    key, *rest = path
+    if key not in source:  # a setting of another kind of data set
+        return
+    if rest:
+        _copy(source[key], target.setdefault(key, {}), rest)
+    else:
+        value = source[key]
+        target[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _remove(target: dict[str, Any], path: list[str]) -> None:
+    key, *rest = path
+    if key not in target:
+        return
+    if rest:
+        _remove(target[key], rest)
+    else:
+        del target[key]
