@@ -33,8 +33,22 @@ def load(
 ) -> Classifier:
     """Load a guide or judge; a plain name stands for one classifier. Several vote over `classes`.
 
+    Args:
+        members: `config.guide` or `config.judge`, or the name of one classifier, e.g. `pocket/birds-guide`.
+        classes: the classes that several members vote over; one classifier alone needs none.
+        device: torch device.
+
+    Returns:
+        The frozen classifier; `logits` takes images (B, 3, H, W) in [-1, 1], and gradients flow to them.
+
     Raises:
         ModelError: a classifier cannot be found or read, or has no label for a class.
+
+    Example:
+        >>> import dct_augment, torch
+        >>> guide = dct_augment.load_classifier("pocket/birds-guide")
+        >>> guide.logits(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 16])
     """
     if isinstance(members, str):
         members = (ClassifierConfig(name=members),)

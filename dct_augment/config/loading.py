@@ -42,8 +42,26 @@ def load(
     The keyword arguments are the settings that people change most; they win over the overrides, but for `full`, the
     whole benchmark, which others may narrow.
 
+    Args:
+        source: name of a configuration (`pocket`, `cub`, ...), or path to a YAML file.
+        overrides: settings as `section.key=value`, the value written as in YAML; a later one wins.
+        full: whether to take the settings of the whole benchmark first.
+        per_class: generated images per class.
+        classes: only these classes, by name or slug.
+        output: run folder; `runs/<name>` if not given.
+        device: `auto`, `cpu`, `cuda`, or `cuda:1`.
+
+    Returns:
+        The checked configuration; it is frozen.
+
     Raises:
         ConfigError: the file is missing or not YAML, or any value is wrong; lists every problem.
+
+    Example:
+        >>> import dct_augment
+        >>> config = dct_augment.load_config("pocket", ["tokens.max_updates=4"], classes=["crane", "kiwi"])
+        >>> config.tokens.max_updates
+        4
     """
     path = _find(source)
     try:

@@ -30,8 +30,23 @@ _ADAPTERS: dict[str, Callable[..., Dataset]] = {
 def load(settings: "DatasetConfig | str") -> Dataset:
     """Load a data set by its section of the configuration, or a shipped one by its name.
 
+    Args:
+        settings: `config.dataset` of a loaded configuration; or `pocket` or `digits`, which need no settings.
+
+    Returns:
+        The data set: its `name`, its `classes`, and `examples("train")`, `"val"` and `"test"`. Images are opened on
+        demand.
+
     Raises:
         DatasetError: unknown name, or the data are missing, damaged or in another layout.
+
+    Example:
+        >>> import dct_augment
+        >>> birds = dct_augment.load_dataset("pocket")
+        >>> len(birds.classes)
+        16
+        >>> birds.examples("train")[0].open().size
+        (64, 64)
     """
     name = settings if isinstance(settings, str) else settings.name
     if isinstance(settings, str) and name not in _SHIPPED:
@@ -98,8 +113,23 @@ def few_shot(dataset: Dataset, shots: int, seed: int, imbalance: float = 1.0) ->
     With `imbalance` above 1 the split is long-tailed: shots fall exponentially over the classes, in their
     order, from `shots` to `shots / imbalance`, one at least. Images that cannot be opened are passed over.
 
+    Args:
+        dataset: what `load_dataset` returns.
+        shots: training images per class.
+        seed: the few-shot seed; the same seed chooses the same images on every machine.
+        imbalance: how many times more images the first class has than the last.
+
+    Returns:
+        The few-shot split: `train` with `shots` images per class, `val` and `test` as they are.
+
     Raises:
         DatasetError: a class with fewer than its shots of readable training images.
+
+    Example:
+        >>> import dct_augment
+        >>> split = dct_augment.few_shot(dct_augment.load_dataset("pocket"), shots=5, seed=0)
+        >>> len(split.train)
+        80
     """
     pool = dataset.examples("train")
     rows_of_class: dict[int, list[int]] = defaultdict(list)

@@ -50,8 +50,27 @@ def load(
 
     Remote code is never run, and safety checkers are left out: they would blacken training images.
 
+    Args:
+        path: `pocket`, a folder that diffusers saved, or a Hub id.
+        revision: branch, tag or commit on the Hub.
+        variant: which files of the weights, e.g. `fp16`.
+        dtype: precision of the weights: `float32`, `bfloat16`, or `float16`.
+        device: torch device.
+        memory: `low`, `balanced`, or `fast`; chosen from what is free if not given.
+        tiny_decoder: a small decoder for gradients.
+        compile: whether to compile the denoiser.
+
+    Returns:
+        The frozen model as a `Backend`: it encodes prompts, with a class token or without, denoises, and decodes.
+
     Raises:
         ModelError: the model cannot be found, read, or is not of a supported family.
+
+    Example:
+        >>> import dct_augment
+        >>> model = dct_augment.load_text_to_image("pocket")
+        >>> model.image_size
+        64
     """
     folder = local_folder(path)
     if folder is not None and not (folder / "model_index.json").is_file():

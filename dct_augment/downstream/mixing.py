@@ -29,6 +29,13 @@ class SyntheticImages:
 
     `split` is `train` (class tokens) or `plain` (plain prompts); `per_class` keeps only the first
     images of each class, by number, and `only` those of them with these keys; `transform` is applied to the picture.
+
+    Example:
+        >>> import dct_augment
+        >>> synthetic = dct_augment.SyntheticImages("runs/pocket/shards", per_class=2)
+        >>> image, label = synthetic[0]
+        >>> image.size
+        (64, 64)
     """
 
     def __init__(
@@ -73,7 +80,14 @@ class SyntheticImages:
 
 
 class RealImages:
-    """Examples of a data set as a map-style data set: `(image, label)` by index."""
+    """Examples of a data set as a map-style data set: `(image, label)` by index.
+
+    Example:
+        >>> import dct_augment
+        >>> split = dct_augment.few_shot(dct_augment.load_dataset("pocket"), shots=5, seed=0)
+        >>> len(dct_augment.RealImages(split.train))
+        80
+    """
 
     def __init__(self, examples: Sequence[Example], transform: Transform | None = None) -> None:
         self._examples, self._transform = examples, transform
@@ -93,6 +107,22 @@ class Mixture:
     Replacement sampling keeps the number of gradient steps and the class balance of real-only
     training, so arms differ in their images alone (DA-Fusion). Draw k depends on (seed, k) only.
     Classes without synthetic images stay real.
+
+    Args:
+        real: the real images, with `labels`.
+        synthetic: the synthetic images, with `labels`; none for real images alone.
+        probability: share of the items in which a synthetic image replaces the real one.
+        length: number of items: gradient steps times batch size.
+        seed: decides every item.
+        classes: only these labels are replaced; all if not given.
+
+    Example:
+        >>> import dct_augment
+        >>> split = dct_augment.few_shot(dct_augment.load_dataset("pocket"), shots=5, seed=0)
+        >>> real = dct_augment.RealImages(split.train)
+        >>> synthetic = dct_augment.SyntheticImages("runs/pocket/shards")
+        >>> len(dct_augment.Mixture(real, synthetic, probability=0.7, length=100 * 32))
+        3200
     """
 
     def __init__(

@@ -36,7 +36,20 @@ Execute = Callable[[Stage, Sequence[WorkUnit]], None]
 
 
 class Run(RunContext):
-    """One configuration at work in one folder."""
+    """One configuration at work in one folder.
+
+    Every method does what is missing and nothing that is done, so each may be called again.
+
+    Args:
+        config: a loaded configuration; its `root` is the run's folder.
+        progress: receives the progress of every stage.
+
+    Example:
+        >>> import dct_augment
+        >>> run = dct_augment.Run(dct_augment.load_config("pocket", classes=["crane", "kiwi"]))
+        >>> [info.name for info in run.classes]
+        ['kiwi', 'crane']
+    """
 
     def train(self) -> None:
         """Train the class tokens that are missing."""

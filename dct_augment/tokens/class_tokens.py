@@ -23,7 +23,32 @@ _SCREENS = ((1, 2, 1.0), (3, 4, 0.125))  # images, steps, share of the words: en
 
 
 class ClassTokenTrainer(Trainer[ClassTokenState]):
-    """Trains class tokens on one back-end under one guide; `starts` (n, D) by slug are where known tokens begin."""
+    """Trains class tokens on one back-end under one guide; `starts` (n, D) by slug are where known tokens begin.
+
+    Args:
+        backend: the frozen text-to-image model.
+        guide: the frozen classifier whose gradient trains the tokens.
+        judge: another classifier, which only measures.
+        settings: `config.tokens`.
+        sampling: `config.sampling`, as in generation.
+        prompting: `config.prompts`, as in generation.
+        starts: vectors (n, D) to begin from, by class slug.
+
+    Example:
+        >>> import dct_augment
+        >>> small = ["tokens.max_updates=2", "tokens.restarts=0", "tokens.certificate_images=2"]
+        >>> config = dct_augment.load_config("pocket", small)
+        >>> trainer = dct_augment.ClassTokenTrainer(
+        ...     dct_augment.load_text_to_image("pocket"),
+        ...     dct_augment.load_classifier("pocket/birds-guide"),
+        ...     settings=config.tokens,
+        ...     sampling=config.sampling,
+        ...     prompting=config.prompts,
+        ... )
+        >>> classes = dct_augment.load_dataset("pocket").classes[:1]
+        >>> [(trained.updates, trained.vector.shape) for trained in trainer.train(classes)]
+        [(2, torch.Size([1, 128]))]
+    """
 
     def __init__(
         self,
