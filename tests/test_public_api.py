@@ -78,5 +78,5 @@ def test_the_example_of_a_public_name_runs(name: str, folder: Path, monkeypatch:
     (example, *_) = doctest.DocTestFinder(recurse=False).find(getattr(dct_augment, name), name, globs={})
     assert example.examples
     lines: list[str] = []
-    doctest.DocTestRunner().run(example, out=lines.append)
+    doctest.DocTestRunner(verbose=False).run(example, out=lines.append)
     assert not lines, "".join(lines)
