@@ -65,7 +65,7 @@ def test_a_public_name_has_a_docstring(name: str) -> None:
 def test_a_public_function_has_arguments_result_and_example(name: str) -> None:
     function = getattr(dct_augment, name)
     docstring = inspect.getdoc(function) or ""
-    for part in ("Args:", "Returns:", "Raises:", "Example:"):
+    for part in ("Args:", "Returns:", "Raises:", "Examples:"):
         assert f"\n{part}\n" in docstring, part
     arguments = docstring.partition("\nArgs:\n")[2].partition("\n\n")[0]
     for parameter in inspect.signature(function).parameters:

@@ -44,11 +44,11 @@ def load(
     Raises:
         ModelError: a classifier cannot be found or read, or has no label for a class.
 
-    Example:
+    Examples:
         >>> import dct_augment, torch
         >>> guide = dct_augment.load_classifier("pocket/birds-guide")
         >>> guide.logits(torch.zeros(2, 3, 64, 64)).shape
-        torch.Size([2, 16])
+        torch.Size([2, 20])
     """
     if isinstance(members, str):
         members = (ClassifierConfig(name=members),)

@@ -57,7 +57,7 @@ def load(
     Raises:
         ConfigError: the file is missing or not YAML, or any value is wrong; lists every problem.
 
-    Example:
+    Examples:
         >>> import dct_augment
         >>> config = dct_augment.load_config("pocket", ["tokens.max_updates=4"], classes=["crane", "kiwi"])
         >>> config.tokens.max_updates

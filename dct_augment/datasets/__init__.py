@@ -40,7 +40,7 @@ def load(settings: "DatasetConfig | str") -> Dataset:
     Raises:
         DatasetError: unknown name, or the data are missing, damaged or in another layout.
 
-    Example:
+    Examples:
         >>> import dct_augment
         >>> birds = dct_augment.load_dataset("pocket")
         >>> len(birds.classes)
@@ -125,7 +125,7 @@ def few_shot(dataset: Dataset, shots: int, seed: int, imbalance: float = 1.0) ->
     Raises:
         DatasetError: a class with fewer than its shots of readable training images.
 
-    Example:
+    Examples:
         >>> import dct_augment
         >>> split = dct_augment.few_shot(dct_augment.load_dataset("pocket"), shots=5, seed=0)
         >>> len(split.train)

@@ -66,7 +66,7 @@ def load(
     Raises:
         ModelError: the model cannot be found, read, or is not of a supported family.
 
-    Example:
+    Examples:
         >>> import dct_augment
         >>> model = dct_augment.load_text_to_image("pocket")
         >>> model.image_size

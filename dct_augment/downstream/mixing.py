@@ -30,7 +30,7 @@ class SyntheticImages:
     `split` is `train` (class tokens) or `plain` (plain prompts); `per_class` keeps only the first
     images of each class, by number, and `only` those of them with these keys; `transform` is applied to the picture.
 
-    Example:
+    Examples:
         >>> import dct_augment
         >>> synthetic = dct_augment.SyntheticImages("runs/pocket/shards", per_class=2)
         >>> image, label = synthetic[0]
@@ -82,7 +82,7 @@ class SyntheticImages:
 class RealImages:
     """Examples of a data set as a map-style data set: `(image, label)` by index.
 
-    Example:
+    Examples:
         >>> import dct_augment
         >>> split = dct_augment.few_shot(dct_augment.load_dataset("pocket"), shots=5, seed=0)
         >>> len(dct_augment.RealImages(split.train))
@@ -116,7 +116,7 @@ class Mixture:
         seed: decides every item.
         classes: only these labels are replaced; all if not given.
 
-    Example:
+    Examples:
         >>> import dct_augment
         >>> split = dct_augment.few_shot(dct_augment.load_dataset("pocket"), shots=5, seed=0)
         >>> real = dct_augment.RealImages(split.train)

@@ -44,11 +44,11 @@ class Run(RunContext):
         config: a loaded configuration; its `root` is the run's folder.
         progress: receives the progress of every stage.
 
-    Example:
+    Examples:
         >>> import dct_augment
         >>> run = dct_augment.Run(dct_augment.load_config("pocket", classes=["crane", "kiwi"]))
         >>> [info.name for info in run.classes]
-        ['kiwi', 'crane']
+        ['crane', 'kiwi']
     """
 
     def train(self) -> None:

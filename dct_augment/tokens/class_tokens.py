@@ -34,7 +34,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         prompting: `config.prompts`, as in generation.
         starts: vectors (n, D) to begin from, by class slug.
 
-    Example:
+    Examples:
         >>> import dct_augment
         >>> small = ["tokens.max_updates=2", "tokens.restarts=0", "tokens.certificate_images=2"]
         >>> config = dct_augment.load_config("pocket", small)
