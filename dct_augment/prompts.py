@@ -1,4 +1,4 @@
-"""From a class to the words that a text encoder reads: names, slugs, templates, contexts."""
+"""Turns a class into the words that a text encoder reads: names, slugs, templates, contexts."""
 
 import re
 import unicodedata
@@ -9,11 +9,11 @@ TOKEN_FIELD, CLASS_FIELD, CONTEXT_FIELD = "{token}", "{class}", "{context}"
 
 
 def slugs(names: Iterable[str]) -> tuple[str, ...]:
-    """Unique lower-case ASCII names for files and keys, in order.
+    """Make unique lower-case ASCII names for files and keys, in order.
 
     Accents are folded, everything else becomes `-`; names that fold alike get a number.
     """
-    found: list[str] = []
+    unique: list[str] = []
     taken: set[str] = set()
     for name in names:
         folded = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
@@ -22,28 +22,28 @@ def slugs(names: Iterable[str]) -> tuple[str, ...]:
         while slug in taken:
             slug, number = f"{base}-{number}", number + 1
         taken.add(slug)
-        found.append(slug)
-    return tuple(found)
+        unique.append(slug)
+    return tuple(unique)
 
 
-def words(source: str) -> str:
-    """What a prompt calls a class that is named like a file: `001.Black_footed_Albatross`, `seaGull`.
+def words(original_name: str) -> str:
+    """Turn a name that is spelled like a file's into words: `001.Black_footed_Albatross`, `seaGull`.
 
     Leading numbers go, underscores and capitals inside become spaces, the rest is lower case.
     """
-    text = re.sub(r"^\d+[._ -]+(?=\D)", "", source.strip())
+    text = re.sub(r"^\d+[._ -]+(?=\D)", "", original_name.strip())
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text.replace("_", " "))
-    return re.sub(r"\s+", " ", text).strip().lower() or source
+    return re.sub(r"\s+", " ", text).strip().lower() or original_name
 
 
 def normalize_label(name: str) -> str:
-    """A name as labels are compared: without case, punctuation between words, and a leading number such as `001.`."""
+    """Bring a name into the form in which labels are compared: without case, hyphens, and a leading `001.`."""
     text = re.sub(r"^\d+[._ -]+", "", name.strip().lower())
     return re.sub(r"[\s_-]+", " ", text).strip()
 
 
 def token_name(dataset: str, slug: str) -> str:
-    """The word that stands for a class token, unique across classes and data sets."""
+    """Make the word that stands for a class token, unique across classes and data sets."""
     return f"<dct-{slugs([dataset])[0]}-{slug}>"
 
 
@@ -58,7 +58,7 @@ def build(template: str, class_name: str, *, token: str | None, context: str = "
 
 
 def choose(templates: Sequence[str], contexts: Sequence[str], number: int) -> tuple[str, str]:
-    """Template and context of image `number`: all pairs in turn, so every count is balanced."""
+    """Choose template and context of image `number`: all pairs in turn, so that every count is balanced."""
     template = templates[number % len(templates)]
     context = contexts[(number // len(templates)) % len(contexts)]
     return template, context

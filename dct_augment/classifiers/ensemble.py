@@ -1,7 +1,9 @@
-"""Several classifiers that vote, whatever the order and number of their labels."""
+"""Lets several classifiers vote, whatever the order and number of their labels."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -9,6 +11,14 @@ from dct_augment.classifiers.classifier import Classifier
 from dct_augment.errors import ModelError
 from dct_augment.prompts import normalize_label
 from dct_augment.records import ClassInfo
+
+
+@dataclass(frozen=True)
+class _OtherLabel:
+    """A label of one member that is no class. `number` tells labels of one member with the same name apart."""
+
+    name: str
+    number: int
 
 
 class EnsembleClassifier(Classifier):
@@ -19,7 +29,7 @@ class EnsembleClassifier(Classifier):
     """
 
     def __init__(self, members: Sequence[Classifier], weights: Sequence[float], classes: Sequence[ClassInfo]) -> None:
-        """Align the members.
+        """Align the labels of the members.
 
         Raises:
             ModelError: no classes, or a member has no label for a class.
@@ -27,25 +37,35 @@ class EnsembleClassifier(Classifier):
         if not classes:
             raise ModelError("several classifiers vote over the classes of a data set: give load(members, classes)")
         self._members = tuple(members)
-        self._logs = [math.log(weight / sum(weights)) for weight in weights]
+        self._log_weights = [math.log(weight / sum(weights)) for weight in weights]
         self._places = {info.index: place for place, info in enumerate(classes)}
-        self._columns, others = _align(members, classes)
-        self.labels = (*(info.name for info in classes), *others)
+        targets = [member.targets(classes) for member in members]
+        other_labels = [
+            _other_labels(member.labels, member_targets)
+            for member, member_targets in zip(members, targets, strict=True)
+        ]
+        spellings = _spellings(members, other_labels)
+        self.labels = (*(info.name for info in classes), *spellings.values())
+        # For each member, which of its outputs each label is; -1 stands for one that is added as the last, if none is.
+        self._outputs = [
+            [*member_targets, *(outputs.get(label, -1) for label in spellings)]
+            for member_targets, outputs in zip(targets, other_labels, strict=True)
+        ]
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities (B, K) of the mixture, which are logits too; gradients flow to the images.
+        """Compute log-probabilities (B, K) of the mixture, which are logits too; gradients flow to the images.
 
         log sum_m w_m p_m, summed as logarithms: a probability too small for float32 still has a gradient.
         """
         votes = []
-        for member, weight, columns in zip(self._members, self._logs, self._columns, strict=True):
-            known = member.logits(images).log_softmax(1)
-            unknown = known.new_full((len(known), 1), -torch.inf)
-            votes.append(torch.cat([known, unknown], 1)[:, list(columns)] + weight)
+        for member, log_weight, outputs in zip(self._members, self._log_weights, self._outputs, strict=True):
+            log_probabilities = member.logits(images).log_softmax(1)
+            impossible = log_probabilities.new_full((len(log_probabilities), 1), -torch.inf)
+            votes.append(torch.cat([log_probabilities, impossible], 1)[:, outputs] + log_weight)
         return torch.stack(votes).logsumexp(0)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Those of all members, side by side."""
+        """Put the features of all members side by side."""
         return torch.cat([member.features(images) for member in self._members], 1)
 
     def targets(self, classes: Sequence[ClassInfo]) -> tuple[int, ...]:
@@ -56,24 +76,23 @@ class EnsembleClassifier(Classifier):
         return tuple(self._places[info.index] for info in classes)
 
 
-def _align(members: Sequence[Classifier], classes: Sequence[ClassInfo]) -> tuple[list[tuple[int, ...]], list[str]]:
-    """For each member, which of its outputs each label is (-1, the last, if none), and the names of other labels."""
-    targets = [member.targets(classes) for member in members]
-    rest = [_others(member.labels, taken) for member, taken in zip(members, targets, strict=True)]
-    keys = list(dict.fromkeys(key for found in rest for key in found))
-    columns = [
-        (*taken, *(found.get(key, (-1, ""))[0] for key in keys)) for taken, found in zip(targets, rest, strict=True)
-    ]
-    return columns, [next(found[key][1] for found in rest if key in found) for key in keys]
+def _other_labels(labels: Sequence[str], targets: Sequence[int]) -> dict[_OtherLabel, int]:
+    """Find the outputs of a member that are no class of the data set, by label."""
+    outputs: dict[_OtherLabel, int] = {}
+    counts: Counter[str] = Counter()
+    for output, label in enumerate(labels):
+        if output in targets:
+            continue
+        name = normalize_label(label)
+        counts[name] += 1
+        outputs[_OtherLabel(name, counts[name])] = output
+    return outputs
 
 
-def _others(labels: Sequence[str], taken: Sequence[int]) -> dict[tuple[str, int], tuple[int, str]]:
-    """The outputs that are no class, by name; the number tells outputs of one name apart."""
-    found: dict[tuple[str, int], tuple[int, str]] = {}
-    seen: dict[str, int] = {}
-    for index, label in enumerate(labels):
-        if index not in taken:
-            name = normalize_label(label)
-            seen[name] = seen.get(name, 0) + 1
-            found[name, seen[name]] = (index, label)
-    return found
+def _spellings(members: Sequence[Classifier], other_labels: Sequence[dict[_OtherLabel, int]]) -> dict[_OtherLabel, str]:
+    """Spell every other label as the first member that has it does, in the order of the members."""
+    spellings: dict[_OtherLabel, str] = {}
+    for member, outputs in zip(members, other_labels, strict=True):
+        for label, output in outputs.items():
+            spellings.setdefault(label, member.labels[output])
+    return spellings

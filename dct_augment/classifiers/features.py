@@ -1,4 +1,4 @@
-"""Feature extractors in which generated images are compared with real ones."""
+"""Loads feature extractors, in whose features generated images are compared with real ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ Extractor = Callable[[torch.Tensor], torch.Tensor]
 
 
 def load(name: str, device: str = "cpu", weights: Path | None = None) -> Extractor:
-    """A feature extractor by name: `inception` (that of FID), or any timm model without its last layer.
+    """Load a feature extractor by name: `inception` (that of FID), or any timm model without its last layer.
 
     Raises:
         ModelError: unknown name, missing package or file, or no network.
@@ -45,7 +45,7 @@ def _timm(name: str, device: str) -> Extractor:
 
 
 def _inception(device: str, weights: Path | None) -> Extractor:
-    """The 2,048 pooled features of the Inception network that FID was published with, through torch-fidelity."""
+    """Load the Inception network that FID was published with, through torch-fidelity: its 2,048 pooled features."""
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""A user's own classifier: `module:function` that returns a torch module."""
+"""Loads a user's own classifier: `module:function` that returns a torch module."""
 
 import importlib
 import sys
@@ -16,7 +16,7 @@ from dct_augment.errors import ModelError
 
 
 class _Signed(Preprocess):
-    """Images as they are: the module does its own preprocessing."""
+    """Leaves images as they are: the module does its own preprocessing."""
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         return images.clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""ImageNet-1k's own ids, for classifiers that carry its names alone."""
+"""Finds ImageNet-1k's own ids for classifiers that carry its names alone."""
 
 from collections.abc import Sequence
 
@@ -6,22 +6,25 @@ from timm.data import ImageNetInfo
 
 from dct_augment.prompts import normalize_label
 
-_AGREE = 0.9  # lists of ImageNet's names in use differ in some words
+_AGREE = 0.9  # share; lists of ImageNet's names in use differ in some words
 
 
 def ids(names: Sequence[str]) -> tuple[str, ...]:
-    """WordNet ids of a classifier's outputs if their names are ImageNet-1k's, in its order; else none.
+    """Find the WordNet ids of a classifier's outputs if their names are ImageNet-1k's, in its order; else none.
 
     Names alone leave two "crane" and two "maillot".
     """
-    known = ImageNetInfo("imagenet-1k")
-    described = known.label_descriptions()
-    if len(names) != len(described):
+    imagenet = ImageNetInfo("imagenet-1k")
+    descriptions = imagenet.label_descriptions()
+    if len(names) != len(descriptions):
         return ()
-    agree = sum(not _words(ours).isdisjoint(_words(theirs)) for ours, theirs in zip(names, described, strict=True))
-    return tuple(known.label_names()) if agree >= _AGREE * len(names) else ()
+    agreeing = 0
+    for name, description in zip(names, descriptions, strict=True):
+        if not _synonyms(name).isdisjoint(_synonyms(description)):
+            agreeing += 1
+    return tuple(imagenet.label_names()) if agreeing >= _AGREE * len(names) else ()
 
 
-def _words(label: str) -> set[str]:
-    """The synonyms of a label."""
+def _synonyms(label: str) -> set[str]:
+    """Split a label into its synonyms."""
     return {normalize_label(word) for word in label.split(",")}

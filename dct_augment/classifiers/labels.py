@@ -1,9 +1,9 @@
-"""Which output of a classifier means which class: by the data set's own id, by name, by index, or by a file."""
+"""Finds the output of a classifier that means a class: by the data set's own id, by name, by index, or by a file."""
 
 import difflib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ class Labels:
     ids: tuple[str, ...] = ()
 
     def match(self, classes: Sequence[ClassInfo], how: str | Path = "name") -> tuple[int, ...]:
-        """The output of each class.
+        """Find the output of each class.
 
         `name` takes the class's own id where the labels have ids, and else its name or what the data set calls it,
         whatever the case, hyphens, leading number and synonyms; `index` its place in the data set; a path, a YAML
@@ -34,80 +34,98 @@ class Labels:
                 may give two classes one label.
         """
         if how == "index":
-            beyond = [info.name for info in classes if info.index >= len(self.names)]
-            if beyond:
-                raise ModelError(
-                    f"match: index, but the classifier has {len(self.names)} outputs and {len(beyond)} classes lie "
-                    f"beyond: {_listed(beyond)}"
-                )
-            return tuple(info.index for info in classes)
-        chosen = _mapping(how) if isinstance(how, Path) else {}
-        found = [self._find(info, chosen) for info in classes]
-        wrong = [(info, hits) for info, hits in zip(classes, found, strict=True) if len(hits) != 1]
-        if wrong:
-            raise ModelError(self._explain(wrong, len(classes)))
-        targets = tuple(hits[0] for hits in found)
+            return self._match_index(classes)
+        mapping = _mapping(how) if isinstance(how, Path) else {}
+        candidates = [self._candidates(info, mapping) for info in classes]
+        unmatched = [(info, outputs) for info, outputs in zip(classes, candidates, strict=True) if len(outputs) != 1]
+        if unmatched:
+            raise ModelError(self._explain_unmatched(unmatched, len(classes)))
+        targets = tuple(outputs[0] for outputs in candidates)
         if how == "name" and len(set(targets)) < len(targets):
-            raise ModelError(self._shared(classes, targets))
+            raise ModelError(self._explain_shared(classes, targets))
         return targets
 
-    def _find(self, info: ClassInfo, chosen: dict[str, Any]) -> list[int]:
-        for key in (info.original_name, info.slug, info.name):
-            if key and key in chosen:
-                return self._named(chosen[key])
+    def _match_index(self, classes: Sequence[ClassInfo]) -> tuple[int, ...]:
+        beyond = [info.name for info in classes if info.index >= len(self.names)]
+        if beyond:
+            raise ModelError(
+                f"match: index, but the classifier has {len(self.names)} outputs and {len(beyond)} classes lie "
+                f"beyond: {_listed(beyond)}"
+            )
+        return tuple(info.index for info in classes)
+
+    def _candidates(self, info: ClassInfo, mapping: Mapping[str, Any]) -> list[int]:
+        """List the outputs that may mean a class; `mapping` holds the labels that the user gave to some."""
+        for spelling in (info.original_name, info.slug, info.name):
+            if spelling and spelling in mapping:
+                return self._outputs_of(mapping[spelling])
         if info.original_name and info.original_name in self.ids:
             return [self.ids.index(info.original_name)]
-        for wanted in filter(None, (normalize_label(info.name), normalize_label(info.original_name))):
-            whole = [index for index, name in enumerate(self.names) if normalize_label(name) == wanted]
-            if hits := whole or [
-                i for i, name in enumerate(self.names) if wanted in map(normalize_label, name.split(","))
-            ]:
-                return hits
+        for spelling in (info.name, info.original_name):
+            if outputs := self._outputs_like(normalize_label(spelling)):
+                return outputs
         return []
 
-    def _named(self, label: Any) -> list[int]:
+    def _outputs_of(self, label: Any) -> list[int]:
+        """List the outputs that a label in the user's file means: an index, an id or a name."""
         if isinstance(label, int) and not isinstance(label, bool):
             return [label] if 0 <= label < len(self.names) else []
         if label in self.ids:
             return [self.ids.index(label)]
-        return [index for index, name in enumerate(self.names) if normalize_label(name) == normalize_label(str(label))]
+        return self._outputs_named(normalize_label(str(label)))
 
-    def _explain(self, wrong: Sequence[tuple[ClassInfo, list[int]]], count: int) -> str:
+    def _outputs_like(self, name: str) -> list[int]:
+        """List the outputs with a normalised name, or else those that have it among their synonyms."""
+        if not name:
+            return []
+        if outputs := self._outputs_named(name):
+            return outputs
+        return [output for output, names in enumerate(self.names) if name in map(normalize_label, names.split(","))]
+
+    def _outputs_named(self, name: str) -> list[int]:
+        return [output for output, label in enumerate(self.names) if normalize_label(label) == name]
+
+    def _explain_unmatched(self, unmatched: Sequence[tuple[ClassInfo, list[int]]], count: int) -> str:
         lines = []
-        for info, hits in wrong[:10]:
-            if hits:
-                lines.append(f"{info.name!r} is " + " and ".join(self._label(index) for index in hits[:4]))
+        for info, outputs in unmatched[:10]:
+            if outputs:
+                lines.append(f"{info.name!r} is " + " and ".join(self._label(output) for output in outputs[:4]))
             else:
-                close = difflib.get_close_matches(
-                    normalize_label(info.name), [normalize_label(name) for name in self.names], n=2
-                )
-                lines.append(f"{info.name!r}" + (f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""))
-        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+                lines.append(f"{info.name!r}{self._hint(info.name)}")
+        more = f" and {len(unmatched) - 10} more" if len(unmatched) > 10 else ""
         return (
-            f"the classifier has no single label for {len(wrong)} of {count} classes: "
+            f"the classifier has no single label for {len(unmatched)} of {count} classes: "
             f"{'; '.join(lines)}{more}. Its labels: {_listed(self.names, 20)}. Say which with match: FILE.yaml "
             "(`class: label`), or match: index if its outputs are in the data set's order"
         )
 
-    def _shared(self, classes: Sequence[ClassInfo], targets: Sequence[int]) -> str:
-        """Two classes on one output: the guide could not tell them apart."""
+    def _hint(self, name: str) -> str:
+        """Suggest labels that are spelled like a name."""
+        labels = [normalize_label(label) for label in self.names]
+        close = difflib.get_close_matches(normalize_label(name), labels, n=2)
+        return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+
+    def _explain_shared(self, classes: Sequence[ClassInfo], targets: Sequence[int]) -> str:
+        """Name the classes that have one output: the guide could not tell them apart."""
         lines = []
-        for index in sorted(target for target, count in Counter(targets).items() if count > 1):
-            sharers = [info for info, target in zip(classes, targets, strict=True) if target == index]
-            named = (f"{info.name!r}" + (f" ({info.original_name})" if info.original_name else "") for info in sharers)
-            lines.append(f"{' and '.join(named)} are both {self._label(index)}")
+        for output in sorted(target for target, count in Counter(targets).items() if count > 1):
+            names = []
+            for info, target in zip(classes, targets, strict=True):
+                if target == output:
+                    names.append(f"{info.name!r} ({info.original_name})" if info.original_name else repr(info.name))
+            lines.append(f"{' and '.join(names)} are both {self._label(output)}")
         more = f" and {len(lines) - 10} more" if len(lines) > 10 else ""
         return (
             f"the classifier has one label for several classes: {'; '.join(lines[:10])}{more}. Say which label each "
             "class has with match: FILE.yaml (`class: label`), or match: index"
         )
 
-    def _label(self, index: int) -> str:
-        return f"{self.names[index]!r} ({self.ids[index] if self.ids else index})"
+    def _label(self, output: int) -> str:
+        return f"{self.names[output]!r} ({self.ids[output] if self.ids else output})"
 
 
 def read(path: Path, outputs: int | None = None) -> tuple[str, ...]:
-    """Label names in output order: a .txt file with a line each, or a .json or .yaml list or `index: name` mapping.
+    """Read label names in output order: a line each in .txt, a list or mapping `index: name` in .json or .yaml.
 
     Raises:
         ModelError: no such file, not such a list, or not as many names as outputs.
@@ -119,15 +137,7 @@ def read(path: Path, outputs: int | None = None) -> tuple[str, ...]:
     if path.suffix == ".txt":
         names: Any = [line.strip() for line in text.splitlines() if line.strip()]
     else:
-        try:
-            names = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-        except (ValueError, yaml.YAMLError) as error:
-            raise ModelError(f"labels: {path} is not valid: {' '.join(str(error).split())}") from error
-        if isinstance(names, dict):
-            try:
-                names = [names[key] for key in sorted(names, key=int)]
-            except (TypeError, ValueError) as error:
-                raise ModelError(f"labels: {path} must map indices to names, e.g. 0: crane") from error
+        names = _parsed(text, path)
     if not isinstance(names, list):
         raise ModelError(f"labels: {path} must hold a list of names, got {type(names).__name__}")
     if outputs is not None and len(names) != outputs:
@@ -135,7 +145,22 @@ def read(path: Path, outputs: int | None = None) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
+def _parsed(text: str, path: Path) -> Any:
+    """Parse JSON or YAML; a mapping `index: name` becomes a list."""
+    try:
+        names = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ModelError(f"labels: {path} is not valid: {' '.join(str(error).split())}") from error
+    if not isinstance(names, dict):
+        return names
+    try:
+        return [names[key] for key in sorted(names, key=int)]
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"labels: {path} must map indices to names, e.g. 0: crane") from error
+
+
 def _mapping(path: Path) -> dict[str, Any]:
+    """Read the user's file `class: label`."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

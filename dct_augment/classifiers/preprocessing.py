@@ -1,4 +1,4 @@
-"""What a classifier does to a picture before it looks: resize, crop, normalise; differentiably."""
+"""Prepares images as a classifier takes them, differentiably: resize, crop, normalise."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from dct_augment.images import to_tensor
 
 Interpolation = Literal["bicubic", "bilinear", "nearest-exact", "lanczos"]
 TOLERANCE = 3 / 255
-_PICTURES = ((300, 200), (701, 450))
-"""Wide, for at these Pillow too resizes rows first (see `Preprocess`): one as large as most inputs, one larger."""
+_COMPARED_SIZES = ((300, 200), (701, 450))
+"""Width and height: about as large as most inputs, and larger. Wide, as Pillow then resizes rows first too."""
 
 
 @dataclass(frozen=True)
 class Preprocess:
     """Resize to `resize` (height, width), or its shorter side to `shortest`; cut the middle `crop`; normalise.
 
-    Interpolation is antialiased, as Pillow's is; the result equals a processor on an 8-bit picture to 2/255. One
-    exception: at some pictures higher than wide, Pillow 13 resizes columns first, torchvision and this always rows,
+    Interpolation is antialiased, as Pillow's is; the result equals a processor on an 8-bit image to 2/255. One
+    exception: at some images higher than wide, Pillow 13 resizes columns first, torchvision and this always rows,
     and a few pixels at sharp corners are then up to 15/255 apart.
     """
 
@@ -37,14 +37,14 @@ class Preprocess:
 
     @classmethod
     def square(cls, size: int, mean: Sequence[float], std: Sequence[float]) -> "Preprocess":
-        """The whole picture, bicubic, at one size."""
+        """Resize the full image to a square, bicubic."""
         return cls(mean, std, resize=(size, size))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """From images (B, 3, H, W) in [-1, 1] to the model's input (B, 3, h, w)."""
+        """Turn images (B, 3, H, W) in [-1, 1] into the model's input (B, 3, h, w)."""
         pixels = (images.clamp(-1, 1) + 1) / 2
         height, width = self._size(pixels.shape[-2], pixels.shape[-1])
-        # Rows first and then columns, as Pillow does: bicubic overshoots at edges, and a picture file cannot, between
+        # Rows first and then columns, as Pillow does: bicubic overshoots at edges, and an image file cannot, between
         # the two either.
         for size in ((pixels.shape[-2], width), (height, width)):
             if pixels.shape[-2:] != size:
@@ -57,20 +57,20 @@ class Preprocess:
         return (pixels - mean) / std
 
     def same_as(self, reference: Callable[[Image.Image], torch.Tensor], name: str) -> "Preprocess":
-        """Itself, if it gives what a library's own preprocessing gives on two pictures, (3, h, w) each.
+        """Return itself, if it gives what a library's own preprocessing gives on two images, (3, h, w) each.
 
         Settings alone do not tell: some processors swap channels, normalise twice, or cut first.
 
         Raises:
             ModelError: the two differ, or one of them fails.
         """
-        for width, height in _PICTURES:
-            picture = _picture(width, height)
-            pixels = to_tensor(picture)
+        for width, height in _COMPARED_SIZES:
+            image = _spots(width, height)
+            pixels = to_tensor(image)
             try:
-                ours, theirs = self(pixels)[0], reference(picture)
-                same = ours.shape == theirs.shape and self._apart(ours, theirs) <= TOLERANCE
-            except Exception as error:  # whatever a library's own code raises on a picture
+                ours, theirs = self(pixels)[0], reference(image)
+                same = ours.shape == theirs.shape and self._difference(ours, theirs) <= TOLERANCE
+            except Exception as error:  # whatever a library's own code raises on an image
                 raise ModelError(f"classifier {name!r}: its preprocessing fails: {error}") from error
             if not same:
                 raise ModelError(
@@ -80,8 +80,8 @@ class Preprocess:
                 )
         return self
 
-    def _apart(self, ours: torch.Tensor, theirs: torch.Tensor) -> float:
-        """The largest difference of two inputs (3, h, w), in [0, 1] as pixels are."""
+    def _difference(self, ours: torch.Tensor, theirs: torch.Tensor) -> float:
+        """Find the largest difference of two inputs (3, h, w), in [0, 1] as pixels are."""
         return float(((ours - theirs) * ours.new_tensor(self.std).view(3, 1, 1)).abs().max())
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
@@ -92,7 +92,7 @@ class Preprocess:
 
 
 def _center(pixels: torch.Tensor, crop: tuple[int, int], floor: bool) -> torch.Tensor:
-    """The middle of the pictures, with a black border where they are smaller."""
+    """Cut the middle of the images, with a black border where they are smaller."""
     height, width = pixels.shape[-2:]
     down, right = max(crop[0] - height, 0), max(crop[1] - width, 0)
     if down or right:
@@ -102,7 +102,7 @@ def _center(pixels: torch.Tensor, crop: tuple[int, int], floor: bool) -> torch.T
     return pixels[..., top : top + crop[0], left : left + crop[1]]
 
 
-def _picture(width: int, height: int) -> Image.Image:
-    """Spots of every colour with sharp edges."""
+def _spots(width: int, height: int) -> Image.Image:
+    """Make an image of spots of every colour with sharp edges."""
     spots = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(spots).resize((width, height), Image.Resampling.NEAREST)

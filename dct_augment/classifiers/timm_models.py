@@ -1,4 +1,4 @@
-"""Classifiers from timm: by name, from the Hub, from a folder, or an architecture with a checkpoint."""
+"""Loads classifiers from timm: by name, from the Hub, from a folder, or an architecture with a checkpoint."""
 
 import pickle
 from collections.abc import Mapping
@@ -19,8 +19,17 @@ from dct_augment.classifiers.preprocessing import Interpolation, Preprocess
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
 
-_BROKEN = (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, SafetensorError,
-           pickle.UnpicklingError)  # fmt: skip
+_BROKEN = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
 _MODES: dict[str, Interpolation] = {"bilinear": "bilinear", "lanczos": "lanczos", "nearest": "nearest-exact"}
 _PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before each name
 
@@ -47,8 +56,8 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
         ) from error
     names, ids = _labels(member, model)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-    follow = preprocess(model).same_as(transform, member.name)
-    return SingleClassifier(model, follow, names, ids=ids, match=member.match, device=device)
+    steps = preprocess(model).same_as(transform, member.name)
+    return SingleClassifier(model, steps, names, ids=ids, match=member.match, device=device)
 
 
 def _pinned(resolved: ResolvedName, revision: str | None) -> str:
@@ -64,7 +73,7 @@ def _pinned(resolved: ResolvedName, revision: str | None) -> str:
 
 
 def preprocess(model: nn.Module) -> Preprocess:
-    """The evaluation transform that timm has for a model."""
+    """Read the evaluation transform that timm has for a model."""
     data = timm.data.resolve_model_data_config(model)
     _, height, width = data["input_size"]
     shared: dict[str, Any] = {
@@ -80,25 +89,13 @@ def preprocess(model: nn.Module) -> Preprocess:
 
 
 def _from_checkpoint(member: ClassifierConfig) -> nn.Module:
+    """Create the architecture with the weights of a file, and as many outputs as these have.
+
+    Raises:
+        ModelError: the file is missing or damaged, or holds no classifier.
+    """
     path = Path(str(member.checkpoint))
-    if not path.is_file():
-        raise ModelError(f"classifier {member.name!r}: checkpoint {str(path)!r} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
-        raise ModelError(f"classifier {member.name!r}: checkpoint {str(path)!r} cannot be read: {error}") from error
-    if not isinstance(state, Mapping):
-        raise ModelError(f"classifier {member.name!r}: checkpoint {str(path)!r} holds a {type(state).__name__}, not "
-                         "a state dict")  # fmt: skip
-    for key in ("state_dict", "model", "state_dict_ema"):
-        if isinstance(state.get(key), Mapping):
-            state = state[key]
-            break
-    for prefix in _PREFIXES:
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    state = _state_dict(path, member.name)
     head = timm.create_model(member.name).pretrained_cfg.get("classifier")
     head = head[0] if isinstance(head, tuple | list) else head  # distilled models have two of one size
     weight = state.get(f"{head}.weight")
@@ -109,8 +106,32 @@ def _from_checkpoint(member: ClassifierConfig) -> nn.Module:
     return model
 
 
+def _state_dict(path: Path, name: str) -> Mapping[str, torch.Tensor]:
+    """Read the weights of a checkpoint, by their own names in the model."""
+    if not path.is_file():
+        raise ModelError(f"classifier {name!r}: checkpoint {str(path)!r} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+        raise ModelError(f"classifier {name!r}: checkpoint {str(path)!r} cannot be read: {error}") from error
+    if not isinstance(state, Mapping):
+        raise ModelError(
+            f"classifier {name!r}: checkpoint {str(path)!r} holds a {type(state).__name__}, not a state dict"
+        )
+    for key in ("state_dict", "model", "state_dict_ema"):
+        if isinstance(state.get(key), Mapping):
+            state = state[key]
+            break
+    for prefix in _PREFIXES:
+        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    return state
+
+
 def _labels(member: ClassifierConfig, model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names and, for ImageNet's, WordNet ids of the outputs."""
+    """Name the outputs; for those of ImageNet, give their WordNet ids too."""
     if member.labels:
         return labels.read(member.labels, model.num_classes), ()
     if names := model.pretrained_cfg.get("label_names"):
@@ -122,8 +143,8 @@ def _labels(member: ClassifierConfig, model: Any) -> tuple[tuple[str, ...], tupl
         return tuple(names), ()
     subset = None if member.checkpoint else infer_imagenet_subset(model)
     if subset:
-        known = ImageNetInfo(subset)
-        return tuple(known.label_descriptions()), tuple(known.label_names())
+        imagenet = ImageNetInfo(subset)
+        return tuple(imagenet.label_descriptions()), tuple(imagenet.label_names())
     if member.match == "index":
         return tuple(f"label {index}" for index in range(model.num_classes)), ()
     raise ModelError(

@@ -1,7 +1,8 @@
-"""Image classifiers from transformers, with their processor made differentiable."""
+"""Loads image classifiers from transformers, and makes their processors differentiable."""
 
 import pickle
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
         options["revision"] = member.revision
     try:
         processor = AutoImageProcessor.from_pretrained(resolved.location, **options)
-        model, found = AutoModelForImageClassification.from_pretrained(
+        model, loading = AutoModelForImageClassification.from_pretrained(
             resolved.location, dtype=torch.float32, output_loading_info=True, **options
         )
     except (pickle.UnpicklingError, EOFError) as error:
@@ -52,7 +53,7 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
             f"classifier {member.name!r} cannot be loaded: {reason}. Give the id or folder of a transformers image "
             "classifier; without a network only what is in the Hub's cache loads"
         ) from error
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(loading["missing_keys"]):
         raise ModelError(
             f"classifier {member.name!r}: its weights lack {', '.join(missing[:4])}, so it is not a trained "
             f"{type(model).__name__}; give a model that was fine-tuned to classify"
@@ -61,10 +62,12 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
     network: nn.Module = model
     if member.pooling == "mean_before_norm":
         if not isinstance(getattr(getattr(model, "vit", None), "layernorm", None), nn.LayerNorm):
-            raise ModelError(f"classifier {member.name!r} is a {type(model).__name__}; pooling: mean_before_norm is "
-                             "for ViTForImageClassification")  # fmt: skip
+            raise ModelError(
+                f"classifier {member.name!r} is a {type(model).__name__}; pooling: mean_before_norm is for "
+                "ViTForImageClassification"
+            )
         network = MeanBeforeNorm(model)
-    return SingleClassifier(network, _follow(processor, member.name), names, match=member.match, device=device)
+    return SingleClassifier(network, _preprocess(processor, member.name), names, match=member.match, device=device)
 
 
 class MeanBeforeNorm(nn.Module):
@@ -80,65 +83,103 @@ class MeanBeforeNorm(nn.Module):
         self.body.layernorm = nn.Identity()
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K) of pixels (B, 3, H, W)."""
+        """Compute logits (B, K) of pixels (B, 3, H, W)."""
         tokens = self.body(pixels).last_hidden_state[:, 1:]
         return self.head(self.norm(tokens.mean(1)))
 
 
-def _follow(processor: Any, name: str) -> Preprocess:
-    """A processor made differentiable, and compared with itself."""
+def _preprocess(processor: Any, name: str) -> Preprocess:
+    """Make a processor differentiable, and compare the result with the processor itself.
 
-    def reference(picture: Image.Image) -> torch.Tensor:
-        return torch.as_tensor(processor(picture, return_tensors="pt")["pixel_values"][0])
+    Raises:
+        ModelError: the processor does something that cannot be followed.
+    """
+
+    def reference(image: Image.Image) -> torch.Tensor:
+        return torch.as_tensor(processor(image, return_tensors="pt")["pixel_values"][0])
 
     try:
-        found = preprocess(processor, name)
+        steps = preprocess(processor, name)
     except (AttributeError, KeyError, TypeError) as error:
         raise ModelError(
             f"classifier {name!r}: its {type(processor).__name__} does not resize to a size and normalise, and cannot "
             "be followed here; give another classifier, or call this one from a function of your own with "
             "library: function"
         ) from error
-    return found.same_as(reference, name)
+    return steps.same_as(reference, name)
 
 
 def preprocess(processor: Any, name: str) -> Preprocess:
-    """What an image processor does, from its settings.
+    """Read from an image processor's settings what it does.
 
     Raises:
         ModelError: a step that has no differentiable counterpart here.
     """
+    _refuse_unsupported_steps(processor, name)
+    mean, std = _normalization(processor)
+    resample = getattr(processor, "resample", None)
+    size = _size(processor)
+    return Preprocess(
+        mean,
+        std,
+        resize=size.resize,
+        shortest=size.shortest,
+        crop=size.crop,
+        interpolation=_RESAMPLE.get(2 if resample is None else int(resample), "bicubic"),
+        floor=True,
+    )
+
+
+def _refuse_unsupported_steps(processor: Any, name: str) -> None:
     if getattr(processor, "do_rescale", True) and abs(processor.rescale_factor * 255 - 1) > 1e-3:
         raise ModelError(f"classifier {name!r}: its processor rescales by {processor.rescale_factor}, not 1/255")
     if getattr(processor, "rescale_offset", False) or getattr(processor, "do_pad", False):
         raise ModelError(f"classifier {name!r}: its processor pads or shifts, which is not supported")
-    normalised = getattr(processor, "do_normalize", True)
-    twice = 2 if getattr(processor, "include_top", False) else 1  # EfficientNet divides by it again
-    settings: dict[str, Any] = {
-        "mean": tuple(processor.image_mean) if normalised else (0.0,) * 3,
-        "std": tuple(value**twice for value in processor.image_std) if normalised else (1.0,) * 3,
-    }
-    resample = getattr(processor, "resample", None)
-    settings["floor"] = True
-    settings["interpolation"] = _RESAMPLE.get(int(resample) if resample is not None else 2, "bicubic")
-    size, crop = processor.size, getattr(processor, "crop_size", None)
-    short, cut = (size.get("shortest_edge"), getattr(processor, "crop_pct", None)) if size else (None, None)
+
+
+def _normalization(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Read the mean and standard deviation of each channel by which a processor normalises."""
+    if not getattr(processor, "do_normalize", True):
+        return (0.0,) * 3, (1.0,) * 3
+    exponent = 2 if getattr(processor, "include_top", False) else 1  # EfficientNet divides by it again
+    return tuple(processor.image_mean), tuple(value**exponent for value in processor.image_std)
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How a processor resizes and crops, as `Preprocess` says it."""
+
+    resize: tuple[int, int] | None = None
+    shortest: int | None = None
+    crop: tuple[int, int] | None = None
+
+
+def _size(processor: Any) -> _Size:
+    size, crop_size = processor.size, getattr(processor, "crop_size", None)
+    crop = None
+    if getattr(processor, "do_center_crop", False) and crop_size:
+        crop = (crop_size["height"], crop_size["width"])
     if not getattr(processor, "do_resize", True):
-        pass
-    elif short and cut and short < 384:  # ConvNeXt: small inputs are cut from a larger picture
-        return Preprocess(**settings, shortest=int(short / cut), crop=(short, short))
-    elif short and cut:
-        settings["resize"] = (short, short)
-    elif short:
-        settings["shortest"] = int(short * 256 / 224) if type(processor).__name__.startswith("Levit") else short
-    else:
-        settings["resize"] = (size["height"], size["width"])
-    if getattr(processor, "do_center_crop", False) and crop:
-        settings["crop"] = (crop["height"], crop["width"])
-    return Preprocess(**settings)
+        return _Size(crop=crop)
+    shortest_edge = size.get("shortest_edge") if size else None
+    if not shortest_edge:
+        return _Size(resize=(size["height"], size["width"]), crop=crop)
+    crop_share = getattr(processor, "crop_pct", None)
+    if crop_share and shortest_edge < 384:  # ConvNeXt: small inputs are cut from a larger image
+        return _Size(shortest=int(shortest_edge / crop_share), crop=(shortest_edge, shortest_edge))
+    if crop_share:
+        return _Size(resize=(shortest_edge, shortest_edge), crop=crop)
+    if type(processor).__name__.startswith("Levit"):
+        return _Size(shortest=int(shortest_edge * 256 / 224), crop=crop)
+    return _Size(shortest=shortest_edge, crop=crop)
 
 
 def _labels(member: ClassifierConfig, model: Any) -> tuple[str, ...]:
+    """Name the outputs, from the user's file or the model's id2label.
+
+    Raises:
+        ModelError: id2label does not number the outputs, or holds placeholders only.
+    """
     if member.labels:
         return labels.read(member.labels, model.config.num_labels)
     if sorted(model.config.id2label) != list(range(model.config.num_labels)):

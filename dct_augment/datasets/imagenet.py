@@ -26,9 +26,9 @@ def load(settings: ImageNetDataset) -> ImageDataset:
     root = settings.path.expanduser()
     image_files.require(root, "train", "val", published=_PUBLISHED)
     ids = image_files.folder_names(root / "train")
-    if others := [name for name in ids if not re.fullmatch(r"n\d{8}", name)]:
+    if unknown := [name for name in ids if not re.fullmatch(r"n\d{8}", name)]:
         raise DatasetError(
-            f"{str(root / 'train')!r}: {', '.join(others[:5])} are no WordNet ids. Put {_PUBLISHED} there; for other "
+            f"{str(root / 'train')!r}: {', '.join(unknown[:5])} are no WordNet ids. Put {_PUBLISHED} there; for other "
             "folders use dataset.name: folder"
         )
     for folder in ("train", "val"):

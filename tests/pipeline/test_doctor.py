@@ -13,7 +13,7 @@ from tests import tiny
 
 
 def examined(*overrides: str, name: str = "pocket") -> dict[str, Finding]:
-    return {one.what: one for one in examine(config.load(name, overrides))}
+    return {finding.what: finding for finding in examine(config.load(name, overrides))}
 
 
 @pytest.fixture(autouse=True)
@@ -24,59 +24,59 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_pocket_needs_nothing() -> None:
-    found = examined()
-    assert {one.state for one in found.values()} == {"ok"}
-    assert "16 classes; 320 train" in found["data set"].detail
+def test_the_doctor_finds_all_that_pocket_needs() -> None:
+    findings = examined()
+    assert {finding.state for finding in findings.values()} == {"ok"}
+    assert "16 classes; 320 train" in findings["data set"].detail
 
 
-def test_cub_on_an_empty_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = examined(name="cub")
-    missing = {what for what, one in found.items() if one.state == "missing"}
+def test_the_doctor_names_what_cub_lacks_on_an_empty_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = examined(name="cub")
+    missing = {what for what, finding in findings.items() if finding.state == "missing"}
     assert missing == {"text-to-image model", "guide", "data set", "few-shot classifier"}
-    assert "downloads it from the Hub; read and accept the licence" in found["guide"].fix
-    assert "Caltech" in found["data set"].detail + found["data set"].fix
-    assert "40,000 images" in found["disk"].detail
+    assert "downloads it from the Hub; read and accept the licence" in findings["guide"].fix
+    assert "Caltech" in findings["data set"].detail + findings["data set"].fix
+    assert "40,000 images" in findings["disk"].detail
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "HF_HUB_OFFLINE is set" in examined(name="cub")["guide"].detail
 
 
-def test_a_model_in_the_cache_and_one_that_lacks_a_part(cache: Path) -> None:
+def test_the_doctor_tells_a_complete_text_to_image_model_from_one_that_lacks_a_part(cache: Path) -> None:
     repository = cache / "models--some--model"
     snapshot = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
     shutil.copytree(tiny.pipeline_folder(), snapshot)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(snapshot.name)
-    whole = examined("model.path=some/model")["text-to-image model"]
-    assert (whole.state, "StableDiffusionPipeline" in whole.detail) == ("ok", True)
-    other = examined("model.path=some/model", "model.variant=fp16")["text-to-image model"]
-    assert "text_encoder, unet, vae not in the Hub's cache" in other.detail
+    complete = examined("model.path=some/model")["text-to-image model"]
+    assert (complete.state, "StableDiffusionPipeline" in complete.detail) == ("ok", True)
+    half_precision = examined("model.path=some/model", "model.variant=fp16")["text-to-image model"]
+    assert "text_encoder, unet, vae not in the Hub's cache" in half_precision.detail
     assert examined("model.path=some/model", "model.revision=v2")["text-to-image model"].state == "missing"
     (snapshot / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     assert examined(f"model.path={snapshot}")["text-to-image model"].detail.endswith("lacks unet")
 
 
-def test_classifiers(tmp_path: Path) -> None:
+def test_the_doctor_names_classifiers_that_cannot_be_found(tmp_path: Path) -> None:
     folder = tiny.classifier_folder("test_resnet", ("a", "b"), 32)
     assert examined(f"guide.name=local-dir:{folder}")["guide"].state == "ok"
     for name in ("local-dir:/none", "./none", "pocket/none", "resnet50.a1_in1k", "some/classifier"):
-        found = examined(f"guide.name={name}")["guide"]
-        assert (found.state, bool(found.fix), name in found.detail) == ("missing", True, True)
+        guide = examined(f"guide.name={name}")["guide"]
+        assert (guide.state, bool(guide.fix), name in guide.detail) == ("missing", True, True)
     assert "does not exist" in examined("guide.labels=/none.txt")["guide"].detail
     assert examined("guide.name=my:guide", "guide.library=function")["guide"].state == "ok"
 
 
-def test_the_models_of_benchmark_and_metrics(tmp_path: Path) -> None:
+def test_the_doctor_examines_the_models_of_downstream_and_metrics(tmp_path: Path) -> None:
     folder = tiny.classifier_folder("test_resnet", ("a", "b"), 32)
-    known = examined(f"downstream.model=local-dir:{folder}", "downstream.pretrained=true")["few-shot classifier"]
-    assert known.state == "ok"
+    classifier = examined(f"downstream.model=local-dir:{folder}", "downstream.pretrained=true")["few-shot classifier"]
+    assert classifier.state == "ok"
     assert examined("metrics.features=vit_small_patch14_dinov2.lvd142m")["image features"].state == "missing"
     assert examined("metrics.features=inception")["image features"].state == "ok"
-    lost = examined("metrics.features=inception", "metrics.inception_weights=/none.pth")["image features"]
-    assert (lost.state, "/none.pth does not exist" in lost.detail) == ("missing", True)
+    inception = examined("metrics.features=inception", "metrics.inception_weights=/none.pth")["image features"]
+    assert (inception.state, "/none.pth does not exist" in inception.detail) == ("missing", True)
 
 
-def test_a_folder_of_pictures(tmp_path: Path) -> None:
+def test_the_doctor_counts_the_classes_of_a_folder(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for number in range(20):
@@ -85,12 +85,12 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
     assert "2 classes" in examined(f"dataset={setting}")["data set"].detail
 
 
-def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_warns_of_a_prefect_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    found = examined()["Prefect server"]
-    assert (found.state, "does not answer" in found.detail) == ("warning", True)
+    server = examined()["Prefect server"]
+    assert (server.state, "does not answer" in server.detail) == ("warning", True)
 
 
-def test_a_function_that_is_not_said_to_be_one_is_reported() -> None:
-    found = examined("guide.name=my:guide")["guide"]
-    assert (found.state, "library: function" in found.detail) == ("missing", True)
+def test_the_doctor_says_that_a_function_needs_its_library() -> None:
+    guide = examined("guide.name=my:guide")["guide"]
+    assert (guide.state, "library: function" in guide.detail) == ("missing", True)
