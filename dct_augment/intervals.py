@@ -17,33 +17,39 @@ class Estimate:
     count: int
 
 
-NOTHING = Estimate(math.nan, -math.inf, math.inf, 0)
-"""The estimate from no observation."""
+def estimate_json(estimate: Estimate | None) -> dict[str, Any]:
+    """Return `{"mean": ..., "ci95": [low, high], "n": ...}` with four decimals; all None from no observation."""
+    if estimate is None or estimate.count == 0:
+        return {"mean": None, "ci95": [None, None], "n": 0}
+    ends = [_rounded(estimate.low), _rounded(estimate.high)]
+    return {"mean": _rounded(estimate.mean), "ci95": ends, "n": estimate.count}
 
 
-def estimate(value: Estimate | None) -> dict[str, Any]:
-    """`{"mean": ..., "ci95": [low, high], "n": ...}`; all unknown from no observation."""
-    known = NOTHING if value is None or value.count == 0 else value
-    mean, low, high = (round(end, 4) if math.isfinite(end) else None for end in (known.mean, known.low, known.high))
-    return {"mean": mean, "ci95": [low, high], "n": known.count}
+def _rounded(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None
 
 
 def mean_t(values: Sequence[float], within: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
-    """Mean of independent trials, with Student's t interval, cut to what is possible; infinite for fewer than two."""
+    """Return the mean of independent trials with Student's t interval; infinite for fewer than two.
+
+    The interval is cut to the values that are possible (`within`), but never leaves out the mean.
+    """
     from scipy.stats import sem, t
 
     count, mean = len(values), sum(values) / len(values)
     if count < 2:
         return Estimate(mean, -math.inf, math.inf, count)
     low, high = mean, mean
-    if spread := float(sem(values)):  # t has no interval of width 0
-        low, high = map(float, t.interval(0.95, count - 1, loc=mean, scale=spread))
-    return Estimate(mean, max(low, min(within[0], mean)), min(high, max(within[1], mean)), count)
+    standard_error = float(sem(values))
+    if standard_error:  # t has no interval of width 0
+        low, high = map(float, t.interval(0.95, count - 1, loc=mean, scale=standard_error))
+    least, most = min(within[0], mean), max(within[1], mean)
+    return Estimate(mean, max(low, least), min(high, most), count)
 
 
 @lru_cache(4096)  # a test comes with each interval, a millisecond; a report asks for thousands, most of them equal
 def proportion(right: int, count: int) -> Estimate:
-    """A share of successes, with Wilson's interval (in [0, 1] for any count)."""
+    """Return a share of successes with Wilson's interval (in [0, 1] for any count)."""
     if count == 0:
         return Estimate(math.nan, 0.0, 1.0, 0)
     from scipy.stats import binomtest
@@ -54,7 +60,7 @@ def proportion(right: int, count: int) -> Estimate:
 
 
 def paired_gain(both: int, first: int, second: int, neither: int) -> Estimate:
-    """Difference of two shares seen on the same n cases, first minus second, with Newcombe's interval.
+    """Return the difference of two shares of the same n cases, first minus second, with Newcombe's interval.
 
     The counts are of cases that both, only the first, only the second, or neither got right. Newcombe 1998
     ("Improved confidence intervals for the difference between binomial proportions based on paired data", method
@@ -63,24 +69,31 @@ def paired_gain(both: int, first: int, second: int, neither: int) -> Estimate:
     count = both + first + second + neither
     if count == 0:
         return Estimate(math.nan, -1.0, 1.0, 0)
-    one, two = proportion(both + first, count), proportion(both + second, count)
-    gap = one.mean - two.mean
-    spread = (both + first) * (second + neither) * (both + second) * (first + neither)
-    correlation = 0.0
-    if spread:
-        excess = both * neither - first * second
-        correlation = (max(excess - count / 2, 0.0) if excess > 0 else excess) / math.sqrt(spread)
+    share_1, share_2 = proportion(both + first, count), proportion(both + second, count)
+    correlation = _paired_correlation(both, first, second, neither)
 
     def reach(a: float, b: float) -> float:
         return math.sqrt(max(a * a - 2 * correlation * a * b + b * b, 0.0))
 
-    low = gap - reach(one.mean - one.low, two.high - two.mean)
-    high = gap + reach(one.high - one.mean, two.mean - two.low)
-    return Estimate(gap, max(low, -1.0), min(high, 1.0), count)
+    gain = share_1.mean - share_2.mean
+    low = gain - reach(share_1.mean - share_1.low, share_2.high - share_2.mean)
+    high = gain + reach(share_1.high - share_1.mean, share_2.mean - share_2.low)
+    return Estimate(gain, max(low, -1.0), min(high, 1.0), count)
+
+
+def _paired_correlation(both: int, first: int, second: int, neither: int) -> float:
+    """Correlation of the two answers on one case; a positive one is corrected for continuity."""
+    variances = (both + first) * (second + neither) * (both + second) * (first + neither)
+    if not variances:
+        return 0.0
+    covariance: float = both * neither - first * second
+    if covariance > 0:
+        covariance = max(covariance - (both + first + second + neither) / 2, 0.0)
+    return covariance / math.sqrt(variances)
 
 
 def sign_test(differences: Sequence[float]) -> float:
-    """Exact two-sided p-value of the sign test that differences have median 0; ties are left out."""
+    """Return the exact two-sided p-value of the sign test that differences have median 0; ties are left out."""
     from scipy.stats import binomtest
 
     signs = [difference > 0 for difference in differences if difference]
@@ -88,7 +101,7 @@ def sign_test(differences: Sequence[float]) -> float:
 
 
 def permutation_test(differences: Sequence[float]) -> float:
-    """Two-sided p-value of the sign-flip permutation test that differences have mean 0.
+    """Return the two-sided p-value of the sign-flip permutation test that differences have mean 0.
 
     Exact (all 2^n flips) up to 16 differences, and from 100,000 random flips beyond.
     """
@@ -97,9 +110,12 @@ def permutation_test(differences: Sequence[float]) -> float:
     largest = max(map(abs, differences), default=0.0)
     if len(differences) < 2 or not largest:
         return 1.0
-    # Rounded, for means that are equal but for their last digit are ties, 0 most of all.
-    found = permute(
-        ([value / largest for value in differences],), lambda values, axis: values.mean(axis).round(12),
-        permutation_type="samples", n_resamples=100_000, rng=0,
-    )  # fmt: skip
-    return float(min(1.0, found.pvalue))
+    result = permute(
+        ([value / largest for value in differences],),
+        # Rounded, for means that are equal but for their last digit are ties, 0 most of all.
+        lambda values, axis: values.mean(axis).round(12),
+        permutation_type="samples",
+        n_resamples=100_000,
+        rng=0,
+    )
+    return float(min(1.0, result.pvalue))

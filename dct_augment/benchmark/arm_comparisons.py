@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from dct_augment.intervals import estimate, mean_t, permutation_test, sign_test
+from dct_augment.intervals import estimate_json, mean_t, permutation_test, sign_test
 from dct_augment.metrics.accuracy import confusion_counts
 
 PAIRS = (
@@ -97,7 +97,7 @@ def _base_setting(trials: pd.DataFrame, shots: int, per_class: int) -> _BaseSett
 
 
 def _accuracy(trials: pd.DataFrame) -> dict[str, Any]:
-    return estimate(mean_t(trials["accuracy"].tolist(), (0, 1)) if len(trials) else None)
+    return estimate_json(mean_t(trials["accuracy"].tolist(), (0, 1)) if len(trials) else None)
 
 
 def _accuracy_by_seed(trials: pd.DataFrame) -> dict[str, float]:
@@ -114,10 +114,10 @@ def _pair(trials: pd.DataFrame, arm: str, baseline: str) -> dict[str, Any]:
     differences = paired_differences(trials, arm, baseline)
     pair = {"arm": arm, "baseline": baseline}
     if not differences:
-        return pair | estimate(None) | {"sign_p": None, "permutation_p": None, "smallest_p": None}
+        return pair | estimate_json(None) | {"sign_p": None, "permutation_p": None, "smallest_p": None}
     return {
         **pair,
-        **estimate(mean_t(differences, (-1, 1))),
+        **estimate_json(mean_t(differences, (-1, 1))),
         "sign_p": round(float(sign_test(differences)), 6),
         "permutation_p": round(float(permutation_test(differences)), 6),
         # The most extreme of 2^n equally likely outcomes, on both sides: no test of n pairs can say less.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from dct_augment.intervals import Estimate, estimate, mean_t, paired_gain, proportion
+from dct_augment.intervals import Estimate, estimate_json, mean_t, paired_gain, proportion
 from dct_augment.prompts import normalize_label
 from dct_augment.records import ClassInfo
 
@@ -70,10 +70,10 @@ def accuracy_by_kind(recognised: Mapping[str, pd.DataFrame], role: str, indices:
         means = images.groupby("class_index")[role].mean().dropna()
         pooled = recognised_share(images[role])
         mean = round(float(means.mean()), 4) if pooled.count else None
-        accuracies[kind] = estimate(pooled) | {"mean": mean, "classes": len(means)}
+        accuracies[kind] = estimate_json(pooled) | {"mean": mean, "classes": len(means)}
         class_means[kind] = means
     differences = (class_means["class_token"] - class_means["plain_prompt"]).dropna().tolist()
-    accuracies["difference"] = estimate(mean_t(differences, (-1, 1)) if differences else None)
+    accuracies["difference"] = estimate_json(mean_t(differences, (-1, 1)) if differences else None)
     accuracies["method"] = ACCURACY_METHOD
     return accuracies
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dct_augment.config import Config
 from dct_augment.generation.shards import PLAIN, TRAIN
-from dct_augment.intervals import Estimate, estimate
+from dct_augment.intervals import Estimate, estimate_json
 from dct_augment.metrics import accuracy
 from dct_augment.metrics.accuracy import ROLES
 from dct_augment.records import ClassInfo
@@ -121,7 +121,7 @@ def _gains(recognised: Mapping[str, pd.DataFrame], titles: Mapping[int, str]) ->
         by_class = {title: accuracy.paired_class_gain(recognised, role, index) for index, title in titles.items()}
         gains[role] = accuracy.names_by_gain(by_class)
         for title, gain in by_class.items():
-            gains["of"][title][role] = estimate(gain)
+            gains["of"][title][role] = estimate_json(gain)
     return gains
 
 
@@ -130,8 +130,8 @@ def _class_numbers(info: ClassInfo, recognised: Mapping[str, pd.DataFrame], toke
     numbers: dict[str, Any] = {"homonym": info.homonym}
     for kind, table in recognised.items():
         images = table[table["class_index"] == info.index]
-        judge = estimate(accuracy.recognised_share(images["judge"]))
-        guide = estimate(accuracy.recognised_share(images["guide"]))
+        judge = estimate_json(accuracy.recognised_share(images["judge"]))
+        guide = estimate_json(accuracy.recognised_share(images["guide"]))
         numbers[kind] = {
             **_image_counts(images),
             "judge_accuracy": judge["mean"],
@@ -270,7 +270,7 @@ def json_value(value: Any) -> Any:
     None, pandas' NA, NaN and infinities are all None.
     """
     if isinstance(value, Estimate):
-        return estimate(value)
+        return estimate_json(value)
     if isinstance(value, Mapping):
         return {str(key): json_value(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

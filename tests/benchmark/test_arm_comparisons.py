@@ -1,4 +1,4 @@
-"""The benchmark's numbers in the report: the base setting, curves, ratios, the leak-free guide, and mistakes."""
+"""The benchmark's numbers in the report: the base setting, curves, ratios, the few-shot guide, and mistakes."""
 
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,14 @@ def trial(arm: str, seed: int, accuracy: float, *, shots: int = 5, per_class: in
 def full() -> pd.DataFrame:
     """Three seeds of every arm at shots 1, 5 and at 5, 50 synthetic images."""
     levels = {
-        "real": 0.5, "real+strong_aug": 0.6, "plain_prompt": 0.55, "textual_inversion": 0.65, "class_token": 0.8,
-        "class_token_few_shot_guide": 0.7, "class_token_filtered": 0.82,
-    }  # fmt: skip
+        "real": 0.5,
+        "real+strong_aug": 0.6,
+        "plain_prompt": 0.55,
+        "textual_inversion": 0.65,
+        "class_token": 0.8,
+        "class_token_few_shot_guide": 0.7,
+        "class_token_filtered": 0.82,
+    }
     rows = []
     for seed in range(3):
         for arm, level in levels.items():
@@ -45,34 +50,34 @@ def page(root: Path, table: pd.DataFrame) -> Any:
 
 
 def test_arms_are_compared_at_the_base_setting_alone() -> None:
-    facts = summarize(full())
-    assert (facts["shots"], facts["per_class"], facts["steps"], facts["seeds"]) == (5, 50, 100, [0, 1, 2])
-    assert facts["arms"]["class_token"] == {"mean": 0.81, "ci95": [0.7852, 0.8348], "n": 3}
-    assert facts["trials"]["class_token"] == {"0": 0.8, "1": 0.81, "2": 0.82}
-    assert facts["paired"]["class_token-class_token_few_shot_guide"]["mean"] == 0.1
-    assert facts["paired"]["class_token-class_token_few_shot_guide"]["n"] == 3
+    numbers = summarize(full())
+    assert (numbers["shots"], numbers["per_class"], numbers["steps"], numbers["seeds"]) == (5, 50, 100, [0, 1, 2])
+    assert numbers["arms"]["class_token"] == {"mean": 0.81, "ci95": [0.7852, 0.8348], "n": 3}
+    assert numbers["trials"]["class_token"] == {"0": 0.8, "1": 0.81, "2": 0.82}
+    assert numbers["paired"]["class_token-class_token_few_shot_guide"]["mean"] == 0.1
+    assert numbers["paired"]["class_token-class_token_few_shot_guide"]["n"] == 3
 
 
 @pytest.mark.parametrize(("shots", "per_class"), [(1, 50), (5, 5)])
-def test_the_base_follows_the_configuration(shots: int, per_class: int) -> None:
-    facts = summarize(full(), shots, per_class)
-    assert (facts["shots"], facts["per_class"]) == (shots, per_class)
-    assert facts["arms"]["real"]["n"] == 3
-    assert facts["arms"]["class_token"]["mean"] == (0.41 if shots == 1 else 0.71)
+def test_base_setting_follows_the_configuration(shots: int, per_class: int) -> None:
+    numbers = summarize(full(), shots, per_class)
+    assert (numbers["shots"], numbers["per_class"]) == (shots, per_class)
+    assert numbers["arms"]["real"]["n"] == 3
+    assert numbers["arms"]["class_token"]["mean"] == (0.41 if shots == 1 else 0.71)
 
 
-def test_a_setting_without_trials_gives_way_to_the_most_frequent() -> None:
-    facts = summarize(full(), 7, 9)
-    assert (facts["shots"], facts["per_class"]) == (5, 5)
-    assert set(facts["arms"]) == set(full()["arm"])
+def test_base_setting_without_trials_is_replaced_by_the_most_frequent() -> None:
+    numbers = summarize(full(), 7, 9)
+    assert (numbers["shots"], numbers["per_class"]) == (5, 5)
+    assert set(numbers["arms"]) == set(full()["arm"])
 
 
 def test_curves_and_ratios_have_a_point_per_setting() -> None:
     curves = summarize(full())["curves"]
     shots = curves["shots"]["arms"]["class_token"]
     assert [(point["shots"], point["mean"], point["n"]) for point in shots] == [(1, 0.41, 3), (5, 0.81, 3)]
-    numbers = curves["per_class"]["arms"]["class_token"]
-    assert [(point["per_class"], point["ratio"], point["mean"]) for point in numbers] == [
+    by_number = curves["per_class"]["arms"]["class_token"]
+    assert [(point["per_class"], point["ratio"], point["mean"]) for point in by_number] == [
         (5, 1.0, 0.71),
         (50, 10.0, 0.81),
     ]
@@ -80,12 +85,12 @@ def test_curves_and_ratios_have_a_point_per_setting() -> None:
     assert curves["per_class"]["reference"]["mean"] == 0.61
 
 
-def test_no_trials_are_no_arms() -> None:
-    facts = summarize(NO_TRIALS)
-    assert (facts["arms"], facts["confusion"], facts["steps"]) == ({}, {}, None)
+def test_benchmark_without_trials_has_no_arms() -> None:
+    numbers = summarize(NO_TRIALS)
+    assert (numbers["arms"], numbers["confusion"], numbers["steps"]) == ({}, {}, None)
 
 
-def test_mistakes_are_summed_over_the_seeds_of_the_base() -> None:
+def test_confusions_are_summed_over_the_seeds_of_the_base_setting() -> None:
     confusion = summarize(full())["confusion"]
     assert list(confusion) == [arm for arm in arm_comparisons.CONFUSED if arm in set(full()["arm"])]
     assert confusion["class_token"]["counts"] == {"crane": {"crane": 3, ODD: 3}, ODD: {ODD: 3}}
@@ -100,39 +105,39 @@ def test_equal_accuracies_are_ties_for_the_tests() -> None:
     assert (pair["mean"], pair["sign_p"], pair["permutation_p"]) == (0.0, 1.0, 1.0)
 
 
-def test_the_page_says_what_the_leak_free_guide_means(tmp_path: Path) -> None:
+def test_page_says_what_the_few_shot_guide_means(tmp_path: Path) -> None:
     summary, text = page(tmp_path, full())
     words = Page(text).text
     assert summary["benchmark"]["paired"]["class_token-class_token_few_shot_guide"]["ci95"] == [0.1, 0.1]
-    assert "distillation from a guide that saw everything" in words
-    assert "test accuracy is +10.0 points" in words
-    assert "So much of the gain is distillation" in words
-    assert "With a guide that saw the few images alone" in words
+    assert "distillation from a guide trained on all images" in words
+    assert "is +10.0 points (95" in words
+    assert "This part of the gain is distillation" in words
+    assert "With a guide trained on the few images alone" in words
     for shown in ("5 shots", "textual inversion", "10\u00d7", "50 images", "p, sign"):
         assert shown in words
-    assert "has no trials that share a seed" not in words
+    assert "has no trials on the seeds" not in words
 
 
 @pytest.mark.parametrize(
     ("few_shot", "words"),
     [
-        ((0.9, 0.91, 0.93), "The guide that saw everything is no help here"),
+        ((0.9, 0.91, 0.93), "The guide trained on all images does not help here"),
         ((0.7, 0.82, 0.95), "these seeds cannot tell"),
         ((0.7,), "One pair is too few"),
     ],
 )
-def test_the_leak_is_judged_by_its_interval(few_shot: tuple[float, ...], words: str, tmp_path: Path) -> None:
+def test_page_reads_distillation_from_the_interval(few_shot: tuple[float, ...], words: str, tmp_path: Path) -> None:
     rows = [trial("class_token", seed, 0.8 + seed / 100) for seed in range(3)]
     rows += [trial("class_token_few_shot_guide", seed, accuracy) for seed, accuracy in enumerate(few_shot)]
     _, text = page(tmp_path, pd.DataFrame(rows))
     assert words in Page(text).text
 
 
-def test_what_has_no_trials_names_the_command(tmp_path: Path) -> None:
+def test_page_names_the_command_for_missing_trials(tmp_path: Path) -> None:
     _, text = page(tmp_path, pd.DataFrame([trial("real", seed, 0.5) for seed in range(2)]))
     words = Page(text).text
     for missing in (
-        "The arm with the leak-free guide has no trials",
+        "The arm with the few-shot guide has no trials",
         "no trials with other numbers of real images yet. dct-augment benchmark --full",
         "no trials with other numbers of synthetic images yet. dct-augment benchmark --full",
         "There are no trials yet of an arm whose mistakes are shown",
@@ -147,13 +152,13 @@ def luminance(color: str) -> float:
     return float(sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True)))
 
 
-def contrast(one: str, other: str) -> float:
-    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+def contrast(color: str, background: str) -> float:
+    high, low = sorted((luminance(color), luminance(background)), reverse=True)
     return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("background", ["#fbfaf7", "#141619"])
-def test_every_arm_is_seen_on_light_and_dark(background: str, tmp_path: Path) -> None:
+def test_every_arm_has_contrast_on_light_and_dark_pages(background: str, tmp_path: Path) -> None:
     _, text = empty(tmp_path)
     assert f"--page: {background}" in text
     for arm, arm_style in ARM_STYLES.items():

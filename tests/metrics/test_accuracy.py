@@ -1,4 +1,4 @@
-"""Who recognises what: gains, confusion, and classes of one name, against counts by hand."""
+"""What guide and judge recognise: gains, confusion, and classes of one name, against counts by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
 from dct_augment.metrics import accuracy
 from dct_augment.records import ClassInfo, GeneratedImage, PlanRow
 from dct_augment.report import confusion_matrices
-from tests.report.pages import CLASSES, NO_TRIALS, ODD, Page, drawing, fill, make, make_shards
+from tests.report.pages import CLASSES, NO_TRIALS, ODD, Page, fill, make, make_shards, recognised_on
 
 
 def summarize(root: Path, shards: ShardFolder, **changes: Any) -> Any:
@@ -34,26 +34,26 @@ def test_gains_are_paired_by_noise_and_sorted(tmp_path: Path) -> None:
     assert table.index("+75.0") < table.index("+0.0")
 
 
-def test_sorted_from_the_largest_gain_whatever_the_order_of_classes(tmp_path: Path) -> None:
+def test_gains_are_sorted_from_the_largest_whatever_the_order_of_classes(tmp_path: Path) -> None:
     folder = ShardFolder(tmp_path / "shards", "try")
-    fill(folder, PLAIN, drawing({"crane": 3, "odd": 0}, {"crane": 4, "odd": 0}))
-    fill(folder, TRAIN, drawing({"crane": 1, "odd": 4}, {"crane": 4, "odd": 0}))
+    fill(folder, PLAIN, recognised_on({"crane": 3, "odd": 0}, {"crane": 4, "odd": 0}))
+    fill(folder, TRAIN, recognised_on({"crane": 1, "odd": 4}, {"crane": 4, "odd": 0}))
     summary, _ = summarize(tmp_path, folder)
     assert summary["gains"]["judge"] == [ODD, "crane"]
     assert summary["gains"]["of"]["crane"]["judge"]["mean"] == -0.5
     assert summary["gains"]["guide"] == ["crane", ODD]  # equal: in the order of the classes
 
 
-def test_images_are_counted_by_what_the_judge_took_them_for(tmp_path: Path) -> None:
+def test_confusion_counts_images_by_the_label_of_the_judge(tmp_path: Path) -> None:
     folder = ShardFolder(tmp_path / "shards", "try")
     answers = {"crane": ["crane", ODD, ODD, "bat"], "odd": [ODD.upper()] * 4}
 
-    def draw(row: PlanRow) -> GeneratedImage:
-        seen = answers[row.slug][row.number]
-        right = seen.lower() == row.class_name.lower()
-        return GeneratedImage(row, Image.new("RGB", (8, 8)), judge_label=seen, judge_right=right, judge_confidence=0.5)
+    def generate(row: PlanRow) -> GeneratedImage:
+        label = answers[row.slug][row.number]
+        right = label.lower() == row.class_name.lower()
+        return GeneratedImage(row, Image.new("RGB", (8, 8)), judge_label=label, judge_right=right, judge_confidence=0.5)
 
-    fill(folder, TRAIN, draw)
+    fill(folder, TRAIN, generate)
     summary, text = summarize(tmp_path, folder)
     confusion = summary["confusion"]
     assert confusion["by"] == "judge"
@@ -69,7 +69,7 @@ def test_images_are_counted_by_what_the_judge_took_them_for(tmp_path: Path) -> N
     assert '<td class="right" style="--share: 0.25">1</td><td style="--share: 0.50">2</td>' in text
 
 
-def test_without_a_judge_the_guides_labels_are_counted(tmp_path: Path) -> None:
+def test_confusion_without_a_judge_counts_the_labels_of_the_guide(tmp_path: Path) -> None:
     folder = ShardFolder(tmp_path / "shards", "try")
     wrong = {"guide_label": "bat", "guide_right": False, "guide_confidence": 0.5}
     fill(folder, PLAIN, lambda row: GeneratedImage(row, Image.new("RGB", (8, 8)), **wrong))
@@ -79,12 +79,12 @@ def test_without_a_judge_the_guides_labels_are_counted(tmp_path: Path) -> None:
     assert "the guide's label" in Page(text).text
 
 
-def test_two_classes_of_one_name_are_kept_apart(tmp_path: Path) -> None:
+def test_report_keeps_two_classes_of_one_name_apart(tmp_path: Path) -> None:
     classes = (ClassInfo(0, "crane", "crane", True, "n1"), ClassInfo(1, "crane", "crane-2", True, "n2"))
     folder = ShardFolder(tmp_path / "shards", "try")
     right = {"crane": 4, "crane-2": 1}
     for split in (PLAIN, TRAIN):
-        fill(folder, split, drawing(right, right), classes)
+        fill(folder, split, recognised_on(right, right), classes)
     summary, text = summarize(tmp_path, folder, classes=classes)
     assert list(summary["classes"]) == ["crane (n1)", "crane (n2)"]
     assert summary["classes"]["crane (n1)"]["plain_prompt"]["judge_accuracy"] == 1.0
@@ -95,12 +95,12 @@ def test_two_classes_of_one_name_are_kept_apart(tmp_path: Path) -> None:
     assert len(set(alts)) == 4
 
 
-def test_titles_are_names_where_these_are_enough() -> None:
+def test_class_titles_are_names_where_these_are_unique() -> None:
     assert accuracy.class_titles(CLASSES) == {0: "crane", 1: ODD}
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abcd")), min_size=1, max_size=60))
-def test_every_answer_is_counted_once(pairs: list[tuple[str, str]]) -> None:
+def test_confusion_counts_every_answer_once(pairs: list[tuple[str, str]]) -> None:
     confusion = accuracy.confusion_counts(pairs, ["a", "b", "c"])
     assert confusion is not None
     inside = sum(count for answers in confusion["counts"].values() for count in answers.values())
@@ -124,7 +124,7 @@ def decoded(matrix: confusion_matrices.Matrix) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(matrix.uri.partition(",")[2]))).convert("RGBA"), int)
 
 
-def test_many_classes_are_a_picture_of_a_pixel_each() -> None:
+def test_confusion_matrix_of_many_classes_is_an_image_of_a_pixel_each() -> None:
     names = [f"class {index}" for index in range(50)]
     pairs = [(name, name) for name in names] + [("class 3", "class 40")]
     confusion = accuracy.confusion_counts(pairs, names)
@@ -133,17 +133,17 @@ def test_many_classes_are_a_picture_of_a_pixel_each() -> None:
     assert matrix.grid is None
     assert matrix.side == 50
     pixels = decoded(matrix)
-    seen = pixels[..., 3] > 0
-    wanted = np.eye(50, dtype=bool)
-    wanted[3, 40] = True
-    assert (seen == wanted).all()
+    visible = pixels[..., 3] > 0
+    expected = np.eye(50, dtype=bool)
+    expected[3, 40] = True
+    assert (visible == expected).all()
     assert pixels[7, 7, 3] == 255
     assert pixels[7, 7, 2] > pixels[7, 7, 0]  # right is blue
     assert pixels[3, 40, 0] > pixels[3, 40, 2]  # wrong is orange
     assert 150 < pixels[3, 40, 3] < 255  # half of the class: root 0.5
 
 
-def test_more_classes_than_pixels_share_them_and_no_mistake_is_lost() -> None:
+def test_confusion_matrix_of_more_classes_than_pixels_loses_no_mistake() -> None:
     names = [str(index) for index in range(700)]
     confusion = accuracy.confusion_counts([("699", "0"), *((name, name) for name in names)], names)
     assert confusion is not None

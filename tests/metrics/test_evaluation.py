@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dct_augment.intervals import estimate
+from dct_augment.intervals import estimate_json
 from dct_augment.metrics.distances import frechet_distance, kernel_distance
 from dct_augment.metrics.diversity import class_diversity
 from dct_augment.metrics.evaluation import Metric, evaluate
@@ -71,10 +71,17 @@ def test_intervals_tell_a_shifted_distribution_from_the_same():
         assert shifted[name].estimate.high < same[name].estimate.low, name
 
 
-@pytest.mark.parametrize(("count", "expected"), [
-    (29, {"fid", "kid", *NEIGHBOURS}), (30, {"kid", *NEIGHBOURS}),
-    (99, {"kid", *NEIGHBOURS}), (100, NEIGHBOURS), (999, NEIGHBOURS), (1000, set()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (29, {"fid", "kid", *NEIGHBOURS}),
+        (30, {"kid", *NEIGHBOURS}),
+        (99, {"kid", *NEIGHBOURS}),
+        (100, NEIGHBOURS),
+        (999, NEIGHBOURS),
+        (1000, set()),
+    ],
+)
 def test_few_images_are_warned_of_until_there_are_enough_of_both_kinds(count, expected):
     for sizes in ((count, 1000), (1000, count)):
         metrics = evaluated(*pair(*sizes, 3), resamples=2)
@@ -102,7 +109,9 @@ def test_few_images_leave_out_the_metrics_that_need_more(swap):
         few, enough = normal(count, 8, seed=1), normal(30, 8, seed=2)
         metrics = evaluated(*((enough, few) if swap else (few, enough)))
         assert set(metrics) - {"diversity"} == expected
-        assert all(math.isfinite(value) for metric in metrics.values() for value in estimate(metric.estimate)["ci95"])
+        assert all(
+            math.isfinite(value) for metric in metrics.values() for value in estimate_json(metric.estimate)["ci95"]
+        )
 
 
 @pytest.mark.parametrize("value", [0.0, 3.3, -1e4])

@@ -24,29 +24,32 @@ from dct_augment.tokens.files import TokenFolder
 ODD = 'Grün_tern & <b onclick="x">$鳥$'
 CLASSES = (ClassInfo(0, "crane", "crane", homonym=True), ClassInfo(1, ODD, "odd"))
 COLORS = ((250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0))
-"""The colour of image 0, 1, 2, 3 of every class, to tell them apart in a strip."""
+"""The colour of image 0, 1, 2, 3 of every class, to tell their thumbnails apart."""
 
 NO_TRIALS = pd.DataFrame(columns=[field.name for field in dataclasses.fields(Trial)])
 
 
 def settings(**changes: Any) -> Config:
     data: dict[str, Any] = {
-        "name": "try", "dataset": {"name": "pocket"}, "guide": {"name": "pocket/birds-guide"},
-        "judge": {"name": "pocket/birds-judge"}, "report": {"images_per_class": 4},
-    }  # fmt: skip
+        "name": "try",
+        "dataset": {"name": "pocket"},
+        "guide": {"name": "pocket/birds-guide"},
+        "judge": {"name": "pocket/birds-judge"},
+        "report": {"images_per_class": 4},
+    }
     return validate(data | changes)
 
 
 def fill(
     folder: ShardFolder,
     split: str,
-    draw: Callable[[PlanRow], GeneratedImage],
+    generate: Callable[[PlanRow], GeneratedImage],
     classes: tuple[ClassInfo, ...] = CLASSES,
     per_class: int = 4,
     without: tuple[str, ...] = (),
     shard_size: int = 5,
 ) -> None:
-    """Write a split as the generation stage does; classes `without` a token are drawn with the plain prompt."""
+    """Write a split as the generation stage does; classes `without` a token use the plain prompt."""
     tokens = {
         info.slug: ClassToken(f"<dct-try-{info.slug}>", info.slug, "0" * 64)
         for info in classes
@@ -56,13 +59,13 @@ def fill(
     folder.record(split, layout)
     for spec in layout:
         planned = rows(spec, classes, settings().prompts, tokens, 0)
-        folder.write(spec, [draw(row) for row in planned], {}, "png")
+        folder.write(spec, [generate(row) for row in planned], {}, "png")
 
 
-def drawing(judge: Mapping[str, int], guide: Mapping[str, int], failed: tuple[str, int] | None = None) -> Any:
-    """A draw function: judge and guide are right on the first so many images of each class."""
+def recognised_on(judge: Mapping[str, int], guide: Mapping[str, int], failed: tuple[str, int] | None = None) -> Any:
+    """A function that generates images on which judge and guide are right: the first so many of each class."""
 
-    def draw(row: PlanRow) -> GeneratedImage:
+    def generate(row: PlanRow) -> GeneratedImage:
         if (row.slug, row.number) == failed:
             return GeneratedImage(row, None, "failed", "image is not finite")
         return GeneratedImage(
@@ -77,32 +80,49 @@ def drawing(judge: Mapping[str, int], guide: Mapping[str, int], failed: tuple[st
             judge_confidence=0.5,
         )
 
-    return draw
+    return generate
 
 
 def make_shards(root: Path) -> ShardFolder:
     """Both kinds of two classes, four images each; one class-token image failed."""
     folder = ShardFolder(root / "shards", "try")
-    fill(folder, PLAIN, drawing({"crane": 1, "odd": 2}, {"crane": 0, "odd": 4}))
-    fill(folder, TRAIN, drawing({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}, failed=("odd", 3)))
+    fill(folder, PLAIN, recognised_on({"crane": 1, "odd": 2}, {"crane": 0, "odd": 4}))
+    fill(folder, TRAIN, recognised_on({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}, failed=("odd", 3)))
     return folder
 
 
 def make_tokens(root: Path) -> pd.DataFrame:
     folder = TokenFolder(root / "tokens", "pocket")
-    folder.publish([
-        {
-            "token": folder.word(info), "class": info.name, "slug": info.slug, "class_index": info.index,
-            "homonym": info.homonym, "usable": True, "stop_reason": "target reached", "updates": 3, "attempts": 1,
-            "unet_evaluations": 120, "effect": 9.5, "plain_guide_accuracy": 0.25,
-            "guide_accuracy": 0.9, "guide_probability": 0.8, "plain_judge_accuracy": None, "judge_accuracy": None,
-            "verdict": None, "diversity": None, "plain_diversity": None,
-            **dict.fromkeys(f"{who}gain{end}" for who in ("", "judge_") for end in ("", "_low", "_high")),
-            "norm": float("nan"), "losses": [2.0, 1.0, 0.5],
-            "validations": json.dumps([{"update": 3, "accuracy": 0.9, "probability": 0.8}]),
-        }
-        for info in CLASSES
-    ])  # fmt: skip
+    folder.publish(
+        [
+            {
+                "token": folder.word(info),
+                "class": info.name,
+                "slug": info.slug,
+                "class_index": info.index,
+                "homonym": info.homonym,
+                "usable": True,
+                "stop_reason": "target reached",
+                "updates": 3,
+                "attempts": 1,
+                "unet_evaluations": 120,
+                "effect": 9.5,
+                "plain_guide_accuracy": 0.25,
+                "guide_accuracy": 0.9,
+                "guide_probability": 0.8,
+                "plain_judge_accuracy": None,
+                "judge_accuracy": None,
+                "verdict": None,
+                "diversity": None,
+                "plain_diversity": None,
+                **dict.fromkeys(f"{role}gain{end}" for role in ("", "judge_") for end in ("", "_low", "_high")),
+                "norm": float("nan"),
+                "losses": [2.0, 1.0, 0.5],
+                "validations": json.dumps([{"update": 3, "accuracy": 0.9, "probability": 0.8}]),
+            }
+            for info in CLASSES
+        ]
+    )
     return folder.index()
 
 
@@ -112,25 +132,34 @@ def trial_table(path: Path) -> pd.DataFrame:
         "class_token": (0.6, 0.7, 0.9),
         "plain_prompt": (0.5, 0.5),
     }
-    table = pd.DataFrame([
-        {
-            "arm": arm, "shots": 5, "seed": seed, "per_class": 0 if arm.startswith("real") else 50, "steps": 200,
-            "accuracy": accuracy, "seconds": 1.5, "truth": [0, 1], "predicted": [0, 1],
-        }
-        for arm, values in accuracies.items()
-        for seed, accuracy in enumerate(values)
-    ])  # fmt: skip
+    table = pd.DataFrame(
+        [
+            {
+                "arm": arm,
+                "shots": 5,
+                "seed": seed,
+                "per_class": 0 if arm.startswith("real") else 50,
+                "steps": 200,
+                "accuracy": accuracy,
+                "seconds": 1.5,
+                "truth": [0, 1],
+                "predicted": [0, 1],
+            }
+            for arm, values in accuracies.items()
+            for seed, accuracy in enumerate(values)
+        ]
+    )
     table.to_parquet(path, index=False)
     return pd.read_parquet(path)
 
 
 def make(root: Path, shards: ShardFolder, tokens: pd.DataFrame, trials: pd.DataFrame, **changes: Any) -> Any:
     """Build a report; return (summary, page)."""
-    given: dict[str, Any] = {"config": settings(), "classes": CLASSES, "environment": {"torch": "1.2 <3>"}}
-    given |= changes
-    settings_, titles_ = given["config"].benchmark, class_titles(given["classes"])
+    arguments: dict[str, Any] = {"config": settings(), "classes": CLASSES, "environment": {"torch": "1.2 <3>"}}
+    arguments |= changes
+    settings_, titles_ = arguments["config"].benchmark, class_titles(arguments["classes"])
     benchmark = summarize_trials(trials, titles_, settings_.shots, settings_.per_class)
-    path = write_report(root, **given, tokens=tokens, shards=shards, benchmark=benchmark)
+    path = write_report(root, **arguments, tokens=tokens, shards=shards, benchmark=benchmark)
     assert path == root / "report" / "index.html"
     text = (root / "report" / "summary.json").read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""The report in a real browser: nothing from outside, no error, every picture and number there, by keyboard too."""
+"""The report in a real browser: nothing from outside, no error, every image and number there, by keyboard too."""
 
 import itertools
 import json
@@ -19,9 +19,14 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no browser: install Debian's package chromium")
 
 ARMS = {
-    "real": 0.5, "real+strong_aug": 0.6, "plain_prompt": 0.55, "textual_inversion": 0.65, "class_token": 0.8,
-    "class_token_few_shot_guide": 0.7, "class_token_filtered": 0.82,
-}  # fmt: skip
+    "real": 0.5,
+    "real+strong_aug": 0.6,
+    "plain_prompt": 0.55,
+    "textual_inversion": 0.65,
+    "class_token": 0.8,
+    "class_token_few_shot_guide": 0.7,
+    "class_token_filtered": 0.82,
+}
 
 
 def trials() -> pd.DataFrame:
@@ -35,21 +40,42 @@ def trials() -> pd.DataFrame:
             for seed in range(3):
                 truth = np.arange(2).repeat(20)
                 predicted = np.where(generator.random(40) < level * (0.8 if shots == 1 else 1), truth, 1 - truth)
-                rows.append({
-                    "arm": arm, "shots": shots, "seed": seed, "per_class": 0 if arm.startswith("real") else per_class,
-                    "steps": 100, "accuracy": float((truth == predicted).mean()), "val_accuracy": 0.5, "seconds": 1.0,
-                    "truth": truth, "predicted": predicted, "identity": "x",
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "arm": arm,
+                        "shots": shots,
+                        "seed": seed,
+                        "per_class": 0 if arm.startswith("real") else per_class,
+                        "steps": 100,
+                        "accuracy": float((truth == predicted).mean()),
+                        "val_accuracy": 0.5,
+                        "seconds": 1.0,
+                        "truth": truth,
+                        "predicted": predicted,
+                        "identity": "x",
+                    }
+                )
     return pd.DataFrame(rows)
 
 
 def metrics() -> pd.DataFrame:
-    return pd.DataFrame([
-        {"kind": kind, "metric": metric, "value": value, "low": value * 0.9, "high": value * 1.1, "n_real": 40,
-         "n_synthetic": 60, "features": "pocket/birds-judge", "warning": "few images" if metric == "fid" else ""}
-        for kind in ("plain_prompt", "class_token", "textual_inversion", "class_token_few_shot_guide")
-        for metric, value in (("fid", 81.26), ("kid", 0.0312), ("judge_top1", 0.8), ("coverage", 0.713))
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "kind": kind,
+                "metric": metric,
+                "value": value,
+                "low": value * 0.9,
+                "high": value * 1.1,
+                "n_real": 40,
+                "n_synthetic": 60,
+                "features": "pocket/birds-judge",
+                "warning": "few images" if metric == "fid" else "",
+            }
+            for kind in ("plain_prompt", "class_token", "textual_inversion", "class_token_few_shot_guide")
+            for metric, value in (("fid", 81.26), ("kid", 0.0312), ("judge_top1", 0.8), ("coverage", 0.713))
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +84,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     root = tmp_path_factory.mktemp("run")
     shards = make_shards(root)
     tokens = make_tokens(root).assign(
-        verdict=["certified", "collapsed"], gain=0.5, gain_low=0.25, gain_high=0.75, judge_gain=0.4, judge_gain_low=0.2,
-        judge_gain_high=0.6, diversity=30.0, plain_diversity=40.0,
-    )  # fmt: skip
+        verdict=["certified", "collapsed"],
+        gain=0.5,
+        gain_low=0.25,
+        gain_high=0.75,
+        judge_gain=0.4,
+        judge_gain_low=0.2,
+        judge_gain_high=0.6,
+        diversity=30.0,
+        plain_diversity=40.0,
+    )
     rows = shards.rows(TRAIN)
     filtered = rows[["key", "class_name"]].assign(accepted=rows["number"] > 0, reason="guide unsure")
     summary, _ = make(root, shards, tokens, trials(), metrics=metrics(), filtered=filtered, config=settings())
@@ -77,20 +110,20 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-class Visit:
-    """The page as one reader sees it, with everything the browser complained of or asked for."""
+class OpenPage:
+    """The page as a reader sees it, with every error and request of the browser."""
 
     def __init__(self, chromium: Any, path: Path, scheme: str = "light", width: int = 1280) -> None:
         self._context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 800})
         self.page = self._context.new_page()
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         self.requests: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda message: self.errors.append(message.text))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
 
-    def __enter__(self) -> "Visit":
+    def __enter__(self) -> "OpenPage":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -99,35 +132,39 @@ class Visit:
     def cells(self, table: str) -> dict[str, list[str]]:
         """The text of each row's cells by its head, from the table of that label."""
         rows = self.page.locator(f'[aria-label="{table}, table"] tbody tr')
-        found = rows.evaluate_all("rows => rows.map(row => [...row.cells].map(cell => cell.innerText.trim()))")
-        return {re.sub(r"\s+", " ", row[0]): [re.sub(r"\s+", " ", cell) for cell in row[1:]] for row in found}
+        texts = rows.evaluate_all("rows => rows.map(row => [...row.cells].map(cell => cell.innerText.trim()))")
+        return {re.sub(r"\s+", " ", row[0]): [re.sub(r"\s+", " ", cell) for cell in row[1:]] for row in texts}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 375, 320])
-def test_it_opens_offline_without_a_complaint_and_fits(
+def test_page_opens_offline_without_errors_and_fits_the_window(
     chromium: Any, built: tuple[Path, dict[str, Any]], scheme: str, width: int
 ) -> None:
     path, _ = built
-    with Visit(chromium, path, scheme, width) as visit:
-        page = visit.page
+    with OpenPage(chromium, path, scheme, width) as opened:
+        page = opened.page
         assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
         assert page.locator("img").count() == 4
-        assert page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
-        sizes = page.evaluate("[...document.querySelectorAll('svg')].map(one => one.getBoundingClientRect().toJSON())")
+        assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+        sizes = page.evaluate("[...document.querySelectorAll('svg')].map(svg => svg.getBoundingClientRect().toJSON())")
         assert len(sizes) == 7  # arms, differences, two curves, two classes' training, gains
         assert all(40 < size["width"] <= width and size["height"] > 40 for size in sizes)
         heights = page.locator(".matrix tbody tr").evaluate_all("rows => rows.map(row => row.clientHeight)")
         assert max(heights) < 80  # names of rows are not squeezed into a column of letters
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == {
-            "light": "rgb(251, 250, 247)", "dark": "rgb(20, 22, 25)",
-        }[scheme]  # fmt: skip
+        assert (
+            page.evaluate("getComputedStyle(document.body).backgroundColor")
+            == {
+                "light": "rgb(251, 250, 247)",
+                "dark": "rgb(20, 22, 25)",
+            }[scheme]
+        )
         assert page.evaluate("getComputedStyle(document.querySelector('svg text')).fill") == page.evaluate(
             "getComputedStyle(document.querySelector('svg')).color"
         )
-        assert visit.complaints == []
-        assert {url.partition(":")[0] for url in visit.requests} <= {"file", "data"}
-        assert [url for url in visit.requests if url.startswith("file:")] == [path.as_uri()]
+        assert opened.errors == []
+        assert {url.partition(":")[0] for url in opened.requests} <= {"file", "data"}
+        assert [url for url in opened.requests if url.startswith("file:")] == [path.as_uri()]
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -138,68 +175,71 @@ def points(difference: float) -> str:
     return f"{difference * 100:+.1f}".replace("-", "\u2212")
 
 
-def test_what_is_shown_is_what_the_summary_says(chromium: Any, built: tuple[Path, dict[str, Any]]) -> None:
+def test_page_shows_the_numbers_of_the_summary(chromium: Any, built: tuple[Path, dict[str, Any]]) -> None:
     path, summary = built
     bench = summary["benchmark"]
-    with Visit(chromium, path) as visit:
-        big = [re.sub(r"\s+", " ", text) for text in visit.page.locator(".big").all_inner_texts()]
+    with OpenPage(chromium, path) as opened:
+        big = [re.sub(r"\s+", " ", text) for text in opened.page.locator(".big").all_inner_texts()]
         judge = summary["judge_accuracy"]
         assert f"{percent(judge['plain_prompt']['mean'])} \u2192 to {percent(judge['class_token']['mean'])}" in big
         assert f"{points(bench['paired']['class_token-real+strong_aug']['mean'])} points" in big
-        arms = visit.cells("Accuracy by arm")
+        arms = opened.cells("Accuracy by arm")
         assert len(arms) == len(ARMS)
         for head, cells in arms.items():
             value = bench["arms"][head.split(" ")[-1]]
             assert cells[:3:2] == [percent(value["mean"]), str(value["n"])]
-        pairs = [cells for _, cells in sorted(visit.cells("Paired differences").items())]
+        pairs = [cells for _, cells in sorted(opened.cells("Paired differences").items())]
         shown = {(cells[0], int(cells[2])) for cells in pairs}
         assert shown == {(points(pair["mean"]), pair["n"]) for pair in bench["paired"].values()}
         assert {cells[5] for cells in pairs} == {"0.250"}
-        gains = visit.cells("Recognition by class")
+        gains = opened.cells("Recognition by class")
         assert [head.split(" ")[0] for head in gains] == [name.split(" ")[0] for name in summary["gains"]["judge"]]
         assert gains["crane homonym"][2].startswith(points(summary["gains"]["of"]["crane"]["judge"]["mean"]))
-        metric = visit.cells("Metrics of generated images")
+        metric = opened.cells("Metrics of generated images")
         assert any(cells[0].endswith("81.3 73.1 to 89.4") for head, cells in metric.items() if head.startswith("FID"))
-        assert visit.cells("Certificates")["crane"][:2] == ["\u2713 certified", "+50.0 +25.0 to +75.0"]
-        assert visit.cells("Filter")[ODD][:2] == [str(summary["filter"]["classes"][ODD][key]) for key in (
-            "accepted", "rejected")]  # fmt: skip
-        chart = visit.page.locator("#benchmark svg").first.text_content() or ""
+        assert opened.cells("Certificates")["crane"][:2] == ["\u2713 certified", "+50.0 +25.0 to +75.0"]
+        assert opened.cells("Filter")[ODD][:2] == [
+            str(summary["filter"]["classes"][ODD][key]) for key in ("accepted", "rejected")
+        ]
+        chart = opened.page.locator("#benchmark svg").first.text_content() or ""
         assert f"{bench['arms']['class_token']['mean'] * 100:.1f} %" in chart
 
 
 def test_confusion_matrices_show_their_counts(chromium: Any, built: tuple[Path, dict[str, Any]]) -> None:
     path, summary = built
-    with Visit(chromium, path) as visit:
+    with OpenPage(chromium, path) as opened:
         for label, confusion in (
             ("Class token", summary["confusion"]["class_token"]),
             ("class tokens", summary["benchmark"]["confusion"]["class_token"]),
         ):
-            rows = visit.page.locator(f'[aria-label="{label}, confusion matrix"] tbody tr')
-            found = rows.evaluate_all("rows => rows.map(row => [...row.cells].map(cell => cell.innerText))")
-            assert [row[0] for row in found] == [info.name for info in CLASSES]
-            for row in found:
-                wanted = [confusion["counts"][row[0]].get(info.name, 0) for info in CLASSES]
-                wanted += [confusion["elsewhere"][row[0]]] if len(row) > 3 else []
-                assert [int(cell or 0) for cell in row[1:]] == wanted
+            rows = opened.page.locator(f'[aria-label="{label}, confusion matrix"] tbody tr')
+            texts = rows.evaluate_all("rows => rows.map(row => [...row.cells].map(cell => cell.innerText))")
+            assert [row[0] for row in texts] == [info.name for info in CLASSES]
+            for row in texts:
+                counts = [confusion["counts"][row[0]].get(info.name, 0) for info in CLASSES]
+                counts += [confusion["elsewhere"][row[0]]] if len(row) > 3 else []
+                assert [int(cell or 0) for cell in row[1:]] == counts
 
 
-def test_every_interactive_part_is_reached_by_tab_and_seen(chromium: Any, built: tuple[Path, dict[str, Any]]) -> None:
+def test_every_interactive_part_of_the_page_is_reached_by_tab_and_visible(
+    chromium: Any, built: tuple[Path, dict[str, Any]]
+) -> None:
     path, _ = built
-    with Visit(chromium, path, width=375) as visit:
-        page = visit.page
+    with OpenPage(chromium, path, width=375) as opened:
+        page = opened.page
         # What is folded away is none of it, until it is opened.
         parts = page.locator("a[href], summary, [tabindex='0']")
-        wanted = parts.evaluate_all("parts => parts.filter(one => one.checkVisibility()).length")
+        visible = parts.evaluate_all("parts => parts.filter(part => part.checkVisibility()).length")
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.textContent") == "Skip to the numbers"
         assert page.evaluate("document.activeElement.getBoundingClientRect().left >= 0")
         reached = 1
-        while page.evaluate("document.activeElement !== document.body") and reached <= wanted:
+        while page.evaluate("document.activeElement !== document.body") and reached <= visible:
             style = "getComputedStyle(document.activeElement)"
             assert page.evaluate(f"{style}.outlineStyle") == "solid", reached
             page.keyboard.press("Tab")
             reached += 1
-        assert reached - 1 == wanted
+        assert reached - 1 == visible
         page.reload()
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
@@ -213,18 +253,18 @@ def test_wide_tables_scroll_inside_and_keep_the_names_of_their_rows(
     chromium: Any, built: tuple[Path, dict[str, Any]]
 ) -> None:
     path, _ = built
-    with Visit(chromium, path, width=375) as visit:
-        table = visit.page.locator('[aria-label="Recognition by class, table"]')
-        assert table.evaluate("one => one.scrollWidth > one.clientWidth")
+    with OpenPage(chromium, path, width=375) as opened:
+        table = opened.page.locator('[aria-label="Recognition by class, table"]')
+        assert table.evaluate("table => table.scrollWidth > table.clientWidth")
         table.focus()
         before = table.locator("tbody th").first.bounding_box()
         for _ in range(8):
-            visit.page.keyboard.press("ArrowRight")
+            opened.page.keyboard.press("ArrowRight")
         for _ in range(100):  # scrolling is smooth
-            if table.evaluate("one => one.scrollLeft") > 40:
+            if table.evaluate("table => table.scrollLeft") > 40:
                 break
-            visit.page.wait_for_timeout(20)
-        assert table.evaluate("one => one.scrollLeft") > 40
+            opened.page.wait_for_timeout(20)
+        assert table.evaluate("table => table.scrollLeft") > 40
         after = table.locator("tbody th").first.bounding_box()
         assert before is not None
         assert after is not None
@@ -235,19 +275,23 @@ def test_headings_do_not_skip_a_level_and_landmarks_are_named(
     chromium: Any, built: tuple[Path, dict[str, Any]]
 ) -> None:
     path, summary = built
-    with Visit(chromium, path) as visit:
-        page = visit.page
-        levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(one => +one.tagName[1])")
+    with OpenPage(chromium, path) as opened:
+        page = opened.page
+        levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(heading => +heading.tagName[1])")
         assert levels[0] == 1
         assert levels.count(1) == 1
         assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
         assert page.locator("main").count() == page.locator("header").count() == page.locator("nav").count() == 1
-        assert page.evaluate("[...document.querySelectorAll('[role=group]')].every(one => one.ariaLabel)")
-        assert page.evaluate("[...document.images].every(one => one.alt)")
+        assert page.evaluate("[...document.querySelectorAll('[role=group]')].every(group => group.ariaLabel)")
+        assert page.evaluate("[...document.images].every(image => image.alt)")
         assert page.evaluate("document.documentElement.lang") == "en"
         titles = page.locator("main > section > h2").all_inner_texts()
         assert titles == [
-            "What came out", "Pictures of each class", "Benchmark", "Class tokens", "Generated images",
+            "Results",
+            "First images of each class",
+            "Benchmark",
+            "Class tokens",
+            "Generated images",
             "How it was made",
-        ]  # fmt: skip
+        ]
         assert json.loads((path.parent / "summary.json").read_text()) == summary

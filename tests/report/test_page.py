@@ -17,12 +17,12 @@ from tests.report.pages import (
     NO_TRIALS,
     ODD,
     Page,
-    drawing,
     empty,
     fill,
     make,
     make_shards,
     make_tokens,
+    recognised_on,
     settings,
     thumbnail_images,
     trial_table,
@@ -69,7 +69,7 @@ def test_homonyms_are_counted_apart_only_if_there_are_any(
     assert summary["judge_accuracy"]["plain_prompt"]["n"] == 4  # other classes' images do not count
 
 
-def test_each_class_has_its_numbers_and_failed_images_are_counted_apart(
+def test_summary_has_the_numbers_of_each_class_and_counts_failed_images_apart(
     tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
 ) -> None:
     summary, page = make(tmp_path, shards, tokens, NO_TRIALS)
@@ -99,40 +99,67 @@ def test_benchmark_pairs_arms_on_the_seeds_they_share(
     # Gaps 0.1, 0.1, 0.2: standard error 1/30, t(2) = 4.3027. Gaps 0.1, 0.2: standard error 0.05, t(1) = 12.7062.
     # All signs agree: 2 of the 2^n equally likely outcomes are as extreme, so both exact tests give the least they can.
     assert bench["paired"]["class_token-real+strong_aug"] == {
-        "arm": "class_token", "baseline": "real+strong_aug", "mean": 0.1333, "ci95": [-0.0101, 0.2768], "n": 3,
-        "sign_p": 0.25, "permutation_p": 0.25, "smallest_p": 0.25,
-    }  # fmt: skip
+        "arm": "class_token",
+        "baseline": "real+strong_aug",
+        "mean": 0.1333,
+        "ci95": [-0.0101, 0.2768],
+        "n": 3,
+        "sign_p": 0.25,
+        "permutation_p": 0.25,
+        "smallest_p": 0.25,
+    }
     assert bench["paired"]["class_token-plain_prompt"] == {
-        "arm": "class_token", "baseline": "plain_prompt", "mean": 0.15, "ci95": [-0.4853, 0.7853], "n": 2,
-        "sign_p": 0.5, "permutation_p": 0.5, "smallest_p": 0.5,
-    }  # fmt: skip
+        "arm": "class_token",
+        "baseline": "plain_prompt",
+        "mean": 0.15,
+        "ci95": [-0.4853, 0.7853],
+        "n": 2,
+        "sign_p": 0.5,
+        "permutation_p": 0.5,
+        "smallest_p": 0.5,
+    }
     assert bench["paired"]["real+strong_aug-real"] == {
-        "arm": "real+strong_aug", "baseline": "real", "mean": None, "ci95": [None, None], "n": 0,
-        "sign_p": None, "permutation_p": None, "smallest_p": None,
-    }  # fmt: skip
+        "arm": "real+strong_aug",
+        "baseline": "real",
+        "mean": None,
+        "ci95": [None, None],
+        "n": 0,
+        "sign_p": None,
+        "permutation_p": None,
+        "smallest_p": None,
+    }
     text = Page(page).text
     assert "+13.3 points" in text
-    assert "no clear difference" in text
+    assert "not significant (the interval includes 0)" in text
     assert "There are no benchmark trials" not in text
 
 
-@pytest.mark.parametrize(("gain", "verdict"), [(0.1, "better."), (-0.1, "worse.")])
-def test_a_clear_difference_is_said_in_words(
+@pytest.mark.parametrize(("gain", "verdict"), [(0.1, "significantly better."), (-0.1, "significantly worse.")])
+def test_page_says_significant_differences_in_words(
     gain: float, verdict: str, tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
 ) -> None:
-    table = pd.DataFrame([
-        {
-            "arm": arm, "shots": 5, "seed": seed, "per_class": 0 if arm.startswith("real") else 50, "steps": 9,
-            "accuracy": 0.5 + more + seed / 1000, "seconds": 1.0, "truth": [0], "predicted": [0],
-        }
-        for seed in range(5)
-        for arm, more in (("real+strong_aug", 0.0), ("class_token", gain + seed / 100))
-    ])  # fmt: skip
+    table = pd.DataFrame(
+        [
+            {
+                "arm": arm,
+                "shots": 5,
+                "seed": seed,
+                "per_class": 0 if arm.startswith("real") else 50,
+                "steps": 9,
+                "accuracy": 0.5 + more + seed / 1000,
+                "seconds": 1.0,
+                "truth": [0],
+                "predicted": [0],
+            }
+            for seed in range(5)
+            for arm, more in (("real+strong_aug", 0.0), ("class_token", gain + seed / 100))
+        ]
+    )
     _, page = make(tmp_path, shards, tokens, table)
     assert verdict in Page(page).text
 
 
-def test_one_seed_gives_no_interval_and_no_invalid_json(
+def test_report_of_one_seed_has_no_interval_and_no_invalid_json(
     tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
 ) -> None:
     table = trial_table(tmp_path / "trials.parquet")
@@ -142,28 +169,28 @@ def test_one_seed_gives_no_interval_and_no_invalid_json(
     assert not re.search(r"\b(inf|nan)\b", Page(page).text, flags=re.IGNORECASE)
 
 
-def test_strips_show_pairs_in_order_and_leave_a_place_for_what_failed(
+def test_thumbnails_show_pairs_in_order_and_leave_a_place_for_failed_images(
     tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
 ) -> None:
     page = Page(make(tmp_path, shards, tokens, NO_TRIALS)[1])
     images = thumbnail_images(page)
     assert len(images) == 4
     centers = [[image.getpixel((place * 20 + 4, 8)) for place in range(4)] for image in images]
-    whole = [(*color, 255) for color in COLORS]
-    assert centers[:3] == [whole, whole, whole]
-    assert centers[3][:3] == whole[:3]
+    opaque = [(*color, 255) for color in COLORS]
+    assert centers[:3] == [opaque, opaque, opaque]
+    assert centers[3][:3] == opaque[:3]
     assert centers[3][3] == (0, 0, 0, 0)
     alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert alts[0] == "4 images of crane, plain prompt"
     assert alts[3] == f"3 images of {ODD}, class token; 1 absent"
 
 
-def test_strip_length_is_the_configured_one(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
+def test_thumbnails_are_as_many_as_configured(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
     page = Page(make(tmp_path, shards, tokens, NO_TRIALS, config=settings(report={"images_per_class": 2}))[1])
     assert [image.size for image in thumbnail_images(page)] == [(36, 16)] * 4
 
 
-def test_large_pictures_shrink_until_the_page_is_below_five_megabytes(tmp_path: Path) -> None:
+def test_large_thumbnails_shrink_until_the_page_is_below_five_megabytes(tmp_path: Path) -> None:
     classes = tuple(ClassInfo(index, f"class {index}", f"class-{index}") for index in range(6))
     generator = np.random.default_rng(0)
 
@@ -173,30 +200,28 @@ def test_large_pictures_shrink_until_the_page_is_below_five_megabytes(tmp_path: 
     folder = ShardFolder(tmp_path / "shards", "try")
     for split in (PLAIN, TRAIN):
         fill(folder, split, noise, classes, per_class=8)
-    _, page = make(
-        tmp_path, folder, pd.DataFrame(), NO_TRIALS, classes=classes, config=settings(report={"images_per_class": 8})
-    )  # fmt: skip
+    _, page = make(tmp_path, folder, pd.DataFrame(), NO_TRIALS, classes=classes, config=settings(report={"images_per_class": 8}))
     assert len(page.encode()) < 5_000_000
     assert len(thumbnail_images(Page(page))) == 12
 
 
-def test_classes_without_room_are_left_out_whole() -> None:
-    tiles = [Image.effect_noise((64, 64), 90).convert("RGB")]
-    sets = {name: {"plain_prompt": tiles, "class_token": tiles} for name in "abc"}
-    everything = thumbnails.render_classes(sets)
+def test_thumbnails_without_room_leave_out_whole_classes() -> None:
+    images = [Image.effect_noise((64, 64), 90).convert("RGB")]
+    classes = {name: {"plain_prompt": images, "class_token": images} for name in "abc"}
+    everything = thumbnails.render_classes(classes)
     assert list(everything) == ["a", "b", "c"]
     assert everything["a"]["class_token"].height == 64
-    total = sum(len(strip.uri) for kinds in everything.values() for strip in kinds.values())
-    smaller = thumbnails.render_classes(sets, total - 10)
+    total = sum(len(row.uri) for kinds in everything.values() for row in kinds.values())
+    smaller = thumbnails.render_classes(classes, total - 10)
     assert list(smaller) == ["a", "b", "c"]
     assert smaller["a"]["class_token"].height == 48
-    smallest = thumbnails.render_classes(sets, 1)
+    smallest = thumbnails.render_classes(classes, 1)
     assert smallest == {}
-    one = sum(len(strip.uri) for strip in thumbnails.render_classes({"a": sets["a"]}, total // 8)["a"].values())
-    assert one <= total // 8
-    kept = thumbnails.render_classes(sets, one + 10)
-    assert list(kept) == ["a"]
-    assert set(kept["a"]) == {"plain_prompt", "class_token"}
+    one_class = sum(len(row.uri) for row in thumbnails.render_classes({"a": classes["a"]}, total // 8)["a"].values())
+    assert one_class <= total // 8
+    only_first = thumbnails.render_classes(classes, one_class + 10)
+    assert list(only_first) == ["a"]
+    assert set(only_first["a"]) == {"plain_prompt", "class_token"}
 
 
 def test_page_loads_nothing_from_outside(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
@@ -214,7 +239,7 @@ def test_page_loads_nothing_from_outside(tmp_path: Path, shards: ShardFolder, to
     assert "https:" not in text
 
 
-def test_names_and_facts_are_escaped(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
+def test_page_escapes_names_and_environment(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
     _, text = make(tmp_path, shards, tokens, trial_table(tmp_path / "trials.parquet"))
     page = Page(text)
     assert "<b onclick" not in text
@@ -224,39 +249,43 @@ def test_names_and_facts_are_escaped(tmp_path: Path, shards: ShardFolder, tokens
     assert any((attributes.get("aria-label") or "").startswith(f"{ODD}: loss") for _, attributes in page.tags)
 
 
-def test_ids_are_unique_and_every_reference_has_a_target(
+def test_page_ids_are_unique_and_every_reference_has_a_target(
     tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
 ) -> None:
     _, text = make(tmp_path, shards, tokens, trial_table(tmp_path / "trials.parquet"))
     page = Page(text)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    wanted = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
-    wanted |= {a["aria-labelledby"] or "" for _, a in page.tags if "aria-labelledby" in a}
-    assert wanted
-    assert wanted <= set(ids)
+    references = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+    references |= {a["aria-labelledby"] or "" for _, a in page.tags if "aria-labelledby" in a}
+    assert references
+    assert references <= set(ids)
 
 
-def test_charts_are_drawn_in_the_colour_of_the_text(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
+def test_charts_are_rendered_in_the_colour_of_the_text(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
     _, text = make(tmp_path, shards, tokens, trial_table(tmp_path / "trials.parquet"))
-    found = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(found) == 5  # arms, paired differences, two classes' training, gains
-    for one in found:
-        assert 'role="img"' in one
-        assert "currentColor" in one
-        assert not re.search(r"#(000000|ffffff|010203)\b", one)
-        assert "<text" in one
-        assert "dc:date" not in one
-    assert "<style" not in "".join(found)
-    assert "class tokens" in found[0]
+    charts = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(charts) == 5  # arms, paired differences, two classes' training, gains
+    for chart in charts:
+        assert 'role="img"' in chart
+        assert "currentColor" in chart
+        assert not re.search(r"#(000000|ffffff|010203)\b", chart)
+        assert "<text" in chart
+        assert "dc:date" not in chart
+    assert "<style" not in "".join(charts)
+    assert "class tokens" in charts[0]
 
 
-def test_same_inputs_give_the_same_bytes(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
+def test_report_of_the_same_inputs_has_the_same_bytes(
+    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+) -> None:
     trials = trial_table(tmp_path / "trials.parquet")
     assert make(tmp_path / "a", shards, tokens, trials) == make(tmp_path / "b", shards, tokens, trials)
 
 
-def test_an_empty_run_says_which_commands_make_the_missing_parts(tmp_path: Path) -> None:
+def test_report_of_an_empty_run_names_the_commands_for_missing_parts(tmp_path: Path) -> None:
     summary, page = empty(tmp_path)
     text = Page(page).text
     for command in ("train", "generate", "generate --plain", "benchmark"):
@@ -267,9 +296,9 @@ def test_an_empty_run_says_which_commands_make_the_missing_parts(tmp_path: Path)
     assert summary["facts"] == {"torch": "1.2 <3>"}
 
 
-def test_without_plain_images_the_page_asks_for_them_and_shows_the_others(tmp_path: Path, tokens: pd.DataFrame) -> None:
+def test_page_without_plain_images_names_their_command_and_shows_the_rest(tmp_path: Path, tokens: pd.DataFrame) -> None:
     folder = ShardFolder(tmp_path / "shards", "try")
-    fill(folder, TRAIN, drawing({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}))
+    fill(folder, TRAIN, recognised_on({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}))
     summary, page = make(tmp_path, folder, tokens, NO_TRIALS)
     text = Page(page).text
     assert "dct-augment generate --plain" in text
@@ -280,14 +309,14 @@ def test_without_plain_images_the_page_asks_for_them_and_shows_the_others(tmp_pa
     assert len(thumbnail_images(Page(page))) == 2
 
 
-def test_without_a_judge_the_guide_is_shown_and_named_as_such(tmp_path: Path, tokens: pd.DataFrame) -> None:
+def test_page_without_a_judge_shows_the_guide_and_names_it(tmp_path: Path, tokens: pd.DataFrame) -> None:
     folder = ShardFolder(tmp_path / "shards", "try")
 
-    def draw(row: PlanRow) -> GeneratedImage:
-        picture = Image.new("RGB", (16, 16))
-        return GeneratedImage(row, picture, guide_label=row.class_name, guide_right=True, guide_confidence=0.9)
+    def generate(row: PlanRow) -> GeneratedImage:
+        image = Image.new("RGB", (16, 16))
+        return GeneratedImage(row, image, guide_label=row.class_name, guide_right=True, guide_confidence=0.9)
 
-    fill(folder, TRAIN, draw)
+    fill(folder, TRAIN, generate)
     summary, page = make(tmp_path, folder, tokens, NO_TRIALS, config=settings(judge=None))
     text = Page(page).text
     assert summary["judge"] is None

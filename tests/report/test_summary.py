@@ -11,7 +11,7 @@ from PIL import Image
 from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
 from dct_augment.pipeline.run import Run
 from dct_augment.records import ClassInfo, GeneratedImage, PlanRow
-from tests.report.pages import NO_TRIALS, ODD, Page, drawing, fill, make, make_shards, make_tokens, settings
+from tests.report.pages import NO_TRIALS, ODD, Page, fill, make, make_shards, make_tokens, recognised_on, settings
 
 
 @pytest.fixture
@@ -27,35 +27,46 @@ def tokens(tmp_path: Path) -> pd.DataFrame:
 def certified(tokens: pd.DataFrame) -> pd.DataFrame:
     """The tokens with certificates: the first is certified, the second has no gain and no judge."""
     return tokens.assign(
-        verdict=["certified", "no_gain"], gain=[0.5, 0.0], gain_low=[0.25, -0.1], gain_high=[0.75, 0.1],
-        judge_gain=[0.4, np.nan], judge_gain_low=[0.2, np.nan], judge_gain_high=[0.6, np.nan],
-        diversity=[30.0, 45.0], plain_diversity=[40.0, 45.0],
-    )  # fmt: skip
+        verdict=["certified", "no_gain"],
+        gain=[0.5, 0.0],
+        gain_low=[0.25, -0.1],
+        gain_high=[0.75, 0.1],
+        judge_gain=[0.4, np.nan],
+        judge_gain_low=[0.2, np.nan],
+        judge_gain_high=[0.6, np.nan],
+        diversity=[30.0, 45.0],
+        plain_diversity=[40.0, 45.0],
+    )
 
 
-def test_certificates_and_classes_drawn_with_the_plain_prompt(tmp_path: Path, tokens: pd.DataFrame) -> None:
+def test_report_counts_certificates_and_classes_that_use_the_plain_prompt(tmp_path: Path, tokens: pd.DataFrame) -> None:
     folder = ShardFolder(tmp_path / "shards", "try")
-    fill(folder, TRAIN, drawing({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}), without=("odd",))
+    fill(folder, TRAIN, recognised_on({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}), without=("odd",))
     summary, text = make(tmp_path, folder, certified(tokens), NO_TRIALS)
     assert summary["certificates"] == {
-        "counts": {"certified": 1, "no_gain": 1, "collapsed": 0, "diverged": 0}, "without": 0, "tokens": 2,
-        "fallback": [ODD], "fallback_images": 4,
-    }  # fmt: skip
+        "counts": {"certified": 1, "no_gain": 1, "collapsed": 0, "diverged": 0},
+        "without": 0,
+        "tokens": 2,
+        "fallback": [ODD],
+        "fallback_images": 4,
+    }
     token = summary["classes"]["crane"]["token"]
     assert (token["verdict"], token["gain"], token["diversity_kept"]) == (
-        "certified", {"mean": 0.5, "ci95": [0.25, 0.75]}, 0.75,
-    )  # fmt: skip
+        "certified",
+        {"mean": 0.5, "ci95": [0.25, 0.75]},
+        0.75,
+    )
     assert summary["classes"][ODD]["token"]["judge_gain"] == {"mean": None, "ci95": [None, None]}
     assert (token["losses"], token["validations"]) == ([2.0, 1.0, 0.5], [[3, 0.9]])
     words = Page(text).text
     assert "1 certified , 1 no gain" in words
     assert "1 of 2" in words
-    assert f"1 class is drawn with the plain prompt instead of a token, 4 images: {ODD}." in words
+    assert f"1 class uses the plain prompt instead of a token, for 4 images: {ODD}." in words
     assert "+50.0 +25.0 to +75.0" in words
-    assert words.count("token not used") == 2  # at its pictures and in the table of gains
+    assert words.count("token not used") == 2  # at its images and in the table of gains
 
 
-def test_tokens_without_certificates_are_said_to_have_none(
+def test_page_says_that_imported_tokens_have_no_certificate(
     tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
 ) -> None:
     summary, text = make(tmp_path, shards, tokens, NO_TRIALS)
@@ -68,21 +79,26 @@ def measured() -> pd.DataFrame:
     rows = [
         ("class_token", "fid", 81.26, 70.0, 90.5, "few images"),
         ("plain_prompt", "fid", 120.0, 110.0, 130.0, "few images"),
-        ("class_token", "judge_top1", 0.9, 0.85, 0.95, ""), ("class_token", "diversity", 0.5, np.nan, np.nan, ""),
-    ]  # fmt: skip
+        ("class_token", "judge_top1", 0.9, 0.85, 0.95, ""),
+        ("class_token", "diversity", 0.5, np.nan, np.nan, ""),
+    ]
     table = pd.DataFrame(rows, columns=["kind", "metric", "value", "low", "high", "warning"])
     return table.assign(n_real=40, n_synthetic=60, features="pocket/birds-judge")
 
 
-def test_metrics_are_compared_with_intervals_and_warnings(
+def test_report_compares_metrics_with_intervals_and_warnings(
     tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
 ) -> None:
     summary, text = make(tmp_path, shards, tokens, NO_TRIALS, metrics=measured())
     metrics = summary["metrics"]
     assert list(metrics["values"]) == ["judge_top1", "fid", "diversity"]
     assert metrics["values"]["fid"]["class_token"] == {
-        "value": 81.26, "ci95": [70.0, 90.5], "n_real": 40, "n_synthetic": 60, "warning": "few images",
-    }  # fmt: skip
+        "value": 81.26,
+        "ci95": [70.0, 90.5],
+        "n_real": 40,
+        "n_synthetic": 60,
+        "warning": "few images",
+    }
     assert metrics["values"]["diversity"]["class_token"]["ci95"] == [None, None]
     assert metrics["warnings"] == [{"text": "few images", "about": [["fid", "class_token"], ["fid", "plain_prompt"]]}]
     words = Page(text).text
@@ -97,24 +113,26 @@ def test_metrics_are_compared_with_intervals_and_warnings(
     assert "have not been measured" not in words
 
 
-def test_what_the_filter_rejects_is_counted_by_class_and_reason(
+def test_report_counts_rejected_images_by_class_and_reason(
     tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
 ) -> None:
-    drawn = shards.rows(TRAIN).sort_values("key")
-    filtered = drawn[["key", "class_name"]].assign(accepted=drawn["number"] > 1, reason="")
-    filtered.loc[drawn["number"] == 0, "reason"] = "another class"
+    rows = shards.rows(TRAIN).sort_values("key")
+    filtered = rows[["key", "class_name"]].assign(accepted=rows["number"] > 1, reason="")
+    filtered.loc[rows["number"] == 0, "reason"] = "another class"
     other = pd.DataFrame([{"key": "pocket-bat-000000", "class_name": "bat", "accepted": True, "reason": ""}])
     summary, text = make(tmp_path, shards, tokens, NO_TRIALS, filtered=pd.concat([filtered, other]))
-    found = summary["filter"]
-    assert (found["accepted"], found["rejected"]) == (4, 4)
-    assert found["reasons"] == {"another class": 2, "no reason given": 2}
-    assert found["classes"]["crane"] == {
-        "accepted": 2, "rejected": 2, "reasons": {"another class": 1, "no reason given": 1},
-    }  # fmt: skip
+    counts = summary["filter"]
+    assert (counts["accepted"], counts["rejected"]) == (4, 4)
+    assert counts["reasons"] == {"another class": 2, "no reason given": 2}
+    assert counts["classes"]["crane"] == {
+        "accepted": 2,
+        "rejected": 2,
+        "reasons": {"another class": 1, "no reason given": 1},
+    }
     assert "4 images accepted, 4 rejected" in Page(text).text
 
 
-def test_parts_that_were_not_measured_name_the_command(
+def test_page_names_the_command_for_parts_that_were_not_measured(
     tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
 ) -> None:
     summary, text = make(tmp_path, shards, tokens, NO_TRIALS)
@@ -125,7 +143,7 @@ def test_parts_that_were_not_measured_name_the_command(
     assert summary["filter"]["classes"] == {}
 
 
-def test_a_run_reads_what_the_benchmark_left(tmp_path: Path) -> None:
+def test_report_of_a_run_reads_the_table_of_metrics(tmp_path: Path) -> None:
     config = settings(output=tmp_path / "run", dataset={"name": "pocket", "classes": ["crane"]})
     folder = tmp_path / "run" / "benchmark"
     folder.mkdir(parents=True)
@@ -135,38 +153,74 @@ def test_a_run_reads_what_the_benchmark_left(tmp_path: Path) -> None:
     assert summary["metrics"]["values"]["fid"]["class_token"]["value"] == 81.26
 
 
-def test_two_hundred_classes_stay_below_five_megabytes(tmp_path: Path) -> None:
+def test_page_of_two_hundred_classes_is_below_five_megabytes(tmp_path: Path) -> None:
     classes = tuple(ClassInfo(index, f"a bird called {index}", f"bird-{index}") for index in range(200))
     generator = np.random.default_rng(0)
-    pictures = [Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(8)]
+    images = [Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(8)]
 
-    def draw(row: PlanRow) -> GeneratedImage:
-        seen = classes[int(generator.integers(200))].name
+    def generate(row: PlanRow) -> GeneratedImage:
+        label = classes[int(generator.integers(200))].name
         return GeneratedImage(
-            row, pictures[row.number], guide_label=row.class_name, guide_right=True, guide_confidence=0.5,
-            judge_label=seen, judge_right=seen == row.class_name, judge_confidence=0.5,
-        )  # fmt: skip
+            row,
+            images[row.number],
+            guide_label=row.class_name,
+            guide_right=True,
+            guide_confidence=0.5,
+            judge_label=label,
+            judge_right=label == row.class_name,
+            judge_confidence=0.5,
+        )
 
     folder = ShardFolder(tmp_path / "shards", "try")
     for split in (PLAIN, TRAIN):
-        fill(folder, split, draw, classes, per_class=2, shard_size=200, without=tuple(f"bird-{n}" for n in range(100)))
+        fill(
+            folder,
+            split,
+            generate,
+            classes,
+            per_class=2,
+            shard_size=200,
+            without=tuple(f"bird-{n}" for n in range(100)),
+        )
     truth = np.arange(200).repeat(5)
-    trials = pd.DataFrame([
-        {"arm": arm, "shots": 5, "seed": seed, "per_class": 50, "steps": 9, "accuracy": 0.5, "seconds": 1.0,
-         "truth": truth, "predicted": np.where(generator.random(1000) < 0.5, truth, generator.integers(0, 200, 1000))}
-        for arm in ("real+strong_aug", "plain_prompt", "class_token", "textual_inversion", "class_token_few_shot_guide")
-        for seed in range(2)
-    ])  # fmt: skip
+    trials = pd.DataFrame(
+        [
+            {
+                "arm": arm,
+                "shots": 5,
+                "seed": seed,
+                "per_class": 50,
+                "steps": 9,
+                "accuracy": 0.5,
+                "seconds": 1.0,
+                "truth": truth,
+                "predicted": np.where(generator.random(1000) < 0.5, truth, generator.integers(0, 200, 1000)),
+            }
+            for arm in (
+                "real+strong_aug",
+                "plain_prompt",
+                "class_token",
+                "textual_inversion",
+                "class_token_few_shot_guide",
+            )
+            for seed in range(2)
+        ]
+    )
     rows = folder.rows(TRAIN)
     filtered = rows[["key", "class_name"]].assign(accepted=rows["number"] > 0, reason="guide unsure")
     summary, text = make(
-        tmp_path, folder, many_tokens(classes, generator), trials, classes=classes, filtered=filtered,
+        tmp_path,
+        folder,
+        many_tokens(classes, generator),
+        trials,
+        classes=classes,
+        filtered=filtered,
         config=settings(report={"images_per_class": 2}),
-    )  # fmt: skip
+    )
     assert len(text.encode()) < 5_000_000
     page = Page(text)
     maps = [attributes for tag, attributes in page.tags if tag == "img" and attributes.get("class") == "map"]
-    assert len(maps) == 7  # two ways to draw, five arms
+    assert len(maps) == 7  # two kinds of images, five arms
     assert {attributes["width"] for attributes in maps} == {"200"}
     assert len(summary["classes"]) == 200
     assert sum(tag == "svg" for tag, _ in page.tags) > 20
@@ -174,15 +228,37 @@ def test_two_hundred_classes_stay_below_five_megabytes(tmp_path: Path) -> None:
 
 
 def many_tokens(classes: tuple[ClassInfo, ...], generator: np.random.Generator) -> pd.DataFrame:
-    return pd.DataFrame([
-        {
-            "token": f"<dct-try-{info.slug}>", "class": info.name, "slug": info.slug, "class_index": info.index,
-            "usable": True, "stop_reason": "no more progress", "updates": 400, "attempts": 1, "unet_evaluations": 90,
-            "effect": 9.5, "plain_guide_accuracy": 0.25, "guide_accuracy": 0.9, "losses": generator.random(400) * 3,
-            "validations": json.dumps([{"update": k, "accuracy": k / 400} for k in range(10, 401, 10)]),
-            "verdict": "certified", "gain": 0.5, "gain_low": 0.25, "gain_high": 0.75, "judge_gain": 0.5,
-            "judge_gain_low": 0.25, "judge_gain_high": 0.75, "diversity": 30.0, "plain_diversity": 40.0, "norm": 0.4,
-            "guide_probability": 0.8, "plain_judge_accuracy": 0.25, "judge_accuracy": 0.75,
-        }
-        for info in classes
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "token": f"<dct-try-{info.slug}>",
+                "class": info.name,
+                "slug": info.slug,
+                "class_index": info.index,
+                "usable": True,
+                "stop_reason": "no more progress",
+                "updates": 400,
+                "attempts": 1,
+                "unet_evaluations": 90,
+                "effect": 9.5,
+                "plain_guide_accuracy": 0.25,
+                "guide_accuracy": 0.9,
+                "losses": generator.random(400) * 3,
+                "validations": json.dumps([{"update": k, "accuracy": k / 400} for k in range(10, 401, 10)]),
+                "verdict": "certified",
+                "gain": 0.5,
+                "gain_low": 0.25,
+                "gain_high": 0.75,
+                "judge_gain": 0.5,
+                "judge_gain_low": 0.25,
+                "judge_gain_high": 0.75,
+                "diversity": 30.0,
+                "plain_diversity": 40.0,
+                "norm": 0.4,
+                "guide_probability": 0.8,
+                "plain_judge_accuracy": 0.25,
+                "judge_accuracy": 0.75,
+            }
+            for info in classes
+        ]
+    )
