@@ -83,6 +83,7 @@ def write_report(
         token_charts=_token_charts(classes, summary["classes"]),
         benchmark_charts=_benchmark_charts(summary["benchmark"]),
         gain_chart=_gain_chart(summary),
+        gains_are_named=len(summary["gains"][_role_of_gains(summary)]) <= NAMED_GAINS,
         classes_by_gain=_classes_by_gain(summary),
         matrices=_matrices(summary),
     )
@@ -191,9 +192,8 @@ def _benchmark_charts(benchmark: Mapping[str, Any]) -> dict[str, Markup]:
 
 
 def _gain_chart(summary: Mapping[str, Any]) -> Markup | None:
-    """Gains of all classes, by the judge if it has measured any."""
-    gains = summary["gains"]
-    role = "judge" if gains["judge"] else "guide"
+    """A chart of the gains of all classes; many classes are bars without names."""
+    gains, role = summary["gains"], _role_of_gains(summary)
     names = gains[role]
     if not names:
         return None
@@ -213,8 +213,13 @@ def _gain_chart(summary: Mapping[str, Any]) -> Markup | None:
 
 def _classes_by_gain(summary: Mapping[str, Any]) -> list[str]:
     """All classes, the largest gain first, those without one last."""
-    names = summary["gains"]["judge"] or summary["gains"]["guide"]
+    names = summary["gains"][_role_of_gains(summary)]
     return list(dict.fromkeys([*names, *summary["classes"]]))
+
+
+def _role_of_gains(summary: Mapping[str, Any]) -> str:
+    """The judge if it has measured any gain, else the guide."""
+    return "judge" if summary["gains"]["judge"] else "guide"
 
 
 def _matrices(summary: Mapping[str, Any]) -> dict[str, dict[str, confusion_matrices.Matrix]]:

@@ -200,7 +200,9 @@ def test_large_thumbnails_shrink_until_the_page_is_below_five_megabytes(tmp_path
     folder = ShardFolder(tmp_path / "shards", "try")
     for split in (PLAIN, TRAIN):
         fill(folder, split, noise, classes, per_class=8)
-    _, page = make(tmp_path, folder, pd.DataFrame(), NO_TRIALS, classes=classes, config=settings(report={"images_per_class": 8}))
+    _, page = make(
+        tmp_path, folder, pd.DataFrame(), NO_TRIALS, classes=classes, config=settings(report={"images_per_class": 8})
+    )
     assert len(page.encode()) < 5_000_000
     assert len(thumbnail_images(Page(page))) == 12
 
