@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import test_datasets_on_disk as trees
+from tests.datasets import test_on_disk as trees
 import torch
 import transformers
 from PIL import Image

@@ -13,7 +13,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
-import test_tokens
+from tests.tokens import test_class_tokens as test_tokens
 import torch
 from PIL import Image
 from torch.nn import functional
