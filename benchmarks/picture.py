@@ -8,10 +8,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dct_augment import config
-from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
+from dct_augment import config, datasets
+from dct_augment.generation.shards import shard_folders
+from dct_augment.records import ImageKind
 
 SIDE, GAP, HEAD = 64, 4, 16
+KINDS = (ImageKind.PLAIN_PROMPT, ImageKind.CLASS_TOKEN)
 
 
 def main() -> None:
@@ -36,21 +38,22 @@ def main() -> None:
 
 def _cards(run: Path, wanted: list[str] | None, images: int) -> list[Image.Image]:
     settings = config.load(str(run / "config.yaml"))
-    folder = ShardFolder(run / "shards", settings.name)
-    found: dict[str, dict[str, dict[int, Image.Image]]] = {}
-    for split in (PLAIN, TRAIN):
-        for key, _, picture in folder.images(split):
-            slug, number = key.rsplit("-", 1)
-            if int(number) < images and (wanted is None or slug in wanted):
-                found.setdefault(slug, {PLAIN: {}, TRAIN: {}})[split][int(number)] = picture
-    return [_card(slug, strips, images) for slug, strips in found.items()]
+    slugs = {info.index: info.slug for info in datasets.load(settings.dataset).classes}
+    folders = shard_folders(run, settings.name)
+    strips: dict[str, dict[ImageKind, dict[int, Image.Image]]] = {}
+    for kind in KINDS:
+        for key, label, picture in folders[kind].images():
+            slug, number = slugs[label], int(key.rsplit("-", 1)[1])
+            if number < images and (wanted is None or slug in wanted):
+                strips.setdefault(slug, {kind: {} for kind in KINDS})[kind][number] = picture
+    return [_card(slug, strips[slug], images) for slug in strips]
 
 
-def _card(slug: str, strips: dict[str, dict[int, Image.Image]], images: int) -> Image.Image:
+def _card(slug: str, strips: dict[ImageKind, dict[int, Image.Image]], images: int) -> Image.Image:
     card = Image.new("RGB", (images * SIDE, HEAD + 2 * SIDE + GAP), "white")
     ImageDraw.Draw(card).text((0, 0), slug.replace("-", " "), fill="black", font=ImageFont.load_default(13))
-    for row, split in enumerate((PLAIN, TRAIN)):
-        for number, picture in strips[split].items():
+    for row, kind in enumerate(KINDS):
+        for number, picture in strips[kind].items():
             card.paste(picture.resize((SIDE, SIDE)), (number * SIDE, HEAD + row * (SIDE + GAP)))
     return card
 

@@ -23,6 +23,7 @@ from benchmarks.token_training import Bench, Variant, load, peak_memory
 from dct_augment.diffusion import Conditioning
 from dct_augment.generation.generator import Generator
 from dct_augment.generation.plan import extend, rows
+from dct_augment.records import ImageKind
 from dct_augment.tokens.class_tokens import ClassTokenTrainer
 from dct_augment.tokens.state import ClassTokenState
 
@@ -108,8 +109,8 @@ def drawn(bench: Bench, *, cached: bool) -> Callable[[], None]:
     generator = Generator(
         bench.backend, sampling=settings.sampling, negative=settings.prompts.negative, classes=bench.classes
     )
-    (spec,) = extend((), "plain", classes, 32, 64)
-    planned = rows(spec, classes, settings.prompts, {}, 0)
+    (spec,) = extend((), classes, 32, 64)
+    planned = rows(spec, ImageKind.PLAIN_PROMPT, classes, settings.prompts, {}, 0)
 
     encode = generator._encode
 

@@ -80,6 +80,13 @@ class Verdict(StrEnum):
     COLLAPSED = "collapsed"
 
 
+class ImageKind(StrEnum):
+    """How an image is prompted: with the class token of its class, or with its plain prompt, to compare with."""
+
+    CLASS_TOKEN = "class_token"
+    PLAIN_PROMPT = "plain_prompt"
+
+
 @dataclass(frozen=True)
 class ClassToken:
     """A trained class token on disk: its word in prompts, and the checksum of its file."""
@@ -91,7 +98,10 @@ class ClassToken:
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One image to draw: a pure function of the configuration, whatever else is drawn."""
+    """One image to generate: a pure function of the configuration, whatever else is generated.
+
+    `key` is unique in a run. `token_sha256` is that of the class token's file; empty if the prompt is the plain one.
+    """
 
     key: str
     class_index: int
@@ -102,10 +112,15 @@ class PlanRow:
     seed: int
     token_sha256: str = ""
 
+    @property
+    def kind(self) -> ImageKind:
+        """How the image is prompted; a class without a certified token has plain prompts in both shard folders."""
+        return ImageKind.CLASS_TOKEN if self.token_sha256 else ImageKind.PLAIN_PROMPT
+
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """One drawn image with its plan row and the classifiers' verdicts; `image` is None if it failed."""
+    """One generated image with its plan row and what guide and judge say of it; `image` is None if it failed."""
 
     row: PlanRow
     image: Image.Image | None

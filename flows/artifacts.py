@@ -20,12 +20,11 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from dct_augment.generation.shards import PLAIN, TRAIN
 from dct_augment.pipeline.run import Run
 from dct_augment.records import Progress, ProgressCallback, WorkUnit
 from dct_augment.report import thumbnails
 from dct_augment.report.page import headlines
-from dct_augment.report.summary import json_value
+from dct_augment.report.summary import KINDS, json_value
 
 _EVERY = 3.0  # seconds between two updates of a progress bar
 _CLASSES_SHOWN = 12  # classes with thumbnails; the report has all
@@ -110,17 +109,17 @@ class _ClassImages:
 
 def _class_images(run: Run) -> list[_ClassImages]:
     """Render thumbnails of the first classes; a class without images is left out."""
-    rows = {split: run.shards.rows(split) for split in (PLAIN, TRAIN)}
+    rows = {kind: run.shards[kind].rows() for kind in KINDS}
     classes, count = run.classes[:_CLASSES_SHOWN], run.config.report.images_per_class
     tables = list(rows.values())
     numbers = {info.index: thumbnails.first_image_numbers(tables, info.index, count) for info in classes}
-    loaded = {split: thumbnails.load_thumbnails(run.shards, split, rows[split], numbers) for split in rows}
+    loaded = {kind: thumbnails.load_thumbnails(run.shards[kind], rows[kind], numbers) for kind in KINDS}
     class_images = []
     for info in classes:
-        splits = [split for split in (PLAIN, TRAIN) if info.index in loaded[split]]
-        if splits:
-            which = "plain prompt above, class token below" if len(splits) > 1 else "class token"
-            uri = thumbnails.render_stacked([loaded[split][info.index] for split in splits], _THUMBNAILS_BUDGET)
+        kinds = [kind for kind in KINDS if info.index in loaded[kind]]
+        if kinds:
+            which = "plain prompt above, class token below" if len(kinds) > 1 else "class token"
+            uri = thumbnails.render_stacked([loaded[kind][info.index] for kind in kinds], _THUMBNAILS_BUDGET)
             class_images.append(_ClassImages(info.slug, f"{info.name}: {which}", uri))
     return class_images
 

@@ -15,9 +15,9 @@ from dct_augment import files
 from dct_augment.config import PromptsConfig
 from dct_augment.generation import plan
 from dct_augment.generation.plan import ShardSpec
-from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
+from dct_augment.generation.shards import ShardFolder, shard_folder
 from dct_augment.prompts import token_name
-from dct_augment.records import ClassInfo, ClassToken, GeneratedImage, PlanRow
+from dct_augment.records import ClassInfo, ClassToken, GeneratedImage, ImageKind, PlanRow
 
 settings.register_profile("dct", deadline=None, max_examples=60)
 settings.load_profile("dct")
@@ -54,7 +54,7 @@ def drawn(row: PlanRow) -> Image.Image:
 
 @dataclass(frozen=True)
 class ShardRun:
-    """A run folder with token files, to draw made-up images into."""
+    """A run folder with token files, to write made-up images into."""
 
     root: Path
     tokens: Mapping[str, ClassToken]
@@ -64,23 +64,36 @@ class ShardRun:
 
     @property
     def folder(self) -> ShardFolder:
-        return ShardFolder(self.root / "shards", self.name)
+        """The shards of class-token images."""
+        return shard_folder(self.root, self.name, ImageKind.CLASS_TOKEN)
 
-    def rows(self, spec: ShardSpec) -> tuple[PlanRow, ...]:
-        return plan.rows(spec, self.classes, PromptsConfig(), self.tokens if spec.split == TRAIN else {}, seed=0)
+    @property
+    def comparison(self) -> ShardFolder:
+        """The shards of plain-prompt images."""
+        return shard_folder(self.root, self.name, ImageKind.PLAIN_PROMPT)
 
-    def write(self, spec: ShardSpec, image_format: str = "png", failed: tuple[str, ...] = ()) -> None:
-        samples = [
+    def rows(self, spec: ShardSpec, kind: ImageKind = ImageKind.CLASS_TOKEN) -> tuple[PlanRow, ...]:
+        tokens = self.tokens if kind is ImageKind.CLASS_TOKEN else {}
+        return plan.rows(spec, kind, self.classes, PromptsConfig(), tokens, seed=0)
+
+    def write(
+        self,
+        spec: ShardSpec,
+        kind: ImageKind = ImageKind.CLASS_TOKEN,
+        image_format: str = "png",
+        failed: tuple[str, ...] = (),
+    ) -> None:
+        images = [
             GeneratedImage(row, None, "failed", "image is not finite")
             if row.key in failed
             else GeneratedImage(row, drawn(row), guide_label=row.class_name, guide_confidence=0.9)
-            for row in self.rows(spec)
+            for row in self.rows(spec, kind)
         ]
-        self.folder.write(spec, samples, self.identity, image_format)
+        shard_folder(self.root, self.name, kind).write(spec, images, self.identity, image_format)
 
     def draw(
         self,
-        split: str = TRAIN,
+        kind: ImageKind = ImageKind.CLASS_TOKEN,
         *,
         per_class: int = 5,
         shard_size: int = 4,
@@ -89,12 +102,13 @@ class ShardRun:
         classes: tuple[ClassInfo, ...] = CLASSES,
     ) -> plan.Layout:
         """Write and publish all shards that are not there yet, as the pipeline does; return the layout."""
-        layout = plan.extend(self.folder.layout(split), split, classes, per_class, shard_size)
-        self.folder.record(split, layout)
+        folder = shard_folder(self.root, self.name, kind)
+        layout = plan.extend(folder.layout(), classes, per_class, shard_size)
+        folder.record(layout)
         for spec in layout:
-            if not self.folder.done(spec, self.identity):
-                self.write(spec, image_format, failed)
-        self.folder.publish()
+            if not folder.done(spec, self.identity):
+                self.write(spec, kind, image_format, failed)
+        folder.publish()
         return layout
 
 
@@ -118,9 +132,9 @@ def shard_run(tmp_path: Path) -> ShardRun:
 
 @pytest.fixture
 def made(shard_run: ShardRun) -> ShardRun:
-    """A finished run: 5 images per class in 4 shards with class tokens, 2 per class in 2 plain shards."""
+    """A finished run: 5 images per class in 4 shards with class tokens, 2 per class in 2 shards with plain prompts."""
     shard_run.draw()
-    shard_run.draw(PLAIN, per_class=2)
+    shard_run.draw(ImageKind.PLAIN_PROMPT, per_class=2)
     return shard_run
 
 

@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dct_augment.config import Arm, BenchmarkConfig
-from dct_augment.generation.shards import PLAIN, TRAIN
+from dct_augment.records import ImageKind
 
 SYNTHETIC = {
-    "plain_prompt": PLAIN,
-    "textual_inversion": TRAIN,
-    "class_token": TRAIN,
-    "class_token_few_shot_guide": TRAIN,
-    "class_token_filtered": TRAIN,
+    "plain_prompt": ImageKind.PLAIN_PROMPT,
+    "textual_inversion": ImageKind.CLASS_TOKEN,
+    "class_token": ImageKind.CLASS_TOKEN,
+    "class_token_few_shot_guide": ImageKind.CLASS_TOKEN,
+    "class_token_filtered": ImageKind.CLASS_TOKEN,
 }
-"""Arms with synthetic images, and the shard split they use. They keep the strong augmentation."""
+"""Arms with synthetic images, and the kind of these. They keep the strong augmentation."""
 
 OWN_IMAGES = ("textual_inversion", "class_token_few_shot_guide")
 """Arms whose images are made anew from the real images of each draw."""

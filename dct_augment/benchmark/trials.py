@@ -20,6 +20,7 @@ from dct_augment.datasets import few_shot
 from dct_augment.downstream import training
 from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
 from dct_augment.downstream.training import InMemoryImages, Transforms
+from dct_augment.generation.shards import FOLDERS
 from dct_augment.images import content
 from dct_augment.records import Dataset, Example, Split, Trial
 
@@ -84,7 +85,7 @@ class TrialRunner:
         val = dataset.examples("val")
         self._val = InMemoryImages(RealImages(val, self._tensors.plain)) if len(val) else None
         self._hashes: dict[str, str] = {}
-        self._drawn: dict[tuple[Path, str], Mapping[str, str]] = {}
+        self._keys_by_content: dict[Path, Mapping[str, str]] = {}
 
     def trial(self, planned: TrialPlan) -> Trial:
         """Train one classifier from its seed and measure it on the test split, once.
@@ -133,12 +134,16 @@ class TrialRunner:
         """Key by pixel hash of the synthetic images that a trial may see."""
         if planned.arm not in SYNTHETIC:
             return {}
-        folder = arm_folder(self._homes, planned.arm, planned.shots, planned.seed) / "shards"
-        place = (folder, SYNTHETIC[planned.arm])
-        if place not in self._drawn:
-            images = SyntheticImages(*place)
-            self._drawn[place] = {content(images[index][0]): key for index, key in enumerate(images.keys)}
-        return self._drawn[place]
+        folder = self._shards(planned)
+        if folder not in self._keys_by_content:
+            images = SyntheticImages(folder)
+            self._keys_by_content[folder] = {content(images[index][0]): key for index, key in enumerate(images.keys)}
+        return self._keys_by_content[folder]
+
+    def _shards(self, planned: TrialPlan) -> Path:
+        """The folder of the synthetic images of a trial."""
+        root = arm_folder(self._homes, planned.arm, planned.shots, planned.seed)
+        return root / FOLDERS[SYNTHETIC[planned.arm]]
 
     def _mixture(self, planned: TrialPlan, split: Split) -> Mixture:
         settings = self._downstream
@@ -146,8 +151,7 @@ class TrialRunner:
         synthetic = None
         if planned.arm in SYNTHETIC:
             synthetic = SyntheticImages(
-                arm_folder(self._homes, planned.arm, planned.shots, planned.seed) / "shards",
-                SYNTHETIC[planned.arm],
+                self._shards(planned),
                 per_class=planned.per_class,
                 only=self._accepted if planned.arm == "class_token_filtered" else None,
                 transform=transform,

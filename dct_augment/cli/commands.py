@@ -30,7 +30,6 @@ from dct_augment.cli.common import (
     running,
 )
 from dct_augment.errors import DctAugmentError
-from dct_augment.pipeline.cost import estimate
 
 if TYPE_CHECKING:
     from dct_augment.config import Config
@@ -101,7 +100,7 @@ def generate(
     overrides = [*(overrides or []), *(["generation.allow_uncertified=true"] if allow_uncertified else [])]
     settings = configure(config, overrides, classes, output, device, per_class)
     if dry_run:
-        return _plan(settings, ("plain",) if plain else ("tokens", "train"))
+        return _plan(settings, ("plain_prompt",) if plain else ("tokens", "class_token"))
     with running(settings) as run:
         if plain:
             run.generate_plain()
@@ -124,7 +123,7 @@ def benchmark(
     """Train the low-resource classifier in every arm; makes missing tokens and images first."""
     settings = configure(config, overrides, classes, output, device, None, full=full)
     if dry_run:
-        return _plan(settings, ("tokens", "train", "plain", "arms", "benchmark"))
+        return _plan(settings, ("tokens", "class_token", "plain_prompt", "arms", "benchmark"))
     with running(settings) as run:
         run.benchmark()
         run.report()
@@ -159,7 +158,7 @@ def run_all(
     """Run all stages as the flow `augment`: tokens, shards, benchmark, report."""
     settings = configure(config, overrides, classes, output, device, per_class, full=full)
     if dry_run:
-        return _plan(settings, ("tokens", "train", "plain", "arms", "benchmark"))
+        return _plan(settings, ("tokens", "class_token", "plain_prompt", "arms", "benchmark"))
     overrides = [*(overrides or []), *([f"device={device}"] if device else [])]
     with progress_bars() as report:
         page = _flow(config, per_class, settings, overrides, full, report)
@@ -191,7 +190,7 @@ def verify(
         raise InputError(f"{settings.root} does not exist; make it with `dct-augment generate --config {config}`")
     from dct_augment.pipeline.verify import verify as check
 
-    found = check(settings.root / "shards", settings.name, settings.root / "tokens")
+    found = check(settings.root, settings.name)
     for problem in found.problems:
         console.print(f"wrong: {problem}", markup=False, highlight=False, soft_wrap=True)
     typer.echo(f"{found.shards} shards, {found.images} images, {found.tokens} tokens: "
@@ -253,6 +252,7 @@ def _flow(
 
 
 def _plan(settings: "Config", parts: tuple[str, ...]) -> None:
+    from dct_augment.pipeline.cost import estimate
     from dct_augment.pipeline.run import Run
 
     table = Table(title=f"{settings.name} -> {settings.root}", title_justify="left")
@@ -288,15 +288,19 @@ def _token_table(run: "Run") -> None:
 
 
 def _shard_table(run: "Run") -> None:
-    for split in ("train", "plain"):
-        rows = run.shards.rows(split)
-        if len(rows):
-            images, shards = int((rows["status"] == "ok").sum()), rows["shard"].nunique()
-            failed, fallback = len(rows) - images, rows.loc[rows["source"] == "plain_prompt", "class_name"].unique()
-            typer.echo(f"{split}: {images} images in {shards} shards in {run.shards.path}"
-                       + (f", {failed} failed" if failed else ""))  # fmt: skip
-            if split == "train" and len(fallback):
-                typer.echo(f"drawn with plain prompts, as they have no certified token: {', '.join(fallback)}")
+    for kind, folder in run.shards.items():
+        rows = folder.rows()
+        if rows.empty:
+            continue
+        images, shards = int((rows["status"] == "ok").sum()), rows["shard"].nunique()
+        failed = len(rows) - images
+        typer.echo(
+            f"{folder.split}: {images} images in {shards} shards in {folder.path}"
+            + (f", {failed} failed" if failed else "")
+        )
+        fallback = rows.loc[rows["kind"] == "plain_prompt", "class_name"].unique()
+        if kind == "class_token" and len(fallback):
+            typer.echo(f"drawn with plain prompts, as they have no certified token: {', '.join(fallback)}")
 
 
 def _summary(settings: "Config") -> None:

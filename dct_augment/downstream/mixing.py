@@ -16,7 +16,7 @@ from PIL import Image
 
 from dct_augment import tars
 from dct_augment.errors import DatasetError, ShardError
-from dct_augment.generation.shards import TRAIN
+from dct_augment.generation.shards import SPLITS
 from dct_augment.records import Example
 from dct_augment.tars import Span
 
@@ -27,8 +27,13 @@ _IMAGES = ("png", "webp", "jpg")
 class SyntheticImages:
     """The images of a shard folder: `(image, label)` by index, read from the tars on demand.
 
-    `split` is `train` (class tokens) or `plain` (plain prompts); `per_class` keeps only the first
-    images of each class, by number, and `only` those of them with these keys; `transform` is applied to the picture.
+    `per_class` keeps only the first images of each class, by number, and `only` those of them with these keys;
+    `transform` is applied to the picture. From a folder of version 0.1.0, which held plain-prompt images too, only the
+    class-token images are read.
+
+    Raises:
+        DatasetError: the folder holds no `_info.json`, or a damaged one, or one of other data.
+        ShardError: a tar cannot be read.
 
     Examples:
         >>> import dct_augment
@@ -41,7 +46,6 @@ class SyntheticImages:
     def __init__(
         self,
         folder: str | Path,
-        split: str = TRAIN,
         *,
         per_class: int | None = None,
         only: Collection[str] | None = None,
@@ -49,16 +53,7 @@ class SyntheticImages:
     ) -> None:
         self._transform = transform
         folder = Path(folder)
-        info = folder / "_info.json"
-        if not info.is_file():
-            raise DatasetError(f"{folder} holds no _info.json; make shards with `dct-augment generate`")
-        try:
-            splits = dict(json.loads(info.read_text(encoding="utf-8"))["splits"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{info} is damaged: {error}; run `dct-augment generate` again") from error
-        if split not in splits:
-            raise DatasetError(f"{folder} has no split {split!r}; it has: {', '.join(splits) or 'none'}")
-        stored = [image for name in splits[split]["filenames"] for image in _index(folder / name)]
+        stored = [image for name in _tar_names(folder) for image in _index(folder / name)]
         stored.sort(key=lambda image: (image.label, image.key))
         self._images: list[_StoredImage] = []
         counts: dict[int, int] = {}
@@ -166,6 +161,23 @@ class _StoredImage:
     label: int
     tar: Path
     span: Span
+
+
+def _tar_names(folder: Path) -> list[str]:
+    """The tars of a shard folder, as its `_info.json` names them."""
+    path = folder / "_info.json"
+    if not path.is_file():
+        raise DatasetError(f"{folder} holds no _info.json; make shards with `dct-augment generate`")
+    try:
+        splits = dict(json.loads(path.read_text(encoding="utf-8"))["splits"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path} is damaged: {error}; run `dct-augment generate` again") from error
+    for split in SPLITS.values():
+        if split in splits:
+            return list(splits[split]["filenames"])
+    raise DatasetError(
+        f"{folder} has no split {' or '.join(map(repr, SPLITS.values()))}; it has: {', '.join(splits) or 'none'}"
+    )
 
 
 def _index(tar: Path) -> list[_StoredImage]:

@@ -2,33 +2,37 @@
 
 import pandas as pd
 
-from dct_augment.generation.shards import TRAIN, ShardFolder
+from dct_augment.generation.shards import ShardFolder
 from dct_augment.images import content
 
 
 def filter_images(shards: ShardFolder, least_confidence: float) -> pd.DataFrame:
-    """A row per class-token image: key, class_name, accepted, reason (empty if accepted).
+    """Make a row per image of the folder: key, class_name, accepted, reason (empty if accepted).
 
-    An image is kept if the guide takes it for its class, gives the class `least_confidence` or more, and no earlier
+    An image is accepted if the guide takes it for its class, gives the class `least_confidence` or more, and no earlier
     image has the same pixels.
     """
-    rows = shards.rows(TRAIN)
+    rows = shards.rows()
     if rows.empty:
         return pd.DataFrame()
-    seen: dict[str, str] = {}
-    twins = {key for key, _, picture in shards.images(TRAIN) if seen.setdefault(content(picture), key) != key}
-    reasons = []
-    for row in rows.to_dict("records"):
-        reasons.append(_reason(row, row["key"] in twins, least_confidence))
+    duplicates = _duplicates(shards)
+    reasons = [_reason(row, row["key"] in duplicates, least_confidence) for row in rows.to_dict("records")]
     table = rows[["key", "class_name"]]
     return table.assign(accepted=[not reason for reason in reasons], reason=reasons)
 
 
-def _reason(row: dict[str, object], twin: bool, least_confidence: float) -> str:
+def _duplicates(shards: ShardFolder) -> set[str]:
+    """The keys of the images that have the pixels of an earlier one."""
+    first_keys: dict[str, str] = {}
+    return {key for key, _, picture in shards.images() if first_keys.setdefault(content(picture), key) != key}
+
+
+def _reason(row: dict[str, object], is_duplicate: bool, least_confidence: float) -> str:
+    """Why an image is rejected; empty if it is not."""
     if row["status"] != "ok":
         return "not drawn"
     if not row["guide_right"]:
         return "taken for another class"
     if not float(str(row["guide_confidence"])) >= least_confidence:
         return f"confidence below {least_confidence:g}"
-    return "duplicate" if twin else ""
+    return "duplicate" if is_duplicate else ""

@@ -2,6 +2,7 @@
 
 A shard is done when its parquet is there: it is written last and carries what was asked for, the
 SHA-256 of the tar, and one of its own content. `plan.json` holds the layout and is written before any shard.
+Each kind of images has a folder of its own: class-token images `shards/`, plain-prompt images `comparison/`.
 """
 
 import io
@@ -23,10 +24,15 @@ from dct_augment.config import differences, fingerprint
 from dct_augment.errors import ShardError, StaleRunError
 from dct_augment.generation.plan import Layout, ShardSpec
 from dct_augment.images import UNREADABLE_IMAGE
-from dct_augment.records import GeneratedImage
+from dct_augment.records import GeneratedImage, ImageKind
 
-TRAIN, PLAIN = "train", "plain"
-"""Splits: images drawn with class tokens, and with plain prompts."""
+FOLDERS = {ImageKind.CLASS_TOKEN: "shards", ImageKind.PLAIN_PROMPT: "comparison"}
+"""The folder of each kind in a run folder. The one that training code reads holds training images only."""
+
+SPLITS = {ImageKind.CLASS_TOKEN: "train", ImageKind.PLAIN_PROMPT: "plain_prompt"}
+"""The name of each kind in file names, plan.json and _info.json."""
+
+_OLD_PLAIN_SPLIT = "plain"  # version 0.1.0 kept plain-prompt images in `shards/` too, under this name
 
 _MTIME = 0.0
 _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -38,154 +44,206 @@ _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """The shards of one run: `<run>-<split>-000000.tar` and so on in `path`."""
+    """The shards of one kind of images of a run: `<run>-<split>-000000.tar` and so on in `path`."""
 
     path: Path
     run: str
+    split: str
 
-    def layout(self, split: str) -> Layout:
-        """The recorded layout of a split; empty if there is none.
+    def layout(self) -> Layout:
+        """Read the recorded layout; empty if there is none.
 
         Raises:
             ShardError: plan.json is not readable.
         """
-        specs = self._plans().get(split, [])
-        return tuple(
-            ShardSpec(split, number, {slug: (start, stop) for slug, (start, stop) in ranges.items()})
-            for number, ranges in enumerate(specs)
-        )
+        layout: list[ShardSpec] = []
+        for number, ranges in enumerate(_read_plans(self.path).get(self.split, [])):
+            layout.append(ShardSpec(number, {slug: (start, stop) for slug, (start, stop) in ranges.items()}))
+        return tuple(layout)
 
-    def record(self, split: str, layout: Layout) -> None:
-        """Write the layout of a split, before any of its shards."""
-        plans = self._plans() | {split: [dict(spec.ranges) for spec in layout]}
+    def record(self, layout: Layout) -> None:
+        """Write the layout, before any of its shards."""
+        plans = {self.split: [dict(spec.ranges) for spec in layout]}
         files.write_text(self.path / "plan.json", json.dumps(plans, indent=1) + "\n")
 
+    def refuse_old_layout(self) -> None:
+        """Check that nothing but the images of this kind is planned in this folder.
+
+        Raises:
+            StaleRunError: version 0.1.0 made the folder, with two kinds of images in it.
+        """
+        if _OLD_PLAIN_SPLIT in _read_plans(self.path):
+            raise StaleRunError(
+                f"{self.path} was made by dct-augment 0.1.0, which kept training images and plain-prompt images in one "
+                f"folder. This version can read it, but adds nothing to it. Use another --output, or delete "
+                f"{self.path} to generate its images again"
+            )
+
+    def stem(self, spec: ShardSpec) -> str:
+        """Name a shard's files, without ending: `<run>-<split>-000000`."""
+        return f"{self.run}-{self.split}-{spec.number:06d}"
+
     def tar(self, spec: ShardSpec) -> Path:
-        """Path of a shard's tar."""
-        return self.path / f"{spec.stem(self.run)}.tar"
+        """Give the path of a shard's tar."""
+        return self.path / f"{self.stem(spec)}.tar"
 
     def parquet(self, spec: ShardSpec) -> Path:
-        """Path of a shard's rows: the mark that it is done."""
+        """Give the path of a shard's rows: the mark that it is done."""
         return self.tar(spec).with_suffix(".parquet")
 
     def done(self, spec: ShardSpec, identity: Mapping[str, Any]) -> bool:
-        """Whether a shard is finished, whole, and made with these settings.
+        """Tell whether a shard is finished, complete, and made with these settings.
 
         Raises:
             StaleRunError: it was made with other settings.
         """
-        loaded = self._load(spec)
-        if loaded is None:
+        stored = self._load(spec)
+        if stored is None:
             return False
-        meta, _ = loaded
-        if meta["identity"] != identity:
+        if stored.metadata["identity"] != identity:
+            changes = "; ".join(differences(stored.metadata["identity"], identity))
             raise StaleRunError(
-                f"{self.tar(spec)} was made with other settings: {'; '.join(differences(meta['identity'], identity))}. "
+                f"{self.tar(spec)} was made with other settings: {changes}. "
                 "Use another --output, or delete the folder's shards to make them again"
             )
-        return self.tar(spec).is_file() and files.sha256(self.tar(spec)) == meta["tar_sha256"]
+        return self.tar(spec).is_file() and files.sha256(self.tar(spec)) == stored.metadata["tar_sha256"]
 
     def write(
-        self, spec: ShardSpec, samples: Sequence[GeneratedImage], identity: Mapping[str, Any], image_format: str
+        self, spec: ShardSpec, images: Sequence[GeneratedImage], identity: Mapping[str, Any], image_format: str
     ) -> None:
-        """Write a shard: the tar first, then its rows. Failed samples have a row and no image."""
+        """Write a shard: the tar first, then its rows. A failed image has a row and no picture."""
         with files.atomic(self.tar(spec)) as partial:
             with partial.open("wb") as stream, wds.TarWriter(stream, mtime=_MTIME, encoder=False) as tar:
-                for sample in samples:
-                    if sample.image is not None:
-                        tar.write(_members(sample, image_format))
+                for image in images:
+                    if image.image is not None:
+                        tar.write(_members(image, image_format))
             digest = files.sha256(partial)
-        table = pa.Table.from_pandas(pd.DataFrame([_record(s) for s in samples]), preserve_index=False)
-        meta = {"identity": identity, "tar_sha256": digest, "shard": spec.stem(self.run)}
-        whole = meta | {"sha256": fingerprint(meta, table.to_pylist())}
-        table = table.replace_schema_metadata({b"dct_augment": json.dumps(whole, sort_keys=True).encode()})
+        table = pa.Table.from_pandas(pd.DataFrame([_record(image) for image in images]), preserve_index=False)
+        metadata = {"identity": identity, "tar_sha256": digest, "shard": self.stem(spec)}
+        signed = metadata | {"sha256": fingerprint(metadata, table.to_pylist())}
+        table = table.replace_schema_metadata({b"dct_augment": json.dumps(signed, sort_keys=True).encode()})
         with files.atomic(self.parquet(spec)) as partial:
             pq.write_table(table, partial)
 
     def digest(self, spec: ShardSpec) -> str:
-        """SHA-256 of a finished shard's tar as recorded; empty if it is not finished."""
-        loaded = self._load(spec)
-        return str(loaded[0]["tar_sha256"]) if loaded else ""
+        """Give the recorded SHA-256 of a finished shard's tar; empty if it is not finished."""
+        stored = self._load(spec)
+        return str(stored.metadata["tar_sha256"]) if stored else ""
 
-    def info(self, splits: Sequence[str] = (TRAIN, PLAIN)) -> dict[str, Any]:
-        """What `_info.json` says: shards and counts of each split, from the finished shards."""
-        info: dict[str, Any] = {}
-        for split in splits:
-            finished = self._finished(split)
-            lengths = [table["status"].to_pylist().count("ok") for _, table in finished]
-            if finished:
-                info[split] = {
-                    "name": split,
-                    "num_samples": sum(lengths),
-                    "filenames": [self.tar(spec).name for spec, _ in finished],
-                    "shard_lengths": lengths,
-                }
-        return {"splits": info}
+    def info(self) -> dict[str, Any]:
+        """Describe the finished shards as `_info.json` does: file names and counts, by split."""
+        finished = self._finished()
+        if not finished:
+            return {}
+        lengths = [stored.table["status"].to_pylist().count("ok") for _, stored in finished]
+        return {
+            self.split: {
+                "name": self.split,
+                "num_samples": sum(lengths),
+                "filenames": [self.tar(spec).name for spec, _ in finished],
+                "shard_lengths": lengths,
+            }
+        }
 
-    def publish(self, splits: Sequence[str] = (TRAIN, PLAIN)) -> None:
+    def publish(self) -> None:
         """Write `_info.json`, which timm's wds reader and others find."""
-        files.write_text(self.path / "_info.json", json.dumps(self.info(splits), indent=1) + "\n")
+        files.write_text(self.path / "_info.json", json.dumps({"splits": self.info()}, indent=1) + "\n")
 
-    def rows(self, split: str) -> pd.DataFrame:
-        """All rows of a split's finished shards, with a `shard` column; empty if there are none."""
-        frames = [table.to_pandas().assign(shard=self.tar(spec).name) for spec, table in self._finished(split)]
+    def rows(self) -> pd.DataFrame:
+        """Read all rows of the finished shards, with a `shard` column; empty if there are none."""
+        frames = []
+        for spec, stored in self._finished():
+            frame = stored.table.to_pandas().rename(columns={"source": "kind"})  # its name in version 0.1.0
+            frames.append(frame.assign(shard=self.tar(spec).name))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
-    def images(self, split: str) -> Iterator[tuple[str, int, Image.Image]]:
-        """Key, label and picture of every image of a split, shard by shard."""
-        for spec, _ in self._finished(split):
+    def images(self) -> Iterator[tuple[str, int, Image.Image]]:
+        """Yield key, label and picture of every image, shard by shard."""
+        for spec, _ in self._finished():
             yield from read(self.tar(spec))
 
-    def _plans(self) -> dict[str, list[dict[str, list[int]]]]:
-        path = self.path / "plan.json"
-        if not path.is_file():
-            return {}
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ShardError(f"{path} is damaged: {error}. Delete the shards folder to make it again") from error
+    def check(self, spec: ShardSpec) -> list[str]:
+        """Say in words what is wrong with a shard; empty if tar, rows and hashes agree."""
+        tar, parquet = self.tar(spec), self.parquet(spec)
+        stored = self._load(spec)
+        if stored is None:
+            if parquet.is_file():
+                return [f"{parquet.name}: damaged"]
+            return [f"{tar.name}: not finished (it has no parquet)"]
+        if not tar.is_file():
+            return [f"{tar.name}: missing"]
+        problems = []
+        if files.sha256(tar) != stored.metadata["tar_sha256"]:
+            problems.append(f"{tar.name}: its SHA-256 is not the one in {parquet.name}")
+        rows = stored.table.to_pandas()
+        if len(rows) != len(spec):
+            problems.append(f"{tar.name}: {len(rows)} rows, but the plan has {len(spec)}")
+        return problems + _tar_problems(tar, rows)
 
-    def _load(self, spec: ShardSpec) -> tuple[dict[str, Any], pa.Table] | None:
-        """What a shard's parquet says of itself, and its rows; None unless all of it is whole."""
+    def _load(self, spec: ShardSpec) -> "_StoredRows | None":
+        """Read a shard's parquet; None unless all of it is intact."""
         try:
-            with pq.ParquetFile(self.parquet(spec)) as stored:
-                table = stored.read()
-            meta = dict(json.loads((table.schema.metadata or {})[b"dct_augment"]))
-            digest = meta.pop("sha256")
-            return (meta, table) if digest == fingerprint(meta, table.to_pylist()) else None
+            with pq.ParquetFile(self.parquet(spec)) as parquet:
+                table = parquet.read()
+            metadata = dict(json.loads((table.schema.metadata or {})[b"dct_augment"]))
+            digest = metadata.pop("sha256")
+            return _StoredRows(metadata, table) if digest == fingerprint(metadata, table.to_pylist()) else None
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
             return None
 
-    def _finished(self, split: str) -> list[tuple[ShardSpec, pa.Table]]:
-        loaded = [(spec, self._load(spec)) for spec in self.layout(split)]
-        return [(spec, one[1]) for spec, one in loaded if one is not None]
+    def _finished(self) -> "list[tuple[ShardSpec, _StoredRows]]":
+        finished = []
+        for spec in self.layout():
+            if (stored := self._load(spec)) is not None:
+                finished.append((spec, stored))
+        return finished
 
-    def check(self, spec: ShardSpec) -> list[str]:
-        """What is wrong with a shard, in words; empty if tar, rows and hashes agree."""
-        name = self.tar(spec).name
-        loaded = self._load(spec)
-        if loaded is None:
-            known = self.parquet(spec).is_file()
-            return [f"{self.parquet(spec).name}: damaged" if known else f"{name}: not finished (it has no parquet)"]
-        meta, table = loaded
-        if not self.tar(spec).is_file():
-            return [f"{name}: missing"]
-        problems = []
-        if files.sha256(self.tar(spec)) != meta["tar_sha256"]:
-            problems.append(f"{name}: its SHA-256 is not the one in {self.parquet(spec).name}")
-        rows = table.to_pandas()
-        if len(rows) != len(spec):
-            problems.append(f"{name}: {len(rows)} rows, but the plan has {len(spec)}")
-        kept = rows[rows["status"] == "ok"]
-        try:
-            found = {key: label for key, label, _ in read(self.tar(spec))}
-        except (ShardError, OSError) as error:
-            return [*problems, f"{name}: {error}"]
-        wanted = dict(zip(kept["key"], kept["class_index"].astype(int), strict=True))
-        if found != wanted:
-            wrong = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-            problems.append(f"{name}: {len(wrong)} images disagree with their rows, first {wrong[0]!r}")
-        return problems
+
+@dataclass(frozen=True)
+class _StoredRows:
+    """The rows of a shard, and what its parquet says of itself."""
+
+    metadata: Mapping[str, Any]
+    table: pa.Table
+
+
+def shard_folder(root: Path, run: str, kind: ImageKind) -> ShardFolder:
+    """Give the shard folder of one kind of images in the run folder `root`.
+
+    In a run folder of version 0.1.0, both kinds are in `shards/`.
+    """
+    old = root / FOLDERS[ImageKind.CLASS_TOKEN]
+    if kind is ImageKind.PLAIN_PROMPT and any(old.glob(f"{run}-{_OLD_PLAIN_SPLIT}-*")):
+        return ShardFolder(old, run, _OLD_PLAIN_SPLIT)
+    return ShardFolder(root / FOLDERS[kind], run, SPLITS[kind])
+
+
+def shard_folders(root: Path, run: str) -> dict[ImageKind, ShardFolder]:
+    """Give the shard folder of each kind of images in the run folder `root`."""
+    return {kind: shard_folder(root, run, kind) for kind in ImageKind}
+
+
+def _read_plans(folder: Path) -> dict[str, list[dict[str, list[int]]]]:
+    """Read `plan.json`: the ranges of every shard, by split."""
+    path = folder / "plan.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ShardError(f"{path} is damaged: {error}. Delete {folder} to make it again") from error
+
+
+def _tar_problems(tar: Path, rows: pd.DataFrame) -> list[str]:
+    """Compare the images of a tar with their rows."""
+    finished = rows[rows["status"] == "ok"]
+    expected = dict(zip(finished["key"], finished["class_index"].astype(int), strict=True))
+    try:
+        labels = {key: label for key, label, _ in read(tar)}
+    except (ShardError, OSError) as error:
+        return [f"{tar.name}: {error}"]
+    wrong = sorted(key for key in {*labels, *expected} if labels.get(key) != expected.get(key))
+    return [f"{tar.name}: {len(wrong)} images disagree with their rows, first {wrong[0]!r}"] if wrong else []
 
 
 def read(tar: Path) -> Iterator[tuple[str, int, Image.Image]]:
@@ -208,22 +266,24 @@ def read(tar: Path) -> Iterator[tuple[str, int, Image.Image]]:
         raise ShardError(f"{tar.name} cannot be read: {error}") from error
 
 
-def _members(sample: GeneratedImage, image_format: str) -> dict[str, Any]:
-    assert sample.image is not None
-    kind, options = _FORMATS[image_format]
+def _members(image: GeneratedImage, image_format: str) -> dict[str, Any]:
+    """The files of one image in a tar."""
+    assert image.image is not None
+    pillow_format, options = _FORMATS[image_format]
     buffer = io.BytesIO()
-    sample.image.save(buffer, format=kind, **options)
-    facts = {key: value for key, value in _record(sample).items() if value == value and value is not None}
+    image.image.save(buffer, format=pillow_format, **options)
+    metadata = {key: value for key, value in _record(image).items() if value == value and value is not None}
     return {
-        "__key__": sample.row.key,
+        "__key__": image.row.key,
         image_format: buffer.getvalue(),
-        "cls": str(sample.row.class_index).encode(),
-        "json": json.dumps(facts, ensure_ascii=False, sort_keys=True).encode(),
+        "cls": str(image.row.class_index).encode(),
+        "json": json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode(),
     }
 
 
-def _record(sample: GeneratedImage) -> dict[str, Any]:
-    row = sample.row
+def _record(image: GeneratedImage) -> dict[str, Any]:
+    """The row of one image in a parquet."""
+    row = image.row
     return {
         "key": row.key,
         "class_index": row.class_index,
@@ -231,14 +291,14 @@ def _record(sample: GeneratedImage) -> dict[str, Any]:
         "number": row.number,
         "prompt": row.prompt,
         "seed": row.seed,
-        "source": "class_token" if row.token_sha256 else "plain_prompt",
+        "kind": str(row.kind),
         "token_sha256": row.token_sha256,
-        "status": sample.status,
-        "error": sample.error,
-        "guide_label": sample.guide_label,
-        "guide_right": sample.guide_right,
-        "guide_confidence": round(sample.guide_confidence, 4),
-        "judge_label": sample.judge_label,
-        "judge_right": sample.judge_right,
-        "judge_confidence": round(sample.judge_confidence, 4),
+        "status": image.status,
+        "error": image.error,
+        "guide_label": image.guide_label,
+        "guide_right": image.guide_right,
+        "guide_confidence": round(image.guide_confidence, 4),
+        "judge_label": image.judge_label,
+        "judge_right": image.judge_right,
+        "judge_confidence": round(image.judge_confidence, 4),
     }

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dct_augment.intervals import Estimate, estimate_json, mean_t, paired_gain, proportion
 from dct_augment.prompts import normalize_label
-from dct_augment.records import ClassInfo
+from dct_augment.records import ClassInfo, ImageKind
 
 ACCURACY_METHOD = (
     "mean: over classes, of the share of images recognised as their class; ci95: Wilson's interval of the share of "
@@ -42,12 +42,13 @@ def recognised_images(rows: pd.DataFrame, classes: Sequence[ClassInfo]) -> pd.Da
 
     Columns are `class_index`, `number`, `ok`, `fallback`, and for each role its label and whether that is right:
     `guide` and `judge` are 1 right, 0 wrong, NaN not measured; `guide_label` and `judge_label` are normalised.
-    `fallback` says that an image of the class-token split was generated with the plain prompt.
+    `fallback` says that an image among the class-token images was generated with the plain prompt.
     """
     if rows.empty:
         return pd.DataFrame({column: [] for column in _COLUMNS})
     rows = rows[rows["class_index"].isin([info.index for info in classes])]
-    table = rows[["class_index", "number"]].assign(ok=rows["status"] == "ok", fallback=rows["source"] == "plain_prompt")
+    is_plain = rows["kind"] == ImageKind.PLAIN_PROMPT
+    table = rows[["class_index", "number"]].assign(ok=rows["status"] == "ok", fallback=is_plain)
     for role in ROLES:
         table[f"{role}_label"] = rows[f"{role}_label"].fillna("").map(normalize_label)
         right = pd.to_numeric(rows[f"{role}_right"].map({True: 1.0, False: 0.0}))

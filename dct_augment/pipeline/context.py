@@ -16,7 +16,7 @@ from dct_augment.classifiers import Classifier
 from dct_augment.config import ClassifierConfig, Config
 from dct_augment.diffusion import Backend
 from dct_augment.errors import InputError
-from dct_augment.generation.shards import ShardFolder
+from dct_augment.generation.shards import shard_folders
 from dct_augment.records import Dataset, Progress, ProgressCallback, ignore_progress
 from dct_augment.tokens.files import TokenFolder
 
@@ -29,7 +29,7 @@ class RunContext:
         self.whole = datasets.load(config.dataset)
         self.classes = datasets.select(self.whole, config.dataset.classes)
         self.tokens = TokenFolder(config.root / "tokens", self.whole.name)
-        self.shards = ShardFolder(config.root / "shards", config.name)
+        self.shards = shard_folders(config.root, config.name)
 
     @cached_property
     def device(self) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dct_augment.benchmark.arms import arm_draws
 from dct_augment.benchmark.trials import plan_trials
 from dct_augment.config import Config, TokensConfig
+from dct_augment.records import ImageKind
 
 if TYPE_CHECKING:
     from dct_augment.pipeline.run import Run
@@ -25,7 +26,6 @@ class Line:
 
 def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
     """The work that is left in each part; for tokens one whole attempt a class: stops save, restarts add."""
-    from dct_augment.generation.shards import PLAIN, TRAIN
     from dct_augment.pipeline.stages import ImageStage, TokenStage
 
     config, lines = run.config, []
@@ -43,12 +43,12 @@ def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
                 total * pace,
             )
         )
-    for split in (TRAIN, PLAIN):
-        if split in parts:
-            layout = ImageStage(run, split).layout(run.classes)
-            todo = [spec for spec in layout if not run.shards.parquet(spec).is_file()]
+    for kind in ImageKind:
+        if kind in parts:
+            layout = ImageStage(run, kind).layout(run.classes)
+            todo = [spec for spec in layout if not run.shards[kind].parquet(spec).is_file()]
             images = sum(map(len, todo))
-            lines.append(Line(f"images ({split})", f"{images} images, {len(todo)} shards",
+            lines.append(Line(f"images ({kind})", f"{images} images, {len(todo)} shards",
                               images * per_image, images * per_image * pace))  # fmt: skip
     if "arms" in parts and (draws := arm_draws(config.benchmark)):
         images = len(run.classes) * config.benchmark.per_class * per_image

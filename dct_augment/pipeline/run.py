@@ -21,11 +21,10 @@ from dct_augment.benchmark import arm_comparisons
 from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC
 from dct_augment.errors import TokenTrainingError
 from dct_augment.generation import plan
-from dct_augment.generation.shards import PLAIN, TRAIN
 from dct_augment.metrics.accuracy import class_titles
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages import ArmStage, ImageStage, MetricStage, Stage, TokenStage, TrialStage
-from dct_augment.records import ClassInfo, WorkUnit
+from dct_augment.records import ClassInfo, ImageKind, WorkUnit
 from dct_augment.report.page import write_report
 from dct_augment.tokens import formats
 
@@ -57,11 +56,11 @@ class Run(RunContext):
 
     def generate(self) -> None:
         """Draw `generation.per_class` images of every class into shards, with its class token if that is certified."""
-        self.run_stages(self.stages(TRAIN))
+        self.run_stages(self.stages(ImageKind.CLASS_TOKEN))
 
     def generate_plain(self) -> None:
         """Draw as many images of every class with its plain prompt, from the same seeds."""
-        self.run_stages(self.stages(PLAIN))
+        self.run_stages(self.stages(ImageKind.PLAIN_PROMPT))
 
     def benchmark(self) -> None:
         """Run the trials that are missing, after the images they need."""
@@ -79,17 +78,17 @@ class Run(RunContext):
         """
         arms = self.config.benchmark.arms
         drawn = {split for arm, split in SYNTHETIC.items() if arm in {*arms} - {*OWN_IMAGES}}
-        split = {"benchmark": drawn, "report": drawn | {TRAIN}}.get(last, {last})
+        split = {"benchmark": drawn, "report": drawn | {ImageKind.CLASS_TOKEN}}.get(last, {last})
         if last in ("benchmark", "report"):
             TrialStage(self).check()
-        if TRAIN in split:
-            begun = {slug for spec in self.unfinished(TRAIN) for slug in spec.ranges}
+        if ImageKind.CLASS_TOKEN in split:
+            begun = {slug for spec in self.unfinished(ImageKind.CLASS_TOKEN) for slug in spec.ranges}
             yield TokenStage(self, [one for one in self.whole.classes if one in self.classes or one.slug in begun])
-            yield ImageStage(self, TRAIN)
-        if PLAIN in split:
-            yield ImageStage(self, PLAIN)
+            yield ImageStage(self, ImageKind.CLASS_TOKEN)
+        if ImageKind.PLAIN_PROMPT in split:
+            yield ImageStage(self, ImageKind.PLAIN_PROMPT)
         if last in ("benchmark", "report"):
-            if TRAIN in split and not any(self.tokens.file(info).is_file() for info in self.classes):
+            if ImageKind.CLASS_TOKEN in split and not any(self.tokens.file(info).is_file() for info in self.classes):
                 self.check()  # nothing to measure
             if set(arms) & set(OWN_IMAGES):
                 yield ArmStage(self)
@@ -128,9 +127,10 @@ class Run(RunContext):
         path = self.config.root / "times.json"
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
-    def unfinished(self, split: str) -> plan.Layout:
+    def unfinished(self, kind: ImageKind) -> plan.Layout:
         """The shards that were planned before and are not written yet."""
-        return tuple(spec for spec in self.shards.layout(split) if not self.shards.digest(spec))
+        shards = self.shards[kind]
+        return tuple(spec for spec in shards.layout() if not shards.digest(spec))
 
     def import_token(
         self, token: formats.Token, info: ClassInfo, *, any_model: bool = False, replace: bool = False

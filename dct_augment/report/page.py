@@ -16,7 +16,7 @@ from dct_augment import files
 from dct_augment.config import Config, dump
 from dct_augment.generation.shards import ShardFolder
 from dct_augment.metrics import accuracy
-from dct_augment.records import ClassInfo
+from dct_augment.records import ClassInfo, ImageKind
 from dct_augment.report import charts, confusion_matrices, number_formats, thumbnails
 from dct_augment.report.arm_styles import arm_style, arms_in_page_order, in_page_order
 from dct_augment.report.summary import KINDS, Tables, summarize
@@ -40,7 +40,7 @@ def write_report(
     classes: Sequence[ClassInfo],
     environment: Mapping[str, str],
     tokens: pd.DataFrame,
-    shards: ShardFolder,
+    shards: Mapping[ImageKind, ShardFolder],
     benchmark: Mapping[str, Any],
     metrics: pd.DataFrame | None = None,
     filtered: pd.DataFrame | None = None,
@@ -55,7 +55,7 @@ def write_report(
         classes: The classes to report, in the order of the page.
         environment: By name, versions, device and times to show.
         tokens: The index of the token folder.
-        shards: The generated images.
+        shards: The generated images, by kind.
         benchmark: What `arm_comparisons.summarize_trials` returns.
         metrics: A row per kind and metric of generated images.
         filtered: A row per image that the filter measured.
@@ -63,7 +63,7 @@ def write_report(
     Raises:
         ShardError: a shard cannot be read.
     """
-    rows = {kind: shards.rows(split) for kind, split in KINDS.items()}
+    rows = {kind: shards[kind].rows() for kind in KINDS}
     tables = Tables(
         tokens=tokens,
         rows=rows,
@@ -76,7 +76,7 @@ def write_report(
     page = template.render(
         summary=summary,
         config=dump(config),
-        kinds=tuple(KINDS),
+        kinds=KINDS,
         row_limit=ROWS,
         class_thumbnails=_render_thumbnails(classes, rows, shards, config.report.images_per_class),
         slugs={title: info.slug for info, title in _with_titles(classes)},
@@ -116,15 +116,18 @@ def _with_titles(classes: Sequence[ClassInfo]) -> list[tuple[ClassInfo, str]]:
 
 
 def _render_thumbnails(
-    classes: Sequence[ClassInfo], rows: Mapping[str, pd.DataFrame], shards: ShardFolder, count: int
+    classes: Sequence[ClassInfo],
+    rows: Mapping[ImageKind, pd.DataFrame],
+    shards: Mapping[ImageKind, ShardFolder],
+    count: int,
 ) -> dict[str, dict[str, thumbnails.RenderedThumbnails]]:
     """Thumbnails of the first `count` images by class and kind, of the classes that have any."""
     tables = list(rows.values())
     numbers = {info.index: thumbnails.first_image_numbers(tables, info.index, count) for info in classes}
-    loaded = {kind: thumbnails.load_thumbnails(shards, split, rows[kind], numbers) for kind, split in KINDS.items()}
+    loaded = {kind: thumbnails.load_thumbnails(shards[kind], rows[kind], numbers) for kind in KINDS}
     by_class = {}
     for info, title in _with_titles(classes):
-        by_kind = {kind: loaded[kind][info.index] for kind in KINDS if info.index in loaded[kind]}
+        by_kind = {str(kind): loaded[kind][info.index] for kind in KINDS if info.index in loaded[kind]}
         if by_kind:
             by_class[title] = by_kind
     return thumbnails.render_classes(by_class)

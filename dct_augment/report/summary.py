@@ -10,16 +10,15 @@ from typing import Any
 import pandas as pd
 
 from dct_augment.config import Config
-from dct_augment.generation.shards import PLAIN, TRAIN
 from dct_augment.intervals import Estimate, estimate_json
 from dct_augment.metrics import accuracy
 from dct_augment.metrics.accuracy import ROLES
-from dct_augment.records import ClassInfo
+from dct_augment.records import ClassInfo, ImageKind
 
 SCHEMA_VERSION = 2
 
-KINDS = {"plain_prompt": PLAIN, "class_token": TRAIN}
-"""The two kinds of generated images that a run compares, and the shard split of each."""
+KINDS = (ImageKind.PLAIN_PROMPT, ImageKind.CLASS_TOKEN)
+"""The two kinds of generated images that a run compares, in the order of the page."""
 
 METRICS = (
     "judge_top1",
@@ -67,7 +66,7 @@ class Tables:
     """
 
     tokens: pd.DataFrame
-    rows: Mapping[str, pd.DataFrame]
+    rows: Mapping[ImageKind, pd.DataFrame]
     benchmark: Mapping[str, Any]
     metrics: pd.DataFrame = field(default_factory=pd.DataFrame)
     filtered: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -77,7 +76,7 @@ def summarize(
     config: Config, classes: Sequence[ClassInfo], *, environment: Mapping[str, str], tables: Tables
 ) -> dict[str, Any]:
     """Return the report's numbers; what is unknown or not finite is None."""
-    recognised = {kind: accuracy.recognised_images(rows, classes) for kind, rows in tables.rows.items()}
+    recognised = {str(kind): accuracy.recognised_images(rows, classes) for kind, rows in tables.rows.items()}
     titles = accuracy.class_titles(classes)
     gains = _gains(recognised, titles)
     class_numbers = {titles[info.index]: _class_numbers(info, recognised, tables.tokens) for info in classes}
@@ -95,7 +94,7 @@ def summarize(
         "confusion": _confusions(recognised, classes),
         "benchmark": dict(tables.benchmark),
         "metrics": _metrics(tables.metrics),
-        "filter": _filter_counts(tables.filtered, tables.rows["class_token"], titles),
+        "filter": _filter_counts(tables.filtered, tables.rows[ImageKind.CLASS_TOKEN], titles),
         "seeds": {section: getattr(config, section).seed for section in ("tokens", "generation", "benchmark")},
         "facts": dict(environment),
     }

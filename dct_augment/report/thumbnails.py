@@ -43,16 +43,15 @@ def first_image_numbers(tables: Sequence[pd.DataFrame], class_index: int, count:
 
 
 def load_thumbnails(
-    shards: ShardFolder, split: str, rows: pd.DataFrame, numbers: Mapping[int, Sequence[int]]
+    shards: ShardFolder, rows: pd.DataFrame, numbers: Mapping[int, Sequence[int]]
 ) -> dict[int, list[Image.Image | None]]:
-    """Load small copies of images of a split, by class index, in order of their numbers.
+    """Load small copies of images, by class index, in order of their numbers.
 
     Reads no further than the last of them: first numbers are in the first shards.
 
     Args:
         shards: Where the images are.
-        split: Of the shards.
-        rows: The rows of this split.
+        rows: Their rows.
         numbers: By class index, the numbers of the images to load.
     """
     if rows.empty:
@@ -60,7 +59,7 @@ def load_thumbnails(
     places = _places_by_key(rows, numbers)
     thumbnails: dict[tuple[int, int], Image.Image] = {}
     if places:
-        for key, _, image in shards.images(split):
+        for key, _, image in shards.images():
             if key in places:
                 image.thumbnail((SIZES[0], SIZES[0]), Image.Resampling.LANCZOS)
                 thumbnails[places[key]] = image

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from dct_augment.benchmark import arm_comparisons
-from dct_augment.generation.shards import ShardFolder
+from dct_augment.generation.shards import shard_folders
 from dct_augment.report.arm_styles import ARM_STYLES
 from tests.report.pages import NO_TRIALS, ODD, Page, empty, make
 
@@ -46,7 +46,7 @@ def summarize(table: pd.DataFrame, shots: int = 5, per_class: int = 50) -> dict[
 
 
 def page(root: Path, table: pd.DataFrame) -> Any:
-    return make(root, ShardFolder(root / "none", "try"), pd.DataFrame(), table)
+    return make(root, shard_folders(root / "none", "try"), pd.DataFrame(), table)
 
 
 def test_arms_are_compared_at_the_base_setting_alone() -> None:

@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader
 
 from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
 from dct_augment.errors import DatasetError, ShardError
-from dct_augment.generation.shards import PLAIN, TRAIN
 from dct_augment.records import Example
 from tests.conftest import CLASSES, ShardRun
 
@@ -40,7 +39,7 @@ def is_synthetic(draw: tuple[torch.Tensor, int]) -> bool:
 def test_random_access_reads_what_the_tars_hold_in_order(shard_run: ShardRun, image_format: str) -> None:
     shard_run.draw(image_format=image_format)
     images = SyntheticImages(shard_run.root / "shards")
-    stored = {key: (image.tobytes(), label) for key, label, image in shard_run.folder.images(TRAIN)}
+    stored = {key: (image.tobytes(), label) for key, label, image in shard_run.folder.images()}
     assert len(images) == len(stored) == 15
     for index in reversed(range(len(images))):
         picture, label = images[index]
@@ -63,8 +62,9 @@ def test_per_class_skips_failed_images(shard_run: ShardRun) -> None:
     assert images.keys[:2] == ("crane-000001", "crane-000002")
 
 
-def test_the_plain_split_is_read_by_name(made: ShardRun) -> None:
-    assert len(SyntheticImages(made.root / "shards", PLAIN)) == 6
+def test_images_to_compare_with_are_read_from_their_own_folder(made: ShardRun) -> None:
+    images = SyntheticImages(made.root / "comparison")
+    assert images.keys == tuple(f"plain-{info.slug}-{number:06d}" for info in CLASSES for number in range(2))
 
 
 def test_images_can_be_iterated(synthetic: SyntheticImages) -> None:
@@ -76,9 +76,10 @@ def test_a_missing_folder_says_how_to_make_it(tmp_path: Path) -> None:
         SyntheticImages(tmp_path / "gone")
 
 
-def test_a_missing_split_names_those_there_are(made: ShardRun) -> None:
-    with pytest.raises(DatasetError, match=r"has no split 'test'; it has: train, plain"):
-        SyntheticImages(made.root / "shards", "test")
+def test_a_folder_of_other_shards_names_its_splits(made: ShardRun) -> None:
+    (made.root / "shards" / "_info.json").write_text('{"splits": {"test": {}, "val": {}}}')
+    with pytest.raises(DatasetError, match=r"has no split 'train' or 'plain_prompt'; it has: test, val"):
+        SyntheticImages(made.root / "shards")
 
 
 def test_a_damaged_info_is_named(made: ShardRun) -> None:

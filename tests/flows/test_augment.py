@@ -76,7 +76,12 @@ def overrides(*more: str) -> list[str]:
 
 def digests(root: Path) -> dict[str, str]:
     """What tokens, shards and trials a run made, by content."""
-    paths = [*root.glob("tokens/*.*"), *root.glob("shards/*.*"), *root.glob("benchmark/trials/*")]
+    paths = [
+        *root.glob("tokens/*.*"),
+        *root.glob("shards/*.*"),
+        *root.glob("comparison/*.*"),
+        *root.glob("benchmark/trials/*"),
+    ]
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
@@ -328,7 +333,7 @@ class TestServe:
         assert "Completed" in finished
         root = served.folder / "runs" / "pocket"
         assert (root / "report" / "index.html").is_file()
-        rows = pd.concat(pd.read_parquet(path) for path in root.glob("shards/*-plain-*.parquet"))
+        rows = pd.concat(pd.read_parquet(path) for path in root.glob("comparison/*.parquet"))
         assert len(rows) == 8  # per_class and classes merged with the deployment's own config
         trials = pd.read_parquet(root / "benchmark" / "trials.parquet")
         assert set(trials["shots"]) == {1, 2, 5, 10, 20}  # of the full benchmark
@@ -351,7 +356,7 @@ class TestServe:
 
     def test_artifacts_show_progress_tokens_thumbnails_and_the_report(self, served: Served, finished: str) -> None:
         found = {one["key"]: one for one in served.post("/artifacts/latest/filter")}
-        for stage in ("tokens", "images-train", "images-plain", "benchmark"):
+        for stage in ("tokens", "images-class-token", "images-plain-prompt", "benchmark"):
             assert found[f"pocket-{stage}"]["type"] == "progress"
         for key, one in found.items():
             if one["type"] == "progress":

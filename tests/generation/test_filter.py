@@ -12,7 +12,6 @@ from PIL import Image
 
 from dct_augment.generation import plan
 from dct_augment.generation.filter import filter_images
-from dct_augment.generation.shards import TRAIN
 from dct_augment.images import content
 from dct_augment.records import GeneratedImage
 from tests.conftest import CLASSES, ShardRun, drawn, make_run, speckled
@@ -22,8 +21,8 @@ KEYS = ("crane-000000", "ca-bird-000000", "gull-000000", "crane-000001", "ca-bir
 
 def write(run: ShardRun, *changes: dict, image_format: str = "png") -> None:
     """Draw two images of each class in three shards; each is recognised with 0.9, but for the changes of its number."""
-    layout = plan.extend((), TRAIN, CLASSES, 2, 2)
-    run.folder.record(TRAIN, layout)
+    layout = plan.extend((), CLASSES, 2, 2)
+    run.folder.record(layout)
     numbered = iter([*changes, *[{}] * (len(KEYS) - len(changes))])
     for spec in layout:
         samples = []

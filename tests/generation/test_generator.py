@@ -136,7 +136,7 @@ def test_plain_and_token_images_start_from_the_same_noise():
     word = {info.slug: tiny.backend().word("green")[None] for info in tiny.CLASSES}
     tokens = draw(generator(), named, 3, word)
     green = PromptsConfig(templates=tuple(line.replace("{token}", "{token} green") for line in PROMPTS.templates))
-    (shard,) = plan.extend((), "plain", tiny.CLASSES, 3, 100)
+    (shard,) = plan.extend((), tiny.CLASSES, 3, 100)
     spelled = draw(generator(), plan.rows(shard, tiny.CLASSES, green, {}, seed=0), 3, {})
     assert [one.image.tobytes() for one in tokens] == [one.image.tobytes() for one in spelled]
     assert (pixels(tokens) - pixels(draw(generator(), plain, 3, {}))).abs().max() > 0

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dct_augment.config import PromptsConfig
 from dct_augment.generation.plan import Layout, ShardSpec, covered, extend, rows
-from dct_augment.records import ClassInfo, ClassToken, PlanRow
+from dct_augment.records import ClassInfo, ClassToken, ImageKind, PlanRow
 from dct_augment.tokens.groups import Groups, extend_groups
 
 PROMPTS = PromptsConfig(contexts=("", "at sea", "on land"))
@@ -20,11 +20,11 @@ steps = st.lists(st.tuples(counts, st.integers(0, 12), sizes), min_size=1, max_s
 """Successive commands: how many of the classes, images per class, shard size."""
 
 
-def grow(commands: list[tuple[int, int, int]], split: str = "train") -> list[Layout]:
+def grow(commands: list[tuple[int, int, int]]) -> list[Layout]:
     """The layout after each command."""
     layouts: list[Layout] = [()]
     for classes, per_class, shard_size in commands:
-        layouts.append(extend(layouts[-1], split, CLASSES[:classes], per_class, shard_size))
+        layouts.append(extend(layouts[-1], CLASSES[:classes], per_class, shard_size))
     return layouts
 
 
@@ -32,8 +32,13 @@ def members(layout: Layout) -> list[tuple[str, int]]:
     return [(slug, n) for spec in layout for slug, (start, stop) in spec.ranges.items() for n in range(start, stop)]
 
 
-def planned(layout: Layout, tokens: dict[str, ClassToken] = TOKENS, seed: int = 0) -> dict[str, PlanRow]:
-    return {row.key: row for spec in layout for row in rows(spec, CLASSES, PROMPTS, tokens, seed)}
+def planned(
+    layout: Layout,
+    tokens: dict[str, ClassToken] = TOKENS,
+    seed: int = 0,
+    kind: ImageKind = ImageKind.CLASS_TOKEN,
+) -> dict[str, PlanRow]:
+    return {row.key: row for spec in layout for row in rows(spec, kind, CLASSES, PROMPTS, tokens, seed)}
 
 
 @given(steps)
@@ -57,7 +62,7 @@ def test_every_class_gets_exactly_what_was_asked_for_at_most(commands: list[tupl
 def test_shards_are_numbered_without_gaps_and_never_empty(commands: list[tuple[int, int, int]]) -> None:
     layout = grow(commands)[-1]
     assert [spec.number for spec in layout] == list(range(len(layout)))
-    assert all(len(spec) > 0 and spec.split == "train" for spec in layout)
+    assert all(len(spec) > 0 for spec in layout)
 
 
 @given(counts, st.integers(0, 30), sizes)
@@ -79,8 +84,8 @@ def test_every_shard_holds_a_fair_mix_of_classes(classes: int, per_class: int, s
 def test_asking_again_or_for_less_adds_nothing(commands: list[tuple[int, int, int]]) -> None:
     layout = grow(commands)[-1]
     classes, per_class, shard_size = commands[-1]
-    assert extend(layout, "train", CLASSES[:classes], per_class, shard_size) == layout
-    assert extend(layout, "train", CLASSES[:classes], per_class // 2, shard_size) == layout
+    assert extend(layout, CLASSES[:classes], per_class, shard_size) == layout
+    assert extend(layout, CLASSES[:classes], per_class // 2, shard_size) == layout
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=4), sizes, sizes)
@@ -99,16 +104,16 @@ def test_a_subset_first_then_all_draws_the_same_images(classes: int, per_class: 
 @given(steps)
 def test_rows_are_those_of_the_layout_once_each(commands: list[tuple[int, int, int]]) -> None:
     layout = grow(commands)[-1]
-    keys = Counter(row.key for spec in layout for row in rows(spec, CLASSES, PROMPTS, TOKENS, 0))
+    keys = Counter(row.key for spec in layout for row in rows(spec, ImageKind.CLASS_TOKEN, CLASSES, PROMPTS, TOKENS, 0))
     assert keys == Counter(f"{slug}-{number:06d}" for slug, number in members(layout))
 
 
 @given(st.integers(0, 10**5), st.integers(0, 10), st.sampled_from(CLASSES))
 def test_an_image_is_a_function_of_class_number_and_seed_alone(number: int, seed: int, info: ClassInfo) -> None:
-    alone = ShardSpec("train", 0, {info.slug: (number, number + 1)})
-    crowded = ShardSpec("train", 7, {other.slug: (number, number + 3) for other in reversed(CLASSES)})
-    (row,) = rows(alone, [info], PROMPTS, {info.slug: TOKENS[info.slug]}, seed)
-    assert row in rows(crowded, CLASSES, PROMPTS, TOKENS, seed)
+    alone = ShardSpec(0, {info.slug: (number, number + 1)})
+    crowded = ShardSpec(7, {other.slug: (number, number + 3) for other in reversed(CLASSES)})
+    (row,) = rows(alone, ImageKind.CLASS_TOKEN, [info], PROMPTS, {info.slug: TOKENS[info.slug]}, seed)
+    assert row in rows(crowded, ImageKind.CLASS_TOKEN, CLASSES, PROMPTS, TOKENS, seed)
 
 
 def test_seeds_differ_between_images_classes_and_seeds() -> None:
@@ -117,10 +122,11 @@ def test_seeds_differ_between_images_classes_and_seeds() -> None:
     assert len(set(seeds)) == len(seeds) == 200
 
 
-def test_token_and_plain_images_of_a_number_share_their_seed() -> None:
+def test_class_token_and_plain_prompt_images_of_a_number_share_their_seed_but_no_key() -> None:
     named = planned(grow([(5, 6, 4)])[-1])
-    plain = planned(grow([(5, 6, 9)], "plain")[-1], {})
-    assert {key: row.seed for key, row in named.items()} == {key: row.seed for key, row in plain.items()}
+    plain = planned(grow([(5, 6, 9)])[-1], {}, kind=ImageKind.PLAIN_PROMPT)
+    assert {f"plain-{key}": row.seed for key, row in named.items()} == {key: row.seed for key, row in plain.items()}
+    assert not named.keys() & plain.keys()
     assert all("<dct-" in row.prompt and row.token_sha256 for row in named.values())
     assert not any("<dct-" in row.prompt or row.token_sha256 for row in plain.values())
 
@@ -129,10 +135,6 @@ def test_token_and_plain_images_of_a_number_share_their_seed() -> None:
 def test_contexts_take_turns(number: int) -> None:
     row = planned(grow([(1, 4, 9)])[-1])[f"bird-0-{number:06d}"]
     assert row.prompt == f"a photo of a <dct-x-bird-0> bird 0 {PROMPTS.contexts[number % 3]}".strip()
-
-
-def test_file_names_carry_run_split_and_number() -> None:
-    assert ShardSpec("plain", 12, {}).stem("pocket") == "pocket-plain-000012"
 
 
 @given(st.lists(st.tuples(st.lists(st.sampled_from("abcdefghij"), unique=True), sizes), max_size=5))

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,17 +14,20 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
+from dct_augment.config import fingerprint
+from dct_augment.downstream.mixing import SyntheticImages
 from dct_augment.errors import ShardError, StaleRunError
 from dct_augment.generation import shards
-from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
+from dct_augment.generation.shards import ShardFolder, shard_folder, shard_folders
 from dct_augment.pipeline.verify import Findings, verify
+from dct_augment.records import GeneratedImage, ImageKind
 from tests.conftest import CLASSES, ShardRun, drawn
 
 FORMATS = ("png", "webp", "jpg")
 
 
 def found_in(run: ShardRun) -> Findings:
-    return verify(run.root / "shards", run.name, run.root / "tokens")
+    return verify(run.root, run.name)
 
 
 def flip(path: Path, place: int) -> None:
@@ -40,6 +44,10 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
+def samples(tar: Path) -> list[dict[str, Any]]:
+    return list(wds.WebDataset(str(tar), shardshuffle=False))
+
+
 def rewrite_rows(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     """Change a parquet's rows and keep what it says of itself."""
     table = pq.read_table(path)
@@ -47,8 +55,7 @@ def rewrite_rows(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> 
     pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
 
 
-def edit_info(run: ShardRun, change: Callable[[dict[str, Any]], object]) -> None:
-    path = run.root / "shards" / "_info.json"
+def edit_info(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     info = json.loads(path.read_text())
     change(info["splits"])
     path.write_text(json.dumps(info))
@@ -60,7 +67,7 @@ def edit_info(run: ShardRun, change: Callable[[dict[str, Any]], object]) -> None
 @pytest.mark.parametrize("image_format", FORMATS)
 def test_plain_tar_members_agree_with_the_rows(shard_run: ShardRun, image_format: str) -> None:
     layout = shard_run.draw(image_format=image_format)
-    rows = shard_run.folder.rows(TRAIN).set_index("key")
+    rows = shard_run.folder.rows().set_index("key")
     found: dict[str, dict[str, bytes]] = {}
     for spec in layout:
         with tarfile.open(shard_run.folder.tar(spec)) as archive:
@@ -83,7 +90,7 @@ def test_webdataset_reads_images_labels_and_facts(shard_run: ShardRun, image_for
     urls = [str(shard_run.folder.tar(spec)) for spec in layout]
     reader = wds.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("__key__", image_format, "cls", "json")
     found = {key: (label, facts["seed"]) for key, _, label, facts in reader}
-    rows = shard_run.folder.rows(TRAIN)
+    rows = shard_run.folder.rows()
     assert found == {row.key: (row.class_index, row.seed) for row in rows.itertuples()}
 
 
@@ -107,32 +114,32 @@ def test_pictures_come_back_as_they_were_drawn(shard_run: ShardRun, image_format
     assert all(image.tobytes() == drawn(rows[key]).tobytes() for key, _, image in read)
 
 
-def test_images_of_a_split_are_those_of_its_rows(made: ShardRun) -> None:
-    for split in (TRAIN, PLAIN):
-        rows = made.folder.rows(split)
-        found = [(key, label) for key, label, _ in made.folder.images(split)]
+def test_images_of_a_shard_folder_are_those_of_its_rows(made: ShardRun) -> None:
+    for folder in (made.folder, made.comparison):
+        rows = folder.rows()
+        found = [(key, label) for key, label, _ in folder.images()]
         assert found == list(zip(rows["key"], rows["class_index"], strict=True))
 
 
 def test_rows_say_which_shard_and_class_they_belong_to(made: ShardRun) -> None:
-    rows = made.folder.rows(TRAIN)
+    rows = made.folder.rows()
     assert rows["shard"].value_counts(sort=False).to_dict() == {
         "tiny-train-000000.tar": 4, "tiny-train-000001.tar": 4, "tiny-train-000002.tar": 4, "tiny-train-000003.tar": 3
     }  # fmt: skip
     assert set(zip(rows["class_index"], rows["class_name"], strict=True)) == {(i.index, i.name) for i in CLASSES}
-    assert made.folder.rows(PLAIN)["token_sha256"].eq("").all()
+    assert made.comparison.rows()["token_sha256"].eq("").all()
 
 
-def test_a_split_that_is_not_there_is_empty(shard_run: ShardRun) -> None:
-    assert shard_run.folder.layout(TRAIN) == ()
-    assert len(shard_run.folder.rows(TRAIN)) == 0
-    assert list(shard_run.folder.images(TRAIN)) == []
+def test_a_shard_folder_that_is_not_there_is_empty(shard_run: ShardRun) -> None:
+    assert shard_run.folder.layout() == ()
+    assert len(shard_run.folder.rows()) == 0
+    assert list(shard_run.folder.images()) == []
 
 
 def test_a_failed_image_has_a_row_and_no_picture(shard_run: ShardRun) -> None:
     shard_run.draw(failed=("crane-000000", "gull-000004"))
-    rows = shard_run.folder.rows(TRAIN).set_index("key")
-    pictures = {key for key, _, _ in shard_run.folder.images(TRAIN)}
+    rows = shard_run.folder.rows().set_index("key")
+    pictures = {key for key, _, _ in shard_run.folder.images()}
     assert set(rows.index) - pictures == {"crane-000000", "gull-000004"}
     assert rows.loc["gull-000004", "error"] == "image is not finite"
     assert json.loads((shard_run.root / "shards" / "_info.json").read_text())["splits"]["train"]["num_samples"] == 13
@@ -159,17 +166,28 @@ def test_growing_adds_shards_and_touches_none(made: ShardRun) -> None:
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.glob("tiny-*")}
     made.draw(per_class=9)
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
-    assert made.folder.rows(TRAIN)["class_name"].value_counts().to_dict() == {info.name: 9 for info in CLASSES}
+    assert made.folder.rows()["class_name"].value_counts().to_dict() == {info.name: 9 for info in CLASSES}
     assert found_in(made).problems == ()
 
 
-def test_info_lists_each_split_with_its_shards_and_lengths(made: ShardRun) -> None:
-    info = json.loads((made.root / "shards" / "_info.json").read_text())["splits"]
-    assert info["train"]["shard_lengths"] == [4, 4, 4, 3]
-    assert info["plain"] == {
-        "name": "plain", "num_samples": 6, "shard_lengths": [4, 2],
-        "filenames": ["tiny-plain-000000.tar", "tiny-plain-000001.tar"],
-    }  # fmt: skip
+def test_info_lists_the_shards_of_its_folder_and_their_lengths(made: ShardRun) -> None:
+    training = json.loads((made.root / "shards" / "_info.json").read_text())["splits"]
+    comparison = json.loads((made.root / "comparison" / "_info.json").read_text())["splits"]
+    assert training.keys() == {"train"}
+    assert training["train"]["shard_lengths"] == [4, 4, 4, 3]
+    names = ["tiny-plain_prompt-000000.tar", "tiny-plain_prompt-000001.tar"]
+    assert comparison == {
+        "plain_prompt": {"name": "plain_prompt", "num_samples": 6, "shard_lengths": [4, 2], "filenames": names}
+    }
+
+
+def test_the_shards_folder_holds_class_token_images_only_and_keys_are_unique_in_a_run(made: ShardRun) -> None:
+    keys = [sample["__key__"] for tar in made.root.glob("shards/*.tar") for sample in samples(tar)]
+    plain_keys = [sample["__key__"] for tar in made.root.glob("comparison/*.tar") for sample in samples(tar)]
+    assert sorted(keys) == sorted(made.folder.rows()["key"])
+    assert sorted(plain_keys) == sorted(f"plain-{key}" for key in keys if int(key[-6:]) < 2)
+    assert set(made.folder.rows()["kind"]) == {"class_token"}
+    assert set(made.comparison.rows()["kind"]) == {"plain_prompt"}
 
 
 def test_info_leaves_out_unfinished_shards(made: ShardRun) -> None:
@@ -183,7 +201,7 @@ def test_info_leaves_out_unfinished_shards(made: ShardRun) -> None:
 
 
 def test_a_written_shard_is_done(made: ShardRun) -> None:
-    assert all(made.folder.done(spec, made.identity) for spec in made.folder.layout(TRAIN))
+    assert all(made.folder.done(spec, made.identity) for spec in made.folder.layout())
 
 
 @pytest.mark.parametrize(
@@ -193,7 +211,7 @@ def test_a_written_shard_is_done(made: ShardRun) -> None:
 def test_a_harmed_shard_is_not_done_and_can_be_made_again(
     made: ShardRun, harm: Callable[[Path], object], ending: str
 ) -> None:
-    spec = made.folder.layout(TRAIN)[1]
+    spec = made.folder.layout()[1]
     path = made.folder.tar(spec).with_suffix(f".{ending}")
     whole = path.read_bytes()
     harm(path)
@@ -203,20 +221,20 @@ def test_a_harmed_shard_is_not_done_and_can_be_made_again(
 
 
 def test_no_flipped_byte_of_a_parquet_changes_rows_unseen(made: ShardRun) -> None:
-    spec = made.folder.layout(TRAIN)[0]
+    spec = made.folder.layout()[0]
     path = made.folder.parquet(spec)
-    whole, rows = path.read_bytes(), made.folder.rows(TRAIN)
+    whole, rows = path.read_bytes(), made.folder.rows()
     unseen = []
     for place in range(0, len(whole), 61):
         flip(path, place)
-        if made.folder.done(spec, made.identity) and not made.folder.rows(TRAIN).equals(rows):
+        if made.folder.done(spec, made.identity) and not made.folder.rows().equals(rows):
             unseen.append(place)
         path.write_bytes(whole)
     assert unseen == []
 
 
 def test_other_settings_are_refused_by_name(made: ShardRun) -> None:
-    spec = made.folder.layout(TRAIN)[0]
+    spec = made.folder.layout()[0]
     other = {"schema": 1, "generation": {"seed": 5, "image_format": "png"}}
     with pytest.raises(
         StaleRunError, match=r"tiny-train-000000\.tar.*: generation\.seed: 0 -> 5\. Use another --output"
@@ -243,7 +261,7 @@ def test_a_killed_writer_leaves_no_half_shard(shard_run: ShardRun, monkeypatch: 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.35, 0.6, 0.9])
 def test_reading_a_truncated_tar_is_a_shard_error(made: ShardRun, share: float) -> None:
-    tar = made.folder.tar(made.folder.layout(TRAIN)[0])
+    tar = made.folder.tar(made.folder.layout()[0])
     with tarfile.open(tar) as archive:
         end = archive.getmembers()[-1].offset_data
     tar.write_bytes(tar.read_bytes()[: int(share * end)])
@@ -252,7 +270,7 @@ def test_reading_a_truncated_tar_is_a_shard_error(made: ShardRun, share: float) 
 
 
 def test_reading_a_sample_without_a_label_is_a_shard_error(made: ShardRun) -> None:
-    tar = made.folder.tar(made.folder.layout(TRAIN)[0])
+    tar = made.folder.tar(made.folder.layout()[0])
     with tarfile.open(tar, "w") as archive:
         archive.addfile(tarfile.TarInfo("crane-000000.png"), io.BytesIO())
     with pytest.raises(ShardError, match="'crane-000000' lacks its image or label"):
@@ -260,7 +278,7 @@ def test_reading_a_sample_without_a_label_is_a_shard_error(made: ShardRun) -> No
 
 
 def test_reading_a_picture_that_is_none_is_a_shard_error(made: ShardRun) -> None:
-    tar = made.folder.tar(made.folder.layout(TRAIN)[0])
+    tar = made.folder.tar(made.folder.layout()[0])
     with tarfile.open(tar) as archive:
         picture = archive.getmember("crane-000000.png")
     flip(tar, picture.offset_data)
@@ -271,7 +289,7 @@ def test_reading_a_picture_that_is_none_is_a_shard_error(made: ShardRun) -> None
 def test_a_damaged_plan_is_a_shard_error(made: ShardRun) -> None:
     (made.root / "shards" / "plan.json").write_text('{"train": [')
     with pytest.raises(ShardError, match=r"plan\.json is damaged"):
-        made.folder.layout(TRAIN)
+        made.folder.layout()
 
 
 # Verification of whole runs.
@@ -290,6 +308,10 @@ def in_shards(name: str, harm: Callable[[Path], object]) -> Callable[[ShardRun],
     return lambda run: harm(run.root / "shards" / name)
 
 
+def in_comparison(name: str, harm: Callable[[Path], object]) -> Callable[[ShardRun], object]:
+    return lambda run: harm(run.root / "comparison" / name)
+
+
 def in_tokens(name: str, harm: Callable[[Path], object]) -> Callable[[ShardRun], object]:
     return lambda run: harm(run.root / "tokens" / name)
 
@@ -298,14 +320,14 @@ def in_rows(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[ShardRu
     return in_shards("tiny-train-000000.parquet", lambda path: rewrite_rows(path, change))
 
 
-def in_info(change: Callable[[dict[str, Any]], object]) -> Callable[[ShardRun], object]:
-    return lambda run: edit_info(run, change)
+def in_info(change: Callable[[dict[str, Any]], object], folder: str = "shards") -> Callable[[ShardRun], object]:
+    return lambda run: edit_info(run.root / folder / "_info.json", change)
 
 
 DAMAGES: dict[str, tuple[Callable[[ShardRun], object], str]] = {
     "byte of a tar": (in_shards("tiny-train-000002.tar", lambda path: flip(path, 900)), "000002.tar: its SHA-256"),
     "tar cut": (in_shards("tiny-train-000001.tar", truncate), "tiny-train-000001.tar is truncated"),
-    "tar gone": (in_shards("tiny-plain-000001.tar", Path.unlink), "tiny-plain-000001.tar: missing"),
+    "tar gone": (in_comparison("tiny-plain_prompt-000001.tar", Path.unlink), "tiny-plain_prompt-000001.tar: missing"),
     "parquet gone": (in_shards("tiny-train-000001.parquet", Path.unlink), "tiny-train-000001.tar: not finished"),
     "parquet cut": (in_shards("tiny-train-000001.parquet", truncate), "tiny-train-000001.parquet: damaged"),
     "row gone": (in_rows(lambda rows: rows[1:]), "tiny-train-000000.parquet: damaged"),
@@ -316,8 +338,14 @@ DAMAGES: dict[str, tuple[Callable[[ShardRun], object], str]] = {
         in_info(lambda info: info["train"].update(num_samples=9)),
         "_info.json: what it says of split train",
     ),
-    "info files": (in_info(lambda info: info["plain"]["filenames"].pop()), "_info.json: what it says of split plain"),
-    "info split": (in_info(lambda info: info.pop("plain")), "_info.json: what it says of split plain"),
+    "info files": (
+        in_info(lambda info: info["plain_prompt"]["filenames"].pop(), "comparison"),
+        "_info.json: what it says of split plain_prompt",
+    ),
+    "info split": (
+        in_info(lambda info: info.pop("plain_prompt"), "comparison"),
+        "_info.json: what it says of split plain_prompt",
+    ),
     "info gone": (in_shards("_info.json", Path.unlink), "_info.json: missing"),
     "info cut": (in_shards("_info.json", truncate), "_info.json: cannot be read"),
     "stray file": (in_shards("tiny-train-000099.tar", Path.touch), "tiny-train-000099.tar: no part of the plan"),
@@ -342,16 +370,81 @@ def test_verify_reports_all_damage_at_once(made: ShardRun) -> None:
 
 
 def test_verify_finds_a_plan_that_asks_for_more(made: ShardRun) -> None:
-    first, *rest = made.folder.layout(TRAIN)
-    made.folder.record(TRAIN, (replace(first, ranges=dict(first.ranges) | {"gull": (0, 9)}), *rest))
+    first, *rest = made.folder.layout()
+    made.folder.record((replace(first, ranges=dict(first.ranges) | {"gull": (0, 9)}), *rest))
     assert any("4 rows, but the plan has 12" in problem for problem in found_in(made).problems)
 
 
 def test_another_runs_shards_are_strays(made: ShardRun) -> None:
     renamed = replace(made, name="other")
     problems = found_in(renamed).problems
-    assert sum("no part of the plan" in problem for problem in problems) == 12
+    assert sum("no part of the plan" in problem for problem in problems) == 12  # tars and parquets of both folders
 
 
 def test_a_folder_object_needs_no_folder(tmp_path: Path) -> None:
-    assert ShardFolder(tmp_path / "gone", "x").layout(TRAIN) == ()
+    assert ShardFolder(tmp_path / "gone", "x", "train").layout() == ()
+
+
+# Run folders of version 0.1.0.
+
+
+@pytest.fixture
+def old_run(made: ShardRun) -> ShardRun:
+    """A run folder as version 0.1.0 left it: both kinds in `shards/`, keys not unique, a column called source."""
+    specs = {"train": made.folder.layout(), "plain": made.comparison.layout()}
+    plans, infos = {}, {}
+    for split, layout in specs.items():
+        kind = ImageKind.CLASS_TOKEN if split == "train" else ImageKind.PLAIN_PROMPT
+        folder = ShardFolder(made.root / "shards", made.name, split)
+        for spec in layout:
+            images = [GeneratedImage(replace(row, key=row.key.removeprefix("plain-")), drawn(row))
+                      for row in made.rows(spec, kind)]  # fmt: skip
+            folder.write(spec, images, {"split": split}, "png")
+            rename_column(folder.parquet(spec), "kind", "source")
+        plans[split] = [dict(spec.ranges) for spec in layout]
+        folder.record(layout)
+        infos |= folder.info()
+    (made.root / "shards" / "plan.json").write_text(json.dumps(plans))
+    (made.root / "shards" / "_info.json").write_text(json.dumps({"splits": infos}))
+    shutil.rmtree(made.root / "comparison")
+    return made
+
+
+def rename_column(path: Path, old: str, new: str) -> None:
+    """Rename a column of a shard's parquet, and sign the file again."""
+    table = pq.read_table(path)
+    metadata = json.loads(table.schema.metadata[b"dct_augment"])
+    del metadata["sha256"]
+    renamed = table.rename_columns([new if name == old else name for name in table.column_names])
+    metadata["sha256"] = fingerprint(metadata, renamed.to_pylist())
+    pq.write_table(renamed.replace_schema_metadata({b"dct_augment": json.dumps(metadata).encode()}), path)
+
+
+def test_an_old_run_folder_is_read_by_kind_and_verified(old_run: ShardRun) -> None:
+    folders = shard_folders(old_run.root, old_run.name)
+    assert {kind: len(list(folder.images())) for kind, folder in folders.items()} == {
+        ImageKind.CLASS_TOKEN: 15, ImageKind.PLAIN_PROMPT: 6
+    }  # fmt: skip
+    assert {kind: set(folder.rows()["kind"]) for kind, folder in folders.items()} == {
+        ImageKind.CLASS_TOKEN: {"class_token"}, ImageKind.PLAIN_PROMPT: {"plain_prompt"}
+    }  # fmt: skip
+    assert found_in(old_run) == Findings(shards=6, images=21, tokens=3, problems=())
+
+
+def test_damage_of_an_old_run_folder_is_found(old_run: ShardRun) -> None:
+    (old_run.root / "shards" / "tiny-plain-000001.tar").unlink()
+    assert found_in(old_run).problems == ("tiny-plain-000001.tar: missing",)
+
+
+def test_synthetic_images_of_an_old_shards_folder_are_the_class_token_images(old_run: ShardRun) -> None:
+    images = SyntheticImages(old_run.root / "shards")
+    stored = {key: picture.tobytes() for key, _, picture in old_run.folder.images()}
+    assert {key: images[index][0].tobytes() for index, key in enumerate(images.keys)} == stored
+
+
+@pytest.mark.parametrize("kind", ImageKind)
+def test_nothing_is_added_to_an_old_shards_folder(old_run: ShardRun, kind: ImageKind) -> None:
+    with pytest.raises(
+        StaleRunError, match=r"shards was made by dct-augment 0\.1\.0.* Use another --output, or delete"
+    ):
+        shard_folder(old_run.root, old_run.name, kind).refuse_old_layout()

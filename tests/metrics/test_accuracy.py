@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
+from dct_augment.generation.shards import shard_folders
 from dct_augment.metrics import accuracy
-from dct_augment.records import ClassInfo, GeneratedImage, PlanRow
+from dct_augment.records import ClassInfo, GeneratedImage, ImageKind, PlanRow
 from dct_augment.report import confusion_matrices
-from tests.report.pages import CLASSES, NO_TRIALS, ODD, Page, fill, make, make_shards, recognised_on
+from tests.report.pages import CLASSES, NO_TRIALS, ODD, Page, Shards, fill, make, make_shards, recognised_on
 
 
-def summarize(root: Path, shards: ShardFolder, **changes: Any) -> Any:
+def summarize(root: Path, shards: Shards, **changes: Any) -> Any:
     return make(root, shards, pd.DataFrame(), NO_TRIALS, **changes)
 
 
@@ -35,17 +35,17 @@ def test_gains_are_paired_by_noise_and_sorted(tmp_path: Path) -> None:
 
 
 def test_gains_are_sorted_from_the_largest_whatever_the_order_of_classes(tmp_path: Path) -> None:
-    folder = ShardFolder(tmp_path / "shards", "try")
-    fill(folder, PLAIN, recognised_on({"crane": 3, "odd": 0}, {"crane": 4, "odd": 0}))
-    fill(folder, TRAIN, recognised_on({"crane": 1, "odd": 4}, {"crane": 4, "odd": 0}))
-    summary, _ = summarize(tmp_path, folder)
+    shards = shard_folders(tmp_path, "try")
+    fill(shards, ImageKind.PLAIN_PROMPT, recognised_on({"crane": 3, "odd": 0}, {"crane": 4, "odd": 0}))
+    fill(shards, ImageKind.CLASS_TOKEN, recognised_on({"crane": 1, "odd": 4}, {"crane": 4, "odd": 0}))
+    summary, _ = summarize(tmp_path, shards)
     assert summary["gains"]["judge"] == [ODD, "crane"]
     assert summary["gains"]["of"]["crane"]["judge"]["mean"] == -0.5
     assert summary["gains"]["guide"] == ["crane", ODD]  # equal: in the order of the classes
 
 
 def test_confusion_counts_images_by_the_label_of_the_judge(tmp_path: Path) -> None:
-    folder = ShardFolder(tmp_path / "shards", "try")
+    shards = shard_folders(tmp_path, "try")
     answers = {"crane": ["crane", ODD, ODD, "bat"], "odd": [ODD.upper()] * 4}
 
     def generate(row: PlanRow) -> GeneratedImage:
@@ -53,8 +53,8 @@ def test_confusion_counts_images_by_the_label_of_the_judge(tmp_path: Path) -> No
         right = label.lower() == row.class_name.lower()
         return GeneratedImage(row, Image.new("RGB", (8, 8)), judge_label=label, judge_right=right, judge_confidence=0.5)
 
-    fill(folder, TRAIN, generate)
-    summary, text = summarize(tmp_path, folder)
+    fill(shards, ImageKind.CLASS_TOKEN, generate)
+    summary, text = summarize(tmp_path, shards)
     confusion = summary["confusion"]
     assert confusion["by"] == "judge"
     assert set(confusion) == {"by", "class_token"}
@@ -70,10 +70,10 @@ def test_confusion_counts_images_by_the_label_of_the_judge(tmp_path: Path) -> No
 
 
 def test_confusion_without_a_judge_counts_the_labels_of_the_guide(tmp_path: Path) -> None:
-    folder = ShardFolder(tmp_path / "shards", "try")
+    shards = shard_folders(tmp_path, "try")
     wrong = {"guide_label": "bat", "guide_right": False, "guide_confidence": 0.5}
-    fill(folder, PLAIN, lambda row: GeneratedImage(row, Image.new("RGB", (8, 8)), **wrong))
-    summary, text = summarize(tmp_path, folder)
+    fill(shards, ImageKind.PLAIN_PROMPT, lambda row: GeneratedImage(row, Image.new("RGB", (8, 8)), **wrong))
+    summary, text = summarize(tmp_path, shards)
     assert summary["confusion"]["by"] == "guide"
     assert summary["confusion"]["plain_prompt"]["elsewhere"] == {"crane": 4, ODD: 4}
     assert "the guide's label" in Page(text).text
@@ -81,11 +81,11 @@ def test_confusion_without_a_judge_counts_the_labels_of_the_guide(tmp_path: Path
 
 def test_report_keeps_two_classes_of_one_name_apart(tmp_path: Path) -> None:
     classes = (ClassInfo(0, "crane", "crane", True, "n1"), ClassInfo(1, "crane", "crane-2", True, "n2"))
-    folder = ShardFolder(tmp_path / "shards", "try")
+    shards = shard_folders(tmp_path, "try")
     right = {"crane": 4, "crane-2": 1}
-    for split in (PLAIN, TRAIN):
-        fill(folder, split, recognised_on(right, right), classes)
-    summary, text = summarize(tmp_path, folder, classes=classes)
+    for kind in ImageKind:
+        fill(shards, kind, recognised_on(right, right), classes)
+    summary, text = summarize(tmp_path, shards, classes=classes)
     assert list(summary["classes"]) == ["crane (n1)", "crane (n2)"]
     assert summary["classes"]["crane (n1)"]["plain_prompt"]["judge_accuracy"] == 1.0
     assert summary["classes"]["crane (n2)"]["plain_prompt"]["judge_accuracy"] == 0.25

@@ -110,7 +110,7 @@ def test_cub(tmp_path: Path, hub: Hub) -> None:
     notes = [one.note for one in told if not one.total]
     assert any("memory: balanced" in note for note in notes)
     assert any("'vesteinn/vit-mae-cub' recognises 100% of some real images" in note for note in notes)
-    rows = pd.read_parquet(next(run.shards.path.glob("*train*.parquet")))
+    rows = pd.read_parquet(next(run.config.root.glob("shards/*.parquet")))
     assert rows["prompt"].str.contains("<dct-cub-laysan-albatross> laysan albatross").any()
 
 
@@ -140,7 +140,7 @@ def test_imagenets_two_cranes(tmp_path: Path, hub: Hub) -> None:
     trees.TestImageNet().tree(tmp_path / "data" / "imagenet")
     (tmp_path / "match.yaml").write_text("".join(f"{one}: {one}\n" for one in ids))
     run, _, _ = finish("imagenet", "judge=null", "guide.match=match.yaml")
-    rows = pd.concat(pd.read_parquet(path) for path in run.shards.path.glob("*train*.parquet"))
+    rows = pd.concat(pd.read_parquet(path) for path in run.config.root.glob("shards/*.parquet"))
     assert rows.groupby(["class_index", "class_name"]).size().index.tolist() == [
         (0, "crane"), (1, "crane"), (2, "maillot"), (3, "maillot"),
     ]  # fmt: skip

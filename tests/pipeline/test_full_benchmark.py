@@ -16,6 +16,7 @@ from dct_augment.downstream.mixing import SyntheticImages
 from dct_augment.errors import DatasetError, ModelError
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import ArmStage, MetricStage, TrialStage
+from dct_augment.records import ImageKind
 
 SMALL = [
     "tokens.max_updates=2",
@@ -195,7 +196,7 @@ def test_features_that_cannot_be_had_are_an_error_or_left_out(whole: Run, monkey
 
 def test_the_filter_is_recorded_row_by_row_and_narrows_its_arm(whole: Run) -> None:
     table = pd.read_parquet(whole.config.root / "benchmark" / "filter.parquet")
-    rows = whole.shards.rows("train")
+    rows = whole.shards[ImageKind.CLASS_TOKEN].rows()
     assert list(table["key"]) == list(rows["key"])
     assert (table["accepted"] == (table["reason"] == "")).all()
     accepted = set(table.loc[table["accepted"], "key"])

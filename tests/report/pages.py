@@ -15,9 +15,9 @@ from PIL import Image
 from dct_augment.benchmark.arm_comparisons import summarize_trials
 from dct_augment.config import Config, validate
 from dct_augment.generation.plan import extend, rows
-from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
+from dct_augment.generation.shards import ShardFolder, shard_folders
 from dct_augment.metrics.accuracy import class_titles
-from dct_augment.records import ClassInfo, ClassToken, GeneratedImage, PlanRow, Trial
+from dct_augment.records import ClassInfo, ClassToken, GeneratedImage, ImageKind, PlanRow, Trial
 from dct_augment.report.page import write_report
 from dct_augment.tokens.files import TokenFolder
 
@@ -27,6 +27,9 @@ COLORS = ((250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0))
 """The colour of image 0, 1, 2, 3 of every class, to tell their thumbnails apart."""
 
 NO_TRIALS = pd.DataFrame(columns=[field.name for field in dataclasses.fields(Trial)])
+
+
+Shards = Mapping[ImageKind, ShardFolder]
 
 
 def settings(**changes: Any) -> Config:
@@ -41,25 +44,25 @@ def settings(**changes: Any) -> Config:
 
 
 def fill(
-    folder: ShardFolder,
-    split: str,
+    shards: Shards,
+    kind: ImageKind,
     generate: Callable[[PlanRow], GeneratedImage],
     classes: tuple[ClassInfo, ...] = CLASSES,
     per_class: int = 4,
     without: tuple[str, ...] = (),
     shard_size: int = 5,
 ) -> None:
-    """Write a split as the generation stage does; classes `without` a token use the plain prompt."""
+    """Write the images of a kind as a run does; classes `without` a token use the plain prompt."""
     tokens = {
         info.slug: ClassToken(f"<dct-try-{info.slug}>", info.slug, "0" * 64)
         for info in classes
-        if split == TRAIN and info.slug not in without
+        if kind is ImageKind.CLASS_TOKEN and info.slug not in without
     }
-    layout = extend((), split, classes, per_class, shard_size)
-    folder.record(split, layout)
+    layout = extend((), classes, per_class, shard_size)
+    shards[kind].record(layout)
     for spec in layout:
-        planned = rows(spec, classes, settings().prompts, tokens, 0)
-        folder.write(spec, [generate(row) for row in planned], {}, "png")
+        planned = rows(spec, kind, classes, settings().prompts, tokens, 0)
+        shards[kind].write(spec, [generate(row) for row in planned], {}, "png")
 
 
 def recognised_on(judge: Mapping[str, int], guide: Mapping[str, int], failed: tuple[str, int] | None = None) -> Any:
@@ -83,12 +86,14 @@ def recognised_on(judge: Mapping[str, int], guide: Mapping[str, int], failed: tu
     return generate
 
 
-def make_shards(root: Path) -> ShardFolder:
+def make_shards(root: Path) -> Shards:
     """Both kinds of two classes, four images each; one class-token image failed."""
-    folder = ShardFolder(root / "shards", "try")
-    fill(folder, PLAIN, recognised_on({"crane": 1, "odd": 2}, {"crane": 0, "odd": 4}))
-    fill(folder, TRAIN, recognised_on({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}, failed=("odd", 3)))
-    return folder
+    shards = shard_folders(root, "try")
+    fill(shards, ImageKind.PLAIN_PROMPT, recognised_on({"crane": 1, "odd": 2}, {"crane": 0, "odd": 4}))
+    fill(
+        shards, ImageKind.CLASS_TOKEN, recognised_on({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}, failed=("odd", 3))
+    )
+    return shards
 
 
 def make_tokens(root: Path) -> pd.DataFrame:
@@ -153,7 +158,7 @@ def trial_table(path: Path) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
-def make(root: Path, shards: ShardFolder, tokens: pd.DataFrame, trials: pd.DataFrame, **changes: Any) -> Any:
+def make(root: Path, shards: Shards, tokens: pd.DataFrame, trials: pd.DataFrame, **changes: Any) -> Any:
     """Build a report; return (summary, page)."""
     arguments: dict[str, Any] = {"config": settings(), "classes": CLASSES, "environment": {"torch": "1.2 <3>"}}
     arguments |= changes
@@ -170,7 +175,7 @@ def make(root: Path, shards: ShardFolder, tokens: pd.DataFrame, trials: pd.DataF
 
 
 def empty(tmp_path: Path, **changes: Any) -> Any:
-    return make(tmp_path, ShardFolder(tmp_path / "none", "try"), pd.DataFrame(), NO_TRIALS, **changes)
+    return make(tmp_path, shard_folders(tmp_path / "none", "try"), pd.DataFrame(), NO_TRIALS, **changes)
 
 
 class Page(HTMLParser):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dct_augment.generation.shards import TRAIN
+from dct_augment.records import ImageKind
 from tests.report.pages import CLASSES, ODD, make, make_shards, make_tokens, settings
 
 CHROMIUM = shutil.which("chromium")
@@ -94,7 +94,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
         diversity=30.0,
         plain_diversity=40.0,
     )
-    rows = shards.rows(TRAIN)
+    rows = shards[ImageKind.CLASS_TOKEN].rows()
     filtered = rows[["key", "class_name"]].assign(accepted=rows["number"] > 0, reason="guide unsure")
     summary, _ = make(root, shards, tokens, trials(), metrics=metrics(), filtered=filtered, config=settings())
     return root / "report" / "index.html", summary

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
-from dct_augment.records import ClassInfo, GeneratedImage, PlanRow
+from dct_augment.generation.shards import shard_folders
+from dct_augment.records import ClassInfo, GeneratedImage, ImageKind, PlanRow
 from dct_augment.report import thumbnails
 from tests.report.pages import (
     CLASSES,
@@ -17,6 +17,7 @@ from tests.report.pages import (
     NO_TRIALS,
     ODD,
     Page,
+    Shards,
     empty,
     fill,
     make,
@@ -30,7 +31,7 @@ from tests.report.pages import (
 
 
 @pytest.fixture
-def shards(tmp_path: Path) -> ShardFolder:
+def shards(tmp_path: Path) -> Shards:
     return make_shards(tmp_path)
 
 
@@ -40,7 +41,7 @@ def tokens(tmp_path: Path) -> pd.DataFrame:
 
 
 def test_accuracy_is_the_mean_over_classes_of_what_the_judge_got_right(
-    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+    tmp_path: Path, shards: Shards, tokens: pd.DataFrame
 ) -> None:
     summary, _ = make(tmp_path, shards, tokens, NO_TRIALS)
     judge = summary["judge_accuracy"]
@@ -55,9 +56,7 @@ def test_accuracy_is_the_mean_over_classes_of_what_the_judge_got_right(
     assert summary["guide_accuracy"]["class_token"]["mean"] == 1.0
 
 
-def test_homonyms_are_counted_apart_only_if_there_are_any(
-    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
-) -> None:
+def test_homonyms_are_counted_apart_only_if_there_are_any(tmp_path: Path, shards: Shards, tokens: pd.DataFrame) -> None:
     summary, page = make(tmp_path, shards, tokens, NO_TRIALS)
     assert summary["judge_accuracy_homonyms"]["plain_prompt"]["mean"] == 0.25
     assert summary["judge_accuracy_homonyms"]["class_token"]["mean"] == 1.0
@@ -70,7 +69,7 @@ def test_homonyms_are_counted_apart_only_if_there_are_any(
 
 
 def test_summary_has_the_numbers_of_each_class_and_counts_failed_images_apart(
-    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+    tmp_path: Path, shards: Shards, tokens: pd.DataFrame
 ) -> None:
     summary, page = make(tmp_path, shards, tokens, NO_TRIALS)
     crane, odd = summary["classes"]["crane"], summary["classes"][ODD]
@@ -88,9 +87,7 @@ def test_summary_has_the_numbers_of_each_class_and_counts_failed_images_apart(
     assert "3 + 1 failed" in page
 
 
-def test_benchmark_pairs_arms_on_the_seeds_they_share(
-    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
-) -> None:
+def test_benchmark_pairs_arms_on_the_seeds_they_share(tmp_path: Path, shards: Shards, tokens: pd.DataFrame) -> None:
     summary, page = make(tmp_path, shards, tokens, trial_table(tmp_path / "trials.parquet"))
     bench = summary["benchmark"]
     assert (bench["shots"], bench["steps"], bench["seeds"], bench["seconds"]) == (5, 200, [0, 1, 2], 12.0)
@@ -136,7 +133,7 @@ def test_benchmark_pairs_arms_on_the_seeds_they_share(
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.1, "significantly better."), (-0.1, "significantly worse.")])
 def test_page_says_significant_differences_in_words(
-    gain: float, verdict: str, tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+    gain: float, verdict: str, tmp_path: Path, shards: Shards, tokens: pd.DataFrame
 ) -> None:
     table = pd.DataFrame(
         [
@@ -160,7 +157,7 @@ def test_page_says_significant_differences_in_words(
 
 
 def test_report_of_one_seed_has_no_interval_and_no_invalid_json(
-    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+    tmp_path: Path, shards: Shards, tokens: pd.DataFrame
 ) -> None:
     table = trial_table(tmp_path / "trials.parquet")
     summary, page = make(tmp_path, shards, tokens, table[table["seed"] == 0])
@@ -170,7 +167,7 @@ def test_report_of_one_seed_has_no_interval_and_no_invalid_json(
 
 
 def test_thumbnails_show_pairs_in_order_and_leave_a_place_for_failed_images(
-    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+    tmp_path: Path, shards: Shards, tokens: pd.DataFrame
 ) -> None:
     page = Page(make(tmp_path, shards, tokens, NO_TRIALS)[1])
     images = thumbnail_images(page)
@@ -185,7 +182,7 @@ def test_thumbnails_show_pairs_in_order_and_leave_a_place_for_failed_images(
     assert alts[3] == f"3 images of {ODD}, class token; 1 absent"
 
 
-def test_thumbnails_are_as_many_as_configured(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
+def test_thumbnails_are_as_many_as_configured(tmp_path: Path, shards: Shards, tokens: pd.DataFrame) -> None:
     page = Page(make(tmp_path, shards, tokens, NO_TRIALS, config=settings(report={"images_per_class": 2}))[1])
     assert [image.size for image in thumbnail_images(page)] == [(36, 16)] * 4
 
@@ -197,11 +194,11 @@ def test_large_thumbnails_shrink_until_the_page_is_below_five_megabytes(tmp_path
     def noise(row: PlanRow) -> GeneratedImage:
         return GeneratedImage(row, Image.fromarray(generator.integers(0, 256, (128, 128, 3), dtype=np.uint8)))
 
-    folder = ShardFolder(tmp_path / "shards", "try")
-    for split in (PLAIN, TRAIN):
-        fill(folder, split, noise, classes, per_class=8)
+    shards = shard_folders(tmp_path, "try")
+    for kind in ImageKind:
+        fill(shards, kind, noise, classes, per_class=8)
     _, page = make(
-        tmp_path, folder, pd.DataFrame(), NO_TRIALS, classes=classes, config=settings(report={"images_per_class": 8})
+        tmp_path, shards, pd.DataFrame(), NO_TRIALS, classes=classes, config=settings(report={"images_per_class": 8})
     )
     assert len(page.encode()) < 5_000_000
     assert len(thumbnail_images(Page(page))) == 12
@@ -226,7 +223,7 @@ def test_thumbnails_without_room_leave_out_whole_classes() -> None:
     assert set(only_first["a"]) == {"plain_prompt", "class_token"}
 
 
-def test_page_loads_nothing_from_outside(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
+def test_page_loads_nothing_from_outside(tmp_path: Path, shards: Shards, tokens: pd.DataFrame) -> None:
     _, text = make(tmp_path, shards, tokens, trial_table(tmp_path / "trials.parquet"))
     page = Page(text)
     for tag, attributes in page.tags:
@@ -241,7 +238,7 @@ def test_page_loads_nothing_from_outside(tmp_path: Path, shards: ShardFolder, to
     assert "https:" not in text
 
 
-def test_page_escapes_names_and_environment(tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame) -> None:
+def test_page_escapes_names_and_environment(tmp_path: Path, shards: Shards, tokens: pd.DataFrame) -> None:
     _, text = make(tmp_path, shards, tokens, trial_table(tmp_path / "trials.parquet"))
     page = Page(text)
     assert "<b onclick" not in text
@@ -252,7 +249,7 @@ def test_page_escapes_names_and_environment(tmp_path: Path, shards: ShardFolder,
 
 
 def test_page_ids_are_unique_and_every_reference_has_a_target(
-    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+    tmp_path: Path, shards: Shards, tokens: pd.DataFrame
 ) -> None:
     _, text = make(tmp_path, shards, tokens, trial_table(tmp_path / "trials.parquet"))
     page = Page(text)
@@ -264,9 +261,7 @@ def test_page_ids_are_unique_and_every_reference_has_a_target(
     assert references <= set(ids)
 
 
-def test_charts_are_rendered_in_the_colour_of_the_text(
-    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
-) -> None:
+def test_charts_are_rendered_in_the_colour_of_the_text(tmp_path: Path, shards: Shards, tokens: pd.DataFrame) -> None:
     _, text = make(tmp_path, shards, tokens, trial_table(tmp_path / "trials.parquet"))
     charts = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
     assert len(charts) == 5  # arms, paired differences, two classes' training, gains
@@ -280,9 +275,7 @@ def test_charts_are_rendered_in_the_colour_of_the_text(
     assert "class tokens" in charts[0]
 
 
-def test_report_of_the_same_inputs_has_the_same_bytes(
-    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
-) -> None:
+def test_report_of_the_same_inputs_has_the_same_bytes(tmp_path: Path, shards: Shards, tokens: pd.DataFrame) -> None:
     trials = trial_table(tmp_path / "trials.parquet")
     assert make(tmp_path / "a", shards, tokens, trials) == make(tmp_path / "b", shards, tokens, trials)
 
@@ -299,9 +292,9 @@ def test_report_of_an_empty_run_names_the_commands_for_missing_parts(tmp_path: P
 
 
 def test_page_without_plain_images_names_their_command_and_shows_the_rest(tmp_path: Path, tokens: pd.DataFrame) -> None:
-    folder = ShardFolder(tmp_path / "shards", "try")
-    fill(folder, TRAIN, recognised_on({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}))
-    summary, page = make(tmp_path, folder, tokens, NO_TRIALS)
+    shards = shard_folders(tmp_path, "try")
+    fill(shards, ImageKind.CLASS_TOKEN, recognised_on({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}))
+    summary, page = make(tmp_path, shards, tokens, NO_TRIALS)
     text = Page(page).text
     assert "dct-augment generate --plain" in text
     assert "There are no class-token images yet" not in text
@@ -312,14 +305,14 @@ def test_page_without_plain_images_names_their_command_and_shows_the_rest(tmp_pa
 
 
 def test_page_without_a_judge_shows_the_guide_and_names_it(tmp_path: Path, tokens: pd.DataFrame) -> None:
-    folder = ShardFolder(tmp_path / "shards", "try")
+    shards = shard_folders(tmp_path, "try")
 
     def generate(row: PlanRow) -> GeneratedImage:
         image = Image.new("RGB", (16, 16))
         return GeneratedImage(row, image, guide_label=row.class_name, guide_right=True, guide_confidence=0.9)
 
-    fill(folder, TRAIN, generate)
-    summary, page = make(tmp_path, folder, tokens, NO_TRIALS, config=settings(judge=None))
+    fill(shards, ImageKind.CLASS_TOKEN, generate)
+    summary, page = make(tmp_path, shards, tokens, NO_TRIALS, config=settings(judge=None))
     text = Page(page).text
     assert summary["judge"] is None
     assert summary["judge_accuracy"]["class_token"]["n"] == 0

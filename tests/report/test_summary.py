@@ -8,14 +8,25 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dct_augment.generation.shards import PLAIN, TRAIN, ShardFolder
+from dct_augment.generation.shards import shard_folders
 from dct_augment.pipeline.run import Run
-from dct_augment.records import ClassInfo, GeneratedImage, PlanRow
-from tests.report.pages import NO_TRIALS, ODD, Page, fill, make, make_shards, make_tokens, recognised_on, settings
+from dct_augment.records import ClassInfo, GeneratedImage, ImageKind, PlanRow
+from tests.report.pages import (
+    NO_TRIALS,
+    ODD,
+    Page,
+    Shards,
+    fill,
+    make,
+    make_shards,
+    make_tokens,
+    recognised_on,
+    settings,
+)
 
 
 @pytest.fixture
-def shards(tmp_path: Path) -> ShardFolder:
+def shards(tmp_path: Path) -> Shards:
     return make_shards(tmp_path)
 
 
@@ -40,9 +51,9 @@ def certified(tokens: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_report_counts_certificates_and_classes_that_use_the_plain_prompt(tmp_path: Path, tokens: pd.DataFrame) -> None:
-    folder = ShardFolder(tmp_path / "shards", "try")
-    fill(folder, TRAIN, recognised_on({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}), without=("odd",))
-    summary, text = make(tmp_path, folder, certified(tokens), NO_TRIALS)
+    shards = shard_folders(tmp_path, "try")
+    fill(shards, ImageKind.CLASS_TOKEN, recognised_on({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}), without=("odd",))
+    summary, text = make(tmp_path, shards, certified(tokens), NO_TRIALS)
     assert summary["certificates"] == {
         "counts": {"certified": 1, "no_gain": 1, "collapsed": 0, "diverged": 0},
         "without": 0,
@@ -67,7 +78,7 @@ def test_report_counts_certificates_and_classes_that_use_the_plain_prompt(tmp_pa
 
 
 def test_page_says_that_imported_tokens_have_no_certificate(
-    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+    tmp_path: Path, shards: Shards, tokens: pd.DataFrame
 ) -> None:
     summary, text = make(tmp_path, shards, tokens, NO_TRIALS)
     assert summary["certificates"]["without"] == 2
@@ -87,7 +98,7 @@ def measured() -> pd.DataFrame:
 
 
 def test_report_compares_metrics_with_intervals_and_warnings(
-    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+    tmp_path: Path, shards: Shards, tokens: pd.DataFrame
 ) -> None:
     summary, text = make(tmp_path, shards, tokens, NO_TRIALS, metrics=measured())
     metrics = summary["metrics"]
@@ -114,9 +125,9 @@ def test_report_compares_metrics_with_intervals_and_warnings(
 
 
 def test_report_counts_rejected_images_by_class_and_reason(
-    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+    tmp_path: Path, shards: Shards, tokens: pd.DataFrame
 ) -> None:
-    rows = shards.rows(TRAIN).sort_values("key")
+    rows = shards[ImageKind.CLASS_TOKEN].rows().sort_values("key")
     filtered = rows[["key", "class_name"]].assign(accepted=rows["number"] > 1, reason="")
     filtered.loc[rows["number"] == 0, "reason"] = "another class"
     other = pd.DataFrame([{"key": "pocket-bat-000000", "class_name": "bat", "accepted": True, "reason": ""}])
@@ -133,7 +144,7 @@ def test_report_counts_rejected_images_by_class_and_reason(
 
 
 def test_page_names_the_command_for_parts_that_were_not_measured(
-    tmp_path: Path, shards: ShardFolder, tokens: pd.DataFrame
+    tmp_path: Path, shards: Shards, tokens: pd.DataFrame
 ) -> None:
     summary, text = make(tmp_path, shards, tokens, NO_TRIALS)
     words = Page(text).text
@@ -171,11 +182,11 @@ def test_page_of_two_hundred_classes_is_below_five_megabytes(tmp_path: Path) -> 
             judge_confidence=0.5,
         )
 
-    folder = ShardFolder(tmp_path / "shards", "try")
-    for split in (PLAIN, TRAIN):
+    shards = shard_folders(tmp_path, "try")
+    for kind in ImageKind:
         fill(
-            folder,
-            split,
+            shards,
+            kind,
             generate,
             classes,
             per_class=2,
@@ -206,11 +217,11 @@ def test_page_of_two_hundred_classes_is_below_five_megabytes(tmp_path: Path) -> 
             for seed in range(2)
         ]
     )
-    rows = folder.rows(TRAIN)
+    rows = shards[ImageKind.CLASS_TOKEN].rows()
     filtered = rows[["key", "class_name"]].assign(accepted=rows["number"] > 0, reason="guide unsure")
     summary, text = make(
         tmp_path,
-        folder,
+        shards,
         many_tokens(classes, generator),
         trials,
         classes=classes,

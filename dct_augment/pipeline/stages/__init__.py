@@ -6,7 +6,6 @@ its result is a file that says itself what it was made of, so it does not matter
 
 from collections.abc import Callable, Mapping
 
-from dct_augment.generation.shards import PLAIN, TRAIN
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.arms import ArmStage
 from dct_augment.pipeline.stages.images import ImageStage
@@ -14,13 +13,14 @@ from dct_augment.pipeline.stages.metrics import MetricStage
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.tokens import TokenStage
 from dct_augment.pipeline.stages.trials import TrialStage
+from dct_augment.records import ImageKind
 
 __all__ = ["STAGES", "ArmStage", "ImageStage", "MetricStage", "Stage", "TokenStage", "TrialStage"]
 
 STAGES: Mapping[str, Callable[[RunContext], Stage]] = {
     "tokens": TokenStage,
-    TRAIN: lambda context: ImageStage(context, TRAIN),
-    PLAIN: lambda context: ImageStage(context, PLAIN),
+    ImageKind.CLASS_TOKEN: lambda context: ImageStage(context, ImageKind.CLASS_TOKEN),
+    ImageKind.PLAIN_PROMPT: lambda context: ImageStage(context, ImageKind.PLAIN_PROMPT),
     "arms": ArmStage,
     "benchmark": TrialStage,
     "metrics": MetricStage,

@@ -9,12 +9,11 @@ from dct_augment.benchmark.arms import arm_draws, arm_folder
 from dct_augment.benchmark.trials import TrialRunner
 from dct_augment.config import ClassifierConfig, Config
 from dct_augment.downstream import training
-from dct_augment.generation.shards import TRAIN
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.images import ImageStage
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.tokens import TokenStage
-from dct_augment.records import Progress, ProgressCallback, WorkUnit, ignore_progress
+from dct_augment.records import ImageKind, Progress, ProgressCallback, WorkUnit, ignore_progress
 
 
 class ArmStage(Stage):
@@ -96,4 +95,4 @@ class ArmStage(Stage):
 
 
 def _stages(inner: RunContext) -> Sequence[Stage]:
-    return (TokenStage(inner, inner.classes), ImageStage(inner, TRAIN))
+    return (TokenStage(inner, inner.classes), ImageStage(inner, ImageKind.CLASS_TOKEN))

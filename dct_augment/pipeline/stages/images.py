@@ -7,70 +7,72 @@ from typing import Any
 from dct_augment.generation import plan
 from dct_augment.generation.generator import Generator
 from dct_augment.generation.plan import ShardSpec
-from dct_augment.generation.shards import PLAIN
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.records import ClassInfo, ClassToken, Progress, ProgressCallback, WorkUnit, ignore_progress
+from dct_augment.records import ClassInfo, ClassToken, ImageKind, Progress, ProgressCallback, WorkUnit, ignore_progress
 
 
 class ImageStage(Stage):
-    """Images of one split; a unit is a shard.
+    """Images of one kind; a unit is a shard.
 
-    In the split of class tokens, a class whose token is not certified is drawn with its plain prompt.
+    Among the class-token images, a class whose token is not certified is generated with its plain prompt.
     """
 
-    def __init__(self, context: RunContext, split: str) -> None:
+    def __init__(self, context: RunContext, kind: ImageKind) -> None:
         super().__init__(context)
-        self.name, self.title = split, f"images ({split})"
+        self.name, self.title = str(kind), f"images ({kind})"
+        self._kind, self._shards = kind, context.shards[kind]
 
     def layout(self, classes: Sequence[ClassInfo]) -> plan.Layout:
-        """The layout of the split, extended to what the configuration asks for of these classes."""
-        settings, known = self._config.generation, self._context.shards.layout(self.name)
-        return plan.extend(known, self.name, classes, settings.per_class, settings.shard_size)
+        """Extend the recorded layout to what the configuration asks for of these classes."""
+        settings = self._config.generation
+        return plan.extend(self._shards.layout(), classes, settings.per_class, settings.shard_size)
 
     def pending(self) -> tuple[WorkUnit, ...]:
-        """The shards that are not there, or not whole."""
-        shards = self._context.shards
+        """Plan the shards that are not there, or not intact."""
+        shards = self._shards
+        shards.refuse_old_layout()
         layout = self.layout(self._context.classes)
-        todo = [spec for spec in layout if not shards.done(spec, self._made_of(spec))]
-        if todo:
-            shards.record(self.name, layout)
-        return tuple(WorkUnit(self.name, spec.number, spec.stem(shards.run), len(spec)) for spec in todo)
+        missing = [spec for spec in layout if not shards.done(spec, self._identity(spec))]
+        if missing:
+            shards.record(layout)
+        return tuple(WorkUnit(self.name, spec.number, shards.stem(spec), len(spec)) for spec in missing)
 
     def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
-        """Draw one shard."""
+        """Generate one shard."""
         context, settings = self._context, self._config.generation
-        spec = context.shards.layout(self.name)[unit.number]
-        made_of = self._made_of(spec)
-        rows = plan.rows(spec, context.whole.classes, self._config.prompts, self._tokens(spec), settings.seed)
-        vectors = {
-            info.slug: context.tokens.vector(info) for info in context.whole.classes if info.slug in made_of["tokens"]
-        }
-        samples = []
-        for sample in self._generator.draw(rows, vectors, settings.batch_size):
-            samples.append(sample)
-            on_progress(Progress(self.title, len(samples), len(rows), sample.row.class_name))
-        context.shards.write(spec, samples, made_of, settings.image_format)
+        spec = self._shards.layout()[unit.number]
+        identity, tokens, classes = self._identity(spec), self._tokens(spec), context.whole.classes
+        rows = plan.rows(spec, self._kind, classes, self._config.prompts, tokens, settings.seed)
+        vectors = {info.slug: context.tokens.vector(info) for info in classes if info.slug in tokens}
+        images = []
+        for image in self._generator.draw(rows, vectors, settings.batch_size):
+            images.append(image)
+            on_progress(Progress(self.title, len(images), len(rows), image.row.class_name))
+        self._shards.write(spec, images, identity, settings.image_format)
 
     def publish(self) -> None:
-        """Write `shards/_info.json`."""
-        self._context.shards.publish()
+        """Write `_info.json` beside the shards."""
+        self._shards.publish()
 
-    def _made_of(self, spec: ShardSpec) -> dict[str, Any]:
-        """What decides the pixels of a shard."""
+    def _identity(self, spec: ShardSpec) -> dict[str, Any]:
+        """All that decides the pixels of a shard."""
         return self._config.identity("generation") | {
-            "split": self.name,
+            "kind": str(self._kind),
             "tokens": {slug: token.sha256 for slug, token in self._tokens(spec).items()},
             "names": {info.slug: info.name for info in self._context.whole.classes if info.slug in spec.ranges},
         }
 
     def _tokens(self, spec: ShardSpec) -> dict[str, ClassToken]:
-        tokens = self._context.tokens
-        if self.name == PLAIN:
+        """The class token of each class of a shard that is to be generated with it, by slug."""
+        if self._kind is ImageKind.PLAIN_PROMPT:
             return {}
-        any_verdict = self._config.generation.allow_uncertified
-        wanted = [info for info in self._context.whole.classes if info.slug in spec.ranges]
-        return {info.slug: tokens.token(info) for info in wanted if tokens.trusted(info, any_verdict=any_verdict)}
+        folder, any_verdict = self._context.tokens, self._config.generation.allow_uncertified
+        tokens: dict[str, ClassToken] = {}
+        for info in self._context.whole.classes:
+            if info.slug in spec.ranges and folder.trusted(info, any_verdict=any_verdict):
+                tokens[info.slug] = folder.token(info)
+        return tokens
 
     @cached_property
     def _generator(self) -> Generator:

@@ -18,7 +18,7 @@ from dct_augment.benchmark.arms import SYNTHETIC, arm_folder
 from dct_augment.classifiers import Classifier, features
 from dct_augment.downstream.mixing import SyntheticImages
 from dct_augment.errors import ModelError
-from dct_augment.generation.shards import ShardFolder
+from dct_augment.generation.shards import ShardFolder, shard_folder
 from dct_augment.images import UNREADABLE_IMAGE, square
 from dct_augment.intervals import proportion
 from dct_augment.metrics.evaluation import Metric, evaluate
@@ -131,14 +131,14 @@ class MetricStage(Stage):
             examples = self._context.real_images().examples("test")[: self._config.metrics.real_images]
             return _opened(examples)
         known = {info.index for info in self._context.classes}
-        images = SyntheticImages(*self._place(kind), per_class=self._config.metrics.per_class)
+        images = SyntheticImages(self._shards(kind).path, per_class=self._config.metrics.per_class)
         return (images[index] for index, label in enumerate(images.labels) if label in known)
 
-    def _place(self, kind: str) -> tuple[Path, str]:
-        """Folder and split of the images of an arm."""
+    def _shards(self, kind: str) -> ShardFolder:
+        """The shard folder of an arm."""
         settings = self._config.benchmark
-        run = arm_folder(self._context.arm_folders, kind, settings.shots, settings.seed)
-        return run / "shards", SYNTHETIC[kind]
+        root = arm_folder(self._context.arm_folders, kind, settings.shots, settings.seed)
+        return shard_folder(root, self._config.name, SYNTHETIC[kind])
 
     def _look(self, images: Labelled) -> "_Looked":
         looked = _Looked()
@@ -161,7 +161,7 @@ class MetricStage(Stage):
     def _side(self) -> int:
         """Pixels of the square that every image is brought to: those of a generated image."""
         first = next(kind for kind in self._kinds if kind != _REAL)
-        return int(SyntheticImages(*self._place(first), per_class=1)[0][0].width)
+        return int(SyntheticImages(self._shards(first).path, per_class=1)[0][0].width)
 
     def _known(self, kind: str) -> list[dict[str, Any]] | None:
         path = self._file(kind)
@@ -171,13 +171,8 @@ class MetricStage(Stage):
     def _identity(self, kind: str) -> str:
         tars: list[str] = []
         if kind != _REAL:
-            folder, split = self._place(kind)
-            shards = ShardFolder(folder, self._config.name)
-            tars = [
-                shards.digest(spec)
-                for spec in shards.layout(split)
-                if min(start for start, _ in spec.ranges.values()) < self._config.metrics.per_class
-            ]
+            shards, per_class = self._shards(kind), self._config.metrics.per_class
+            tars = [shards.digest(spec) for spec in shards.layout() if spec.first_number < per_class]
         return configuration.fingerprint(self._config.identity("metrics"), kind, tars)
 
     def _file(self, kind: str) -> Path:

@@ -17,10 +17,10 @@ from dct_augment.benchmark.arms import SYNTHETIC, ArmFolders, arm_folder
 from dct_augment.benchmark.pool import TrialInputs, TrialPool
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials
 from dct_augment.generation.filter import filter_images
-from dct_augment.generation.shards import ShardFolder
+from dct_augment.generation.shards import ShardFolder, shard_folder
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.records import Progress, ProgressCallback, Trial, WorkUnit, ignore_progress
+from dct_augment.records import ImageKind, Progress, ProgressCallback, Trial, WorkUnit, ignore_progress
 
 _FACTS = ("arm", "shots", "seed", "per_class")
 
@@ -114,7 +114,7 @@ class TrialStage(Stage):
         settings = self._config.benchmark
         if "class_token_filtered" not in settings.arms:
             return pd.DataFrame()
-        return filter_images(self._context.shards, settings.filter_confidence)
+        return filter_images(self._context.shards[ImageKind.CLASS_TOKEN], settings.filter_confidence)
 
     def _publish_filtered(self) -> None:
         filtered = self.filtered()
@@ -153,11 +153,11 @@ class TrialStage(Stage):
 
     def _identity(self, planned: TrialPlan) -> str:
         """What decides a trial: settings, and the tars of the images that it may draw."""
-        split = SYNTHETIC.get(planned.arm)
         tars: list[str] = []
-        if split:
-            folder = arm_folder(self._homes, planned.arm, planned.shots, planned.seed) / "shards"
-            tars = [digest for first, digest in self._tars(folder, split) if first < planned.per_class]
+        if planned.arm in SYNTHETIC:
+            root = arm_folder(self._homes, planned.arm, planned.shots, planned.seed)
+            shards = shard_folder(root, self._config.name, SYNTHETIC[planned.arm])
+            tars = [digest for first, digest in self._tars(shards) if first < planned.per_class]
         facts = [getattr(planned, fact) for fact in _FACTS]
         return configuration.fingerprint(self._settings_identity, facts, tars)
 
@@ -165,17 +165,14 @@ class TrialStage(Stage):
     def _settings_identity(self) -> Mapping[str, Any]:
         return self._config.identity("benchmark")
 
-    def _tars(self, folder: Path, split: str) -> list[tuple[int, str]]:
+    def _tars(self, shards: ShardFolder) -> list[tuple[int, str]]:
         """The first image number and the digest of every shard of a folder, which are made before any trial."""
-        if (folder, split) not in self._digests:
-            shards = ShardFolder(folder, self._config.name)
-            self._digests[folder, split] = [
-                (min(start for start, _ in spec.ranges.values()), shards.digest(spec)) for spec in shards.layout(split)
-            ]
-        return self._digests[folder, split]
+        if shards not in self._digests:
+            self._digests[shards] = [(spec.first_number, shards.digest(spec)) for spec in shards.layout()]
+        return self._digests[shards]
 
     @cached_property
-    def _digests(self) -> dict[tuple[Path, str], list[tuple[int, str]]]:
+    def _digests(self) -> dict[ShardFolder, list[tuple[int, str]]]:
         return {}
 
     def _record_splits(self) -> None:
