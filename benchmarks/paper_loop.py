@@ -17,7 +17,8 @@ from torch.nn import functional
 from dct_augment import prompts
 from dct_augment.classifiers import Classifier
 from dct_augment.config import Config, seed_from
-from dct_augment.diffusion import Backend, Trajectory
+from dct_augment.diffusion import Backend, Conditioning, Sampler, Trajectory
+from dct_augment.diffusion.sampling import guided
 from dct_augment.records import ClassInfo
 
 LEARNING_RATE, WEIGHT_DECAY, IMAGES, EPOCHS, PATIENCE, ENOUGH = 1.25e-3, 1e-2, 5, 50, 15, 0.7
@@ -42,6 +43,8 @@ def train(
     optimizer = torch.optim.AdamW([vector], lr=learning_rate, weight_decay=WEIGHT_DECAY)
     (target,) = guide.targets([info])
     seeds = [seed_from("paper", info.slug, number) for number in range(IMAGES)]
+    scheduler = settings.sampling.scheduler
+    sampler = Sampler(backend, steps=steps, guidance_scale=scale, scheduler_name=scheduler)
     spent, lowest, stale = 0, float("inf"), 0
     yield spent, vector.detach().clone()
     for _ in range(EPOCHS):
@@ -49,14 +52,8 @@ def train(
         for number, seed in enumerate(seeds):
             template, _ = prompts.choose(settings.prompts.templates, ("",), number)
             line = prompts.build(template, info.name, token="<dct-paper>", context="")
-            trajectory = Trajectory.begin(
-                backend,
-                [seed],
-                backend.encode([line], vector[None]),
-                steps=steps,
-                scheduler=settings.sampling.scheduler,
-            )
-            spent += draw(backend, trajectory, scale)
+            trajectory = sampler.begin([seed], backend.encode([line], vector[None]))
+            spent += denoise(sampler, trajectory)
             logits = guide.logits(backend.decode(trajectory.latents))
             loss = functional.cross_entropy(logits, torch.tensor([target]))
             (loss / IMAGES).backward()
@@ -70,15 +67,16 @@ def train(
             return
 
 
-def draw(backend: Backend, trajectory: Trajectory, scale: float) -> int:
+def denoise(sampler: Sampler, trajectory: Trajectory) -> int:
     """Denoise to the end; the last step keeps its gradient, in both branches. Returns the U-Net evaluations."""
-    empty = backend.encode([""])
-    both = type(empty).cat([empty, trajectory.conditioning])
+    branches = Conditioning.cat([sampler.unconditional, trajectory.conditioning])
+    scale = sampler.guidance_scale
     for index in range(trajectory.length):
         last = index == trajectory.length - 1
         trajectory.index = index
         with torch.set_grad_enabled(last):
             inputs = trajectory.inputs.repeat(2, 1, 1, 1)
-            base, named = backend.denoise(inputs, trajectory.timestep.expand(2), both, scale).chunk(2)
-            trajectory.latents = trajectory.step(base + scale * (named - base))
+            outputs = sampler.backend.denoise(inputs, trajectory.timestep.expand(2), branches, scale)
+            unconditional, conditional = outputs.chunk(2)
+            trajectory.latents = trajectory.step(guided(conditional, unconditional, scale))
     return 2 * (trajectory.length - 1) + 6

@@ -19,15 +19,16 @@ from typing import Any, cast
 import torch
 from torch.nn import functional
 
-from benchmarks.token_training import Bench, Variant, load, peak_memory
-from dct_augment.diffusion import Conditioning
+from benchmarks.token_training import Bench, Variant, load, peak_memory, sampler
+from dct_augment.diffusion import Conditioning, Sampler
+from dct_augment.diffusion.sampling import guided
 from dct_augment.generation.generator import Generator
 from dct_augment.generation.plan import extend, rows
 from dct_augment.records import ImageKind
-from dct_augment.tokens.class_tokens import ClassTokenTrainer
+from dct_augment.tokens.class_tokens import ClassTokenTrainer, Update
 from dct_augment.tokens.state import ClassTokenState
 
-CLASSES, SEEDS, PLACE = 4, 4, 0.6
+CLASSES, SEEDS, POSITION = 4, 4, 0.6
 
 
 @dataclass
@@ -50,41 +51,42 @@ class Side:
 
 def update(trainer: ClassTokenTrainer, bench: Bench) -> Callable[[], torch.Tensor]:
     """The gradients (n, D) of one update of several classes, always of the same images."""
-    learners = [trainer._learner(info) for info in bench.classes[:CLASSES]]
-    seeds = [one.draw_seeds(SEEDS) for one in learners]
+    states = [trainer._new_state(info) for info in bench.classes[:CLASSES]]
+    updates = [Update(state, state.new_seeds(SEEDS), POSITION) for state in states]
 
     def work() -> torch.Tensor:
         with trainer._precision():
-            draws = [trainer._draw_of(one, mine, PLACE) for one, mine in zip(learners, seeds, strict=True)]
-            reached = trainer._method(trainer._backend, draws, trainer._guidance)
-            images = trainer._backend.decode(reached.latents, for_gradient=True)
-        trainer._losses(images, learners).sum().backward()
-        return torch.cat([_taken(one) for one in learners])
+            batches = [trainer._class_batch(update) for update in updates]
+            denoised = trainer._gradient_method(trainer._sampler, batches)
+            images = trainer._backend.decode(denoised.latents, for_gradient=True)
+        trainer._losses(images, states).sum().backward()
+        return torch.cat([_take_gradient(state) for state in states])
 
     return work
 
 
-def _taken(learner: ClassTokenState) -> torch.Tensor:
-    gradient = torch.cat([cast(torch.Tensor, part.grad).clone() for part in learner._parts], 1)
-    learner.zero_grad()
+def _take_gradient(state: ClassTokenState) -> torch.Tensor:
+    gradient = cast(torch.Tensor, state.gradient).clone()
+    state.zero_grad()
     return gradient
 
 
 @contextmanager
-def both_branches(bench: Bench) -> Iterator[None]:
+def both_branches(sampler: Sampler) -> Iterator[None]:
     """Guidance as pipelines write it: both branches in one batch, the gradient through both."""
-    backend = bench.backend
+    backend, scale = sampler.backend, sampler.guidance_scale
 
-    def predict(latents: Any, timesteps: Any, conditioning: Any, unconditional: Any, scale: float, **_: Any) -> Any:
-        both = Conditioning.cat([unconditional.expand(len(latents)), conditioning])
-        base, named = backend.denoise(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both, scale).chunk(2)
-        return base + scale * (named - base)
+    def predict(latents: Any, timesteps: Any, conditioning: Any, **_: Any) -> Any:
+        branches = Conditioning.cat([sampler.unconditional.expand(len(latents)), conditioning])
+        outputs = backend.denoise(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), branches, scale)
+        unconditional, conditional = outputs.chunk(2)
+        return guided(conditional, unconditional, scale)
 
-    backend.predict = predict
+    sampler.predict = predict  # type: ignore[method-assign]
     try:
         yield
     finally:
-        del backend.predict
+        del sampler.predict
 
 
 @contextmanager
@@ -103,26 +105,24 @@ def decoded_with_gradient(bench: Bench) -> Iterator[None]:
         del backend.decode
 
 
-def drawn(bench: Bench, *, cached: bool) -> Callable[[], None]:
+def generated(bench: Bench, *, cached: bool) -> Callable[[], None]:
     """Images of two classes, the text of each encoded once, or for every image."""
     settings, classes = bench.settings, bench.classes[:2]
-    generator = Generator(
-        bench.backend, sampling=settings.sampling, negative=settings.prompts.negative, classes=bench.classes
-    )
+    generator = Generator(sampler(bench.backend, settings), classes=bench.classes)
     (spec,) = extend((), classes, 32, 64)
     planned = rows(spec, ImageKind.PLAIN_PROMPT, classes, settings.prompts, {}, 0)
 
-    encode = generator._encode
+    encode = generator._encode_prompt
 
     def encode_again(*row: Any) -> Conditioning:
-        generator._texts.clear()
+        generator._encoded.clear()
         return encode(*row)
 
     if not cached:
-        generator._encode = encode_again  # type: ignore[method-assign]
+        generator._encode_prompt = encode_again  # type: ignore[method-assign]
 
     def work() -> None:
-        for _ in generator.draw(planned, {}, 16):
+        for _ in generator.generate(planned, {}, 16):
             pass
 
     return work
@@ -132,7 +132,7 @@ def pairs(bench: Bench, compiled: bool) -> Iterator[tuple[str, Side, Side]]:
     """Title, with the saving, without it. Models are set up for a pair when it is asked for."""
     plain, _ = Variant(bench, balanced=False).trainer()
     here = update(plain, bench)
-    yield "no gradient through the empty branch", Side(here), Side(here, lambda: both_branches(bench))
+    yield "no gradient through the empty branch", Side(here), Side(here, lambda: both_branches(plain._sampler))
 
     def encoding_again() -> torch.Tensor:
         for _ in range(CLASSES * SEEDS):
@@ -140,13 +140,14 @@ def pairs(bench: Bench, compiled: bool) -> Iterator[tuple[str, Side, Side]]:
         return here()
 
     yield "empty prompt encoded once", Side(here), Side(encoding_again)
-    yield "texts of generation encoded once", Side(drawn(bench, cached=True)), Side(drawn(bench, cached=False))
-    learners = [plain._learner(info) for info in bench.classes[:CLASSES]]
+    yield "texts of generation encoded once", Side(generated(bench, cached=True)), Side(generated(bench, cached=False))
+    states = [plain._new_state(info) for info in bench.classes[:CLASSES]]
 
-    def look() -> None:
-        plain._validate(learners)
+    def validate() -> None:
+        plain._validate(states)
 
-    yield "validation keeps no activations of decoding", Side(look), Side(look, lambda: decoded_with_gradient(bench))
+    with_gradient = Side(validate, lambda: decoded_with_gradient(bench))
+    yield "validation keeps no activations of decoding", Side(validate), with_gradient
     yield "tiny decoder for the gradient", _variant(bench, tiny=True), _variant(bench)
     yield "bfloat16 autocast", _variant(bench, "tokens.autocast=bfloat16"), _variant(bench)
     yield "balanced memory (checkpointing)", _variant(bench, balanced=True), _variant(bench)

@@ -110,15 +110,12 @@ class Bench:
     @torch.no_grad()
     def judged(self, info: ClassInfo, vector: torch.Tensor) -> float:
         """Share of fresh images with this token that the judge recognises."""
-        prompting, sampling = self.settings.prompts, self.settings.sampling
-        chosen = (prompts.choose(prompting.templates, prompting.contexts, n) for n in range(self.images))
+        config = self.settings.prompts
+        chosen = (prompts.choose(config.templates, config.contexts, number) for number in range(self.images))
         lines = [prompts.build(template, info.name, token="<dct-x>", context=context) for template, context in chosen]
         seeds = [seed_from("fresh", info.slug, number) for number in range(self.images)]
-        images = diffusion.sample(
-            self.backend, seeds, self.backend.encode(lines, vector.expand(self.images, -1, -1)),
-            self.backend.unconditional(prompting.negative),
-            steps=sampling.num_inference_steps, scale=sampling.guidance_scale, scheduler=sampling.scheduler,
-        )  # fmt: skip
+        conditioning = self.backend.encode(lines, vector.expand(self.images, -1, -1))
+        images = sampler(self.backend, self.settings).generate(seeds, conditioning)
         (target,) = self.judge.targets([info])
         return (self.judge.logits(images).argmax(1) == target).float().mean().item()
 
@@ -165,9 +162,11 @@ class Variant:
         for model in (backend.denoiser, backend.vae):
             (model.enable_gradient_checkpointing if self.balanced else model.disable_gradient_checkpointing)()
         settings = config.override(self.bench.settings, (*self.overrides, *more))
-        return ClassTokenTrainer(
-            backend, self.bench.guide, settings=settings.tokens, sampling=settings.sampling, prompting=settings.prompts
-        ), settings
+        trainer = ClassTokenTrainer(
+            sampler(backend, settings), self.bench.guide,
+            tokens_config=settings.tokens, prompts_config=settings.prompts,
+        )  # fmt: skip
+        return trainer, settings
 
     def train(self) -> Snapshots:
         """Train all classes."""
@@ -178,10 +177,15 @@ class Variant:
         found = []
         for settings in (("tokens.images_per_update=1", "tokens.classes_per_batch=1"), ()):
             trainer, chosen = self.trainer(*settings)
-            learners = [trainer._learner(info) for info in self.bench.classes[: chosen.tokens.classes_per_batch]]
-            trainer._update(learners)
-            found.append(peak_memory(lambda trainer=trainer, learners=learners: trainer._update(learners)))
+            states = [trainer._new_state(info) for info in self.bench.classes[: chosen.tokens.classes_per_batch]]
+            trainer._update(states)
+            found.append(peak_memory(lambda trainer=trainer, states=states: trainer._update(states)))
         return found[0], found[1]
+
+
+def sampler(backend: diffusion.Backend, settings: Config) -> diffusion.Sampler:
+    """The sampler that a configuration describes."""
+    return diffusion.Sampler.from_config(backend, settings.sampling, negative_prompt=settings.prompts.negative)
 
 
 def peak_memory(work: Callable[[], Any]) -> float:
@@ -209,7 +213,7 @@ def ours(bench: Bench, trainer: ClassTokenTrainer, settings: Config) -> Snapshot
         began = time.perf_counter()
 
     certificate = 2 * settings.tokens.certificate_images * settings.sampling.num_inference_steps
-    certificate *= bench.backend.evaluations(settings.sampling.guidance_scale)
+    certificate *= sampler(bench.backend, settings).evaluations_per_step
     for trained in trainer.train(bench.classes, checkpoint=look):
         slug = trained.info.slug
         found[slug].append(Snapshot(trained.evaluations - certificate, spent[slug], trained.vector))
@@ -266,7 +270,7 @@ def variants(bench: Bench) -> Iterator[tuple[str, Variant | Paper]]:
         yield f"{name}, 4 images an update", Variant(bench, [*four, f"tokens.method={name}"])
     sampling = bench.settings.sampling
     here = (sampling.num_inference_steps, sampling.guidance_scale)
-    unit = bench.backend.word_norms()[0][0] / bench.backend.width**0.5
+    unit = bench.backend.word_norms()[0].mean_norm / bench.backend.width**0.5
     for rate in GRID:
         yield f"paper, step {rate}, {here[0]} steps", Paper(bench, rate * unit, *here)
     yield f"paper, step {BEST}, {here[0]} steps, never stopped", Paper(bench, BEST * unit, *here, stops=False)

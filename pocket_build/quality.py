@@ -64,7 +64,7 @@ def capability(weights: Path, device: str = "cpu", report: Callable[[str], None]
 def _judged(backend: diffusion.Backend, judge: shipped.Classifier, key: str, prompt: str) -> float:
     seeds = [seed_from("quality", key, index) for index in range(IMAGES)]
     conditioning = backend.encode([prompt]).expand(IMAGES)
-    images = diffusion.sample(backend, seeds, conditioning, backend.unconditional(), steps=STEPS, scale=SCALE)
+    images = diffusion.Sampler(backend, steps=STEPS, guidance_scale=SCALE).generate(seeds, conditioning)
     answers = judge.logits(images).argmax(1).tolist()
     return sum(judge.labels[answer] == key for answer in answers) / IMAGES
 

@@ -4,18 +4,18 @@ from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
 from dct_augment.diffusion.loading import FAMILIES, load
 from dct_augment.diffusion.memory import ShrinkingBatches
-from dct_augment.diffusion.sampling import Trajectory, advance, clean_step, follow, renoise, sample
+from dct_augment.diffusion.sampling import Sampler, Trajectory, evaluations_per_step
+from dct_augment.diffusion.text import WordNorms, split_by_encoder
 
 __all__ = [
     "FAMILIES",
     "Backend",
     "Conditioning",
+    "Sampler",
     "ShrinkingBatches",
     "Trajectory",
-    "advance",
-    "clean_step",
-    "follow",
+    "WordNorms",
+    "evaluations_per_step",
     "load",
-    "renoise",
-    "sample",
+    "split_by_encoder",
 ]

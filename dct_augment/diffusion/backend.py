@@ -2,19 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import diffusers
 import torch
 from diffusers.schedulers import KarrasDiffusionSchedulers
-from torch.utils.checkpoint import checkpoint
 
 from dct_augment.diffusion.conditioning import Conditioning
-from dct_augment.diffusion.text import TextEncoder
+from dct_augment.diffusion.text import TextEncoder, WordNorms, split_by_encoder
 from dct_augment.errors import ModelError
 
-SCHEDULERS = tuple(one.name for one in KarrasDiffusionSchedulers if one.name != "EDMEulerScheduler")
+SCHEDULERS = tuple(kind.name for kind in KarrasDiffusionSchedulers if kind.name != "EDMEulerScheduler")
 """Schedulers that any epsilon or v model can be sampled with; EDM's wants a model that scales its inputs otherwise."""
 
 
@@ -36,12 +34,13 @@ class Backend(ABC):
         self.memory: str = "fast"
         self.tiny: Any = None  # an AutoencoderTiny of the same latents
         self.dtype: torch.dtype = denoiser.dtype
-        self.blocks = tuple((key, one.width) for key, one in zip(self.keys, self.encoders, strict=True))
-        self.width = sum(width for _, width in self.blocks)
+        widths = [encoder.width for encoder in self.encoders]
+        self.encoder_widths: dict[str, int] = dict(zip(self.keys, widths, strict=True))
+        self.width = sum(widths)
         size = denoiser.config.sample_size
         self.latent_shape = (denoiser.config.in_channels, size, size)
         self.image_size: int = size * 2 ** (len(vae.config.block_out_channels) - 1)
-        for model in (denoiser, vae, *(one.model for one in self.encoders)):
+        for model in (denoiser, vae, *(encoder.model for encoder in self.encoders)):
             model.eval().requires_grad_(False)
 
     @classmethod
@@ -78,41 +77,6 @@ class Backend(ABC):
         """What guidance leads away from: the encoded negative prompt, one row."""
         return self.encode([negative])
 
-    def evaluations(self, scale: float) -> int:
-        """Denoiser evaluations of one step of one image without gradient: 2 under classifier-free guidance."""
-        return 1 if scale == 1.0 or self.guidance_embedded else 2
-
-    def predict(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        conditioning: Conditioning,
-        unconditional: Conditioning,
-        scale: float,
-        *,
-        checkpointed: bool = False,
-    ) -> torch.Tensor:
-        """The guided model output (epsilon or v) for latents (B, C, h, w) at timesteps (B,).
-
-        Classifier-free guidance, u + scale (c - u). The unconditional branch does not depend on the class token, so
-        it carries a gradient only where the latents do. `checkpointed` keeps no activations of the denoiser, which
-        is run again in the backward pass.
-        """
-        run = partial(checkpoint, self.denoise, use_reentrant=False) if checkpointed else self.denoise
-        if self.evaluations(scale) == 1:
-            return run(latents, timesteps, conditioning, scale)
-        empty = unconditional.expand(len(latents))
-        if not torch.is_grad_enabled():
-            both = self.denoise(
-                latents.repeat(2, 1, 1, 1), timesteps.repeat(2), Conditioning.cat([empty, conditioning]), scale
-            )
-            base, named = both.chunk(2)
-        else:
-            with torch.set_grad_enabled(latents.requires_grad):
-                base = run(latents, timesteps, empty, scale)
-            named = run(latents, timesteps, conditioning, scale)
-        return base + scale * (named - base)
-
     def generators(self, seeds: Sequence[int]) -> list[torch.Generator]:
         """One generator per image, as `pipe(generator=[...])` takes them: an image does not depend on its batch."""
         return [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -123,8 +87,8 @@ class Backend(ABC):
 
     def noise(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
         """The first draw of each generator, (B, C, h, w); the same numbers in every precision."""
-        drawn = [torch.randn(self.latent_shape, generator=one) for one in generators]
-        return torch.stack(drawn).to(self.device, self.dtype)
+        noise = [torch.randn(self.latent_shape, generator=generator) for generator in generators]
+        return torch.stack(noise).to(self.device, self.dtype)
 
     def scheduler(self, steps: int, name: str | None = None) -> Any:
         """A fresh scheduler with its timesteps set: the model's own, or another diffusers class by name.
@@ -160,16 +124,16 @@ class Backend(ABC):
         return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
 
     @torch.no_grad()
-    def compress(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation (B, C, h, w) of the latents of images (B, 3, H, W) in [-1, 1].
+    def encode_images(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode images (B, 3, H, W) in [-1, 1]: mean and standard deviation (B, C, h, w) of their latents.
 
-        The inverse of `decode`: latents as the denoiser knows them are drawn from this normal distribution.
+        The inverse of `decode`: latents as the denoiser takes them have this normal distribution.
         """
-        known = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
-        shift, mean, std = self._scaling(known.mean)
+        distribution = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
+        shift, mean, std = self._scaling(distribution.mean)
         scale = self.vae.config.scaling_factor / std
-        center = (known.mean - shift - mean) * scale
-        return center.to(self.dtype), (known.std * scale).to(self.dtype)
+        center = (distribution.mean - shift - mean) * scale
+        return center.to(self.dtype), (distribution.std * scale).to(self.dtype)
 
     def noised(
         self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
@@ -181,7 +145,8 @@ class Backend(ABC):
         """
         schedule, kind = diffusers.DDPMScheduler.from_config(self._scheduler.config), latents.dtype
         # The scheduler rounds its levels to the type of the latents: in bfloat16, early timesteps would have no noise.
-        latents, noise = (one.to(torch.promote_types(kind, torch.float32)) for one in (latents, noise))
+        exact = torch.promote_types(kind, torch.float32)
+        latents, noise = latents.to(exact), noise.to(exact)
         targets = {
             "epsilon": lambda: noise,
             "v_prediction": lambda: schedule.get_velocity(latents, noise, timesteps),
@@ -201,7 +166,7 @@ class Backend(ABC):
         if mean is None or std is None:
             mean, std = [0.0], [1.0]
         values = ([getattr(config, "shift_factor", None) or 0.0], mean, std)
-        return [torch.tensor(one, device=like.device, dtype=like.dtype).view(1, -1, 1, 1) for one in values]
+        return [torch.tensor(value, device=like.device, dtype=like.dtype).view(1, -1, 1, 1) for value in values]
 
     def use_tiny(self, tiny: Any) -> None:
         """Take gradients through an AutoencoderTiny from now on.
@@ -210,26 +175,31 @@ class Backend(ABC):
             ModelError: it decodes other latents, or to another size.
         """
         channels, scale = tiny.config.latent_channels, 2 ** (len(tiny.config.decoder_block_out_channels) - 1)
-        wanted, size = self.vae.config.latent_channels, self.image_size // self.latent_shape[1]
-        if (channels, scale) != (wanted, size):
+        own_channels, own_scale = self.vae.config.latent_channels, self.image_size // self.latent_shape[1]
+        if (channels, scale) != (own_channels, own_scale):
             raise ModelError(
                 f"model.tiny_decoder decodes latents of {channels} channels to {scale} times their size; this model's "
-                f"have {wanted} channels and are decoded to {size} times. Give one made for it, or leave it out"
+                f"have {own_channels} channels and are decoded to {own_scale} times. Give one made for it, or "
+                "leave it out"
             )
         self.tiny = tiny.eval().requires_grad_(False)
 
     def words(self) -> torch.Tensor:
         """The embeddings of all whole words of three letters or more that every encoder has, (V, D) float32."""
-        rows = [one.vocabulary() for one in self.encoders]
-        shared = [word for word in rows[0] if all(word in others for others in rows[1:])]
-        tables = [one.embeddings([known[word] for word in shared])
-                  for one, known in zip(self.encoders, rows, strict=True)]  # fmt: skip
-        return torch.cat(tables, 1)
+        vocabularies = [encoder.vocabulary() for encoder in self.encoders]
+        shared = [word for word in vocabularies[0] if all(word in rows for rows in vocabularies)]
+        embeddings = []
+        for encoder, rows in zip(self.encoders, vocabularies, strict=True):
+            embeddings.append(encoder.embeddings([rows[word] for word in shared]))
+        return torch.cat(embeddings, 1)
 
-    def word_norms(self) -> tuple[tuple[float, float], ...]:
-        """Mean and largest norm of the words in each encoder's part: the range in which tokens mean something."""
-        norms = [part.norm(dim=1) for part in self.words().split([width for _, width in self.blocks], 1)]
-        return tuple((one.mean().item(), one.max().item()) for one in norms)
+    def word_norms(self) -> tuple[WordNorms, ...]:
+        """Measure the words in each encoder's part: the range in which tokens mean something."""
+        measured = []
+        for part in split_by_encoder(self.words(), self.encoder_widths.values()):
+            norms = part.norm(dim=1)
+            measured.append(WordNorms(part.shape[1], norms.mean().item(), norms.max().item()))
+        return tuple(measured)
 
     def word(self, word: str) -> torch.Tensor:
         """The embedding of a word that is one piece of the vocabulary, (D,) float32.
@@ -237,7 +207,7 @@ class Backend(ABC):
         Raises:
             ModelError: the tokenizer splits the word.
         """
-        return torch.cat([one.word(word) for one in self.encoders])
+        return torch.cat([encoder.word(word) for encoder in self.encoders])
 
     def _parts(self, prompts: Sequence[str], vectors: torch.Tensor | None) -> list[torch.Tensor | None]:
         """The part of the vectors that each encoder takes."""
@@ -248,4 +218,4 @@ class Backend(ABC):
                 f"class tokens of shape {tuple(vectors.shape)} do not fit {len(prompts)} prompts of this model; "
                 f"they must be ({len(prompts)}, n, {self.width}). Were they trained on another model?"
             )
-        return list(vectors.split([width for _, width in self.blocks], 2))
+        return [*split_by_encoder(vectors, self.encoder_widths.values())]

@@ -22,8 +22,8 @@ def free_bytes(device: str) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
-            known = dict(line.split(":") for line in lines)
-        return int(known["MemAvailable"].split()[0]) * 1024
+            fields = dict(line.split(":") for line in lines)
+        return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
@@ -64,11 +64,13 @@ def apply(pipe: Any, memory: Memory) -> None:
 class ShrinkingBatches:
     """Works through items in batches; where memory runs out, the batch is halved, for good.
 
-    `lower` names the settings that make a single item smaller.
+    `what` names the items, and `settings` what makes a single one smaller, both for messages.
     """
 
-    def __init__(self, size: int, what: str, on_progress: ProgressCallback = ignore_progress, lower: str = "") -> None:
-        self.size, self._what, self._on_progress, self._lower = size, what, on_progress, lower
+    def __init__(
+        self, size: int, what: str, on_progress: ProgressCallback = ignore_progress, settings: str = ""
+    ) -> None:
+        self.size, self._what, self._on_progress, self._settings = size, what, on_progress, settings
 
     def run(self, items: Sequence[T], work: Callable[[Sequence[T]], R]) -> Iterator[tuple[Sequence[T], R]]:
         """Each batch of items with what `work` made of it, in order. `work` may be called again for the same items.
@@ -81,22 +83,27 @@ class ShrinkingBatches:
             try:
                 result = work(batch)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if len(batch) == 1:
-                    advice = "set model.memory=low, or model.dtype=float16 on a GPU"
-                    advice += f", or lower {self._lower}" if self._lower else ""
-                    raise DctAugmentError(f"out of memory with {self._what} taken one by one: {advice}") from error
-                self.size = len(batch) // 2
+                self._halve(len(batch), error)
             else:
                 yield batch, result
                 items = items[len(batch) :]
                 continue
+            # Only here is the error gone, and with it the tensors that its traceback kept.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self._on_progress(
                 Progress("memory", 0, 0, f"out of memory: going on with {self.size} {self._what} at once")
             )
+
+    def _halve(self, size: int, error: RuntimeError | MemoryError) -> None:
+        """Halve the batches after one of this size ran out of memory; raise any other error."""
+        if not is_out_of_memory(error):
+            raise error
+        if size == 1:
+            advice = "set model.memory=low, or model.dtype=float16 on a GPU"
+            advice += f", or lower {self._settings}" if self._settings else ""
+            raise DctAugmentError(f"out of memory with {self._what} taken one by one: {advice}") from error
+        self.size = size // 2
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,22 +1,28 @@
-"""Walking through the denoising trajectory: many samples, each at its own place, in one batch."""
+"""From noise to images: many trajectories, each at its own step, in one batch, all under one guidance.
+
+Shapes: B images, latents (B, C, h, w), images (B, 3, H, W) in [-1, 1].
+"""
 
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 
+from dct_augment.config import SamplingConfig
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
 
 
 @dataclass
 class Trajectory:
-    """Samples that are denoised together: latents (B, C, h, w) at step `index` of their own scheduler.
+    """Latents (B, C, h, w) that are denoised together, at step `index` of their own scheduler.
 
-    `generators`, one per sample, feed the schedulers that add noise at every step (LCM, Euler ancestral).
+    `generators`, one per image, feed the schedulers that add noise at every step (LCM, Euler ancestral).
     """
 
     scheduler: Any
@@ -29,15 +35,6 @@ class Trajectory:
         self.latents = self.latents * self.scheduler.init_noise_sigma
         noisy = "generator" in inspect.signature(self.scheduler.step).parameters
         self._options = {"generator": self.generators} if noisy and self.generators else {}
-
-    @classmethod
-    def begin(
-        cls, backend: Backend, seeds: Sequence[int], conditioning: Conditioning, *, steps: int, scheduler: str | None
-    ) -> "Trajectory":
-        """Start from the noise of these seeds, as `pipe(generator=[...])` does."""
-        generators = backend.generators(seeds)
-        noise = backend.noise(generators)
-        return cls(backend.scheduler(steps, scheduler), noise, conditioning, generators=generators)
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -102,91 +99,144 @@ class NoisedLatents(Trajectory):
         return alpha * self.latents + sigma * self.noise
 
 
-def _predict(
-    backend: Backend,
-    batch: Sequence[Trajectory],
-    unconditional: Conditioning,
-    scale: float,
-    checkpointed: bool = False,
-) -> tuple[torch.Tensor, ...]:
-    inputs = torch.cat([trajectory.inputs for trajectory in batch])
-    timesteps = torch.cat([trajectory.timestep.expand(len(trajectory)) for trajectory in batch])
-    conditioning = Conditioning.cat(trajectory.conditioning for trajectory in batch)
-    output = backend.predict(inputs, timesteps, conditioning, unconditional, scale, checkpointed=checkpointed)
-    return output.split([len(trajectory) for trajectory in batch])
+def guided(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
+    """Combine two model outputs (B, C, h, w): u + scale (c - u), classifier-free guidance (arXiv 2207.12598)."""
+    return unconditional + scale * (conditional - unconditional)
 
 
-def follow(
-    backend: Backend,
-    batch: Sequence[Trajectory],
-    stops: Sequence[int],
-    unconditional: Conditioning,
-    scale: float,
-    *,
-    checkpointed: bool = False,
-) -> torch.Tensor:
-    """Denoise every trajectory up to its own stop index, differentiably; the latents (sum B, C, h, w).
+def evaluations_per_step(guidance_scale: float, *, guidance_embedded: bool) -> int:
+    """Count the denoiser evaluations of one step of one image without gradient: 2 under classifier-free guidance.
 
-    Gradients reach the conditioning of every step. `checkpointed` keeps no activations of the denoiser, which is
-    run again in the backward pass.
+    One is enough at scale 1, and for a model that takes the scale as an input (LCM).
     """
-    while active := [trajectory for trajectory, stop in zip(batch, stops, strict=True) if trajectory.index < stop]:
-        for trajectory, output in zip(
-            active, _predict(backend, active, unconditional, scale, checkpointed), strict=True
-        ):
-            trajectory.latents = trajectory.step(output)
-            trajectory.index += 1
-    return torch.cat([trajectory.latents for trajectory in batch])
+    return 1 if guidance_scale == 1.0 or guidance_embedded else 2
 
 
-@torch.no_grad()
-def advance(
-    backend: Backend,
-    batch: Sequence[Trajectory],
-    stops: Sequence[int],
-    unconditional: Conditioning,
-    scale: float,
-) -> list[int]:
-    """Denoise every trajectory up to its own stop index; return the denoiser evaluations of each."""
-    spent = [max(stop - trajectory.index, 0) * len(trajectory) * backend.evaluations(scale)
-             for trajectory, stop in zip(batch, stops, strict=True)]  # fmt: skip
-    if batch:
-        follow(backend, batch, stops, unconditional, scale)
-    return spent
+class Sampler:
+    """Generates images with one model, one number of steps, and one guidance: scale and negative prompt."""
 
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        steps: int,
+        guidance_scale: float,
+        scheduler_name: str | None = None,
+        negative_prompt: str = "",
+    ) -> None:
+        self.backend = backend
+        self.steps = steps
+        self.guidance_scale = guidance_scale
+        self.scheduler_name = scheduler_name
+        with torch.no_grad():
+            self.unconditional = backend.unconditional(negative_prompt)
 
-def clean_step(
-    backend: Backend, batch: Sequence[Trajectory], unconditional: Conditioning, scale: float
-) -> torch.Tensor:
-    """The clean latents each trajectory predicts from where it is, differentiable; (sum B, C, h, w)."""
-    outputs = _predict(backend, batch, unconditional, scale)
-    return torch.cat([trajectory.clean(output) for trajectory, output in zip(batch, outputs, strict=True)])
+    @classmethod
+    def from_config(cls, backend: Backend, config: SamplingConfig, *, negative_prompt: str) -> "Sampler":
+        """Build the sampler that a configuration describes."""
+        return cls(
+            backend,
+            steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            scheduler_name=config.scheduler,
+            negative_prompt=negative_prompt,
+        )
 
+    @property
+    def evaluations_per_step(self) -> int:
+        """Denoiser evaluations of one step of one image without gradient."""
+        return evaluations_per_step(self.guidance_scale, guidance_embedded=self.backend.guidance_embedded)
 
-def renoise(backend: Backend, trajectory: Trajectory, clean: torch.Tensor, index: int, times: int = 1) -> NoisedLatents:
-    """Clean latents (B, C, h, w) at the noise level of step `index`, `times` copies of each side by side.
+    def begin(self, seeds: Sequence[int], conditioning: Conditioning, steps: int | None = None) -> Trajectory:
+        """Start from the noise of these seeds, as `pipe(generator=[...])` does; B seeds, B rows of conditioning."""
+        generators = self.backend.generators(seeds)
+        noise = self.backend.noise(generators)
+        scheduler = self.backend.scheduler(self.steps if steps is None else steps, self.scheduler_name)
+        return Trajectory(scheduler, noise, conditioning, generators=generators)
 
-    The noise is what the generators of the trajectory draw next.
-    """
-    noise = backend.noise([one for one in trajectory.generators for _ in range(times)])
-    conditioning = trajectory.conditioning[torch.arange(len(trajectory)).repeat_interleave(times)]
-    return NoisedLatents(
-        trajectory.scheduler, clean.detach().repeat_interleave(times, 0), conditioning, index, noise=noise
-    )
+    def predict(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, *, checkpointed: bool = False
+    ) -> torch.Tensor:
+        """Compute the guided model output (epsilon or v) for latents (B, C, h, w) at timesteps (B,).
 
+        The unconditional branch does not depend on the class token, so it carries a gradient only where the latents
+        do. `checkpointed` keeps no activations of the denoiser, which is run again in the backward pass.
+        """
+        denoise, scale = self.backend.denoise, self.guidance_scale
+        run = partial(checkpoint, denoise, use_reentrant=False) if checkpointed else denoise
+        if self.evaluations_per_step == 1:
+            return run(latents, timesteps, conditioning, scale)
+        empty = self.unconditional.expand(len(latents))
+        if not torch.is_grad_enabled():
+            branches = Conditioning.cat([empty, conditioning])
+            outputs = denoise(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), branches, scale)
+            unconditional, conditional = outputs.chunk(2)
+        else:
+            with torch.set_grad_enabled(latents.requires_grad):
+                unconditional = run(latents, timesteps, empty, scale)
+            conditional = run(latents, timesteps, conditioning, scale)
+        return guided(conditional, unconditional, scale)
 
-@torch.no_grad()
-def sample(
-    backend: Backend,
-    seeds: Sequence[int],
-    conditioning: Conditioning,
-    unconditional: Conditioning,
-    *,
-    steps: int,
-    scale: float,
-    scheduler: str | None = None,
-) -> torch.Tensor:
-    """Draw images (B, 3, H, W) in [-1, 1] from seeds and B rows of conditioning, without gradient."""
-    trajectory = Trajectory.begin(backend, seeds, conditioning, steps=steps, scheduler=scheduler)
-    advance(backend, [trajectory], [trajectory.length], unconditional, scale)
-    return backend.decode(trajectory.latents).clamp(-1, 1)
+    def _outputs(self, trajectories: Sequence[Trajectory], checkpointed: bool = False) -> tuple[torch.Tensor, ...]:
+        """Compute the guided model output of each trajectory where it is, all in one batch."""
+        inputs = torch.cat([trajectory.inputs for trajectory in trajectories])
+        timesteps = torch.cat([trajectory.timestep.expand(len(trajectory)) for trajectory in trajectories])
+        conditioning = Conditioning.cat(trajectory.conditioning for trajectory in trajectories)
+        output = self.predict(inputs, timesteps, conditioning, checkpointed=checkpointed)
+        return output.split([len(trajectory) for trajectory in trajectories])
+
+    def follow(
+        self, trajectories: Sequence[Trajectory], stops: Sequence[int], *, checkpointed: bool = False
+    ) -> torch.Tensor:
+        """Denoise every trajectory up to its own stop index, differentiably; the latents (sum B, C, h, w).
+
+        Gradients reach the conditioning of every step. `checkpointed` is as in `predict`.
+        """
+        pairs = list(zip(trajectories, stops, strict=True))
+        while active := [trajectory for trajectory, stop in pairs if trajectory.index < stop]:
+            outputs = self._outputs(active, checkpointed)
+            for trajectory, output in zip(active, outputs, strict=True):
+                trajectory.latents = trajectory.step(output)
+                trajectory.index += 1
+        return torch.cat([trajectory.latents for trajectory in trajectories])
+
+    @torch.no_grad()
+    def advance(self, trajectories: Sequence[Trajectory], stops: Sequence[int] | None = None) -> list[int]:
+        """Denoise every trajectory up to its own stop index, or to the end; the denoiser evaluations of each."""
+        if stops is None:
+            stops = [trajectory.length for trajectory in trajectories]
+        evaluations = []
+        for trajectory, stop in zip(trajectories, stops, strict=True):
+            steps = max(stop - trajectory.index, 0)
+            evaluations.append(steps * len(trajectory) * self.evaluations_per_step)
+        if trajectories:
+            self.follow(trajectories, stops)
+        return evaluations
+
+    def clean_step(self, trajectories: Sequence[Trajectory]) -> torch.Tensor:
+        """Predict the clean latents from where each trajectory is, differentiably; (sum B, C, h, w)."""
+        outputs = self._outputs(trajectories)
+        pairs = zip(trajectories, outputs, strict=True)
+        return torch.cat([trajectory.clean(output) for trajectory, output in pairs])
+
+    def renoise(self, trajectory: Trajectory, clean: torch.Tensor, index: int, copies: int = 1) -> NoisedLatents:
+        """Put clean latents (B, C, h, w) at the noise level of step `index`, the copies of each side by side.
+
+        The noise is what the generators of the trajectory give next.
+        """
+        repeated = [generator for generator in trajectory.generators for _ in range(copies)]
+        noise = self.backend.noise(repeated)
+        rows = torch.arange(len(trajectory)).repeat_interleave(copies)
+        latents = clean.detach().repeat_interleave(copies, 0)
+        return NoisedLatents(trajectory.scheduler, latents, trajectory.conditioning[rows], index, noise=noise)
+
+    @torch.no_grad()
+    def generate(self, seeds: Sequence[int], conditioning: Conditioning) -> torch.Tensor:
+        """Generate images (B, 3, H, W) in [-1, 1] from B seeds and B rows of conditioning, without gradient."""
+        trajectory = self.begin(seeds, conditioning)
+        self.advance([trajectory])
+        return self.images(trajectory)
+
+    def images(self, trajectory: Trajectory) -> torch.Tensor:
+        """Decode a finished trajectory to images (B, 3, H, W) in [-1, 1]."""
+        return self.backend.decode(trajectory.latents).clamp(-1, 1)

@@ -36,8 +36,10 @@ class StableDiffusionXL(Backend):
     def encode(self, prompts: Sequence[str], vectors: torch.Tensor | None = None) -> Conditioning:
         """Encode prompts with both encoders; `hidden` (B, L, 768 + 1280) of their last layers but one, `pooled`."""
         parts = self._parts(prompts, vectors)
-        outputs = [one.run(prompts, part, output_hidden_states=True)[0]
-                   for one, part in zip(self.encoders, parts, strict=True)]  # fmt: skip
+        outputs = [
+            encoder.run(prompts, part, output_hidden_states=True)[0]
+            for encoder, part in zip(self.encoders, parts, strict=True)
+        ]
         hidden = torch.cat([output.hidden_states[-2] for output in outputs], -1)
         return Conditioning(hidden, {"pooled": outputs[1].text_embeds})
 
@@ -46,9 +48,8 @@ class StableDiffusionXL(Backend):
         encoded = super().unconditional(negative)
         if negative or not self._zero_empty:
             return encoded
-        return Conditioning(
-            torch.zeros_like(encoded.hidden), {name: torch.zeros_like(one) for name, one in encoded.extra.items()}
-        )
+        extra = {name: torch.zeros_like(tensor) for name, tensor in encoded.extra.items()}
+        return Conditioning(torch.zeros_like(encoded.hidden), extra)
 
     def denoise(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, scale: float

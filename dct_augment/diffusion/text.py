@@ -1,13 +1,29 @@
 """A text encoder that takes class tokens at the output of its embedding table."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from dct_augment.errors import ModelError
 from dct_augment.prompts import TOKEN_PATTERN
+
+
+@dataclass(frozen=True)
+class WordNorms:
+    """The words of one text encoder: embedding width, mean and largest norm."""
+
+    width: int
+    mean_norm: float
+    largest_norm: float
+
+
+def split_by_encoder(vectors: torch.Tensor, widths: Iterable[int]) -> list[torch.Tensor]:
+    """Split class tokens (..., D) into the part (..., d) of each text encoder; D is the sum of their widths."""
+    return list(vectors.split(list(widths), -1))
+
 
 _LEGACY_EOS = 2  # in a CLIP configuration: the pooled state is that of the highest id (transformers' modeling_clip.py)
 
@@ -81,7 +97,7 @@ class TextEncoder:
                 return self.model(ids, **self._masked(mask), **options), mask
 
     def _rows(self, prompts: Sequence[str], count: int) -> tuple[list[list[int]], list[int]]:
-        """Piece ids of each prompt with `count` places for its class token, and where these begin once padded."""
+        """Piece ids of each prompt with `count` stand-ins for its class token, and where these begin once padded."""
         rows, starts = [], []
         for prompt in prompts:
             parts = TOKEN_PATTERN.split(prompt)
@@ -91,11 +107,11 @@ class TextEncoder:
             begin = len(self._begin) + len(before)
             if begin + count > self.length - 1:
                 raise ModelError(f"prompt {prompt!r} leaves no room for the class token within {self.length} pieces")
-            rows.append([*before, *self._places(count), *after])
+            rows.append([*before, *self._stand_ins(count), *after])
             starts.append(begin)
         return rows, starts
 
-    def _places(self, count: int) -> list[int]:
+    def _stand_ins(self, count: int) -> list[int]:
         """Ids that stand where the vectors go; only a CLIP of the first releases looks at them.
 
         Its pooled state is that of the highest id, which is the last vector's once diffusers has added the
@@ -109,9 +125,13 @@ class TextEncoder:
 
     def _pad(self, rows: list[list[int]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
         room, pad = self.length - len(self._begin) - 1, self.tokenizer.pad_token_id
-        whole = [[*self._begin, *row[:room], self._end] for row in rows]
-        mask = torch.tensor([[1] * len(row) + [0] * (self.length - len(row)) for row in whole], device=device)
-        return torch.tensor([row + [pad] * (self.length - len(row)) for row in whole], device=device), mask
+        ids, mask = [], []
+        for row in rows:
+            pieces = [*self._begin, *row[:room], self._end]
+            padding = self.length - len(pieces)
+            ids.append(pieces + [pad] * padding)
+            mask.append([1] * len(pieces) + [0] * padding)
+        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
     def _masked(self, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """T5 must not see its padding; CLIP models were trained seeing theirs."""
@@ -136,8 +156,9 @@ class TextEncoder:
             return output.scatter(1, index, vectors.to(output.dtype))
 
         # T5 looks its words up in another module that shares the table's weight.
-        tables = [one for one in self.model.modules() if getattr(one, "weight", None) is self._table.weight]
-        handles = [one.register_forward_hook(put_in) for one in tables]
+        weight = self._table.weight
+        tables = [module for module in self.model.modules() if getattr(module, "weight", None) is weight]
+        handles = [table.register_forward_hook(put_in) for table in tables]
         try:
             yield
         finally:

@@ -57,7 +57,7 @@ def rows(
     spec: ShardSpec,
     kind: ImageKind,
     classes: Sequence[ClassInfo],
-    prompting: PromptsConfig,
+    prompts_config: PromptsConfig,
     tokens: Mapping[str, ClassToken],
     seed: int,
 ) -> tuple[PlanRow, ...]:
@@ -71,14 +71,14 @@ def rows(
     for number in range(max((stop for _, stop in spec.ranges.values()), default=0)):
         for slug, (start, stop) in spec.ranges.items():
             if start <= number < stop:
-                planned.append(_row(kind, by_slug[slug], number, prompting, tokens.get(slug), seed))
+                planned.append(_row(kind, by_slug[slug], number, prompts_config, tokens.get(slug), seed))
     return tuple(planned)
 
 
 def _row(
-    kind: ImageKind, info: ClassInfo, number: int, prompting: PromptsConfig, token: ClassToken | None, seed: int
+    kind: ImageKind, info: ClassInfo, number: int, prompts_config: PromptsConfig, token: ClassToken | None, seed: int
 ) -> PlanRow:
-    template, context = prompts.choose(prompting.templates, prompting.contexts, number)
+    template, context = prompts.choose(prompts_config.templates, prompts_config.contexts, number)
     return PlanRow(
         key=f"{_KEY_PREFIXES[kind]}{info.slug}-{number:06d}",
         class_index=info.index,

@@ -14,7 +14,7 @@ from dct_augment import config as configuration
 from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC
 from dct_augment.classifiers import Classifier
 from dct_augment.config import ClassifierConfig, Config
-from dct_augment.diffusion import Backend
+from dct_augment.diffusion import Backend, Sampler
 from dct_augment.errors import InputError
 from dct_augment.generation.shards import shard_folders
 from dct_augment.records import Dataset, Progress, ProgressCallback, ignore_progress
@@ -44,6 +44,11 @@ class RunContext:
         note = f"{type(loaded).__name__}, safety checker left out, memory: {loaded.memory}{chosen}"
         self.progress(Progress("model", 0, 0, note))
         return loaded
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The text-to-image model with the steps and the guidance that training and generation share."""
+        return Sampler.from_config(self.backend, self.config.sampling, negative_prompt=self.config.prompts.negative)
 
     @cached_property
     def guide(self) -> Classifier:
@@ -98,7 +103,8 @@ class RunContext:
         """Of which text-to-image model a token of this run is an embedding."""
         model = self.config.model
         family = type(self.backend).__name__
-        return {"path": model.path, "revision": model.revision, "family": family, "blocks": list(self.backend.blocks)}
+        blocks = list(self.backend.encoder_widths.items())
+        return {"path": model.path, "revision": model.revision, "family": family, "blocks": blocks}
 
     def real_images(self) -> Dataset:
         """The chosen classes, without the val and test pictures that cannot be read."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dct_augment.benchmark.arms import arm_draws
 from dct_augment.benchmark.trials import plan_trials
-from dct_augment.config import Config, TokensConfig
+from dct_augment.config import Config
 from dct_augment.records import ImageKind
 
 if TYPE_CHECKING:
@@ -29,12 +29,13 @@ def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
     from dct_augment.pipeline.stages import ImageStage, TokenStage
 
     config, lines = run.config, []
-    per_image = config.sampling.num_inference_steps * run.backend.evaluations(config.sampling.guidance_scale)
+    per_step = run.sampler.evaluations_per_step
+    per_image = config.sampling.num_inference_steps * per_step
     pace = _seconds_per_evaluation(run)
     if "tokens" in parts:
         settings = config.tokens
         missing = TokenStage(run).missing()
-        total = token_evaluations(config, per_image) * len(missing)
+        total = token_evaluations(config, per_step) * len(missing)
         lines.append(
             Line(
                 "class tokens",
@@ -55,7 +56,7 @@ def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
         tokens = {
             "textual_inversion": 3 * config.textual_inversion.steps * config.textual_inversion.batch_size
             + 2 * config.tokens.certificate_images * per_image,
-            "class_token_few_shot_guide": token_evaluations(config, per_image),
+            "class_token_few_shot_guide": token_evaluations(config, per_step),
         }
         total = sum(images + len(run.classes) * tokens[arm] for arm, _, _ in draws)
         lines.append(Line("arms", f"tokens and images of {len(draws)} arms and draws", total, total * pace))
@@ -65,29 +66,16 @@ def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
     return lines
 
 
-def token_evaluations(config: Config, per_image: int) -> int:
-    """U-Net evaluations of one whole attempt at one class, for images of `per_image` evaluations."""
-    settings = config.tokens
-    looks = settings.max_updates / settings.validate_every * settings.validation_images * per_image
-    certificate = 2 * settings.certificate_images * per_image
-    update = settings.images_per_update * _per_gradient(settings, per_image, config.sampling.num_inference_steps)
-    return int(settings.max_updates * update + looks + certificate)
+def token_evaluations(config: Config, per_step: int) -> int:
+    """U-Net evaluations of one whole attempt at one class; `per_step` of one step of one image without gradient."""
+    from dct_augment.tokens.gradients import gradient_method
 
-
-def _per_gradient(settings: TokensConfig, image: int, steps: int) -> float:
-    """U-Net evaluations of one gradient of one image, as gradients.py states them, for images of `image` each."""
-    step, method = image / steps, settings.method
-    if method.name == "last_step":
-        return image + 2
-    if method.name == "last_k":
-        return image + 2 + 2 * step * (method.steps - 1)
-    if method.name == "full":
-        return 3 + step + 4 * step * (steps - 1)
-    if method.name == "lv":
-        return image + method.copies * (2 + step)
-    if method.name == "look_ahead":
-        return image * sum(map(sum, method.positions)) / 2 / len(method.positions) + 2 + step
-    return image / method.updates_per_image + 2 + step
+    tokens, steps = config.tokens, config.sampling.num_inference_steps
+    per_image = steps * per_step
+    update = tokens.images_per_update * gradient_method(tokens.method).evaluations_per_image(steps, per_step)
+    validations = tokens.max_updates / tokens.validate_every * tokens.validation_images * per_image
+    certificate = 2 * tokens.certificate_images * per_image
+    return int(tokens.max_updates * update + validations + certificate)
 
 
 def _seconds_per_evaluation(run: "Run", batch: int = 8) -> float:
@@ -100,6 +88,6 @@ def _seconds_per_evaluation(run: "Run", batch: int = 8) -> float:
     for _ in range(3):
         began = time.perf_counter()
         with torch.no_grad():
-            backend.predict(latents, torch.full((batch,), 500, device=latents.device), empty, empty, 1.0)
+            backend.denoise(latents, torch.full((batch,), 500, device=latents.device), empty, 1.0)
         times.append(time.perf_counter() - began)
     return min(times) / batch

@@ -239,13 +239,24 @@ def _disk(config: Config, class_count: int | None) -> Finding:
 def _work(config: Config, class_count: int | None) -> Finding:
     if class_count is None:
         return Finding("work", "ok", "known once the data set is there")
+    from dct_augment.diffusion import evaluations_per_step
+
     sampling = config.sampling
-    per_image = sampling.num_inference_steps * (1 if sampling.guidance_scale == 1 else 2)
-    tokens = token_evaluations(config, per_image) * class_count
-    images = 2 * class_count * config.generation.per_class * per_image
+    per_step = evaluations_per_step(sampling.guidance_scale, guidance_embedded=_takes_guidance_as_input(config))
+    tokens = token_evaluations(config, per_step) * class_count
+    images = 2 * class_count * config.generation.per_class * sampling.num_inference_steps * per_step
     detail = f"about {tokens:,} U-Net evaluations for tokens (one whole attempt each), {images:,} for images"
     pace = f"; {(tokens + images) / 3600 / 20:,.0f} hours at 20 a second" if config.model.path != "pocket" else ""
     return Finding("work", "ok", f"{detail}{pace}", "`--dry-run` measures this machine's pace")
+
+
+def _takes_guidance_as_input(config: Config) -> bool:
+    """Whether the model is a latent consistency model (LCM); no, where it is not there to be read."""
+    folder, part = local_folder(config.model.path), "unet/config.json"
+    path = _cached(config.model.path, part, config.model.revision) if folder is None else folder / part
+    if path is None or not path.is_file():
+        return False
+    return json.loads(path.read_text(encoding="utf-8")).get("time_cond_proj_dim") is not None
 
 
 def _server(address: str) -> Finding:

@@ -6,44 +6,64 @@ its own loss, optimiser and random stream, so the number of slots changes speed,
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from dct_augment.classifiers import Classifier
-from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
-from dct_augment.diffusion import Backend, Conditioning, ShrinkingBatches, advance
+from dct_augment.config import PromptsConfig, TokensConfig
+from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches
 from dct_augment.records import ClassInfo, StopReason
-from dct_augment.tokens.gradients import ClassBatch, Guidance, method
-from dct_augment.tokens.state import ClassTokenState, TrainedToken, WordNorms
-from dct_augment.tokens.trainer import MARK, Trainer
+from dct_augment.tokens.gradients import ClassBatch, gradient_method
+from dct_augment.tokens.state import ClassTokenState, TrainedToken
+from dct_augment.tokens.trainer import PLACEHOLDER, Trainer
 
-_SCREENS = ((1, 2, 1.0), (3, 4, 0.125))  # images, steps, share of the words: enough to tell a bird from a machine
+
+@dataclass(frozen=True)
+class _WordScreen:
+    """One pass over candidate words: images per word, steps per image, and the share of the words that takes part."""
+
+    images: int
+    steps: int
+    share: float
+
+
+_WORD_SCREENS = (_WordScreen(1, 2, 1.0), _WordScreen(3, 4, 0.125))  # enough to tell a bird from a machine
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one class needs for an update: seeds of its images, and a position in [0, 1) of the trajectory."""
+
+    state: ClassTokenState
+    seeds: list[int]
+    position: float
 
 
 class ClassTokenTrainer(Trainer[ClassTokenState]):
-    """Trains class tokens on one back-end under one guide; `starts` (n, D) by slug are where known tokens begin.
+    """Trains class tokens with one sampler under one guide.
 
     Args:
-        backend: the frozen text-to-image model.
+        sampler: the frozen text-to-image model, with steps and guidance as in generation.
         guide: the frozen classifier whose gradient trains the tokens.
         judge: another classifier, which only measures.
-        settings: `config.tokens`.
-        sampling: `config.sampling`, as in generation.
-        prompting: `config.prompts`, as in generation.
+        tokens_config: `config.tokens`.
+        prompts_config: `config.prompts`, as in generation.
         starts: vectors (n, D) to begin from, by class slug.
 
     Examples:
         >>> import dct_augment
+        >>> from dct_augment.diffusion import Sampler
         >>> small = ["tokens.max_updates=2", "tokens.restarts=0", "tokens.certificate_images=2"]
         >>> config = dct_augment.load_config("pocket", small)
+        >>> model = dct_augment.load_text_to_image("pocket")
         >>> trainer = dct_augment.ClassTokenTrainer(
-        ...     dct_augment.load_text_to_image("pocket"),
+        ...     Sampler.from_config(model, config.sampling, negative_prompt=config.prompts.negative),
         ...     dct_augment.load_classifier("pocket/birds-guide"),
-        ...     settings=config.tokens,
-        ...     sampling=config.sampling,
-        ...     prompting=config.prompts,
+        ...     tokens_config=config.tokens,
+        ...     prompts_config=config.prompts,
         ... )
         >>> classes = dct_augment.load_dataset("pocket").classes[:1]
         >>> [(trained.updates, trained.vector.shape) for trained in trainer.train(classes)]
@@ -52,91 +72,98 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
 
     def __init__(
         self,
-        backend: Backend,
+        sampler: Sampler,
         guide: Classifier,
         *,
         judge: Classifier | None = None,
-        settings: TokensConfig,
-        sampling: SamplingConfig,
-        prompting: PromptsConfig,
+        tokens_config: TokensConfig,
+        prompts_config: PromptsConfig,
         starts: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         super().__init__(
-            backend, guide, judge, tokens=settings, sampling=sampling, prompting=prompting, updates=settings.max_updates
+            sampler,
+            guide,
+            judge=judge,
+            tokens_config=tokens_config,
+            prompts_config=prompts_config,
+            updates=tokens_config.max_updates,
         )
-        self._guidance = Guidance(self._unconditional, sampling.guidance_scale)
-        self._method = method(settings.method)
+        self._gradient_method = gradient_method(tokens_config.method)
         self._starts = dict(starts or {})
-        norms = zip(backend.blocks, backend.word_norms(), strict=True)
-        self._ranges = tuple(WordNorms(width, *both) for (_, width), both in norms)
 
-    def _learner(self, info: ClassInfo) -> ClassTokenState:
+    def _new_state(self, info: ClassInfo) -> ClassTokenState:
         (target,) = self._guide.targets([info])
-        return ClassTokenState(info, target, self._starts.get(info.slug, self._initial), self._ranges, self._tokens)
+        start = self._starts.get(info.slug, self._initial)
+        return ClassTokenState(info, target, start, self._word_norms, self._tokens_config)
 
-    def _advance(self, active: Sequence[ClassTokenState]) -> None:
+    def _train_round(self, states: Sequence[ClassTokenState]) -> None:
         """See `Trainer`."""
-        self._update(active)
-        self._validate([one for one in active if one.reason is None and one.needs_validation])
-        for learner in active:
-            if learner.needs_restart:
-                learner.restart(self._screen(learner))
+        self._update(states)
+        self._validate([state for state in states if state.reason is None and state.needs_validation])
+        for state in states:
+            if state.needs_restart:
+                state.restart(self._new_start(state))
 
     @torch.no_grad()
-    def _finish(self, one: ClassTokenState) -> TrainedToken:
+    def _finish(self, state: ClassTokenState) -> TrainedToken:
         """See `Trainer`: the best vector, certified."""
-        certificate, _ = self._certify(one, one.best_vector)
-        one.set_certificate(certificate)
+        certificate, _ = self._certify(state, state.best_vector)
+        state.set_certificate(certificate)
         return TrainedToken(
-            info=one.info,
-            vector=one.best_vector,
-            usable=one.usable,
-            reason=one.reason or StopReason.UPDATES,
-            updates=one.updates,
-            attempts=one.attempt + 1,
-            evaluations=one.evaluations,
-            best=one.best,
+            info=state.info,
+            vector=state.best_vector,
+            usable=state.usable,
+            reason=state.reason or StopReason.UPDATES,
+            updates=state.updates,
+            attempts=state.attempt.number + 1,
+            evaluations=state.evaluations,
+            best=state.best,
             certificate=certificate,
-            history=tuple(one.history),
-            validations=tuple(one.validations),
+            history=tuple(state.history),
+            validations=tuple(state.validations),
         )
 
-    def _update(self, batch: Sequence[ClassTokenState]) -> None:
-        """One update of every learner, as many at once as memory holds."""
-        count = self._tokens.images_per_update
-        drawn = [(one, one.draw_seeds(count), one.draw_place()) for one in batch]
-        for _ in self._batches.run(drawn, self._update_together):
+    def _update(self, states: Sequence[ClassTokenState]) -> None:
+        """Do one update of every class, as many at once as memory holds."""
+        count = self._tokens_config.images_per_update
+        updates = [Update(state, state.new_seeds(count), state.random_position()) for state in states]
+        for _ in self._batches.run(updates, self._update_batch):
             pass
 
-    def _update_together(self, drawn: Sequence[tuple[ClassTokenState, list[int], float]]) -> None:
-        learners = [one for one, _, _ in drawn]
-        for learner in learners:
-            learner.zero_grad()
+    def _update_batch(self, updates: Sequence[Update]) -> None:
+        """Do one update of some classes in one batch."""
+        states = [update.state for update in updates]
+        for state in states:
+            state.zero_grad()
         with self._precision():
-            draws = [self._draw_of(*one) for one in drawn]
-            reached = self._method(self._backend, draws, self._guidance)
-            images = self._backend.decode(reached.latents, for_gradient=True)
-        losses = self._losses(images, learners)
+            batches = [self._class_batch(update) for update in updates]
+            denoised = self._gradient_method(self._sampler, batches)
+            images = self._backend.decode(denoised.latents, for_gradient=True)
+        losses = self._losses(images, states)
         (losses.sum() * self._loss_scale).backward()
-        for learner, draw, loss, cost in zip(learners, draws, losses.tolist(), reached.costs, strict=True):
-            learner.evaluations += cost
-            learner.update(loss)
-            learner.store_finished(draw.finished)
+        for state, batch, loss, evaluations in zip(states, batches, losses.tolist(), denoised.evaluations, strict=True):
+            state.evaluations += evaluations
+            state.update(loss)
+            state.store_finished(batch.finished)
 
-    def _draw_of(self, learner: ClassTokenState, seeds: Sequence[int], place: float) -> ClassBatch:
-        encoding = self._encode(learner.info, learner.vector, learner.first_prompt, len(seeds))
-        return ClassBatch(self._begin(seeds, encoding), place, learner.finished)
+    def _class_batch(self, update: Update) -> ClassBatch:
+        """Encode the prompts of an update, and begin at the noise of its seeds."""
+        state, count = update.state, len(update.seeds)
+        conditioning = self._encode(state.info, state.vector, first=state.first_prompt, count=count)
+        return ClassBatch(self._sampler.begin(update.seeds, conditioning), update.position, state.finished)
 
-    def _losses(self, images: torch.Tensor, learners: Sequence[ClassTokenState]) -> torch.Tensor:
+    def _losses(self, images: torch.Tensor, states: Sequence[ClassTokenState]) -> torch.Tensor:
         """Mean cross-entropy of each class over its own images; they are side by side, as many for each class."""
         logits = self._guide.logits(images)
-        count = len(images) // len(learners)
-        truth = torch.tensor([one.target for one in learners], device=logits.device).repeat_interleave(count)
-        return functional.cross_entropy(logits.float(), truth, reduction="none").view(-1, count).mean(1)
+        count = len(images) // len(states)
+        targets = torch.tensor([state.target for state in states], device=logits.device).repeat_interleave(count)
+        return functional.cross_entropy(logits.float(), targets, reduction="none").view(-1, count).mean(1)
 
     def _precision(self) -> AbstractContextManager[Any]:
-        kind = self._autocast
-        return torch.autocast(torch.device(self._backend.device).type, kind) if kind else nullcontext()
+        """Return the autocast of updates, if one is configured."""
+        if self._autocast is None:
+            return nullcontext()
+        return torch.autocast(torch.device(self._backend.device).type, self._autocast)
 
     @property
     def _loss_scale(self) -> float:
@@ -145,70 +172,73 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
 
     @property
     def _autocast(self) -> torch.dtype | None:
-        return getattr(torch, self._tokens.autocast) if self._tokens.autocast else None
+        name = self._tokens_config.autocast
+        return getattr(torch, name) if name else None
 
     @torch.no_grad()
-    def _validate(self, batch: Sequence[ClassTokenState]) -> None:
-        if not batch:
+    def _validate(self, states: Sequence[ClassTokenState]) -> None:
+        """Let the guide recognise fresh images of each class, always from the same noise."""
+        if not states:
             return
-        count = self._tokens.validation_images
-        conditioning = [self._encode(one.info, one.vector, 0, count) for one in batch]
-        for learner, images in zip(batch, self._draw(batch, conditioning), strict=True):
-            learner.judge(*self._look(images, learner))
+        count = self._tokens_config.validation_images
+        encoded = [(state, self._encode(state.info, state.vector, first=0, count=count)) for state in states]
+        for batch, images in self._batches.run(encoded, self._validation_images):
+            for (state, _), class_images in zip(batch, images, strict=True):
+                state.record_validation(*self._recognised(class_images, state.target))
+
+    def _validation_images(self, encoded: Sequence[tuple[ClassTokenState, Conditioning]]) -> list[torch.Tensor]:
+        """Generate the validation images of some classes in one batch, (validation_images, 3, H, W) each."""
+        trajectories = [self._sampler.begin(state.validation_seeds, conditioning) for state, conditioning in encoded]
+        evaluations = self._sampler.advance(trajectories)
+        images = [self._sampler.images(trajectory) for trajectory in trajectories]
+        for (state, _), count in zip(encoded, evaluations, strict=True):
+            state.evaluations += count
+        return images
+
+    def _recognised(self, images: torch.Tensor, target: int) -> tuple[float, float]:
+        """Return the guide's accuracy on images of one class, and its mean probability of that class."""
+        probabilities = self._guide.logits(images).softmax(1)
+        accuracy = (probabilities.argmax(1) == target).float().mean().item()
+        return accuracy, probabilities[:, target].mean().item()
 
     @torch.no_grad()
-    def _screen(self, learner: ClassTokenState) -> torch.Tensor:
-        """Where a restart begins: the word, of those downhill, whose quick drawings the guide likes best; (n, d).
+    def _new_start(self, state: ClassTokenState) -> torch.Tensor:
+        """Choose where a restart begins: the word, of those downhill, whose quick images the guide likes best; (n, D).
 
         A word that means something else (a crane is a machine) holds the token in a basin that small
         steps do not leave; another word's embedding is a step across.
         """
-        if not self._tokens.restart_words:
+        most = self._tokens_config.restart_words
+        if not most:
             return self._initial
         words = self._backend.words()
-        words = words[learner.downhill_words(words, self._tokens.restart_words)]
-        for images, steps, share in _SCREENS:
-            words = words[: max(round(share * self._tokens.restart_words), 1)]
-            words = words[self._first_looks(learner, words, images, steps).argsort(descending=True)]
-        return words[:1].repeat(self._tokens.vectors, 1)
+        words = words[state.downhill_words(words, most)]
+        for screen in _WORD_SCREENS:
+            words = words[: max(round(screen.share * most), 1)]
+            scores = self._score_words(state, words, screen)
+            words = words[scores.argsort(descending=True)]
+        return words[:1].repeat(self._tokens_config.vectors, 1)
 
-    def _first_looks(self, learner: ClassTokenState, words: torch.Tensor, images: int, steps: int) -> torch.Tensor:
-        """How much the guide likes quick drawings with each word (W, D) as the token: log-probabilities (W,)."""
-        seeds = learner.draw_seeds(images)
-        batches = ShrinkingBatches(
-            self._tokens.classes_per_batch * self._tokens.validation_images // images or 1, "words"
-        )
-        looks = batches.run(list(words), lambda some: self._glance(learner, torch.stack(list(some)), seeds, steps))
-        return torch.cat([chances for _, chances in looks])
+    def _score_words(self, state: ClassTokenState, words: torch.Tensor, screen: _WordScreen) -> torch.Tensor:
+        """Score words (W, D) as the token of quick images: the guide's mean log-probabilities (W,) of the class."""
+        seeds = state.new_seeds(screen.images)
+        steps = min(screen.steps, self._sampler.steps)
 
-    def _glance(self, learner: ClassTokenState, words: torch.Tensor, seeds: list[int], steps: int) -> torch.Tensor:
-        lines = self._prompts(learner.info, MARK, 0, len(seeds)) * len(words)
-        vectors = words.repeat_interleave(len(seeds), 0)[:, None].expand(-1, self._tokens.vectors, -1)
-        steps = min(steps, self._sampling.num_inference_steps)
-        trajectory = self._begin(seeds * len(words), self._backend.encode(lines, vectors), steps)
-        spent = advance(
-            self._backend, [trajectory], [trajectory.length], self._guidance.unconditional, self._guidance.scale
-        )
-        learner.evaluations += spent[0]
-        chances = self._guide.logits(self._backend.decode(trajectory.latents)).float().log_softmax(1)[:, learner.target]
-        return chances.view(len(words), len(seeds)).mean(1)
+        def score(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+            return self._score_word_batch(state, torch.stack(list(rows)), seeds, steps)
 
-    def _draw(self, batch: Sequence[ClassTokenState], conditioning: Sequence[Conditioning]) -> list[torch.Tensor]:
-        """Validation images of each learner, (validation_images, 3, H, W)."""
-        pairs = list(zip(batch, conditioning, strict=True))
-        return [images for _, some in self._batches.run(pairs, self._draw_together) for images in some]
+        images_at_once = self._tokens_config.classes_per_batch * self._tokens_config.validation_images
+        batches = ShrinkingBatches(images_at_once // screen.images or 1, "words")
+        return torch.cat([scores for _, scores in batches.run(list(words), score)])
 
-    def _draw_together(self, pairs: Sequence[tuple[ClassTokenState, Conditioning]]) -> list[torch.Tensor]:
-        trajectories = [self._begin(one.validation_seeds, part) for one, part in pairs]
-        stops = [trajectory.length for trajectory in trajectories]
-        costs = advance(self._backend, trajectories, stops, self._guidance.unconditional, self._guidance.scale)
-        images = [self._backend.decode(trajectory.latents).clamp(-1, 1) for trajectory in trajectories]
-        for (learner, _), cost in zip(pairs, costs, strict=True):
-            learner.evaluations += cost
-        return images
-
-    def _look(self, images: torch.Tensor, learner: ClassTokenState) -> tuple[float, float]:
-        """Accuracy and mean probability of the class, by the guide."""
-        chances = self._guide.logits(images).softmax(1)
-        right = (chances.argmax(1) == learner.target).float().mean().item()
-        return right, chances[:, learner.target].mean().item()
+    def _score_word_batch(
+        self, state: ClassTokenState, words: torch.Tensor, seeds: list[int], steps: int
+    ) -> torch.Tensor:
+        """Score some words (W, D) in one batch: every word with every seed; (W,)."""
+        lines = self._prompts(state.info, token=PLACEHOLDER, first=0, count=len(seeds)) * len(words)
+        vectors = words.repeat_interleave(len(seeds), 0)[:, None].expand(-1, self._tokens_config.vectors, -1)
+        trajectory = self._sampler.begin(seeds * len(words), self._backend.encode(lines, vectors), steps)
+        (evaluations,) = self._sampler.advance([trajectory])
+        state.evaluations += evaluations
+        logits = self._guide.logits(self._backend.decode(trajectory.latents)).float()
+        return logits.log_softmax(1)[:, state.target].view(len(words), len(seeds)).mean(1)

@@ -120,7 +120,8 @@ class TokenFolder:
         """Write one token, loadable by `pipe.load_textual_inversion`; return its facts.
 
         An unusable token gets no safetensors file, but `<slug>.failed.json` that says why. `base` says of which
-        text-to-image model it is an embedding: path, revision, family, and `blocks` (`Backend.blocks`).
+        text-to-image model it is an embedding: path, revision, family, and `blocks`: the items of
+        `Backend.encoder_widths`.
         """
         best, certificate = trained.best, trained.certificate
         facts = {
@@ -144,7 +145,7 @@ class TokenFolder:
             "identity": dict(identity),
         }
         if trained.usable:
-            self._write(trained.info, formats.split(trained.vector, base["blocks"]), facts)
+            self._write(trained.info, formats.split(trained.vector, dict(base["blocks"])), facts)
         else:
             files.write_text(self._failed(trained.info), json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         return facts
@@ -168,7 +169,7 @@ class TokenFolder:
             raise InputError(
                 f"{self.word(info)} is known already: {self.file(info)}. Use --replace, or another --output"
             )
-        wanted = tuple(width for _, width in base["blocks"])
+        wanted = tuple(width for _, width in dict(base["blocks"]))
         if token.widths != wanted:
             raise InputError(
                 f"token {token.word!r} has width {_sum(token.widths)}, but {base['path']} takes {_sum(wanted)}: it was "

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dct_augment import files
+from dct_augment.diffusion import split_by_encoder
 from dct_augment.errors import InputError
 
 FORMATS = ("diffusers", "a1111", "comfyui", "bundle")
@@ -44,10 +45,10 @@ def _order(key: str) -> int:
     return PAIR.index(key) if key in PAIR else 0
 
 
-def split(vector: torch.Tensor, blocks: Sequence[tuple[str, int]]) -> dict[str, torch.Tensor]:
-    """The part of a vector (n, D) that belongs to each text encoder, by its key."""
-    parts = vector.detach().float().cpu().split([width for _, width in blocks], 1)
-    return {key: part.clone().contiguous() for (key, _), part in zip(blocks, parts, strict=True)}
+def split(vector: torch.Tensor, encoder_widths: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    """Split a vector (n, D) into the part of each text encoder, by its key."""
+    parts = split_by_encoder(vector.detach().float().cpu(), encoder_widths.values())
+    return {key: part.clone().contiguous() for key, part in zip(encoder_widths, parts, strict=True)}
 
 
 def read(path: Path) -> list[Token]:

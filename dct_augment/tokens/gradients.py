@@ -1,167 +1,220 @@
 """Gradient methods: how an image is reached whose classifier loss tells the class token where to go.
 
-Each method takes what every class of a batch has drawn and returns latents that are differentiable in their
-conditioning. Costs are in U-Net evaluations of one image, forward 1 and backward 2, for N steps under
-classifier-free guidance (2 evaluations a step without gradient; the first step with gradient takes 4, as the empty
-branch has none; a later one takes 6, as its latents carry the gradient too). Peak activations are in U-Net passes
-that wait for their backward pass at once.
+Each method takes what every class brings to an update and returns latents that are differentiable in their
+conditioning. It also states its own cost: denoiser evaluations of one image, forward 1 and backward 2. Below, N is the
+number of steps and e the evaluations of a step without gradient: 2 under classifier-free guidance, else 1. Peak
+activations are counted in denoiser passes that wait for their backward pass at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Protocol
 
 import torch
 
-from dct_augment.config import GradientMethodConfig
-from dct_augment.diffusion import Backend, Conditioning, Trajectory, advance, clean_step, follow, renoise
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """The unconditional encoding, one row, and the guidance scale of one run."""
-
-    unconditional: Conditioning
-    scale: float
-
-    def step_cost(self, backend: Backend) -> int:
-        """U-Net evaluations of one differentiable step: forward and backward, plus the empty branch."""
-        return 2 + backend.evaluations(self.scale)
+from dct_augment.config import (
+    DirectAlignConfig,
+    FullConfig,
+    GradientMethodConfig,
+    LastKConfig,
+    LookAheadConfig,
+    LvConfig,
+)
+from dct_augment.diffusion import Sampler, Trajectory
 
 
 @dataclass
 class ClassBatch:
-    """What one class brings to an update: B samples at pure noise, and a place in [0, 1) of the trajectory.
+    """What one class brings to an update: B images at pure noise, and a position in [0, 1) of the trajectory.
 
     `finished` are clean latents (B, C, h, w) of the same prompts from an earlier update, if there are any; a method
     that makes such latents leaves them there.
     """
 
     trajectory: Trajectory
-    place: float = 0.0
+    position: float = 0.0
     finished: torch.Tensor | None = None
 
     @property
     def stop(self) -> int:
-        """The step at the drawn place."""
-        return min(int(self.place * self.trajectory.length), self.trajectory.length - 1)
+        """The step at the position."""
+        return min(int(self.position * self.trajectory.length), self.trajectory.length - 1)
 
 
 @dataclass(frozen=True)
 class DenoisedBatch:
-    """Latents (sum of B x r, C, h, w), the r copies of a sample side by side, and the evaluations of each class."""
+    """Latents (sum of B x copies, C, h, w), the copies of an image side by side; the evaluations of each class."""
 
     latents: torch.Tensor
-    costs: list[int]
+    evaluations: list[int]
 
 
-Method = Callable[[Backend, Sequence[ClassBatch], Guidance], DenoisedBatch]
+class GradientMethod(Protocol):
+    """One way to reach differentiable latents, and its cost."""
+
+    def __call__(self, sampler: Sampler, batches: Sequence[ClassBatch]) -> DenoisedBatch:
+        """Denoise what every class brings; gradients reach the conditioning."""
+        ...
+
+    def evaluations_per_image(self, steps: int, per_step: int) -> float:
+        """Evaluations of one gradient of one image for N steps of e evaluations, the backward pass included."""
+        ...
 
 
-def last_step(backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance) -> DenoisedBatch:
-    """The paper's method (section 3.2): denoise to the end, keep the gradient of the last step only.
+def _first_step_evaluations(per_step: int) -> int:
+    """A step with gradient whose latents have none: e forward, 2 backward. The empty branch has no gradient."""
+    return per_step + 2
 
-    Costs 2 (N - 1) + 4; peak 1.
+
+def _later_step_evaluations(per_step: int) -> int:
+    """A step with gradient whose latents carry one too: e forward, 2 e backward, through both branches."""
+    return 3 * per_step
+
+
+@dataclass(frozen=True)
+class LastSteps:
+    """Takes the gradient of the last K steps: the paper's method (K = 1, section 3.2), DRaFT-K (arXiv 2309.17400).
+
+    Without K, the gradient of all steps (AlignProp, arXiv 2310.03739). Costs e (N - K) + (e + 2) + 3 e (K - 1); peak
+    2 K - 1. Checkpointed, each pass with gradient is run once more, and only one of them is kept at a time.
     """
-    return last_k(backend, draws, guidance, steps=1)
+
+    count: int | None = None
+    checkpointed: bool = False
+
+    def __call__(self, sampler: Sampler, batches: Sequence[ClassBatch]) -> DenoisedBatch:
+        """See `GradientMethod`."""
+        trajectories = [batch.trajectory for batch in batches]
+        ends = [trajectory.length for trajectory in trajectories]
+        evaluations = sampler.advance(trajectories, [end - self._count(end) for end in ends])
+        latents = sampler.follow(trajectories, ends, checkpointed=self.checkpointed)
+        for number, trajectory in enumerate(trajectories):
+            per_image = self._gradient_evaluations(self._count(trajectory.length), sampler.evaluations_per_step)
+            evaluations[number] += per_image * len(trajectory)
+        return DenoisedBatch(latents, evaluations)
+
+    def evaluations_per_image(self, steps: int, per_step: int) -> float:
+        """See `GradientMethod`."""
+        count = self._count(steps)
+        return (steps - count) * per_step + self._gradient_evaluations(count, per_step)
+
+    def _count(self, steps: int) -> int:
+        """How many of N steps carry the gradient."""
+        return steps if self.count is None else min(self.count, steps)
+
+    def _gradient_evaluations(self, count: int, per_step: int) -> int:
+        """Evaluations of K steps with gradient."""
+        evaluations = _first_step_evaluations(per_step) + _later_step_evaluations(per_step) * (count - 1)
+        if self.checkpointed:  # the empty branch of the first step has no gradient, and is not run again
+            evaluations += 1 + per_step * (count - 1)
+        return evaluations
 
 
-def last_k(
-    backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance, *, steps: int, checkpointed: bool = False
-) -> DenoisedBatch:
-    """The gradient of the last K steps (DRaFT-K, arXiv 2309.17400).
+@dataclass(frozen=True)
+class LowVariance:
+    """Finishes, adds new noise of the last level to r copies, takes each one's last step (DRaFT-LV, arXiv 2309.17400).
 
-    Costs 2 (N - K) + 4 + 6 (K - 1); peak 2 K - 1. Checkpointed, each pass with gradient is run once more, and
-    only one of them is kept at a time.
+    The loss is averaged over the copies, so the variance of the gradient falls. Costs e N + (e + 2) r; peak r.
     """
-    trajectories = [draw.trajectory for draw in draws]
-    starts = [max(trajectory.length - steps, 0) for trajectory in trajectories]
-    costs = advance(backend, trajectories, starts, guidance.unconditional, guidance.scale)
-    first, later = guidance.step_cost(backend), 3 * backend.evaluations(guidance.scale)
-    if checkpointed:
-        first, later = first + 1, later + backend.evaluations(guidance.scale)
-    stops = [trajectory.length for trajectory in trajectories]
-    latents = follow(backend, trajectories, stops, guidance.unconditional, guidance.scale, checkpointed=checkpointed)
-    spent = [
-        len(trajectory) * (first + later * (trajectory.length - start - 1))
-        for trajectory, start in zip(trajectories, starts, strict=True)
-    ]
-    return DenoisedBatch(latents, [before + more for before, more in zip(costs, spent, strict=True)])
+
+    copies: int
+
+    def __call__(self, sampler: Sampler, batches: Sequence[ClassBatch]) -> DenoisedBatch:
+        """See `GradientMethod`."""
+        trajectories = [batch.trajectory for batch in batches]
+        evaluations = sampler.advance(trajectories)
+        noisy = [
+            sampler.renoise(trajectory, trajectory.latents, trajectory.length - 1, self.copies)
+            for trajectory in trajectories
+        ]
+        return _clean_step(sampler, noisy, evaluations)
+
+    def evaluations_per_image(self, steps: int, per_step: int) -> float:
+        """See `GradientMethod`."""
+        return steps * per_step + self.copies * _first_step_evaluations(per_step)
 
 
-def full(backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance) -> DenoisedBatch:
-    """The gradient of the whole trajectory, every U-Net pass checkpointed (AlignProp, arXiv 2310.03739).
+@dataclass(frozen=True)
+class LookAhead:
+    """Stops at the position of the batch and takes the gradient of the clean image that is predicted there.
 
-    Costs 5 + 8 (N - 1): each pass is run again when its gradient is taken; peak 1, and N latents.
+    Costs e s + (e + 2) for a stop after s steps; peak 1. `mean_position` in [0, 1] is where it stops on average.
     """
-    return last_k(backend, draws, guidance, steps=max(draw.trajectory.length for draw in draws), checkpointed=True)
+
+    mean_position: float
+
+    def __call__(self, sampler: Sampler, batches: Sequence[ClassBatch]) -> DenoisedBatch:
+        """See `GradientMethod`."""
+        trajectories = [batch.trajectory for batch in batches]
+        evaluations = sampler.advance(trajectories, [batch.stop for batch in batches])
+        return _clean_step(sampler, trajectories, evaluations)
+
+    def evaluations_per_image(self, steps: int, per_step: int) -> float:
+        """See `GradientMethod`."""
+        return steps * per_step * self.mean_position + _first_step_evaluations(per_step)
 
 
-def lv(backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance, *, times: int) -> DenoisedBatch:
-    """Finish, add new noise to the last noise level r times, take each one's last step (DRaFT-LV, arXiv 2309.17400).
-
-    The loss is averaged over the r copies, so the variance of the gradient falls. Costs 2 N + 4 r; peak r.
-    """
-    trajectories = [draw.trajectory for draw in draws]
-    costs = advance(
-        backend,
-        trajectories,
-        [trajectory.length for trajectory in trajectories],
-        guidance.unconditional,
-        guidance.scale,
-    )
-    noisy = [
-        renoise(backend, trajectory, trajectory.latents, trajectory.length - 1, times) for trajectory in trajectories
-    ]
-    latents = clean_step(backend, noisy, guidance.unconditional, guidance.scale)
-    spent = [guidance.step_cost(backend) * len(trajectory) for trajectory in noisy]
-    return DenoisedBatch(latents, [before + more for before, more in zip(costs, spent, strict=True)])
-
-
-def look_ahead(backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance) -> DenoisedBatch:
-    """Stop at the drawn place of the trajectory and take the gradient of the clean image predicted there.
-
-    Costs 2 s + 4 for a stop after s steps; peak 1.
-    """
-    trajectories = [draw.trajectory for draw in draws]
-    costs = advance(backend, trajectories, [draw.stop for draw in draws], guidance.unconditional, guidance.scale)
-    latents = clean_step(backend, trajectories, guidance.unconditional, guidance.scale)
-    spent = [guidance.step_cost(backend) * len(trajectory) for trajectory in trajectories]
-    return DenoisedBatch(latents, [before + more for before, more in zip(costs, spent, strict=True)])
-
-
-def direct_align(
-    backend: Backend, draws: Sequence[ClassBatch], guidance: Guidance, *, share: float = 1.0
-) -> DenoisedBatch:
-    """Add known noise to a finished image at the drawn place, and recover it in one step (SRPO, arXiv 2509.06942).
+@dataclass(frozen=True)
+class DirectAlign:
+    """Adds known noise to a finished image at the position, and recovers it in one step (SRPO, arXiv 2509.06942).
 
     The model recovers `share` in (0, 1] of the noise, and the known noise is used for the rest:
-    x = (noisy - sigma (share epsilon_model + (1 - share) epsilon)) / alpha. Costs 2 N for the first of the updates
-    that one finished image serves, and 4 for every one; peak 1.
+    x = (noisy - sigma (share epsilon_model + (1 - share) epsilon)) / alpha. Costs e N for the first of the
+    `updates_per_image` that one finished image serves, and e + 2 for every one; peak 1.
     """
-    new = [draw.trajectory for draw in draws if draw.finished is None]
-    spent = iter(
-        advance(backend, new, [trajectory.length for trajectory in new], guidance.unconditional, guidance.scale)
-    )
-    costs = [next(spent) if draw.finished is None else 0 for draw in draws]
-    for draw in draws:
-        if draw.finished is None:
-            draw.finished = draw.trajectory.latents
-    noisy = [renoise(backend, draw.trajectory, draw.finished, draw.stop) for draw in draws if draw.finished is not None]
-    latents = clean_step(backend, noisy, guidance.unconditional, guidance.scale)
-    known = torch.cat([draw.finished for draw in draws if draw.finished is not None])
-    costs = [
-        cost + guidance.step_cost(backend) * len(trajectory) for cost, trajectory in zip(costs, noisy, strict=True)
+
+    share: float = 1.0
+    updates_per_image: int = 1
+
+    def __call__(self, sampler: Sampler, batches: Sequence[ClassBatch]) -> DenoisedBatch:
+        """See `GradientMethod`."""
+        evaluations, finished = self._finish(sampler, batches)
+        noisy = [
+            sampler.renoise(batch.trajectory, latents, batch.stop)
+            for batch, latents in zip(batches, finished, strict=True)
+        ]
+        recovered = _clean_step(sampler, noisy, evaluations)
+        latents = self.share * recovered.latents + (1 - self.share) * torch.cat(finished)
+        return DenoisedBatch(latents, recovered.evaluations)
+
+    def evaluations_per_image(self, steps: int, per_step: int) -> float:
+        """See `GradientMethod`."""
+        return steps * per_step / self.updates_per_image + _first_step_evaluations(per_step)
+
+    @staticmethod
+    def _finish(sampler: Sampler, batches: Sequence[ClassBatch]) -> tuple[list[int], list[torch.Tensor]]:
+        """Denoise to the end where no finished latents are left; the evaluations and the latents of each class."""
+        unfinished = [batch for batch in batches if batch.finished is None]
+        new_evaluations = iter(sampler.advance([batch.trajectory for batch in unfinished]))
+        evaluations, finished = [], []
+        for batch in batches:
+            evaluations.append(next(new_evaluations) if batch.finished is None else 0)
+            if batch.finished is None:
+                batch.finished = batch.trajectory.latents
+            finished.append(batch.finished)
+        return evaluations, finished
+
+
+def _clean_step(sampler: Sampler, trajectories: Sequence[Trajectory], evaluations: Sequence[int]) -> DenoisedBatch:
+    """Predict the clean latents where each trajectory is; add what that takes to the evaluations so far."""
+    latents = sampler.clean_step(trajectories)
+    per_image = _first_step_evaluations(sampler.evaluations_per_step)
+    totals = [
+        before + per_image * len(trajectory) for before, trajectory in zip(evaluations, trajectories, strict=True)
     ]
-    return DenoisedBatch(share * latents + (1 - share) * known, costs)
+    return DenoisedBatch(latents, totals)
 
 
-def method(settings: GradientMethodConfig) -> Method:
-    """Return the gradient method that the settings name, with its own settings."""
-    if settings.name == "last_k":
-        return partial(last_k, steps=settings.steps)
-    if settings.name == "lv":
-        return partial(lv, times=settings.copies)
-    if settings.name == "direct_align":
-        return partial(direct_align, share=settings.predicted_noise_share)
-    return {"last_step": last_step, "full": full, "look_ahead": look_ahead}[settings.name]
+def gradient_method(config: GradientMethodConfig) -> GradientMethod:
+    """Build the gradient method that the configuration names, with its own settings."""
+    if isinstance(config, LastKConfig):
+        return LastSteps(config.steps)
+    if isinstance(config, FullConfig):
+        return LastSteps(checkpointed=True)
+    if isinstance(config, LvConfig):
+        return LowVariance(config.copies)
+    if isinstance(config, LookAheadConfig):
+        return LookAhead(mean_position=sum(map(sum, config.positions)) / 2 / len(config.positions))
+    if isinstance(config, DirectAlignConfig):
+        return DirectAlign(config.predicted_noise_share, config.updates_per_image)
+    return LastSteps(1)

@@ -1,4 +1,4 @@
-"""One class token while it is learned: its vector, optimiser, random stream, best state and fate."""
+"""One class token while it is trained: its vector, optimiser, random stream, best state and fate."""
 
 import math
 from collections.abc import Mapping
@@ -8,10 +8,18 @@ from typing import Any
 import torch
 
 from dct_augment.config import DEFAULT_POSITIONS, DirectAlignConfig, TokensConfig, seed_from
+from dct_augment.diffusion import WordNorms
 from dct_augment.records import ClassInfo, StopReason
 from dct_augment.tokens.certificate import Certificate
+from dct_augment.tokens.vector import TokenVector
 
-_COUNTERS = ("evaluations", "updates", "attempt", "times_used", "_tries", "_stale", "_attempt_best")
+_PROGRESS = 0.01
+"""How much the probability of the class must rise to count as progress."""
+
+
+def new_seeds(generator: torch.Generator, count: int) -> list[int]:
+    """Return seeds of fresh initial latents."""
+    return torch.randint(2**62, (count,), generator=generator).tolist()
 
 
 @dataclass(frozen=True)
@@ -25,11 +33,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Validation:
-    """One look at fresh images: share recognised, and mean probability of the class."""
+    """What fresh images showed: share recognised, and mean probability of the class."""
 
     update: int
     accuracy: float
     probability: float
+
+    def is_better_than(self, other: "Validation") -> bool:
+        """Whether more images are recognised, or as many with more probability."""
+        return (self.accuracy, self.probability) > (other.accuracy, other.probability)
 
 
 @dataclass(frozen=True)
@@ -52,13 +64,23 @@ class TrainedToken:
     validations: tuple[Validation, ...]
 
 
-@dataclass(frozen=True)
-class WordNorms:
-    """The words of one text encoder: embedding width, mean and largest norm."""
+@dataclass
+class Attempt:
+    """One attempt at a class, from one start; `downhill` (n, D) is minus the sum of its normalised gradients."""
 
-    width: int
-    mean_norm: float
-    largest_norm: float
+    number: int
+    downhill: torch.Tensor
+    updates: int = 0
+    best_probability: float | None = None
+    validations_without_progress: int = 0
+
+    def record_probability(self, probability: float) -> None:
+        """Count validations without progress."""
+        if self.best_probability is None or probability > self.best_probability + _PROGRESS:
+            self.best_probability = probability
+            self.validations_without_progress = 0
+        else:
+            self.validations_without_progress += 1
 
 
 @dataclass
@@ -76,77 +98,97 @@ class ClassTokenState:
     target: int
     initial: torch.Tensor
     word_norms: tuple[WordNorms, ...]
-    settings: TokensConfig
+    config: TokensConfig
     history: list[Step] = field(default_factory=list)
     validations: list[Validation] = field(default_factory=list)
     evaluations: int = 0
     updates: int = 0
-    attempt: int = -1
     reason: StopReason | None = None
     certificate: Certificate | None = None
     finished: torch.Tensor | None = None
     times_used: int = 0
 
     def __post_init__(self) -> None:
-        self.generator = torch.Generator().manual_seed(seed_from("token", self.settings.seed, self.info.slug))
-        seeds = torch.randint(2**62, (self.settings.validation_images,), generator=self.generator)
-        self.validation_seeds: list[int] = seeds.tolist()
+        self.generator = torch.Generator().manual_seed(seed_from("token", self.config.seed, self.info.slug))
+        self.validation_seeds = self.new_seeds(self.config.validation_images)
         self.best: Validation | None = None
         self.best_vector = self.initial.clone()
-        self._attempt_best: float | None = None
-        self._tries = self._stale = 0
-        self.restart(self.initial)
+        self._begin_attempt(0, self.initial)
 
-    def draw_seeds(self, count: int) -> list[int]:
-        """Seeds of fresh initial latents."""
-        return torch.randint(2**62, (count,), generator=self.generator).tolist()
+    def restart(self, start: torch.Tensor) -> None:
+        """Begin another attempt at `start` (n, d); the best state of earlier attempts is kept."""
+        self._begin_attempt(self.attempt.number + 1, start)
 
-    def draw_place(self) -> float:
-        """Where in the trajectory this update looks ahead, in [0, 1); the range changes at a restart."""
+    def _begin_attempt(self, number: int, start: torch.Tensor) -> None:
+        self.attempt = Attempt(number, torch.zeros_like(self.initial))
+        self.needs_restart = False
+        self.finished, self.times_used = None, 0
+        self._vector = TokenVector(start, self.word_norms)
+        groups = [
+            {"params": [part], "lr": self._rate(words)}
+            for part, words in zip(self._vector.parts, self.word_norms, strict=True)
+        ]
+        self._optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+
+    def new_seeds(self, count: int) -> list[int]:
+        """Return seeds of fresh initial latents."""
+        return new_seeds(self.generator, count)
+
+    def random_position(self) -> float:
+        """Return where in the trajectory this update looks ahead, in [0, 1); the range changes at a restart."""
         # Every method takes this number from the stream, so that all see the same noise.
-        positions = getattr(self.settings.method, "positions", DEFAULT_POSITIONS)
-        low, high = positions[self.attempt % len(positions)]
+        ranges = getattr(self.config.method, "positions", DEFAULT_POSITIONS)
+        low, high = ranges[self.attempt.number % len(ranges)]
         return low + (high - low) * torch.rand((), generator=self.generator).item()
 
     def update(self, loss: float) -> None:
         """Take one step along the gradient that `backward` left, or stop if anything is not finite."""
-        gradients = [part.grad for part in self._parts if part.grad is not None]
-        if not math.isfinite(loss) or not gradients or not all(bool(one.isfinite().all()) for one in gradients):
+        gradient = self._vector.gradient
+        if gradient is None or not math.isfinite(loss) or not bool(gradient.isfinite().all()):
             self.reason = StopReason.NON_FINITE
             return
-        whole = torch.cat(gradients, 1)
-        norm = whole.norm().clamp(min=torch.finfo(whole.dtype).tiny)
-        self._downhill -= whole / norm
-        with torch.no_grad():
-            for part, words in zip(self._parts, self.word_norms, strict=True):
-                part.grad = _steered(part, norm, words, self.settings.norm_prior)
-            self._schedule()
-            self._optimizer.step()
-            self.zero_grad()
-            for part, words in zip(self._parts, self.word_norms, strict=True):
-                limit = self.settings.max_norm * words.largest_norm
-                part.mul_((limit / part.norm(dim=1, keepdim=True)).clamp(max=1.0))
+        norm = gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)
+        self.attempt.downhill -= gradient / norm
+        self._step(norm)
         self.updates += 1
-        self._tries += 1
-        self.history.append(Step(self.updates, loss, self.vector.detach().norm(dim=1).max().item()))
+        self.attempt.updates += 1
+        self.history.append(Step(self.updates, loss, self._vector.largest_norm()))
+
+    @torch.no_grad()
+    def _step(self, norm: torch.Tensor) -> None:
+        """Take an Adam step along the gradient of this norm, and limit the length of the vectors."""
+        pairs = list(zip(self._vector.parts, self.word_norms, strict=True))
+        for part, words in pairs:
+            part.grad = _steered(part, norm, words, self.config.norm_prior)
+        self._schedule()
+        self._optimizer.step()
+        self.zero_grad()
+        for part, words in pairs:
+            limit = self.config.max_norm * words.largest_norm
+            part.mul_((limit / part.norm(dim=1, keepdim=True)).clamp(max=1.0))
 
     def store_finished(self, finished: torch.Tensor | None) -> None:
         """Remember the finished latents that an update used, for as many updates as they may serve."""
         self.times_used += 1
         self.finished = finished
-        method = self.settings.method
+        method = self.config.method
         if finished is None or not isinstance(method, DirectAlignConfig) or self.times_used >= method.updates_per_image:
             self.finished, self.times_used = None, 0
 
     @property
     def first_prompt(self) -> int:
         """The number of the next update's first prompt; finished latents keep theirs."""
-        return (self.updates - self.times_used) * self.settings.images_per_update
+        return (self.updates - self.times_used) * self.config.images_per_update
 
     @property
     def vector(self) -> torch.Tensor:
         """The class token as it is now, (n, D), differentiable."""
-        return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts, 1)
+        return self._vector.value
+
+    @property
+    def gradient(self) -> torch.Tensor | None:
+        """The gradient (n, D) that `backward` left; None if there is none."""
+        return self._vector.gradient
 
     def zero_grad(self) -> None:
         """Drop gradients, also those of an update that did not come to its end."""
@@ -158,32 +200,45 @@ class ClassTokenState:
         First order, as in HotFlip (arXiv 1712.06751): the gradients of the attempt say which words would
         have lowered the loss most.
         """
-        return (words @ self._downhill.sum(0)).topk(min(count, len(words))).indices
+        return (words @ self.attempt.downhill.sum(0)).topk(min(count, len(words))).indices
 
     @property
     def needs_validation(self) -> bool:
-        """Whether it is time to look at validation images."""
-        return self._tries % self.settings.validate_every == 0 or self._tries >= self.settings.max_updates
+        """Whether it is time to generate validation images."""
+        return self.attempt.updates % self.config.validate_every == 0 or self._updates_are_used_up
 
-    def judge(self, accuracy: float, probability: float) -> None:
-        """Take a validation into account: keep the best state; stop, restart or go on."""
-        seen = Validation(self.updates, accuracy, probability)
-        self.validations.append(seen)
-        if self.best is None or (seen.accuracy, seen.probability) > (self.best.accuracy, self.best.probability):
-            self.best, self.best_vector = seen, self.vector.detach().clone()
-        if self._attempt_best is None or seen.probability > self._attempt_best + 0.01:
-            self._attempt_best, self._stale = seen.probability, 0
-        else:
-            self._stale += 1
-        exhausted = self._tries >= self.settings.max_updates
-        hopeless = seen.probability < self.settings.give_up_below and self.attempt < self.settings.restarts
-        if seen.accuracy >= self.settings.target_accuracy and seen.probability >= self.settings.target_probability:
+    @property
+    def _updates_are_used_up(self) -> bool:
+        return self.attempt.updates >= self.config.max_updates
+
+    def record_validation(self, accuracy: float, probability: float) -> None:
+        """Take a validation into account: keep the best state; stop, ask for a restart, or go on."""
+        validation = Validation(self.updates, accuracy, probability)
+        self.validations.append(validation)
+        if self.best is None or validation.is_better_than(self.best):
+            self.best, self.best_vector = validation, self.vector.detach().clone()
+        self.attempt.record_probability(probability)
+        if self._reaches_the_target(validation):
             self.reason = StopReason.TARGET
-        elif exhausted or hopeless or self._stale >= self.settings.patience:
-            if self.best.accuracy < self.settings.restart_below_accuracy and self.attempt < self.settings.restarts:
+        elif self._attempt_is_over(validation):
+            if self._may_restart and self.best.accuracy < self.config.restart_below_accuracy:
                 self.needs_restart = True
             else:
-                self.reason = StopReason.UPDATES if exhausted else StopReason.PATIENCE
+                self.reason = StopReason.UPDATES if self._updates_are_used_up else StopReason.PATIENCE
+
+    def _reaches_the_target(self, validation: Validation) -> bool:
+        accurate = validation.accuracy >= self.config.target_accuracy
+        return accurate and validation.probability >= self.config.target_probability
+
+    def _attempt_is_over(self, validation: Validation) -> bool:
+        """Whether updates or patience are used up, or another start is the only hope."""
+        if self._updates_are_used_up or self.attempt.validations_without_progress >= self.config.patience:
+            return True
+        return self._may_restart and validation.probability < self.config.give_up_below
+
+    @property
+    def _may_restart(self) -> bool:
+        return self.attempt.number < self.config.restarts
 
     def set_certificate(self, certificate: Certificate) -> None:
         """Take the certificate of the best state; a token that changes less than one grey level has no effect."""
@@ -191,71 +246,67 @@ class ClassTokenState:
         if self.reason is not StopReason.NON_FINITE and (self.best is None or certificate.effect < 1.0):
             self.reason = StopReason.NO_EFFECT
 
-    def state(self) -> dict[str, Any]:
-        """All that a later process needs to go on exactly here: tensors and plain values."""
-        return {
-            "slug": self.info.slug,
-            "generator": self.generator.get_state(),
-            "vector": self.vector.detach().clone(),
-            "best_vector": self.best_vector,
-            "downhill": self._downhill,
-            "optimizer": self._optimizer.state_dict(),
-            "history": [astuple(step) for step in self.history],
-            "validations": [astuple(seen) for seen in self.validations],
-            "best": astuple(self.best) if self.best else None,
-            "finished": self.finished,
-            "counters": {name: getattr(self, name) for name in _COUNTERS},
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state` of this class."""
-        self.generator.set_state(state["generator"])
-        self.best_vector, self._downhill = state["best_vector"], state["downhill"]
-        with torch.no_grad():
-            for part, saved in zip(self._parts, self._split(state["vector"]), strict=True):
-                part.copy_(saved)
-        self._optimizer.load_state_dict(state["optimizer"])
-        self.history = [Step(*values) for values in state["history"]]
-        self.validations = [Validation(*values) for values in state["validations"]]
-        self.best = Validation(*state["best"]) if state["best"] else None
-        self.finished = state["finished"]
-        for name, value in state["counters"].items():
-            setattr(self, name, value)
-
     @property
     def usable(self) -> bool:
         """Whether there is a token at all; its certificate says whether it is worth using."""
         return self.reason not in (StopReason.NON_FINITE, StopReason.NO_EFFECT)
 
-    def restart(self, start: torch.Tensor) -> None:
-        """Begin another attempt at `start` (n, d); the best state of earlier attempts is kept."""
-        self.attempt += 1
-        self.needs_restart = False
-        self._downhill = torch.zeros_like(self.initial)
-        self._tries, self._stale = 0, 0
-        self._attempt_best = None
-        self.finished, self.times_used = None, 0
-        self._parts = [part.clone().requires_grad_(True) for part in self._split(start)]
-        groups = [
-            {"params": [part], "lr": self._rate(words)}
-            for part, words in zip(self._parts, self.word_norms, strict=True)
-        ]
-        self._optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    def state(self) -> dict[str, Any]:
+        """Return all that a later process needs to go on exactly here: tensors and plain values."""
+        return {
+            "slug": self.info.slug,
+            "generator": self.generator.get_state(),
+            "vector": self.vector.detach().clone(),
+            "best_vector": self.best_vector,
+            "downhill": self.attempt.downhill,
+            "optimizer": self._optimizer.state_dict(),
+            "history": [astuple(step) for step in self.history],
+            "validations": [astuple(validation) for validation in self.validations],
+            "best": astuple(self.best) if self.best else None,
+            "finished": self.finished,
+            "counters": {
+                "evaluations": self.evaluations,
+                "updates": self.updates,
+                "attempt": self.attempt.number,
+                "times_used": self.times_used,
+                "_tries": self.attempt.updates,
+                "_stale": self.attempt.validations_without_progress,
+                "_attempt_best": self.attempt.best_probability,
+            },
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of this class."""
+        self.generator.set_state(state["generator"])
+        self.best_vector = state["best_vector"]
+        self._vector.set(state["vector"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.history = [Step(*values) for values in state["history"]]
+        self.validations = [Validation(*values) for values in state["validations"]]
+        self.best = Validation(*state["best"]) if state["best"] else None
+        self.finished = state["finished"]
+        counters = state["counters"]
+        self.evaluations, self.updates = counters["evaluations"], counters["updates"]
+        self.times_used = counters["times_used"]
+        self.attempt = Attempt(
+            counters["attempt"],
+            state["downhill"],
+            updates=counters["_tries"],
+            best_probability=counters["_attempt_best"],
+            validations_without_progress=counters["_stale"],
+        )
 
     def _rate(self, words: WordNorms) -> float:
-        """The Adam step, of every dimension, with which a whole step is `learning_rate` mean word norms long."""
-        return self.settings.learning_rate * words.mean_norm / math.sqrt(words.width)
+        """The Adam step, of every dimension, with which a step of all is `learning_rate` mean word norms long."""
+        return self.config.learning_rate * words.mean_norm / math.sqrt(words.width)
 
     def _schedule(self) -> None:
-        if self.settings.schedule == "constant":
+        """Set the learning rate of the next step."""
+        if self.config.schedule == "constant":
             return
-        share = 0.5 * (1 + math.cos(math.pi * self._tries / self.settings.max_updates))
+        share = 0.5 * (1 + math.cos(math.pi * self.attempt.updates / self.config.max_updates))
         for group, words in zip(self._optimizer.param_groups, self.word_norms, strict=True):
             group["lr"] = share * self._rate(words)
-
-    def _split(self, vector: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The part of a vector (n, D) that belongs to each text encoder."""
-        return vector.split([words.width for words in self.word_norms], 1)
 
 
 def _steered(part: torch.Tensor, norm: torch.Tensor, words: WordNorms, prior: float) -> torch.Tensor:

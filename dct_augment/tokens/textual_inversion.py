@@ -16,13 +16,14 @@ from PIL import Image
 
 from dct_augment import prompts
 from dct_augment.classifiers import Classifier
-from dct_augment.config import PromptsConfig, SamplingConfig, TextualInversionConfig, TokensConfig, seed_from
-from dct_augment.diffusion import Backend, Conditioning
+from dct_augment.config import PromptsConfig, TextualInversionConfig, TokensConfig, seed_from
+from dct_augment.diffusion import Conditioning, Sampler, WordNorms
 from dct_augment.errors import InputError
 from dct_augment.images import square
 from dct_augment.records import ClassInfo, StopReason
 from dct_augment.tokens.state import Step, TrainedToken, Validation
-from dct_augment.tokens.trainer import MARK, Trainer
+from dct_augment.tokens.trainer import PLACEHOLDER, Trainer
+from dct_augment.tokens.vector import TokenVector
 
 
 @dataclass
@@ -30,33 +31,32 @@ class InversionState:
     """The training state of one class; all that is random comes from its own generator.
 
     `mean` and `deviation` (N, C, h, w) are of the latents of its N images. The vector (n, D) is float32; its step is
-    relative to the words of each text encoder, whose embedding widths and mean norms are `words`.
+    relative to the words of each text encoder.
     """
 
     info: ClassInfo
     initial: torch.Tensor
-    words: tuple[tuple[int, float], ...]
+    word_norms: tuple[WordNorms, ...]
     mean: torch.Tensor
     deviation: torch.Tensor
-    settings: TextualInversionConfig
+    config: TextualInversionConfig
     history: list[Step] = field(default_factory=list)
     evaluations: int = 0
     reason: StopReason | None = None
 
     def __post_init__(self) -> None:
-        self.generator = torch.Generator().manual_seed(seed_from("inversion", self.settings.seed, self.info.slug))
-        self._parts = [one.clone().requires_grad_(True) for one in self._split(self.initial)]
-        rate = self.settings.learning_rate
+        self.generator = torch.Generator().manual_seed(seed_from("inversion", self.config.seed, self.info.slug))
+        self._vector = TokenVector(self.initial, self.word_norms)
         groups = [
-            {"params": [part], "lr": rate * norm / math.sqrt(width)}
-            for part, (width, norm) in zip(self._parts, self.words, strict=True)
+            {"params": [part], "lr": self.config.learning_rate * words.mean_norm / math.sqrt(words.width)}
+            for part, words in zip(self._vector.parts, self.word_norms, strict=True)
         ]
-        self._optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
+        self._optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
 
     @property
     def vector(self) -> torch.Tensor:
         """The token as it is now, (n, D), differentiable."""
-        return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts, 1)
+        return self._vector.value
 
     def zero_grad(self) -> None:
         """Drop gradients, also those of an update that did not come to its end."""
@@ -64,20 +64,21 @@ class InversionState:
 
     def update(self, loss: float, scale: float = 1.0) -> None:
         """Take one step along the gradient that `backward` left, `scale` times too long; stop if it is not finite."""
-        gradients = [part.grad for part in self._parts if part.grad is not None]
-        if not math.isfinite(loss) or not gradients or not all(bool(one.isfinite().all()) for one in gradients):
+        gradient = self._vector.gradient
+        if gradient is None or not math.isfinite(loss) or not bool(gradient.isfinite().all()):
             self.reason = StopReason.NON_FINITE
             return
-        for gradient in gradients:
-            gradient.div_(scale)
+        for part in self._vector.parts:
+            if part.grad is not None:
+                part.grad.div_(scale)
         self._optimizer.step()
         self.zero_grad()
-        self.history.append(Step(len(self.history) + 1, loss, self.vector.detach().norm(dim=1).max().item()))
-        if len(self.history) >= self.settings.steps:
+        self.history.append(Step(len(self.history) + 1, loss, self._vector.largest_norm()))
+        if len(self.history) >= self.config.steps:
             self.reason = StopReason.UPDATES
 
     def state(self) -> dict[str, Any]:
-        """All that a later process needs to go on exactly here: tensors and plain values."""
+        """Return all that a later process needs to go on exactly here: tensors and plain values."""
         return {
             "slug": self.info.slug,
             "generator": self.generator.get_state(),
@@ -90,135 +91,139 @@ class InversionState:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state` of this class."""
         self.generator.set_state(state["generator"])
-        with torch.no_grad():
-            for part, saved in zip(self._parts, self._split(state["vector"]), strict=True):
-                part.copy_(saved)
+        self._vector.set(state["vector"])
         self._optimizer.load_state_dict(deepcopy(state["optimizer"]))
         self.history = [Step(*values) for values in state["history"]]
         self.evaluations = state["evaluations"]
 
-    def _split(self, vector: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return vector.split([width for width, _ in self.words], 1)
-
 
 @dataclass(frozen=True)
 class NoisedBatch:
-    """What one class sees in one step: B clean latents and noises (B, C, h, w), timesteps (B,), and prompts."""
+    """What one class trains on in one step: B clean latents and noises (B, C, h, w), timesteps (B,), and prompts."""
 
     latents: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
-    lines: Sequence[str]
+    prompts: Sequence[str]
 
 
 class TextualInversionTrainer(Trainer[InversionState]):
-    """Trains tokens on `pictures`, by class slug; guide and judge only look at what came of it.
+    """Trains tokens on `images`, by class slug; guide and judge only measure what came of it.
 
-    The last state is kept, as the method has it: to choose one by a guide that saw other images would help it.
+    The last state is kept, as the method has it: to choose one by a guide that knows other images would help it.
     """
 
-    _lower = "textual_inversion.batch_size"
+    _settings_that_save_memory = "textual_inversion.batch_size"
 
     def __init__(
         self,
-        backend: Backend,
+        sampler: Sampler,
         guide: Classifier,
         *,
-        pictures: Mapping[str, Sequence[Image.Image]],
+        images: Mapping[str, Sequence[Image.Image]],
         judge: Classifier | None = None,
-        settings: TextualInversionConfig,
-        tokens: TokensConfig,
-        sampling: SamplingConfig,
-        prompting: PromptsConfig,
+        inversion_config: TextualInversionConfig,
+        tokens_config: TokensConfig,
+        prompts_config: PromptsConfig,
     ) -> None:
         super().__init__(
-            backend, guide, judge, tokens=tokens, sampling=sampling, prompting=prompting, updates=settings.steps
+            sampler,
+            guide,
+            judge=judge,
+            tokens_config=tokens_config,
+            prompts_config=prompts_config,
+            updates=inversion_config.steps,
         )
-        self._settings, self._pictures = settings, pictures
-        norms = zip(backend.blocks, backend.word_norms(), strict=True)
-        self._words = tuple((width, mean) for (_, width), (mean, _) in norms)
+        self._inversion_config, self._images = inversion_config, images
         # In half precision small gradients would vanish.
-        self._loss_scale = 1024.0 if backend.dtype == torch.float16 else 1.0
+        self._loss_scale = 1024.0 if self._backend.dtype == torch.float16 else 1.0
 
     def _check(self, classes: Sequence[ClassInfo]) -> None:
         """See `Trainer`.
 
         Raises:
-            InputError: a class has no pictures.
+            InputError: a class has no images.
         """
-        if missing := [info.name for info in classes if not self._pictures.get(info.slug)]:
+        if missing := [info.name for info in classes if not self._images.get(info.slug)]:
             raise InputError(f"textual inversion has no few-shot image of: {', '.join(missing)}")
         super()._check(classes)
 
-    def _learner(self, info: ClassInfo) -> InversionState:
+    def _new_state(self, info: ClassInfo) -> InversionState:
         size = self._backend.image_size
-        each = [self._backend.compress(square(picture, size)) for picture in self._pictures[info.slug]]
-        mean, deviation = (torch.cat(parts) for parts in zip(*each, strict=True))
-        return InversionState(info, self._initial, self._words, mean, deviation, self._settings)
+        encoded = [self._backend.encode_images(square(image, size)) for image in self._images[info.slug]]
+        mean = torch.cat([mean for mean, _ in encoded])
+        deviation = torch.cat([deviation for _, deviation in encoded])
+        return InversionState(info, self._initial, self._word_norms, mean, deviation, self._inversion_config)
 
-    def _advance(self, active: Sequence[InversionState]) -> None:
-        """One update of every class, as many at once as memory holds."""
-        for _ in self._batches.run([(one, self.draw(one)) for one in active], self._update_together):
+    def _train_round(self, states: Sequence[InversionState]) -> None:
+        """Do one update of every class, as many at once as memory holds."""
+        for _ in self._batches.run([(state, self.new_batch(state)) for state in states], self._update_batch):
             pass
 
-    def draw(self, one: InversionState) -> NoisedBatch:
-        """What a class sees in its next step, drawn from its generator."""
-        count, random = self._settings.batch_size, one.generator
-        chosen = torch.randint(len(one.mean), (count,), generator=random)
-        timesteps = torch.randint(self._backend.training_steps, (count,), generator=random)
-        noise, jitter = (torch.randn(count, *one.mean.shape[1:], generator=random).to(one.mean) for _ in range(2))
-        numbers = torch.randint(len(self._prompting.templates), (count,), generator=random).tolist()
-        latents = one.mean[chosen] + one.deviation[chosen] * jitter
+    def new_batch(self, state: InversionState) -> NoisedBatch:
+        """Choose what a class trains on in its next step, by its generator."""
+        count, generator = self._inversion_config.batch_size, state.generator
+        templates = self._prompts_config.templates
+        rows = torch.randint(len(state.mean), (count,), generator=generator)
+        timesteps = torch.randint(self._backend.training_steps, (count,), generator=generator)
+        noise = torch.randn(count, *state.mean.shape[1:], generator=generator).to(state.mean)
+        jitter = torch.randn(count, *state.mean.shape[1:], generator=generator).to(state.mean)
+        numbers = torch.randint(len(templates), (count,), generator=generator).tolist()
+        latents = state.mean[rows] + state.deviation[rows] * jitter
         # Without a context: it would say of the images what they do not show.
-        lines = [prompts.build(self._prompting.templates[number], one.info.name, token=MARK) for number in numbers]
-        return NoisedBatch(latents, noise, timesteps.to(one.mean.device), lines)
+        lines = [prompts.build(templates[number], state.info.name, token=PLACEHOLDER) for number in numbers]
+        return NoisedBatch(latents, noise, timesteps.to(state.mean.device), lines)
 
-    def _update_together(self, drawn: Sequence[tuple[InversionState, NoisedBatch]]) -> None:
-        for one, _ in drawn:
-            one.zero_grad()
-        losses = self.losses([draw for _, draw in drawn], [one.vector for one, _ in drawn])
+    def _update_batch(self, updates: Sequence[tuple[InversionState, NoisedBatch]]) -> None:
+        """Do one update of some classes in one batch."""
+        for state, _ in updates:
+            state.zero_grad()
+        losses = self.losses([batch for _, batch in updates], [state.vector for state, _ in updates])
         (losses.sum() * self._loss_scale).backward()
-        for (one, draw), loss in zip(drawn, losses.tolist(), strict=True):
-            one.evaluations += 3 * len(draw.lines)
-            one.update(loss, self._loss_scale)
+        for (state, batch), loss in zip(updates, losses.tolist(), strict=True):
+            state.evaluations += 3 * len(batch.prompts)
+            state.update(loss, self._loss_scale)
 
-    def losses(self, draws: Sequence[NoisedBatch], vectors: Sequence[torch.Tensor]) -> torch.Tensor:
+    def losses(self, batches: Sequence[NoisedBatch], vectors: Sequence[torch.Tensor]) -> torch.Tensor:
         """Mean squared error of what the denoiser predicts for each class with its vector (n, D); (K,).
 
         Costs 3 U-Net evaluations an image with its backward pass.
         """
-        parts = zip(*((one.latents, one.noise, one.timesteps) for one in draws), strict=True)
-        latents, noise, timesteps = (torch.cat(part) for part in parts)
+        latents = torch.cat([batch.latents for batch in batches])
+        noise = torch.cat([batch.noise for batch in batches])
+        timesteps = torch.cat([batch.timesteps for batch in batches])
         inputs, target = self._backend.noised(latents, noise, timesteps)
-        encoding = Conditioning.cat(self._texts(one.lines, vector) for one, vector in zip(draws, vectors, strict=True))
-        output = self._backend.denoise(inputs, timesteps, encoding, self._sampling.guidance_scale)
+        pairs = zip(batches, vectors, strict=True)
+        conditioning = Conditioning.cat(self._encode_distinct(batch.prompts, vector) for batch, vector in pairs)
+        output = self._backend.denoise(inputs, timesteps, conditioning, self._sampler.guidance_scale)
         exact = torch.promote_types(output.dtype, torch.float32)
         errors = (output.to(exact) - target.to(exact)).square().flatten(1).mean(1)
-        return torch.stack([one.mean() for one in errors.split([len(draw.lines) for draw in draws])])
+        by_class = errors.split([len(batch.prompts) for batch in batches])
+        return torch.stack([class_errors.mean() for class_errors in by_class])
 
-    def _texts(self, lines: Sequence[str], vector: torch.Tensor) -> Conditioning:
-        """Encoded prompts; equal ones once."""
+    def _encode_distinct(self, lines: Sequence[str], vector: torch.Tensor) -> Conditioning:
+        """Encode prompts with a vector (n, D) as their token; equal ones once."""
         distinct = sorted(set(lines))
         encoded = self._backend.encode(distinct, vector.expand(len(distinct), -1, -1))
         return encoded[torch.tensor([distinct.index(line) for line in lines])]
 
     @torch.no_grad()
-    def _finish(self, one: InversionState) -> TrainedToken:
+    def _finish(self, state: InversionState) -> TrainedToken:
         """See `Trainer`: the last vector, certified."""
-        vector = one.vector.detach().clone()
-        certificate, images = self._certify(one, vector)
-        (target,) = self._guide.targets([one.info])
+        vector, updates = state.vector.detach().clone(), len(state.history)
+        certificate, images = self._certify(state, vector)
+        (target,) = self._guide.targets([state.info])
         probability = self._guide.logits(images).softmax(1)[:, target].mean().item()
         return TrainedToken(
-            info=one.info,
+            info=state.info,
             vector=vector,
-            usable=one.reason is not StopReason.NON_FINITE,
-            reason=one.reason or StopReason.UPDATES,
-            updates=len(one.history),
+            usable=state.reason is not StopReason.NON_FINITE,
+            reason=state.reason or StopReason.UPDATES,
+            updates=updates,
             attempts=1,
-            evaluations=one.evaluations,
-            best=Validation(len(one.history), certificate.guide.token, probability),
+            evaluations=state.evaluations,
+            best=Validation(updates, certificate.guide.token, probability),
             certificate=certificate,
-            history=tuple(one.history),
+            history=tuple(state.history),
             validations=(),
         )

@@ -1,4 +1,4 @@
-"""Continuous batching: many classes learn in one batch, and one that is done frees its slot for the next.
+"""Continuous batching: many classes train in one batch, and a class that is done frees its slot for the next.
 
 What all ways of training a token share: slots, resume, prompts, and the certificate on fresh noise. What an update is,
 and when a class is done, each way says for itself.
@@ -7,19 +7,20 @@ and when a class is done, each way says for itself.
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from dct_augment import prompts
 from dct_augment.classifiers import Classifier
-from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
-from dct_augment.diffusion import Backend, Conditioning, ShrinkingBatches, Trajectory, advance
+from dct_augment.config import PromptsConfig, TokensConfig
+from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches
 from dct_augment.records import ClassInfo, Progress, ProgressCallback, StopReason, ignore_progress
 from dct_augment.tokens.certificate import Certificate, Score, certify, score
-from dct_augment.tokens.state import Step, TrainedToken
+from dct_augment.tokens.state import Step, TrainedToken, new_seeds
 
-MARK = "<dct-training>"
+PLACEHOLDER = "<dct-training>"
 """How prompts call the token in training; its vectors are put in where it stands."""
 
 
@@ -33,7 +34,7 @@ class TokenState(Protocol):
     reason: StopReason | None
 
     def state(self) -> dict[str, Any]:
-        """All that a later process needs to go on exactly here."""
+        """Return all that a later process needs to go on exactly here."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -41,48 +42,90 @@ class TokenState(Protocol):
         ...
 
 
-L = TypeVar("L", bound=TokenState)
+State = TypeVar("State", bound=TokenState)
 
 
-class Trainer(ABC, Generic[L]):
-    """Trains class tokens on one back-end; a class takes at most `updates`, as far as progress is concerned."""
+@dataclass
+class _Queue(Generic[State]):
+    """The classes of one training: those that wait, those in a slot, and how many are finished."""
 
-    _lower = "tokens.images_per_update and tokens.validation_images"
+    classes: Sequence[ClassInfo]
+    waiting: deque[ClassInfo]
+    active: list[State]
+
+    @property
+    def finished(self) -> int:
+        """How many classes are neither waiting nor in a slot."""
+        return len(self.classes) - len(self.waiting) - len(self.active)
+
+    def fill(self, slots: int, new_state: Callable[[ClassInfo], State]) -> None:
+        """Give free slots to the classes that wait."""
+        while self.waiting and len(self.active) < slots:
+            self.active.append(new_state(self.waiting.popleft()))
+
+    def remove_finished(self) -> list[State]:
+        """Free the slots of the classes that have a reason to stop; return them."""
+        finished = [state for state in self.active if state.reason is not None]
+        self.active = [state for state in self.active if state.reason is None]
+        return finished
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Return what `Trainer.train` takes as `resume`."""
+        return {
+            "classes": [info.slug for info in self.classes],
+            "waiting": [info.slug for info in self.waiting],
+            "active": [state.state() for state in self.active],
+        }
+
+    def progress(self, updates: int) -> Progress:
+        """Count updates, with `updates` for each finished class, and fewer for one that is still in its slot."""
+        active = sum(min(len(state.history), updates - 1) for state in self.active)
+        names = ", ".join(state.info.name for state in self.active)
+        return Progress("tokens", self.finished * updates + active, len(self.classes) * updates, names)
+
+
+class Trainer(ABC, Generic[State]):
+    """Trains class tokens with one sampler; a class takes at most `updates`, as far as progress is concerned."""
+
+    _settings_that_save_memory = "tokens.images_per_update and tokens.validation_images"
     """The settings that make the work on one class smaller."""
 
     def __init__(
         self,
-        backend: Backend,
+        sampler: Sampler,
         guide: Classifier,
-        judge: Classifier | None,
         *,
-        tokens: TokensConfig,
-        sampling: SamplingConfig,
-        prompting: PromptsConfig,
+        judge: Classifier | None,
+        tokens_config: TokensConfig,
+        prompts_config: PromptsConfig,
         updates: int,
     ) -> None:
-        self._backend, self._guide, self._judge = backend, guide, judge
-        self._tokens, self._sampling, self._prompting = tokens, sampling, prompting
-        with torch.no_grad():
-            self._unconditional = backend.unconditional(prompting.negative)
-        self._initial = backend.word(tokens.init_word).repeat(tokens.vectors, 1)
+        self._sampler, self._backend = sampler, sampler.backend
+        self._guide, self._judge = guide, judge
+        self._tokens_config, self._prompts_config = tokens_config, prompts_config
+        self._initial = self._backend.word(tokens_config.init_word).repeat(tokens_config.vectors, 1)
+        self._word_norms = self._backend.word_norms()
         self._updates = updates
-        self._batches = ShrinkingBatches(tokens.classes_per_batch, "classes")
+        self._batches = ShrinkingBatches(tokens_config.classes_per_batch, "classes")
 
     @abstractmethod
-    def _learner(self, info: ClassInfo) -> L:
-        """A class at its beginning."""
+    def _new_state(self, info: ClassInfo) -> State:
+        """Return a class at its beginning."""
 
     @abstractmethod
-    def _advance(self, active: Sequence[L]) -> None:
-        """One update of every class, and what is due after it; those that are done get their reason."""
+    def _train_round(self, states: Sequence[State]) -> None:
+        """Do one update of every class, and what is due after it; those that are done get their reason."""
 
     @abstractmethod
-    def _finish(self, one: L) -> TrainedToken:
-        """The result of a class that is done."""
+    def _finish(self, state: State) -> TrainedToken:
+        """Return the result of a class that is done."""
 
     def _check(self, classes: Sequence[ClassInfo]) -> None:
-        """See that these classes can be trained."""
+        """Check that these classes can be trained.
+
+        Raises:
+            ModelError: guide or judge do not know a class.
+        """
         for classifier in (self._guide, self._judge):
             if classifier is not None:
                 classifier.targets(classes)
@@ -104,88 +147,79 @@ class Trainer(ABC, Generic[L]):
         Raises:
             ModelError: guide or judge do not know a class.
         """
-
-        def remember() -> None:
+        slots = self._tokens_config.classes_per_batch
+        self._batches = ShrinkingBatches(slots, "classes", on_progress, self._settings_that_save_memory)
+        queue = self._start(classes, resume)
+        if checkpoint is not None:
+            checkpoint(queue.checkpoint())
+        while queue.waiting or queue.active:
+            queue.fill(slots, self._new_state)
+            self._train_round(queue.active)
+            for state in queue.remove_finished():
+                yield self._finish(state)
+            on_progress(queue.progress(self._updates))
             if checkpoint is not None:
-                checkpoint({
-                    "classes": [info.slug for info in classes],
-                    "waiting": [info.slug for info in waiting],
-                    "active": [one.state() for one in active],
-                })  # fmt: skip
+                checkpoint(queue.checkpoint())
 
-        self._batches = ShrinkingBatches(self._tokens.classes_per_batch, "classes", on_progress, self._lower)
-        waiting, active = self._start(classes, resume)
-        done, whole = len(classes) - len(waiting) - len(active), self._updates
-        remember()
-        while waiting or active:
-            while waiting and len(active) < self._tokens.classes_per_batch:
-                active.append(self._learner(waiting.popleft()))
-            self._advance(active)
-            finished = [one for one in active if one.reason is not None]
-            active = [one for one in active if one.reason is None]
-            for one in finished:
-                done += 1
-                yield self._finish(one)
-            part = sum(min(len(one.history), whole - 1) for one in active)
-            note = ", ".join(one.info.name for one in active)
-            on_progress(Progress("tokens", done * whole + part, len(classes) * whole, note))
-            remember()
+    def _start(self, classes: Sequence[ClassInfo], resume: Mapping[str, Any] | None) -> _Queue[State]:
+        """Queue all classes, or those that a checkpoint has not finished, each as it was."""
+        if resume is None:
+            self._check(classes)
+            return _Queue(classes, deque(classes), [])
+        by_slug = {info.slug: info for info in classes}
+        waiting = deque(by_slug[slug] for slug in resume["waiting"])
+        unfinished = [by_slug[saved["slug"]] for saved in resume["active"]]
+        self._check([*unfinished, *waiting])
+        active = []
+        for info, saved in zip(unfinished, resume["active"], strict=True):
+            state = self._new_state(info)
+            state.restore(saved)
+            active.append(state)
+        return _Queue(classes, waiting, active)
 
-    def _start(
-        self, classes: Sequence[ClassInfo], resume: Mapping[str, Any] | None
-    ) -> tuple[deque[ClassInfo], list[L]]:
-        known = {info.slug: info for info in classes}
-        states = {} if resume is None else {state["slug"]: state for state in resume["active"]}
-        waiting = deque(classes if resume is None else (known[slug] for slug in resume["waiting"]))
-        self._check([*(known[slug] for slug in states), *waiting])
-        active = [self._learner(known[slug]) for slug in states]
-        for one in active:
-            one.restore(states[one.info.slug])
-        return waiting, active
+    def _certify(self, state: State, vector: torch.Tensor) -> tuple[Certificate, torch.Tensor]:
+        """Compare a vector (n, D) with the plain prompt, on fresh noise; also its images (B, 3, H, W)."""
+        info, count = state.info, self._tokens_config.certificate_images
+        seeds = new_seeds(state.generator, count)
+        token_images = self._generate(state, seeds, self._encode(info, vector, first=0, count=count))
+        plain_prompts = self._prompts(info, token=None, first=0, count=count)
+        plain_images = self._generate(state, seeds, self._backend.encode(plain_prompts))
+        guide, judge = _score(self._guide, info, plain_images, token_images), None
+        if self._judge is not None:
+            judge = _score(self._judge, info, plain_images, token_images)
+        certificate = certify(plain_images, token_images, guide, judge, self._tokens_config.min_diversity_ratio)
+        return certificate, token_images
 
-    def _certify(self, one: L, vector: torch.Tensor) -> tuple[Certificate, torch.Tensor]:
-        """A vector (n, D) against the plain prompt, on fresh noise; and the images (B, 3, H, W) drawn with it."""
-        count = self._tokens.certificate_images
-        seeds = torch.randint(2**62, (count,), generator=one.generator).tolist()
-        token = self._images(one, seeds, self._encode(one.info, vector, 0, count))
-        plain = self._images(one, seeds, self._backend.encode(self._prompts(one.info, None, 0, count)))
-        guide, judge = _score(self._guide, one.info, plain, token), None
-        if self._judge:
-            judge = _score(self._judge, one.info, plain, token)
-        return certify(plain, token, guide, judge, self._tokens.min_diversity_ratio), token
+    def _generate(self, state: State, seeds: Sequence[int], conditioning: Conditioning) -> torch.Tensor:
+        """Generate images of one class (B, 3, H, W) from these seeds, as many at once as memory holds."""
 
-    def _images(self, one: L, seeds: Sequence[int], conditioning: Conditioning) -> torch.Tensor:
-        """Images of one class (B, 3, H, W) from these seeds."""
-
-        def draw(rows: Sequence[int]) -> torch.Tensor:
-            trajectory = self._begin([seeds[row] for row in rows], conditioning[list(rows)])
-            scale = self._sampling.guidance_scale
-            (cost,) = advance(self._backend, [trajectory], [trajectory.length], self._unconditional, scale)
-            images = self._backend.decode(trajectory.latents).clamp(-1, 1)
-            one.evaluations += cost
+        def generate(rows: Sequence[int]) -> torch.Tensor:
+            trajectory = self._sampler.begin([seeds[row] for row in rows], conditioning[list(rows)])
+            (evaluations,) = self._sampler.advance([trajectory])
+            images = self._sampler.images(trajectory)
+            state.evaluations += evaluations
             return images
 
-        batches = ShrinkingBatches(self._batches.size * self._tokens.validation_images, "images")
-        return torch.cat([images for _, images in batches.run(range(len(seeds)), draw)])
+        batches = ShrinkingBatches(self._batches.size * self._tokens_config.validation_images, "images")
+        return torch.cat([images for _, images in batches.run(range(len(seeds)), generate)])
 
-    def _encode(self, info: ClassInfo, vector: torch.Tensor, first: int, count: int) -> Conditioning:
-        """The prompts of some images in a row, with a vector (n, D) as their token."""
-        return self._backend.encode(self._prompts(info, MARK, first, count), vector.expand(count, -1, -1))
+    def _encode(self, info: ClassInfo, vector: torch.Tensor, *, first: int, count: int) -> Conditioning:
+        """Encode the prompts of `count` images, with a vector (n, D) as their token."""
+        lines = self._prompts(info, token=PLACEHOLDER, first=first, count=count)
+        return self._backend.encode(lines, vector.expand(count, -1, -1))
 
-    def _prompts(self, info: ClassInfo, token: str | None, first: int, count: int) -> list[str]:
+    def _prompts(self, info: ClassInfo, *, token: str | None, first: int, count: int) -> list[str]:
+        """Build the prompts number `first` and following of a class."""
         lines = []
         for number in range(first, first + count):
-            template, context = prompts.choose(self._prompting.templates, self._prompting.contexts, number)
+            template, context = prompts.choose(self._prompts_config.templates, self._prompts_config.contexts, number)
             lines.append(prompts.build(template, info.name, token=token, context=context))
         return lines
 
-    def _begin(self, seeds: Sequence[int], conditioning: Conditioning, steps: int | None = None) -> Trajectory:
-        steps = steps or self._sampling.num_inference_steps
-        return Trajectory.begin(self._backend, seeds, conditioning, steps=steps, scheduler=self._sampling.scheduler)
-
 
 def _score(classifier: Classifier, info: ClassInfo, plain: torch.Tensor, token: torch.Tensor) -> Score:
-    """What a classifier makes of images with the plain prompt and with the token."""
+    """Score images with the plain prompt and with the token by one classifier."""
     (target,) = classifier.targets([info])
-    right = [(classifier.logits(images).argmax(1) == target).cpu() for images in (plain, token)]
-    return score(right[0], right[1])
+    plain_right = (classifier.logits(plain).argmax(1) == target).cpu()
+    token_right = (classifier.logits(token).argmax(1) == target).cpu()
+    return score(plain_right, token_right)

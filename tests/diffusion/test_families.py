@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from dct_augment import diffusion
-from dct_augment.diffusion import Conditioning, ShrinkingBatches, Trajectory, advance, clean_step, load, sample
+from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches, Trajectory, load, split_by_encoder
 from dct_augment.diffusion.memory import choose
 from dct_augment.errors import DctAugmentError, ModelError
 from tests import tiny
@@ -45,9 +45,12 @@ def from_pipeline(pipe, prompt, seeds, *, negative="", steps=STEPS, scale=SCALE,
 
 def ours(backend, prompt, seeds, *, negative="", steps=STEPS, scale=SCALE, scheduler=None, vector=None):
     encoding = backend.encode([prompt], None if vector is None else vector[None])
-    empty = backend.unconditional(negative)
-    rows = encoding.expand(len(seeds))
-    return sample(backend, seeds, rows, empty, steps=steps, scale=scale, scheduler=scheduler)
+    made = Sampler(backend, steps=steps, guidance_scale=scale, scheduler_name=scheduler, negative_prompt=negative)
+    return made.generate(seeds, encoding.expand(len(seeds)))
+
+
+def sampler(backend) -> Sampler:
+    return Sampler(backend, steps=STEPS, guidance_scale=SCALE)
 
 
 def vectors(count: int, family: str = "epsilon") -> torch.Tensor:
@@ -94,8 +97,8 @@ def test_words_change_the_tiny_images(family):
 
 def load_token(pipe, backend, vector, folder: Path) -> None:
     """Give a pipeline the token as its users do."""
-    parts = vector.split([width for _, width in backend.blocks], 1)
-    stored = {key or TOKEN: part.clone() for (key, _), part in zip(backend.blocks, parts, strict=True)}
+    parts = split_by_encoder(vector, backend.encoder_widths.values())
+    stored = {key or TOKEN: part.clone() for key, part in zip(backend.encoder_widths, parts, strict=True)}
     save_file(stored, folder / "token.safetensors")
     if isinstance(pipe, diffusers.PixArtSigmaPipeline):  # diffusers has no loader for T5
         pipe.tokenizer.add_tokens([TOKEN, *(f"{TOKEN}_{number}" for number in range(1, len(vector)))])
@@ -105,7 +108,7 @@ def load_token(pipe, backend, vector, folder: Path) -> None:
         pipe.load_textual_inversion(folder / "token.safetensors")
     else:
         models = ((pipe.text_encoder, pipe.tokenizer), (pipe.text_encoder_2, pipe.tokenizer_2))
-        for (key, _), (model, tokenizer) in zip(backend.blocks, models, strict=True):
+        for key, (model, tokenizer) in zip(backend.encoder_widths, models, strict=True):
             pipe.load_textual_inversion(stored[key], token=TOKEN, text_encoder=model, tokenizer=tokenizer)
 
 
@@ -148,7 +151,7 @@ def test_the_vocabulary_is_never_touched_and_gradient_reaches_the_vector_alone()
     vector = vectors(1).requires_grad_()
     encoding = backend.encode([f"a {TOKEN} crane"], vector[None])
     trajectory = Trajectory(backend.scheduler(STEPS), backend.latents([1]), encoding)
-    backend.decode(clean_step(backend, [trajectory], backend.encode([""]), SCALE)).square().sum().backward()
+    backend.decode(sampler(backend).clean_step([trajectory])).square().sum().backward()
     assert vector.grad is not None
     assert vector.grad.abs().max() > 0
     assert torch.equal(table.weight, before)
@@ -178,13 +181,15 @@ def test_no_gradient_through_the_unconditional_branch(prediction):
     backend = tiny.backend(prediction)
     empty, conditioning = backend.encode([""]), backend.encode(["a crane"])
     leaves = [one.hidden.requires_grad_() for one in (empty, conditioning)]
-    output = backend.predict(backend.latents([1]), torch.tensor([400]), conditioning, empty, SCALE)
+    guided = sampler(backend)
+    guided.unconditional = empty
+    output = guided.predict(backend.latents([1]), torch.tensor([400]), conditioning)
     (to_empty, to_named) = torch.autograd.grad(output.sum(), leaves, allow_unused=True)
     assert to_empty is None
     assert to_named.abs().max() > 0
     with torch.no_grad():
-        ignore_progress = backend.predict(backend.latents([1]), torch.tensor([400]), conditioning, empty, SCALE)
-    torch.testing.assert_close(ignore_progress, output.detach(), atol=1e-5, rtol=1e-5)
+        together = guided.predict(backend.latents([1]), torch.tensor([400]), conditioning)
+    torch.testing.assert_close(together, output.detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_initial_latents_depend_on_the_seed_alone():
@@ -226,20 +231,20 @@ def test_the_right_output_gives_the_clean_latents_back_under_every_scheduler(sch
 def test_samples_at_different_timesteps_share_a_batch():
     backend = tiny.backend()
     latents, timesteps = backend.latents([1, 2]), torch.tensor([900, 20])
-    conditioning, empty = backend.encode(["a crane", "a kiwi"]), backend.encode([""])
-    together = backend.predict(latents, timesteps, conditioning, empty, SCALE)
-    for row in range(2):
-        one = slice(row, row + 1)
-        alone = backend.predict(latents[one], timesteps[one], conditioning[one], empty, SCALE)
-        torch.testing.assert_close(together[one], alone, atol=1e-5, rtol=1e-5)
+    conditioning = backend.encode(["a crane", "a kiwi"])
+    together = sampler(backend).predict(latents, timesteps, conditioning)
+    for number in range(2):
+        row = slice(number, number + 1)
+        alone = sampler(backend).predict(latents[row], timesteps[row], conditioning[row])
+        torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-5)
 
 
 def test_the_words_that_set_the_scale_are_whole_words():
     backend = tiny.backend()
-    ((mean, largest),) = backend.word_norms()
+    (words,) = backend.word_norms()
     norms = {word: backend.word(word).norm().item() for word in ("photo", "crane", "cardinal", "water", "bird")}
-    assert min(norms.values()) * 0.5 < mean <= largest
-    assert largest >= max(norms.values()) - 1e-6
+    assert min(norms.values()) * 0.5 < words.mean_norm <= words.largest_norm
+    assert words.largest_norm >= max(norms.values()) - 1e-6
 
 
 def test_the_scale_of_words_is_the_same_to_the_last_bit_every_time():
@@ -252,7 +257,7 @@ def test_the_scale_of_words_is_the_same_to_the_last_bit_every_time():
 def test_dtype_is_that_of_the_whole_model():
     backend = diffusion.load(str(tiny.pipeline_folder()), dtype="bfloat16")
     assert {model.dtype for model in (backend.denoiser, backend.vae, backend.encoders[0].model)} == {torch.bfloat16}
-    images = sample(backend, [1], backend.encode(["a crane"]), backend.encode([""]), steps=2, scale=SCALE)
+    images = Sampler(backend, steps=2, guidance_scale=SCALE).generate([1], backend.encode(["a crane"]))
     assert images.dtype == torch.float32
     assert images.isfinite().all()
 
@@ -350,15 +355,13 @@ class TestMemory:
     def test_the_images_and_gradients_are_the_same(self, family, memory):
         backend = diffusion.load(str(tiny.pipeline_folder(family)), memory=memory)
         assert backend.memory == memory
-        found = []
-        for one in (backend, tiny.backend(family)):
+        results = []
+        for model in (backend, tiny.backend(family)):
             vector = vectors(1, family).requires_grad_()
-            trajectory = Trajectory(
-                one.scheduler(STEPS), one.latents([1]), one.encode([f"a {TOKEN} crane"], vector[None])
-            )
-            one.decode(clean_step(one, [trajectory], one.unconditional(), SCALE)).square().sum().backward()
-            found.append((ours(one, "a red bird", [3, 4]), vector.grad))
-        torch.testing.assert_close(*found, atol=1e-4, rtol=1e-3)
+            trajectory = sampler(model).begin([1], model.encode([f"a {TOKEN} crane"], vector[None]))
+            model.decode(sampler(model).clean_step([trajectory])).square().sum().backward()
+            results.append((ours(model, "a red bird", [3, 4]), vector.grad))
+        torch.testing.assert_close(*results, atol=1e-4, rtol=1e-3)
 
     def test_chosen_from_what_is_free(self):
         assert [choose(100, free) for free in (10_000, 300, 299, 0)] == ["balanced", "balanced", "low", "low"]
@@ -428,15 +431,17 @@ class TestTinyDecoder:
 
     def test_pocket_has_its_own_which_draws_nearly_the_same(self):
         backend, exact = load("pocket", tiny_decoder="pocket"), load("pocket")
-        images = [one.decode(drawn(exact), for_gradient=True) for one in (backend, exact)]
+        latents = bird_latents(exact)
+        images = [model.decode(latents, for_gradient=True) for model in (backend, exact)]
         assert (images[0] - images[1]).abs().mean() * 127.5 < 12
         assert exact.tiny is None
 
 
-def drawn(backend):
+def bird_latents(backend):
     """Latents of a few Pocket birds."""
-    trajectory = Trajectory.begin(backend, range(4), backend.encode(["a photo of a kiwi"] * 4), steps=5, scheduler=None)
-    advance(backend, [trajectory], [trajectory.length], backend.unconditional(), 3.0)
+    made = Sampler(backend, steps=5, guidance_scale=3.0)
+    trajectory = made.begin(range(4), backend.encode(["a photo of a kiwi"] * 4))
+    made.advance([trajectory])
     return trajectory.latents
 
 
@@ -461,7 +466,7 @@ class TestTraining:
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
         backend, images = load(str(folder)), torch.rand(2, 3, tiny.IMAGE, tiny.IMAGE) * 2 - 1
         known = backend.vae.encode(images).latent_dist
-        mean, deviation = backend.compress(images)
+        mean, deviation = backend.encode_images(images)
         assert not mean.requires_grad
         torch.testing.assert_close(backend.decode(mean), backend.vae.decode(known.mean).sample, atol=1e-4, rtol=0)
         beyond = backend.vae.decode(known.mean + known.std).sample

@@ -1,14 +1,15 @@
-"""Plan rows to samples: the same bytes again, whatever the restart; verdicts and failures land on the right row."""
+"""Plan rows to images: the same bytes again, whatever the restart; verdicts and failures land on the right row."""
 
 import pytest
 import torch
 from torchvision.transforms.functional import pil_to_tensor
 
 from dct_augment.config import PromptsConfig, SamplingConfig
+from dct_augment.diffusion import Sampler
 from dct_augment.errors import ModelError
 from dct_augment.generation import plan
 from dct_augment.generation.generator import Generator
-from dct_augment.records import ClassInfo, ClassToken
+from dct_augment.records import ClassInfo, ClassToken, ImageKind
 from tests import tiny
 
 SAMPLING = SamplingConfig(num_inference_steps=4, guidance_scale=4.0)
@@ -23,53 +24,52 @@ def vectors(seed: int = 1, count: int = 1) -> dict[str, torch.Tensor]:
 
 def rows(tokens: bool = True, per_class: int = 3):
     named = {info.slug: ClassToken(f"<dct-tiny-{info.slug}>", info.slug, "sha") for info in tiny.CLASSES}
-    (shard,) = plan.extend((), "train", tiny.CLASSES, per_class, 100)
-    return plan.rows(shard, tiny.CLASSES, PROMPTS, named if tokens else {}, seed=0)
+    (shard,) = plan.extend((), tiny.CLASSES, per_class, 100)
+    kind = ImageKind.CLASS_TOKEN if tokens else ImageKind.PLAIN_PROMPT
+    return plan.rows(shard, kind, tiny.CLASSES, PROMPTS, named if tokens else {}, seed=0)
 
 
 def generator(*, classifiers=False, sampling=SAMPLING) -> Generator:
     return Generator(
-        tiny.backend(),
-        sampling=sampling,
-        negative=NEGATIVE,
+        Sampler.from_config(tiny.backend(), sampling, negative_prompt=NEGATIVE),
         classes=tiny.CLASSES,
         guide=tiny.classifier("test_resnet") if classifiers else None,
         judge=tiny.classifier("test_resnet", 24) if classifiers else None,
     )
 
 
-def draw(work, wanted, batch_size, chosen=None):
-    return list(work.draw(wanted, vectors() if chosen is None else chosen, batch_size))
+def generate(work, planned, batch_size, chosen=None):
+    return list(work.generate(planned, vectors() if chosen is None else chosen, batch_size))
 
 
-def pixels(samples) -> torch.Tensor:
-    return torch.stack([pil_to_tensor(sample.image) for sample in samples]).int()
+def pixels(images) -> torch.Tensor:
+    return torch.stack([pil_to_tensor(image.image) for image in images]).int()
 
 
-def test_a_restarted_generator_draws_the_same_bytes():
-    wanted = rows()
-    first, again = draw(generator(), wanted, 4), draw(generator(), wanted, 4)
-    assert [sample.row for sample in first] == list(wanted)
-    assert [sample.image.tobytes() for sample in first] == [sample.image.tobytes() for sample in again]
-    resumed = draw(generator(), wanted[4:], 4)  # after a stop between batches
-    assert [sample.image.tobytes() for sample in resumed] == [sample.image.tobytes() for sample in first[4:]]
+def test_a_restarted_generator_makes_the_same_bytes():
+    planned = rows()
+    first, again = generate(generator(), planned, 4), generate(generator(), planned, 4)
+    assert [image.row for image in first] == list(planned)
+    assert [image.image.tobytes() for image in first] == [image.image.tobytes() for image in again]
+    resumed = generate(generator(), planned[4:], 4)  # after a stop between batches
+    assert [image.image.tobytes() for image in resumed] == [image.image.tobytes() for image in first[4:]]
     assert first[0].image.size == (tiny.IMAGE, tiny.IMAGE)
-    assert len({sample.image.tobytes() for sample in first}) == len(wanted)
+    assert len({image.image.tobytes() for image in first}) == len(planned)
 
 
 @pytest.mark.parametrize("scheduler", [None, "DPMSolverMultistepScheduler"])
 def test_the_batch_size_changes_at_most_one_grey_level(scheduler):
     sampling = SAMPLING.model_copy(update={"scheduler": scheduler})
-    wanted = rows()
-    whole = pixels(draw(generator(sampling=sampling), wanted, 100))
+    planned = rows()
+    whole = pixels(generate(generator(sampling=sampling), planned, 100))
     for size in (1, 4):
-        assert (pixels(draw(generator(sampling=sampling), wanted, size)) - whole).abs().max() <= 1
-    backwards = pixels(draw(generator(sampling=sampling), wanted[::-1], 4)).flip(0)
+        assert (pixels(generate(generator(sampling=sampling), planned, size)) - whole).abs().max() <= 1
+    backwards = pixels(generate(generator(sampling=sampling), planned[::-1], 4)).flip(0)
     assert (backwards - whole).abs().max() <= 1
 
 
 def test_pixels_are_those_of_the_pipeline(tmp_path):
-    """Our PNG of a class-token row is, within a grey level, what diffusers draws from the saved token."""
+    """Our PNG of a class-token row is, within a grey level, what diffusers makes from the saved token."""
     from safetensors.torch import save_file
 
     row, pipe = rows()[0], tiny.pipeline()
@@ -83,7 +83,7 @@ def test_pixels_are_those_of_the_pipeline(tmp_path):
         num_inference_steps=SAMPLING.num_inference_steps,
         guidance_scale=SAMPLING.guidance_scale,
     ).images[0]
-    (ours,) = draw(generator(), [row], 1, vectors(count=2))
+    (ours,) = generate(generator(), [row], 1, vectors(count=2))
     assert (pil_to_tensor(ours.image).int() - pil_to_tensor(expected).int()).abs().max() <= 1
 
 
@@ -92,40 +92,40 @@ def test_pixels_are_those_of_the_pipeline(tmp_path):
 def test_an_image_that_is_not_finite_fails_alone(bad, batch_size):
     broken = vectors()
     broken["kiwi"] = torch.full_like(broken["kiwi"], bad)
-    wanted = rows()
-    samples = draw(generator(classifiers=True), wanted, batch_size, broken)
-    whole = draw(generator(classifiers=True), wanted, batch_size)
-    assert [sample.row for sample in samples] == list(wanted)
-    for sample, sound in zip(samples, whole, strict=True):
-        if sample.row.slug == "kiwi":
-            assert (sample.status, sample.image, sample.error) == ("failed", None, "image is not finite")
-            assert sample.guide_label == sample.judge_label == ""
+    planned = rows()
+    images = generate(generator(classifiers=True), planned, batch_size, broken)
+    whole = generate(generator(classifiers=True), planned, batch_size)
+    assert [image.row for image in images] == list(planned)
+    for image, sound in zip(images, whole, strict=True):
+        if image.row.slug == "kiwi":
+            assert (image.status, image.image, image.error) == ("failed", None, "image is not finite")
+            assert image.guide_label == image.judge_label == ""
         else:
-            assert (sample.status, sample.error) == ("ok", "")
-            assert sample.image.tobytes() == sound.image.tobytes()
-            assert sample.guide_label == sound.guide_label
-            assert sample.judge_confidence == pytest.approx(sound.judge_confidence, abs=1e-6)
+            assert (image.status, image.error) == ("ok", "")
+            assert image.image.tobytes() == sound.image.tobytes()
+            assert image.guide_label == sound.guide_label
+            assert image.judge_confidence == pytest.approx(sound.judge_confidence, abs=1e-6)
 
 
 def test_verdicts_are_the_classifiers_own():
-    samples = draw(generator(classifiers=True), rows(), 4)
-    images = pixels(samples) / 127.5 - 1
+    generated = generate(generator(classifiers=True), rows(), 4)
+    images = pixels(generated) / 127.5 - 1
     for name, classifier in (("guide", tiny.classifier("test_resnet")), ("judge", tiny.classifier("test_resnet", 24))):
         chances = classifier.logits(images).softmax(1)
-        for sample, chance in zip(samples, chances, strict=True):
-            label = {"crane": "Crane", "kiwi": "kiwi", "red-bird": "Red_Bird"}[sample.row.slug]
+        for image, chance in zip(generated, chances, strict=True):
+            label = {"crane": "Crane", "kiwi": "kiwi", "red-bird": "Red_Bird"}[image.row.slug]
             expected = chance[classifier.labels.index(label)].item()
-            assert getattr(sample, f"{name}_confidence") == pytest.approx(expected, abs=0.02)
-            chosen = classifier.labels.index(getattr(sample, f"{name}_label"))
+            assert getattr(image, f"{name}_confidence") == pytest.approx(expected, abs=0.02)
+            chosen = classifier.labels.index(getattr(image, f"{name}_label"))
             assert chance[chosen] >= chance.max() - 0.02  # the saved picture is rounded, the scored one is not
-    assert len({round(sample.guide_confidence, 3) for sample in samples}) > 3
-    assert any(sample.guide_confidence != sample.judge_confidence for sample in samples)
+    assert len({round(image.guide_confidence, 3) for image in generated}) > 3
+    assert any(image.guide_confidence != image.judge_confidence for image in generated)
 
 
 def test_without_classifiers_there_are_no_verdicts():
-    (sample,) = draw(generator(), rows()[:1], 1)
-    assert sample.guide_label == ""
-    assert sample.guide_confidence != sample.guide_confidence  # NaN
+    (image,) = generate(generator(), rows()[:1], 1)
+    assert image.guide_label == ""
+    assert image.guide_confidence != image.guide_confidence  # NaN
 
 
 def test_plain_and_token_images_start_from_the_same_noise():
@@ -134,52 +134,50 @@ def test_plain_and_token_images_start_from_the_same_noise():
     assert [row.seed for row in named] == [row.seed for row in plain]
     assert len({row.seed for row in named}) == len(named)
     word = {info.slug: tiny.backend().word("green")[None] for info in tiny.CLASSES}
-    tokens = draw(generator(), named, 3, word)
+    tokens = generate(generator(), named, 3, word)
     green = PromptsConfig(templates=tuple(line.replace("{token}", "{token} green") for line in PROMPTS.templates))
     (shard,) = plan.extend((), tiny.CLASSES, 3, 100)
-    spelled = draw(generator(), plan.rows(shard, tiny.CLASSES, green, {}, seed=0), 3, {})
-    assert [one.image.tobytes() for one in tokens] == [one.image.tobytes() for one in spelled]
-    assert (pixels(tokens) - pixels(draw(generator(), plain, 3, {}))).abs().max() > 0
+    spelled = generate(generator(), plan.rows(shard, ImageKind.PLAIN_PROMPT, tiny.CLASSES, green, {}, seed=0), 3, {})
+    assert [image.image.tobytes() for image in tokens] == [image.image.tobytes() for image in spelled]
+    assert (pixels(tokens) - pixels(generate(generator(), plain, 3, {}))).abs().max() > 0
 
 
 def test_a_token_row_without_its_vector_is_an_error():
-    """Never draw `<dct-...>` as if it were a word: the pieces of its name would be read as text."""
+    """Never generate `<dct-...>` as if it were a word: the pieces of its name would be read as text."""
     with pytest.raises(ModelError, match="<dct-tiny-crane>"):
-        draw(generator(), rows()[:1], 1, {})
+        generate(generator(), rows()[:1], 1, {})
 
 
-def test_a_judge_that_does_not_know_a_class_is_refused_before_drawing():
+def test_a_judge_that_does_not_know_a_class_is_refused_before_generating():
     with pytest.raises(ModelError, match="'gull'"):
         Generator(
-            tiny.backend(),
-            sampling=SAMPLING,
-            negative="",
+            Sampler.from_config(tiny.backend(), SAMPLING, negative_prompt=""),
             classes=[*tiny.CLASSES, ClassInfo(3, "gull", "gull")],
             judge=tiny.classifier("test_resnet"),
         )
 
 
 def test_little_memory_gives_the_same_images_in_smaller_batches():
-    backend, wanted, asked, told = tiny.backend(), rows(), [], []
-    whole = pixels(draw(generator(), wanted, 100))
+    backend, planned, asked, told = tiny.backend(), rows(), [], []
+    whole = pixels(generate(generator(), planned, 100))
 
     def refuse(module, args):
         asked.append(len(args[0]))
-        if len(args[0]) > 6:  # two samples an image under guidance
+        if len(args[0]) > 6:  # two images an image under guidance
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     handle = backend.denoiser.register_forward_pre_hook(refuse)
     try:
         work = generator()
-        work._report = told.append
-        drawn = draw(work, wanted, 100)
+        work._on_progress = told.append
+        generated = generate(work, planned, 100)
         again = len(asked)
-        draw(work, wanted, 100)
+        generate(work, planned, 100)
     finally:
         handle.remove()
-    assert [sample.row for sample in drawn] == list(wanted)
-    assert (pixels(drawn) - whole).abs().max() <= 1
-    assert [one.note.split(": ")[1] for one in told] == [
+    assert [image.row for image in generated] == list(planned)
+    assert (pixels(generated) - whole).abs().max() <= 1
+    assert [progress.note.split(": ")[1] for progress in told] == [
         "going on with 4 images at once",
         "going on with 2 images at once",
     ]

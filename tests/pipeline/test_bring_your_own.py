@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tests.datasets import test_on_disk as trees
 import torch
 import transformers
 from PIL import Image
@@ -23,6 +22,7 @@ from dct_augment.errors import InputError
 from dct_augment.pipeline.run import Run
 from dct_augment.records import Progress
 from tests import tiny
+from tests.datasets import test_on_disk as trees
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMALL = [

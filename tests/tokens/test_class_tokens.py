@@ -13,7 +13,7 @@ from safetensors import safe_open
 from dct_augment import prompts
 from dct_augment.classifiers import Preprocess, SingleClassifier
 from dct_augment.config import PromptsConfig, SamplingConfig, TokensConfig
-from dct_augment.diffusion import sample
+from dct_augment.diffusion import Sampler, WordNorms, split_by_encoder
 from dct_augment.errors import DctAugmentError, InputError, ModelError, StaleRunError
 from dct_augment.intervals import Estimate
 from dct_augment.records import ClassInfo, Progress, StopReason, Verdict
@@ -21,7 +21,7 @@ from dct_augment.tokens.certificate import Certificate, Score, certify, diversit
 from dct_augment.tokens.checkpoint import TrainingCheckpoint
 from dct_augment.tokens.class_tokens import ClassTokenTrainer, TrainedToken
 from dct_augment.tokens.files import TokenFolder
-from dct_augment.tokens.state import ClassTokenState, Validation, WordNorms
+from dct_augment.tokens.state import ClassTokenState, Validation
 from tests import tiny
 
 BASE = {"path": "tiny", "revision": None, "family": "StableDiffusion", "blocks": [("", tiny.WIDTH)]}
@@ -43,6 +43,10 @@ QUICK = TokensConfig(
 )
 
 
+def sampler(backend) -> Sampler:
+    return Sampler.from_config(backend, SAMPLING, negative_prompt=PROMPTS.negative)
+
+
 @cache
 def looks() -> tuple[torch.Tensor, torch.Tensor]:
     """What a token can do for each class: the mean image (K, D) of the first vector, and a way (K, D) from there.
@@ -51,20 +55,19 @@ def looks() -> tuple[torch.Tensor, torch.Tensor]:
     away from the image of the plain prompt.
     """
     backend, generator = tiny.backend("v_prediction"), torch.Generator().manual_seed(21)
-    empty, start = backend.encode([""]), backend.word("a")[None]
+    start = backend.word("a")[None]
 
-    def drawn(prompt, vector=None):
+    def mean_image(prompt, vector=None):
         encoding = backend.encode([prompt], None if vector is None else vector[None])
         seeds = list(range(40, 48))
-        images = sample(backend, seeds, encoding.expand(len(seeds)), empty, steps=3, scale=SCALE)
-        return images.flatten(1).mean(0)
+        return sampler(backend).generate(seeds, encoding.expand(len(seeds))).flatten(1).mean(0)
 
     origins, ways = [], []
     for info in tiny.CLASSES:
         named, step = f"a photo of a <dct-x-y> {info.name}", torch.randn(1, tiny.WIDTH, generator=generator) / 8
-        origins.append(drawn(named, start))
-        way = drawn(named, start + step) - origins[-1]
-        away = origins[-1] - drawn(f"a photo of a {info.name}")
+        origins.append(mean_image(named, start))
+        way = mean_image(named, start + step) - origins[-1]
+        away = origins[-1] - mean_image(f"a photo of a {info.name}")
         ways.append((way if way @ away > 0 else -way) / way.square().sum())
     return torch.stack(origins), torch.stack(ways)
 
@@ -122,12 +125,11 @@ def guide(model: torch.nn.Module) -> SingleClassifier:
 
 def trainer(settings=QUICK, model=None, judge=None, backend=None) -> ClassTokenTrainer:
     return ClassTokenTrainer(
-        backend or tiny.backend("v_prediction"),
+        sampler(backend or tiny.backend("v_prediction")),
         guide(model or Looks()),
         judge=judge,
-        settings=settings,
-        sampling=SAMPLING,
-        prompting=PROMPTS,
+        tokens_config=settings,
+        prompts_config=PROMPTS,
     )
 
 
@@ -147,7 +149,7 @@ def probability(settings: TokensConfig, info: ClassInfo, vector: torch.Tensor | 
         lines.append(prompts.build(template, info.name, token=token, context=context))
     with torch.no_grad():
         encoding = backend.encode(lines, None if vector is None else vector.expand(len(seeds), -1, -1))
-        images = sample(backend, seeds, encoding, backend.encode([""]), steps=3, scale=SCALE)
+        images = sampler(backend).generate(seeds, encoding)
         return guide(Looks()).logits(images).softmax(1)[:, LABELS.index(info.name)].mean().item()
 
 
@@ -278,7 +280,7 @@ def test_a_guide_that_does_not_look_certifies_nothing(tmp_path):
 
 def test_the_norm_is_clamped_vector_by_vector():
     settings = QUICK.model_copy(update={"max_norm": 0.5, "learning_rate": 3.0, "vectors": 2})
-    limit = 0.5 * tiny.backend("v_prediction").word_norms()[0][1]
+    limit = 0.5 * tiny.backend("v_prediction").word_norms()[0].largest_norm
     assert tiny.backend("v_prediction").word("a").norm() > limit
     for trained in train(settings=settings).values():
         assert all(step.norm <= limit * (1 + 1e-5) for step in trained.history)
@@ -391,7 +393,7 @@ class TestLearner:
         gradient = torch.randn(1, 16, generator=generator)
         self.step(learner, gradient * scale)
         moved = learner.vector.detach() - torch.ones(1, 16)
-        assert moved.norm().item() == pytest.approx(learner.settings.learning_rate * 2.0, rel=1e-3)
+        assert moved.norm().item() == pytest.approx(learner.config.learning_rate * 2.0, rel=1e-3)
         assert torch.equal(moved.sign(), -gradient.sign())
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -408,14 +410,14 @@ class TestLearner:
         for _ in range(updates):
             self.step(learner, torch.ones(1, 16))
         assert learner.needs_validation
-        learner.judge(accuracy, probability)
+        learner.record_validation(accuracy, probability)
 
     def test_target(self):
         learner = self.learner()
         self.look(learner, 0.95, 0.79)
         assert learner.reason is None
         self.look(learner, 0.95, 0.8)
-        assert (learner.reason, learner.attempt, learner.usable) == (StopReason.TARGET, 0, True)
+        assert (learner.reason, learner.attempt.number, learner.usable) == (StopReason.TARGET, 0, True)
 
     def test_patience_ends_a_good_class(self):
         learner = self.learner(max_updates=100)
@@ -424,7 +426,7 @@ class TestLearner:
         self.look(learner, 0.85, 0.52)
         assert learner.reason is None
         self.look(learner, 0.85, 0.52)
-        assert (learner.reason, learner.attempt) == (StopReason.PATIENCE, 0)
+        assert (learner.reason, learner.attempt.number) == (StopReason.PATIENCE, 0)
 
     def test_updates_run_out(self):
         learner = self.learner()
@@ -437,7 +439,7 @@ class TestLearner:
             self.learner(method={"name": "look_ahead", "positions": ((0.0, 0.2), (0.8, 1.0))}),
             torch.full((1, 16), 0.5),
         )
-        assert all(learner.draw_place() < 0.2 for _ in range(20))
+        assert all(learner.random_position() < 0.2 for _ in range(20))
         self.look(learner, 0.7, 0.6)
         kept = learner.best_vector.clone()
         self.look(learner, 0.5, 0.5)
@@ -445,12 +447,12 @@ class TestLearner:
         self.look(learner, 0.5, 0.5)
         assert (learner.needs_restart, learner.reason) == (True, None)
         learner.restart(elsewhere)
-        assert (learner.needs_restart, learner.attempt) == (False, 1)
+        assert (learner.needs_restart, learner.attempt.number) == (False, 1)
         assert torch.equal(learner.vector, elsewhere)
-        assert all(0.8 <= learner.draw_place() < 1.0 for _ in range(20))
+        assert all(0.8 <= learner.random_position() < 1.0 for _ in range(20))
         for _ in range(3):
             self.look(learner, 0.6, 0.4)
-        assert (learner.needs_restart, learner.reason, learner.attempt) == (
+        assert (learner.needs_restart, learner.reason, learner.attempt.number) == (
             False,
             StopReason.UPDATES,
             1,
@@ -487,7 +489,7 @@ class TestLearner:
         learner = self.learner()
         for _ in range(3):
             self.look(learner, 0.9, 0.5)
-        assert learner.attempt == 0
+        assert learner.attempt.number == 0
         assert learner.reason in (StopReason.PATIENCE, StopReason.UPDATES)
 
     @pytest.mark.parametrize(
@@ -516,7 +518,7 @@ class TestLearner:
             before = learner.vector.detach().clone()
             self.step(learner, torch.ones(1, 16))
             places.append((learner.vector.detach() - before).norm().item())
-        whole = learner.settings.learning_rate * 2.0
+        whole = learner.config.learning_rate * 2.0
         assert places[0] == pytest.approx(whole, rel=1e-3)
         assert places == sorted(places, reverse=True)
         assert places[5] == pytest.approx(whole / 2, rel=0.02)
@@ -544,7 +546,7 @@ class TestLearner:
 
     def test_validation_latents_are_never_those_of_training(self):
         learner = self.learner()
-        drawn = [seed for _ in range(50) for seed in learner.draw_seeds(6)]
+        drawn = [seed for _ in range(50) for seed in learner.new_seeds(6)]
         assert not set(drawn) & set(learner.validation_seeds)
         assert len(set(drawn)) == len(drawn)
 
@@ -711,37 +713,37 @@ def test_tokens_of_every_kind_of_model_are_trained_and_kept(tmp_path, family):
     backend = tiny.backend(family)
     settings = QUICK.model_copy(update={"vectors": 2, "max_updates": 2, "target_accuracy": 0.0})
     made = ClassTokenTrainer(
-        backend, tiny.classifier("test_resnet"), settings=settings, sampling=SAMPLING, prompting=PROMPTS
+        sampler(backend), tiny.classifier("test_resnet"), tokens_config=settings, prompts_config=PROMPTS
     )
     (trained,) = made.train(tiny.CLASSES[:1])
     assert trained.vector.shape == (2, backend.width)
     start = backend.word("a").expand(2, -1)
-    for (_, width), (mean, _), moved in zip(
-        backend.blocks,
-        backend.word_norms(),
-        (trained.vector - start).split([w for _, w in backend.blocks], 1),
-        strict=True,
-    ):
-        assert 0 < moved.abs().max() <= 2.1 * settings.learning_rate * mean / width**0.5
+    moved = split_by_encoder(trained.vector - start, backend.encoder_widths.values())
+    for words, part in zip(backend.word_norms(), moved, strict=True):
+        assert 0 < part.abs().max() <= 2.1 * settings.learning_rate * words.mean_norm / words.width**0.5
     folder = TokenFolder(tmp_path, "tiny")
-    base = {"path": family, "revision": None, "family": type(backend).__name__, "blocks": list(backend.blocks)}
+    base = {
+        "path": family,
+        "revision": None,
+        "family": type(backend).__name__,
+        "blocks": list(backend.encoder_widths.items()),
+    }
     folder.save(replace(trained, usable=True), {"schema": 1}, base)
     torch.testing.assert_close(folder.vector(tiny.CLASSES[0]), trained.vector)
-    assert set(folder.read(tiny.CLASSES[0]).parts) == {key for key, _ in backend.blocks}
+    assert set(folder.read(tiny.CLASSES[0]).parts) == set(backend.encoder_widths)
 
 
 def test_training_may_start_from_another_token():
     start = torch.randn(1, tiny.WIDTH, generator=torch.Generator().manual_seed(5)) * 0.2
     warm = ClassTokenTrainer(
-        tiny.backend("v_prediction"),
+        sampler(tiny.backend("v_prediction")),
         guide(Looks()),
-        settings=QUICK.model_copy(update={"max_updates": 1, "validate_every": 1}),
-        sampling=SAMPLING,
-        prompting=PROMPTS,
+        tokens_config=QUICK.model_copy(update={"max_updates": 1, "validate_every": 1}),
+        prompts_config=PROMPTS,
         starts={"crane": start},
     )
     found = {one.info.slug: one.vector for one in warm.train(tiny.CLASSES[:2])}
-    step = QUICK.learning_rate * tiny.backend("v_prediction").word_norms()[0][0]
+    step = QUICK.learning_rate * tiny.backend("v_prediction").word_norms()[0].mean_norm
     assert (found["crane"] - start).norm() <= step * 1.01
     assert (found["kiwi"] - start).norm() > 2 * step
 

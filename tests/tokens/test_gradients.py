@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dct_augment.config import TokensConfig
-from dct_augment.diffusion import Trajectory
-from dct_augment.tokens.gradients import ClassBatch, Guidance, method
+from dct_augment.diffusion import Sampler, Trajectory
+from dct_augment.tokens.gradients import ClassBatch, GradientMethod, LookAhead, gradient_method
 from tests import tiny
 
 TOKEN = "<dct-tiny-crane>"
@@ -29,29 +29,31 @@ def guide(images: torch.Tensor) -> torch.Tensor:
     return (images * weights).sum((1, 2, 3)).tanh().sum() + images.square().mean()
 
 
-def trajectory(backend, vector, *, seeds=SEEDS, prompts=PROMPTS, scheduler=None) -> Trajectory:
-    encoding = backend.encode(prompts, vector.expand(len(prompts), -1, -1))
-    return Trajectory.begin(backend, seeds, encoding, steps=STEPS, scheduler=scheduler)
+def sampler(backend, scale=4.0, scheduler=None) -> Sampler:
+    return Sampler(backend, steps=STEPS, guidance_scale=scale, scheduler_name=scheduler)
+
+
+def trajectory(made: Sampler, vector, *, seeds=SEEDS, prompts=PROMPTS) -> Trajectory:
+    return made.begin(seeds, made.backend.encode(prompts, vector.expand(len(prompts), -1, -1)))
 
 
 SETTINGS = {
-    "last_k": {"name": "last_k", "steps": 2},
-    "lv": {"name": "lv", "copies": 3},
-    "direct_align": {"name": "direct_align", "predicted_noise_share": 0.6},
+    "last_k": {"steps": 2},
+    "lv": {"copies": 3},
+    "direct_align": {"predicted_noise_share": 0.6},
 }
 
 
-def reach(name, backend, draws, guidance):
-    """What a method makes of the draws, with settings at which no two methods are the same."""
-    settings = TokensConfig(method=SETTINGS.get(name, name))
-    return method(settings.method)(backend, draws, guidance)
+def configured(name, **changes) -> GradientMethod:
+    """A method with settings at which no two methods are the same."""
+    return gradient_method(TokensConfig(method={"name": name, **SETTINGS.get(name, {}), **changes}).method)
 
 
-def our_gradient(family, name, scale, place, scheduler=None):
+def our_gradient(family, name, scale, position, scheduler=None):
     backend, vector = tiny.backend(family, "float64"), start_vector(family, torch.float64).requires_grad_()
-    guidance = Guidance(backend.unconditional(), scale)
-    draw = ClassBatch(trajectory(backend, vector, scheduler=scheduler), place)
-    loss = guide(backend.decode(reach(name, backend, [draw], guidance).latents))
+    made = sampler(backend, scale, scheduler)
+    batch = ClassBatch(trajectory(made, vector), position)
+    loss = guide(backend.decode(configured(name)(made, [batch]).latents))
     loss.backward()
     return loss.detach(), vector.grad
 
@@ -182,17 +184,17 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("family", "name", "scale", "place", "stop", "scheduler"), CASES)
-def test_gradient_equals_plain_autograd(family, name, scale, place, stop, scheduler):
-    ours, gradient = our_gradient(family, name, scale, place, scheduler)
+@pytest.mark.parametrize(("family", "name", "scale", "position", "stop", "scheduler"), CASES)
+def test_the_gradient_of_every_method_equals_plain_autograd(family, name, scale, position, stop, scheduler):
+    ours, gradient = our_gradient(family, name, scale, position, scheduler)
     loss, expected = plain_gradient(family, name, scale, stop, scheduler)
     torch.testing.assert_close(ours, loss, rtol=1e-4, atol=1e-5)
     assert expected.norm() > 1e-6
     assert (gradient - expected).norm() / expected.norm() < RELATIVE
 
 
-def test_the_end_of_the_range_is_the_last_step():
-    """A place of 1.0 (the upper end a config may name) must not run past the schedule."""
+def test_the_end_of_the_range_of_positions_is_the_last_step():
+    """A position of 1.0 (the upper end a config may name) must not run past the schedule."""
     _, at_end = our_gradient("epsilon", "look_ahead", 4.0, 1.0)
     _, before = our_gradient("epsilon", "look_ahead", 4.0, 0.95)
     assert torch.equal(at_end, before)
@@ -203,28 +205,25 @@ METHODS = ("last_step", "last_k", "full", "lv", "look_ahead", "direct_align")
 
 @pytest.mark.parametrize("name", METHODS)
 def test_trajectories_in_one_batch_do_not_mix(name):
-    """Two classes at different places in one batch: each gets the gradient it has alone."""
-    backend = tiny.backend("v_prediction")
-    guidance = Guidance(backend.unconditional(), 4.0)
-    places, seeds = [0.2, 0.7], [[1, 2], [3, 4]]
+    """Two classes at different positions in one batch: each gets the gradient it has alone."""
+    made = sampler(tiny.backend("v_prediction"))
+    positions, seeds = [0.2, 0.7], [[1, 2], [3, 4]]
 
-    def gradients(members):
-        learned = {member: (start_vector() * (1 - 2 * member)).requires_grad_() for member in members}
-        draws = [
-            ClassBatch(trajectory(backend, learned[member], seeds=seeds[member]), places[member]) for member in members
-        ]
-        reached = reach(name, backend, draws, guidance)
-        images = backend.decode(reached.latents).chunk(len(members))
-        sum(guide(mine) for mine in images).backward()
-        return {
-            member: (vector.grad, cost) for (member, vector), cost in zip(learned.items(), reached.costs, strict=True)
-        }
+    def gradients(numbers):
+        vectors = [(start_vector() * (1 - 2 * number)).requires_grad_() for number in numbers]
+        batches = []
+        for number, vector in zip(numbers, vectors, strict=True):
+            batches.append(ClassBatch(trajectory(made, vector, seeds=seeds[number]), positions[number]))
+        denoised = configured(name)(made, batches)
+        images = made.backend.decode(denoised.latents).chunk(len(numbers))
+        sum(guide(class_images) for class_images in images).backward()
+        return [vector.grad for vector in vectors], denoised.evaluations
 
-    together = gradients([0, 1])
-    for member in (0, 1):
-        alone, cost = gradients([member])[member]
-        assert together[member][1] == cost
-        assert (together[member][0] - alone).norm() / alone.norm() < 1e-4
+    together, evaluations = gradients([0, 1])
+    for number in (0, 1):
+        (alone,), alone_evaluations = gradients([number])
+        assert alone_evaluations == [evaluations[number]]
+        assert (together[number] - alone).norm() / alone.norm() < 1e-4
 
 
 @contextmanager
@@ -247,75 +246,91 @@ def counted(unet):
             handle.remove()
 
 
-COSTS = {  # of one image for N guided steps: forward 1, backward 2
-    "last_step": lambda n, s, e: (n - 1) * e + 2 + e,
-    "last_k": lambda n, s, e: (n - 2) * e + 2 + e + 3 * e,
-    "full": lambda n, s, e: 3 + e + 4 * e * (n - 1),
-    "lv": lambda n, s, e: n * e + 3 * (2 + e),
-    "look_ahead": lambda n, s, e: s * e + 2 + e,
-    "direct_align": lambda n, s, e: n * e + 2 + e,
-}
+FAMILIES_AND_SCALES = [("epsilon", 1.0), ("epsilon", 4.0), ("lcm", 1.0), ("lcm", 4.0)]
 
 
-@pytest.mark.parametrize("scale", [1.0, 4.0])
+@pytest.mark.parametrize(("family", "scale"), FAMILIES_AND_SCALES)
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("places", [[0.0, 0.0], [0.3, 0.8], [0.99, 0.4]])
-def test_reported_cost_is_the_real_work(scale, name, places):
-    backend, vector = tiny.backend(), start_vector().requires_grad_()
-    guidance = Guidance(backend.unconditional(), scale)
-    trajectories = [trajectory(backend, vector), trajectory(backend, vector, seeds=[1], prompts=PROMPTS[:1])]
-    draws = [ClassBatch(one, place) for one, place in zip(trajectories, places, strict=True)]
-    with counted(backend.denoiser) as work:
-        reached = reach(name, backend, draws, guidance)
-        backend.decode(reached.latents).sum().backward()
-    assert sum(reached.costs) == work[0]
-    branches = 1 if scale == 1.0 else 2
-    stops = [int(place * STEPS) for place in places]
-    assert reached.costs == [
-        COSTS[name](STEPS, stop, branches) * count for stop, count in zip(stops, (2, 1), strict=True)
-    ]
+def test_the_stated_cost_of_a_method_is_the_counted_work(family, name, scale):
+    """Of classes with another number of images each; without guidance and for an LCM a step is one evaluation."""
+    made, vector = sampler(tiny.backend(family), scale), start_vector(family).requires_grad_()
+    trajectories = [trajectory(made, vector), trajectory(made, vector, seeds=[1], prompts=PROMPTS[:1])]
+    batches = [ClassBatch(each, 0.4) for each in trajectories]
+    method = LookAhead(mean_position=0.4) if name == "look_ahead" else configured(name)
+    if name == "direct_align":
+        method = configured(name, updates_per_image=1)
+    with counted(made.backend.denoiser) as work:
+        denoised = method(made, batches)
+        made.backend.decode(denoised.latents).sum().backward()
+    assert made.evaluations_per_step == (2 if (family, scale) == ("epsilon", 4.0) else 1)
+    stated = method.evaluations_per_image(STEPS, made.evaluations_per_step)
+    assert denoised.evaluations == [2 * stated, stated]
+    assert sum(denoised.evaluations) == work[0]
+
+
+@pytest.mark.parametrize("name", ["look_ahead", "direct_align"])
+def test_the_cost_of_look_ahead_alone_depends_on_the_position(name):
+    made, vector = sampler(tiny.backend()), start_vector().requires_grad_()
+    batches = [ClassBatch(trajectory(made, vector), position) for position in (0.0, 0.3, 0.99)]
+    with counted(made.backend.denoiser) as work:
+        denoised = configured(name)(made, batches)
+        made.backend.decode(denoised.latents).sum().backward()
+    steps = [0, 1, 4] if name == "look_ahead" else [STEPS] * 3
+    assert denoised.evaluations == [2 * (2 * count + 4) for count in steps]
+    assert sum(denoised.evaluations) == work[0]
+
+
+def test_the_stated_cost_of_look_ahead_is_for_the_middle_of_its_ranges():
+    method = configured("look_ahead", positions=((0.0, 0.4), (0.4, 0.8)))
+    assert method.evaluations_per_image(10, 2) == pytest.approx(2 * 10 * 0.4 + 4)
+
+
+def test_a_trajectory_shorter_than_last_k_is_all_gradient():
+    assert configured("last_k").evaluations_per_image(1, 2) == 4
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_a_finished_image_serves_again_for_one_step(scale):
-    backend, vector = tiny.backend(), start_vector().requires_grad_()
-    guidance = Guidance(backend.unconditional(), scale)
-    first = ClassBatch(trajectory(backend, vector), 0.5)
-    reach("direct_align", backend, [first], guidance)
-    again = ClassBatch(trajectory(backend, vector, seeds=[8, 9]), 0.5, first.finished)
-    with counted(backend.denoiser) as work:
-        reached = reach("direct_align", backend, [again], guidance)
-        reached.latents.sum().backward()
-    assert reached.costs == [work[0]] == [2 * (2 + (1 if scale == 1.0 else 2))]
+    made, vector = sampler(tiny.backend(), scale), start_vector().requires_grad_()
+    first = ClassBatch(trajectory(made, vector), 0.5)
+    method = configured("direct_align", updates_per_image=2)
+    evaluations = method(made, [first]).evaluations
+    again = ClassBatch(trajectory(made, vector, seeds=[8, 9]), 0.5, first.finished)
+    with counted(made.backend.denoiser) as work:
+        denoised = method(made, [again])
+        denoised.latents.sum().backward()
+    assert denoised.evaluations == [work[0]] == [2 * (2 + made.evaluations_per_step)]
     assert torch.equal(again.finished, first.finished)
+    images_and_updates = 2 * 2
+    mean = (evaluations[0] + denoised.evaluations[0]) / images_and_updates
+    assert method.evaluations_per_image(STEPS, made.evaluations_per_step) == mean
 
 
 def saved_bytes(run):
     """Bytes that autograd keeps for the backward pass of what `run` returns, weights left out."""
-    kept, weights = {}, {one.data_ptr() for one in tiny.backend().denoiser.parameters()}
+    tensors, weights = {}, {weight.data_ptr() for weight in tiny.backend().denoiser.parameters()}
 
     def pack(tensor):
         if tensor.data_ptr() not in weights:
-            kept[tensor.data_ptr()] = tensor
+            tensors[tensor.data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         run()
-    return sum(one.nbytes for one in kept.values())
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def test_peak_activations_grow_as_each_method_says():
     """In U-Net passes kept: one for last_step and look_ahead, 2 K - 1 for last_k, r for lv, hardly any for full."""
-    backend, vector = tiny.backend(), start_vector().requires_grad_()
-    guidance = Guidance(backend.unconditional(), 4.0)
+    made, vector = sampler(tiny.backend()), start_vector().requires_grad_()
 
-    def kept(name):
-        draw = ClassBatch(trajectory(backend, vector), 0.5)
-        return saved_bytes(lambda: reach(name, backend, [draw], guidance))
+    def peak(name):
+        batch = ClassBatch(trajectory(made, vector), 0.5)
+        return saved_bytes(lambda: configured(name)(made, [batch]))
 
-    one = kept("last_step")
-    assert kept("look_ahead") < 1.1 * one
-    assert kept("direct_align") < 1.1 * one
-    assert 2.5 < kept("last_k") / one < 3.5
-    assert 2.5 < kept("lv") / one < 3.5
-    assert kept("full") < one
+    one_pass = peak("last_step")
+    assert peak("look_ahead") < 1.1 * one_pass
+    assert peak("direct_align") < 1.1 * one_pass
+    assert 2.5 < peak("last_k") / one_pass < 3.5
+    assert 2.5 < peak("lv") / one_pass < 3.5
+    assert peak("full") < one_pass

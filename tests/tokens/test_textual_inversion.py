@@ -13,7 +13,6 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
-from tests.tokens import test_class_tokens as test_tokens
 import torch
 from PIL import Image
 from torch.nn import functional
@@ -21,6 +20,7 @@ from torch.nn import functional
 from dct_augment import config, datasets, diffusion, pocket
 from dct_augment.classifiers import Preprocess, SingleClassifier
 from dct_augment.config import PromptsConfig, SamplingConfig, TextualInversionConfig, TokensConfig, seed_from
+from dct_augment.diffusion import Sampler, WordNorms
 from dct_augment.errors import DctAugmentError, InputError, ModelError
 from dct_augment.images import square
 from dct_augment.pipeline.run import Run
@@ -30,6 +30,7 @@ from dct_augment.tokens.checkpoint import TrainingCheckpoint
 from dct_augment.tokens.state import TrainedToken
 from dct_augment.tokens.textual_inversion import InversionState, TextualInversionTrainer
 from tests import tiny
+from tests.tokens import test_class_tokens
 
 CLOSE = 1e-5  # in double precision, where another batch shape changes no bit that counts
 SCALE = 4.0
@@ -60,7 +61,7 @@ class Colours(torch.nn.Module):
         return images.mean((2, 3)) @ self.weights
 
 
-def guide(gain: float = 1.0, labels: Sequence[str] = test_tokens.LABELS) -> SingleClassifier:
+def guide(gain: float = 1.0, labels: Sequence[str] = test_class_tokens.LABELS) -> SingleClassifier:
     return SingleClassifier(Colours(gain), Preprocess.square(tiny.IMAGE, (0, 0, 0), (1, 1, 1)), labels)
 
 
@@ -74,10 +75,11 @@ def trainer(
 ) -> TextualInversionTrainer:
     if known is None:
         known = {info.slug: pictures(info) for info in tiny.CLASSES}
-    options = {"guide": guide(), "sampling": SAMPLING, "prompting": PROMPTS} | more
-    return TextualInversionTrainer(
-        backend or tiny.backend("epsilon", "float64"), pictures=known, settings=settings, tokens=tokens, **options
+    options = {"guide": guide(), "prompts_config": PROMPTS} | more
+    made = Sampler.from_config(
+        backend or tiny.backend("epsilon", "float64"), options.pop("sampling", SAMPLING), negative_prompt=""
     )
+    return TextualInversionTrainer(made, images=known, inversion_config=settings, tokens_config=tokens, **options)
 
 
 def train(
@@ -223,16 +225,11 @@ def edited(family: str, folder: Path, **changes: Mapping[str, Any]) -> Path:
     return folder
 
 
-def words_of(backend: diffusion.Backend) -> tuple[tuple[int, float], ...]:
-    widths = [width for _, width in backend.blocks]
-    return tuple((width, mean) for width, (mean, _) in zip(widths, backend.word_norms(), strict=True))
-
-
 def learned(info: ClassInfo, backend: diffusion.Backend, initial: torch.Tensor, **changes: Any) -> InversionState:
     """The state of a class before its first step."""
-    each = [backend.compress(square(one, backend.image_size)) for one in pictures(info)]
+    each = [backend.encode_images(square(one, backend.image_size)) for one in pictures(info)]
     mean, deviation = (torch.cat(parts) for parts in zip(*each, strict=True))
-    return InversionState(info, initial, words_of(backend), mean, deviation, changed(**changes))
+    return InversionState(info, initial, backend.word_norms(), mean, deviation, changed(**changes))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -245,7 +242,7 @@ def test_loss_and_gradient_are_those_of_diffusers_example(tmp_path, family, pred
     moved = 0.05 * torch.randn(2, backend.width, generator=torch.Generator().manual_seed(1))
     vectors = [(start(backend, 2) + sign * moved).double().requires_grad_() for sign in (1, -1)]
     infos = tiny.CLASSES[1:]
-    draws = [made.draw(learned(info, backend, start(backend, 2))) for info in infos]
+    draws = [made.new_batch(learned(info, backend, start(backend, 2))) for info in infos]
     losses = made.losses(draws, vectors)
     gradients = torch.autograd.grad(losses.sum(), vectors)
     example = Example(folder, start(backend, 2))
@@ -266,8 +263,8 @@ def test_training_is_the_examples_loop_with_real_rows_of_the_vocabulary(family, 
     example, random = Example(tiny.pipeline_folder(family), start(backend, count)), generator(info)
     original = [table.detach().clone() for table in example.tables]
     groups = [
-        {"params": [table], "lr": settings.learning_rate * norm / width**0.5}
-        for table, (width, norm) in zip(example.tables, words_of(backend), strict=True)
+        {"params": [table], "lr": settings.learning_rate * words.mean_norm / words.width**0.5}
+        for table, words in zip(example.tables, backend.word_norms(), strict=True)
     ]
     optimizer, losses = torch.optim.AdamW(groups, weight_decay=settings.weight_decay), []
     for _ in range(settings.steps):
@@ -339,7 +336,7 @@ def test_the_pictures_of_a_class_make_its_token():
     assert torch.equal(swapped["kiwi"].vector, expected["kiwi"].vector)
     assert not torch.allclose(swapped["crane"].vector, expected["crane"].vector, atol=1e-3)
     others = train(
-        guide=guide(-9.0), judge=guide(), prompting=PROMPTS.model_copy(update={"contexts": ("by the water",)})
+        guide=guide(-9.0), judge=guide(), prompts_config=PROMPTS.model_copy(update={"contexts": ("by the water",)})
     )
     for slug, trained in expected.items():
         assert torch.equal(others[slug].vector, trained.vector)
@@ -501,7 +498,7 @@ def test_little_memory_gives_the_same_tokens_in_smaller_batches(batch, most, sai
     settings, tokens = changed(batch_size=batch), TOKENS.model_copy(update={"certificate_images": 4})
     told: list[Progress] = []
     expected = train(settings=settings, tokens=tokens)
-    with test_tokens.little_memory(tiny.backend("epsilon", "float64"), most) as asked:
+    with test_class_tokens.little_memory(tiny.backend("epsilon", "float64"), most) as asked:
         found = {one.info.slug: one for one in trainer(settings, tokens).train(tiny.CLASSES, told.append)}
     assert max(asked) > most
     assert [one.note for one in told if not one.total] == said
@@ -538,7 +535,7 @@ def test_memory_that_runs_out_in_a_backward_pass_leaves_nothing_behind():
 
 def test_memory_for_no_class_at_all_is_one_message():
     with (
-        test_tokens.little_memory(tiny.backend("epsilon", "float64"), 1),
+        test_class_tokens.little_memory(tiny.backend("epsilon", "float64"), 1),
         pytest.raises(DctAugmentError, match=r"classes taken one by one: .*, or lower textual_inversion\.batch_size$"),
     ):
         train()
@@ -582,7 +579,7 @@ def test_half_precision_learns_nearly_the_same_in_single_precision(family, kind,
     for dtype in ("float64", kind):
         backend, info = tiny.backend(family, dtype), tiny.CLASSES[1]
         made, vector = trainer(backend=backend), start(backend, 1).requires_grad_()
-        loss = made.losses([made.draw(learned(info, backend, start(backend, 1)))], [vector])
+        loss = made.losses([made.new_batch(learned(info, backend, start(backend, 1)))], [vector])
         (gradient,) = torch.autograd.grad(loss.sum() * 1024, vector)
         assert gradient.dtype == torch.float32
         found.append((loss.item(), gradient.flatten()))
@@ -607,8 +604,9 @@ def test_the_loss_scale_of_half_precision_is_taken_back_to_the_last_bit():
 class TestLearned:
     """The steps of one class, without a model."""
 
-    def one(self, words: tuple[tuple[int, float], ...] = ((16, 2.0),), **changes: Any) -> InversionState:
-        latents, width = torch.zeros(1, 4, 8, 8), sum(width for width, _ in words)
+    def one(self, widths_and_norms: Sequence[tuple[int, float]] = ((16, 2.0),), **changes: Any) -> InversionState:
+        words = tuple(WordNorms(width, norm, 2 * norm) for width, norm in widths_and_norms)
+        latents, width = torch.zeros(1, 4, 8, 8), sum(norms.width for norms in words)
         return InversionState(tiny.CLASSES[0], torch.ones(1, width), words, latents, latents, changed(**changes))
 
     def step(self, one: InversionState, gradient: torch.Tensor, loss: float = 1.0, scale: float = 1.0) -> None:
@@ -622,13 +620,13 @@ class TestLearned:
         self.step(one, gradient)
         moved = one.vector.detach() - 1
         for part, norm in zip(moved.split([16, 4], 1), (2.0, 5.0), strict=True):
-            assert part.norm().item() == pytest.approx(one.settings.learning_rate * norm, rel=1e-3)
+            assert part.norm().item() == pytest.approx(one.config.learning_rate * norm, rel=1e-3)
         assert torch.equal(moved.sign(), -gradient.sign())
 
     def test_weights_decay_as_in_adamw(self):
         one = self.one(weight_decay=0.5)
         self.step(one, torch.zeros(1, 16))
-        expected = 1 - 0.5 * one.settings.learning_rate * 2.0 / 16**0.5
+        expected = 1 - 0.5 * one.config.learning_rate * 2.0 / 16**0.5
         torch.testing.assert_close(one.vector.detach(), torch.full((1, 16), expected))
 
     @pytest.mark.parametrize("size", [1e-7, 1.0])
@@ -670,7 +668,7 @@ def birds() -> tuple[diffusion.Backend, dict[str, ClassInfo], dict[str, TrainedT
     labels = ("stone", "pebble", *(info.name for info in known.values()))
     made = trainer(
         changed(steps=32, batch_size=4, learning_rate=0.2), backend=backend, known=few, guide=guide(labels=labels),
-        prompting=PromptsConfig(),
+        prompts_config=PromptsConfig(),
     )  # fmt: skip
     return backend, known, {trained.info.slug: trained for trained in made.train(tuple(known.values()))}
 
@@ -744,8 +742,8 @@ def test_a_run_writes_tokens_that_diffusers_loads(finished):
     few = {info.slug: [one.open() for one in split.train if one.label == info.index] for info in made.classes}
     assert [len(some) for some in few.values()] == [2, 2]
     direct = TextualInversionTrainer(
-        made.backend, made.guide, pictures=few, settings=made.config.textual_inversion, tokens=made.config.tokens,
-        sampling=made.config.sampling, prompting=made.config.prompts, judge=made.judge,
+        made.sampler, made.guide, images=few, inversion_config=made.config.textual_inversion,
+        tokens_config=made.config.tokens, prompts_config=made.config.prompts, judge=made.judge,
     )  # fmt: skip
     for trained in direct.train(made.classes):
         info = trained.info

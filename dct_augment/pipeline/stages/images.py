@@ -46,7 +46,7 @@ class ImageStage(Stage):
         rows = plan.rows(spec, self._kind, classes, self._config.prompts, tokens, settings.seed)
         vectors = {info.slug: context.tokens.vector(info) for info in classes if info.slug in tokens}
         images = []
-        for image in self._generator.draw(rows, vectors, settings.batch_size):
+        for image in self._generator.generate(rows, vectors, settings.batch_size):
             images.append(image)
             on_progress(Progress(self.title, len(images), len(rows), image.row.class_name))
         self._shards.write(spec, images, identity, settings.image_format)
@@ -78,9 +78,7 @@ class ImageStage(Stage):
     def _generator(self) -> Generator:
         context = self._context
         return Generator(
-            context.backend,
-            sampling=self._config.sampling,
-            negative=self._config.prompts.negative,
+            context.sampler,
             classes=context.whole.classes,
             guide=context.guide,
             judge=context.judge,

@@ -97,14 +97,24 @@ class TokenStage(Stage):
 
     def _trainer(self, classes: Sequence[ClassInfo]) -> ClassTokenTrainer | TextualInversionTrainer:
         context, config = self._context, self._config
-        shared: dict[str, Any] = {"judge": context.judge, "sampling": config.sampling, "prompting": config.prompts}
         if config.tokens.objective == "classifier":
-            starts = self._starts(classes)
-            return ClassTokenTrainer(context.backend, context.guide, settings=config.tokens, starts=starts, **shared)
+            return ClassTokenTrainer(
+                context.sampler,
+                context.guide,
+                judge=context.judge,
+                tokens_config=config.tokens,
+                prompts_config=config.prompts,
+                starts=self._starts(classes),
+            )
         return TextualInversionTrainer(
-            context.backend, context.guide, pictures=self._pictures(classes), settings=config.textual_inversion,
-            tokens=config.tokens, **shared,
-        )  # fmt: skip
+            context.sampler,
+            context.guide,
+            images=self._pictures(classes),
+            judge=context.judge,
+            inversion_config=config.textual_inversion,
+            tokens_config=config.tokens,
+            prompts_config=config.prompts,
+        )
 
     def _pictures(self, classes: Sequence[ClassInfo]) -> dict[str, list[Image.Image]]:
         """The few-shot images of each class, by slug."""
@@ -117,17 +127,17 @@ class TokenStage(Stage):
         start = self._config.tokens.init_from
         if start is None:
             return {}
-        found, blocks = {}, self._context.backend.blocks
+        found, widths = {}, list(self._context.backend.encoder_widths.values())
         for info in classes:
             path = start / f"{info.slug}.safetensors" if start.is_dir() else start
             if start.is_dir() and not path.is_file():
                 continue
             token = formats.read(path)[0]
-            count, wanted = len(token.vector), [width for _, width in blocks]
-            if list(token.widths) != wanted or count != self._config.tokens.vectors:
+            count = len(token.vector)
+            if list(token.widths) != widths or count != self._config.tokens.vectors:
                 raise InputError(
                     f"tokens.init_from {str(path)!r} has {count} vectors of width {list(token.widths)}, but "
-                    f"tokens.vectors is {self._config.tokens.vectors} and the model takes {wanted}"
+                    f"tokens.vectors is {self._config.tokens.vectors} and the model takes {widths}"
                 )
             found[info.slug] = token.vector
         if not found:
