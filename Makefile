@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test lint docs format weights clean
+.PHONY: help install demo test test-fast lint docs format weights clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 install: $(INSTALLED)  ## set up .venv with the pinned set
 
@@ -23,8 +23,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install  ## tokens -> shards -> benchmark -> report on both Pocket data sets
 	$(BIN)/dct-augment demo
 
-test: install  ## the test suite, in two processes of one thread each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+test: install  ## the test suite, in two processes of one thread each, and its branch coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report term
+
+test-fast: install  ## the tests that take seconds, for work in progress
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: install  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
