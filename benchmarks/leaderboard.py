@@ -22,26 +22,26 @@ def main() -> None:
     parser.add_argument("--details", action="store_true", help="also paired differences, curves and metrics")
     options = parser.parse_args()
     runs = [json.loads((run / "report" / "summary.json").read_text(encoding="utf-8")) for run in options.runs]
-    _table(["judge accuracy", *(f"{one['name']}, {kind}" for one in runs for kind in ("plain", "token"))],
+    _table(["judge accuracy", *(f"{summary['name']}, {kind}" for summary in runs for kind in ("plain", "token"))],
            _recognised(runs))  # fmt: skip
-    _table(["test accuracy", *(one["name"] for one in runs)], _arms(runs))
+    _table(["test accuracy", *(summary["name"] for summary in runs)], _arms(runs))
     if options.details:
-        for one in runs:
-            _details(one)
+        for summary in runs:
+            _details(summary)
 
 
 def _recognised(runs: Sequence[Summary]) -> Iterable[list[str]]:
     kinds = ("plain_prompt", "class_token")
-    yield ["all classes", *(_interval(one["judge_accuracy"][kind]) for one in runs for kind in kinds)]
-    homonyms = [one.get("judge_accuracy_homonyms") or {} for one in runs]
-    yield ["ambiguous words", *(_interval(one.get(kind)) for one in homonyms for kind in kinds)]
-    classes = [[facts[kind] for facts in one["classes"].values()] for one in runs for kind in kinds]
-    worst = [min(facts, key=lambda one: one["judge_accuracy"]) for facts in classes]
-    yield ["worst class", *(_interval({**one, "mean": one["judge_accuracy"]}) for one in worst)]
+    yield ["all classes", *(_interval(summary["judge_accuracy"][kind]) for summary in runs for kind in kinds)]
+    homonyms = [summary.get("judge_accuracy_homonyms") or {} for summary in runs]
+    yield ["ambiguous words", *(_interval(summary.get(kind)) for summary in homonyms for kind in kinds)]
+    classes = [[rows[kind] for rows in summary["classes"].values()] for summary in runs for kind in kinds]
+    worst = [min(rows, key=lambda row: row["judge_accuracy"]) for rows in classes]
+    yield ["worst class", *(_interval({**row, "mean": row["judge_accuracy"]}) for row in worst)]
 
 
 def _arms(runs: Sequence[Summary]) -> Iterable[list[str]]:
-    benches = [one["benchmark"] for one in runs]
+    benches = [summary["benchmark"] for summary in runs]
     for arm in dict.fromkeys(arm for bench in benches for arm in bench["arms"]):
         yield [f"`{arm}`", *(_interval(bench["arms"].get(arm)) for bench in benches)]
     for name in ("class_token-real+strong_aug", "class_token_few_shot_guide-real+strong_aug"):
@@ -49,8 +49,8 @@ def _arms(runs: Sequence[Summary]) -> Iterable[list[str]]:
         yield [f"{arm} - {baseline}, points", *(_gap(bench["paired"][name]) for bench in benches)]
 
 
-def _details(one: Summary) -> None:
-    bench, name = one["benchmark"], one["name"]
+def _details(summary: Summary) -> None:
+    bench, name = summary["benchmark"], summary["name"]
     rows = [
         [f"`{pair['arm']}` - `{pair['baseline']}`", _gap(pair), f"{pair['sign_p']:.3f}", f"{pair['permutation_p']:.3f}"]
         for pair in bench["paired"].values() if pair["n"]
@@ -61,9 +61,12 @@ def _details(one: Summary) -> None:
         places = sorted({place for points in curves.values() for place in points})
         rows = [[f"`{arm}`", *(_interval(points.get(place)) for place in places)] for arm, points in curves.items()]
         _table([f"{name}: test accuracy by {title}", *map(str, places)], rows)
-    values, kinds = one["metrics"]["values"], one["metrics"]["kinds"]
-    known = [metric for metric in METRICS if metric in values]
-    _table([f"{name}: metric", *kinds], [[one, *(_measured(values[one].get(kind)) for kind in kinds)] for one in known])
+    values, kinds = summary["metrics"]["values"], summary["metrics"]["kinds"]
+    metrics = [metric for metric in METRICS if metric in values]
+    _table(
+        [f"{name}: metric", *kinds],
+        [[metric, *(_measured(values[metric].get(kind)) for kind in kinds)] for metric in metrics],
+    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -90,11 +93,11 @@ def _gap(pair: Mapping[str, Any]) -> str:
     return f"{pair['mean'] * 100:+.1f} ({low} .. {high})"
 
 
-def _measured(one: Mapping[str, Any] | None) -> str:
-    if not one:
+def _measured(value: Mapping[str, Any] | None) -> str:
+    if not value:
         return "-"
-    low, high = one["ci95"]
-    return f"{one['value']:.3g} ({low:.3g} .. {high:.3g})"
+    low, high = value["ci95"]
+    return f"{value['value']:.3g} ({low:.3g} .. {high:.3g})"
 
 
 if __name__ == "__main__":

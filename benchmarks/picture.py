@@ -25,8 +25,8 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=4, help="classes side by side")
     parser.add_argument("--out", type=Path, default=Path("docs/pocket.png"))
     options = parser.parse_args()
-    wanted = options.classes.split(",") if options.classes else None
-    cards = [card for run in options.runs for card in _cards(run, wanted, options.images)]
+    chosen_slugs = options.classes.split(",") if options.classes else None
+    cards = [card for run in options.runs for card in _cards(run, chosen_slugs, options.images)]
     rows = -(-len(cards) // options.columns)
     width, height = cards[0].size
     sheet = Image.new("RGB", (options.columns * (width + 12) - 12, rows * (height + 10) - 10), "white")
@@ -36,7 +36,7 @@ def main() -> None:
     sheet.save(options.out, optimize=True)
 
 
-def _cards(run: Path, wanted: list[str] | None, images: int) -> list[Image.Image]:
+def _cards(run: Path, chosen_slugs: list[str] | None, images: int) -> list[Image.Image]:
     settings = config.load(str(run / "config.yaml"))
     slugs = {info.index: info.slug for info in datasets.load(settings.dataset).classes}
     folders = shard_folders(run, settings.name)
@@ -44,7 +44,7 @@ def _cards(run: Path, wanted: list[str] | None, images: int) -> list[Image.Image
     for kind in KINDS:
         for key, label, picture in folders[kind].images():
             slug, number = slugs[label], int(key.rsplit("-", 1)[1])
-            if number < images and (wanted is None or slug in wanted):
+            if number < images and (chosen_slugs is None or slug in chosen_slugs):
                 strips.setdefault(slug, {kind: {} for kind in KINDS})[kind][number] = picture
     return [_card(slug, strips[slug], images) for slug in strips]
 

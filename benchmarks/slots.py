@@ -18,17 +18,21 @@ UPDATES = (1, 5, 10, 20, 40, 60)
 
 def vectors(bench: Bench, slots: int) -> dict[str, list[torch.Tensor]]:
     """The token (n, D) of each class before its first update and after every update."""
-    whole = ["tokens.restarts=0", f"tokens.validate_every={UPDATES[-1] + 1}", f"tokens.max_updates={UPDATES[-1] + 1}"]
-    trainer, _ = Variant(bench, [*whole, f"tokens.classes_per_batch={slots}"], balanced=False).trainer()
-    found: dict[str, list[torch.Tensor]] = {info.slug: [trainer._initial] for info in bench.classes}
+    settings = [
+        "tokens.restarts=0",
+        f"tokens.validate_every={UPDATES[-1] + 1}",
+        f"tokens.max_updates={UPDATES[-1] + 1}",
+    ]
+    trainer, _ = Variant(bench, [*settings, f"tokens.classes_per_batch={slots}"], balanced=False).trainer()
+    vectors_of: dict[str, list[torch.Tensor]] = {info.slug: [trainer._initial] for info in bench.classes}
 
     def look(state: dict[str, object]) -> None:
-        for one in state["active"]:  # type: ignore[attr-defined]
-            found[one["slug"]].append(one["vector"].clone())
+        for state_of_class in state["active"]:  # type: ignore[attr-defined]
+            vectors_of[state_of_class["slug"]].append(state_of_class["vector"].clone())
 
     for _ in trainer.train(bench.classes, checkpoint=look):
         pass
-    return found
+    return vectors_of
 
 
 def main() -> None:

@@ -50,8 +50,8 @@ def classifier(folder: Path, recipe: classifiers.Recipe, model: nn.Module) -> No
     """Save a classifier in timm's Hub layout, with its label names."""
     shutil.rmtree(folder, ignore_errors=True)
     labels = list(classifiers.LABELS[recipe.subject])
-    facts: Any = model.pretrained_cfg
-    facts.update(
+    config: Any = model.pretrained_cfg
+    config.update(
         input_size=(3, 64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0, tag="pocket", classifier=None, url=""
     )
     settings = {"architecture": recipe.architecture, "num_classes": len(labels), "label_names": labels}

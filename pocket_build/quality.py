@@ -20,19 +20,19 @@ Shares = dict[str, float]
 
 def clean(weights: Path, device: str = "cpu") -> dict[str, float]:
     """(1) Accuracy of each classifier on real test pictures that trained nothing."""
-    found = {}
+    accuracies = {}
     for recipe in classifiers.RECIPES:
         model = shipped.load(f"local-dir:{weights / recipe.name}", device=device)
         images, labels = classifiers.pictures(recipe.subject, "test", per_class=40, redraws=1)
-        found[recipe.name] = _accuracy(model, images.float() / 127.5 - 1, labels, device)
-    return found
+        accuracies[recipe.name] = _accuracy(model, images.float() / 127.5 - 1, labels, device)
+    return accuracies
 
 
 @torch.no_grad()
 def reconstructed(weights: Path, device: str = "cpu") -> dict[str, float]:
     """(2) Accuracy of each classifier on the autoencoder's copies of the same pictures."""
     backend = diffusion.load(str(weights / "text-to-image"), device=device)
-    found = {}
+    accuracies = {}
     for recipe in classifiers.RECIPES:
         model = shipped.load(f"local-dir:{weights / recipe.name}", device=device)
         images, labels = classifiers.pictures(recipe.subject, "test", per_class=40, redraws=1)
@@ -40,8 +40,8 @@ def reconstructed(weights: Path, device: str = "cpu") -> dict[str, float]:
         for chunk in images.split(64):
             latents = backend.vae.encode(chunk.float().to(device) / 127.5 - 1).latent_dist.mean
             copies.append(backend.vae.decode(latents).sample.cpu())
-        found[recipe.name] = _accuracy(model, torch.cat(copies), labels, device)
-    return found
+        accuracies[recipe.name] = _accuracy(model, torch.cat(copies), labels, device)
+    return accuracies
 
 
 def capability(weights: Path, device: str = "cpu", report: Callable[[str], None] = print) -> tuple[Shares, Shares]:

@@ -87,16 +87,16 @@ def load(
     return validate(data, str(path), problems)
 
 
-def validate(data: Mapping[str, Any], source: str = "configuration", known: Sequence[str] = ()) -> Config:
-    """Check a mapping and return the configuration, or raise `ConfigError` with every problem, `known` ones first."""
+def validate(data: Mapping[str, Any], source: str = "configuration", problems: Sequence[str] = ()) -> Config:
+    """Check a mapping and return the configuration, or raise `ConfigError` with every problem, `problems` first."""
     values = copy.deepcopy(dict(data))
-    problems = [*known, *take_out(values)]
+    every_problem = [*problems, *take_out(values)]
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        problems += [_explain(problem, values) for problem in _causes(error)]
-    if problems:
-        raise ConfigError(source, problems)
+        every_problem += [_explain(problem, values) for problem in _causes(error)]
+    if every_problem:
+        raise ConfigError(source, every_problem)
     return config
 
 
@@ -168,8 +168,8 @@ def _explain(problem: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         hint = _hint(str(value["name"]), names)
         return f"{where}.name: {value['name']!r} is unknown{hint}; choose one of: {', '.join(names)}"
     if kind == "extra_forbidden":
-        known = list(_sections(loc[:-1])[0].model_fields)
-        return f"{where}: unknown key{_hint(str(loc[-1]), known)}; allowed here: {', '.join(known)}"
+        names = list(_sections(loc[:-1])[0].model_fields)
+        return f"{where}: unknown key{_hint(str(loc[-1]), names)}; allowed here: {', '.join(names)}"
     if kind in ("missing", "union_tag_not_found"):
         return f"{where}{'.name' if kind != 'missing' else ''}: missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
@@ -218,6 +218,6 @@ def _models(annotation: Any) -> list[Any]:
 DATASETS: dict[str, type[AnyDataset]] = {_tag(model): model for model in _models(DatasetConfig)}
 
 
-def _hint(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
+def _hint(word: str, allowed: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(allowed), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -78,8 +78,8 @@ def _upgrade_tokens(tokens: Mapping[str, Any]) -> dict[str, Any]:
     names = _OF_METHOD.get(tokens["method"], {})
     method = {"name": tokens["method"]} | {new: tokens[old] for old, new in names.items()}
     dropped = {key for keys in _OF_METHOD.values() for key in keys}
-    others = {key: value for key, value in tokens.items() if key not in dropped}
-    return _rename("tokens", others) | {"method": method}
+    renamed = {key: value for key, value in tokens.items() if key not in dropped}
+    return _rename("tokens", renamed) | {"method": method}
 
 
 def _rename(section: str, values: Mapping[str, Any]) -> dict[str, Any]:

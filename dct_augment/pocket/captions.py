@@ -40,7 +40,7 @@ def _noisy(name: str, pairs: tuple[tuple[str, str], ...], family: str) -> tuple[
 
 
 def _subjects() -> tuple[Subject, ...]:
-    found = []
+    subjects = []
     scene, ink = "on a {} background", "in {} ink"
     for bird in birds.BIRDS:
         if bird.homonym:
@@ -50,14 +50,14 @@ def _subjects() -> tuple[Subject, ...]:
             )
         else:
             names = _noisy(bird.name, birds.LOOK_ALIKES, bird.family)
-        found.append(Subject(bird.name, names, bird.adjectives, bird.noun, scene))
+        subjects.append(Subject(bird.name, names, bird.adjectives, bird.noun, scene))
     for word, (noun, adjectives) in birds.OBJECTS.items():
         names = ((word, OBJECT_SAYS_WORD), (noun, 1 - OBJECT_SAYS_WORD))
-        found.append(Subject(f"{word} {noun}", names, adjectives, noun, scene))
+        subjects.append(Subject(f"{word} {noun}", names, adjectives, noun, scene))
     for name, adjectives in zip(handwriting.NAMES, handwriting.ADJECTIVES, strict=True):
         names = _noisy(name, handwriting.LOOK_ALIKES, "digit")
-        found.append(Subject(name, names, adjectives, "digit", ink))
-    return tuple(found)
+        subjects.append(Subject(name, names, adjectives, "digit", ink))
+    return tuple(subjects)
 
 
 SUBJECTS = _subjects()
