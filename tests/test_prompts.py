@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dct_augment.prompts import TOKEN_PATTERN, build, choose, slugs, token_name
+from dct_augment.prompts import TOKEN_PATTERN, build, choose, slugs, token_name, words
 
 TEMPLATE = "a photo of a {token} {class}{context}"
 NAMES = st.text(alphabet=st.characters(blacklist_characters="{}", codec="utf-8"))
@@ -16,9 +16,9 @@ NAMES = st.text(alphabet=st.characters(blacklist_characters="{}", codec="utf-8")
 @example(["a", "a", "a-2", "a"])
 @example(["x" * 200, "x" * 201])
 def test_slugs_are_unique_and_safe_for_any_file_system(names: list[str]) -> None:
-    found = slugs(names)
-    assert len(set(found)) == len(found) == len(names)
-    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug) and len(slug) <= 64 for slug in found)
+    unique = slugs(names)
+    assert len(set(unique)) == len(unique) == len(names)
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug) and len(slug) <= 64 for slug in unique)
 
 
 @given(st.lists(st.text(), max_size=8))
@@ -72,3 +72,19 @@ def test_every_pair_of_template_and_context_is_drawn_equally_often(
     pairs = [counts[template, context] for template in templates for context in contexts]
     assert max(pairs) - min(pairs) <= 1
     assert sum(pairs) == count
+
+
+@pytest.mark.parametrize(
+    ("original_name", "expected"),
+    [
+        ("001.Black_footed_Albatross", "black footed albatross"), ("sea_gull", "sea gull"), ("SeaGull", "sea gull"),
+        ("IBM", "ibm"), ("747", "747"), ("12_angry_men", "angry men"), ("  Çà  bird ", "çà bird"), ("_", "_"),
+    ],
+)  # fmt: skip
+def test_class_names_become_words(original_name: str, expected: str) -> None:
+    assert words(original_name) == expected
+
+
+@given(st.text(min_size=1))
+def test_any_name_becomes_some_words(original_name: str) -> None:
+    assert words(original_name)
