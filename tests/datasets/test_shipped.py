@@ -45,7 +45,7 @@ def test_birds_are_twelve_species_in_three_families_and_four_homonyms() -> None:
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 20), ("val", 10), ("test", 40)])
-def test_birds_are_balanced(split: str, count: int) -> None:
+def test_pocket_birds_are_balanced(split: str, count: int) -> None:
     assert set(per_class(list(datasets.load("pocket").examples(split))).values()) == {count}
 
 
@@ -66,13 +66,13 @@ def test_keys_are_unique_over_all_splits(dataset: Dataset) -> None:
 
 
 def test_no_picture_is_in_two_splits(dataset: Dataset) -> None:
-    seen = {
+    contents = {
         split: {content(example) for example in dataset.examples(split)[::stride]}
         for split, stride in (("train", 4), ("val", 2), ("test", 7))
     }
-    assert not seen["train"] & seen["val"]
-    assert not seen["train"] & seen["test"]
-    assert not seen["val"] & seen["test"]
+    assert not contents["train"] & contents["val"]
+    assert not contents["train"] & contents["test"]
+    assert not contents["val"] & contents["test"]
 
 
 def test_an_example_opens_as_the_same_picture_every_time(dataset: Dataset) -> None:
@@ -93,7 +93,7 @@ def test_few_shot_is_deterministic_and_differs_by_seed(dataset: Dataset) -> None
     assert datasets.few_shot(dataset, 5, 1).train != datasets.few_shot(dataset, 5, 2).train
 
 
-def test_fewer_shots_are_a_part_of_more(dataset: Dataset) -> None:
+def test_the_images_of_fewer_shots_are_a_part_of_those_of_more(dataset: Dataset) -> None:
     small, large = ({e.key for e in datasets.few_shot(dataset, shots, 0).train} for shots in (2, 7))
     assert small < large
 
@@ -111,27 +111,27 @@ def test_too_many_shots_name_the_class_and_what_it_has(dataset: Dataset) -> None
 
 def test_a_class_keeps_its_draw_when_others_are_left_out(dataset: Dataset) -> None:
     part = datasets.DatasetSubset(dataset.name, dataset.classes[2:4], dataset, {})
-    whole = [example for example in datasets.few_shot(dataset, 4, 0).train if example.label in (2, 3)]
-    assert list(datasets.few_shot(part, 4, 0).train) == whole
+    expected = [example for example in datasets.few_shot(dataset, 4, 0).train if example.label in (2, 3)]
+    assert list(datasets.few_shot(part, 4, 0).train) == expected
     assert set(per_class(list(part.examples("test")))) == {2, 3}
 
 
-@pytest.mark.parametrize("wanted", [["song sparrow", "bat"], ["song-sparrow", "BAT"], [" bat ", "song-sparrow", "bat"]])
-def test_select_takes_names_and_slugs_in_the_data_sets_order(wanted: list[str]) -> None:
-    chosen = datasets.select(datasets.load("pocket"), wanted)
+@pytest.mark.parametrize("names", [["song sparrow", "bat"], ["song-sparrow", "BAT"], [" bat ", "song-sparrow", "bat"]])
+def test_select_takes_names_and_slugs_in_the_data_sets_order(names: list[str]) -> None:
+    chosen = datasets.select(datasets.load("pocket"), names)
     assert [info.slug for info in chosen] == ["song-sparrow", "bat"]
 
 
-def test_select_without_a_wish_takes_all(dataset: Dataset) -> None:
+def test_select_without_names_takes_all_classes(dataset: Dataset) -> None:
     assert datasets.select(dataset, None) == dataset.classes
 
 
-def test_select_names_every_unknown_class_and_all_known() -> None:
+def test_select_names_every_unknown_class_and_all_there_are() -> None:
     with pytest.raises(DatasetError, match=r"classes 'dodo', 'emu' are not in 'digits'; it has: zero, one"):
         datasets.select(datasets.load("digits"), ["emu", "one", "dodo"])
 
 
-def test_select_of_nothing_is_refused(dataset: Dataset) -> None:
+def test_selecting_no_class_is_refused(dataset: Dataset) -> None:
     with pytest.raises(DatasetError, match="no class given"):
         datasets.select(dataset, [])
 
@@ -176,17 +176,17 @@ def test_every_class_is_a_subject_of_the_captions_with_chances_that_add_up() -> 
 
 
 def test_descriptions_name_no_class_and_are_unique() -> None:
-    said = [captions.describe(subject) for subject in captions.SUBJECTS]
-    assert len(set(said)) == len(said)
+    descriptions = [captions.describe(subject) for subject in captions.SUBJECTS]
+    assert len(set(descriptions)) == len(descriptions)
     names = {info.name for name in NAMES for info in datasets.load(name).classes}
-    assert [(text, name) for text in said for name in names if f" {name} " in f" {text} "] == []
+    assert [(text, name) for text in descriptions for name in names if f" {name} " in f" {text} "] == []
 
 
 def test_captions_are_reproducible_and_sometimes_empty() -> None:
     subject = captions.SUBJECTS[0]
-    said = [captions.caption(subject, "blue", np.random.default_rng(seed)) for seed in range(300)]
-    assert said == [captions.caption(subject, "blue", np.random.default_rng(seed)) for seed in range(300)]
-    assert 0.05 < said.count("") / 300 < 0.16
+    texts = [captions.caption(subject, "blue", np.random.default_rng(seed)) for seed in range(300)]
+    assert texts == [captions.caption(subject, "blue", np.random.default_rng(seed)) for seed in range(300)]
+    assert 0.05 < texts.count("") / 300 < 0.16
 
 
 def test_a_photograph_shows_the_drawing_in_another_light() -> None:
