@@ -136,7 +136,9 @@ class GeneratedImage:
 
 @dataclass(frozen=True)
 class Trial:
-    """One benchmark run: an arm on one few-shot draw, with at most `per_class` synthetic images of each class.
+    """One trained and tested classifier: an arm on one few-shot draw.
+
+    It is trained with at most `per_class` synthetic images of each class.
 
     `truth` and `predicted` are class indices of the test images, in their order; `val_accuracy` is that of the state
     that was tested, NaN without a validation split.
@@ -154,6 +156,18 @@ class Trial:
     predicted: tuple[int, ...] = field(repr=False)
 
 
+class StageName(StrEnum):
+    """The stages of a run, in order: as work units, progress, `times.json` and `--dry-run` name them."""
+
+    TOKENS = "tokens"
+    CLASS_TOKEN_IMAGES = "class-token images"
+    PLAIN_PROMPT_IMAGES = "plain-prompt images"
+    ARMS = "arms"
+    BENCHMARK = "benchmark"
+    METRICS = "metrics"
+    REPORT = "report"
+
+
 @dataclass(frozen=True)
 class WorkUnit:
     """One piece of the work of a stage: what is resumed, retried and distributed.
@@ -162,7 +176,7 @@ class WorkUnit:
     `classes` are the slugs it is about, if not all.
     """
 
-    stage: str
+    stage: StageName
     number: int
     title: str
     size: int
@@ -171,7 +185,10 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is; `note` is one short line for a person. With a total of 0 it is a remark alone."""
+    """How far a stage is; `note` is one short line for a person. With a total of 0 it is a remark alone.
+
+    `stage` is a `StageName`, or what a remark is about: a model, guide, judge, the data.
+    """
 
     stage: str
     done: int

@@ -24,7 +24,7 @@ from dct_augment import config as configuration
 from dct_augment.errors import DctAugmentError, InputError
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import Stage
-from dct_augment.records import Progress, ProgressCallback, WorkUnit
+from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit
 from flows import artifacts, runners, server, transient, workers
 from flows.runners import Runner
 from flows.workers import Job
@@ -63,8 +63,8 @@ def augment(
     )
     run = Run(settings, _remark)
     with runners.make(settings) as runner:
-        run_stages(run, run.stages("report"), runner)
-    page = _task("report", "report")(run.report)()
+        run_stages(run, run.stages(StageName.REPORT), runner)
+    page = _task(StageName.REPORT, StageName.REPORT)(run.report)()
     artifacts.show(run, page)
     run.check()
     return str(page)
@@ -89,13 +89,13 @@ def _execute(run: Run, stage: Stage, units: Sequence[WorkUnit], runner: Runner, 
         DctAugmentError: units failed; the others are done.
     """
     settings, failed = run.config.runner, dict[str, Exception]()
-    progress = artifacts.StageProgress(run.config.name, stage.title, units, _progress)
+    progress = artifacts.StageProgress(run.config.name, stage.name, units, _progress)
     session = workers.local[job.name]
-    session.use_stage(stage, units[0].stage)
+    session.use_stage(stage)
     session.on_progress = progress.within
 
     def task_of(unit: WorkUnit) -> Task[[WorkUnit, Job], None]:
-        return _task(stage.title, unit.title, settings.retries, settings.retry_delay)(do)
+        return _task(stage.name, unit.title, settings.retries, settings.retry_delay)(do)
 
     with closing(runner.outcomes(stage, units, task_of, job)) as outcomes:
         for unit, error in outcomes:
@@ -107,7 +107,7 @@ def _execute(run: Run, stage: Stage, units: Sequence[WorkUnit], runner: Runner, 
     if failed:
         reasons = "; ".join(f"{title}: {error}" for title, error in failed.items())
         raise DctAugmentError(
-            f"{stage.title}: {len(failed)} of {len(units)} units failed, the others are done. {reasons}. "
+            f"{stage.name}: {len(failed)} of {len(units)} units failed, the others are done. {reasons}. "
             "Run it again to go on"
         ) from next(iter(failed.values()))
 

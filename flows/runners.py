@@ -66,7 +66,7 @@ class InProcess(Runner):
         if stage.max_parallel > 1:
             # Inner first: when a stop arrives, the processes end, and then the threads that wait for them.
             threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=stage.max_parallel)
-            with threads, stage.trial_pool():
+            with threads, stage.worker_pool():
                 yield from _window(
                     units, lambda unit: threads.submit(task_of(unit), _call(unit, job)), lambda: stage.max_parallel
                 )

@@ -16,7 +16,7 @@ from dct_augment.config import Config
 from dct_augment.errors import InputError
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import STAGES, Stage
-from dct_augment.records import Progress, ProgressCallback, WorkUnit, ignore_progress
+from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit, ignore_progress
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Session:
 
     def __init__(self, run: Run, on_progress: ProgressCallback = ignore_progress) -> None:
         self.run, self.on_progress = run, on_progress
-        self._stages: dict[str, Stage] = {}
+        self._stages: dict[StageName, Stage] = {}
 
-    def use_stage(self, stage: Stage, name: str) -> None:
-        """Use a stage that has been made already for the units of that name."""
-        self._stages[name] = stage
+    def use_stage(self, stage: Stage) -> None:
+        """Use a stage that has been made already for its units."""
+        self._stages[stage.name] = stage
 
     def do(self, unit: WorkUnit) -> None:
         """Do one unit."""

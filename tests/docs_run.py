@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dct_augment import Run, load_config
-from dct_augment.records import ImageKind
+from dct_augment.records import StageName
 
 SMALL = (
     "tokens.max_updates=4",
@@ -21,4 +21,4 @@ def make(folder: Path, *classes: str) -> None:
     """Write tokens and shards of some Pocket classes into `folder/runs/pocket`."""
     config = load_config("pocket", SMALL, classes=classes, output=folder / "runs" / "pocket", device="cpu")
     run = Run(config)
-    run.run_stages(run.stages(ImageKind.CLASS_TOKEN))
+    run.run_stages(run.stages(StageName.CLASS_TOKEN_IMAGES))

@@ -1,34 +1,78 @@
-"""The arms of the benchmark: which have synthetic images, and where these lie."""
+"""The arms of the benchmark: what each trains on, and where its synthetic images lie."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from dct_augment.config import Arm, BenchmarkConfig
+from dct_augment.config import Arm as ArmName
+from dct_augment.config import BenchmarkConfig
 from dct_augment.records import ImageKind
 
-SYNTHETIC = {
-    "plain_prompt": ImageKind.PLAIN_PROMPT,
-    "textual_inversion": ImageKind.CLASS_TOKEN,
-    "class_token": ImageKind.CLASS_TOKEN,
-    "class_token_few_shot_guide": ImageKind.CLASS_TOKEN,
-    "class_token_filtered": ImageKind.CLASS_TOKEN,
-}
-"""Arms with synthetic images, and the kind of these. They keep the strong augmentation."""
 
-OWN_IMAGES = ("textual_inversion", "class_token_few_shot_guide")
-"""Arms whose images are made anew from the real images of each draw."""
+@dataclass(frozen=True)
+class Arm:
+    """What the classifier of one arm trains on, beside the few-shot images that all arms have.
+
+    `images` is the kind of its synthetic images, if it has any. `tokens_from` says how their class tokens are learned
+    anew from each few-shot draw; if it is None, they are those of the run. With `filtered`, only the images that the
+    filter accepts are used.
+    """
+
+    name: ArmName
+    images: ImageKind | None = None
+    tokens_from: Literal["few_shot_guide", "textual_inversion"] | None = None
+    strong_augmentation: bool = True
+    filtered: bool = False
+
+    @property
+    def own_images(self) -> bool:
+        """Whether the images are generated anew for each few-shot draw."""
+        return self.tokens_from is not None
 
 
-def arm_draws(settings: BenchmarkConfig) -> tuple[tuple[Arm, int, int], ...]:
-    """Arm, shots and seed of everything that needs images of its own."""
-    seeds = range(settings.seed, settings.seed + settings.seeds)
-    return tuple((arm, settings.shots, seed) for seed in seeds for arm in settings.arms if arm in OWN_IMAGES)
+_ARMS = (
+    Arm("real", strong_augmentation=False),
+    Arm("real+strong_aug"),
+    Arm("plain_prompt", ImageKind.PLAIN_PROMPT),
+    Arm("textual_inversion", ImageKind.CLASS_TOKEN, tokens_from="textual_inversion"),
+    Arm("class_token", ImageKind.CLASS_TOKEN),
+    Arm("class_token_few_shot_guide", ImageKind.CLASS_TOKEN, tokens_from="few_shot_guide"),
+    Arm("class_token_filtered", ImageKind.CLASS_TOKEN, filtered=True),
+)
+
+ARMS: Mapping[str, Arm] = {arm.name: arm for arm in _ARMS}
+"""All arms, by name."""
+
+
+@dataclass(frozen=True)
+class ArmDraw:
+    """An arm with images of its own, on one few-shot draw."""
+
+    arm: ArmName
+    shots: int
+    seed: int
+
+    @property
+    def title(self) -> str:
+        """Name the arm and the draw for a person."""
+        return f"{self.arm}, {self.shots} shots, seed {self.seed}"
+
+
+def arm_draws(settings: BenchmarkConfig) -> tuple[ArmDraw, ...]:
+    """List every arm with images of its own on every few-shot draw, seed by seed."""
+    draws = []
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        for arm in settings.arms:
+            if ARMS[arm].own_images:
+                draws.append(ArmDraw(arm, settings.shots, seed))
+    return tuple(draws)
 
 
 ArmFolders = Mapping[str, Path]
-"""Where the synthetic images of each arm are: a run folder, or for `OWN_IMAGES` a folder of one for each draw."""
+"""Where the synthetic images of each arm are: a run folder, or one for each draw in this folder (`own_images`)."""
 
 
 def arm_folder(arm_folders: ArmFolders, arm: str, shots: int, seed: int) -> Path:
-    """The run folder that holds the synthetic images of an arm on a draw: tokens/, shards/ and the rest."""
-    return arm_folders[arm] / f"{shots}-{seed}" if arm in OWN_IMAGES else arm_folders[arm]
+    """Give the run folder that holds the synthetic images of an arm on a draw: tokens/, shards/ and the rest."""
+    return arm_folders[arm] / f"{shots}-{seed}" if ARMS[arm].own_images else arm_folders[arm]

@@ -19,6 +19,7 @@ def refuse_leaks(
     training = {content_of(example): example.key for example in split.train}
     for name in ("val", "test"):
         for example in getattr(split, name):
-            found = content_of(example)
-            if (twin := training.get(found) or (synthetic or {}).get(found)) is not None:
-                raise LeakError(f"{name} image {example.key!r} is the same picture as training image {twin!r}")
+            pixels = content_of(example)
+            training_key = training.get(pixels) or (synthetic or {}).get(pixels)
+            if training_key is not None:
+                raise LeakError(f"{name} image {example.key!r} is the same picture as training image {training_key!r}")

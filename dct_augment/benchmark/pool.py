@@ -1,4 +1,4 @@
-"""TrialRunner trials in processes side by side, one thread each: what a CPU is good for.
+"""Benchmark trials in processes side by side, one thread each: what a CPU is good for.
 
 A trial on a CPU takes one thread, so neither the machine's cores nor the number of processes change its result.
 """
@@ -25,7 +25,7 @@ from dct_augment.records import Dataset, Trial
 
 @dataclass(frozen=True)
 class TrialInputs:
-    """What a `TrialRunner` is made of, as another process takes it."""
+    """All that a `TrialRunner` is made of, as another process takes it."""
 
     dataset: Dataset
     arm_folders: ArmFolders
@@ -34,7 +34,7 @@ class TrialInputs:
     accepted: frozenset[str] = frozenset()
 
     def make(self, device: str = "cpu") -> TrialRunner:
-        """The benchmark."""
+        """Make the runner of this process."""
         return TrialRunner(self.dataset, self.arm_folders, self.benchmark, self.downstream, device, self.accepted)
 
 
@@ -44,7 +44,7 @@ def parallel_trials(settings: BenchmarkConfig, device: str) -> int:
 
 
 def run(
-    source: TrialInputs, plans: Sequence[TrialPlan], *, device: str = "cpu", processes: int = 1
+    inputs: TrialInputs, plans: Sequence[TrialPlan], *, device: str = "cpu", processes: int = 1
 ) -> Generator[Trial, None, None]:
     """Run trials, yielding them in order; on a CPU, `processes` of them side by side.
 
@@ -54,31 +54,31 @@ def run(
     """
     processes = min(processes, len(plans)) if device == "cpu" else 1
     if processes <= 1:
-        bench = source.make(device)
-        yield from map(bench.trial, plans)
+        runner = inputs.make(device)
+        yield from map(runner.trial, plans)
         return
-    with TrialPool(source, processes) as others:
-        yield from others.trials(plans)
+    with TrialPool(inputs, processes) as trial_pool:
+        yield from trial_pool.trials(plans)
 
 
 class TrialPool:
     """Processes that run trials on a CPU, one thread each, for any thread of this one."""
 
-    def __init__(self, source: TrialInputs, processes: int) -> None:
+    def __init__(self, inputs: TrialInputs, processes: int) -> None:
         # A server forks them: it has imported torch but not used it, so no lock and no thread pool is inherited.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
-        self._strangers = set(multiprocessing.active_children())
+        self._earlier_children = set(multiprocessing.active_children())
         self._processes = processes
-        self._pool = ProcessPoolExecutor(processes, context, _prepare, (source,))
+        self._pool = ProcessPoolExecutor(processes, context, _prepare_process, (inputs,))
 
-    def trial(self, planned: TrialPlan) -> Trial:
+    def trial(self, plan: TrialPlan) -> Trial:
         """Run one trial; blocks.
 
         Raises:
             DctAugmentError: a process died.
         """
-        (trial,) = self.trials([planned])
+        (trial,) = self.trials([plan])
         return trial
 
     def trials(self, plans: Sequence[TrialPlan]) -> Iterator[Trial]:
@@ -104,29 +104,29 @@ class TrialPool:
             self._pool.shutdown()
             return
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for child in set(multiprocessing.active_children()) - self._strangers:
+        for child in set(multiprocessing.active_children()) - self._earlier_children:
             child.terminate()
 
 
-_bench: TrialRunner | None = None  # of this process, if it is one of the side by side ones
+_runner: TrialRunner | None = None  # of this process, if it is one of a pool
 
 
-def _prepare(source: TrialInputs) -> None:
-    global _bench
+def _prepare_process(inputs: TrialInputs) -> None:
+    global _runner
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    _bench = source.make()
+    _runner = inputs.make()
 
 
-def _leave_with_parent() -> None:
+def _exit_with_parent() -> None:
     """End this process when its parent has ended, however that came about."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)
 
 
-def _trial(planned: TrialPlan) -> Trial:
-    return cast(TrialRunner, _bench).trial(planned)
+def _trial(plan: TrialPlan) -> Trial:
+    return cast(TrialRunner, _runner).trial(plan)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC, ArmFolders, arm_folder
+from dct_augment.benchmark.arms import ARMS, Arm, ArmFolders, arm_folder
 from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
 from dct_augment.datasets import few_shot
@@ -36,30 +36,31 @@ class TrialPlan:
 
     @property
     def title(self) -> str:
-        """In words."""
+        """Name the trial for a person."""
         number = f", {self.per_class} per class" if self.per_class else ""
         return f"{self.arm}, {self.shots} shots, seed {self.seed}{number}"
 
 
 def plan_trials(settings: BenchmarkConfig) -> tuple[TrialPlan, ...]:
-    """Every trial, seed by seed, then those of the curves; the trials of one draw share their real images."""
+    """List every trial, seed by seed, then those of the curves; the trials of one draw share their real images."""
     seeds = range(settings.seed, settings.seed + settings.seeds)
-    base = [_planned(arm, seed, settings.shots, settings.per_class) for seed in seeds for arm in settings.arms]
-    numbers = sorted({*(ratio * settings.shots for ratio in settings.ratios), *settings.per_class_curve})
-    offered = [
-        _planned(arm, seed, settings.shots, number)
-        for number in numbers for seed in seeds for arm in settings.arms
-        if arm in SYNTHETIC and (arm not in OWN_IMAGES or number <= settings.per_class)
-    ]  # fmt: skip
-    fewer = [
-        _planned(arm, seed, shots, settings.per_class)
-        for shots in settings.shots_curve for seed in seeds for arm in settings.arms if arm not in OWN_IMAGES
-    ]  # fmt: skip
-    return tuple(dict.fromkeys([*base, *offered, *fewer]))
+    arms = [ARMS[name] for name in settings.arms]
+    plans = [_plan(arm, seed, settings.shots, settings.per_class) for seed in seeds for arm in arms]
+    image_counts = sorted({*(ratio * settings.shots for ratio in settings.ratios), *settings.per_class_curve})
+    for count in image_counts:
+        for seed in seeds:
+            for arm in arms:
+                has_images = not arm.own_images or count <= settings.per_class
+                if arm.images is not None and has_images:
+                    plans.append(_plan(arm, seed, settings.shots, count))
+    for shots in settings.shots_curve:
+        for seed in seeds:
+            plans += [_plan(arm, seed, shots, settings.per_class) for arm in arms if not arm.own_images]
+    return tuple(dict.fromkeys(plans))
 
 
-def _planned(arm: str, seed: int, shots: int, per_class: int) -> TrialPlan:
-    return TrialPlan(arm, seed, shots, per_class if arm in SYNTHETIC else 0)
+def _plan(arm: Arm, seed: int, shots: int, per_class: int) -> TrialPlan:
+    return TrialPlan(arm.name, seed, shots, per_class if arm.images is not None else 0)
 
 
 class TrialRunner:
@@ -77,17 +78,17 @@ class TrialRunner:
         device: str = "cpu",
         accepted: frozenset[str] = frozenset(),
     ) -> None:
-        self._dataset, self._homes, self._device = dataset, arm_folders, device
+        self._dataset, self._arm_folders, self._device = dataset, arm_folders, device
         self._benchmark, self._downstream = benchmark, downstream
         self._accepted = accepted
-        self._tensors = Transforms(downstream.image_size, downstream.randaugment)
-        self._test = InMemoryImages(RealImages(dataset.examples("test"), self._tensors.plain))
+        self._transforms = Transforms(downstream.image_size, downstream.randaugment)
+        self._test = InMemoryImages(RealImages(dataset.examples("test"), self._transforms.plain))
         val = dataset.examples("val")
-        self._val = InMemoryImages(RealImages(val, self._tensors.plain)) if len(val) else None
+        self._val = InMemoryImages(RealImages(val, self._transforms.plain)) if len(val) else None
         self._hashes: dict[str, str] = {}
         self._keys_by_content: dict[Path, Mapping[str, str]] = {}
 
-    def trial(self, planned: TrialPlan) -> Trial:
+    def trial(self, plan: TrialPlan) -> Trial:
         """Train one classifier from its seed and measure it on the test split, once.
 
         Raises:
@@ -96,7 +97,7 @@ class TrialRunner:
             DctAugmentError: the loss is not finite.
         """
         with _one_thread() if self._device == "cpu" else nullcontext():
-            return self._trial(planned)
+            return self._trial(plan)
 
     def guide(self, shots: int, seed: int, classes: int) -> nn.Module:
         """A classifier of `classes` outputs that has seen the few-shot images of a draw, and nothing to choose it by.
@@ -107,53 +108,55 @@ class TrialRunner:
         with _one_thread() if self._device == "cpu" else nullcontext():
             return self._fit(TrialPlan("real+strong_aug", seed, shots), classes, chosen=False).model
 
-    def _trial(self, planned: TrialPlan) -> Trial:
+    def _trial(self, plan: TrialPlan) -> Trial:
         began = time.monotonic()
-        fitted = self._fit(planned, 1 + max(info.index for info in self._dataset.classes))
+        fitted = self._fit(plan, 1 + max(info.index for info in self._dataset.classes))
         truth, predicted = training.predict(fitted.model, self._test, self._device)
-        right = sum(one == other for one, other in zip(truth, predicted, strict=True))
+        right = sum(label == prediction for label, prediction in zip(truth, predicted, strict=True))
         return Trial(
-            planned.arm, planned.shots, planned.seed, planned.per_class, self._downstream.steps, right / len(truth),
+            plan.arm, plan.shots, plan.seed, plan.per_class, self._downstream.steps, right / len(truth),
             fitted.val_accuracy, time.monotonic() - began, tuple(truth), tuple(predicted),
         )  # fmt: skip
 
-    def _fit(self, planned: TrialPlan, classes: int, *, chosen: bool = True) -> training.TrainedClassifier:
-        split = few_shot(self._dataset, planned.shots, planned.seed, self._benchmark.imbalance)
-        refuse_leaks(split, self._contents(planned), self._content_of)
+    def _fit(self, plan: TrialPlan, classes: int, *, chosen: bool = True) -> training.TrainedClassifier:
+        split = few_shot(self._dataset, plan.shots, plan.seed, self._benchmark.imbalance)
+        refuse_leaks(split, self._contents(plan), self._content_of)
         return training.fit(
-            self._mixture(planned, split),
+            self._mixture(plan, split),
             self._downstream,
             classes=classes,
-            seed=seed_from("classifier", planned.seed) % 2**32,
-            mixed=planned.arm != "real",
+            seed=seed_from("classifier", plan.seed) % 2**32,
+            mixed=ARMS[plan.arm].strong_augmentation,
             validation=self._val if chosen else None,
             device=self._device,
         )
 
-    def _contents(self, planned: TrialPlan) -> Mapping[str, str]:
-        """Key by pixel hash of the synthetic images that a trial may see."""
-        if planned.arm not in SYNTHETIC:
+    def _contents(self, plan: TrialPlan) -> Mapping[str, str]:
+        """The keys of the synthetic images that a trial may train on, by the hash of their pixels."""
+        folder = self._shards(plan)
+        if folder is None:
             return {}
-        folder = self._shards(planned)
         if folder not in self._keys_by_content:
             images = SyntheticImages(folder)
             self._keys_by_content[folder] = {content(images[index][0]): key for index, key in enumerate(images.keys)}
         return self._keys_by_content[folder]
 
-    def _shards(self, planned: TrialPlan) -> Path:
-        """The folder of the synthetic images of a trial."""
-        root = arm_folder(self._homes, planned.arm, planned.shots, planned.seed)
-        return root / FOLDERS[SYNTHETIC[planned.arm]]
+    def _shards(self, plan: TrialPlan) -> Path | None:
+        """The folder of the synthetic images of a trial; None if its arm has none."""
+        kind = ARMS[plan.arm].images
+        if kind is None:
+            return None
+        return arm_folder(self._arm_folders, plan.arm, plan.shots, plan.seed) / FOLDERS[kind]
 
-    def _mixture(self, planned: TrialPlan, split: Split) -> Mixture:
-        settings = self._downstream
-        transform = self._tensors.light if planned.arm == "real" else self._tensors.strong
+    def _mixture(self, plan: TrialPlan, split: Split) -> Mixture:
+        settings, arm, folder = self._downstream, ARMS[plan.arm], self._shards(plan)
+        transform = self._transforms.strong if arm.strong_augmentation else self._transforms.light
         synthetic = None
-        if planned.arm in SYNTHETIC:
+        if folder is not None:
             synthetic = SyntheticImages(
-                self._shards(planned),
-                per_class=planned.per_class,
-                only=self._accepted if planned.arm == "class_token_filtered" else None,
+                folder,
+                per_class=plan.per_class,
+                only=self._accepted if arm.filtered else None,
                 transform=transform,
             )
         return Mixture(
@@ -161,7 +164,7 @@ class TrialRunner:
             synthetic,
             probability=settings.synthetic_probability,
             length=settings.steps * settings.batch_size,
-            seed=seed_from("mixture", planned.seed),
+            seed=seed_from("mixture", plan.seed),
         )
 
     def _content_of(self, example: Example) -> str:

@@ -30,6 +30,7 @@ from dct_augment.cli.common import (
     running,
 )
 from dct_augment.errors import DctAugmentError
+from dct_augment.records import ImageKind, StageName
 
 if TYPE_CHECKING:
     from dct_augment.config import Config
@@ -60,7 +61,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="print the 
 def demo(output: Annotated[Path, typer.Option("--output", "-o", help="parent of the two runs")] = Path("runs")) -> None:
     """Run everything on both Pocket data sets: birds into runs/pocket, digits into runs/digits."""
     for name in ("pocket", "digits"):
-        _everything(configure(name, None, None, output / name, None, None))
+        _run_all(configure(name, output=output / name))
 
 
 @app.command()
@@ -73,9 +74,9 @@ def train(
     dry_run: DryRun = False,
 ) -> None:
     """Train the class tokens that are missing."""
-    settings = configure(config, overrides, classes, output, device, None)
+    settings = configure(config, overrides=overrides, classes=classes, output=output, device=device)
     if dry_run:
-        return _plan(settings, ("tokens",))
+        return _plan(settings, (StageName.TOKENS,))
     with running(settings) as run:
         run.train()
         _token_table(run)
@@ -98,9 +99,12 @@ def generate(
 ) -> None:
     """Draw labelled images into WebDataset shards; trains missing class tokens first."""
     overrides = [*(overrides or []), *(["generation.allow_uncertified=true"] if allow_uncertified else [])]
-    settings = configure(config, overrides, classes, output, device, per_class)
+    settings = configure(
+        config, overrides=overrides, classes=classes, output=output, device=device, per_class=per_class
+    )
     if dry_run:
-        return _plan(settings, ("plain_prompt",) if plain else ("tokens", "class_token"))
+        training = (StageName.TOKENS, StageName.CLASS_TOKEN_IMAGES)
+        return _plan(settings, (StageName.PLAIN_PROMPT_IMAGES,) if plain else training)
     with running(settings) as run:
         if plain:
             run.generate_plain()
@@ -121,9 +125,9 @@ def benchmark(
     dry_run: DryRun = False,
 ) -> None:
     """Train the low-resource classifier in every arm; makes missing tokens and images first."""
-    settings = configure(config, overrides, classes, output, device, None, full=full)
+    settings = configure(config, overrides=overrides, classes=classes, output=output, device=device, full=full)
     if dry_run:
-        return _plan(settings, ("tokens", "class_token", "plain_prompt", "arms", "benchmark"))
+        return _plan(settings, tuple(StageName))
     with running(settings) as run:
         run.benchmark()
         run.report()
@@ -139,13 +143,13 @@ def report(
     output: Output = None,
 ) -> None:
     """Write the report of what there is."""
-    with running(configure(config, overrides, classes, output, None, None)) as run:
+    with running(configure(config, overrides=overrides, classes=classes, output=output)) as run:
         run.report()
         _summary(run.config)
 
 
 @app.command(name="run")
-def run_all(
+def run_command(
     config: ConfigName = "pocket",
     per_class: PerClass = None,
     full: Full = False,
@@ -156,9 +160,17 @@ def run_all(
     dry_run: DryRun = False,
 ) -> None:
     """Run all stages as the flow `augment`: tokens, shards, benchmark, report."""
-    settings = configure(config, overrides, classes, output, device, per_class, full=full)
+    settings = configure(
+        config,
+        overrides=overrides,
+        classes=classes,
+        output=output,
+        device=device,
+        per_class=per_class,
+        full=full,
+    )
     if dry_run:
-        return _plan(settings, ("tokens", "class_token", "plain_prompt", "arms", "benchmark"))
+        return _plan(settings, tuple(StageName))
     overrides = [*(overrides or []), *([f"device={device}"] if device else [])]
     with progress_bars() as report:
         page = _flow(config, per_class, settings, overrides, full, report)
@@ -183,7 +195,7 @@ def verify(
     output: Output = None,
 ) -> None:
     """Check every shard, row and hash of a run. Exit code 1 if anything is wrong."""
-    settings = configure(config, overrides, None, output, None, None)
+    settings = configure(config, overrides=overrides, output=output)
     if not settings.root.is_dir():
         from dct_augment.errors import InputError
 
@@ -222,9 +234,9 @@ def _complain(text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _everything(settings: "Config") -> None:
+def _run_all(settings: "Config") -> None:
     with running(settings) as run:
-        page = run.everything()
+        page = run.run_all()
         _summary(run.config)
         typer.echo(f"report: {page}")
         run.check()
@@ -251,7 +263,7 @@ def _flow(
     )
 
 
-def _plan(settings: "Config", parts: tuple[str, ...]) -> None:
+def _plan(settings: "Config", parts: tuple[StageName, ...]) -> None:
     from dct_augment.pipeline.cost import estimate
     from dct_augment.pipeline.run import Run
 
@@ -298,8 +310,8 @@ def _shard_table(run: "Run") -> None:
             f"{folder.split}: {images} images in {shards} shards in {folder.path}"
             + (f", {failed} failed" if failed else "")
         )
-        fallback = rows.loc[rows["kind"] == "plain_prompt", "class_name"].unique()
-        if kind == "class_token" and len(fallback):
+        fallback = rows.loc[rows["kind"] == ImageKind.PLAIN_PROMPT, "class_name"].unique()
+        if kind is ImageKind.CLASS_TOKEN and len(fallback):
             typer.echo(f"drawn with plain prompts, as they have no certified token: {', '.join(fallback)}")
 
 

@@ -31,20 +31,20 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and its 
 
 def configure(
     name: str,
-    overrides: list[str] | None,
-    classes: str | None,
-    output: Path | None,
-    device: str | None,
-    per_class: int | None,
     *,
+    overrides: list[str] | None = None,
+    classes: str | None = None,
+    output: Path | None = None,
+    device: str | None = None,
+    per_class: int | None = None,
     full: bool = False,
 ) -> "Config":
     """Read and check the configuration that a command asks for."""
     from dct_augment import config
 
-    wanted = None if classes is None else [part.strip() for part in classes.split(",") if part.strip()]
+    names = None if classes is None else [part.strip() for part in classes.split(",") if part.strip()]
     return config.load(
-        name, overrides or [], full=full, per_class=per_class, classes=wanted, output=output, device=device
+        name, overrides or [], full=full, per_class=per_class, classes=names, output=output, device=device
     )
 
 

@@ -13,12 +13,13 @@ def doctor(config: ConfigName = "pocket", overrides: Overrides = None, output: O
     """Say what is present, what is missing and where to get it; downloads nothing. Exit code 1 if something is."""
     from dct_augment.pipeline.doctor import examine
 
-    findings = list(examine(configure(config, overrides, None, output, None, None)))
+    findings = list(examine(configure(config, overrides=overrides, output=output)))
     table = Table(show_lines=True)
     for column in ("what", "state", "found", "what to do"):
         table.add_column(column, overflow="fold")
-    for one in findings:
-        table.add_row(one.what, f"[{COLOURS[one.state]}]{one.state}[/]", one.detail, one.fix)
+    for finding in findings:
+        state = f"[{COLOURS[finding.state]}]{finding.state}[/]"
+        table.add_row(finding.what, state, finding.detail, finding.fix)
     Console().print(table)
-    if any(one.state == "missing" for one in findings):
+    if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)

@@ -24,7 +24,7 @@ def list_tokens(
     config: ConfigName = "pocket", overrides: Overrides = None, classes: Classes = None, output: Output = None
 ) -> None:
     """List the tokens of a run."""
-    with running(configure(config, overrides, classes, output, None, None)) as run:
+    with running(configure(config, overrides=overrides, classes=classes, output=output)) as run:
         found = _found(run)
     table = Table(title=f"class tokens in {run.tokens.path}", title_justify="left")
     for column in (
@@ -85,7 +85,7 @@ def export(
     output: Output = None,
 ) -> None:
     """Write tokens for another tool."""
-    with running(configure(config, overrides, classes, output, None, None)) as run:
+    with running(configure(config, overrides=overrides, classes=classes, output=output)) as run:
         from dct_augment.tokens import formats
 
         found = _found(run)
@@ -108,7 +108,7 @@ def import_token(
     any_model: Annotated[bool, typer.Option("--any-model", help="even if made for another base model")] = False,
 ) -> None:
     """Take in tokens from a file as tokens of a run."""
-    with running(configure(config, overrides, None, output, None, None)) as run:
+    with running(configure(config, overrides=overrides, output=output)) as run:
         from dct_augment import datasets
         from dct_augment.tokens import formats
 
@@ -168,7 +168,7 @@ def _named(name: str, config: str, overrides: list[str] | None, output: Path | N
         from dct_augment.tokens import formats
 
         return formats.read(Path(name))
-    with running(configure(config, overrides, name, output, None, None)) as run:
+    with running(configure(config, overrides=overrides, classes=name, output=output)) as run:
         found = _found(run)
     if not found:
         raise InputError(f"class {name!r} has no token in {run.tokens.path}; make it with `dct-augment train`")

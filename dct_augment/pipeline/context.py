@@ -11,7 +11,7 @@ import torch
 
 from dct_augment import classifiers, datasets, diffusion, files
 from dct_augment import config as configuration
-from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC
+from dct_augment.benchmark.arms import ARMS
 from dct_augment.classifiers import Classifier
 from dct_augment.config import ClassifierConfig, Config
 from dct_augment.diffusion import Backend, Sampler
@@ -67,13 +67,17 @@ class RunContext:
 
     @property
     def arm_folders(self) -> dict[str, Path]:
-        """Where the synthetic images of each arm are; those made from each draw in a folder for what decides them."""
-        root, decides = self.config.root, self.config.identity("arms")
-        found = dict.fromkeys(SYNTHETIC, root)
-        for arm in OWN_IMAGES:
-            facts = decides if arm == "class_token_few_shot_guide" else {**decides, "downstream": None}
-            found[arm] = root / "arms" / f"{arm}-{configuration.fingerprint(facts)[:8]}"
-        return found
+        """The folders of the synthetic images of each arm; that of an arm with own images carries their identity."""
+        root, identity = self.config.root, self.config.identity("arms")
+        folders: dict[str, Path] = {}
+        for name, arm in ARMS.items():
+            if arm.own_images:
+                # Only a few-shot guide is trained by the recipe of the benchmark's classifier.
+                decides = identity if arm.tokens_from == "few_shot_guide" else {**identity, "downstream": None}
+                folders[name] = root / "arms" / f"{name}-{configuration.fingerprint(decides)[:8]}"
+            elif arm.images is not None:
+                folders[name] = root
+        return folders
 
     def reuse_models(self, other: "RunContext") -> None:
         """Take over what another run of this process has loaded from the same settings."""
@@ -84,18 +88,18 @@ class RunContext:
                 vars(self)[name] = vars(other)[name]
 
     def _classifier(self, members: tuple[ClassifierConfig, ...], role: str) -> Classifier:
-        """Load a guide or judge, and look at real images with it, once per run folder and setting."""
+        """Load a guide or judge, and check it on real images, once per run folder and setting."""
         loaded = classifiers.load(members, self.whole.classes, device=self.device)
         path = self.config.root / "checks" / f"{role}.json"
         names = [info.name for info in self.whole.classes]
-        made_of = configuration.fingerprint([member.model_dump(mode="json") for member in members], names)
-        if _known(path).get("fingerprint") != made_of:
+        fingerprint = configuration.fingerprint([member.model_dump(mode="json") for member in members], names)
+        if _read_json(path).get("fingerprint") != fingerprint:
             name = f"{role} {' + '.join(member.name for member in members)!r}"
             examples = itertools.chain(self.whole.examples("val"), self.whole.examples("train"))
             accuracy = classifiers.check_on_real_images(loaded, self.whole.classes, examples, name)
             if accuracy is not None:
                 self.progress(Progress(role, 0, 0, f"{name} recognises {accuracy:.0%} of some real images"))
-            files.write_text(path, json.dumps({"fingerprint": made_of, "accuracy": accuracy}, indent=1) + "\n")
+            files.write_text(path, json.dumps({"fingerprint": fingerprint, "accuracy": accuracy}, indent=1) + "\n")
         return loaded
 
     @property
@@ -114,25 +118,25 @@ class RunContext:
         return datasets.DatasetSubset(self.whole.name, self.classes, self.whole, without)
 
     def _unreadable(self) -> dict[str, list[str]]:
-        """Keys of the val and test pictures that cannot be opened; looked for once, and said."""
+        """Keys of the val and test pictures that cannot be opened; checked once, and told as a remark."""
         if self.config.dataset.name in ("pocket", "digits"):
             return {}
         path = self.config.root / "benchmark" / "unreadable.json"
         sizes = {split: len(self.whole.examples(split)) for split in ("val", "test")}
-        known = _known(path)
-        if known.get("sizes") != sizes:
+        recorded = _read_json(path)
+        if recorded.get("sizes") != sizes:
             keys = {split: datasets.unreadable(self.whole.examples(split)) for split in sizes}
-            known = {"sizes": sizes, "keys": keys}
-            files.write_text(path, json.dumps(known, indent=1) + "\n")
-        for split, keys in known["keys"].items():
+            recorded = {"sizes": sizes, "keys": keys}
+            files.write_text(path, json.dumps(recorded, indent=1) + "\n")
+        for split, keys in recorded["keys"].items():
             if keys:
                 listed = ", ".join(keys[:3]) + (" ..." if len(keys) > 3 else "")
                 note = f"{len(keys)} of {sizes[split]} {split} images cannot be read and are left out: {listed}"
                 self.progress(Progress("data", 0, 0, note))
-        return dict(known["keys"])
+        return dict(recorded["keys"])
 
 
-def _known(path: Path) -> Mapping[str, Any]:
+def _read_json(path: Path) -> Mapping[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 

@@ -1,14 +1,14 @@
 """What a run will cost before it starts: counted work, times the measured speed of one step."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dct_augment.benchmark.arms import arm_draws
 from dct_augment.benchmark.trials import plan_trials
 from dct_augment.config import Config
-from dct_augment.records import ImageKind
+from dct_augment.records import ImageKind, StageName
 
 if TYPE_CHECKING:
     from dct_augment.pipeline.run import Run
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 class Line:
     """One part of the plan. A U-Net evaluation is one image forward; backward counts two."""
 
-    part: str
+    part: StageName
     todo: str
     evaluations: int
     seconds: float
 
 
-def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
+def estimate(run: "Run", parts: Collection[StageName]) -> list[Line]:
     """The work that is left in each part; for tokens one whole attempt a class: stops save, restarts add."""
     from dct_augment.pipeline.stages import ImageStage, TokenStage
 
@@ -32,37 +32,38 @@ def estimate(run: "Run", parts: Sequence[str]) -> list[Line]:
     per_step = run.sampler.evaluations_per_step
     per_image = config.sampling.num_inference_steps * per_step
     pace = _seconds_per_evaluation(run)
-    if "tokens" in parts:
+    if StageName.TOKENS in parts:
         settings = config.tokens
         missing = TokenStage(run).missing()
         total = token_evaluations(config, per_step) * len(missing)
         lines.append(
             Line(
-                "class tokens",
+                StageName.TOKENS,
                 f"{len(missing)} classes, up to {settings.max_updates} updates an attempt",
                 total,
                 total * pace,
             )
         )
     for kind in ImageKind:
-        if kind in parts:
-            layout = ImageStage(run, kind).layout(run.classes)
+        stage = ImageStage(run, kind)
+        if stage.name in parts:
+            layout = stage.layout(run.classes)
             todo = [spec for spec in layout if not run.shards[kind].parquet(spec).is_file()]
             images = sum(map(len, todo))
-            lines.append(Line(f"images ({kind})", f"{images} images, {len(todo)} shards",
+            lines.append(Line(stage.name, f"{images} images, {len(todo)} shards",
                               images * per_image, images * per_image * pace))  # fmt: skip
-    if "arms" in parts and (draws := arm_draws(config.benchmark)):
+    if StageName.ARMS in parts and (draws := arm_draws(config.benchmark)):
         images = len(run.classes) * config.benchmark.per_class * per_image
         tokens = {
             "textual_inversion": 3 * config.textual_inversion.steps * config.textual_inversion.batch_size
             + 2 * config.tokens.certificate_images * per_image,
             "class_token_few_shot_guide": token_evaluations(config, per_step),
         }
-        total = sum(images + len(run.classes) * tokens[arm] for arm, _, _ in draws)
-        lines.append(Line("arms", f"tokens and images of {len(draws)} arms and draws", total, total * pace))
-    if "benchmark" in parts:
+        total = sum(images + len(run.classes) * tokens[draw.arm] for draw in draws)
+        lines.append(Line(StageName.ARMS, f"tokens and images of {len(draws)} arms and draws", total, total * pace))
+    if StageName.BENCHMARK in parts:
         trials = len(plan_trials(config.benchmark))
-        lines.append(Line("benchmark", f"{trials} trials of {config.downstream.steps} steps", 0, float("nan")))
+        lines.append(Line(StageName.BENCHMARK, f"{trials} trials of {config.downstream.steps} steps", 0, float("nan")))
     return lines
 
 

@@ -18,17 +18,28 @@ import pandas as pd
 from dct_augment import config as configuration
 from dct_augment import files
 from dct_augment.benchmark import arm_comparisons
-from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC
+from dct_augment.benchmark.arms import ARMS
 from dct_augment.errors import TokenTrainingError
 from dct_augment.generation import plan
 from dct_augment.metrics.accuracy import class_titles
 from dct_augment.pipeline.context import RunContext
-from dct_augment.pipeline.stages import ArmStage, ImageStage, MetricStage, Stage, TokenStage, TrialStage
-from dct_augment.records import ClassInfo, ImageKind, WorkUnit
+from dct_augment.pipeline.stages import IMAGE_STAGES, STAGES, ImageStage, Stage, TokenStage, TrialStage
+from dct_augment.records import ClassInfo, ImageKind, StageName, WorkUnit
 from dct_augment.report.page import write_report
 from dct_augment.tokens import formats
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "webdataset", "pandas", "pyarrow")
+
+_NEEDED_STAGES = {
+    StageName.TOKENS: {StageName.TOKENS},
+    StageName.CLASS_TOKEN_IMAGES: {StageName.TOKENS, StageName.CLASS_TOKEN_IMAGES},
+    StageName.PLAIN_PROMPT_IMAGES: {StageName.PLAIN_PROMPT_IMAGES},
+    StageName.ARMS: {StageName.ARMS},
+    StageName.BENCHMARK: {StageName.BENCHMARK, StageName.METRICS},
+    StageName.METRICS: {StageName.BENCHMARK, StageName.METRICS},
+    StageName.REPORT: {StageName.TOKENS, StageName.CLASS_TOKEN_IMAGES, StageName.BENCHMARK, StageName.METRICS},
+}
+"""The stages that each goal needs, whatever the arms."""
 
 Execute = Callable[[Stage, Sequence[WorkUnit]], None]
 """Does all the units of one stage, in whatever order and place."""
@@ -55,45 +66,62 @@ class Run(RunContext):
         self.run_stages([TokenStage(self)])
 
     def generate(self) -> None:
-        """Draw `generation.per_class` images of every class into shards, with its class token if that is certified."""
-        self.run_stages(self.stages(ImageKind.CLASS_TOKEN))
+        """Generate `generation.per_class` images of every class, with its class token if that is certified."""
+        self.run_stages(self.stages(StageName.CLASS_TOKEN_IMAGES))
 
     def generate_plain(self) -> None:
-        """Draw as many images of every class with its plain prompt, from the same seeds."""
-        self.run_stages(self.stages(ImageKind.PLAIN_PROMPT))
+        """Generate as many images of every class with its plain prompt, from the same seeds."""
+        self.run_stages(self.stages(StageName.PLAIN_PROMPT_IMAGES))
 
     def benchmark(self) -> None:
         """Run the trials that are missing, after the images they need."""
-        self.run_stages(self.stages("benchmark"))
+        self.run_stages(self.stages(StageName.BENCHMARK))
 
-    def everything(self) -> Path:
-        """All stages; return the report's page."""
-        self.run_stages(self.stages("report"))
+    def run_all(self) -> Path:
+        """Run all stages; return the report's page."""
+        self.run_stages(self.stages(StageName.REPORT))
         return self.report()
 
-    def stages(self, last: str) -> Iterator[Stage]:
-        """The stages up to one of them, each made when those before it are done.
+    def stages(self, goal: StageName) -> Iterator[Stage]:
+        """Yield the stages that a goal needs, in order, each made when those before it are done.
 
-        A `benchmark` needs the images of its arms; a `report` shows those of the class tokens in any case.
+        Raises:
+            DatasetError: a few-shot draw needs more images than there are.
+            TokenTrainingError: no class got a token, so there is nothing to measure.
         """
-        arms = self.config.benchmark.arms
-        drawn = {split for arm, split in SYNTHETIC.items() if arm in {*arms} - {*OWN_IMAGES}}
-        split = {"benchmark": drawn, "report": drawn | {ImageKind.CLASS_TOKEN}}.get(last, {last})
-        if last in ("benchmark", "report"):
+        names = self._needed_stages(goal)
+        measuring = StageName.BENCHMARK in names
+        if measuring:
             TrialStage(self).check()
-        if ImageKind.CLASS_TOKEN in split:
-            begun = {slug for spec in self.unfinished(ImageKind.CLASS_TOKEN) for slug in spec.ranges}
-            yield TokenStage(self, [one for one in self.whole.classes if one in self.classes or one.slug in begun])
-            yield ImageStage(self, ImageKind.CLASS_TOKEN)
-        if ImageKind.PLAIN_PROMPT in split:
-            yield ImageStage(self, ImageKind.PLAIN_PROMPT)
-        if last in ("benchmark", "report"):
-            if ImageKind.CLASS_TOKEN in split and not any(self.tokens.file(info).is_file() for info in self.classes):
-                self.check()  # nothing to measure
-            if set(arms) & set(OWN_IMAGES):
-                yield ArmStage(self)
-            yield TrialStage(self)
-            yield MetricStage(self)
+        if StageName.TOKENS in names:
+            yield TokenStage(self, self._classes_to_train())
+        for name, kind in ((stage, kind) for kind, stage in IMAGE_STAGES.items()):
+            if name in names:
+                yield ImageStage(self, kind)
+        if measuring and StageName.TOKENS in names and not self._has_tokens():
+            self.check()
+        for name in (StageName.ARMS, StageName.BENCHMARK, StageName.METRICS):
+            if name in names:
+                yield STAGES[name](self)
+
+    def _needed_stages(self, goal: StageName) -> frozenset[StageName]:
+        """List what a goal needs: a benchmark the images of its arms, a report those of class tokens in any case."""
+        names = set(_NEEDED_STAGES[goal])
+        if StageName.BENCHMARK in names:
+            for arm in (ARMS[name] for name in self.config.benchmark.arms):
+                if arm.own_images:
+                    names.add(StageName.ARMS)
+                elif arm.images is not None:
+                    names |= _NEEDED_STAGES[IMAGE_STAGES[arm.images]]
+        return frozenset(names)
+
+    def _classes_to_train(self) -> list[ClassInfo]:
+        """The chosen classes, and others that are part of a shard which was planned before and is not written yet."""
+        unfinished = {slug for spec in self.unfinished(ImageKind.CLASS_TOKEN) for slug in spec.ranges}
+        return [info for info in self.whole.classes if info in self.classes or info.slug in unfinished]
+
+    def _has_tokens(self) -> bool:
+        return any(self.tokens.file(info).is_file() for info in self.classes)
 
     def run_stages(self, stages: Iterable[Stage], execute: Execute | None = None) -> None:
         """Do what is missing in each stage, and write its index.
@@ -103,7 +131,7 @@ class Run(RunContext):
         """
         with files.lock(self.config.root):
             for stage in stages:
-                with self._working(stage.title):
+                with self._recorded(stage.name):
                     units = stage.pending()
                     if units and execute:
                         execute(stage, units)
@@ -112,14 +140,14 @@ class Run(RunContext):
                     stage.publish()
 
     @contextmanager
-    def _working(self, stage: str) -> Iterator[None]:
+    def _recorded(self, stage: StageName) -> Iterator[None]:
         """Record the configuration, and the time that a stage takes."""
         began = time.monotonic()
         with files.lock(self.config.root):
             files.sweep(self.config.root)
             files.write_text(self.config.root / "config.yaml", configuration.dump(self.config))
             yield
-            times = self._times() | {stage: self._times().get(stage, 0.0) + time.monotonic() - began}
+            times = self._times() | {str(stage): self._times().get(stage, 0.0) + time.monotonic() - began}
             files.write_text(self.config.root / "times.json", json.dumps(times) + "\n")
 
     def _times(self) -> dict[str, float]:
@@ -141,7 +169,7 @@ class Run(RunContext):
             InputError: it does not fit (`TokenFolder.import_token`).
         """
         identity = self.config.identity("tokens")
-        with self._working("tokens"):
+        with self._recorded(StageName.TOKENS):
             self.tokens.import_token(token, info, identity, self.base_model, any_model=any_model, replace=replace)
             TokenStage(self).publish()
 
@@ -166,30 +194,31 @@ class Run(RunContext):
 
     def report(self) -> Path:
         """Write the report of what there is; return the page."""
-        with self._working("report"):
+        trials = TrialStage(self)
+        with self._recorded(StageName.REPORT):
             return write_report(
                 self.config.root,
                 config=self.config,
                 classes=self.classes,
-                environment=self._facts(),
+                environment=self._environment(),
                 tokens=self.tokens.index(),
                 shards=self.shards,
                 benchmark=arm_comparisons.summarize_trials(
-                    TrialStage(self).trials().drop(columns="identity"),
+                    trials.trials().drop(columns="identity"),
                     class_titles(self.classes),
                     self.config.benchmark.shots,
                     self.config.benchmark.per_class,
                 ),
-                metrics=self._measured("metrics.parquet"),
-                filtered=TrialStage(self).filtered(),
+                metrics=self._metrics(),
+                filtered=trials.filtered,
             )
 
-    def _measured(self, name: str) -> pd.DataFrame:
-        """A table of the benchmark's folder; empty where it has not been made."""
-        path = self.config.root / "benchmark" / name
+    def _metrics(self) -> pd.DataFrame:
+        """Read the table of metrics; empty where they have not been measured."""
+        path = self.config.root / "benchmark" / "metrics.parquet"
         return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
-    def _facts(self) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         seconds = {f"seconds, {stage}": f"{spent:.0f}" for stage, spent in self._times().items()}
         return {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dct_augment import config
 from dct_augment.benchmark import pool
-from dct_augment.benchmark.arms import OWN_IMAGES, SYNTHETIC, arm_draws
+from dct_augment.benchmark.arms import ARMS, arm_draws
 from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.benchmark.pool import TrialInputs
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials
@@ -26,6 +26,8 @@ from dct_augment.records import ClassInfo, Example
 from tests.conftest import CLASSES, ShardRun, speckled
 
 SETTINGS = BenchmarkConfig(shots=2, seeds=2, per_class=3, image_size=32, steps=3, batch_size=8)
+OWN_IMAGES = [name for name, arm in ARMS.items() if arm.own_images]
+SYNTHETIC = [name for name, arm in ARMS.items() if arm.images is not None]
 SEEDS = {"train": 1000, "val": 2000, "test": 3000}
 
 
@@ -122,7 +124,7 @@ def test_every_trial_has_its_partner_on_every_seed(
         by_setting.setdefault((one.arm, one.shots, one.per_class), set()).add(one.seed)
         assert (one.per_class == 0) == (one.arm not in SYNTHETIC)
     assert all(one == set(range(seeds)) for one in by_setting.values())
-    drawn = {(arm, some, seed) for arm, some, seed in arm_draws(settings)}
+    drawn = {(draw.arm, draw.shots, draw.seed) for draw in arm_draws(settings)}
     assert drawn == {(one.arm, one.shots, one.seed) for one in found if one.arm in OWN_IMAGES}
 
 

@@ -30,7 +30,7 @@ from dct_augment import config as configuration
 from dct_augment.errors import InputError, ModelError, TokenTrainingError
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import TokenStage
-from dct_augment.records import WorkUnit
+from dct_augment.records import StageName, WorkUnit
 from flows import augment, runners, server, transient, workers
 from flows.workers import Job
 
@@ -107,7 +107,7 @@ class TestUnits:
     @pytest.fixture(autouse=True)
     def _alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(workers, "_visitor", None)
+        monkeypatch.setattr(workers, "_remote_session", None)
         monkeypatch.setattr(workers, "_log", lambda progress: None)  # there is no task run to log to
 
     def test_a_worker_does_a_unit_and_keeps_the_models_for_the_next(self, tmp_path: Path) -> None:
@@ -126,14 +126,14 @@ class TestUnits:
     def test_a_worker_of_another_version_refuses(self, tmp_path: Path) -> None:
         job = Job("of-a-test", {}, str(tmp_path), version="0.0.1")
         with pytest.raises(InputError, match=r"the flow has 0\.0\.1; install the same"):
-            self.do(WorkUnit("tokens", 0, "one", 1), job)
+            self.do(WorkUnit(StageName.TOKENS, 0, "one", 1), job)
 
     def test_a_worker_that_does_not_see_the_flows_files_refuses(self, tmp_path: Path) -> None:
         config = tiny(tmp_path)
         with pytest.raises(InputError, match="cannot enter the flow's folder '/nowhere/at/all': No such file"):
-            self.do(WorkUnit("tokens", 0, "one", 1), self.job(config, Path("/nowhere/at/all")))
+            self.do(WorkUnit(StageName.TOKENS, 0, "one", 1), self.job(config, Path("/nowhere/at/all")))
         with pytest.raises(InputError, match="does not see the run folder"):
-            self.do(WorkUnit("tokens", 0, "one", 1), self.job(config, tmp_path))
+            self.do(WorkUnit(StageName.TOKENS, 0, "one", 1), self.job(config, tmp_path))
 
     def pending(self, run: Run) -> tuple[WorkUnit, ...]:
         """What a flow would hand out, with the folder as it then is."""
@@ -192,7 +192,7 @@ class TestTransient:
 
 class TestRunners:
     def test_a_window_of_units_is_kept_and_every_outcome_comes_back(self) -> None:
-        units = [WorkUnit("tokens", number, str(number), 1) for number in range(7)]
+        units = [WorkUnit(StageName.TOKENS, number, str(number), 1) for number in range(7)]
         lock, running, most = threading.Lock(), 0, 0
 
         def work(number: int) -> None:
@@ -356,7 +356,7 @@ class TestServe:
 
     def test_artifacts_show_progress_tokens_thumbnails_and_the_report(self, served: Served, finished: str) -> None:
         found = {one["key"]: one for one in served.post("/artifacts/latest/filter")}
-        for stage in ("tokens", "images-class-token", "images-plain-prompt", "benchmark"):
+        for stage in ("tokens", "class-token-images", "plain-prompt-images", "benchmark"):
             assert found[f"pocket-{stage}"]["type"] == "progress"
         for key, one in found.items():
             if one["type"] == "progress":

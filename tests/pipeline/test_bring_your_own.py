@@ -94,7 +94,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 def finish(name: str, *overrides: str) -> tuple[Run, dict[str, Any], list[Progress]]:
     told: list[Progress] = []
     run = Run(config.load(name, [*SMALL, *overrides]), told.append)
-    page = run.everything()
+    page = run.run_all()
     run.check()
     return run, json.loads((page.parent / "summary.json").read_text()), told
 

@@ -8,21 +8,21 @@ from collections.abc import Callable, Mapping
 
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.arms import ArmStage
-from dct_augment.pipeline.stages.images import ImageStage
+from dct_augment.pipeline.stages.images import IMAGE_STAGES, ImageStage
 from dct_augment.pipeline.stages.metrics import MetricStage
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.tokens import TokenStage
 from dct_augment.pipeline.stages.trials import TrialStage
-from dct_augment.records import ImageKind
+from dct_augment.records import ImageKind, StageName
 
-__all__ = ["STAGES", "ArmStage", "ImageStage", "MetricStage", "Stage", "TokenStage", "TrialStage"]
+__all__ = ["IMAGE_STAGES", "STAGES", "ArmStage", "ImageStage", "MetricStage", "Stage", "TokenStage", "TrialStage"]
 
-STAGES: Mapping[str, Callable[[RunContext], Stage]] = {
-    "tokens": TokenStage,
-    ImageKind.CLASS_TOKEN: lambda context: ImageStage(context, ImageKind.CLASS_TOKEN),
-    ImageKind.PLAIN_PROMPT: lambda context: ImageStage(context, ImageKind.PLAIN_PROMPT),
-    "arms": ArmStage,
-    "benchmark": TrialStage,
-    "metrics": MetricStage,
+STAGES: Mapping[StageName, Callable[[RunContext], Stage]] = {
+    StageName.TOKENS: TokenStage,
+    StageName.CLASS_TOKEN_IMAGES: lambda context: ImageStage(context, ImageKind.CLASS_TOKEN),
+    StageName.PLAIN_PROMPT_IMAGES: lambda context: ImageStage(context, ImageKind.PLAIN_PROMPT),
+    StageName.ARMS: ArmStage,
+    StageName.BENCHMARK: TrialStage,
+    StageName.METRICS: MetricStage,
 }
-"""How each stage is made, by `WorkUnit.stage`, in the order of a run."""
+"""How each stage with work units is made, in the order of a run."""

@@ -9,7 +9,21 @@ from dct_augment.generation.generator import Generator
 from dct_augment.generation.plan import ShardSpec
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.records import ClassInfo, ClassToken, ImageKind, Progress, ProgressCallback, WorkUnit, ignore_progress
+from dct_augment.records import (
+    ClassInfo,
+    ClassToken,
+    ImageKind,
+    Progress,
+    ProgressCallback,
+    StageName,
+    WorkUnit,
+    ignore_progress,
+)
+
+IMAGE_STAGES = {
+    ImageKind.CLASS_TOKEN: StageName.CLASS_TOKEN_IMAGES,
+    ImageKind.PLAIN_PROMPT: StageName.PLAIN_PROMPT_IMAGES,
+}
 
 
 class ImageStage(Stage):
@@ -20,7 +34,7 @@ class ImageStage(Stage):
 
     def __init__(self, context: RunContext, kind: ImageKind) -> None:
         super().__init__(context)
-        self.name, self.title = str(kind), f"images ({kind})"
+        self.name = IMAGE_STAGES[kind]
         self._kind, self._shards = kind, context.shards[kind]
 
     def layout(self, classes: Sequence[ClassInfo]) -> plan.Layout:
@@ -48,7 +62,7 @@ class ImageStage(Stage):
         images = []
         for image in self._generator.generate(rows, vectors, settings.batch_size):
             images.append(image)
-            on_progress(Progress(self.title, len(images), len(rows), image.row.class_name))
+            on_progress(Progress(self.name, len(images), len(rows), image.row.class_name))
         self._shards.write(spec, images, identity, settings.image_format)
 
     def publish(self) -> None:

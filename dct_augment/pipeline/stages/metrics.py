@@ -14,7 +14,7 @@ from PIL import Image
 
 from dct_augment import config as configuration
 from dct_augment import files
-from dct_augment.benchmark.arms import SYNTHETIC, arm_folder
+from dct_augment.benchmark.arms import ARMS, arm_folder
 from dct_augment.classifiers import Classifier, features
 from dct_augment.downstream.mixing import SyntheticImages
 from dct_augment.errors import ModelError
@@ -24,7 +24,7 @@ from dct_augment.intervals import proportion
 from dct_augment.metrics.evaluation import Metric, evaluate
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.records import Example, Progress, ProgressCallback, WorkUnit, ignore_progress
+from dct_augment.records import Example, Progress, ProgressCallback, StageName, WorkUnit, ignore_progress
 
 _BATCH = 64
 _REAL = "real"  # the test images, measured as if they were generated: what can be reached
@@ -38,64 +38,67 @@ class MetricStage(Stage):
     Arms with images of their own for every draw are measured on the first draw.
     """
 
-    name = title = "metrics"
+    name = StageName.METRICS
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
         settings = context.config.benchmark
-        arms = [arm for arm in settings.arms if arm in SYNTHETIC and arm != "class_token_filtered"]
+        arms = [arm for arm in settings.arms if ARMS[arm].images is not None and not ARMS[arm].filtered]
         self._kinds = [_REAL, *arms] if arms and context.config.metrics.features else []
 
     def pending(self) -> tuple[WorkUnit, ...]:
-        """The kinds that are not measured with today's settings and images."""
-        todo = [(number, kind) for number, kind in enumerate(self._kinds) if self._known(kind) is None]
-        if todo:
+        """Plan the kinds that are not measured with today's settings and images."""
+        units = []
+        for number, kind in enumerate(self._kinds):
+            if self._recorded_rows(kind) is None:
+                units.append(WorkUnit(self.name, number, kind, 1))
+        if units:
             try:
                 _ = self._features
             except ModelError as error:
                 if self._config.metrics.features != "auto":
                     raise
-                self._context.progress(Progress(self.title, 0, 0, f"left out: {error}"))
+                self._context.progress(Progress(self.name, 0, 0, f"left out: {error}"))
                 return ()
-        return tuple(WorkUnit("metrics", number, kind, 1) for number, kind in todo)
+        return tuple(units)
 
     def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
         """Measure one kind of images."""
         kind, settings = self._kinds[unit.number], self._config.metrics
-        looked = self._look(self._images(kind))
-        found = evaluate(
+        measured = self._measure(self._images(kind))
+        metrics = evaluate(
             self._reference,
-            looked.features,
-            looked.labels,
+            measured.features,
+            measured.labels,
             k=settings.nearest_neighbours,
             resamples=settings.bootstrap_resamples,
             seed=settings.seed,
         )
-        for name, right in looked.right.items():
-            found[name] = Metric(proportion(sum(right), len(right)))
-        rows = [self._row(kind, name, one, len(looked.labels)) for name, one in found.items()]
+        for name, right in measured.recognised.items():
+            metrics[name] = Metric(proportion(sum(right), len(right)))
+        rows = [self._row(kind, name, metric, len(measured.labels)) for name, metric in metrics.items()]
         files.write_text(self._file(kind), json.dumps({"identity": self._identity(kind), "rows": rows}) + "\n")
-        on_progress(Progress(self.title, 1, 1, kind))
+        on_progress(Progress(self.name, 1, 1, kind))
 
     def publish(self) -> None:
         """Write `benchmark/metrics.parquet`: a row per kind and metric."""
-        rows = [row for kind in self._kinds for row in self._known(kind) or ()]
+        rows = [row for kind in self._kinds for row in self._recorded_rows(kind) or ()]
         if rows:
             with files.atomic(self._folder / "metrics.parquet") as partial:
                 pd.DataFrame(rows).to_parquet(partial, index=False)
 
-    def _row(self, kind: str, metric: str, one: Metric, count: int) -> dict[str, Any]:
-        value = one.estimate
+    def _row(self, kind: str, name: str, metric: Metric, count: int) -> dict[str, Any]:
+        estimate = metric.estimate
         return {
             "kind": kind,
-            "metric": metric,
-            "value": value.mean,
-            "low": value.low,
-            "high": value.high,
+            "metric": name,
+            "value": estimate.mean,
+            "low": estimate.low,
+            "high": estimate.high,
             "n_real": len(self._reference),
             "n_synthetic": count,
             "features": self._features[0],
-            "warning": one.warning,
+            "warning": metric.warning,
         }
 
     @cached_property
@@ -108,54 +111,57 @@ class MetricStage(Stage):
         name, context = str(self._config.metrics.features), self._context
         if name == "judge" and context.judge is None:
             raise ModelError("metrics.features is judge, but the configuration has none; use guide, or a timm name")
-        known: dict[str, Classifier | None] = {"judge": context.judge, "guide": context.guide}
+        classifiers: dict[str, Classifier | None] = {"judge": context.judge, "guide": context.guide}
         if name == "auto":
             name = "judge" if context.judge is not None else "guide"
-        classifier = known.get(name)
+        classifier = classifiers.get(name)
         if classifier is None:
             return name, features.load(name, context.device, self._config.metrics.inception_weights)
         members = self._config.judge if name == "judge" else self._config.guide
         classifier.features(torch.zeros(1, 3, 64, 64))
-        return f"{name} ({' + '.join(one.name for one in members or ())})", classifier.features
+        return f"{name} ({' + '.join(member.name for member in members or ())})", classifier.features
 
     @cached_property
     def _reference(self) -> torch.Tensor:
         """Features (N, D) of the real training and validation images."""
         dataset, most = self._context.real_images(), self._config.metrics.real_images
-        examples = [one for split in ("train", "val") for one in dataset.examples(split)]
+        examples = [*dataset.examples("train"), *dataset.examples("val")]
         order = np.random.default_rng(self._config.metrics.seed).permutation(len(examples))[:most]
-        return self._look(_opened(examples[index] for index in sorted(order))).features
+        return self._measure(_opened(examples[index] for index in sorted(order))).features
 
     def _images(self, kind: str) -> Labelled:
         if kind == _REAL:
             examples = self._context.real_images().examples("test")[: self._config.metrics.real_images]
             return _opened(examples)
-        known = {info.index for info in self._context.classes}
+        class_indices = {info.index for info in self._context.classes}
         images = SyntheticImages(self._shards(kind).path, per_class=self._config.metrics.per_class)
-        return (images[index] for index, label in enumerate(images.labels) if label in known)
+        return (images[index] for index, label in enumerate(images.labels) if label in class_indices)
 
     def _shards(self, kind: str) -> ShardFolder:
         """The shard folder of an arm."""
         settings = self._config.benchmark
         root = arm_folder(self._context.arm_folders, kind, settings.shots, settings.seed)
-        return shard_folder(root, self._config.name, SYNTHETIC[kind])
+        image_kind = ARMS[kind].images
+        assert image_kind is not None
+        return shard_folder(root, self._config.name, image_kind)
 
-    def _look(self, images: Labelled) -> "_Looked":
-        looked = _Looked()
+    def _measure(self, images: Labelled) -> "_Measured":
+        """Take the features of images, and let guide and judge classify them."""
+        measured = _Measured()
         for batch in _batches(images):
             pictures = torch.cat([square(picture, self._side) for picture, _ in batch])
             labels = [label for _, label in batch]
-            right: dict[str, list[bool]] = {}
-            for who, classifier in (("guide", self._context.guide), ("judge", self._context.judge)):
+            recognised: dict[str, list[bool]] = {}
+            for role, classifier in (("guide", self._context.guide), ("judge", self._context.judge)):
                 if classifier is not None:
-                    right |= _recognised(who, classifier, self._targets(classifier, labels), pictures)
-            looked.add(self._features[1](pictures), labels, right)
-        return looked
+                    recognised |= _recognised(role, classifier, self._targets(classifier, labels), pictures)
+            measured.add(self._features[1](pictures), labels, recognised)
+        return measured
 
     def _targets(self, classifier: Classifier, labels: list[int]) -> list[int]:
         classes = self._context.whole.classes
-        known = dict(zip((info.index for info in classes), classifier.targets(classes), strict=True))
-        return [known[label] for label in labels]
+        targets = dict(zip((info.index for info in classes), classifier.targets(classes), strict=True))
+        return [targets[label] for label in labels]
 
     @cached_property
     def _side(self) -> int:
@@ -163,10 +169,11 @@ class MetricStage(Stage):
         first = next(kind for kind in self._kinds if kind != _REAL)
         return int(SyntheticImages(self._shards(first).path, per_class=1)[0][0].width)
 
-    def _known(self, kind: str) -> list[dict[str, Any]] | None:
+    def _recorded_rows(self, kind: str) -> list[dict[str, Any]] | None:
+        """Read the metrics of a kind; None unless they were measured with today's settings and images."""
         path = self._file(kind)
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return list(found["rows"]) if found.get("identity") == self._identity(kind) else None
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return list(record["rows"]) if record.get("identity") == self._identity(kind) else None
 
     def _identity(self, kind: str) -> str:
         tars: list[str] = []
@@ -183,19 +190,19 @@ class MetricStage(Stage):
         return self._config.root / "benchmark"
 
 
-class _Looked:
-    """What was seen in some images: features (N, D), labels (N,), and who recognised which."""
+class _Measured:
+    """What was measured of some images: features (N, D), labels (N,), and which ones guide and judge recognise."""
 
     def __init__(self) -> None:
         self._features: list[torch.Tensor] = []
         self._labels: list[int] = []
-        self.right: dict[str, list[bool]] = {}
+        self.recognised: dict[str, list[bool]] = {}
 
-    def add(self, found: torch.Tensor, labels: list[int], right: dict[str, list[bool]]) -> None:
-        self._features.append(found)
+    def add(self, features: torch.Tensor, labels: list[int], recognised: dict[str, list[bool]]) -> None:
+        self._features.append(features)
         self._labels += labels
-        for name, values in right.items():
-            self.right.setdefault(name, []).extend(values)
+        for name, values in recognised.items():
+            self.recognised.setdefault(name, []).extend(values)
 
     @property
     def features(self) -> torch.Tensor:
@@ -207,24 +214,24 @@ class _Looked:
 
 
 @torch.no_grad()
-def _recognised(who: str, classifier: Classifier, targets: list[int], pictures: torch.Tensor) -> dict[str, list[bool]]:
-    """Which pictures (B, 3, H, W) it recognises: `<who>_top1`, and of more than five labels `<who>_top5`."""
+def _recognised(role: str, classifier: Classifier, targets: list[int], pictures: torch.Tensor) -> dict[str, list[bool]]:
+    """Find which images (B, 3, H, W) it recognises: `<role>_top1`, and of more than five labels `<role>_top5`."""
     most = 5 if len(classifier.labels) > 5 else 1
     right = classifier.logits(pictures).topk(most, 1).indices.cpu() == torch.tensor(targets)[:, None]
-    return {f"{who}_top{k}": right[:, :k].any(1).tolist() for k in sorted({1, most})}
+    return {f"{role}_top{k}": right[:, :k].any(1).tolist() for k in sorted({1, most})}
 
 
 def _opened(examples: Iterable[Example]) -> Labelled:
-    """Pictures with their labels, without those that cannot be read."""
-    for one in examples:
+    """Open images with their labels, without those that cannot be read."""
+    for example in examples:
         try:
-            picture = one.open().convert("RGB")
+            picture = example.open().convert("RGB")
         except UNREADABLE_IMAGE:
             continue
-        yield picture, one.label
+        yield picture, example.label
 
 
 def _batches(images: Labelled) -> Iterator[list[tuple[Image.Image, int]]]:
-    rest = iter(images)
-    while batch := list(islice(rest, _BATCH)):
+    iterator = iter(images)
+    while batch := list(islice(iterator, _BATCH)):
         yield batch

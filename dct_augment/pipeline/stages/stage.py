@@ -5,14 +5,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dct_augment.pipeline.context import RunContext
-from dct_augment.records import Progress, ProgressCallback, WorkUnit, ignore_progress
+from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit, ignore_progress
 
 
 class Stage(ABC):
     """One stage of one run."""
 
-    name: str
-    title: str
+    name: StageName
 
     def __init__(self, context: RunContext) -> None:
         self._context, self._config = context, context.config
@@ -39,7 +38,7 @@ class Stage(ABC):
         return 1
 
     @contextmanager
-    def trial_pool(self) -> Iterator[None]:
+    def worker_pool(self) -> Iterator[None]:
         """Be ready for `max_parallel` units at a time, from as many threads."""
         yield
 
@@ -47,5 +46,14 @@ class Stage(ABC):
         """Do units here, one after the other."""
         done, total = 0, sum(unit.size for unit in units)
         for unit in units:
-            self.do(unit, lambda one, before=done: on_progress(Progress(one.stage, before + one.done, total, one.note)))  # type: ignore[misc]
+            self.do(unit, _as_part(on_progress, done, total))
             done += unit.size
+
+
+def _as_part(on_progress: ProgressCallback, before: int, total: int) -> ProgressCallback:
+    """Make a callback for the progress of one unit, which begins after `before` of the `total` of all units."""
+
+    def pass_on(progress: Progress) -> None:
+        on_progress(Progress(progress.stage, before + progress.done, total, progress.note))
+
+    return pass_on

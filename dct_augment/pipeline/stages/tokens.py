@@ -10,7 +10,7 @@ from dct_augment import datasets
 from dct_augment.errors import InputError
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.records import ClassInfo, ProgressCallback, WorkUnit, ignore_progress
+from dct_augment.records import ClassInfo, ProgressCallback, StageName, WorkUnit, ignore_progress
 from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import TrainingCheckpoint
 from dct_augment.tokens.class_tokens import ClassTokenTrainer
@@ -21,7 +21,7 @@ from dct_augment.tokens.textual_inversion import TextualInversionTrainer
 class TokenStage(Stage):
     """Class tokens; a unit is a group of classes, which train in one batch."""
 
-    name = title = "tokens"
+    name = StageName.TOKENS
 
     def __init__(self, context: RunContext, classes: Iterable[ClassInfo] | None = None) -> None:
         super().__init__(context)
@@ -55,7 +55,7 @@ class TokenStage(Stage):
         units = []
         for number, group in enumerate(groups):
             if todo := tuple(slug for slug in group if slug in missing):
-                units.append(WorkUnit("tokens", number, ", ".join(todo), len(todo) * self._updates, todo))
+                units.append(WorkUnit(self.name, number, ", ".join(todo), len(todo) * self._updates, todo))
             else:
                 self._memo(number).clear()  # of a process that was killed when all had been done
         return tuple(units)
