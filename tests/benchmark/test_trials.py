@@ -18,14 +18,15 @@ from dct_augment.benchmark.arms import ARMS, arm_draws
 from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.benchmark.pool import TrialInputs
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials
-from dct_augment.config import BenchmarkConfig
+from dct_augment.config import BenchmarkConfig, DownstreamConfig
 from dct_augment.datasets import few_shot
 from dct_augment.downstream.mixing import Mixture, SyntheticImages
 from dct_augment.errors import DatasetError, DctAugmentError, LeakError
 from dct_augment.records import ClassInfo, Example
 from tests.conftest import CLASSES, ShardRun, speckled
 
-SETTINGS = BenchmarkConfig(shots=2, seeds=2, per_class=3, image_size=32, steps=3, batch_size=8)
+BENCHMARK = BenchmarkConfig(shots=2, seeds=2, per_class=3)
+DOWNSTREAM = DownstreamConfig(image_size=32, steps=3, batch_size=8)
 OWN_IMAGES = [name for name, arm in ARMS.items() if arm.own_images]
 SYNTHETIC = [name for name, arm in ARMS.items() if arm.images is not None]
 SEEDS = {"train": 1000, "val": 2000, "test": 3000}
@@ -74,7 +75,7 @@ def arm_folders(made: ShardRun) -> dict[str, Path]:
 @pytest.fixture
 def bench(made: ShardRun) -> TrialRunner:
     """A benchmark of three training steps on three colours."""
-    return TrialRunner(Colors(), arm_folders(made), SETTINGS)
+    return TrialRunner(Colors(), arm_folders(made), BENCHMARK, DOWNSTREAM)
 
 
 def test_the_plan_runs_every_arm_on_every_seed() -> None:
@@ -148,9 +149,8 @@ def test_the_same_picture_under_another_key_is_a_leak() -> None:
 
 
 def test_a_trial_refuses_a_leak() -> None:
-    settings = SETTINGS.model_copy(update={"shots": 4})
     with pytest.raises(LeakError):
-        TrialRunner(Leaky(), {}, settings).trial(TrialPlan("real", 0, 4))
+        TrialRunner(Leaky(), {}, BENCHMARK, DOWNSTREAM).trial(TrialPlan("real", 0, 4))
 
 
 def test_a_synthetic_image_that_is_a_test_picture_is_a_leak(made: ShardRun) -> None:
@@ -162,7 +162,7 @@ def test_a_synthetic_image_that_is_a_test_picture_is_a_leak(made: ShardRun) -> N
             extra = [Example("copy", 0, lambda: copied)] if split == "test" else []
             return [*super().examples(split), *extra]
 
-    bench = TrialRunner(Copied(), arm_folders(made), SETTINGS)
+    bench = TrialRunner(Copied(), arm_folders(made), BENCHMARK, DOWNSTREAM)
     bench.trial(TrialPlan("real", 0, 2))
     with pytest.raises(LeakError, match=r"test image 'copy' is the same picture as training image 'crane-000002'"):
         bench.trial(TrialPlan("class_token", 0, 2, 3))
@@ -177,7 +177,7 @@ def test_a_few_shot_guide_refuses_a_leak(split: str, made: ShardRun) -> None:
             return [*super().examples(name), *extra]
 
     with pytest.raises(LeakError, match=f"{split} image 'copy'"):
-        TrialRunner(Copied(), arm_folders(made), SETTINGS).guide(4, 0, 3)
+        TrialRunner(Copied(), arm_folders(made), BENCHMARK, DOWNSTREAM).guide(4, 0, 3)
 
 
 def test_a_few_shot_guide_sees_the_images_of_its_draw_alone(made: ShardRun) -> None:
@@ -191,7 +191,7 @@ def test_a_few_shot_guide_sees_the_images_of_its_draw_alone(made: ShardRun) -> N
 
             return [watched(one) for one in super().examples(split)]
 
-    bench = TrialRunner(Watched(), arm_folders(made), SETTINGS)
+    bench = TrialRunner(Watched(), arm_folders(made), BENCHMARK, DOWNSTREAM)
     opened.clear()
     batches: list[torch.Tensor] = []
     keep = bench._mixture
@@ -203,7 +203,7 @@ def test_a_few_shot_guide_sees_the_images_of_its_draw_alone(made: ShardRun) -> N
     # Every other picture is opened once, to be compared with these by content; drawn ones also to be seen.
     counts = Counter(opened)
     assert {key for key, count in counts.items() if count > 2} <= drawn
-    assert len(batches) == SETTINGS.steps * SETTINGS.batch_size
+    assert len(batches) == DOWNSTREAM.steps * DOWNSTREAM.batch_size
 
 
 def _recording(data: Mixture, seen: list[torch.Tensor]) -> Mixture:
@@ -223,7 +223,9 @@ def _recording(data: Mixture, seen: list[torch.Tensor]) -> Mixture:
 def test_every_arm_gives_a_trial(made: ShardRun, new_run: Callable[[str], ShardRun], arm: str) -> None:
     if arm in OWN_IMAGES:
         new_run(f"run/{arm}/2-4").draw()
-    bench = TrialRunner(Colors(), arm_folders(made), SETTINGS, accepted=frozenset({"crane-000001", "gull-000000"}))
+    bench = TrialRunner(
+        Colors(), arm_folders(made), BENCHMARK, DOWNSTREAM, accepted=frozenset({"crane-000001", "gull-000000"})
+    )
     trial = bench.trial(TrialPlan(arm, 4, 2, 3 if arm in SYNTHETIC else 0))
     assert (trial.arm, trial.shots, trial.seed, trial.steps) == (arm, 2, 4, 3)
     assert trial.accuracy * 12 == sum(a == b for a, b in zip(trial.truth, trial.predicted, strict=True))
@@ -233,12 +235,12 @@ def test_every_arm_gives_a_trial(made: ShardRun, new_run: Callable[[str], ShardR
 
 def test_an_arm_with_images_of_its_own_does_not_use_those_of_another_draw(made: ShardRun) -> None:
     with pytest.raises(DatasetError, match=r"textual_inversion/2-4/shards holds no _info.json"):
-        TrialRunner(Colors(), arm_folders(made), SETTINGS).trial(TrialPlan("textual_inversion", 4, 2, 3))
+        TrialRunner(Colors(), arm_folders(made), BENCHMARK, DOWNSTREAM).trial(TrialPlan("textual_inversion", 4, 2, 3))
 
 
 def test_the_filtered_arm_draws_accepted_images_alone(made: ShardRun) -> None:
     accepted = frozenset({"crane-000001", "gull-000000"})
-    bench = TrialRunner(Colors(), arm_folders(made), SETTINGS, accepted=accepted)
+    bench = TrialRunner(Colors(), arm_folders(made), BENCHMARK, DOWNSTREAM, accepted=accepted)
     split = few_shot(Colors(), 2, 0)
     for arm, expected in (("class_token_filtered", accepted), ("class_token", None)):
         keys = set(bench._mixture(TrialPlan(arm, 0, 2, 4), split)._synthetic.keys)
@@ -256,9 +258,9 @@ def test_a_repeated_trial_trains_the_same_classifier(bench: TrialRunner, arm: st
 
 
 def test_trials_side_by_side_are_the_same_trials(made: ShardRun) -> None:
-    settings = SETTINGS.model_copy(update={"steps": 12})
+    downstream = DOWNSTREAM.model_copy(update={"steps": 12})
     plans = [TrialPlan("real", 3, 2), TrialPlan("class_token", 3, 2, 3), TrialPlan("real", 4, 2)]
-    source, before = TrialInputs(Colors(), arm_folders(made), settings), torch.get_num_threads()
+    source, before = TrialInputs(Colors(), arm_folders(made), BENCHMARK, downstream), torch.get_num_threads()
     found = [
         [replace(trial, seconds=0.0) for trial in pool.run(source, plans, processes=processes)]
         for processes in (1, 2, 9)
@@ -269,16 +271,29 @@ def test_trials_side_by_side_are_the_same_trials(made: ShardRun) -> None:
 
 
 def test_a_leak_is_found_in_every_process(made: ShardRun) -> None:
-    settings = SETTINGS.model_copy(update={"shots": 4})
+    inputs = TrialInputs(Leaky(), arm_folders(made), BENCHMARK, DOWNSTREAM)
     with pytest.raises(LeakError):
-        list(pool.run(TrialInputs(Leaky(), arm_folders(made), settings), [TrialPlan("real", 0, 4)] * 2, processes=2))
+        list(
+            pool.run(
+                TrialInputs(Leaky(), arm_folders(made), BENCHMARK, DOWNSTREAM),
+                [TrialPlan("real", 0, 4)] * 2,
+                processes=2,
+            )
+        )
 
 
 def test_a_process_that_dies_is_one_message(made: ShardRun) -> None:
+    inputs = TrialInputs(Deadly(), arm_folders(made), BENCHMARK, DOWNSTREAM)
     with pytest.raises(DctAugmentError, match=r"one of 2 benchmark processes died"):
-        list(pool.run(TrialInputs(Deadly(), arm_folders(made), SETTINGS), [TrialPlan("real", 0, 2)] * 2, processes=2))
+        list(
+            pool.run(
+                TrialInputs(Deadly(), arm_folders(made), BENCHMARK, DOWNSTREAM),
+                [TrialPlan("real", 0, 2)] * 2,
+                processes=2,
+            )
+        )
 
 
 def test_the_classifier_learns_colours(made: ShardRun) -> None:
-    settings = SETTINGS.model_copy(update={"steps": 40})
-    assert TrialRunner(Colors(), arm_folders(made), settings).trial(TrialPlan("real", 0, 2)).accuracy > 0.8
+    downstream = DOWNSTREAM.model_copy(update={"steps": 40})
+    assert TrialRunner(Colors(), arm_folders(made), BENCHMARK, downstream).trial(TrialPlan("real", 0, 2)).accuracy > 0.8

@@ -100,7 +100,7 @@ def test_arms_of_their_own_are_runs_inside_the_run(whole: Run) -> None:
     # Textual inversion is used whatever the certificate says, so each draw gives images of its own.
     assert drawn["textual_inversion", 0] != drawn["textual_inversion", 1]
     inner = config.load(str(arm_home(whole, "textual_inversion", 1) / "config.yaml"))
-    assert (inner.tokens.objective, inner.textual_inversion.shots, inner.textual_inversion.draw) == (
+    assert (inner.tokens.objective, inner.textual_inversion.shots, inner.textual_inversion.few_shot_seed) == (
         "textual_inversion", 2, 1,
     )  # fmt: skip
     guides = [arm_home(whole, "class_token_few_shot_guide", seed) / "guide" / "model.safetensors" for seed in (0, 1)]
