@@ -22,7 +22,7 @@ from dct_augment.errors import InputError
 from dct_augment.pipeline.run import Run
 from dct_augment.records import Progress
 from tests import tiny
-from tests.datasets import test_on_disk as trees
+from tests.datasets.layouts import WORDNET_IDS, cub_tree, folder_tree, imagenet_tree, inat_tree
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMALL = [
@@ -101,7 +101,7 @@ def finish(name: str, *overrides: str) -> tuple[Run, dict[str, Any], list[Progre
 
 def test_cub(tmp_path: Path, hub: Hub) -> None:
     hub.classifier("vesteinn/vit-mae-cub", taught(["LABEL_0", "LABEL_1"], ["green", "blue"], mean=True))
-    trees.TestCub().tree(tmp_path / "data")
+    cub_tree(tmp_path / "data")
     run, summary, told = finish("cub")
     assert set(summary["classes"]) == {"black footed albatross", "laysan albatross"}
     assert len(pd.read_parquet(run.config.root / "benchmark" / "trials.parquet")) == 8
@@ -117,7 +117,7 @@ def test_cub(tmp_path: Path, hub: Hub) -> None:
 def test_a_folder_with_unreadable_pictures(tmp_path: Path, hub: Hub) -> None:
     labels = ["gull", "crane", "Çà-..", "other"]
     hub.classifier("google/vit-base-patch16-224", taught(labels, ["red", "blue", "green", "black"]))
-    root = trees.TestFolder().tree(tmp_path / "data" / "my-images", 12)
+    root = folder_tree(tmp_path / "data" / "my-images", 12)
     (tmp_path / "words.yaml").write_text("001.Laughing_gull: gull\n")
     for number in range(4, 12):
         (root / "crane" / f"{number:03d}.png").write_bytes(b"no picture")
@@ -129,15 +129,15 @@ def test_a_folder_with_unreadable_pictures(tmp_path: Path, hub: Hub) -> None:
 
 def test_inat_by_latin_label(tmp_path: Path, hub: Hub) -> None:
     hub.classifier("vesteinn/vit-mae-inat21", taught(["Apteryx australis", "Grus grus"], ["green", "red"], mean=True))
-    trees.TestINaturalist().tree(tmp_path / "data" / "inat2021", 2021)
+    inat_tree(tmp_path / "data" / "inat2021", 2021)
     _, summary, _ = finish("inat")
     assert set(summary["classes"]) == {"common crane", "southern brown kiwi"}
 
 
 def test_imagenets_two_cranes(tmp_path: Path, hub: Hub) -> None:
-    ids = list(trees.TestImageNet.IDS)
+    ids = list(WORDNET_IDS)
     hub.classifier("google/vit-large-patch16-224", taught(ids, ["red", "green", "blue", "white"]))
-    trees.TestImageNet().tree(tmp_path / "data" / "imagenet")
+    imagenet_tree(tmp_path / "data" / "imagenet")
     (tmp_path / "match.yaml").write_text("".join(f"{one}: {one}\n" for one in ids))
     run, _, _ = finish("imagenet", "judge=null", "guide.match=match.yaml")
     rows = pd.concat(pd.read_parquet(path) for path in run.config.root.glob("shards/*.parquet"))
@@ -149,7 +149,7 @@ def test_imagenets_two_cranes(tmp_path: Path, hub: Hub) -> None:
 def test_the_command_line_offline(tmp_path: Path, hub: Hub) -> None:
     """As a user types it, with the environment that the Hub's own tools read."""
     hub.classifier("vesteinn/vit-mae-cub", taught(["LABEL_0", "LABEL_1"], ["green", "blue"], mean=True))
-    trees.TestCub().tree(tmp_path / "data")
+    cub_tree(tmp_path / "data")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub.path)}
     settings = ["--config", "cub", *(part for one in SMALL for part in ("--set", one))]
     train = [sys.executable, "-W", "ignore", "-m", "dct_augment", "train", *settings]
