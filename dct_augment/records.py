@@ -76,7 +76,7 @@ class Verdict(StrEnum):
 
     CERTIFIED = "certified"
     NO_GAIN = "no_gain"
-    DIVERGED = "diverged"
+    WORSE = "worse"
     COLLAPSED = "collapsed"
 
 

@@ -44,7 +44,7 @@ def list_tokens(
         widths = " + ".join(map(str, token.widths))
         base = _base(token)
         table.add_row(
-            str(token.facts.get("class", "")), token.word, str(len(token.vector)), widths, base, *_shares(token)
+            str(token.metadata.get("class", "")), token.word, str(len(token.vector)), widths, base, *_shares(token)
         )
     Console().print(table)
 
@@ -60,16 +60,16 @@ def show(
     import json
 
     for token in _named(name, config, overrides, output):
-        facts = {key: value for key, value in token.facts.items() if key not in ("losses", "validations")}
+        metadata = {key: value for key, value in token.metadata.items() if key not in ("losses", "validations")}
         for key in ("base_model",):
-            if key in facts:
-                facts[key] = json.loads(facts[key])
+            if key in metadata:
+                metadata[key] = json.loads(metadata[key])
         norms = {
             key or "embedding": [round(n, 4) for n in part.norm(dim=1).tolist()] for key, part in token.parts.items()
         }
         shapes = {key or "embedding": list(part.shape) for key, part in token.parts.items()}
         typer.echo(
-            json.dumps({"token": token.word, "shape": shapes, "norm": norms, **facts}, indent=1, ensure_ascii=False)
+            json.dumps({"token": token.word, "shape": shapes, "norm": norms, **metadata}, indent=1, ensure_ascii=False)
         )
 
 
@@ -118,7 +118,7 @@ def import_token(
                 f"{file} holds {len(found)} tokens ({', '.join(one.word for one in found[:5])}); leave out --class"
             )
         for token in found:
-            wanted = name or token.facts.get("slug")
+            wanted = name or token.metadata.get("slug")
             if wanted is None:
                 raise InputError(f"{file} does not say for which class {token.word!r} is; name it with --class")
             chosen = datasets.select(run.whole, [wanted])
@@ -151,7 +151,7 @@ def compare(
         alike = cosine_similarity(one.vector.flatten(), other.vector.flatten(), 0).item()
         norms = [f"{token.vector.norm(dim=1).mean().item():.3f}" for token in (one, other)]
         shares = [
-            _share(token.facts.get(key)) for key in ("guide_accuracy", "judge_accuracy") for token in (one, other)
+            _share(token.metadata.get(key)) for key in ("guide_accuracy", "judge_accuracy") for token in (one, other)
         ]
         table.add_row(
             one.word if one.word == other.word else f"{one.word}, {other.word}", f"{alike:.3f}", *norms, *shares
@@ -194,12 +194,12 @@ def _pairs(one: "dict[str, Token]", other: "dict[str, Token]") -> "list[tuple[To
 def _base(token: "Token") -> str:
     import json
 
-    base = json.loads(token.facts.get("base_model", "null")) or {}
+    base = json.loads(token.metadata.get("base_model", "null")) or {}
     return f"{base.get('path', '?')}{'@' + base['revision'] if base.get('revision') else ''}"
 
 
 def _shares(token: "Token") -> list[str]:
-    return [_share(token.facts.get(key)) for key in ACCURACIES]
+    return [_share(token.metadata.get(key)) for key in ACCURACIES]
 
 
 def _share(value: Any) -> str:

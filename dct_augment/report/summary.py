@@ -35,7 +35,7 @@ METRICS = (
 )
 """Metrics of generated images, in the order of the page."""
 
-VERDICTS = ("certified", "no_gain", "collapsed", "diverged")
+VERDICTS = ("certified", "no_gain", "collapsed", "worse")
 
 _TOKEN_COLUMNS = (
     "token",
@@ -44,7 +44,7 @@ _TOKEN_COLUMNS = (
     "updates",
     "attempts",
     "unet_evaluations",
-    "effect",
+    "mean_pixel_change",
     "norm",
     "plain_guide_accuracy",
     "guide_accuracy",

@@ -1,7 +1,7 @@
 """The certificate of a class token: what fresh images, with it and without it, say of its worth.
 
-Both kinds are drawn from the same noise, which no training and no validation has seen. The guide decides; the judge,
-which had no part in the training, is there to be looked at.
+Both kinds are generated from the same noise, which no training and no validation has used. The guide decides; the
+judge, which had no part in the training, only measures.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Score:
 class Certificate:
     """Verdict and measurements of one token.
 
-    `effect` is the mean absolute difference of the pairs in [0, 255]; diversities are mean root-mean-square
+    `mean_pixel_change` is the mean absolute difference of the pairs in [0, 255]; diversities are mean root-mean-square
     distances of two images of one kind, in [0, 255].
     """
 
@@ -34,7 +34,7 @@ class Certificate:
     judge: Score | None
     diversity: float
     plain_diversity: float
-    effect: float
+    mean_pixel_change: float
 
 
 def score(plain: torch.Tensor, token: torch.Tensor) -> Score:
@@ -52,18 +52,18 @@ def diversity(images: torch.Tensor) -> float:
 def certify(
     plain: torch.Tensor, token: torch.Tensor, guide: Score, judge: Score | None, least_diversity: float
 ) -> Certificate:
-    """Judge a token by images (n, 3, H, W) in [-1, 1], drawn with the plain prompt and the token from the same noise.
+    """Judge a token by images (n, 3, H, W) in [-1, 1] with the plain prompt and with the token, from the same noise.
 
-    diverged: the guide recognises fewer images, beyond doubt (95 % interval), or they are not finite. collapsed: the
+    worse: the guide recognises fewer images, significantly (95 % interval), or they are not finite. collapsed: the
     images have less than `least_diversity` of the diversity that plain ones have. certified: the guide recognises
-    more images, beyond doubt. no_gain: otherwise.
+    more images, significantly. no_gain: otherwise.
     """
     spread, plain_spread = diversity(token), diversity(plain)
     if guide.gain.high < 0 or not bool(token.isfinite().all()):
-        verdict = Verdict.DIVERGED
+        verdict = Verdict.WORSE
     elif spread < least_diversity * plain_spread:
         verdict = Verdict.COLLAPSED
     else:
         verdict = Verdict.CERTIFIED if guide.gain.low > 0 else Verdict.NO_GAIN
-    effect = (token - plain).abs().mean().item() * 127.5
-    return Certificate(verdict, guide, judge, spread, plain_spread, effect)
+    mean_pixel_change = (token - plain).abs().mean().item() * 127.5
+    return Certificate(verdict, guide, judge, spread, plain_spread, mean_pixel_change)

@@ -38,48 +38,47 @@ class TokenFolder:
         """The token's word, `<dct-{dataset}-{class-slug}>`."""
         return token_name(self._dataset, info.slug)
 
-    def facts(self, info: ClassInfo, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What a finished token says of itself; None if there is none, or it is not readable.
+    def metadata(self, info: ClassInfo, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Read the metadata of a finished token; None if there is none, or it is not readable.
 
         Raises:
             StaleRunError: it was trained with other settings.
         """
         try:
             with safe_open(self.file(info), "pt") as stored:
-                facts = dict(json.loads((stored.metadata() or {})["dct_augment"]))
-            trained_with = upgrade_token_identity(facts["identity"])
-        except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
+                metadata = formats.current_metadata(json.loads((stored.metadata() or {})["dct_augment"]))
+            trained_with = upgrade_token_identity(metadata["identity"])
+        except (FileNotFoundError, SafetensorError, AttributeError, KeyError, TypeError, ValueError):
             return None
         if trained_with != identity:
             raise StaleRunError(
                 f"{self.file(info)} was trained with other settings: "
                 f"{'; '.join(differences(trained_with, identity))}. Use another --output, or delete the file"
             )
-        if facts["class"] != info.name:
+        if metadata["class"] != info.name:
             raise StaleRunError(
-                f"{self.file(info)} was trained for {facts['class']!r}, but the class is called {info.name!r} now. Use "
-                "another --output, or delete the file"
+                f"{self.file(info)} was trained for {metadata['class']!r}, but the class is called {info.name!r} now. "
+                "Use another --output, or delete the file"
             )
-        return facts
+        return metadata
 
-    def trusted(self, info: ClassInfo, *, any_verdict: bool = False) -> bool:
-        """Whether there is a token to draw with: certified, taken in from elsewhere, or whatever its verdict.
+    def is_usable(self, info: ClassInfo, *, any_verdict: bool = False) -> bool:
+        """Whether there is a token to generate with: certified, imported, or with `any_verdict` any.
 
         Raises:
             InputError: its file is damaged.
         """
         if not self.file(info).is_file():
             return False
-        return any_verdict or self.read(info).facts.get("verdict") in (None, Verdict.CERTIFIED)
+        return any_verdict or self.read(info).metadata.get("verdict") in (None, Verdict.CERTIFIED)
 
     def failure(self, info: ClassInfo, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What is known of a training with these settings that gave no usable token; None if there was none."""
+        """Read the metadata of a training with these settings that gave no usable token; None if there was none."""
         try:
-            facts = dict(json.loads(self._failed(info).read_text(encoding="utf-8")))
-            return (
-                facts if upgrade_token_identity(facts["identity"]) == identity and facts["class"] == info.name else None
-            )
-        except (FileNotFoundError, KeyError, TypeError, ValueError):
+            metadata = formats.current_metadata(json.loads(self._failed(info).read_text(encoding="utf-8")))
+            is_same_training = upgrade_token_identity(metadata["identity"]) == identity
+            return metadata if is_same_training and metadata["class"] == info.name else None
+        except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError):
             return None
 
     def _failed(self, info: ClassInfo) -> Path:
@@ -117,14 +116,14 @@ class TokenFolder:
         return token
 
     def save(self, trained: TrainedToken, identity: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-        """Write one token, loadable by `pipe.load_textual_inversion`; return its facts.
+        """Write one token, loadable by `pipe.load_textual_inversion`; return its metadata.
 
         An unusable token gets no safetensors file, but `<slug>.failed.json` that says why. `base` says of which
         text-to-image model it is an embedding: path, revision, family, and `blocks`: the items of
         `Backend.encoder_widths`.
         """
         best, certificate = trained.best, trained.certificate
-        facts = {
+        metadata = {
             "token": self.word(trained.info),
             "class": trained.info.name,
             "slug": trained.info.slug,
@@ -135,20 +134,20 @@ class TokenFolder:
             "updates": trained.updates,
             "attempts": trained.attempts,
             "unet_evaluations": trained.evaluations,
-            **_certified(certificate),
+            **_certificate_columns(certificate),
             "guide_probability": best.probability if best else None,
             "norm": trained.vector.norm(dim=1).max().item(),
             "losses": [round(step.loss, 4) for step in trained.history],
-            "validations": json.dumps([asdict(seen) for seen in trained.validations]),
+            "validations": json.dumps([asdict(validation) for validation in trained.validations]),
             "origin": "trained",
             "base_model": json.dumps(dict(base)),
             "identity": dict(identity),
         }
         if trained.usable:
-            self._write(trained.info, formats.split(trained.vector, dict(base["blocks"])), facts)
+            self._write(trained.info, formats.split(trained.vector, dict(base["blocks"])), metadata)
         else:
-            files.write_text(self._failed(trained.info), json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-        return facts
+            files.write_text(self._failed(trained.info), json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
+        return metadata
 
     def import_token(
         self,
@@ -160,7 +159,7 @@ class TokenFolder:
         any_model: bool = False,
         replace: bool = False,
     ) -> dict[str, Any]:
-        """Take in a token from elsewhere as the token of a class; return its facts.
+        """Take in a token from elsewhere as the token of a class; return its metadata.
 
         Raises:
             InputError: the class has a token already, or this one is of another width or another base model.
@@ -169,67 +168,69 @@ class TokenFolder:
             raise InputError(
                 f"{self.word(info)} is known already: {self.file(info)}. Use --replace, or another --output"
             )
-        wanted = tuple(width for _, width in dict(base["blocks"]))
-        if token.widths != wanted:
+        widths = tuple(width for _, width in base["blocks"])
+        if token.widths != widths:
             raise InputError(
-                f"token {token.word!r} has width {_sum(token.widths)}, but {base['path']} takes {_sum(wanted)}: it was "
+                f"token {token.word!r} has width {_sum(token.widths)}, but {base['path']} takes {_sum(widths)}: it was "
                 "made for another kind of model"
             )
-        made_for = json.loads(token.facts.get("base_model", "null"))
+        made_for = json.loads(token.metadata.get("base_model", "null"))
         here = {key: base[key] for key in ("path", "revision")}
         if made_for and {key: made_for[key] for key in here} != here and not any_model:
             raise InputError(
                 f"token {token.word!r} was made for {_model(made_for)}, not for {_model(base)}. Use --any-model if "
                 "they share their text encoder"
             )
-        kept = ("guide_accuracy", "plain_guide_accuracy", "judge_accuracy", "plain_judge_accuracy")
-        facts = {
+        accuracies = ("guide_accuracy", "plain_guide_accuracy", "judge_accuracy", "plain_judge_accuracy")
+        metadata = {
             "token": self.word(info), "class": info.name, "slug": info.slug, "class_index": info.index,
             "homonym": info.homonym, "usable": True, "stop_reason": "imported", "attempts": 0, "unet_evaluations": 0,
-            "guide_probability": None, **_certified(None),
+            "guide_probability": None, **_certificate_columns(None),
             "norm": token.vector.norm(dim=1).max().item(), "losses": [], "validations": "[]",
-            **{key: token.facts.get(key) for key in kept}, "updates": int(token.facts.get("updates") or 0),
+            **{key: token.metadata.get(key) for key in accuracies}, "updates": int(token.metadata.get("updates") or 0),
             "origin": f"imported: {token.word}", "base_model": json.dumps(dict(base)), "identity": dict(identity),
         }  # fmt: skip
-        self._write(info, dict(token.parts), facts)
-        return facts
+        self._write(info, dict(token.parts), metadata)
+        return metadata
 
-    def _write(self, info: ClassInfo, parts: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-        formats.save(
-            {key or self.word(info): formats.flat(part) for key, part in parts.items()}, self.file(info), facts
-        )
+    def _write(self, info: ClassInfo, parts: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
+        tensors = {key or self.word(info): formats.flat(part) for key, part in parts.items()}
+        formats.save(tensors, self.file(info), metadata)
         self._failed(info).unlink(missing_ok=True)
 
-    def publish(self, facts: Sequence[Mapping[str, Any]]) -> None:
+    def publish(self, metadata_of_classes: Sequence[Mapping[str, Any]]) -> None:
         """Write the index: a row per class, failed ones too."""
-        if not facts:
+        if not metadata_of_classes:
             return
-        table = pd.DataFrame([{k: v for k, v in fact.items() if k != "identity"} for fact in facts])
+        rows = []
+        for metadata in metadata_of_classes:
+            rows.append({key: value for key, value in metadata.items() if key != "identity"})
+        table = pd.DataFrame(rows)
         with files.atomic(self.path / INDEX) as partial:
             table.sort_values("class_index").to_parquet(partial, index=False)
 
     def index(self) -> pd.DataFrame:
-        """The index as a table; empty if there is none."""
+        """Read the index as a table; empty if there is none."""
         path = self.path / INDEX
-        return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+        return formats.current_table(pd.read_parquet(path)) if path.is_file() else pd.DataFrame()
 
 
-def _certified(certificate: Certificate | None) -> dict[str, Any]:
+def _certificate_columns(certificate: Certificate | None) -> dict[str, Any]:
     """A certificate as columns; all None where there is none."""
     judge = certificate.judge if certificate else None
-    facts: dict[str, Any] = {
+    columns: dict[str, Any] = {
         "verdict": str(certificate.verdict) if certificate else None,
-        "effect": round(certificate.effect, 2) if certificate else None,
+        "mean_pixel_change": round(certificate.mean_pixel_change, 2) if certificate else None,
         "diversity": certificate.diversity if certificate else None,
         "plain_diversity": certificate.plain_diversity if certificate else None,
     }
     for who, prefix, score in (("guide", "", certificate and certificate.guide), ("judge", "judge_", judge)):
-        facts[f"plain_{who}_accuracy"] = score.plain if score else None
-        facts[f"{who}_accuracy"] = score.token if score else None
-        facts[f"{prefix}gain"] = score.gain.mean if score else None
-        facts[f"{prefix}gain_low"] = score.gain.low if score else None
-        facts[f"{prefix}gain_high"] = score.gain.high if score else None
-    return facts
+        columns[f"plain_{who}_accuracy"] = score.plain if score else None
+        columns[f"{who}_accuracy"] = score.token if score else None
+        columns[f"{prefix}gain"] = score.gain.mean if score else None
+        columns[f"{prefix}gain_low"] = score.gain.low if score else None
+        columns[f"{prefix}gain_high"] = score.gain.high if score else None
+    return columns
 
 
 def _sum(widths: Sequence[int]) -> str:

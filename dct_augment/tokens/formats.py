@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -21,14 +22,17 @@ from dct_augment.errors import InputError
 FORMATS = ("diffusers", "a1111", "comfyui", "bundle")
 PAIR = ("clip_l", "clip_g")
 
+_RENAMED_KEYS = {"effect": "mean_pixel_change"}
+_RENAMED_VERDICTS = {"diverged": "worse"}
+
 
 @dataclass(frozen=True)
 class Token:
-    """A token as a file holds it: its word, a tensor (n, d) per text encoder, and what is known of it."""
+    """A token as a file holds it: its word, a tensor (n, d) per text encoder, and its metadata."""
 
     word: str
     parts: Mapping[str, torch.Tensor] = field(repr=False)
-    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def vector(self) -> torch.Tensor:
@@ -52,32 +56,66 @@ def split(vector: torch.Tensor, encoder_widths: Mapping[str, int]) -> dict[str, 
 
 
 def read(path: Path) -> list[Token]:
-    """The tokens of a file in any of the formats; its name is the word where the file does not say one.
+    """Read the tokens of a file in any of the formats; its name is the word where the file does not say one.
 
     Raises:
         InputError: no such file, not an embedding, or a pickle that holds more than tensors.
     """
     if not path.is_file():
         raise InputError(f"token file {str(path)!r} does not exist")
-    tensors, metadata = _stored(path) if path.suffix == ".safetensors" else (_unpickled(path), {})
-    facts = json.loads(metadata.get("dct_augment", "{}"))
-    known: Mapping[str, Any] = facts if "token" not in facts else {facts["token"]: facts}
-    grouped: dict[str, dict[str, torch.Tensor]] = {}
+    tensors, header = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
+    metadata_by_word = _metadata_by_word(header)
+    default_word = str(next(iter(metadata_by_word), None) or header.get("name") or path.stem)
+    parts_by_word: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or tensor.ndim not in (1, 2):
             raise InputError(f"token file {str(path)!r}: {key!r} is no embedding of shape (d,) or (n, d)")
-        word, _, part = key.rpartition("/") if key.endswith(PAIR) and "/" in key else (key, "", "")
-        if key in PAIR or key in ("emb_params", "*"):
-            word, part = str(next(iter(known), None) or metadata.get("name") or path.stem), key if key in PAIR else ""
-        grouped.setdefault(word, {})[part] = torch.atleast_2d(tensor.float())
-    if not grouped:
+        word, part = _word_and_part(key, default_word)
+        parts_by_word.setdefault(word, {})[part] = torch.atleast_2d(tensor.float())
+    if not parts_by_word:
         raise InputError(f"token file {str(path)!r} holds no embedding")
-    for word, parts in grouped.items():
-        if set(parts) not in ({""}, set(PAIR)) or len({len(part) for part in parts.values()}) != 1:
+    for word, parts in parts_by_word.items():
+        lengths = {len(part) for part in parts.values()}
+        if set(parts) not in ({""}, set(PAIR)) or len(lengths) != 1:
             raise InputError(
                 f"token file {str(path)!r}: {word!r} must be one tensor, or clip_l and clip_g of one length"
             )
-    return [Token(word, parts, known.get(word, {})) for word, parts in grouped.items()]
+    return [Token(word, parts, metadata_by_word.get(word, {})) for word, parts in parts_by_word.items()]
+
+
+def _word_and_part(key: str, default_word: str) -> tuple[str, str]:
+    """Return the word and the text encoder of a tensor, by its key in a file."""
+    if key in PAIR:  # SDXL
+        return default_word, key
+    if key in ("emb_params", "*"):  # A1111 and ComfyUI; their old .pt
+        return default_word, ""
+    word, _, part = key.rpartition("/")
+    if word and part in PAIR:  # SDXL in a bundle
+        return word, part
+    return key, ""  # diffusers; a bundle
+
+
+def _metadata_by_word(header: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
+    """Return what the header of a file says of each token: of one, or of each word of a bundle."""
+    stored = json.loads(header.get("dct_augment", "{}"))
+    by_word = {stored["token"]: stored} if "token" in stored else stored
+    return {word: current_metadata(metadata) for word, metadata in by_word.items()}
+
+
+def current_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate metadata that a version before 0.3 wrote: `effect`, and the verdict `diverged`."""
+    current = {_RENAMED_KEYS.get(key, key): value for key, value in metadata.items()}
+    if "verdict" in current:
+        current["verdict"] = _RENAMED_VERDICTS.get(current["verdict"], current["verdict"])
+    return current
+
+
+def current_table(index: pd.DataFrame) -> pd.DataFrame:
+    """Translate an index of tokens that a version before 0.3 wrote, as `current_metadata` does."""
+    table = index.rename(columns=_RENAMED_KEYS)
+    if "verdict" in table:
+        table["verdict"] = table["verdict"].replace(_RENAMED_VERDICTS)
+    return table
 
 
 def write(tokens: Sequence[Token], folder: Path, kind: str, name: str = "tokens") -> list[Path]:
@@ -92,19 +130,22 @@ def write(tokens: Sequence[Token], folder: Path, kind: str, name: str = "tokens"
     if kind not in FORMATS:
         raise InputError(f"format {kind!r} is unknown; choose one of: {', '.join(FORMATS)}")
     if kind == "bundle":
-        tensors = {f"{one.word}/{key}" if key else one.word: part for one in tokens for key, part in one.parts.items()}
         path = folder / f"{name}.safetensors"
-        save(tensors, path, {one.word: dict(one.facts) for one in tokens})
+        tensors = {}
+        for token in tokens:
+            for key, part in token.parts.items():
+                tensors[f"{token.word}/{key}" if key else token.word] = part
+        save(tensors, path, {token.word: dict(token.metadata) for token in tokens})
         return [path]
     written = []
-    for one in tokens:
-        trigger = re.sub(r"[^A-Za-z0-9._-]+", "-", one.word).strip("-") or "token"
+    for token in tokens:
+        trigger = re.sub(r"[^A-Za-z0-9._-]+", "-", token.word).strip("-") or "token"
         path = folder / f"{trigger}.safetensors"
         if kind == "diffusers":
-            tensors = {key or one.word: flat(part) for key, part in one.parts.items()}
+            tensors = {key or token.word: flat(part) for key, part in token.parts.items()}
         else:
-            tensors = {key or "emb_params": part for key, part in one.parts.items()}
-        save(tensors, path, dict(one.facts) | {"token": one.word})
+            tensors = {key or "emb_params": part for key, part in token.parts.items()}
+        save(tensors, path, dict(token.metadata) | {"token": token.word})
         written.append(path)
     return written
 
@@ -114,23 +155,23 @@ def flat(part: torch.Tensor) -> torch.Tensor:
     return part[0] if len(part) == 1 else part
 
 
-def save(tensors: Mapping[str, torch.Tensor], path: Path, facts: Mapping[str, Any]) -> None:
-    """Write a safetensors file with facts in its header, whole or not at all."""
-    metadata = {"dct_augment": json.dumps(facts)}  # one entry: safetensors writes several in any order
+def save(tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write a safetensors file with metadata in its header, whole or not at all."""
+    header = {"dct_augment": json.dumps(metadata)}  # one entry: safetensors writes several in any order
     with files.atomic(path) as partial:
-        save_file({key: one.clone().contiguous() for key, one in tensors.items()}, partial, metadata=metadata)
+        save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, partial, metadata=header)
 
 
-def _stored(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
-        with safe_open(path, "pt") as stored:
-            return {key: stored.get_tensor(key) for key in stored.keys()}, dict(stored.metadata() or {})  # noqa: SIM118
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(f"token file {str(path)!r} is not a safetensors file: {error}") from error
 
 
-def _unpickled(path: Path) -> dict[str, Any]:
-    """An old .pt or .bin file, read without running anything that it may hold."""
+def _read_pickle(path: Path) -> dict[str, Any]:
+    """Read an old .pt or .bin file, read without running anything that it may hold."""
     try:
         data = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # the restricted unpickler fails in many ways on what is no pickle of tensors

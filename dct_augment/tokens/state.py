@@ -243,7 +243,7 @@ class ClassTokenState:
     def set_certificate(self, certificate: Certificate) -> None:
         """Take the certificate of the best state; a token that changes less than one grey level has no effect."""
         self.certificate = certificate
-        if self.reason is not StopReason.NON_FINITE and (self.best is None or certificate.effect < 1.0):
+        if self.reason is not StopReason.NON_FINITE and (self.best is None or certificate.mean_pixel_change < 1.0):
             self.reason = StopReason.NO_EFFECT
 
     @property

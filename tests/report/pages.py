@@ -111,7 +111,7 @@ def make_tokens(root: Path) -> pd.DataFrame:
                 "updates": 3,
                 "attempts": 1,
                 "unet_evaluations": 120,
-                "effect": 9.5,
+                "mean_pixel_change": 9.5,
                 "plain_guide_accuracy": 0.25,
                 "guide_accuracy": 0.9,
                 "guide_probability": 0.8,

@@ -55,7 +55,7 @@ def test_report_counts_certificates_and_classes_that_use_the_plain_prompt(tmp_pa
     fill(shards, ImageKind.CLASS_TOKEN, recognised_on({"crane": 4, "odd": 2}, {"crane": 4, "odd": 4}), without=("odd",))
     summary, text = make(tmp_path, shards, certified(tokens), NO_TRIALS)
     assert summary["certificates"] == {
-        "counts": {"certified": 1, "no_gain": 1, "collapsed": 0, "diverged": 0},
+        "counts": {"certified": 1, "no_gain": 1, "collapsed": 0, "worse": 0},
         "without": 0,
         "tokens": 2,
         "fallback": [ODD],
@@ -251,7 +251,7 @@ def many_tokens(classes: tuple[ClassInfo, ...], generator: np.random.Generator) 
                 "updates": 400,
                 "attempts": 1,
                 "unet_evaluations": 90,
-                "effect": 9.5,
+                "mean_pixel_change": 9.5,
                 "plain_guide_accuracy": 0.25,
                 "guide_accuracy": 0.9,
                 "losses": generator.random(400) * 3,

@@ -166,7 +166,7 @@ def test_training_finds_the_look_that_the_guide_wants(method):
     for slug, trained in train(settings=settings).items():
         assert trained.best.probability > probability(settings, trained.info, None) + 0.05, slug
         assert trained.usable
-        assert trained.certificate.effect >= 1.0
+        assert trained.certificate.mean_pixel_change >= 1.0
         gained = probability(settings, trained.info, trained.vector, fresh)
         gains.append(gained - probability(settings, trained.info, start, fresh))
     assert sum(gains) / len(gains) > 0.01
@@ -551,7 +551,7 @@ class TestLearner:
         assert len(set(drawn)) == len(drawn)
 
 
-IDENTITY = {"schema": 1, "tokens": {"seed": 0, "look_ahead": [[0.1, 0.5]]}, "guide": {"name": "pocket/x"}}
+IDENTITY = {"schema": 2, "tokens": {"seed": 0, "look_ahead": [[0.1, 0.5]]}, "guide": {"name": "pocket/x"}}
 
 
 def made(count: int = 1, info: ClassInfo = tiny.CLASSES[2]) -> TrainedToken:
@@ -570,12 +570,12 @@ class TestTokenFolder:
         assert facts["token"] == "<dct-tiny-set-red-bird>"
         assert folder.file(trained.info) == tmp_path / "tokens" / "red-bird.safetensors"
         assert torch.equal(folder.vector(trained.info), trained.vector)
-        assert folder.facts(trained.info, IDENTITY) == json.loads(json.dumps(facts))
+        assert folder.metadata(trained.info, IDENTITY) == json.loads(json.dumps(facts))
         expected = {"usable": True, "stop_reason": "target reached", "updates": 2, "unet_evaluations": 99,
                     "plain_guide_accuracy": 0.25, "guide_accuracy": 0.75, "plain_judge_accuracy": 0.25,
                     "judge_accuracy": 0.7, "verdict": "certified",
                     "gain": 0.5, "gain_low": 0.1, "gain_high": 0.9,
-                    "diversity": 40.0, "plain_diversity": 50.0, "effect": 12.3,
+                    "diversity": 40.0, "plain_diversity": 50.0, "mean_pixel_change": 12.3,
                     "class": "red bird", "class_index": 2, "attempts": 1}  # fmt: skip
         assert {key: facts[key] for key in expected} == expected
         token = folder.token(trained.info)
@@ -590,15 +590,15 @@ class TestTokenFolder:
             hashes.add(folder.token(made().info).sha256)
         assert len(hashes) == 1
 
-    def test_a_missing_token_has_no_facts(self, tmp_path):
-        assert TokenFolder(tmp_path, "tiny").facts(tiny.CLASSES[0], IDENTITY) is None
+    def test_a_missing_token_has_no_metadata(self, tmp_path):
+        assert TokenFolder(tmp_path, "tiny").metadata(tiny.CLASSES[0], IDENTITY) is None
 
     def test_other_settings_are_named(self, tmp_path):
         folder = TokenFolder(tmp_path, "tiny")
         folder.save(made(), IDENTITY, BASE)
         changed = IDENTITY | {"tokens": {"seed": 7, "look_ahead": [[0.1, 0.5]]}}
         with pytest.raises(StaleRunError, match=r"red-bird\.safetensors.*tokens\.seed: 0 -> 7") as caught:
-            folder.facts(made().info, changed)
+            folder.metadata(made().info, changed)
         assert "look_ahead" not in str(caught.value)
 
     @pytest.mark.parametrize("store_finished", [0, 4, 40, -1])
@@ -607,7 +607,7 @@ class TestTokenFolder:
         folder.save(made(), IDENTITY, BASE)
         path = folder.file(made().info)
         path.write_bytes(path.read_bytes()[:store_finished])
-        assert folder.facts(made().info, IDENTITY) is None
+        assert folder.metadata(made().info, IDENTITY) is None
 
     @pytest.mark.parametrize("metadata", [None, {"dct_augment": "{"}, {"dct_augment": "{}"}, {"dct_augment": "[1]"}])
     def test_a_file_of_someone_else_counts_as_missing(self, tmp_path, metadata):
@@ -615,7 +615,7 @@ class TestTokenFolder:
 
         folder = TokenFolder(tmp_path, "tiny")
         save_file({"<dct-tiny-red-bird>": torch.zeros(16)}, folder.file(made().info), metadata=metadata)
-        assert folder.facts(made().info, IDENTITY) is None
+        assert folder.metadata(made().info, IDENTITY) is None
 
     @pytest.mark.parametrize("count", [1, 2])
     def test_diffusers_loads_it_under_the_documented_name(self, tmp_path, count):
@@ -763,10 +763,10 @@ class TestCertificate:
         assert self.verdict(6, 20) is Verdict.CERTIFIED
         assert self.verdict(6, 7) is Verdict.NO_GAIN
         assert self.verdict(24, 24) is Verdict.NO_GAIN
-        assert self.verdict(20, 6) is Verdict.DIVERGED
+        assert self.verdict(20, 6) is Verdict.WORSE
         alike = self.IMAGES[:1] + 0.1 * self.IMAGES
         assert self.verdict(6, 20, alike) is Verdict.COLLAPSED
-        assert self.verdict(6, 20, self.IMAGES / 0 * 0) is Verdict.DIVERGED
+        assert self.verdict(6, 20, self.IMAGES / 0 * 0) is Verdict.WORSE
 
     def test_diversity_is_the_mean_distance_of_two_pictures_in_grey_levels(self):
         pictures = torch.stack([torch.full((3, 4, 4), value) for value in (-1.0, 0.0, 1.0)])

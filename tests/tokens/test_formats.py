@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -17,14 +18,14 @@ from dct_augment.tokens.formats import Token
 from tests import tiny
 
 CRANE = ClassInfo(0, "crane", "crane", homonym=True)
-IDENTITY = {"schema": 1}
+IDENTITY = {"schema": 2}
 BASE = {"path": "some/model", "revision": None, "family": "StableDiffusion", "blocks": [["", 16]]}
 
 
-def token(count: int = 1, *, pair: bool = False, word: str = "<dct-tiny-crane>", **facts: object) -> Token:
+def token(count: int = 1, *, pair: bool = False, word: str = "<dct-tiny-crane>", **metadata: object) -> Token:
     generator = torch.Generator().manual_seed(count)
     widths = {"clip_l": 16, "clip_g": 24} if pair else {"": 16}
-    return Token(word, {key: torch.randn(count, d, generator=generator) for key, d in widths.items()}, facts)
+    return Token(word, {key: torch.randn(count, d, generator=generator) for key, d in widths.items()}, metadata)
 
 
 @pytest.mark.parametrize("kind", formats.FORMATS)
@@ -38,7 +39,7 @@ def test_every_format_gives_back_what_was_written(tmp_path_factory, kind, pair, 
     found = {one.word: one for path in paths for one in formats.read(path)}
     for one in ours:
         assert torch.equal(found[one.word].vector, one.vector)
-        assert found[one.word].facts["slug"] == one.facts["slug"]
+        assert found[one.word].metadata["slug"] == one.metadata["slug"]
     first = [path.read_bytes() for path in paths]
     assert [path.read_bytes() for path in formats.write(list(found.values()), folder, kind)] == first
 
@@ -119,7 +120,47 @@ class TestForeign:
                 formats.read(tmp_path / name)
 
 
-class TestAdoption:
+OLD_METADATA = {
+    "token": "<dct-tiny-crane>", "class": "crane", "slug": "crane", "class_index": 0, "usable": True,
+    "verdict": "diverged", "effect": 12.5, "identity": IDENTITY,
+}  # fmt: skip
+TRANSLATED = {"verdict": "worse", "mean_pixel_change": 12.5}
+
+
+class TestOlderVersions:
+    """What a version before 0.3 wrote: `effect`, and the verdict `diverged`."""
+
+    def write(self, folder: Path) -> Path:
+        path = folder / "crane.safetensors"
+        save_file({"<dct-tiny-crane>": torch.ones(16)}, path, metadata={"dct_augment": json.dumps(OLD_METADATA)})
+        return path
+
+    def test_a_token_file_is_read_in_todays_words(self, tmp_path):
+        (old,) = formats.read(self.write(tmp_path))
+        assert {key: old.metadata[key] for key in TRANSLATED} == TRANSLATED
+        assert "effect" not in old.metadata
+
+    def test_a_token_in_a_bundle_is_read_in_todays_words(self, tmp_path):
+        header = {"dct_augment": json.dumps({"<dct-tiny-crane>": OLD_METADATA})}
+        save_file({"<dct-tiny-crane>": torch.ones(16)}, tmp_path / "tokens.safetensors", metadata=header)
+        (old,) = formats.read(tmp_path / "tokens.safetensors")
+        assert {key: old.metadata[key] for key in TRANSLATED} == TRANSLATED
+
+    def test_a_run_goes_on_with_its_tokens_and_indexes_them_in_todays_words(self, tmp_path):
+        self.write(tmp_path)
+        folder = TokenFolder(tmp_path, "tiny")
+        metadata = folder.metadata(CRANE, IDENTITY)
+        assert metadata is not None
+        folder.publish([metadata])
+        assert folder.index()[list(TRANSLATED)].to_dict("records") == [TRANSLATED]
+        assert not folder.is_usable(CRANE)
+
+    def test_an_index_is_read_in_todays_words(self, tmp_path):
+        pd.DataFrame([{"slug": "crane", "verdict": "diverged", "effect": 12.5}]).to_parquet(tmp_path / "index.parquet")
+        assert TokenFolder(tmp_path, "tiny").index().to_dict("records") == [{"slug": "crane", **TRANSLATED}]
+
+
+class TestImport:
     """Tokens from elsewhere become tokens of a run, or are refused."""
 
     def import_token(self, folder, one, **options):
@@ -129,13 +170,14 @@ class TestAdoption:
         self.import_token(tmp_path, token(2, word="<toy>", guide_accuracy=0.5))
         kept = TokenFolder(tmp_path, "tiny")
         assert torch.equal(kept.vector(CRANE), token(2).vector)
-        facts = kept.facts(CRANE, IDENTITY)
-        assert facts is not None
-        assert (facts["origin"], facts["guide_accuracy"], facts["stop_reason"]) == ("imported: <toy>", 0.5, "imported")
-        kept.publish([facts])
+        metadata = kept.metadata(CRANE, IDENTITY)
+        assert metadata is not None
+        assert metadata["origin"] == "imported: <toy>"
+        assert (metadata["guide_accuracy"], metadata["stop_reason"]) == (0.5, "imported")
+        kept.publish([metadata])
         assert kept.index()["token"].tolist() == ["<dct-tiny-crane>"]
         with pytest.raises(StaleRunError, match="trained for 'crane', but the class is called 'heron' now"):
-            kept.facts(ClassInfo(0, "heron", "crane"), IDENTITY)
+            kept.metadata(ClassInfo(0, "heron", "crane"), IDENTITY)
 
     def test_a_known_word_is_refused(self, tmp_path):
         self.import_token(tmp_path, token())

@@ -367,7 +367,7 @@ def test_histories_and_progress_are_whole():
         assert trained.best.accuracy == trained.certificate.guide.token
         assert 0 < trained.best.probability < 1
         assert trained.history[-1].norm == pytest.approx(trained.vector.norm(dim=1).max().item())
-        assert trained.certificate.effect > 0
+        assert trained.certificate.mean_pixel_change > 0
         assert trained.certificate.guide.gain.count == 2
     whole = len(tiny.CLASSES) * SETTINGS.steps
     assert [progress.done for progress in seen] == [2, 4, 6, 8, 9, 10, 11, 12]
@@ -505,7 +505,9 @@ def test_little_memory_gives_the_same_tokens_in_smaller_batches(batch, most, sai
     for slug, trained in expected.items():
         torch.testing.assert_close(found[slug].vector, trained.vector, atol=CLOSE, rtol=0)
         assert found[slug].evaluations == trained.evaluations
-        assert found[slug].certificate.effect == pytest.approx(trained.certificate.effect, rel=1e-4)
+        assert found[slug].certificate.mean_pixel_change == pytest.approx(
+            trained.certificate.mean_pixel_change, rel=1e-4
+        )
 
 
 def test_memory_that_runs_out_in_a_backward_pass_leaves_nothing_behind():
@@ -750,9 +752,9 @@ def test_a_run_writes_tokens_that_diffusers_loads(finished):
         row = table[pipe.tokenizer.convert_tokens_to_ids(f"<dct-pocket-{info.slug}>")]
         assert torch.equal(row[None], trained.vector)
         (stored,) = formats.read(made.tokens.file(info))
-        assert stored.facts["unet_evaluations"] == trained.evaluations
-        assert (stored.facts["updates"], stored.facts["stop_reason"]) == (2, "all updates done")
-        assert stored.facts["verdict"] == str(trained.certificate.verdict)
+        assert stored.metadata["unet_evaluations"] == trained.evaluations
+        assert (stored.metadata["updates"], stored.metadata["stop_reason"]) == (2, "all updates done")
+        assert stored.metadata["verdict"] == str(trained.certificate.verdict)
     seen = [one for one in told if one.stage == "tokens"]
     assert [(one.done, one.total) for one in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     index = made.tokens.index()

@@ -84,7 +84,7 @@ class ImageStage(Stage):
         folder, any_verdict = self._context.tokens, self._config.generation.allow_uncertified
         tokens: dict[str, ClassToken] = {}
         for info in self._context.whole.classes:
-            if info.slug in spec.ranges and folder.trusted(info, any_verdict=any_verdict):
+            if info.slug in spec.ranges and folder.is_usable(info, any_verdict=any_verdict):
                 tokens[info.slug] = folder.token(info)
         return tokens
 

@@ -37,13 +37,13 @@ class TokenStage(Stage):
         return tuple(
             info
             for info in self._classes
-            if tokens.facts(info, identity) is None and tokens.failure(info, identity) is None
+            if tokens.metadata(info, identity) is None and tokens.failure(info, identity) is None
         )
 
     def failed(self) -> dict[str, str]:
         """Why a class got no token, by name."""
         failures = {info.name: self._context.tokens.failure(info, self._identity) for info in self._classes}
-        return {name: facts["stop_reason"] for name, facts in failures.items() if facts}
+        return {name: metadata["stop_reason"] for name, metadata in failures.items() if metadata}
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """The groups with classes that are missing."""
@@ -70,7 +70,7 @@ class TokenStage(Stage):
         """Train the classes of one group that are missing, from where a killed process was."""
         context, identity = self._context, self._identity
         known = {info.slug: info for info in context.whole.classes}
-        finished = {slug for slug, info in known.items() if context.tokens.facts(info, identity)}
+        finished = {slug for slug, info in known.items() if context.tokens.metadata(info, identity)}
         finished |= {slug for slug, info in known.items() if context.tokens.failure(info, identity)}
         missing = [slug for slug in unit.classes if slug not in finished]
         memo = self._memo(unit.number)
@@ -85,8 +85,10 @@ class TokenStage(Stage):
     def publish(self) -> None:
         """Write `tokens/index.parquet`: a row per class with a token or a failure."""
         tokens, identity = self._context.tokens, self._identity
-        rows = [tokens.facts(info, identity) or tokens.failure(info, identity) for info in self._context.whole.classes]
-        tokens.publish([facts for facts in rows if facts])
+        rows = [
+            tokens.metadata(info, identity) or tokens.failure(info, identity) for info in self._context.whole.classes
+        ]
+        tokens.publish([metadata for metadata in rows if metadata])
 
     def _memo(self, group: int) -> TrainingCheckpoint:
         return TrainingCheckpoint(
