@@ -159,7 +159,7 @@ def _table(path: str, model: type[BaseModel]) -> list[str]:
         if _models(field.annotation):
             meaning = meaning or f"see [{key}](#{key.replace('.', '')})"
         if not meaning:
-            log.info("configuration key %s (%s) has no description", key, model.__name__)
+            log.warning("configuration key %s (%s) has no description", key, model.__name__)
         rows.append(f"| `{key}` | {_type(field.annotation, field.metadata)} | {_shown(field)} | {_cell(meaning)} |")
     if not rows:
         return ["It has no keys of its own."]

@@ -142,3 +142,14 @@ def made(shard_run: ShardRun) -> ShardRun:
 def new_run(tmp_path: Path) -> Callable[[str], ShardRun]:
     """Makes further run folders by name."""
     return lambda name: make_run(tmp_path / name)
+
+
+@pytest.fixture(scope="session")
+def prepared_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of two Pocket classes in `runs/pocket`, and photos of two others; copy it to change it."""
+    from tests import docs_run
+
+    folder = tmp_path_factory.mktemp("prepared")
+    docs_run.make(folder, "crane", "kiwi")
+    docs_run.write_photos(folder)
+    return folder

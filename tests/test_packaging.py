@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import dct_augment
 
 ROOT = Path(__file__).parent.parent
 OWN = ("dct_augment", "flows")
@@ -80,3 +83,15 @@ def test_every_upper_bound_says_why() -> None:
     assert bounded == ["fastapi"]
     for name in bounded:
         assert re.search(rf"^# .+\n{name}==", text, re.MULTILINE), name
+
+
+def test_type_checkers_of_users_find_the_types() -> None:
+    for package in OWN:
+        assert (ROOT / package / "py.typed").is_file()
+    assert "Typing :: Typed" in PROJECT["classifiers"]
+
+
+def test_the_version_to_cite_is_the_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == dct_augment.__version__
+    assert citation["license"] == PROJECT["license"]

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import dct_augment
-from tests import docs_run
 
 CLASSES = (
     "ClassTokenTrainer",
@@ -21,14 +20,6 @@ CLASSES = (
     "SyntheticImages",
 )
 FUNCTIONS = ("few_shot", "load_classifier", "load_config", "load_dataset", "load_text_to_image")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the examples run: a folder with shards in `runs/pocket`."""
-    folder = tmp_path_factory.mktemp("examples")
-    docs_run.make(folder, "crane", "kiwi")
-    return folder
 
 
 def test_these_are_the_public_names() -> None:
@@ -72,9 +63,10 @@ def test_a_public_function_has_arguments_result_and_example(name: str) -> None:
         assert f"    {parameter}: " in arguments, parameter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in dct_augment.__all__ if name not in ("Config", "DctAugmentError")])
-def test_the_example_of_a_public_name_runs(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
+def test_the_example_of_a_public_name_runs(name: str, prepared_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(prepared_run)
     (example, *_) = doctest.DocTestFinder(recurse=False).find(getattr(dct_augment, name), name, globs={})
     assert example.examples
     lines: list[str] = []

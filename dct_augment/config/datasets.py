@@ -29,7 +29,7 @@ class DigitsDataset(AnyDataset):
 class DatasetOnDisk(AnyDataset):
     """A data set that the user has in a folder."""
 
-    path: Path
+    path: Path = Field(description="folder of the data set")
     words: Path | None = Field(None, description="YAML file `class: prompt words`, for names that read badly")
     val: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share held out where there is no val split")
     test: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="share held out where there is no test split")
@@ -54,7 +54,7 @@ class INaturalistDataset(DatasetOnDisk):
     """iNaturalist with its COCO-style annotation files."""
 
     name: Literal["inat"]
-    version: Literal[2017, 2018, 2019, 2021] = 2021
+    version: Literal[2017, 2018, 2019, 2021] = Field(2021, description="year of the competition")
     language: Literal["common", "latin"] = Field("common", description="names that prompts use, where there are both")
     taxon: str | None = Field(None, description="only classes under this taxon, e.g. Aves")
 
@@ -69,7 +69,7 @@ class HuggingFaceDataset(DatasetOnDisk):
     """A `datasets` directory written by `save_to_disk`."""
 
     name: Literal["huggingface"]
-    title: str | None = None
+    title: str | None = Field(None, description="short name in token names; the folder's own if unset")
     image: str = Field("image", description="column of the pictures")
     label: str = Field("label", description="column of the labels")
 
@@ -78,7 +78,7 @@ class WebDatasetDataset(DatasetOnDisk):
     """WebDataset tar shards: pictures under jpg, png or webp, labels under cls."""
 
     name: Literal["webdataset"]
-    title: str | None = None
+    title: str | None = Field(None, description="short name in token names; the folder's own if unset")
 
 
 DatasetConfig = Annotated[

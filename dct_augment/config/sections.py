@@ -18,10 +18,10 @@ SCHEMA_VERSION = 2
 class ModelConfig(Section):
     """The frozen text-to-image model: `pocket`, a local folder, or a Hub id."""
 
-    path: str = "pocket"
-    revision: str | None = None
-    variant: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    path: str = Field("pocket", description="`pocket`, a folder that diffusers saved, or a Hub id")
+    revision: str | None = Field(None, description="branch, tag or commit on the Hub")
+    variant: str | None = Field(None, description="which files of the weights on the Hub, e.g. `fp16`")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="precision of the weights")
     tiny_decoder: str | None = Field(
         None,
         description="an AutoencoderTiny of the same latents for the gradients of training: folder, Hub id "
@@ -40,11 +40,11 @@ class ClassifierConfig(Section):
     or folder of a transformers image classifier, or `module:function` with `library: function`.
     """
 
-    name: str
+    name: str = Field(description="which classifier; see above for the forms of a name")
     library: Literal["timm", "transformers", "function"] | None = Field(
         None, description="told from the name if unset; `function` is never guessed"
     )
-    revision: str | None = None
+    revision: str | None = Field(None, description="branch, tag or commit on the Hub")
     checkpoint: Path | None = Field(None, description="weights for a timm architecture: safetensors or a torch file")
     labels: Path | None = Field(None, description="label names in output order: a .txt, .json or .yaml list")
     pooling: Literal["model", "mean_before_norm"] = Field(
@@ -67,9 +67,14 @@ Ensemble = Annotated[tuple[ClassifierConfig, ...], Field(min_length=1), BeforeVa
 class PromptsConfig(Section):
     """How a class becomes a prompt, in training and in generation alike."""
 
-    templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("a photo of a {token} {class}{context}",)
-    contexts: Annotated[tuple[str, ...], Field(min_length=1)] = ("",)
-    negative: str = ""
+    templates: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        ("a photo of a {token} {class}{context}",),
+        description="prompts in turn; each holds `{token}` and `{class}` once, and `{context}` if contexts are used",
+    )
+    contexts: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        ("",), description="what stands for `{context}`, in turn"
+    )
+    negative: str = Field("", description="what classifier-free guidance leads away from")
 
     @field_validator("templates")
     @classmethod
@@ -85,8 +90,10 @@ class SamplingConfig(Section):
     """How an image is drawn, in training and in generation alike."""
 
     scheduler: str | None = Field(None, description="diffusers scheduler class; the model's own if unset")
-    num_inference_steps: PositiveInt = 30
-    guidance_scale: Annotated[float, Field(ge=1, le=50)] = 7.0
+    num_inference_steps: PositiveInt = Field(30, description="denoising steps of an image")
+    guidance_scale: Annotated[float, Field(ge=1, le=50)] = Field(
+        7.0, description="scale of classifier-free guidance; 1 is no guidance"
+    )
 
 
 class TokensConfig(Section):
@@ -98,13 +105,13 @@ class TokensConfig(Section):
     method: GradientMethodConfig = Field(
         DirectAlignConfig(), description="the gradient method: its name, or `{name: ..., settings}`"
     )
-    vectors: PositiveInt = 1
-    init_word: str = "a"
+    vectors: PositiveInt = Field(1, description="embedding vectors of a class token")
+    init_word: str = Field("a", description="word of the vocabulary that a token starts from")
     init_from: Path | None = Field(
         None, description="a token file, or a folder with <class-slug>.safetensors, to start from instead of init_word"
     )
-    images_per_update: PositiveInt = 2
-    max_updates: PositiveInt = 120
+    images_per_update: PositiveInt = Field(2, description="images of a class in one update")
+    max_updates: PositiveInt = Field(120, description="updates of one attempt, at most")
     learning_rate: Annotated[float, Field(gt=0)] = Field(
         0.2, description="Adam step in units of the mean word norm, spread over all dimensions"
     )
@@ -116,12 +123,16 @@ class TokensConfig(Section):
     autocast: Literal["bfloat16", "float16"] | None = Field(
         None, description="precision of the denoiser and decoder in updates; token and optimiser stay float32"
     )
-    validate_every: PositiveInt = 20
-    validation_images: PositiveInt = 12
-    target_accuracy: Fraction = 0.9
+    validate_every: PositiveInt = Field(20, description="updates between two validations")
+    validation_images: PositiveInt = Field(
+        12, description="images of a validation, from noise that training does not use"
+    )
+    target_accuracy: Fraction = Field(
+        0.9, description="share of validation images recognised by the guide that ends training early"
+    )
     target_probability: Fraction = Field(0.75, description="mean probability of the class that ends training early")
     patience: PositiveInt = Field(2, description="validations without progress before stop or restart")
-    restarts: Annotated[int, Field(ge=0)] = 2
+    restarts: Annotated[int, Field(ge=0)] = Field(2, description="how often a class may start again from another word")
     restart_words: Annotated[int, Field(ge=0)] = Field(
         128, description="vocabulary words tried as the start of a restart, those the gradient points to; 0: init_word"
     )
@@ -141,7 +152,7 @@ class TokensConfig(Section):
     classes_per_work_unit: PositiveInt = Field(
         8, description="classes in one work unit; several workers train several of them"
     )
-    seed: int = 0
+    seed: int = Field(0, description="decides the noise of training")
 
 
 class TextualInversionConfig(Section):
@@ -151,27 +162,29 @@ class TextualInversionConfig(Section):
     `few_shot_seed` and `imbalance` to those of each of its trials.
     """
 
-    shots: PositiveInt = 5
+    shots: PositiveInt = Field(5, description="real images per class")
     few_shot_seed: int = Field(0, description="which few-shot draw the images are of, as benchmark.seed")
-    imbalance: Annotated[float, Field(ge=1)] = 1.0
-    steps: PositiveInt = 160
+    imbalance: Annotated[float, Field(ge=1)] = Field(1.0, description="as benchmark.imbalance")
+    steps: PositiveInt = Field(160, description="updates of a class")
     batch_size: PositiveInt = Field(4, description="noised few-shot images per step and class")
     learning_rate: Annotated[float, Field(gt=0)] = Field(
         0.1, description="AdamW step in units of the mean word norm, spread over all dimensions"
     )
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    seed: int = 0
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="of AdamW")
+    seed: int = Field(0, description="decides the noise of training")
 
 
 class GenerationConfig(Section):
     """How many images are drawn, and how they are stored."""
 
-    per_class: PositiveInt = 50
+    per_class: PositiveInt = Field(50, description="images of a class; a larger number adds images and changes none")
     shard_size: PositiveInt = Field(100, description="images per shard: the unit of work and of retry")
-    batch_size: PositiveInt = 50
-    image_format: Literal["png", "webp", "jpg"] = "png"
+    batch_size: PositiveInt = Field(50, description="images generated at once; changes speed")
+    image_format: Literal["png", "webp", "jpg"] = Field(
+        "png", description="png and webp are without loss, jpg has quality 95"
+    )
     allow_uncertified: bool = Field(False, description="draw with tokens that were not certified, too")
-    seed: int = 0
+    seed: int = Field(0, description="decides the noise of every image")
 
 
 Arm = Literal[
@@ -189,14 +202,14 @@ class DownstreamConfig(Section):
     """The low-resource classifier, and how it is trained: the same in every arm."""
 
     model: str = Field("test_efficientnet_gn", description="any timm model: name, hf-hub:ID, or local-dir:FOLDER")
-    pretrained: bool = False
+    pretrained: bool = Field(False, description="whether to start from the published weights of the model")
     train: Literal["fine_tune", "linear_probe"] = Field("fine_tune", description="all weights, or the last layer alone")
-    image_size: PositiveInt = 48
+    image_size: PositiveInt = Field(48, description="side of its input, in pixels")
     steps: PositiveInt = Field(100, description="gradient steps, the same in every arm")
-    batch_size: PositiveInt = 32
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    batch_size: PositiveInt = Field(32, description="images of a gradient step")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum 0.9")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(5e-3, description="peak of the one-cycle schedule")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="of the optimiser")
     validation_rounds: PositiveInt = Field(
         4, description="how often the classifier is validated, evenly; the best state is tested"
     )
@@ -217,8 +230,11 @@ class DownstreamConfig(Section):
 class BenchmarkConfig(Section):
     """The trials: which arms the low-resource classifier is trained in, on which few-shot draws."""
 
-    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("real", "real+strong_aug", "plain_prompt", "class_token")
-    shots: PositiveInt = 5
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = Field(
+        ("real", "real+strong_aug", "plain_prompt", "class_token"),
+        description="ways to train the classifier that are compared",
+    )
+    shots: PositiveInt = Field(5, description="real training images per class")
     seeds: Annotated[int, Field(ge=2)] = Field(5, description="few-shot draws; every arm runs on each")
     per_class: PositiveInt = Field(50, description="synthetic images per class in the synthetic arms")
     ratios: tuple[PositiveInt, ...] = Field((), description="further numbers of them, in units of shots: 1, 5, 10")
@@ -232,7 +248,7 @@ class BenchmarkConfig(Section):
     filter_confidence: Fraction = Field(
         0.5, description="class_token_filtered keeps images that the guide gives their class at least so much"
     )
-    seed: int = 0
+    seed: int = Field(0, description="the first few-shot seed; the others follow it")
     processes: PositiveInt | None = Field(
         None, description="trials side by side on a CPU, one per core if unset; changes speed, not results"
     )
@@ -263,13 +279,15 @@ class MetricsConfig(Section):
     real_images: Annotated[int, Field(ge=10)] = Field(10_000, description="most real images compared with")
     nearest_neighbours: PositiveInt = Field(5, description="k of precision, recall, density and coverage")
     bootstrap_resamples: Annotated[int, Field(ge=20)] = Field(200, description="of the bootstrap intervals")
-    seed: int = 0
+    seed: int = Field(0, description="decides which real images are compared with, and the bootstrap")
 
 
 class RunnerConfig(Section):
     """Where the work units of a flow run: groups of classes, shards, trials."""
 
-    kind: Literal["thread", "dask", "ray"] = "thread"
+    kind: Literal["thread", "dask", "ray"] = Field(
+        "thread", description="`thread`: this process; `dask` and `ray`: worker processes, one per GPU"
+    )
     workers: PositiveInt | None = Field(
         None, description="worker processes of a cluster of one's own; one per GPU, or two on a CPU, if unset"
     )
@@ -295,9 +313,11 @@ class ReportConfig(Section):
 class Config(Section):
     """The whole configuration. Only the outermost layer sees it."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-    output: Path | None = None
-    device: str = "auto"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] = Field(
+        description="letters, digits, - and _; names the run folder and the shards"
+    )
+    output: Path | None = Field(None, description="run folder; `runs/<name>` if unset")
+    device: str = Field("auto", description="`auto` takes CUDA if there is one; or `cpu`, `cuda`, `cuda:1`")
     dataset: DatasetConfig
     model: ModelConfig = ModelConfig()
     guide: Ensemble
