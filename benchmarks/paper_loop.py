@@ -34,10 +34,11 @@ def train(
     steps: int,
     scale: float,
     stops: bool = True,
+    epochs: int = EPOCHS,
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield the U-Net evaluations so far and the vector (1, D), before and after every update.
 
-    Without `stops` all epochs are run.
+    Without `stops` all `epochs` are run.
     """
     vector = backend.word("a")[None].clone().requires_grad_(True)
     optimizer = torch.optim.AdamW([vector], lr=learning_rate, weight_decay=WEIGHT_DECAY)
@@ -47,7 +48,7 @@ def train(
     sampler = Sampler(backend, steps=steps, guidance_scale=scale, scheduler_name=scheduler)
     spent, lowest, stale = 0, float("inf"), 0
     yield spent, vector.detach().clone()
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         total, right = 0.0, 0
         for number, seed in enumerate(seeds):
             template, _ = prompts.choose(settings.prompts.templates, ("",), number)

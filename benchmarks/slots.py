@@ -16,13 +16,9 @@ from dct_augment import diffusion
 UPDATES = (1, 5, 10, 20, 40, 60)
 
 
-def vectors(bench: Bench, slots: int) -> dict[str, list[torch.Tensor]]:
-    """The token (n, D) of each class before its first update and after every update."""
-    settings = [
-        "tokens.restarts=0",
-        f"tokens.validate_every={UPDATES[-1] + 1}",
-        f"tokens.max_updates={UPDATES[-1] + 1}",
-    ]
+def vectors(bench: Bench, slots: int, last: int) -> dict[str, list[torch.Tensor]]:
+    """The token (n, D) of each class before its first update and after every update, up to the last and one more."""
+    settings = ["tokens.restarts=0", f"tokens.validate_every={last + 1}", f"tokens.max_updates={last + 1}"]
     trainer, _ = Variant(bench, [*settings, f"tokens.classes_per_batch={slots}"], balanced=False).trainer()
     vectors_of: dict[str, list[torch.Tensor]] = {info.slug: [trainer._initial] for info in bench.classes}
 
@@ -39,16 +35,18 @@ def main() -> None:
     """Print a Markdown row for each number of updates."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.slots", description=__doc__.splitlines()[0])
     parser.add_argument("--classes", default="song sparrow,crane,kiwi,bat")
+    parser.add_argument("--updates", default=",".join(map(str, UPDATES)), help="after which tokens are compared")
     options = parser.parse_args()
+    updates = sorted(map(int, options.updates.split(",")))
     torch.set_num_threads(1)
     bench = load("pocket", [], options.classes.split(","), 1)
     drift = []
     for dtype in ("float32", "float64"):
         bench.backend = diffusion.load("pocket", dtype=dtype, memory="fast")
-        one, eight = vectors(bench, 1), vectors(bench, 8)
-        drift.append([max((one[slug][n] - eight[slug][n]).abs().max().item() for slug in one) for n in UPDATES])
+        one, eight = (vectors(bench, slots, updates[-1]) for slots in (1, 8))
+        drift.append([max((one[slug][n] - eight[slug][n]).abs().max().item() for slug in one) for n in updates])
     print("| updates | float32 | float64 |", "|---|---|---|", sep="\n")
-    for row in zip(UPDATES, *drift, strict=True):
+    for row in zip(updates, *drift, strict=True):
         print("| {} | {:.1e} | {:.1e} |".format(*row))
 
 

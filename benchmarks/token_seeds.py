@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.token_seeds digits --seeds 5
 
-Tokens, images and classifiers are made anew for each seed. The interval that one run prints is over few-shot draws with
-the same images; the last line here is over trainings, each with tokens and images of its own. The number of threads changes
-the last bits of torch's sums, and training magnifies them: another number of threads is like another seed.
+Tokens, images and classifiers are made anew for each seed. The interval that one run prints is over few-shot draws
+with the same images; the last line here is over trainings, each with tokens and images of its own. The number of
+threads changes the last bits of torch's sums, and training magnifies them: another number of threads is like another
+seed.
 """
 
 import argparse

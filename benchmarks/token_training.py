@@ -106,6 +106,7 @@ class Bench:
     judge: Any
     images: int
     tiny: Any = None
+    epochs: int = paper_loop.EPOCHS
 
     @torch.no_grad()
     def judged(self, info: ClassInfo, vector: torch.Tensor) -> float:
@@ -227,7 +228,15 @@ def paper(bench: Bench, rate: float, steps: int, scale: float, stops: bool = Tru
         began = time.perf_counter()
         found[info.slug] = []
         for evaluations, vector in paper_loop.train(
-            bench.backend, bench.guide, info, bench.settings, learning_rate=rate, steps=steps, scale=scale, stops=stops
+            bench.backend,
+            bench.guide,
+            info,
+            bench.settings,
+            learning_rate=rate,
+            steps=steps,
+            scale=scale,
+            stops=stops,
+            epochs=bench.epochs,
         ):
             found[info.slug].append(Snapshot(evaluations, time.perf_counter() - began, vector))
     return found
@@ -329,6 +338,7 @@ def main() -> None:
     parser.add_argument("--variants", help="names, * for anything, separated by semicolons; all if not given")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
     parser.add_argument("--judge-images", type=int, default=24, help="fresh images of each snapshot")
+    parser.add_argument("--epochs", type=int, default=paper_loop.EPOCHS, help="at most, of the paper's loop")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/token_training.json"))
     parser.add_argument("--resume", action="store_true", help="keep the variants that are in --out already")
@@ -337,6 +347,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     names = options.classes.split(",") if options.classes else None
     bench = load(options.config, options.overrides, names, options.judge_images)
+    bench.epochs = options.epochs
     known: dict[str, Curve] = {}
     if options.resume and options.out.is_file():
         known = {one["title"]: Curve(**one) for one in json.loads(options.out.read_text(encoding="utf-8"))}

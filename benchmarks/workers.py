@@ -23,26 +23,25 @@ from flows import augment, runners, server
 SETTINGS = {"1 worker, 1 thread": (1, 1), "1 worker, 2 threads": (1, 2), "2 workers, 1 thread each": (2, 1)}
 """Worker processes, and threads of each."""
 
-UPDATES = 10  # of each class, none stops early
 
-
-def config(folder: Path, workers: int, *, warm: bool) -> Config:
+def config(folder: Path, workers: int, *, updates: int, classes: list[str] | None, warm: bool) -> Config:
     settings = ["runner.kind=dask", f"runner.workers={workers}", "tokens.restarts=0", "tokens.patience=100"]
     if warm:  # as many units as there are workers: each loads its models
         settings += ["tokens.classes_per_work_unit=1", "tokens.max_updates=1"]
     else:
-        settings += ["tokens.classes_per_work_unit=2", f"tokens.max_updates={UPDATES}", "tokens.target_accuracy=1.0"]
+        settings += ["tokens.classes_per_work_unit=2", f"tokens.max_updates={updates}", "tokens.target_accuracy=1.0"]
         settings += ["tokens.target_probability=1.0"]
-    classes = ["crane", "kiwi"][:workers] if warm else None
-    return configuration.load("pocket", settings, output=folder, classes=classes)
+    chosen = ["crane", "kiwi"][:workers] if warm else classes
+    return configuration.load("pocket", settings, output=folder, classes=chosen)
 
 
-def seconds(folder: Path, workers: int, threads: int) -> float:
+def seconds(folder: Path, workers: int, threads: int, updates: int, classes: list[str] | None) -> float:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     spent = 0.0
-    with runners.make(config(folder, workers, warm=True)) as runner:
+    with runners.make(config(folder, workers, updates=updates, classes=classes, warm=True)) as runner:
         for warm in (True, False):
-            run = Run(config(folder / ("warm" if warm else "timed"), workers, warm=warm))
+            place = folder / ("warm" if warm else "timed")
+            run = Run(config(place, workers, updates=updates, classes=classes, warm=warm))
             began = time.monotonic()
             augment.run_stages(run, [TokenStage(run)], runner)
             spent = time.monotonic() - began
@@ -52,13 +51,16 @@ def seconds(folder: Path, workers: int, threads: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=2)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--updates", type=int, default=10, help="of each class; none stops early")
+    parser.add_argument("--classes", help="comma-separated; all if not given")
+    options = parser.parse_args()
+    classes = options.classes.split(",") if options.classes else None
     server.reach(print)
     times: dict[str, list[float]] = {name: [] for name in SETTINGS}
-    for turn in range(rounds):
+    for turn in range(options.rounds):
         for name, (workers, threads) in SETTINGS.items():
             folder = Path(tempfile.mkdtemp())
-            times[name].append(seconds(folder, workers, threads))
+            times[name].append(seconds(folder, workers, threads, options.updates, classes))
             shutil.rmtree(folder)
             print(f"round {turn + 1}, {name}: {times[name][-1]:.1f} s", flush=True)
     medians = {name: statistics.median(values) for name, values in times.items()}

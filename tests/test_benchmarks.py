@@ -1,5 +1,6 @@
 """Scripts of benchmarks/ at their smallest size: that they still run, and that what they print or write is there."""
 
+import json
 import os
 import re
 import subprocess
@@ -14,9 +15,21 @@ from dct_augment.pipeline import Run
 
 ROOT = Path(__file__).parent.parent
 TINY = [
-    "tokens.max_updates=1", "tokens.validate_every=1", "tokens.restarts=0", "tokens.validation_images=2",
-    "tokens.certificate_images=4", "tokens.images_per_update=1",
-]  # fmt: skip
+    "tokens.max_updates=1",
+    "tokens.validate_every=1",
+    "tokens.restarts=0",
+    "tokens.validation_images=2",
+    "tokens.certificate_images=4",
+    "tokens.images_per_update=1",
+]
+
+SMALL_BENCHMARK = [
+    "benchmark.seeds=2",
+    "downstream.steps=2",
+    "benchmark.shots=1",
+    "benchmark.per_class=2",
+    "benchmark.shots_curve=[]",
+]
 
 
 def call(script: str, *arguments: str, folder: Path) -> str:
@@ -25,7 +38,7 @@ def call(script: str, *arguments: str, folder: Path) -> str:
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
-        "PREFECT_HOME": str(folder / "arm_folder"),
+        "PREFECT_HOME": str(folder / "prefect"),
     }
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{script}", *arguments],
@@ -45,8 +58,7 @@ def rows(text: str) -> list[list[str]]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two digits with a benchmark of two arms, reported."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    settings = [*TINY, "benchmark.arms=[real+strong_aug,plain_prompt]", "benchmark.seeds=2", "downstream.steps=2",
-                "benchmark.shots=1", "benchmark.per_class=2", "benchmark.shots_curve=[]"]  # fmt: skip
+    settings = [*TINY, *SMALL_BENCHMARK, "benchmark.arms=[real+strong_aug,plain_prompt]"]
     run = Run(config.load("digits", settings, classes=["one", "two"], output=folder, per_class=2))
     run.train()
     run.generate()
@@ -81,3 +93,39 @@ def test_savings(tmp_path: Path) -> None:
     assert len(found) == 7
     cosines = {row[0]: row[head.index("cosine")] for row in found}
     assert cosines["balanced memory (checkpointing)"] == cosines["empty prompt encoded once"] == "1.0000"
+
+
+def test_slots(tmp_path: Path) -> None:
+    found = rows(call("slots", "--classes", "crane,kiwi", "--updates", "1,2", folder=tmp_path))
+    assert [row[0] for row in found] == ["updates", "1", "2"]
+    assert all(float(row[2]) <= 1e-3 for row in found[1:])
+
+
+def test_token_training(tmp_path: Path) -> None:
+    """With the paper's loop, by its own step size."""
+    sets = [word for setting in TINY for word in ("--set", setting)]
+    only = "direct_align (default);paper, own step size, 5 steps"
+    found = rows(call(
+        "token_training", "--classes", "crane", "--judge-images", "2", "--variants", only, "--epochs", "1",
+        "--out", "found.json", "--plot", "plot.svg", *sets, folder=tmp_path,
+    ))  # fmt: skip
+    assert [row[0] for row in found[1:3]] == only.split(";")
+    curves = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert [one["title"] for one in curves] == only.split(";")
+    assert all(one["evaluations"] > 0 and one["peak"] > 0 for one in curves)
+    assert "</svg>" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
+
+
+def test_workers(tmp_path: Path) -> None:
+    text = call("workers", "--rounds", "1", "--updates", "1", "--classes", "crane,kiwi", folder=tmp_path)
+    assert len(re.findall(r"round 1, .*: [\d.]+ s", text)) == 3
+    assert len(re.findall(r"2 workers, 1 thread each, against .*: [\d.]+ times as fast", text)) == 2
+
+
+def test_token_seeds(tmp_path: Path) -> None:
+    """Two trainings, whose last row is the mean over them."""
+    small = [*TINY, *SMALL_BENCHMARK, "dataset.classes=[one, two]", "generation.per_class=2", "benchmark.processes=1"]
+    sets = [word for setting in small for word in ("--set", setting)]
+    table = rows(call("token_seeds", "digits", "--seeds", "2", *sets, folder=tmp_path))
+    assert [row[0] for row in table[1:3]] == ["0", "1"]
+    assert float(table[3][1].split()[0]) == pytest.approx((float(table[1][1]) + float(table[2][1])) / 2, abs=0.11)
