@@ -13,6 +13,8 @@ from PIL import Image
 from dct_augment import config
 from dct_augment.pipeline import Run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 TINY = [
     "tokens.max_updates=1",

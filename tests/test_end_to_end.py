@@ -17,6 +17,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "tokens.max_updates=4",
     "tokens.validate_every=2",

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from dct_augment.classifiers.names import resolve
 from dct_augment.config import DownstreamConfig
 from dct_augment.downstream.mixing import Mixture, RealImages, Transform
 from dct_augment.errors import DctAugmentError, ModelError
@@ -129,7 +130,8 @@ def create(settings: DownstreamConfig, classes: int) -> nn.Module:
         ModelError: unknown model, or weights that cannot be had.
     """
     try:
-        model = timm.create_model(settings.model, pretrained=settings.pretrained, num_classes=classes)
+        name = resolve(settings.model, "timm").timm_name
+        model = timm.create_model(name, pretrained=settings.pretrained, num_classes=classes)
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(

@@ -273,25 +273,13 @@ def test_trials_side_by_side_are_the_same_trials(made: ShardRun) -> None:
 def test_a_leak_is_found_in_every_process(made: ShardRun) -> None:
     inputs = TrialInputs(Leaky(), arm_folders(made), BENCHMARK, DOWNSTREAM)
     with pytest.raises(LeakError):
-        list(
-            pool.run(
-                TrialInputs(Leaky(), arm_folders(made), BENCHMARK, DOWNSTREAM),
-                [TrialPlan("real", 0, 4)] * 2,
-                processes=2,
-            )
-        )
+        list(pool.run(inputs, [TrialPlan("real", 0, 4)] * 2, processes=2))
 
 
 def test_a_process_that_dies_is_one_message(made: ShardRun) -> None:
     inputs = TrialInputs(Deadly(), arm_folders(made), BENCHMARK, DOWNSTREAM)
     with pytest.raises(DctAugmentError, match=r"one of 2 benchmark processes died"):
-        list(
-            pool.run(
-                TrialInputs(Deadly(), arm_folders(made), BENCHMARK, DOWNSTREAM),
-                [TrialPlan("real", 0, 2)] * 2,
-                processes=2,
-            )
-        )
+        list(pool.run(inputs, [TrialPlan("real", 0, 2)] * 2, processes=2))
 
 
 def test_the_classifier_learns_colours(made: ShardRun) -> None:

@@ -34,6 +34,8 @@ from dct_augment.records import StageName, WorkUnit
 from flows import augment, runners, server, transient, workers
 from flows.workers import Job
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "tokens.max_updates=4",
     "tokens.validate_every=2",

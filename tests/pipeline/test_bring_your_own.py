@@ -24,6 +24,8 @@ from dct_augment.records import Progress
 from tests import tiny
 from tests.datasets.layouts import WORDNET_IDS, cub_tree, folder_tree, imagenet_tree, inat_tree
 
+pytestmark = pytest.mark.slow
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMALL = [
     "tokens.max_updates=2", "tokens.validate_every=2", "tokens.validation_images=2", "tokens.images_per_update=2",

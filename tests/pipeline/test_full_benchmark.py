@@ -18,6 +18,8 @@ from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import ArmStage, MetricStage, TrialStage
 from dct_augment.records import ImageKind
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "tokens.max_updates=2",
     "tokens.validate_every=2",

@@ -16,7 +16,10 @@ from dct_augment.records import ImageKind
 from tests.report.pages import CLASSES, ODD, make, make_shards, make_tokens, settings
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no browser: install Debian's package chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM, reason="no browser: install Debian's package chromium"),
+]
 
 ARMS = {
     "real": 0.5,
