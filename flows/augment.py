@@ -29,8 +29,8 @@ from flows import artifacts, runners, server, transient, workers
 from flows.runners import Runner
 from flows.workers import Job
 
-following: ContextVar[ProgressCallback | None] = ContextVar("following", default=None)
-"""Who, beside Prefect, gets the progress of flows that run in this process: progress bars."""
+progress_listener: ContextVar[ProgressCallback | None] = ContextVar("progress_listener", default=None)
+"""The callback that, beside Prefect, gets the progress of flows that run in this process: progress bars."""
 
 
 @flow(name="augment", flow_run_name="{config}", validate_parameters=True, persist_result=False)
@@ -56,12 +56,12 @@ def augment(
         InputError: a parameter or setting cannot be used.
         TokenTrainingError: some classes got no token, and `on_class_failure` is not `skip`; all else is done.
     """
-    _end_with_parent()
+    _stop_when_the_worker_ends()
     folder = Path(output) if output else None
     settings = configuration.load(
         config, overrides or [], full=full, per_class=per_class, classes=classes, output=folder
     )
-    run = Run(settings, _remark)
+    run = Run(settings, _log_remark)
     with runners.make(settings) as runner:
         run_stages(run, run.stages(StageName.REPORT), runner)
     page = _task(StageName.REPORT, StageName.REPORT)(run.report)()
@@ -135,20 +135,20 @@ def _job(run: Run) -> Iterator[Job]:
         del workers.local[job.name]
 
 
-def _remark(progress: Progress) -> None:
-    """What is said beside the progress of units, to the log of the flow and to who follows."""
+def _log_remark(progress: Progress) -> None:
+    """Pass a remark on to the log of the flow, and to the listener."""
     if not progress.total:
         get_run_logger().info("%s: %s", progress.stage, progress.note)
         _progress(progress)
 
 
 def _progress(progress: Progress) -> None:
-    if follower := following.get():
-        follower(progress)
+    if listener := progress_listener.get():
+        listener(progress)
 
 
-def _end_with_parent() -> None:
-    """In a process that a worker started for a flow run: end when the worker has died, and leave no ghost on a GPU."""
+def _stop_when_the_worker_ends() -> None:
+    """In a process that a worker started for a flow run: end when the worker has died, and hold no GPU for nothing."""
     if "PREFECT__FLOW_RUN_ID" not in os.environ:
         return
     parent = os.getppid()
@@ -163,7 +163,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class _Plain(logging.Filter):
+class _WithoutTraceback(logging.Filter):
     """Errors raised on purpose are one message in the logs, without a traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -174,7 +174,7 @@ class _Plain(logging.Filter):
 
 
 for _name in ("prefect.flow_runs", "prefect.task_runs"):
-    logging.getLogger(_name).addFilter(_Plain())
+    logging.getLogger(_name).addFilter(_WithoutTraceback())
 
 
 def main() -> None:
@@ -182,7 +182,7 @@ def main() -> None:
     try:
         name = sys.argv[1] if len(sys.argv) > 1 else "pocket"
         configuration.load(name)  # before a server is started for it
-        server.reach(lambda line: print(line, file=sys.stderr))
+        server.ensure_server(lambda line: print(line, file=sys.stderr))
         print("report:", augment(name))
     except DctAugmentError as error:
         print(f"error: {error}", file=sys.stderr)

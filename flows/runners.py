@@ -67,7 +67,7 @@ class InProcess(Runner):
             # Inner first: when a stop arrives, the processes end, and then the threads that wait for them.
             threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=stage.max_parallel)
             with threads, stage.worker_pool():
-                yield from _window(
+                yield from _keep_submitted(
                     units, lambda unit: threads.submit(task_of(unit), _call(unit, job)), lambda: stage.max_parallel
                 )
             return
@@ -127,7 +127,7 @@ class Cluster(Runner):
         """Hand the units out, two to a worker, so that none waits for the next and a stop leaves few behind."""
         runner = self._runner
         with self._options():
-            yield from _window(
+            yield from _keep_submitted(
                 units, lambda unit: runner.submit(task_of(unit), _call(unit, job)), lambda: 2 * self._workers()
             )
 
@@ -264,7 +264,7 @@ def _error(result: Callable[[], object]) -> Exception | None:
     return None
 
 
-def _window(
+def _keep_submitted(
     units: Sequence[WorkUnit], submit: Callable[[WorkUnit], PrefectFuture[Any]], width: Callable[[], int]
 ) -> Outcomes:
     """Keep at most `width()` units submitted, so that a stop, or bad input, leaves few to wait for."""

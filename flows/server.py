@@ -25,21 +25,21 @@ _PATIENCE = 10.0  # seconds for a process to end by itself
 _PR_SET_PDEATHSIG = 1
 
 
-def reach(say: Callable[[str], None]) -> None:
-    """See that this process, and those that it starts, have a Prefect server until they end.
+def ensure_server(print_line: Callable[[str], None]) -> None:
+    """Ensure that this process, and those that it starts, have a Prefect server until they end.
 
-    That is the configured one; `say` gets one line if it does not answer and a temporary one takes its place.
+    That is the configured one; `print_line` gets one line if it does not answer and a temporary one takes its place.
     """
     configured = Settings().api.url
     if configured and answers(configured):
         return
     if configured:
-        say(f"the Prefect server at {configured} does not answer; this run uses a temporary one")
-    port, kept = free_port(), ExitStack()
-    atexit.register(kept.close)  # what Prefect registers after this goes first, and sends its last logs
-    kept.enter_context(running(port, ui=False))
+        print_line(f"the Prefect server at {configured} does not answer; this run uses a temporary one")
+    port, servers = free_port(), ExitStack()
+    atexit.register(servers.close)  # what Prefect registers after this goes first, and sends its last logs
+    servers.enter_context(running(port, ui=False))
     os.environ["PREFECT_API_URL"] = api_url(port)  # for child processes
-    kept.enter_context(temporary_settings({PREFECT_API_URL: api_url(port)}))
+    servers.enter_context(temporary_settings({PREFECT_API_URL: api_url(port)}))
 
 
 def api_url(port: int) -> str:
@@ -96,8 +96,8 @@ def running(port: int, *, ui: bool) -> Iterator[None]:
         while not answers(api_url(port)):
             if process.poll() is not None or time.monotonic() > give_up:
                 log.seek(0)
-                said = "\n".join(log.read().strip().splitlines()[-5:])
-                raise DctAugmentError(f"Prefect's server does not start on port {port}. Its last words:\n{said}")
+                printed = "\n".join(log.read().strip().splitlines()[-5:])
+                raise DctAugmentError(f"Prefect's server does not start on port {port}. Its last words:\n{printed}")
             time.sleep(0.1)
         yield
 

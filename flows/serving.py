@@ -30,7 +30,7 @@ from flows import server
 POOL = "augment"
 
 
-def serve(port: int, say: Callable[[str], None]) -> None:
+def serve(port: int, print_line: Callable[[str], None]) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
     Raises:
@@ -39,26 +39,26 @@ def serve(port: int, say: Callable[[str], None]) -> None:
     """
     file, configured = _deployments(), Settings().api.url
     with ExitStack() as parts:
-        url = next((one for one in (configured, server.api_url(port)) if one and server.answers(one)), None)
+        url = next((url for url in (configured, server.api_url(port)) if url and server.answers(url)), None)
         if url:
-            say(f"using the Prefect server at {url}")
+            print_line(f"using the Prefect server at {url}")
         else:
             url = server.api_url(port)
             if not server.is_free(port):
                 raise InputError(f"port {port} is taken by something that is no Prefect server; choose another --port")
-            say(f"starting a Prefect server at {url}")
+            print_line(f"starting a Prefect server at {url}")
             parts.enter_context(server.running(port, ui=True))
             _mark_crashed(url)
         if not _has_pool(url):
             _prefect(url, "work-pool", "create", "--type", "process", POOL)
         _prefect(url, "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
         worker = parts.enter_context(server.child(["worker", "start", "--pool", POOL, "--limit", "1"], url))
-        say(f"UI: {url.removesuffix('/api')}")
-        say("in another terminal here:")
+        print_line(f"UI: {url.removesuffix('/api')}")
+        print_line("in another terminal here:")
         if configured != url:
-            say(f"  export PREFECT_API_URL={url}")
-        say("  prefect deployment run augment/pocket --watch")
-        say("Ctrl-C stops the worker, and the server if it was started here")
+            print_line(f"  export PREFECT_API_URL={url}")
+        print_line("  prefect deployment run augment/pocket --watch")
+        print_line("Ctrl-C stops the worker, and the server if it was started here")
         while worker.poll() is None:
             time.sleep(0.3)
         raise DctAugmentError(f"the worker ended with exit code {worker.returncode}; what it printed is above")
@@ -110,5 +110,5 @@ def _prefect(url: str, *command: str) -> None:
         check=False,
     )
     if done.returncode:
-        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
-        raise DctAugmentError(f"`prefect {' '.join(command)}` failed:\n{said}")
+        printed = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
+        raise DctAugmentError(f"`prefect {' '.join(command)}` failed:\n{printed}")

@@ -19,7 +19,7 @@ _NETWORK = frozenset({"ConnectError", "ConnectTimeout", "ReadTimeout", "ReadErro
 
 def transient(error: BaseException) -> bool:
     """Whether an error, or one that led to it, may pass."""
-    return any(_passes(one) for one in _chain(error))
+    return any(_passes(cause) for cause in _chain(error))
 
 
 def retry(task: Any, run: Any, state: State[Any]) -> bool:
@@ -29,9 +29,9 @@ def retry(task: Any, run: Any, state: State[Any]) -> bool:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
+    visited: set[int] = set()
+    while error is not None and id(error) not in visited:
+        visited.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 

@@ -106,14 +106,23 @@ def test_the_lock_is_free_after_its_holder_is_killed(tmp_path: Path, holder: sub
         pass
 
 
-def test_the_lock_is_reentrant_and_free_afterwards(tmp_path: Path) -> None:
-    for _ in range(2):
-        with files.lock(tmp_path / "run"), files.lock(tmp_path / "x" / ".." / "run"):
+def can_be_locked_elsewhere(folder: Path) -> bool:
+    """Whether another process gets the lock of a folder now."""
+    code = "import sys, pathlib; from dct_augment import files; files.lock(pathlib.Path(sys.argv[1])).__enter__()"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def test_a_lock_that_is_taken_twice_is_held_until_the_outer_one_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with files.lock(folder):
+        with files.lock(tmp_path / "x" / ".." / "run"):
             pass
+        assert not can_be_locked_elsewhere(folder)
+    assert can_be_locked_elsewhere(folder)
 
 
 def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="inside"), files.lock(tmp_path):
         raise ValueError("inside")
-    code = "import sys, pathlib; from dct_augment import files; files.lock(pathlib.Path(sys.argv[1])).__enter__()"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert can_be_locked_elsewhere(tmp_path)

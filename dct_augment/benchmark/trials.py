@@ -19,7 +19,8 @@ from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
 from dct_augment.datasets import few_shot
 from dct_augment.downstream import training
 from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
-from dct_augment.downstream.training import InMemoryImages, Transforms
+from dct_augment.downstream.prediction import predict
+from dct_augment.downstream.transforms import InMemoryImages, Transforms
 from dct_augment.generation.shards import FOLDERS
 from dct_augment.images import content
 from dct_augment.records import Dataset, Example, Split, Trial
@@ -111,7 +112,7 @@ class TrialRunner:
     def _trial(self, plan: TrialPlan) -> Trial:
         began = time.monotonic()
         fitted = self._fit(plan, 1 + max(info.index for info in self._dataset.classes))
-        truth, predicted = training.predict(fitted.model, self._test, self._device)
+        truth, predicted = predict(fitted.model, self._test, self._device)
         right = sum(label == prediction for label, prediction in zip(truth, predicted, strict=True))
         return Trial(
             plan.arm, plan.shots, plan.seed, plan.per_class, self._downstream.steps, right / len(truth),

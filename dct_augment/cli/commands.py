@@ -248,10 +248,10 @@ def _flow(
     """Run the flow here; its log goes to the server, the console has bars."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from flows import server
-    from flows.augment import augment, following
+    from flows.augment import augment, progress_listener
 
-    following.set(report)
-    server.reach(lambda line: console.print(line, markup=False, highlight=False))
+    progress_listener.set(report)
+    server.ensure_server(lambda line: console.print(line, markup=False, highlight=False))
     classes, output = settings.dataset.classes, settings.output
     return augment(
         config,

@@ -25,7 +25,7 @@ def list_tokens(
 ) -> None:
     """List the tokens of a run."""
     with running(configure(config, overrides=overrides, classes=classes, output=output)) as run:
-        found = _found(run)
+        tokens = _run_tokens(run)
     table = Table(title=f"class tokens in {run.tokens.path}", title_justify="left")
     for column in (
         "class",
@@ -40,7 +40,7 @@ def list_tokens(
     ):
         left = column in ("class", "token", "base model")
         table.add_column(column, justify="left" if left else "right", overflow="fold")
-    for token in found:
+    for token in tokens:
         widths = " + ".join(map(str, token.widths))
         base = _base(token)
         table.add_row(
@@ -88,11 +88,11 @@ def export(
     with running(configure(config, overrides=overrides, classes=classes, output=output)) as run:
         from dct_augment.tokens import formats
 
-        found = _found(run)
-        if not found:
+        tokens = _run_tokens(run)
+        if not tokens:
             raise InputError(f"there are no tokens in {run.tokens.path}; make them with `dct-augment train`")
-        written = formats.write(found, to, kind, run.config.name)
-    typer.echo(f"{len(found)} tokens in {len(written)} files in {to}")
+        written = formats.write(tokens, to, kind, run.config.name)
+    typer.echo(f"{len(tokens)} tokens in {len(written)} files in {to}")
 
 
 @app.command(name="import")
@@ -112,18 +112,17 @@ def import_token(
         from dct_augment import datasets
         from dct_augment.tokens import formats
 
-        found = formats.read(file)
-        if name is not None and len(found) > 1:
-            raise InputError(
-                f"{file} holds {len(found)} tokens ({', '.join(one.word for one in found[:5])}); leave out --class"
-            )
-        for token in found:
-            wanted = name or token.metadata.get("slug")
-            if wanted is None:
+        tokens = formats.read(file)
+        if name is not None and len(tokens) > 1:
+            words = ", ".join(token.word for token in tokens[:5])
+            raise InputError(f"{file} holds {len(tokens)} tokens ({words}); leave out --class")
+        for token in tokens:
+            class_name = name or token.metadata.get("slug")
+            if class_name is None:
                 raise InputError(f"{file} does not say for which class {token.word!r} is; name it with --class")
-            chosen = datasets.select(run.whole, [wanted])
+            chosen = datasets.select(run.whole, [class_name])
             if len(chosen) > 1:
-                raise InputError(f"--class {wanted!r} names {len(chosen)} classes; use a slug: "
+                raise InputError(f"--class {class_name!r} names {len(chosen)} classes; use a slug: "
                                  + ", ".join(info.slug for info in chosen))  # fmt: skip
             run.import_token(token, chosen[0], any_model=any_model, replace=replace)
             typer.echo(f"{token.word} is now {run.tokens.word(chosen[0])} in {run.tokens.file(chosen[0])}")
@@ -143,23 +142,23 @@ def compare(
     table = Table(title=f"{first} and {second}", title_justify="left")
     for column in ("token", "cosine", "norm", "norm", "guide", "guide", "judge", "judge"):
         table.add_column(column, justify="left" if column == "token" else "right")
-    for one, other in pairs:
-        if one.vector.shape != other.vector.shape:
+    for left, right in pairs:
+        if left.vector.shape != right.vector.shape:
             raise InputError(
-                f"{one.word} is {tuple(one.vector.shape)} in one and {tuple(other.vector.shape)} in the other"
+                f"{left.word} is {tuple(left.vector.shape)} in one and {tuple(right.vector.shape)} in the other"
             )
-        alike = cosine_similarity(one.vector.flatten(), other.vector.flatten(), 0).item()
-        norms = [f"{token.vector.norm(dim=1).mean().item():.3f}" for token in (one, other)]
+        cosine = cosine_similarity(left.vector.flatten(), right.vector.flatten(), 0).item()
+        norms = [f"{token.vector.norm(dim=1).mean().item():.3f}" for token in (left, right)]
         shares = [
-            _share(token.metadata.get(key)) for key in ("guide_accuracy", "judge_accuracy") for token in (one, other)
+            _share(token.metadata.get(key)) for key in ("guide_accuracy", "judge_accuracy") for token in (left, right)
         ]
         table.add_row(
-            one.word if one.word == other.word else f"{one.word}, {other.word}", f"{alike:.3f}", *norms, *shares
+            left.word if left.word == right.word else f"{left.word}, {right.word}", f"{cosine:.3f}", *norms, *shares
         )
     Console().print(table)
 
 
-def _found(run: "Run") -> "list[Token]":
+def _run_tokens(run: "Run") -> "list[Token]":
     return [run.tokens.read(info) for info in run.classes if run.tokens.file(info).is_file()]
 
 
@@ -169,10 +168,10 @@ def _named(name: str, config: str, overrides: list[str] | None, output: Path | N
 
         return formats.read(Path(name))
     with running(configure(config, overrides=overrides, classes=name, output=output)) as run:
-        found = _found(run)
-    if not found:
+        tokens = _run_tokens(run)
+    if not tokens:
         raise InputError(f"class {name!r} has no token in {run.tokens.path}; make it with `dct-augment train`")
-    return found
+    return tokens
 
 
 def _collect(path: Path) -> "dict[str, Token]":
@@ -185,10 +184,10 @@ def _collect(path: Path) -> "dict[str, Token]":
     return {token.word: token for file in files for token in formats.read(file)}
 
 
-def _pairs(one: "dict[str, Token]", other: "dict[str, Token]") -> "list[tuple[Token, Token]]":
-    if len(one) == len(other) == 1:
-        return list(zip(one.values(), other.values(), strict=True))
-    return [(one[word], other[word]) for word in one if word in other]
+def _pairs(left: "dict[str, Token]", right: "dict[str, Token]") -> "list[tuple[Token, Token]]":
+    if len(left) == len(right) == 1:
+        return list(zip(left.values(), right.values(), strict=True))
+    return [(left[word], right[word]) for word in left if word in right]
 
 
 def _base(token: "Token") -> str:

@@ -3,21 +3,21 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import timm
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup, create_transform
-from timm.models import save_for_hf
+from timm.data import Mixup
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from dct_augment.classifiers.names import resolve
 from dct_augment.config import DownstreamConfig
-from dct_augment.downstream.mixing import Mixture, RealImages, Transform
+from dct_augment.downstream.mixing import Mixture
+from dct_augment.downstream.prediction import accuracy
+from dct_augment.downstream.transforms import InMemoryImages
 from dct_augment.errors import DctAugmentError, ModelError
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -32,31 +32,6 @@ class TrainedClassifier:
 
     model: nn.Module
     val_accuracy: float
-
-
-class InMemoryImages(Dataset[tuple[torch.Tensor, int]]):
-    """A data set read once and kept as tensors."""
-
-    def __init__(self, source: RealImages) -> None:
-        self._items = [source[index] for index in range(len(source))]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self._items[index]
-
-
-class Transforms:
-    """From an RGB picture to a tensor (3, H, W): plain for testing, light and strong for training."""
-
-    def __init__(self, size: int, randaugment: str) -> None:
-        self.plain: Transform = create_transform(size, crop_pct=1.0)
-        light = {"scale": (0.8, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0, "color_jitter": None}
-        self.light: Transform = create_transform(size, is_training=True, **light)
-        self.strong: Transform = create_transform(
-            size, is_training=True, auto_augment=randaugment, re_prob=0.1, **(light | {"scale": (0.6, 1.0)})
-        )
 
 
 def fit(
@@ -85,7 +60,9 @@ def fit(
     optimizer = _OPTIMIZERS[settings.optimizer](weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps + 1)
     mix = _mixup(settings, classes) if mixed else None
-    looks = {round(settings.steps * (n + 1) / settings.validation_rounds) for n in range(settings.validation_rounds)}
+    validation_steps = {
+        round(settings.steps * (n + 1) / settings.validation_rounds) for n in range(settings.validation_rounds)
+    }
     best, chosen = float("nan"), None
     train()
     for step, (images, labels) in enumerate(DataLoader(cast(Dataset[Any], data), batch_size=settings.batch_size), 1):
@@ -96,31 +73,14 @@ def fit(
         loss.backward()
         optimizer.step()
         schedule.step()
-        if validation is not None and step in looks:
-            seen = accuracy(model.eval(), validation, device)
-            if not seen < best:
-                best, chosen = seen, {name: value.clone() for name, value in model.state_dict().items()}
+        if validation is not None and step in validation_steps:
+            val_accuracy = accuracy(model.eval(), validation, device)
+            if not val_accuracy < best:
+                best, chosen = val_accuracy, {name: value.clone() for name, value in model.state_dict().items()}
             train()
     if chosen is not None:
         model.load_state_dict(chosen)
     return TrainedClassifier(model.eval().requires_grad_(False), best)
-
-
-@torch.no_grad()
-def predict(model: nn.Module, images: InMemoryImages, device: str = "cpu") -> tuple[list[int], list[int]]:
-    """Labels and answers, an index each, for every image in order."""
-    truth: list[int] = []
-    answers: list[int] = []
-    for batch, labels in DataLoader(images, batch_size=128):
-        truth += labels.tolist()
-        answers += model(batch.to(device)).argmax(1).tolist()
-    return truth, answers
-
-
-def accuracy(model: nn.Module, images: InMemoryImages, device: str = "cpu") -> float:
-    """Share of the images that are recognised."""
-    truth, answers = predict(model, images, device)
-    return sum(one == other for one, other in zip(truth, answers, strict=True)) / len(truth)
 
 
 def create(settings: DownstreamConfig, classes: int) -> nn.Module:
@@ -139,17 +99,6 @@ def create(settings: DownstreamConfig, classes: int) -> nn.Module:
             "hf-hub:ID, or local-dir:FOLDER"
         ) from error
     return cast(nn.Module, model)
-
-
-def save(model: nn.Module, settings: DownstreamConfig, names: list[str], folder: Path) -> None:
-    """Write a trained classifier as timm's `local-dir:` takes it, with its label names and preprocessing."""
-    side = settings.image_size
-    prepared = {"input_size": (3, side, side), "fixed_input_size": False, "crop_pct": 1.0, "crop_mode": "center",
-                "interpolation": "bilinear", "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}  # fmt: skip
-    known: Any = model
-    known.pretrained_cfg = {**known.pretrained_cfg, **prepared, "num_classes": len(names), "label_names": names}
-    described = {"num_classes": len(names), "label_names": names}
-    save_for_hf(known, str(folder), model_config=described, safe_serialization=True)
 
 
 def _training_mode(model: Any, settings: DownstreamConfig) -> Callable[[], Any]:

@@ -12,7 +12,9 @@ from dct_augment import classifiers
 from dct_augment.config import ClassifierConfig, DownstreamConfig
 from dct_augment.downstream import training
 from dct_augment.downstream.mixing import Mixture, RealImages
-from dct_augment.downstream.training import InMemoryImages, TrainedClassifier, Transforms
+from dct_augment.downstream.saving import save
+from dct_augment.downstream.training import TrainedClassifier
+from dct_augment.downstream.transforms import InMemoryImages, Transforms
 from dct_augment.errors import DctAugmentError, ModelError
 from dct_augment.images import square
 from dct_augment.records import Example
@@ -149,7 +151,7 @@ def test_pretrained_weights_come_from_a_folder(tmp_path: Path) -> None:
 def test_a_saved_classifier_guides_as_it_answered(tmp_path: Path) -> None:
     chosen = settings(steps=20)
     fitted = fit(chosen)
-    training.save(fitted.model, chosen, [info.name for info in CLASSES], tmp_path / "guide")
+    save(fitted.model, chosen, [info.name for info in CLASSES], tmp_path / "guide")
     guide = classifiers.load(
         (ClassifierConfig(name=f"local-dir:{tmp_path / 'guide'}", match="index"),), CLASSES, device="cpu"
     )

@@ -8,7 +8,7 @@ from dct_augment import files
 from dct_augment.benchmark.arms import ARMS, ArmDraw, arm_draws, arm_folder
 from dct_augment.benchmark.trials import TrialRunner
 from dct_augment.config import ClassifierConfig, Config
-from dct_augment.downstream import training
+from dct_augment.downstream.saving import save
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.images import ImageStage
 from dct_augment.pipeline.stages.stage import Stage
@@ -91,7 +91,7 @@ class ArmStage(Stage):
             labels = [info.name for info in sorted(classes, key=lambda info: info.index)]
             with files.atomic_folder(folder) as partial:
                 guide = runner.guide(draw.shots, draw.seed, len(labels))
-                training.save(guide, self._config.downstream, labels, partial)
+                save(guide, self._config.downstream, labels, partial)
         return folder
 
 
