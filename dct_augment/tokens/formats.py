@@ -103,7 +103,7 @@ def _metadata_by_word(header: Mapping[str, str]) -> dict[str, Mapping[str, Any]]
 
 
 def current_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate metadata that a version before 0.3 wrote: `effect`, and the verdict `diverged`."""
+    """Translate metadata that a version before 0.2 wrote: `effect`, and the verdict `diverged`."""
     current = {_RENAMED_KEYS.get(key, key): value for key, value in metadata.items()}
     if "verdict" in current:
         current["verdict"] = _RENAMED_VERDICTS.get(current["verdict"], current["verdict"])
@@ -111,7 +111,7 @@ def current_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_table(index: pd.DataFrame) -> pd.DataFrame:
-    """Translate an index of tokens that a version before 0.3 wrote, as `current_metadata` does."""
+    """Translate an index of tokens that a version before 0.2 wrote, as `current_metadata` does."""
     table = index.rename(columns=_RENAMED_KEYS)
     if "verdict" in table:
         table["verdict"] = table["verdict"].replace(_RENAMED_VERDICTS)

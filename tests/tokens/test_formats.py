@@ -128,7 +128,7 @@ TRANSLATED = {"verdict": "worse", "mean_pixel_change": 12.5}
 
 
 class TestOlderVersions:
-    """What a version before 0.3 wrote: `effect`, and the verdict `diverged`."""
+    """What a version before 0.2 wrote: `effect`, and the verdict `diverged`."""
 
     def write(self, folder: Path) -> Path:
         path = folder / "crane.safetensors"
