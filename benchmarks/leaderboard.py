@@ -22,8 +22,10 @@ def main() -> None:
     parser.add_argument("--details", action="store_true", help="also paired differences, curves and metrics")
     options = parser.parse_args()
     runs = [json.loads((run / "report" / "summary.json").read_text(encoding="utf-8")) for run in options.runs]
-    _table(["judge accuracy", *(f"{summary['name']}, {kind}" for summary in runs for kind in ("plain", "token"))],
-           _recognised(runs))  # fmt: skip
+    _table(
+        ["judge accuracy", *(f"{summary['name']}, {kind}" for summary in runs for kind in ("plain", "token"))],
+        _recognised(runs),
+    )
     _table(["test accuracy", *(summary["name"] for summary in runs)], _arms(runs))
     if options.details:
         for summary in runs:
@@ -53,8 +55,9 @@ def _details(summary: Summary) -> None:
     bench, name = summary["benchmark"], summary["name"]
     rows = [
         [f"`{pair['arm']}` - `{pair['baseline']}`", _gap(pair), f"{pair['sign_p']:.3f}", f"{pair['permutation_p']:.3f}"]
-        for pair in bench["paired"].values() if pair["n"]
-    ]  # fmt: skip
+        for pair in bench["paired"].values()
+        if pair["n"]
+    ]
     _table([f"{name}: paired differences", "points", "sign p", "permutation p"], rows)
     for by, title in (("shots", "shots"), ("per_class", "synthetic per class")):
         curves = {arm: {point[by]: point for point in points} for arm, points in bench["curves"][by]["arms"].items()}

@@ -212,8 +212,9 @@ def main() -> None:
         if left is not None and right is not None:
             same = f"{functional.cosine_similarity(left.flatten(), right.flatten(), dim=0).item():.4f}"
         peaks = [side.peak() for side in (saving, without)]
-        print(f"| {title} | {ratio} | {peaks[0] / peaks[1]:.2f} | {peaks[0]:.1f} | {peaks[1]:.1f} | {same} |",
-              flush=True)  # fmt: skip
+        print(
+            f"| {title} | {ratio} | {peaks[0] / peaks[1]:.2f} | {peaks[0]:.1f} | {peaks[1]:.1f} | {same} |", flush=True
+        )
 
 
 if __name__ == "__main__":

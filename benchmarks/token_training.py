@@ -164,9 +164,11 @@ class Variant:
             (model.enable_gradient_checkpointing if self.balanced else model.disable_gradient_checkpointing)()
         settings = config.override(self.bench.settings, (*self.overrides, *more))
         trainer = ClassTokenTrainer(
-            sampler(backend, settings), self.bench.guide,
-            tokens_config=settings.tokens, prompts_config=settings.prompts,
-        )  # fmt: skip
+            sampler(backend, settings),
+            self.bench.guide,
+            tokens_config=settings.tokens,
+            prompts_config=settings.prompts,
+        )
         return trainer, settings
 
     def train(self) -> Snapshots:
@@ -262,9 +264,14 @@ class Paper:
         Variant(self.bench, balanced=False).trainer()
         bench = self.bench
         loop = paper_loop.train(
-            bench.backend, bench.guide, bench.classes[0], bench.settings, learning_rate=self.rate, steps=self.steps,
+            bench.backend,
+            bench.guide,
+            bench.classes[0],
+            bench.settings,
+            learning_rate=self.rate,
+            steps=self.steps,
             scale=self.scale,
-        )  # fmt: skip
+        )
         next(loop), next(loop)
         peak = peak_memory(lambda: next(loop))
         return peak, peak
@@ -316,8 +323,14 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
                 continue
             colour, style = look
             # A variant that ends early stays where it ended.
-            axes.plot(curve.spent, [share * 100 for share in curve.accuracies], style, color=colour,
-                      label=curve.title, linewidth=2.2 if style == "-" else 1.5)  # fmt: skip
+            axes.plot(
+                curve.spent,
+                [share * 100 for share in curve.accuracies],
+                style,
+                color=colour,
+                label=curve.title,
+                linewidth=2.2 if style == "-" else 1.5,
+            )
         axes.axhline(GOAL * 100, color="#999", linewidth=0.8, linestyle=":")
         axes.set_xscale("log")
         axes.set(
@@ -353,9 +366,18 @@ def main() -> None:
         known = {one["title"]: Curve(**one) for one in json.loads(options.out.read_text(encoding="utf-8"))}
     curves: list[Curve] = []
     columns = (
-        "variant", "evaluations to 60 %", "to 80 %", "seconds to 60 %", "to 80 %", "final", "worst class",
-        "evaluations in all", "seconds in all", "MB an image", "MB an update",
-    )  # fmt: skip
+        "variant",
+        "evaluations to 60 %",
+        "to 80 %",
+        "seconds to 60 %",
+        "to 80 %",
+        "final",
+        "worst class",
+        "evaluations in all",
+        "seconds in all",
+        "MB an image",
+        "MB an update",
+    )
     print(*("| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"), sep="\n", flush=True)
     for title, variant in variants(bench):
         if options.variants and not any(fnmatchcase(title, one) for one in options.variants.split(";")):
@@ -395,15 +417,23 @@ def measure(bench: Bench, title: str, variant: Variant | Paper) -> Curve:
 
 def row(curve: Curve, count: int) -> tuple[str, ...]:
     """What the table says of a variant whose end was judged by `count` images."""
-    to = [(places, curve.until(goal, what)) for places, what in enumerate((curve.spent, curve.seconds))
-          for goal in (HALFWAY, GOAL)]  # fmt: skip
+    to = [
+        (places, curve.until(goal, what))
+        for places, what in enumerate((curve.spent, curve.seconds))
+        for goal in (HALFWAY, GOAL)
+    ]
     shown = ["never" if one is None else f"{one:,.{places}f}" for places, one in to]
     final = proportion(round(curve.final * count), count)
     return (
-        curve.title, *shown, f"{final.mean * 100:.1f} % ({final.low * 100:.1f} .. {final.high * 100:.1f})",
-        f"{curve.worst * 100:.0f} %", f"{curve.evaluations:,.0f}", f"{curve.total_seconds:.1f}", f"{curve.peak:.1f}",
+        curve.title,
+        *shown,
+        f"{final.mean * 100:.1f} % ({final.low * 100:.1f} .. {final.high * 100:.1f})",
+        f"{curve.worst * 100:.0f} %",
+        f"{curve.evaluations:,.0f}",
+        f"{curve.total_seconds:.1f}",
+        f"{curve.peak:.1f}",
         f"{curve.whole:.1f}",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -8,10 +8,23 @@ from prefect import State
 
 from dct_augment.diffusion.memory import is_out_of_memory
 
-_ERRNOS = frozenset({
-    errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EMFILE, errno.ENFILE,
-    errno.ETIMEDOUT, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ECONNRESET,
-})  # fmt: skip
+_ERRNOS = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.ENOMEM,
+        errno.EIO,
+        errno.ESTALE,
+        errno.EAGAIN,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ETIMEDOUT,
+        errno.ENETUNREACH,
+        errno.ENETDOWN,
+        errno.EHOSTUNREACH,
+        errno.ECONNRESET,
+    }
+)
 
 _NETWORK = frozenset({"ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "RemoteProtocolError"})
 """Errors of httpx, by which huggingface_hub downloads; they derive from nothing of Python's own."""

@@ -44,9 +44,16 @@ def train(world: World, work: Path, *, steps: int = STEPS, device: str = "cpu") 
         return functional.mse_loss(decoded, images) + 0.2 * functional.l1_loss(decoded, images) + KL_WEIGHT * kl
 
     fit(
-        "autoencoder", model, loss, steps=steps, learning_rate=LEARNING_RATE, work=work, seed=SEED, ema_decay=0.998,
+        "autoencoder",
+        model,
+        loss,
+        steps=steps,
+        learning_rate=LEARNING_RATE,
+        work=work,
+        seed=SEED,
+        ema_decay=0.998,
         device=device,
-    )  # fmt: skip
+    )
     scale = 1 / encode(model, world, torch.arange(0, len(world.images), 16)).std().item()
     model.register_to_config(scaling_factor=scale)
     return model

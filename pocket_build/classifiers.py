@@ -73,9 +73,17 @@ def train(recipe: Recipe, work: Path, *, steps: int | None = None, device: str =
         return functional.cross_entropy(model(batch), labels[indices].to(device), label_smoothing=0.05)
 
     return fit(
-        recipe.name, model, loss, steps=steps or recipe.steps, learning_rate=recipe.learning_rate, work=work,
-        seed=recipe.seed, weight_decay=0.05, ema_decay=0.99, device=device,
-    )  # fmt: skip
+        recipe.name,
+        model,
+        loss,
+        steps=steps or recipe.steps,
+        learning_rate=recipe.learning_rate,
+        work=work,
+        seed=recipe.seed,
+        weight_decay=0.05,
+        ema_decay=0.99,
+        device=device,
+    )
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -88,8 +96,9 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     draw = torch.rand(6, count, generator=generator)
     turn = (draw[0] - 0.5) * 0.3
     zoom = 1 + (draw[1] - 0.5) * 0.2
-    theta = torch.stack([turn.cos() * zoom, -turn.sin(), (draw[2] - 0.5) * 0.2,
-                         turn.sin(), turn.cos() * zoom, (draw[3] - 0.5) * 0.2], 1)  # fmt: skip
+    theta = torch.stack(
+        [turn.cos() * zoom, -turn.sin(), (draw[2] - 0.5) * 0.2, turn.sin(), turn.cos() * zoom, (draw[3] - 0.5) * 0.2], 1
+    )
     grid = functional.affine_grid(theta.view(-1, 2, 3), list(images.shape), align_corners=False)
     images = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
     soft = functional.interpolate(

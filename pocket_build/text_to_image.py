@@ -127,15 +127,29 @@ def train(
         return functional.mse_loss(model["unet"](noisy, timesteps.to(device), conditioning).sample, target)
 
     fit(
-        "text_to_image", model, partial(loss, extra=0), steps=max(2, round(STEPS * scale)),
-        learning_rate=LEARNING_RATE, work=work, seed=SEED, ema_decay=0.999, horizon=round(HORIZON * scale),
-        cooldown=round(COOLDOWN * scale), device=device,
-    )  # fmt: skip
-    fit(
-        "text_to_image_handwriting", model, partial(loss, extra=round(HANDWRITTEN * BATCH)),
-        steps=max(2, round(STEPS_2 * scale)), learning_rate=LEARNING_RATE_2, work=work, seed=SEED + 2, ema_decay=0.998,
+        "text_to_image",
+        model,
+        partial(loss, extra=0),
+        steps=max(2, round(STEPS * scale)),
+        learning_rate=LEARNING_RATE,
+        work=work,
+        seed=SEED,
+        ema_decay=0.999,
+        horizon=round(HORIZON * scale),
+        cooldown=round(COOLDOWN * scale),
         device=device,
-    )  # fmt: skip
+    )
+    fit(
+        "text_to_image_handwriting",
+        model,
+        partial(loss, extra=round(HANDWRITTEN * BATCH)),
+        steps=max(2, round(STEPS_2 * scale)),
+        learning_rate=LEARNING_RATE_2,
+        work=work,
+        seed=SEED + 2,
+        ema_decay=0.998,
+        device=device,
+    )
     return model["text"], model["unet"]
 
 

@@ -47,8 +47,18 @@ def train(
         decoded = model.decode(noisy).sample
         return functional.mse_loss(decoded, target) + 0.2 * functional.l1_loss(decoded, target)
 
-    fit("tiny-decoder", model, loss, steps=steps, learning_rate=LEARNING_RATE, work=work, seed=SEED, ema_decay=0.998,
-        weight_decay=0.0, device=device)  # fmt: skip
+    fit(
+        "tiny-decoder",
+        model,
+        loss,
+        steps=steps,
+        learning_rate=LEARNING_RATE,
+        work=work,
+        seed=SEED,
+        ema_decay=0.998,
+        weight_decay=0.0,
+        device=device,
+    )
     return model
 
 

@@ -32,12 +32,14 @@ def pytest_configure() -> None:
 
     It imports while the tests are collected. Not on import: what it forks may import this module again.
     """
-    multiprocessing.get_context("forkserver").set_forkserver_preload([
-        "dct_augment.pipeline",
-        "dct_augment.classifiers.timm_models",
-        "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
-        "transformers.models.clip.modeling_clip",
-    ])  # fmt: skip
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        [
+            "dct_augment.pipeline",
+            "dct_augment.classifiers.timm_models",
+            "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+            "transformers.models.clip.modeling_clip",
+        ]
+    )
     multiprocessing.forkserver.ensure_running()
 
 

@@ -44,8 +44,12 @@ def call(script: str, *arguments: str, folder: Path) -> str:
     }
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{script}", *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -107,10 +111,25 @@ def test_token_training(tmp_path: Path) -> None:
     """With the paper's loop, by its own step size."""
     sets = [word for setting in TINY for word in ("--set", setting)]
     only = "direct_align (default);paper, own step size, 5 steps"
-    found = rows(call(
-        "token_training", "--classes", "crane", "--judge-images", "2", "--variants", only, "--epochs", "1",
-        "--out", "found.json", "--plot", "plot.svg", *sets, folder=tmp_path,
-    ))  # fmt: skip
+    found = rows(
+        call(
+            "token_training",
+            "--classes",
+            "crane",
+            "--judge-images",
+            "2",
+            "--variants",
+            only,
+            "--epochs",
+            "1",
+            "--out",
+            "found.json",
+            "--plot",
+            "plot.svg",
+            *sets,
+            folder=tmp_path,
+        )
+    )
     assert [row[0] for row in found[1:3]] == only.split(";")
     curves = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert [one["title"] for one in curves] == only.split(";")

@@ -134,8 +134,14 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(tmp_path: Path) -> Non
     expected = contents(tmp_path / "whole")
     root = tmp_path / "killed" / "runs" / "pocket"
     # Kill when a certain thing has just appeared, so that every phase is hit on a fast or slow machine.
-    for moment in ("tokens/.training-000.pt", "tokens/*.safetensors", "shards/plan.json", "shards/*000000.tar",
-                   "shards/*000000.parquet", "shards/*000002.tar"):  # fmt: skip
+    for moment in (
+        "tokens/.training-000.pt",
+        "tokens/*.safetensors",
+        "shards/plan.json",
+        "shards/*000000.tar",
+        "shards/*000000.parquet",
+        "shards/*000002.tar",
+    ):
         command = Command.start(tmp_path / "killed", *words)
         command.until(lambda moment=moment: bool(list(root.glob(moment))))
         command.end(signal.SIGKILL)

@@ -77,10 +77,16 @@ def test_every_pair_of_template_and_context_is_drawn_equally_often(
 @pytest.mark.parametrize(
     ("original_name", "expected"),
     [
-        ("001.Black_footed_Albatross", "black footed albatross"), ("sea_gull", "sea gull"), ("SeaGull", "sea gull"),
-        ("IBM", "ibm"), ("747", "747"), ("12_angry_men", "angry men"), ("  Çà  bird ", "çà bird"), ("_", "_"),
+        ("001.Black_footed_Albatross", "black footed albatross"),
+        ("sea_gull", "sea gull"),
+        ("SeaGull", "sea gull"),
+        ("IBM", "ibm"),
+        ("747", "747"),
+        ("12_angry_men", "angry men"),
+        ("  Çà  bird ", "çà bird"),
+        ("_", "_"),
     ],
-)  # fmt: skip
+)
 def test_class_names_become_words(original_name: str, expected: str) -> None:
     assert words(original_name) == expected
 

@@ -168,9 +168,16 @@ def build(family: str, length: int = LENGTH) -> DiffusionPipeline:
     if family == "pixart":
         words, text = t5()
         transformer = PixArtTransformer2DModel(
-            num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2,
-            cross_attention_dim=16, sample_size=LATENT[1], patch_size=2, caption_channels=WIDTH,
-        )  # fmt: skip
+            num_attention_heads=2,
+            attention_head_dim=8,
+            in_channels=4,
+            out_channels=8,
+            num_layers=2,
+            cross_attention_dim=16,
+            sample_size=LATENT[1],
+            patch_size=2,
+            caption_channels=WIDTH,
+        )
         with torch.no_grad():  # fresh output layers are zero
             for weight in transformer.parameters():
                 weight.add_(torch.randn_like(weight), alpha=0.1)
@@ -181,16 +188,21 @@ def build(family: str, length: int = LENGTH) -> DiffusionPipeline:
         added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
         model = unet(WIDTH + wide, **added, projection_class_embeddings_input_dim=6 * 8 + wide)
         pipe: DiffusionPipeline = StableDiffusionXLPipeline(
-            autoencoder(), clip(words, WIDTH), clip(words, wide, projection=True, legacy=True), words,
+            autoencoder(),
+            clip(words, WIDTH),
+            clip(words, wide, projection=True, legacy=True),
+            words,
             tokenizer("!", length),
-            model, scheduler(family), force_zeros_for_empty_prompt=True, add_watermarker=False,
-        )  # fmt: skip
+            model,
+            scheduler(family),
+            force_zeros_for_empty_prompt=True,
+            add_watermarker=False,
+        )
     else:
         text = clip(words, WIDTH)
         model = unet(WIDTH, **({"time_cond_proj_dim": 8} if family == "lcm" else {}))
         kind = LatentConsistencyModelPipeline if family == "lcm" else StableDiffusionPipeline
-        pipe = kind(autoencoder(), text, words, model, scheduler(family), None, None,
-                    requires_safety_checker=False)  # fmt: skip
+        pipe = kind(autoencoder(), text, words, model, scheduler(family), None, None, requires_safety_checker=False)
     with torch.no_grad():  # fresh weights hardly listen to the text: make the words matter
         for name, weight in model.named_parameters():
             if "attn2.to_v" in name or "attn2.to_out.0.weight" in name:

@@ -115,9 +115,17 @@ class TrialRunner:
         truth, predicted = predict(fitted.model, self._test, self._device)
         right = sum(label == prediction for label, prediction in zip(truth, predicted, strict=True))
         return Trial(
-            plan.arm, plan.shots, plan.seed, plan.per_class, self._downstream.steps, right / len(truth),
-            fitted.val_accuracy, time.monotonic() - began, tuple(truth), tuple(predicted),
-        )  # fmt: skip
+            plan.arm,
+            plan.shots,
+            plan.seed,
+            plan.per_class,
+            self._downstream.steps,
+            right / len(truth),
+            fitted.val_accuracy,
+            time.monotonic() - began,
+            tuple(truth),
+            tuple(predicted),
+        )
 
     def _fit(self, plan: TrialPlan, classes: int, *, chosen: bool = True) -> training.TrainedClassifier:
         split = few_shot(self._dataset, plan.shots, plan.seed, self._benchmark.imbalance)

@@ -205,8 +205,10 @@ def verify(
     found = check(settings.root, settings.name)
     for problem in found.problems:
         console.print(f"wrong: {problem}", markup=False, highlight=False, soft_wrap=True)
-    typer.echo(f"{found.shards} shards, {found.images} images, {found.tokens} tokens: "
-               + (f"{len(found.problems)} problems" if found.problems else "all agree"))  # fmt: skip
+    typer.echo(
+        f"{found.shards} shards, {found.images} images, {found.tokens} tokens: "
+        + (f"{len(found.problems)} problems" if found.problems else "all agree")
+    )
     if found.problems:
         raise typer.Exit(1)
 

@@ -122,8 +122,10 @@ def import_token(
                 raise InputError(f"{file} does not say for which class {token.word!r} is; name it with --class")
             chosen = datasets.select(run.whole, [class_name])
             if len(chosen) > 1:
-                raise InputError(f"--class {class_name!r} names {len(chosen)} classes; use a slug: "
-                                 + ", ".join(info.slug for info in chosen))  # fmt: skip
+                raise InputError(
+                    f"--class {class_name!r} names {len(chosen)} classes; use a slug: "
+                    + ", ".join(info.slug for info in chosen)
+                )
             run.import_token(token, chosen[0], any_model=any_model, replace=replace)
             typer.echo(f"{token.word} is now {run.tokens.word(chosen[0])} in {run.tokens.file(chosen[0])}")
 

@@ -125,8 +125,9 @@ def _find(source: str) -> Path:
     for folder in folders():
         if (folder / f"{source}.yaml").is_file():
             return folder / f"{source}.yaml"
-    raise ConfigError(source, [f"no such configuration{_hint(source, available())}; give a path or one of: "
-                               + ", ".join(available())])  # fmt: skip
+    raise ConfigError(
+        source, [f"no such configuration{_hint(source, available())}; give a path or one of: " + ", ".join(available())]
+    )
 
 
 def _apply(data: dict[str, Any], override: str) -> str | None:

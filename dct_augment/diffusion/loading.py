@@ -120,9 +120,14 @@ def _tiny(location: str, dtype: torch.dtype) -> Any:
 
 
 def _pipeline(kind: str, location: str, **options: Any) -> Any:
-    unchecked = {} if kind in ("StableDiffusionXLPipeline", "PixArtSigmaPipeline") else {
-        "safety_checker": None, "requires_safety_checker": False,
-    }  # fmt: skip
+    unchecked = (
+        {}
+        if kind in ("StableDiffusionXLPipeline", "PixArtSigmaPipeline")
+        else {
+            "safety_checker": None,
+            "requires_safety_checker": False,
+        }
+    )
     return getattr(diffusers, kind).from_pretrained(location, use_safetensors=True, **options, **unchecked)
 
 

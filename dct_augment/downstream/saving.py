@@ -13,8 +13,15 @@ from dct_augment.config import DownstreamConfig
 def save(model: nn.Module, settings: DownstreamConfig, names: list[str], folder: Path) -> None:
     """Write a trained classifier as timm's `local-dir:` takes it, with its label names and preprocessing."""
     side = settings.image_size
-    preprocessing = {"input_size": (3, side, side), "fixed_input_size": False, "crop_pct": 1.0, "crop_mode": "center",
-                "interpolation": "bilinear", "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}  # fmt: skip
+    preprocessing = {
+        "input_size": (3, side, side),
+        "fixed_input_size": False,
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "interpolation": "bilinear",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+    }
     timm_model: Any = model
     timm_model.pretrained_cfg = {
         **timm_model.pretrained_cfg,

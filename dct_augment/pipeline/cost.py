@@ -50,8 +50,9 @@ def estimate(run: "Run", parts: Collection[StageName]) -> list[Line]:
             layout = stage.layout(run.classes)
             todo = [spec for spec in layout if not run.shards[kind].parquet(spec).is_file()]
             images = sum(map(len, todo))
-            lines.append(Line(stage.name, f"{images} images, {len(todo)} shards",
-                              images * per_image, images * per_image * pace))  # fmt: skip
+            lines.append(
+                Line(stage.name, f"{images} images, {len(todo)} shards", images * per_image, images * per_image * pace)
+            )
     if StageName.ARMS in parts and (draws := arm_draws(config.benchmark)):
         images = len(run.classes) * config.benchmark.per_class * per_image
         tokens = {

@@ -183,13 +183,26 @@ class TokenFolder:
             )
         accuracies = ("guide_accuracy", "plain_guide_accuracy", "judge_accuracy", "plain_judge_accuracy")
         metadata = {
-            "token": self.word(info), "class": info.name, "slug": info.slug, "class_index": info.index,
-            "homonym": info.homonym, "usable": True, "stop_reason": "imported", "attempts": 0, "unet_evaluations": 0,
-            "guide_probability": None, **_certificate_columns(None),
-            "norm": token.vector.norm(dim=1).max().item(), "losses": [], "validations": "[]",
-            **{key: token.metadata.get(key) for key in accuracies}, "updates": int(token.metadata.get("updates") or 0),
-            "origin": f"imported: {token.word}", "base_model": json.dumps(dict(base)), "identity": dict(identity),
-        }  # fmt: skip
+            "token": self.word(info),
+            "class": info.name,
+            "slug": info.slug,
+            "class_index": info.index,
+            "homonym": info.homonym,
+            "usable": True,
+            "stop_reason": "imported",
+            "attempts": 0,
+            "unet_evaluations": 0,
+            "guide_probability": None,
+            **_certificate_columns(None),
+            "norm": token.vector.norm(dim=1).max().item(),
+            "losses": [],
+            "validations": "[]",
+            **{key: token.metadata.get(key) for key in accuracies},
+            "updates": int(token.metadata.get("updates") or 0),
+            "origin": f"imported: {token.word}",
+            "base_model": json.dumps(dict(base)),
+            "identity": dict(identity),
+        }
         self._write(info, dict(token.parts), metadata)
         return metadata
 

@@ -94,14 +94,19 @@ def test_more_seeds_add_to_the_plan_and_change_nothing() -> None:
 
 def test_curves_add_trials_and_repeat_none() -> None:
     settings = BenchmarkConfig(
-        arms=("real", "class_token", "textual_inversion"), seeds=2, shots=5, per_class=50,
-        ratios=(1, 5, 10, 20), per_class_curve=(5, 100), shots_curve=(2, 5),
-    )  # fmt: skip
+        arms=("real", "class_token", "textual_inversion"),
+        seeds=2,
+        shots=5,
+        per_class=50,
+        ratios=(1, 5, 10, 20),
+        per_class_curve=(5, 100),
+        shots_curve=(2, 5),
+    )
     found = plan_trials(settings)
     assert len(set(found)) == len(found)
-    assert found[:6] == plan_trials(settings.model_copy(
-        update={"ratios": (), "per_class_curve": (), "shots_curve": ()}
-    ))  # fmt: skip
+    assert found[:6] == plan_trials(
+        settings.model_copy(update={"ratios": (), "per_class_curve": (), "shots_curve": ()})
+    )
     numbers = {arm: {one.per_class for one in found if one.arm == arm} for arm in settings.arms}
     assert numbers == {"real": {0}, "class_token": {5, 25, 50, 100}, "textual_inversion": {5, 25, 50}}
     fewer = {(one.arm, one.per_class) for one in found if one.shots == 2}
@@ -110,8 +115,11 @@ def test_curves_add_trials_and_repeat_none() -> None:
 
 @given(
     st.sets(st.sampled_from(["real", "real+strong_aug", *SYNTHETIC]), min_size=1),
-    st.lists(st.integers(1, 12)), st.lists(st.integers(1, 60)), st.lists(st.integers(1, 9)), st.integers(2, 4),
-)  # fmt: skip
+    st.lists(st.integers(1, 12)),
+    st.lists(st.integers(1, 60)),
+    st.lists(st.integers(1, 9)),
+    st.integers(2, 4),
+)
 def test_every_trial_has_its_partner_on_every_seed(
     arms: set[str], ratios: list[int], numbers: list[int], shots: list[int], seeds: int
 ) -> None:

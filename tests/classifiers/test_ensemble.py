@@ -15,12 +15,18 @@ BLACK = -torch.ones(1, 3, 8, 8)
 
 
 @settings(max_examples=40)
-@given(st.lists(
-    st.tuples(
-        st.permutations(NAMES), st.integers(0, 3), st.floats(0.1, 9),
-        st.lists(st.floats(-5, 5, width=32), min_size=5, max_size=5),
-    ), min_size=1, max_size=3,
-))  # fmt: skip
+@given(
+    st.lists(
+        st.tuples(
+            st.permutations(NAMES),
+            st.integers(0, 3),
+            st.floats(0.1, 9),
+            st.lists(st.floats(-5, 5, width=32), min_size=5, max_size=5),
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
 def test_an_ensemble_averages_probabilities_by_weight(vote_settings):
     votes = []
     for order, dropped, weight, logits in vote_settings:
@@ -33,8 +39,9 @@ def test_an_ensemble_averages_probabilities_by_weight(vote_settings):
     for name in ("blue", "red", "green"):
         expected = sum(
             weight / total * torch.tensor(logits).softmax(0)[labels.index(name)].item()
-            for labels, weight, logits in votes if name in labels
-        )  # fmt: skip
+            for labels, weight, logits in votes
+            if name in labels
+        )
         probability = probabilities[guide.labels.index(name)].item() if name in guide.labels else 0.0
         assert probability == pytest.approx(expected, abs=1e-5)
     assert probabilities.sum().item() == pytest.approx(1, abs=1e-5)

@@ -87,10 +87,13 @@ def test_features_carry_no_gradient_and_are_float32():
     assert (computed.requires_grad, computed.dtype, len(computed)) == (False, torch.float32, 3)
 
 
-@pytest.mark.parametrize(("forward", "message"), [
-    (lambda head, colour: colour[:, [0, 1, 2, 0]], "takes no part in its output; set metrics.features"),
-    (lambda head, colour: head(colour)[:, :2], r"with 4 labels returned \(3, 2\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda head, colour: colour[:, [0, 1, 2, 0]], "takes no part in its output; set metrics.features"),
+        (lambda head, colour: head(colour)[:, :2], r"with 4 labels returned \(3, 2\)"),
+    ],
+)
 def test_features_of_a_model_that_leaves_its_layer_out_are_refused_without_a_hook_behind(forward, message):
     guide = single(Odd(forward))
     with pytest.raises(ModelError, match=message):
@@ -98,10 +101,13 @@ def test_features_of_a_model_that_leaves_its_layer_out_are_refused_without_a_hoo
     assert hooks(guide) == 0
 
 
-@pytest.mark.parametrize("model", [
-    nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten()),
-    nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 4, 5), nn.Flatten()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten()),
+        nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 4, 5), nn.Flatten()),
+    ],
+)
 def test_features_of_a_model_without_a_linear_last_layer_are_refused(model):
     guide = single(model)
     assert guide.logits(IMAGES).shape == (3, 4)
@@ -138,11 +144,18 @@ def test_timm_features_of_a_model_that_is_not_in_the_cache_are_refused_offline(t
             features.load(name)
 
 
-@pytest.mark.parametrize("damage", [
-    {"model.safetensors": b"no tensors" * 20}, {"model.safetensors": None},
-    {"model.safetensors": None, "pytorch_model.bin": b"no tensors" * 20},
-    {"config.json": b"{"}, {"config.json": b"[]"}, {"config.json": b'{"model_type": "vit"}'}, {"config.json": None},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"model.safetensors": b"no tensors" * 20},
+        {"model.safetensors": None},
+        {"model.safetensors": None, "pytorch_model.bin": b"no tensors" * 20},
+        {"config.json": b"{"},
+        {"config.json": b"[]"},
+        {"config.json": b'{"model_type": "vit"}'},
+        {"config.json": None},
+    ],
+)
 def test_timm_features_of_a_damaged_folder_are_refused_by_name(tmp_path, damage):
     net = tmp_path / "net"
     shutil.copytree(folder(), net)

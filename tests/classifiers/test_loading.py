@@ -9,12 +9,15 @@ from tests import tiny
 from tests.classifiers.small_models import LABELS
 
 
-@pytest.mark.parametrize(("setting", "message"), [
-    ({"pooling": "mean_before_norm"}, "pooling: mean_before_norm has no effect on a classifier of timm"),
-    ({"library": "transformers", "checkpoint": "x.pth"}, "checkpoint: x.pth has no effect on .* transformers"),
-    ({"library": "function", "revision": "v2"}, "revision: v2 has no effect on a classifier of function"),
-    ({"revision": "v2"}, "is not on the Hub, so it has no revision 'v2'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"pooling": "mean_before_norm"}, "pooling: mean_before_norm has no effect on a classifier of timm"),
+        ({"library": "transformers", "checkpoint": "x.pth"}, "checkpoint: x.pth has no effect on .* transformers"),
+        ({"library": "function", "revision": "v2"}, "revision: v2 has no effect on a classifier of function"),
+        ({"revision": "v2"}, "is not on the Hub, so it has no revision 'v2'"),
+    ],
+)
 def test_a_setting_without_effect_on_a_classifier_is_refused(setting, message):
     folder = tiny.classifier_folder("test_resnet", LABELS, 32)
     with pytest.raises(ModelError, match=message):

@@ -29,8 +29,9 @@ def test_the_logits_of_a_loaded_timm_model_are_timms_own():
     assert guide.labels == LABELS
 
 
-@pytest.mark.parametrize("name", ["timm/test_resnet.r160_in1k", "hf_hub:timm/test_resnet.r160_in1k",
-                                  "test_resnet.r160_in1k"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["timm/test_resnet.r160_in1k", "hf_hub:timm/test_resnet.r160_in1k", "test_resnet.r160_in1k"]
+)
 def test_a_timm_model_is_loaded_from_the_hubs_cache_with_a_revision(tmp_path, monkeypatch, name):
     """`owner/name` says in its config.json that it is timm's; timm's own names have a repository each."""
     commit = "0123456789abcdef0123456789abcdef01234567"
@@ -69,11 +70,14 @@ def test_damaged_timm_weights_and_too_few_label_names_are_refused(tmp_path):
         classifiers.load(f"local-dir:{folder}")
 
 
-@pytest.mark.parametrize("data", [
-    {"input_size": (3, 32, 32), "crop_pct": 0.875, "interpolation": "bilinear"},
-    {"input_size": (3, 32, 32), "crop_pct": 0.9, "crop_mode": "squash", "interpolation": "bicubic"},
-    {"input_size": (3, 48, 48), "crop_pct": 1.0, "interpolation": "bicubic"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"input_size": (3, 32, 32), "crop_pct": 0.875, "interpolation": "bilinear"},
+        {"input_size": (3, 32, 32), "crop_pct": 0.9, "crop_mode": "squash", "interpolation": "bicubic"},
+        {"input_size": (3, 48, 48), "crop_pct": 1.0, "interpolation": "bicubic"},
+    ],
+)
 def test_the_preprocessing_of_a_timm_model_is_timms_own(data):
     model = timm.create_model("test_resnet")
     model.pretrained_cfg = {**model.pretrained_cfg, **data, "mean": MEAN, "std": STD}

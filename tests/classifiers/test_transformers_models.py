@@ -44,13 +44,14 @@ PROCESSORS = {
     "vit-bicubic": (vit, lambda kind: kind("ViT")(size={"height": 32, "width": 32}, resample=3)),
     "convnext": (convnext, lambda kind: kind("ConvNext")(size={"shortest_edge": 32}, crop_pct=0.875)),
     "convnext-384": (convnext, lambda kind: kind("ConvNext")(size={"shortest_edge": 384}, crop_pct=0.875)),
-    "mobilenet": (mobilenet, lambda kind: kind("MobileNetV2")(
-        size={"shortest_edge": 43}, crop_size={"height": 32, "width": 32})),
+    "mobilenet": (
+        mobilenet,
+        lambda kind: kind("MobileNetV2")(size={"shortest_edge": 43}, crop_size={"height": 32, "width": 32}),
+    ),
     "vit-nearest": (vit, lambda kind: kind("ViT")(size={"height": 32, "width": 32}, resample=0)),
-    "levit": (vit, lambda kind: kind("Levit")(
-        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})),
+    "levit": (vit, lambda kind: kind("Levit")(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})),
     "efficientnet": (vit, lambda kind: kind("EfficientNet")(size={"height": 32, "width": 32})),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("backend", ["", "Pil"])
@@ -97,13 +98,16 @@ def test_pooling_mean_before_norm_is_what_it_says(tmp_path):
     assert (usual - guide.logits(image)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("processor", [
-    transformers.MobileViTImageProcessor(),  # blue first
-    transformers.PerceiverImageProcessor(),  # cuts before it resizes
-    transformers.ViTImageProcessor(resample=5),
-    transformers.ViltImageProcessor(),
-    transformers.Siglip2ImageProcessor(),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "processor",
+    [
+        transformers.MobileViTImageProcessor(),  # blue first
+        transformers.PerceiverImageProcessor(),  # cuts before it resizes
+        transformers.ViTImageProcessor(resample=5),
+        transformers.ViltImageProcessor(),
+        transformers.Siglip2ImageProcessor(),
+    ],
+)
 def test_a_processor_that_cannot_be_followed_is_refused(tmp_path, processor):
     vit().save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)

@@ -276,7 +276,7 @@ def test_identity_leaves_out_what_only_changes_speed_and_amount(section: dict[st
         ({"benchmark": {"shots": 1}}, [], ""),  # each trial is recorded with its own
         ({"metrics": {"nearest_neighbours": 3}}, ["metrics"], "metrics.nearest_neighbours: 5 -> 3"),
     ],
-)  # fmt: skip
+)
 def test_identity_holds_what_decides_the_result(section: dict[str, Any], stages: list[str], said: str) -> None:
     for stage in STAGES:
         found = differences(changed().identity(stage), changed(**section).identity(stage))

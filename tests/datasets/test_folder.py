@@ -35,8 +35,9 @@ def test_shares_of_a_folder_are_held_out_and_adding_an_image_moves_none(tmp_path
 def test_images_of_a_folder_open_and_carry_their_class(tmp_path: Path) -> None:
     data = load("folder", folder_tree(tmp_path / "birds", 8))
     for example in data.examples("train"):
-        assert example.open().convert("RGB").getpixel((0, 0)) == Image.new("RGB", (1, 1), {
-            0: "red", 1: "blue", 2: "green"}[example.label]).getpixel((0, 0))  # fmt: skip
+        assert example.open().convert("RGB").getpixel((0, 0)) == Image.new(
+            "RGB", (1, 1), {0: "red", 1: "blue", 2: "green"}[example.label]
+        ).getpixel((0, 0))
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation"])

@@ -197,6 +197,12 @@ def test_a_photograph_shows_the_drawing_in_another_light() -> None:
     assert len({picture.tobytes() for picture in (drawing, *shots)}) == 3
     # A camera changes everything a little: the two have more in common than two different birds.
     far = np.asarray(birds.picture(birds.BIRDS[8], "test", 3), float)
-    near = np.median([np.abs(np.asarray(camera.photograph(drawing, np.random.default_rng(seed)), float)
-                             - np.asarray(drawing, float)).mean() for seed in range(20)])  # fmt: skip
+    near = np.median(
+        [
+            np.abs(
+                np.asarray(camera.photograph(drawing, np.random.default_rng(seed)), float) - np.asarray(drawing, float)
+            ).mean()
+            for seed in range(20)
+        ]
+    )
     assert near < np.abs(far - np.asarray(drawing, float)).mean()

@@ -67,9 +67,15 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 def run(command: list[str], folder: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=folder, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        check=False, timeout=400,
-    )  # fmt: skip
+        command,
+        cwd=folder,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
 
 
 def overrides(*more: str) -> list[str]:
@@ -167,18 +173,31 @@ class TestTransient:
         except ModelError as error:
             return error
 
-    @pytest.mark.parametrize("error", [
-        MemoryError(), OSError(errno.ENOSPC, "full"), ConnectionResetError(), TimeoutError(),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "error",
+        [
+            MemoryError(),
+            OSError(errno.ENOSPC, "full"),
+            ConnectionResetError(),
+            TimeoutError(),
+            RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        ],
+    )
     def test_what_may_pass_is_tried_again_also_as_a_cause(self, error: Exception) -> None:
         assert transient.transient(error)
         assert transient.transient(self.caused(error))
         assert transient.retry(None, None, Failed(data=error))
 
-    @pytest.mark.parametrize("error", [
-        InputError("x"), ValueError("x"), OSError(errno.ENOENT, "none"), OSError(errno.EACCES, "no"), KeyError("x"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "error",
+        [
+            InputError("x"),
+            ValueError("x"),
+            OSError(errno.ENOENT, "none"),
+            OSError(errno.EACCES, "no"),
+            KeyError("x"),
+        ],
+    )
     def test_what_stays_wrong_fails_at_once(self, error: Exception) -> None:
         assert not transient.transient(error)
         assert not transient.transient(self.caused(error))
@@ -304,9 +323,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     variables = environment(folder / "home", PREFECT_API_URL=url)
     with (folder / "serve.log").open("w") as log:
         process = subprocess.Popen(
-            [*COMMAND, "serve", "--port", str(port)], cwd=folder, env=variables, text=True,
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+            [*COMMAND, "serve", "--port", str(port)],
+            cwd=folder,
+            env=variables,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
         try:
             give_up = time.monotonic() + 200
             while "Ctrl-C stops" not in (folder / "serve.log").read_text():
@@ -324,9 +349,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def finished(served: Served) -> str:
     """What `prefect deployment run augment/pocket --watch` printed."""
     narrowed = [
-        *SMALL, "benchmark.arms=[real+strong_aug, plain_prompt, class_token]", "benchmark.ratios=[]",
+        *SMALL,
+        "benchmark.arms=[real+strong_aug, plain_prompt, class_token]",
+        "benchmark.ratios=[]",
         "benchmark.per_class_curve=[]",
-    ]  # fmt: skip
+    ]
     done = served.deployment("pocket", per_class=4, classes=["crane", "kiwi"], overrides=narrowed, full=True)
     assert done.returncode == 0, done.stdout + done.stderr + (served.folder / "serve.log").read_text()
     return done.stdout
@@ -517,9 +544,15 @@ def test_run_does_everything_without_the_configured_server_and_a_second_run_noth
     home: Path, served: Served, tmp_path: Path
 ) -> None:
     dead = "http://127.0.0.1:9/api"
-    command = [*COMMAND, "run", "--classes", "crane,kiwi,song sparrow", "--per-class", "3", *overrides(
-        "benchmark.arms=[real, real+strong_aug, plain_prompt, class_token]", "on_class_failure=skip"
-    )]  # fmt: skip
+    command = [
+        *COMMAND,
+        "run",
+        "--classes",
+        "crane,kiwi,song sparrow",
+        "--per-class",
+        "3",
+        *overrides("benchmark.arms=[real, real+strong_aug, plain_prompt, class_token]", "on_class_failure=skip"),
+    ]
     done = run(command, tmp_path, environment(home, PREFECT_API_URL=dead))
     assert done.returncode == 0, done.stderr
     assert re.sub(r"\s+", " ", done.stderr).count(f"server at {dead} does not answer") == 1
@@ -552,9 +585,14 @@ def test_the_flows_module_runs_a_config_offline_and_a_kill_leaves_no_process(hom
     shipped = configuration.load("digits", SMALL, classes=["one"], per_class=2)
     config.write_text(configuration.dump(shipped))
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "flows.augment", str(config)], cwd=tmp_path, env=variables,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-W", "ignore", "-m", "flows.augment", str(config)],
+        cwd=tmp_path,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     pid = process.pid
     give_up = time.monotonic() + 200
     while not (tmp_path / "runs" / "digits" / "tokens" / "plan.json").is_file():

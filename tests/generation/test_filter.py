@@ -42,9 +42,14 @@ def reasons(run: ShardRun, least: float = 0.4) -> list[str]:
 def test_each_image_has_its_reason(shard_run):
     same = speckled(0, 1)
     write(
-        shard_run, {"image": same}, FAILED, {"guide_right": False}, {"guide_confidence": 0.3999},
-        {"guide_confidence": math.nan}, {"image": same.copy()},
-    )  # fmt: skip
+        shard_run,
+        {"image": same},
+        FAILED,
+        {"guide_right": False},
+        {"guide_confidence": 0.3999},
+        {"guide_confidence": math.nan},
+        {"image": same.copy()},
+    )
     table = filter_images(shard_run.folder, 0.4)
     assert dict(zip(table["key"], table["reason"], strict=True)) == {
         "crane-000000": "",
@@ -96,11 +101,13 @@ def test_an_empty_folder_has_no_rows(shard_run):
     assert filter_images(shard_run.folder, 0.4).empty
 
 
-VERDICTS = st.fixed_dictionaries({
-    "image": st.integers(0, 3).map(lambda seed: speckled(0, seed)),
-    "guide_right": st.sampled_from([True, True, False, None]),
-    "guide_confidence": st.floats(0, 1, width=16) | st.just(math.nan),
-})  # fmt: skip
+VERDICTS = st.fixed_dictionaries(
+    {
+        "image": st.integers(0, 3).map(lambda seed: speckled(0, seed)),
+        "guide_right": st.sampled_from([True, True, False, None]),
+        "guide_confidence": st.floats(0, 1, width=16) | st.just(math.nan),
+    }
+)
 
 
 @settings(max_examples=40)

@@ -124,8 +124,11 @@ def test_images_of_a_shard_folder_are_those_of_its_rows(made: ShardRun) -> None:
 def test_rows_say_which_shard_and_class_they_belong_to(made: ShardRun) -> None:
     rows = made.folder.rows()
     assert rows["shard"].value_counts(sort=False).to_dict() == {
-        "tiny-train-000000.tar": 4, "tiny-train-000001.tar": 4, "tiny-train-000002.tar": 4, "tiny-train-000003.tar": 3
-    }  # fmt: skip
+        "tiny-train-000000.tar": 4,
+        "tiny-train-000001.tar": 4,
+        "tiny-train-000002.tar": 4,
+        "tiny-train-000003.tar": 3,
+    }
     assert set(zip(rows["class_index"], rows["class_name"], strict=True)) == {(i.index, i.name) for i in CLASSES}
     assert made.comparison.rows()["token_sha256"].eq("").all()
 
@@ -397,8 +400,10 @@ def old_run(made: ShardRun) -> ShardRun:
         kind = ImageKind.CLASS_TOKEN if split == "train" else ImageKind.PLAIN_PROMPT
         folder = ShardFolder(made.root / "shards", made.name, split)
         for spec in layout:
-            images = [GeneratedImage(replace(row, key=row.key.removeprefix("plain-")), drawn(row))
-                      for row in made.rows(spec, kind)]  # fmt: skip
+            images = [
+                GeneratedImage(replace(row, key=row.key.removeprefix("plain-")), drawn(row))
+                for row in made.rows(spec, kind)
+            ]
             folder.write(spec, images, {"split": split}, "png")
             rename_column(folder.parquet(spec), "kind", "source")
         plans[split] = [dict(spec.ranges) for spec in layout]
@@ -423,11 +428,13 @@ def rename_column(path: Path, old: str, new: str) -> None:
 def test_an_old_run_folder_is_read_by_kind_and_verified(old_run: ShardRun) -> None:
     folders = shard_folders(old_run.root, old_run.name)
     assert {kind: len(list(folder.images())) for kind, folder in folders.items()} == {
-        ImageKind.CLASS_TOKEN: 15, ImageKind.PLAIN_PROMPT: 6
-    }  # fmt: skip
+        ImageKind.CLASS_TOKEN: 15,
+        ImageKind.PLAIN_PROMPT: 6,
+    }
     assert {kind: set(folder.rows()["kind"]) for kind, folder in folders.items()} == {
-        ImageKind.CLASS_TOKEN: {"class_token"}, ImageKind.PLAIN_PROMPT: {"plain_prompt"}
-    }  # fmt: skip
+        ImageKind.CLASS_TOKEN: {"class_token"},
+        ImageKind.PLAIN_PROMPT: {"plain_prompt"},
+    }
     assert found_in(old_run) == Findings(shards=6, images=21, tokens=3, problems=())
 
 

@@ -28,13 +28,27 @@ pytestmark = pytest.mark.slow
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMALL = [
-    "tokens.max_updates=2", "tokens.validate_every=2", "tokens.validation_images=2", "tokens.images_per_update=2",
-    "tokens.target_accuracy=0.0", "tokens.target_probability=0.0", "tokens.restarts=0", "report.images_per_class=2",
-    "sampling.num_inference_steps=2", "model.dtype=float32", "generation.per_class=2", "downstream.steps=2",
-    "downstream.model=test_efficientnet_gn", "downstream.pretrained=false", "downstream.image_size=32",
-    "generation.allow_uncertified=true", "downstream.batch_size=4", "benchmark.seeds=2", "benchmark.shots=1",
+    "tokens.max_updates=2",
+    "tokens.validate_every=2",
+    "tokens.validation_images=2",
+    "tokens.images_per_update=2",
+    "tokens.target_accuracy=0.0",
+    "tokens.target_probability=0.0",
+    "tokens.restarts=0",
+    "report.images_per_class=2",
+    "sampling.num_inference_steps=2",
+    "model.dtype=float32",
+    "generation.per_class=2",
+    "downstream.steps=2",
+    "downstream.model=test_efficientnet_gn",
+    "downstream.pretrained=false",
+    "downstream.image_size=32",
+    "generation.allow_uncertified=true",
+    "downstream.batch_size=4",
+    "benchmark.seeds=2",
+    "benchmark.shots=1",
     "benchmark.processes=1",
-]  # fmt: skip
+]
 
 
 def taught(labels: list[str], colours: list[str], *, mean: bool = False) -> transformers.ViTForImageClassification:
@@ -144,8 +158,11 @@ def test_imagenets_two_cranes(tmp_path: Path, hub: Hub) -> None:
     run, _, _ = finish("imagenet", "judge=null", "guide.match=match.yaml")
     rows = pd.concat(pd.read_parquet(path) for path in run.config.root.glob("shards/*.parquet"))
     assert rows.groupby(["class_index", "class_name"]).size().index.tolist() == [
-        (0, "crane"), (1, "crane"), (2, "maillot"), (3, "maillot"),
-    ]  # fmt: skip
+        (0, "crane"),
+        (1, "crane"),
+        (2, "maillot"),
+        (3, "maillot"),
+    ]
 
 
 def test_the_command_line_offline(tmp_path: Path, hub: Hub) -> None:

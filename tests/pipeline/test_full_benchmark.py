@@ -103,8 +103,10 @@ def test_arms_of_their_own_are_runs_inside_the_run(whole: Run) -> None:
     assert drawn["textual_inversion", 0] != drawn["textual_inversion", 1]
     inner = config.load(str(arm_home(whole, "textual_inversion", 1) / "config.yaml"))
     assert (inner.tokens.objective, inner.textual_inversion.shots, inner.textual_inversion.few_shot_seed) == (
-        "textual_inversion", 2, 1,
-    )  # fmt: skip
+        "textual_inversion",
+        2,
+        1,
+    )
     guides = [arm_home(whole, "class_token_few_shot_guide", seed) / "guide" / "model.safetensors" for seed in (0, 1)]
     assert guides[0].read_bytes() != guides[1].read_bytes()
 
@@ -175,8 +177,19 @@ def test_what_a_kill_left_in_an_arm_is_swept_and_made_again(whole: Run, tmp_path
 def test_metrics_have_every_kind_with_intervals_and_counts(whole: Run) -> None:
     table = pd.read_parquet(whole.config.root / "benchmark" / "metrics.parquet")
     assert set(table["kind"]) == {"real", *SYNTHETIC} - {"class_token_filtered"}
-    named = {"fid", "kid", "precision", "recall", "density", "coverage", "diversity",
-             "guide_top1", "guide_top5", "judge_top1", "judge_top5"}  # fmt: skip
+    named = {
+        "fid",
+        "kid",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "diversity",
+        "guide_top1",
+        "guide_top5",
+        "judge_top1",
+        "judge_top5",
+    }
     assert set(table["metric"]) == named
     assert (table["low"] <= table["high"]).all()
     shares = table[table["metric"].str.contains("top|precision|recall|coverage")]
@@ -199,10 +212,15 @@ def test_features_that_cannot_be_had_are_an_error_or_left_out(whole: Run, monkey
 
     heard: list[str] = []
     other = Run(
-        config.load("digits", [*SMALL, "metrics.bootstrap_resamples=21"], full=True, classes=["three", "eight"],
-                    output=whole.config.root),
+        config.load(
+            "digits",
+            [*SMALL, "metrics.bootstrap_resamples=21"],
+            full=True,
+            classes=["three", "eight"],
+            output=whole.config.root,
+        ),
         lambda one: heard.append(one.note),
-    )  # fmt: skip
+    )
     monkeypatch.setattr(type(other.judge), "features", without)
     assert MetricStage(other).pending() == ()
     assert any("left out: no features here" in note for note in heard)
