@@ -7,7 +7,8 @@ from dct_augment import prompts
 from dct_augment.config import PromptsConfig, seed_from
 from dct_augment.records import ClassInfo, ClassToken, ImageKind, PlanRow
 
-_KEY_PREFIXES = {ImageKind.CLASS_TOKEN: "", ImageKind.PLAIN_PROMPT: "plain-"}
+# No slug has an underscore, so the prefix makes no key of another class ("tiger" and "plain tiger").
+_KEY_PREFIXES = {ImageKind.CLASS_TOKEN: "", ImageKind.PLAIN_PROMPT: "plain_"}
 
 
 @dataclass(frozen=True)

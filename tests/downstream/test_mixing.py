@@ -64,7 +64,7 @@ def test_per_class_skips_failed_images(shard_run: ShardRun) -> None:
 
 def test_images_to_compare_with_are_read_from_their_own_folder(made: ShardRun) -> None:
     images = SyntheticImages(made.root / "comparison")
-    assert images.keys == tuple(f"plain-{info.slug}-{number:06d}" for info in CLASSES for number in range(2))
+    assert images.keys == tuple(f"plain_{info.slug}-{number:06d}" for info in CLASSES for number in range(2))
 
 
 def test_images_can_be_iterated(synthetic: SyntheticImages) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from dct_augment.config import PromptsConfig
 from dct_augment.generation.plan import Layout, ShardSpec, covered, extend, rows
+from dct_augment.prompts import slugs
 from dct_augment.records import ClassInfo, ClassToken, ImageKind, PlanRow
 from dct_augment.tokens.groups import Groups, extend_groups
 
@@ -125,7 +126,7 @@ def test_seeds_differ_between_images_classes_and_seeds() -> None:
 def test_class_token_and_plain_prompt_images_of_a_number_share_their_seed_but_no_key() -> None:
     named = planned(grow([(5, 6, 4)])[-1])
     plain = planned(grow([(5, 6, 9)])[-1], {}, kind=ImageKind.PLAIN_PROMPT)
-    assert {f"plain-{key}": row.seed for key, row in named.items()} == {key: row.seed for key, row in plain.items()}
+    assert {f"plain_{key}": row.seed for key, row in named.items()} == {key: row.seed for key, row in plain.items()}
     assert not named.keys() & plain.keys()
     assert all("<dct-" in row.prompt and row.token_sha256 for row in named.values())
     assert not any("<dct-" in row.prompt or row.token_sha256 for row in plain.values())
@@ -148,3 +149,13 @@ def test_groups_only_grow_and_hold_every_class_once(commands: list[tuple[list[st
         assert all(len(group) == size for group in added[:-1])
     members = [slug for group in groups for slug in group]
     assert sorted(members) == sorted({slug for slugs, _ in commands for slug in slugs})
+
+
+@given(
+    st.lists(st.sampled_from(["tiger", "plain tiger", "plain_tiger", "plain", "Plain-Tiger"]), min_size=1, max_size=5)
+)
+def test_no_two_images_of_a_run_share_a_key_whatever_the_classes_are_called(names: list[str]) -> None:
+    classes = [ClassInfo(index, name, slug) for index, (name, slug) in enumerate(zip(names, slugs(names), strict=True))]
+    spec = ShardSpec(0, {info.slug: (0, 2) for info in classes})
+    keys = [row.key for kind in ImageKind for row in rows(spec, kind, classes, PROMPTS, {}, 0)]
+    assert len(set(keys)) == len(keys) == 4 * len(classes)

@@ -188,7 +188,7 @@ def test_the_shards_folder_holds_class_token_images_only_and_keys_are_unique_in_
     keys = [sample["__key__"] for tar in made.root.glob("shards/*.tar") for sample in samples(tar)]
     plain_keys = [sample["__key__"] for tar in made.root.glob("comparison/*.tar") for sample in samples(tar)]
     assert sorted(keys) == sorted(made.folder.rows()["key"])
-    assert sorted(plain_keys) == sorted(f"plain-{key}" for key in keys if int(key[-6:]) < 2)
+    assert sorted(plain_keys) == sorted(f"plain_{key}" for key in keys if int(key[-6:]) < 2)
     assert set(made.folder.rows()["kind"]) == {"class_token"}
     assert set(made.comparison.rows()["kind"]) == {"plain_prompt"}
 
@@ -401,7 +401,7 @@ def old_run(made: ShardRun) -> ShardRun:
         folder = ShardFolder(made.root / "shards", made.name, split)
         for spec in layout:
             images = [
-                GeneratedImage(replace(row, key=row.key.removeprefix("plain-")), drawn(row))
+                GeneratedImage(replace(row, key=row.key.removeprefix("plain_")), drawn(row))
                 for row in made.rows(spec, kind)
             ]
             folder.write(spec, images, {"split": split}, "png")
