@@ -42,7 +42,7 @@ def augment(
     overrides: list[str] | None = None,
     full: bool = False,
 ) -> str:
-    """Learn class tokens, draw labelled images, benchmark a classifier with and without them; return the report's path.
+    """Train class tokens, generate labelled images, benchmark a classifier with and without them; return the report's path.
 
     Args:
         config: name of a configuration (pocket, digits, cub, ...), or path to a YAML file.

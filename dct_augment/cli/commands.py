@@ -87,7 +87,7 @@ def train(
 def generate(
     config: ConfigName = "pocket",
     per_class: PerClass = None,
-    plain: Annotated[bool, typer.Option("--plain", help="draw plain prompts, to compare with")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="use plain prompts, to compare with")] = False,
     allow_uncertified: Annotated[
         bool, typer.Option("--allow-uncertified", help="use tokens that were not certified, instead of plain prompts")
     ] = False,
@@ -97,7 +97,7 @@ def generate(
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Draw labelled images into WebDataset shards; trains missing class tokens first."""
+    """Generate labelled images into WebDataset shards; missing class tokens are trained first."""
     overrides = [*(overrides or []), *(["generation.allow_uncertified=true"] if allow_uncertified else [])]
     settings = configure(
         config, overrides=overrides, classes=classes, output=output, device=device, per_class=per_class
@@ -314,7 +314,7 @@ def _shard_table(run: "Run") -> None:
         )
         fallback = rows.loc[rows["kind"] == ImageKind.PLAIN_PROMPT, "class_name"].unique()
         if kind is ImageKind.CLASS_TOKEN and len(fallback):
-            typer.echo(f"drawn with plain prompts, as they have no certified token: {', '.join(fallback)}")
+            typer.echo(f"generated with plain prompts, for want of a certified token: {', '.join(fallback)}")
 
 
 def _summary(settings: "Config") -> None:

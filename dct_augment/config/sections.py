@@ -87,7 +87,7 @@ class PromptsConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How an image is drawn, in training and in generation alike."""
+    """How an image is generated, in training and in generation alike."""
 
     scheduler: str | None = Field(None, description="diffusers scheduler class; the model's own if unset")
     num_inference_steps: PositiveInt = Field(30, description="denoising steps of an image")
@@ -175,7 +175,7 @@ class TextualInversionConfig(Section):
 
 
 class GenerationConfig(Section):
-    """How many images are drawn, and how they are stored."""
+    """How many images are generated, and how they are stored."""
 
     per_class: PositiveInt = Field(50, description="images of a class; a larger number adds images and changes none")
     shard_size: PositiveInt = Field(100, description="images per shard: the unit of work and of retry")
@@ -183,7 +183,7 @@ class GenerationConfig(Section):
     image_format: Literal["png", "webp", "jpg"] = Field(
         "png", description="png and webp are without loss, jpg has quality 95"
     )
-    allow_uncertified: bool = Field(False, description="draw with tokens that were not certified, too")
+    allow_uncertified: bool = Field(False, description="use tokens that were not certified, too")
     seed: int = Field(0, description="decides the noise of every image")
 
 

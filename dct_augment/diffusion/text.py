@@ -115,7 +115,7 @@ class TextEncoder:
         """Ids that stand where the vectors go; only a CLIP of the first releases looks at them.
 
         Its pooled state is that of the highest id, which is the last vector's once diffusers has added the
-        token to the vocabulary; so it is here, or a token would draw other images there.
+        token to the vocabulary; so it is here, or a token would give other images there.
         """
         legacy = getattr(self.model.config, "eos_token_id", None) == _LEGACY_EOS and self._begin
         return [*[0] * (count - 1), self._end if legacy else 0]

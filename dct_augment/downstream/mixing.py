@@ -100,7 +100,7 @@ class Mixture:
     """`length` draws from real images, each replaced by a synthetic one of its class with `probability`.
 
     Replacement sampling keeps the number of gradient steps and the class balance of real-only
-    training, so arms differ in their images alone (DA-Fusion). Draw k depends on (seed, k) only.
+    training, so arms differ in their images alone (DA-Fusion). Item k depends on (seed, k) only.
     Classes without synthetic images stay real.
 
     Args:

@@ -30,7 +30,7 @@ def _duplicates(shards: ShardFolder) -> set[str]:
 def _reason(row: dict[str, object], is_duplicate: bool, least_confidence: float) -> str:
     """Why an image is rejected; empty if it is not."""
     if row["status"] != "ok":
-        return "not drawn"
+        return "not generated"
     if not row["guide_right"]:
         return "taken for another class"
     if not float(str(row["guide_confidence"])) >= least_confidence:

@@ -80,7 +80,7 @@ def _wrong_tokens(split: str, rows: pd.DataFrame, digests: Mapping[str, str]) ->
         for key, digest in zip(with_token["key"], with_token["token_sha256"], strict=True)
     }
     return [
-        f"split {split}: images of {slug!r} were drawn with another token than {slug}.safetensors"
+        f"split {split}: images of {slug!r} were generated with another token than {slug}.safetensors"
         for slug, digest in used
         if digests.get(slug) != digest
     ]

@@ -53,7 +53,7 @@ def test_each_image_has_its_reason(shard_run):
     table = filter_images(shard_run.folder, 0.4)
     assert dict(zip(table["key"], table["reason"], strict=True)) == {
         "crane-000000": "",
-        "ca-bird-000000": "not drawn",
+        "ca-bird-000000": "not generated",
         "gull-000000": "taken for another class",
         "crane-000001": "confidence below 0.4",
         "ca-bird-000001": "confidence below 0.4",
@@ -93,8 +93,8 @@ def test_images_that_no_guide_has_seen_are_not_accepted_nor_plain_ones_looked_at
 def test_failed_images_are_said_to_be_so(shard_run):
     shard_run.draw(failed=("gull-000001",))
     table = filter_images(shard_run.folder, 0.0).set_index("key")
-    assert table.loc["gull-000001", "reason"] == "not drawn"
-    assert (table["reason"] == "not drawn").sum() == 1
+    assert table.loc["gull-000001", "reason"] == "not generated"
+    assert (table["reason"] == "not generated").sum() == 1
 
 
 def test_an_empty_folder_has_no_rows(shard_run):

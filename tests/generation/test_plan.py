@@ -141,14 +141,14 @@ def test_contexts_take_turns(number: int) -> None:
 @given(st.lists(st.tuples(st.lists(st.sampled_from("abcdefghij"), unique=True), sizes), max_size=5))
 def test_groups_only_grow_and_hold_every_class_once(commands: list[tuple[list[str], int]]) -> None:
     groups: Groups = ()
-    for slugs, size in commands:
-        before, groups = groups, extend_groups(groups, slugs, size)
+    for class_slugs, size in commands:
+        before, groups = groups, extend_groups(groups, class_slugs, size)
         assert groups[: len(before)] == before
         added = groups[len(before) :]
         assert all(0 < len(group) <= size for group in added)
         assert all(len(group) == size for group in added[:-1])
     members = [slug for group in groups for slug in group]
-    assert sorted(members) == sorted({slug for slugs, _ in commands for slug in slugs})
+    assert sorted(members) == sorted({slug for class_slugs, _ in commands for slug in class_slugs})
 
 
 @given(
