@@ -40,20 +40,20 @@ def _cards(run: Path, chosen_slugs: list[str] | None, images: int) -> list[Image
     settings = config.load(str(run / "config.yaml"))
     slugs = {info.index: info.slug for info in datasets.load(settings.dataset).classes}
     folders = shard_folders(run, settings.name)
-    strips: dict[str, dict[ImageKind, dict[int, Image.Image]]] = {}
+    images_of_slug: dict[str, dict[ImageKind, dict[int, Image.Image]]] = {}
     for kind in KINDS:
         for key, label, picture in folders[kind].images():
             slug, number = slugs[label], int(key.rsplit("-", 1)[1])
             if number < images and (chosen_slugs is None or slug in chosen_slugs):
-                strips.setdefault(slug, {kind: {} for kind in KINDS})[kind][number] = picture
-    return [_card(slug, strips[slug], images) for slug in strips]
+                images_of_slug.setdefault(slug, {kind: {} for kind in KINDS})[kind][number] = picture
+    return [_card(slug, images_of_slug[slug], images) for slug in images_of_slug]
 
 
-def _card(slug: str, strips: dict[ImageKind, dict[int, Image.Image]], images: int) -> Image.Image:
+def _card(slug: str, images_of_slug: dict[ImageKind, dict[int, Image.Image]], images: int) -> Image.Image:
     card = Image.new("RGB", (images * SIDE, HEAD + 2 * SIDE + GAP), "white")
     ImageDraw.Draw(card).text((0, 0), slug.replace("-", " "), fill="black", font=ImageFont.load_default(13))
     for row, kind in enumerate(KINDS):
-        for number, picture in strips[kind].items():
+        for number, picture in images_of_slug[kind].items():
             card.paste(picture.resize((SIDE, SIDE)), (number * SIDE, HEAD + row * (SIDE + GAP)))
     return card
 

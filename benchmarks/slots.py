@@ -22,11 +22,11 @@ def vectors(bench: Bench, slots: int, last: int) -> dict[str, list[torch.Tensor]
     trainer, _ = Variant(bench, [*settings, f"tokens.classes_per_batch={slots}"], balanced=False).trainer()
     vectors_of: dict[str, list[torch.Tensor]] = {info.slug: [trainer._initial] for info in bench.classes}
 
-    def look(state: dict[str, object]) -> None:
+    def record(state: dict[str, object]) -> None:
         for state_of_class in state["active"]:  # type: ignore[attr-defined]
             vectors_of[state_of_class["slug"]].append(state_of_class["vector"].clone())
 
-    for _ in trainer.train(bench.classes, checkpoint=look):
+    for _ in trainer.train(bench.classes, checkpoint=record):
         pass
     return vectors_of
 

@@ -206,7 +206,7 @@ def ours(bench: Bench, trainer: ClassTokenTrainer, settings: Config) -> Snapshot
     spent = dict.fromkeys(found, 0.0)
     began = time.perf_counter()
 
-    def look(state: dict[str, Any]) -> None:
+    def record(state: dict[str, Any]) -> None:
         nonlocal began
         active = state["active"]
         for one in active:
@@ -217,7 +217,7 @@ def ours(bench: Bench, trainer: ClassTokenTrainer, settings: Config) -> Snapshot
 
     certificate = 2 * settings.tokens.certificate_images * settings.sampling.num_inference_steps
     certificate *= sampler(bench.backend, settings).evaluations_per_step
-    for trained in trainer.train(bench.classes, checkpoint=look):
+    for trained in trainer.train(bench.classes, checkpoint=record):
         slug = trained.info.slug
         found[slug].append(Snapshot(trained.evaluations - certificate, spent[slug], trained.vector))
     return found
@@ -319,9 +319,9 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
         figure = Figure((8, 4.6), layout="constrained")
         axes = figure.add_subplot()
         for curve in curves:
-            if (look := LINES.get(curve.title)) is None:
+            if (line_style := LINES.get(curve.title)) is None:
                 continue
-            colour, style = look
+            colour, style = line_style
             # A variant that ends early stays where it ended.
             axes.plot(
                 curve.spent,

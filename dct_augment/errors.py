@@ -16,11 +16,11 @@ class InputError(DctAugmentError):
 class ConfigError(InputError):
     """The configuration is wrong. Collects every problem, not only the first."""
 
-    def __init__(self, source: str, problems: list[str]) -> None:
-        self.source, self.problems = source, problems
+    def __init__(self, where: str, problems: list[str]) -> None:
+        self.where, self.problems = where, problems
         lines = "\n".join(f"  - {problem}" for problem in problems)
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        super().__init__(f"{source}: {count}\n{lines}")
+        super().__init__(f"{where}: {count}\n{lines}")
 
 
 class DatasetError(InputError):

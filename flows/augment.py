@@ -42,7 +42,7 @@ def augment(
     overrides: list[str] | None = None,
     full: bool = False,
 ) -> str:
-    """Train class tokens, generate labelled images, benchmark a classifier with and without them; return the report's path.
+    """Train tokens, generate images, benchmark a classifier with and without them; return the report's path.
 
     Args:
         config: name of a configuration (pocket, digits, cub, ...), or path to a YAML file.

@@ -28,7 +28,7 @@ def available() -> list[str]:
 
 
 def load(
-    source: str,
+    name_or_path: str,
     overrides: Sequence[str] = (),
     *,
     full: bool = False,
@@ -43,7 +43,7 @@ def load(
     whole benchmark, which others may narrow.
 
     Args:
-        source: name of a configuration (`pocket`, `cub`, ...), or path to a YAML file.
+        name_or_path: name of a configuration (`pocket`, `cub`, ...), or path to a YAML file.
         overrides: settings as `section.key=value`, the value written as in YAML; a later one wins.
         full: whether to take the settings of the whole benchmark first.
         per_class: generated images per class.
@@ -63,7 +63,7 @@ def load(
         >>> config.tokens.max_updates
         4
     """
-    path = _find(source)
+    path = _find(name_or_path)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -87,7 +87,7 @@ def load(
     return validate(data, str(path), problems)
 
 
-def validate(data: Mapping[str, Any], source: str = "configuration", problems: Sequence[str] = ()) -> Config:
+def validate(data: Mapping[str, Any], where: str = "configuration", problems: Sequence[str] = ()) -> Config:
     """Check a mapping and return the configuration, or raise `ConfigError` with every problem, `problems` first."""
     values = copy.deepcopy(dict(data))
     every_problem = [*problems, *take_out(values)]
@@ -96,7 +96,7 @@ def validate(data: Mapping[str, Any], source: str = "configuration", problems: S
     except ValidationError as error:
         every_problem += [_explain(problem, values) for problem in _causes(error)]
     if every_problem:
-        raise ConfigError(source, every_problem)
+        raise ConfigError(where, every_problem)
     return config
 
 
@@ -116,17 +116,20 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _find(source: str) -> Path:
-    path = Path(source)
+def _find(name_or_path: str) -> Path:
+    path = Path(name_or_path)
     if path.suffix in {".yaml", ".yml"} or path.parent != Path("."):
         if path.is_file():
             return path
-        raise ConfigError(source, ["no such file; give a path to a YAML file or one of: " + ", ".join(available())])
+        raise ConfigError(
+            name_or_path, ["no such file; give a path to a YAML file or one of: " + ", ".join(available())]
+        )
     for folder in folders():
-        if (folder / f"{source}.yaml").is_file():
-            return folder / f"{source}.yaml"
+        if (folder / f"{name_or_path}.yaml").is_file():
+            return folder / f"{name_or_path}.yaml"
     raise ConfigError(
-        source, [f"no such configuration{_hint(source, available())}; give a path or one of: " + ", ".join(available())]
+        name_or_path,
+        [f"no such configuration{_hint(name_or_path, available())}; give a path or one of: " + ", ".join(available())],
     )
 
 
