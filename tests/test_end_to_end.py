@@ -143,7 +143,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(tmp_path: Path) -> Non
         "shards/*000002.tar",
     ):
         command = Command.start(tmp_path / "killed", *words)
-        command.until(lambda moment=moment: bool(list(root.glob(moment))))
+        command.until(lambda moment=moment: bool(list(root.glob(moment))))  # type: ignore[misc]
         command.end(signal.SIGKILL)
     run(tmp_path / "killed", *words)
     assert contents(tmp_path / "killed") == expected

@@ -35,6 +35,6 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.slow
 def test_the_script_trains_a_model(prepared_run: Path) -> None:
-    command = [sys.executable, EXAMPLES / "train_with_shards.py", "runs/pocket/shards", "--steps", "3"]
+    command = [sys.executable, str(EXAMPLES / "train_with_shards.py"), "runs/pocket/shards", "--steps", "3"]
     result = subprocess.run(command, cwd=prepared_run, capture_output=True, text=True, check=True)
     assert result.stdout.endswith("of 80 test images are recognised\n")

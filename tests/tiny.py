@@ -152,14 +152,15 @@ def scheduler(family: str) -> Any:
     if family == "v_prediction":
         changes = {"prediction_type": family, "rescale_betas_zero_snr": True, "set_alpha_to_one": True}
         return DDIMScheduler.from_config(origin.config, timestep_spacing="trailing", **changes)
-    kind, changes = {
+    options: Any
+    kind, options = {
         "turbo": (EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
         "xl": (EulerDiscreteScheduler, {}),
         "xl_turbo": (EulerAncestralDiscreteScheduler, {"timestep_spacing": "trailing"}),
         "lcm": (LCMScheduler, {"original_inference_steps": 50}),
         "pixart": (DPMSolverMultistepScheduler, {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}),
     }[family]
-    return kind.from_config(origin.config, **changes)
+    return kind.from_config(origin.config, **options)
 
 
 def build(family: str, length: int = LENGTH) -> DiffusionPipeline:

@@ -203,7 +203,7 @@ def test_a_few_shot_guide_sees_the_images_of_its_draw_alone(made: ShardRun) -> N
     opened.clear()
     batches: list[torch.Tensor] = []
     keep = bench._mixture
-    bench._mixture = lambda planned, split: _recording(keep(planned, split), batches)  # type: ignore[method-assign]
+    bench._mixture = lambda planned, split: _recording(keep(planned, split), batches)  # type: ignore[method-assign, assignment]
     guide = bench.guide(2, 5, 7)
     assert guide(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
     assert not any(weight.requires_grad for weight in guide.parameters())

@@ -1,7 +1,7 @@
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -11,13 +11,13 @@ from pydantic import BaseModel
 
 from dct_augment import config
 from dct_augment.config import Config, differences, fingerprint, seed_from, upgrade_token_identity
-from dct_augment.config.identity import DECIDES, PRESENTATION, RECORDED_WITH_EACH_RESULT, SPEED_ONLY
+from dct_augment.config.identity import DECIDES, PRESENTATION, RECORDED_WITH_EACH_RESULT, SPEED_ONLY, Part
 from dct_augment.config.renames import RENAMED
 from dct_augment.errors import ConfigError
 from tests.conftest import CONFIGS
 
 MINIMAL: dict[str, Any] = {"name": "mini", "dataset": {"name": "pocket"}, "guide": {"name": "pocket/birds-guide"}}
-STAGES = ("tokens", "generation", "arms", "benchmark", "metrics")
+STAGES: tuple[Part, ...] = get_args(Part)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),

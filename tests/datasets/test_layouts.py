@@ -22,7 +22,7 @@ def test_shipped_configs_read_their_data_sets_in_the_published_layouts(
     }
     for name, tree in trees.items():
         settings = config.load(str(CONFIGS / f"{name}.yaml"))
-        path = Path(settings.dataset.path)  # type: ignore[union-attr]
+        path = Path(settings.dataset.path)
         root = path.parent if name == "cub" else path
         root.mkdir(parents=True, exist_ok=True)
         tree(root)

@@ -34,7 +34,7 @@ def test_our_own_shards_are_a_data_set(made: ShardRun) -> None:
 
 
 def test_shards_of_others_need_names_for_their_classes(tmp_path: Path) -> None:
-    rows = [(f"s{n}", n % 2, None) for n in range(10)]
+    rows: list[tuple[str, int, str | None]] = [(f"s{n}", n % 2, None) for n in range(10)]
     write_shard(tmp_path / "birds-train-000000.tar", rows)
     write_shard(tmp_path / "birds-val-000000.tar", rows[:4])
     assert_refused("no name for label 0 and 1 more; put them into .*classes.txt", "webdataset", tmp_path)

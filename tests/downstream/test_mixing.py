@@ -1,5 +1,6 @@
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_images_to_compare_with_are_read_from_their_own_folder(made: ShardRun) -
 
 
 def test_images_can_be_iterated(synthetic: SyntheticImages) -> None:
-    assert [label for _, label in synthetic] == list(synthetic.labels)  # type: ignore[attr-defined]
+    assert [label for _, label in synthetic] == list(synthetic.labels)
 
 
 def test_a_missing_folder_says_how_to_make_it(tmp_path: Path) -> None:
@@ -107,17 +108,14 @@ def test_real_images_are_replaced_with_the_given_probability(
 
 
 def test_replacement_keeps_the_labels_of_real_training(synthetic: SyntheticImages) -> None:
-    labels = [
-        [label for _, label in Mixture(REAL, synthetic, probability=p, length=300)]  # type: ignore[attr-defined]
-        for p in (0.0, 0.4, 1.0)
-    ]
+    labels = [[label for _, label in Mixture(REAL, synthetic, probability=p, length=300)] for p in (0.0, 0.4, 1.0)]
     assert labels[0] == labels[1] == labels[2]
     assert min(Counter(labels[0]).values()) > 65
 
 
 def test_a_synthetic_image_stands_for_its_own_class(synthetic: SyntheticImages) -> None:
     mixture = Mixture(REAL, synthetic, probability=1.0, length=60)
-    assert all(int(image.float().mean((0, 1)).argmax()) == label for image, label in mixture)  # type: ignore[attr-defined]
+    assert all(int(image.float().mean((0, 1)).argmax()) == label for image, label in mixture)
 
 
 def test_all_synthetic_images_of_a_class_are_used(synthetic: SyntheticImages) -> None:
@@ -136,7 +134,7 @@ def test_another_seed_draws_other_images(synthetic: SyntheticImages) -> None:
 
 
 def test_workers_do_not_change_the_draws(synthetic: SyntheticImages) -> None:
-    mixture = Mixture(REAL, synthetic, length=24, seed=1)
+    mixture: Any = Mixture(REAL, synthetic, length=24, seed=1)
     alone, shared = (list(DataLoader(mixture, batch_size=5, num_workers=workers)) for workers in (0, 2))
     for (images, labels), (others, other_labels) in zip(alone, shared, strict=True):
         assert torch.equal(images, others)
@@ -147,12 +145,12 @@ def test_a_class_without_synthetic_images_stays_real(shard_run: ShardRun) -> Non
     shard_run.draw(classes=CLASSES[:2])
     synthetic = SyntheticImages(shard_run.root / "shards", transform=as_tensor)
     mixture = Mixture(REAL, synthetic, probability=1.0, length=60)
-    assert all(is_synthetic(draw) == (draw[1] < 2) for draw in mixture)  # type: ignore[attr-defined]
+    assert all(is_synthetic(draw) == (draw[1] < 2) for draw in mixture)
 
 
 def test_replacement_can_be_limited_to_some_classes(synthetic: SyntheticImages) -> None:
     mixture = Mixture(REAL, synthetic, probability=1.0, length=60, classes={1})
-    assert all(is_synthetic(draw) == (draw[1] == 1) for draw in mixture)  # type: ignore[attr-defined]
+    assert all(is_synthetic(draw) == (draw[1] == 1) for draw in mixture)
 
 
 def test_without_synthetic_images_all_is_real() -> None:

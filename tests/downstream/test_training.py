@@ -96,7 +96,7 @@ def test_validation_chooses_the_best_look_and_changes_no_step() -> None:
         looks.append((seen, {name: value.clone() for name, value in model.state_dict().items()}))
         return seen
 
-    training.accuracy = watched
+    training.accuracy = watched  # type: ignore[assignment]
     try:
         fitted = fit(chosen, validation=True)
     finally:
@@ -141,9 +141,9 @@ def test_an_unknown_model_is_one_message(name: str) -> None:
 
 
 def test_pretrained_weights_come_from_a_folder(tmp_path: Path) -> None:
-    source = training.create(settings(), 5)
+    source: Any = training.create(settings(), 5)
     save_for_hf(source, str(tmp_path / "mine"), safe_serialization=True)
-    known = training.create(settings(model=f"local-dir:{tmp_path / 'mine'}", pretrained=True), 3)
+    known: Any = training.create(settings(model=f"local-dir:{tmp_path / 'mine'}", pretrained=True), 3)
     assert torch.equal(known.conv_stem.weight, source.conv_stem.weight)
     assert known.get_classifier().out_features == 3
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
@@ -208,7 +208,7 @@ class TestTransient:
 
         for status, passes in ((429, True), (503, True), (404, False), (401, False)):
             answer = httpx.Response(status, request=httpx.Request("GET", "http://hub"))
-            assert transient.transient(HfHubHTTPError("x", response=answer)) is passes
+            assert transient.transient(HfHubHTTPError("x", response=cast(Any, answer))) is passes
         assert transient.transient(httpx.ConnectError("x"))
         assert not transient.transient(OfflineModeIsEnabled("x"))
 
@@ -230,7 +230,7 @@ class TestRunners:
                 raise ValueError("three")
 
         with ThreadPoolExecutor(7) as pool:
-            outcomes = dict(runners._keep_submitted(units, lambda unit: pool.submit(work, unit.number), lambda: 2))  # type: ignore[arg-type]
+            outcomes = dict(runners._keep_submitted(units, lambda unit: pool.submit(work, unit.number), lambda: 2))  # type: ignore[arg-type, return-value]
         assert set(outcomes) == set(units)
         assert most == 2
         assert [unit.number for unit, error in outcomes.items() if error] == [3]
@@ -241,14 +241,14 @@ class TestRunners:
             wrong = pytest.raises(InputError, match=r"cannot reach the Prefect server .*--host 0\.0\.0\.0")
             here = temporary_settings({PREFECT_API_URL: "http://127.0.0.1:4200/api"})
             with here, runners.make(config) as runner, wrong:
-                runner._start()  # type: ignore[attr-defined]
+                runner._start()
 
     def test_a_cluster_that_does_not_answer_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         config = configuration.load("digits", ["runner.kind=dask", "runner.address=127.0.0.1:9"])
         monkeypatch.setattr(runners, "_reachable", lambda address: None)
         monkeypatch.setattr(runners, "_ANSWER_WITHIN", 1)
         with runners.make(config) as runner, pytest.raises(InputError, match=r"no Dask scheduler answers.*dask sched"):
-            runner._start()  # type: ignore[attr-defined]
+            runner._start()
 
     def test_a_package_that_is_missing_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tests.conftest import CLASSES, ShardRun, drawn, make_run, speckled
 KEYS = ("crane-000000", "ca-bird-000000", "gull-000000", "crane-000001", "ca-bird-000001", "gull-000001")
 
 
-def write(run: ShardRun, *changes: dict, image_format: str = "png") -> None:
+def write(run: ShardRun, *changes: dict[str, Any], image_format: str = "png") -> None:
     """Draw two images of each class in three shards; each is recognised with 0.9, but for the changes of its number."""
     layout = plan.extend((), CLASSES, 2, 2)
     run.folder.record(layout)
@@ -27,7 +28,12 @@ def write(run: ShardRun, *changes: dict, image_format: str = "png") -> None:
     for spec in layout:
         samples = []
         for row, change in zip(run.rows(spec), numbered, strict=False):
-            good = {"image": drawn(row), "guide_label": row.class_name, "guide_right": True, "guide_confidence": 0.9}
+            good: dict[str, Any] = {
+                "image": drawn(row),
+                "guide_label": row.class_name,
+                "guide_right": True,
+                "guide_confidence": 0.9,
+            }
             samples.append(GeneratedImage(row, **(good | change)))
         run.folder.write(spec, samples, run.identity, image_format)
 

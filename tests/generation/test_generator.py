@@ -1,5 +1,7 @@
 """Plan rows to images: the same bytes again, whatever the restart; verdicts and failures land on the right row."""
 
+from typing import Any
+
 import pytest
 import torch
 from torchvision.transforms.functional import pil_to_tensor
@@ -158,7 +160,9 @@ def test_a_judge_that_does_not_know_a_class_is_refused_before_generating():
 
 
 def test_little_memory_gives_the_same_images_in_smaller_batches():
-    backend, planned, asked, told = tiny.backend(), rows(), [], []
+    backend, planned = tiny.backend(), rows()
+    asked: list[Any] = []
+    told: list[Any] = []
     whole = pixels(generate(generator(), planned, 100))
 
     def refuse(module, args):

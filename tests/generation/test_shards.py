@@ -73,7 +73,7 @@ def test_plain_tar_members_agree_with_the_rows(shard_run: ShardRun, image_format
         with tarfile.open(shard_run.folder.tar(spec)) as archive:
             for member in archive:
                 key, ending = member.name.split(".")
-                found.setdefault(key, {})[ending] = archive.extractfile(member).read()  # type: ignore[union-attr]
+                found.setdefault(key, {})[ending] = archive.extractfile(member).read()
     assert sorted(found) == sorted(rows.index)
     for key, members in found.items():
         facts, row = json.loads(members["json"]), rows.loc[key]
@@ -395,7 +395,8 @@ def test_a_folder_object_needs_no_folder(tmp_path: Path) -> None:
 def old_run(made: ShardRun) -> ShardRun:
     """A run folder as version 0.1.0 left it: both kinds in `shards/`, keys not unique, a column called source."""
     specs = {"train": made.folder.layout(), "plain": made.comparison.layout()}
-    plans, infos = {}, {}
+    plans: dict[str, Any] = {}
+    infos: dict[str, Any] = {}
     for split, layout in specs.items():
         kind = ImageKind.CLASS_TOKEN if split == "train" else ImageKind.PLAIN_PROMPT
         folder = ShardFolder(made.root / "shards", made.name, split)

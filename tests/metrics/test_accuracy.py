@@ -71,7 +71,7 @@ def test_confusion_counts_images_by_the_label_of_the_judge(tmp_path: Path) -> No
 
 def test_confusion_without_a_judge_counts_the_labels_of_the_guide(tmp_path: Path) -> None:
     shards = shard_folders(tmp_path, "try")
-    wrong = {"guide_label": "bat", "guide_right": False, "guide_confidence": 0.5}
+    wrong: dict[str, Any] = {"guide_label": "bat", "guide_right": False, "guide_confidence": 0.5}
     fill(shards, ImageKind.PLAIN_PROMPT, lambda row: GeneratedImage(row, Image.new("RGB", (8, 8)), **wrong))
     summary, text = summarize(tmp_path, shards)
     assert summary["confusion"]["by"] == "guide"

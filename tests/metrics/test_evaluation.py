@@ -83,8 +83,8 @@ def test_intervals_tell_a_shifted_distribution_from_the_same():
     ],
 )
 def test_few_images_are_warned_of_until_there_are_enough_of_both_kinds(count, expected):
-    for sizes in ((count, 1000), (1000, count)):
-        metrics = evaluated(*pair(*sizes, 3), resamples=2)
+    for real, synthetic in ((count, 1000), (1000, count)):
+        metrics = evaluated(*pair(real, synthetic, 3), resamples=2)
         warned = {name: metric.warning for name, metric in metrics.items() if metric.warning}
         assert set(warned) == expected
         assert all(f"{count} images are few" in text for text in warned.values())
@@ -117,7 +117,8 @@ def test_few_images_leave_out_the_metrics_that_need_more(swap):
 @pytest.mark.parametrize("value", [0.0, 3.3, -1e4])
 @pytest.mark.parametrize("counts", [(30, 30), (2, 30), (30, 2)])
 def test_metrics_of_equal_features_are_finite(value, counts):
-    metrics = evaluated(*(torch.full((count, 5), value) for count in counts))
+    real, synthetic = (torch.full((count, 5), value) for count in counts)
+    metrics = evaluated(real, synthetic)
     for metric in metrics.values():
         estimate = metric.estimate
         assert all(math.isfinite(number) for number in (estimate.mean, estimate.low, estimate.high))
