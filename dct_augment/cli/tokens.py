@@ -120,7 +120,7 @@ def import_token(
             class_name = name or token.metadata.get("slug")
             if class_name is None:
                 raise InputError(f"{file} does not say for which class {token.word!r} is; name it with --class")
-            chosen = datasets.select(run.whole, [class_name])
+            chosen = datasets.select(run.dataset, [class_name])
             if len(chosen) > 1:
                 raise InputError(
                     f"--class {class_name!r} names {len(chosen)} classes; use a slug: "

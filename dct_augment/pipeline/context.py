@@ -26,9 +26,9 @@ class RunContext:
 
     def __init__(self, config: Config, progress: ProgressCallback = ignore_progress) -> None:
         self.config, self.progress = config, progress
-        self.whole = datasets.load(config.dataset)
-        self.classes = datasets.select(self.whole, config.dataset.classes)
-        self.tokens = TokenFolder(config.root / "tokens", self.whole.name)
+        self.dataset = datasets.load(config.dataset)
+        self.classes = datasets.select(self.dataset, config.dataset.classes)
+        self.tokens = TokenFolder(config.root / "tokens", self.dataset.name)
         self.shards = shard_folders(config.root, config.name)
 
     @cached_property
@@ -63,7 +63,7 @@ class RunContext:
     def use_guide(self, folder: Path) -> None:
         """Take the classifier in a folder as guide, however weak: it was trained on a few images of these classes."""
         members = (ClassifierConfig(name=f"local-dir:{folder}", match="index"),)
-        vars(self)["guide"] = classifiers.load(members, self.whole.classes, device=self.device)
+        vars(self)["guide"] = classifiers.load(members, self.dataset.classes, device=self.device)
 
     @property
     def arm_folders(self) -> dict[str, Path]:
@@ -81,7 +81,7 @@ class RunContext:
 
     def reuse_models(self, other: "RunContext") -> None:
         """Take over what another run of this process has loaded from the same settings."""
-        if (other.config.device, other.whole.classes) != (self.config.device, self.whole.classes):
+        if (other.config.device, other.dataset.classes) != (self.config.device, self.dataset.classes):
             return
         for name, section in (("backend", "model"), ("guide", "guide"), ("judge", "judge")):
             if name in vars(other) and getattr(other.config, section) == getattr(self.config, section):
@@ -89,14 +89,14 @@ class RunContext:
 
     def _classifier(self, members: tuple[ClassifierConfig, ...], role: str) -> Classifier:
         """Load a guide or judge, and check it on real images, once per run folder and setting."""
-        loaded = classifiers.load(members, self.whole.classes, device=self.device)
+        loaded = classifiers.load(members, self.dataset.classes, device=self.device)
         path = self.config.root / "checks" / f"{role}.json"
-        names = [info.name for info in self.whole.classes]
+        names = [info.name for info in self.dataset.classes]
         fingerprint = configuration.fingerprint([member.model_dump(mode="json") for member in members], names)
         if _read_json(path).get("fingerprint") != fingerprint:
             name = f"{role} {' + '.join(member.name for member in members)!r}"
-            examples = itertools.chain(self.whole.examples("val"), self.whole.examples("train"))
-            accuracy = classifiers.check_on_real_images(loaded, self.whole.classes, examples, name)
+            examples = itertools.chain(self.dataset.examples("val"), self.dataset.examples("train"))
+            accuracy = classifiers.check_on_real_images(loaded, self.dataset.classes, examples, name)
             if accuracy is not None:
                 self.progress(Progress(role, 0, 0, f"{name} recognises {accuracy:.0%} of some real images"))
             files.write_text(path, json.dumps({"fingerprint": fingerprint, "accuracy": accuracy}, indent=1) + "\n")
@@ -113,19 +113,19 @@ class RunContext:
     def real_images(self) -> Dataset:
         """The chosen classes, without the val and test pictures that cannot be read."""
         without = self._unreadable()
-        if len(self.classes) == len(self.whole.classes) and not any(without.values()):
-            return self.whole
-        return datasets.DatasetSubset(self.whole.name, self.classes, self.whole, without)
+        if len(self.classes) == len(self.dataset.classes) and not any(without.values()):
+            return self.dataset
+        return datasets.DatasetSubset(self.dataset.name, self.classes, self.dataset, without)
 
     def _unreadable(self) -> dict[str, list[str]]:
         """Keys of the val and test pictures that cannot be opened; checked once, and told as a remark."""
         if self.config.dataset.name in ("pocket", "digits"):
             return {}
         path = self.config.root / "benchmark" / "unreadable.json"
-        sizes = {split: len(self.whole.examples(split)) for split in ("val", "test")}
+        sizes = {split: len(self.dataset.examples(split)) for split in ("val", "test")}
         recorded = _read_json(path)
         if recorded.get("sizes") != sizes:
-            keys = {split: datasets.unreadable(self.whole.examples(split)) for split in sizes}
+            keys = {split: datasets.unreadable(self.dataset.examples(split)) for split in sizes}
             recorded = {"sizes": sizes, "keys": keys}
             files.write_text(path, json.dumps(recorded, indent=1) + "\n")
         for split, keys in recorded["keys"].items():

@@ -118,7 +118,7 @@ class Run(RunContext):
     def _classes_to_train(self) -> list[ClassInfo]:
         """The chosen classes, and others that are part of a shard which was planned before and is not written yet."""
         unfinished = {slug for spec in self.unfinished(ImageKind.CLASS_TOKEN) for slug in spec.ranges}
-        return [info for info in self.whole.classes if info in self.classes or info.slug in unfinished]
+        return [info for info in self.dataset.classes if info in self.classes or info.slug in unfinished]
 
     def _has_tokens(self) -> bool:
         return any(self.tokens.file(info).is_file() for info in self.classes)

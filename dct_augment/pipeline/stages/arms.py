@@ -85,7 +85,7 @@ class ArmStage(Stage):
 
     def _guide(self, root: Path, draw: ArmDraw) -> Path:
         """The folder of the classifier that has seen the images of one draw alone; trained if it is not there."""
-        folder, dataset, classes = root / "guide", self._context.real_images(), self._context.whole.classes
+        folder, dataset, classes = root / "guide", self._context.real_images(), self._context.dataset.classes
         if not folder.is_dir():
             runner = TrialRunner(dataset, {}, self._config.benchmark, self._config.downstream, self._context.device)
             labels = [info.name for info in sorted(classes, key=lambda info: info.index)]

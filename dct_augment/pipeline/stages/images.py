@@ -56,7 +56,7 @@ class ImageStage(Stage):
         """Generate one shard."""
         context, settings = self._context, self._config.generation
         spec = self._shards.layout()[unit.number]
-        identity, tokens, classes = self._identity(spec), self._tokens(spec), context.whole.classes
+        identity, tokens, classes = self._identity(spec), self._tokens(spec), context.dataset.classes
         rows = plan.rows(spec, self._kind, classes, self._config.prompts, tokens, settings.seed)
         vectors = {info.slug: context.tokens.vector(info) for info in classes if info.slug in tokens}
         images = []
@@ -74,7 +74,7 @@ class ImageStage(Stage):
         return self._config.identity("generation") | {
             "kind": str(self._kind),
             "tokens": {slug: token.sha256 for slug, token in self._tokens(spec).items()},
-            "names": {info.slug: info.name for info in self._context.whole.classes if info.slug in spec.ranges},
+            "names": {info.slug: info.name for info in self._context.dataset.classes if info.slug in spec.ranges},
         }
 
     def _tokens(self, spec: ShardSpec) -> dict[str, ClassToken]:
@@ -83,7 +83,7 @@ class ImageStage(Stage):
             return {}
         folder, any_verdict = self._context.tokens, self._config.generation.allow_uncertified
         tokens: dict[str, ClassToken] = {}
-        for info in self._context.whole.classes:
+        for info in self._context.dataset.classes:
             if info.slug in spec.ranges and folder.is_usable(info, any_verdict=any_verdict):
                 tokens[info.slug] = folder.token(info)
         return tokens
@@ -93,7 +93,7 @@ class ImageStage(Stage):
         context = self._context
         return Generator(
             context.sampler,
-            classes=context.whole.classes,
+            classes=context.dataset.classes,
             guide=context.guide,
             judge=context.judge,
             on_progress=context.progress,

@@ -159,7 +159,7 @@ class MetricStage(Stage):
         return measured
 
     def _targets(self, classifier: Classifier, labels: list[int]) -> list[int]:
-        classes = self._context.whole.classes
+        classes = self._context.dataset.classes
         targets = dict(zip((info.index for info in classes), classifier.targets(classes), strict=True))
         return [targets[label] for label in labels]
 

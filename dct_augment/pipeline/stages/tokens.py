@@ -69,7 +69,7 @@ class TokenStage(Stage):
     def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
         """Train the classes of one group that are missing, from where a killed process was."""
         context, identity = self._context, self._identity
-        known = {info.slug: info for info in context.whole.classes}
+        known = {info.slug: info for info in context.dataset.classes}
         finished = {slug for slug, info in known.items() if context.tokens.metadata(info, identity)}
         finished |= {slug for slug, info in known.items() if context.tokens.failure(info, identity)}
         missing = [slug for slug in unit.classes if slug not in finished]
@@ -86,7 +86,7 @@ class TokenStage(Stage):
         """Write `tokens/index.parquet`: a row per class with a token or a failure."""
         tokens, identity = self._context.tokens, self._identity
         rows = [
-            tokens.metadata(info, identity) or tokens.failure(info, identity) for info in self._context.whole.classes
+            tokens.metadata(info, identity) or tokens.failure(info, identity) for info in self._context.dataset.classes
         ]
         tokens.publish([metadata for metadata in rows if metadata])
 
