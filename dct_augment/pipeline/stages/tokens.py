@@ -54,10 +54,14 @@ class TokenStage(Stage):
             tokens.record(groups)
         units = []
         for number, group in enumerate(groups):
-            if todo := tuple(slug for slug in group if slug in missing):
-                units.append(WorkUnit(self.name, number, ", ".join(todo), len(todo) * self._updates, todo))
+            if missing_slugs := tuple(slug for slug in group if slug in missing):
+                units.append(
+                    WorkUnit(
+                        self.name, number, ", ".join(missing_slugs), len(missing_slugs) * self._updates, missing_slugs
+                    )
+                )
             else:
-                self._memo(number).clear()  # of a process that was killed when all had been done
+                self._checkpoint(number).clear()  # of a process that was killed when all had been done
         return tuple(units)
 
     @property
@@ -69,18 +73,18 @@ class TokenStage(Stage):
     def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
         """Train the classes of one group that are missing, from where a killed process was."""
         context, identity = self._context, self._identity
-        known = {info.slug: info for info in context.dataset.classes}
-        finished = {slug for slug, info in known.items() if context.tokens.metadata(info, identity)}
-        finished |= {slug for slug, info in known.items() if context.tokens.failure(info, identity)}
+        class_of = {info.slug: info for info in context.dataset.classes}
+        finished = {slug for slug, info in class_of.items() if context.tokens.metadata(info, identity)}
+        finished |= {slug for slug, info in class_of.items() if context.tokens.failure(info, identity)}
         missing = [slug for slug in unit.classes if slug not in finished]
-        memo = self._memo(unit.number)
+        checkpoint = self._checkpoint(unit.number)
         if missing:
-            state = memo.read(missing, finished)
-            order = [known[slug] for slug in (state["classes"] if state else missing)]
-            for trained in self._trainer(order).train(order, on_progress, resume=state, checkpoint=memo.write):
+            state = checkpoint.read(missing, finished)
+            order = [class_of[slug] for slug in (state["classes"] if state else missing)]
+            for trained in self._trainer(order).train(order, on_progress, resume=state, checkpoint=checkpoint.write):
                 if trained.info.slug not in finished:  # a class finished just before a kill is trained to its end again
                     context.tokens.save(trained, identity, context.base_model)
-        memo.clear()
+        checkpoint.clear()
 
     def publish(self) -> None:
         """Write `tokens/index.parquet`: a row per class with a token or a failure."""
@@ -90,7 +94,7 @@ class TokenStage(Stage):
         ]
         tokens.publish([metadata for metadata in rows if metadata])
 
-    def _memo(self, group: int) -> TrainingCheckpoint:
+    def _checkpoint(self, group: int) -> TrainingCheckpoint:
         return TrainingCheckpoint(
             self._context.tokens.path,
             group,
@@ -111,18 +115,22 @@ class TokenStage(Stage):
         return TextualInversionTrainer(
             context.sampler,
             context.guide,
-            images=self._pictures(classes),
+            images=self._few_shot_images(classes),
             judge=context.judge,
             inversion_config=config.textual_inversion,
             tokens_config=config.tokens,
             prompts_config=config.prompts,
         )
 
-    def _pictures(self, classes: Sequence[ClassInfo]) -> dict[str, list[Image.Image]]:
+    def _few_shot_images(self, classes: Sequence[ClassInfo]) -> dict[str, list[Image.Image]]:
         """The few-shot images of each class, by slug."""
-        wanted = self._config.textual_inversion
-        split = datasets.few_shot(self._context.real_images(), wanted.shots, wanted.few_shot_seed, wanted.imbalance)
-        return {info.slug: [one.open() for one in split.train if one.label == info.index] for info in classes}
+        settings = self._config.textual_inversion
+        split = datasets.few_shot(
+            self._context.real_images(), settings.shots, settings.few_shot_seed, settings.imbalance
+        )
+        return {
+            info.slug: [example.open() for example in split.train if example.label == info.index] for info in classes
+        }
 
     def _starts(self, classes: Iterable[ClassInfo]) -> dict[str, torch.Tensor]:
         """Where training begins: the vectors of `tokens.init_from`, a token file for all or a folder with one each."""
