@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -258,8 +259,8 @@ class ClassTokenState:
             "generator": self.generator.get_state(),
             "vector": self.vector.detach().clone(),
             "best_vector": self.best_vector,
-            "downhill": self.attempt.downhill,
-            "optimizer": self._optimizer.state_dict(),
+            "downhill": self.attempt.downhill.clone(),
+            "optimizer": deepcopy(self._optimizer.state_dict()),  # it goes on with its tensors in place
             "history": [astuple(step) for step in self.history],
             "validations": [astuple(validation) for validation in self.validations],
             "best": astuple(self.best) if self.best else None,
@@ -280,7 +281,7 @@ class ClassTokenState:
         self.generator.set_state(state["generator"])
         self.best_vector = state["best_vector"]
         self._vector.set(state["vector"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(deepcopy(state["optimizer"]))
         self.history = [Step(*values) for values in state["history"]]
         self.validations = [Validation(*values) for values in state["validations"]]
         self.best = Validation(*state["best"]) if state["best"] else None
@@ -290,7 +291,7 @@ class ClassTokenState:
         self.times_used = counters["times_used"]
         self.attempt = Attempt(
             counters["attempt"],
-            state["downhill"],
+            state["downhill"].clone(),
             updates=counters["_tries"],
             best_probability=counters["_attempt_best"],
             validations_without_progress=counters["_stale"],
