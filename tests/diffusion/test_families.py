@@ -21,7 +21,7 @@ STEPS, SCALE = 5, 4.0
 
 
 def from_pipeline(pipe, prompt, seeds, *, negative="", steps=STEPS, scale=SCALE, scheduler=None):
-    """Images in [-1, 1] as the family's own pipeline draws them, each from the generator of its seed."""
+    """Images in [-1, 1] as the family's own pipeline generates them, each from the generator of its seed."""
     if scheduler is not None:
         if isinstance(pipe, diffusers.LatentConsistencyModelPipeline):  # takes no other scheduler; its twin does
             pipe = diffusers.StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
@@ -43,13 +43,14 @@ def from_pipeline(pipe, prompt, seeds, *, negative="", steps=STEPS, scale=SCALE,
     return images.float() * 2 - 1
 
 
-def ours(backend, prompt, seeds, *, negative="", steps=STEPS, scale=SCALE, scheduler=None, vector=None):
+def from_backend(backend, prompt, seeds, *, negative="", steps=STEPS, scale=SCALE, scheduler=None, vector=None):
+    """Images in [-1, 1] as the package generates them."""
     encoding = backend.encode([prompt], None if vector is None else vector[None])
-    made = Sampler(backend, steps=steps, guidance_scale=scale, scheduler_name=scheduler, negative_prompt=negative)
-    return made.generate(seeds, encoding.expand(len(seeds)))
+    sampler = Sampler(backend, steps=steps, guidance_scale=scale, scheduler_name=scheduler, negative_prompt=negative)
+    return sampler.generate(seeds, encoding.expand(len(seeds)))
 
 
-def sampler(backend) -> Sampler:
+def new_sampler(backend) -> Sampler:
     return Sampler(backend, steps=STEPS, guidance_scale=SCALE)
 
 
@@ -64,14 +65,14 @@ PARITY += [("epsilon", scheduler) for scheduler in MORE] + [("v_prediction", "LC
 
 
 @pytest.mark.parametrize(("family", "scheduler"), PARITY)
-def test_images_equal_the_pipelines(family, scheduler):
+def test_images_equal_those_of_the_diffusers_pipeline(family, scheduler):
     prompt, seeds = "a photo of a red bird", [3, 4]
     if scheduler == "LCMScheduler":  # not among the schedulers that diffusers calls compatible
         with pytest.raises(ModelError, match="does not suit"):
-            ours(tiny.backend(family), prompt, seeds, scheduler=scheduler)
+            from_backend(tiny.backend(family), prompt, seeds, scheduler=scheduler)
         return
     expected = from_pipeline(tiny.pipeline(family), prompt, seeds, scheduler=scheduler)
-    images = ours(tiny.backend(family), prompt, seeds, scheduler=scheduler)
+    images = from_backend(tiny.backend(family), prompt, seeds, scheduler=scheduler)
     assert images.shape == (2, 3, tiny.IMAGE, tiny.IMAGE)
     torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
     assert images.std() > 0.05
@@ -79,20 +80,22 @@ def test_images_equal_the_pipelines(family, scheduler):
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize(("negative", "scale"), [("a green kiwi", SCALE), ("", 1.0)])
-def test_images_with_negative_prompts_and_without_guidance_equal_the_pipelines(family, negative, scale):
+def test_images_with_a_negative_prompt_or_without_guidance_equal_those_of_the_diffusers_pipeline(
+    family, negative, scale
+):
     if family == "lcm" and negative:
         pytest.skip("an LCM pipeline takes no negative prompt")
     expected = from_pipeline(tiny.pipeline(family), "a crane", [5], negative=negative, scale=scale)
-    images = ours(tiny.backend(family), "a crane", [5], negative=negative, scale=scale)
+    images = from_backend(tiny.backend(family), "a crane", [5], negative=negative, scale=scale)
     torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_words_change_the_tiny_images(family):
+def test_the_words_of_a_prompt_change_the_images_of_the_tiny_models(family):
     """Guards the other tests: on a model that ignores its prompt, equality would prove nothing."""
     backend = tiny.backend(family)
-    drawn = [ours(backend, prompt, [1]) for prompt in ("a photo of a crane", "a photo of a red bird")]
-    assert (drawn[0] - drawn[1]).abs().mean() > 2e-3
+    crane, bird = (from_backend(backend, prompt, [1]) for prompt in ("a photo of a crane", "a photo of a red bird"))
+    assert (crane - bird).abs().mean() > 2e-3
 
 
 def load_token(pipe, backend, vector, folder: Path) -> None:
@@ -122,14 +125,14 @@ INVERSIONS += [(family, PROMPTS[0]) for family in tiny.FAMILIES if family not in
 def test_injected_vectors_equal_a_loaded_textual_inversion(tmp_path, family, prompt, count):
     pipe, backend, vector = tiny.pipeline(family), tiny.backend(family), vectors(count, family)
     load_token(pipe, backend, vector, tmp_path)
-    images = ours(backend, prompt, [5], vector=vector)
+    images = from_backend(backend, prompt, [5], vector=vector)
     if family == "pixart":
         prompt = prompt.replace(TOKEN, " ".join([TOKEN, *(f"{TOKEN}_{number}" for number in range(1, count))]))
     torch.testing.assert_close(images, from_pipeline(pipe, prompt, [5]), atol=1e-4, rtol=0)
-    assert (images - ours(backend, "a photo of a crane", [5])).abs().mean() > 1e-3
+    assert (images - from_backend(backend, "a photo of a crane", [5])).abs().mean() > 1e-3
 
 
-def test_every_prompt_of_a_batch_gets_its_own_vectors_at_its_own_place():
+def test_every_prompt_of_a_batch_gets_its_own_vectors_where_its_token_stands():
     backend = tiny.backend()
     prompts = [f"a photo of a {TOKEN} crane", f"{TOKEN} kiwi"]
     both = torch.stack([vectors(2), -vectors(2)])
@@ -151,7 +154,7 @@ def test_the_vocabulary_is_never_touched_and_gradient_reaches_the_vector_alone()
     vector = vectors(1).requires_grad_()
     encoding = backend.encode([f"a {TOKEN} crane"], vector[None])
     trajectory = Trajectory(backend.scheduler(STEPS), backend.latents([1]), encoding)
-    backend.decode(sampler(backend).clean_step([trajectory])).square().sum().backward()
+    backend.decode(new_sampler(backend).clean_step([trajectory])).square().sum().backward()
     assert vector.grad is not None
     assert vector.grad.abs().max() > 0
     assert torch.equal(table.weight, before)
@@ -177,11 +180,11 @@ def test_injection_ends_with_the_call_even_after_an_error():
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_no_gradient_through_the_unconditional_branch(prediction):
+def test_the_unconditional_branch_gets_no_gradient(prediction):
     backend = tiny.backend(prediction)
     empty, conditioning = backend.encode([""]), backend.encode(["a crane"])
-    leaves = [one.hidden.requires_grad_() for one in (empty, conditioning)]
-    guided = sampler(backend)
+    leaves = [encoding.hidden.requires_grad_() for encoding in (empty, conditioning)]
+    guided = new_sampler(backend)
     guided.unconditional = empty
     output = guided.predict(backend.latents([1]), torch.tensor([400]), conditioning)
     (to_empty, to_named) = torch.autograd.grad(output.sum(), leaves, allow_unused=True)
@@ -208,15 +211,15 @@ def test_the_clean_prediction_is_the_schedulers_own(family, scheduler):
     trajectory = Trajectory(backend.scheduler(7, scheduler), backend.latents([1, 2]), backend.encode(["a crane"] * 2))
     for _ in range(7):
         output = torch.randn(2, *tiny.LATENT, generator=generator)
-        found = trajectory.clean(output)
+        clean = trajectory.clean(output)
         own = trajectory.scheduler.step(output, trajectory.timestep, trajectory.latents)
-        torch.testing.assert_close(found, own.pred_original_sample, atol=2e-3, rtol=1e-4)
+        torch.testing.assert_close(clean, own.pred_original_sample, atol=2e-3, rtol=1e-4)
         trajectory.latents, trajectory.index = own.prev_sample, trajectory.index + 1
 
 
 @pytest.mark.parametrize("scheduler", [None, "DPMSolverMultistepScheduler", "HeunDiscreteScheduler", "PNDMScheduler"])
 def test_the_right_output_gives_the_clean_latents_back_under_every_scheduler(scheduler):
-    """Noise a known latent to each step of the schedule: the noise itself as output must recover it."""
+    """Latents are noised to each step of the schedule: with the noise itself as output they must come back."""
     backend, clean = tiny.backend(), torch.randn(2, *tiny.LATENT)
     trajectory = Trajectory(backend.scheduler(4, scheduler), backend.latents([1, 2]), backend.encode(["a crane"] * 2))
     for index in range(trajectory.length):
@@ -232,14 +235,14 @@ def test_samples_at_different_timesteps_share_a_batch():
     backend = tiny.backend()
     latents, timesteps = backend.latents([1, 2]), torch.tensor([900, 20])
     conditioning = backend.encode(["a crane", "a kiwi"])
-    together = sampler(backend).predict(latents, timesteps, conditioning)
+    together = new_sampler(backend).predict(latents, timesteps, conditioning)
     for number in range(2):
         row = slice(number, number + 1)
-        alone = sampler(backend).predict(latents[row], timesteps[row], conditioning[row])
+        alone = new_sampler(backend).predict(latents[row], timesteps[row], conditioning[row])
         torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_the_words_that_set_the_scale_are_whole_words():
+def test_word_norms_are_those_of_whole_words():
     backend = tiny.backend()
     (words,) = backend.word_norms()
     norms = {word: backend.word(word).norm().item() for word in ("photo", "crane", "cardinal", "water", "bird")}
@@ -247,14 +250,14 @@ def test_the_words_that_set_the_scale_are_whole_words():
     assert words.largest_norm >= max(norms.values()) - 1e-6
 
 
-def test_the_scale_of_words_is_the_same_to_the_last_bit_every_time():
+def test_word_norms_are_the_same_to_the_last_bit_at_every_call():
     """The tokenizer's vocabulary comes in another order at every call; a sum must not."""
     assert len({tiny.backend().word_norms() for _ in range(20)}) == 1
     first = tiny.backend().words()
     assert all(torch.equal(tiny.backend().words(), first) for _ in range(5))
 
 
-def test_dtype_is_that_of_the_whole_model():
+def test_every_part_of_a_model_is_loaded_in_the_dtype_asked_for():
     backend = diffusion.load(str(tiny.pipeline_folder()), dtype="bfloat16")
     assert {model.dtype for model in (backend.denoiser, backend.vae, backend.encoders[0].model)} == {torch.bfloat16}
     images = Sampler(backend, steps=2, guidance_scale=SCALE).generate([1], backend.encode(["a crane"]))
@@ -266,32 +269,32 @@ class TestErrors:
     """Each message names the value and what to do."""
 
     @pytest.mark.parametrize("path", ["/no/such/folder", "./nothing", "nothing", "~/no-such-dct-folder"])
-    def test_missing_folder(self, path):
+    def test_a_missing_folder_is_named(self, path):
         with pytest.raises(ModelError, match=r"no model_index\.json") as caught:
             diffusion.load(path)
         assert repr(path) in str(caught.value)
 
-    def test_folder_of_another_kind(self, tmp_path):
+    def test_a_folder_without_the_parts_of_a_pipeline_cannot_be_loaded(self, tmp_path):
         (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
         with pytest.raises(ModelError, match="cannot be loaded"):
             diffusion.load(str(tmp_path))
 
-    def test_broken_index(self, tmp_path):
+    def test_a_model_index_that_is_not_json_cannot_be_loaded(self, tmp_path):
         (tmp_path / "model_index.json").write_text("not json")
         with pytest.raises(ModelError, match="cannot be loaded"):
             diffusion.load(str(tmp_path))
 
-    def test_split_init_word(self):
+    def test_an_init_word_of_several_pieces_is_refused(self):
         assert tiny.backend().word("crane").shape == (tiny.WIDTH,)
         with pytest.raises(ModelError, match=r"'zebrafish' is \d+ pieces"):
             tiny.backend().word("zebrafish")
 
     @pytest.mark.parametrize("prompt", ["a photo of a crane", f"{TOKEN} and {TOKEN}", "a <class> crane", ""])
-    def test_not_exactly_one_token(self, prompt):
+    def test_a_prompt_without_exactly_one_class_token_is_refused(self, prompt):
         with pytest.raises(ModelError, match="exactly one class token"):
             tiny.backend().encode([prompt], vectors(1)[None])
 
-    def test_token_beyond_the_end_of_the_prompt(self):
+    def test_a_token_beyond_the_end_of_the_prompt_is_refused(self):
         words = "a " * (tiny.LENGTH - 3)  # start, 21 words, one vector, end: just fits
         tiny.backend().encode([f"{words}{TOKEN} crane"], vectors(1)[None])
         with pytest.raises(ModelError, match="leaves no room"):
@@ -300,16 +303,16 @@ class TestErrors:
             tiny.backend().encode([f"{words}a {TOKEN}"], vectors(1)[None])
 
     @pytest.mark.parametrize("shape", [(3, 1, tiny.WIDTH), (1, 1, 2 * tiny.WIDTH), (1, 1, tiny.WIDTH // 2)])
-    def test_vectors_of_another_model_or_batch(self, shape):
+    def test_vectors_of_another_width_or_batch_are_refused(self, shape):
         with pytest.raises(ModelError, match=f"must be \\(1, n, {tiny.WIDTH}\\)"):
             tiny.backend().encode([f"a {TOKEN} crane"], torch.zeros(shape))
 
     @pytest.mark.parametrize("name", ["NoScheduler", "EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler", "torch"])
-    def test_unknown_scheduler(self, name):
+    def test_an_unknown_scheduler_is_refused_and_the_suitable_ones_named(self, name):
         with pytest.raises(ModelError, match=rf"'{name}' does not suit.*DDIMScheduler.*EulerDiscreteScheduler"):
             tiny.backend().scheduler(STEPS, name)
 
-    def test_unknown_family(self, tmp_path):
+    def test_a_model_of_an_unknown_family_is_refused_and_the_families_named(self, tmp_path):
         (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
         with pytest.raises(ModelError, match=r"is a FluxPipeline; supported are: .*StableDiffusionXLPipeline"):
             diffusion.load(str(tmp_path))
@@ -322,7 +325,7 @@ class TestErrors:
         with pytest.raises(ModelError, match="safetensors"):
             diffusion.load(str(folder))
 
-    def test_a_hub_id_without_network_says_so(self, monkeypatch, tmp_path):
+    def test_a_hub_model_that_is_not_cached_cannot_be_loaded_offline(self, monkeypatch, tmp_path):
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(ModelError, match=r"'nobody/no-such-model' cannot be loaded.*HF_HUB_OFFLINE"):
@@ -341,8 +344,8 @@ def test_a_hub_model_is_taken_from_the_cache_with_revision_and_variant(tmp_path,
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("diffusers.pipelines.pipeline_utils.HF_HUB_CACHE", str(tmp_path), raising=False)
     loaded = diffusion.load("tiny/bird-model", revision="v1", variant="fp16")
-    drawn = [ours(backend, "a crane", [1]) for backend in (loaded, tiny.backend())]
-    torch.testing.assert_close(*drawn, atol=0.05, rtol=0)
+    images = [from_backend(backend, "a crane", [1]) for backend in (loaded, tiny.backend())]
+    torch.testing.assert_close(*images, atol=0.05, rtol=0)
     with pytest.raises(ModelError, match="cannot be loaded"):
         diffusion.load("tiny/bird-model", revision="v2", variant="fp16")
 
@@ -352,44 +355,44 @@ class TestMemory:
 
     @pytest.mark.parametrize("family", ["epsilon", "xl", "pixart"])
     @pytest.mark.parametrize("memory", ["low", "balanced"])
-    def test_the_images_and_gradients_are_the_same(self, family, memory):
+    def test_memory_settings_change_no_image_and_no_gradient(self, family, memory):
         backend = diffusion.load(str(tiny.pipeline_folder(family)), memory=memory)
         assert backend.memory == memory
         results = []
         for model in (backend, tiny.backend(family)):
             vector = vectors(1, family).requires_grad_()
-            trajectory = sampler(model).begin([1], model.encode([f"a {TOKEN} crane"], vector[None]))
-            model.decode(sampler(model).clean_step([trajectory])).square().sum().backward()
-            results.append((ours(model, "a red bird", [3, 4]), vector.grad))
+            trajectory = new_sampler(model).begin([1], model.encode([f"a {TOKEN} crane"], vector[None]))
+            model.decode(new_sampler(model).clean_step([trajectory])).square().sum().backward()
+            results.append((from_backend(model, "a red bird", [3, 4]), vector.grad))
         torch.testing.assert_close(*results, atol=1e-4, rtol=1e-3)
 
-    def test_chosen_from_what_is_free(self):
+    def test_the_memory_setting_is_chosen_by_free_memory(self):
         assert [choose(100, free) for free in (10_000, 300, 299, 0)] == ["balanced", "balanced", "low", "low"]
         assert diffusion.load(str(tiny.pipeline_folder("epsilon"))).memory == "balanced"
 
-    def test_where_memory_runs_out_the_batch_is_halved_and_no_item_lost(self):
-        seen, told = [], []
+    def test_a_batch_that_runs_out_of_memory_is_halved_and_no_item_lost(self):
+        batch_sizes, messages = [], []
 
         def work(items):
-            seen.append(len(items))
+            batch_sizes.append(len(items))
             if len(items) > 3:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return sum(items)
 
-        batches = ShrinkingBatches(16, "images", told.append)
+        batches = ShrinkingBatches(16, "images", messages.append)
         assert [result for _, result in batches.run(range(20), work)] == [1, 5, 9, 13, 17, 21, 25, 29, 33, 37]
-        assert seen == [16, 8, 4, *[2] * 10]
-        assert [one.note for one in told][-1] == "out of memory: going on with 2 images at once"
+        assert batch_sizes == [16, 8, 4, *[2] * 10]
+        assert messages[-1].note == "out of memory: going on with 2 images at once"
         assert list(batches.run([7], work)) == [([7], 7)]
 
-    def test_a_single_item_too_large_is_one_message(self):
+    def test_memory_too_little_for_a_single_item_is_one_message(self):
         def work(items):
             return torch.empty(2**50)  # the allocator's own error
 
         with pytest.raises(DctAugmentError, match=r"images taken one by one: set model\.memory=low"):
             list(ShrinkingBatches(4, "images").run([1, 2], work))
 
-    def test_other_errors_pass(self):
+    def test_errors_that_are_not_about_memory_are_raised_as_they_are(self):
         def work(items):
             raise RuntimeError("shapes do not match")
 
@@ -406,30 +409,30 @@ def tiny_decoder(folder: Path, channels: int = 4, blocks: int = 2) -> str:
 
 
 class TestTinyDecoder:
-    """An AutoencoderTiny takes the gradient; images that are kept come from the autoencoder itself."""
+    """An AutoencoderTiny takes the gradient; images without a gradient come from the autoencoder itself."""
 
-    def test_gradients_alone_go_through_it(self, tmp_path):
+    def test_the_tiny_decoder_decodes_for_gradients_alone(self, tmp_path):
         path = tiny_decoder(tmp_path)
         backend = load(str(tiny.pipeline_folder()), tiny_decoder=path)
         latents = backend.latents([1, 2]).requires_grad_()
         expected = diffusers.AutoencoderTiny.from_pretrained(path).decode(latents).sample
-        found = backend.decode(latents, for_gradient=True)
-        torch.testing.assert_close(found, expected)
-        (gradient,) = torch.autograd.grad(found.square().sum(), latents)
+        images = backend.decode(latents, for_gradient=True)
+        torch.testing.assert_close(images, expected)
+        (gradient,) = torch.autograd.grad(images.square().sum(), latents)
         assert gradient.abs().sum() > 0
         torch.testing.assert_close(backend.decode(latents), tiny.backend().decode(latents))
         assert torch.equal(tiny.backend().decode(latents, for_gradient=True), tiny.backend().decode(latents))
 
-    @pytest.mark.parametrize(("channels", "blocks", "said"), [(8, 2, "latents of 8 channels"), (4, 3, "to 4 times")])
-    def test_one_of_another_model_is_refused(self, tmp_path, channels, blocks, said):
-        with pytest.raises(ModelError, match=said):
+    @pytest.mark.parametrize(("channels", "blocks", "message"), [(8, 2, "latents of 8 channels"), (4, 3, "to 4 times")])
+    def test_a_tiny_decoder_of_another_model_is_refused(self, tmp_path, channels, blocks, message):
+        with pytest.raises(ModelError, match=message):
             load(str(tiny.pipeline_folder()), tiny_decoder=tiny_decoder(tmp_path, channels, blocks))
 
-    def test_a_missing_one_is_one_message(self, tmp_path):
+    def test_a_missing_tiny_decoder_is_one_message(self, tmp_path):
         with pytest.raises(ModelError, match=r"model\.tiny_decoder .*nowhere.* cannot be loaded"):
             load(str(tiny.pipeline_folder()), tiny_decoder=str(tmp_path / "nowhere"))
 
-    def test_pocket_has_its_own_which_draws_nearly_the_same(self):
+    def test_the_tiny_decoder_of_pocket_gives_nearly_the_same_images(self):
         backend, exact = load("pocket", tiny_decoder="pocket"), load("pocket")
         latents = bird_latents(exact)
         images = [model.decode(latents, for_gradient=True) for model in (backend, exact)]
@@ -439,44 +442,46 @@ class TestTinyDecoder:
 
 def bird_latents(backend):
     """Latents of a few Pocket birds."""
-    made = Sampler(backend, steps=5, guidance_scale=3.0)
-    trajectory = made.begin(range(4), backend.encode(["a photo of a kiwi"] * 4))
-    made.advance([trajectory])
+    sampler = Sampler(backend, steps=5, guidance_scale=3.0)
+    trajectory = sampler.begin(range(4), backend.encode(["a photo of a kiwi"] * 4))
+    sampler.advance([trajectory])
     return trajectory.latents
 
 
-def test_compile_is_asked_of_the_denoiser_alone():
+def test_compile_is_applied_to_the_denoiser_alone():
     backend = load(str(tiny.pipeline_folder()), compile=True)
     assert backend.denoiser._compiled_call_impl is not None
     assert backend.vae._compiled_call_impl is None
 
 
-class TestTraining:
-    """What the training objective of a model is made of."""
+class TestTrainingObjective:
+    """The latents, noise levels and targets that a model was trained with."""
 
     @pytest.mark.parametrize("changes", [
         {},
         {"scaling_factor": 0.13, "shift_factor": 0.4},
         {"latents_mean": [0.1, -0.2, 0.3, 0.4], "latents_std": [0.5, 1.5, 2.0, 0.8], "shift_factor": -0.2},
     ])  # fmt: skip
-    def test_latents_of_pictures_are_what_decoding_undoes(self, tmp_path, changes):
+    def test_decoding_undoes_the_encoding_of_pictures(self, tmp_path, changes):
         """Their mean decodes to what the autoencoder itself makes of its mean; the deviation is scaled alike."""
         folder = shutil.copytree(tiny.pipeline_folder(), tmp_path / "model")
         path = folder / "vae" / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
         backend, images = load(str(folder)), torch.rand(2, 3, tiny.IMAGE, tiny.IMAGE) * 2 - 1
-        known = backend.vae.encode(images).latent_dist
+        distribution = backend.vae.encode(images).latent_dist
         mean, deviation = backend.encode_images(images)
         assert not mean.requires_grad
-        torch.testing.assert_close(backend.decode(mean), backend.vae.decode(known.mean).sample, atol=1e-4, rtol=0)
-        beyond = backend.vae.decode(known.mean + known.std).sample
+        torch.testing.assert_close(
+            backend.decode(mean), backend.vae.decode(distribution.mean).sample, atol=1e-4, rtol=0
+        )
+        beyond = backend.vae.decode(distribution.mean + distribution.std).sample
         torch.testing.assert_close(backend.decode(mean + deviation), beyond, atol=1e-4, rtol=0)
         std = torch.tensor(changes.get("latents_std", [1.0])).view(1, -1, 1, 1)
-        torch.testing.assert_close(deviation, known.std * changes.get("scaling_factor", 0.5) / std)
+        torch.testing.assert_close(deviation, distribution.std * changes.get("scaling_factor", 0.5) / std)
 
     @pytest.mark.parametrize("family", tiny.FAMILIES)
     @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-    def test_the_right_output_at_training_noise_gives_the_clean_latents_back(self, tmp_path, family, kind):
+    def test_the_right_output_at_every_training_noise_gives_the_clean_latents_back(self, tmp_path, family, kind):
         """The levels are those of the model's own training schedule, whatever its sampler makes of them."""
         folder = shutil.copytree(tiny.pipeline_folder(family), tmp_path / "model")
         path = folder / "scheduler" / "scheduler_config.json"
@@ -485,7 +490,7 @@ class TestTraining:
         assert backend.training_steps == 1000
         settings = backend._scheduler.config
         power = {"linear": 1, "scaled_linear": 2}[settings.beta_schedule]
-        ends = [one ** (1 / power) for one in (settings.beta_start, settings.beta_end)]
+        ends = [beta ** (1 / power) for beta in (settings.beta_start, settings.beta_end)]
         betas = torch.linspace(*ends, 1000, dtype=torch.float64) ** power
         roots = (1 - betas).cumprod(0).sqrt()
         if settings.get("rescale_betas_zero_snr"):  # arXiv 2305.08891, algorithm 1

@@ -33,19 +33,19 @@ def token(count: int = 1, *, pair: bool = False, word: str = "<dct-tiny-crane>",
 @given(counts=st.lists(st.integers(1, 4), min_size=1, max_size=3))
 def test_every_format_gives_back_what_was_written(tmp_path_factory, kind, pair, counts):
     folder = tmp_path_factory.mktemp("out")
-    ours = [token(n, pair=pair, word=f"<dct-x-{index}>", slug=f"s{index}") for index, n in enumerate(counts)]
-    paths = formats.write(ours, folder, kind)
-    assert len(paths) == (1 if kind == "bundle" else len(ours))
-    found = {one.word: one for path in paths for one in formats.read(path)}
-    for one in ours:
-        assert torch.equal(found[one.word].vector, one.vector)
-        assert found[one.word].metadata["slug"] == one.metadata["slug"]
+    tokens = [token(n, pair=pair, word=f"<dct-x-{index}>", slug=f"s{index}") for index, n in enumerate(counts)]
+    paths = formats.write(tokens, folder, kind)
+    assert len(paths) == (1 if kind == "bundle" else len(tokens))
+    by_word = {written.word: written for path in paths for written in formats.read(path)}
+    for original in tokens:
+        assert torch.equal(by_word[original.word].vector, original.vector)
+        assert by_word[original.word].metadata["slug"] == original.metadata["slug"]
     first = [path.read_bytes() for path in paths]
-    assert [path.read_bytes() for path in formats.write(list(found.values()), folder, kind)] == first
+    assert [path.read_bytes() for path in formats.write(list(by_word.values()), folder, kind)] == first
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_diffusers_loads_a_file_of_ours(tmp_path, count):
+def test_diffusers_loads_a_file_in_its_own_format(tmp_path, count):
     (path,) = formats.write([token(count)], tmp_path, "diffusers")
     pipe = tiny.pipeline()
     pipe.load_textual_inversion(path)
@@ -76,16 +76,16 @@ def test_a1111_and_comfyui_take_the_file_name_as_the_word(tmp_path):
     assert {key: tensor.shape for key, tensor in load_file(path).items()} == {"clip_l": (2, 16), "clip_g": (2, 24)}
 
 
-class TestForeign:
-    """Files that were not written by us."""
+class TestForeignFiles:
+    """Files that other tools wrote."""
 
-    def test_without_metadata(self, tmp_path):
+    def test_a_file_without_metadata_is_called_by_its_key_or_its_name(self, tmp_path):
         save_file({"emb_params": torch.ones(2, 16)}, tmp_path / "my-style.safetensors")
         save_file({"<cat-toy>": torch.ones(16)}, tmp_path / "learned.safetensors")
         (a,), (b,) = (formats.read(tmp_path / f"{name}.safetensors") for name in ("my-style", "learned"))
         assert (a.word, a.vector.shape, b.word, b.vector.shape) == ("my-style", (2, 16), "<cat-toy>", (1, 16))
 
-    def test_old_files_are_read_as_tensors_alone(self, tmp_path):
+    def test_pickled_files_are_read_as_tensors_and_run_no_code(self, tmp_path):
         torch.save({"string_to_param": {"*": torch.ones(2, 16)}, "name": "x"}, tmp_path / "old.pt")
         torch.save({"<toy>": torch.ones(16)}, tmp_path / "learned_embeds.bin")
         assert formats.read(tmp_path / "old.pt")[0].word == "old"
@@ -101,7 +101,7 @@ class TestForeign:
         assert not (tmp_path / "owned").exists()
 
     @pytest.mark.parametrize(
-        ("tensors", "said"),
+        ("tensors", "message"),
         [
             ({"a": torch.ones(2, 3, 4)}, "no embedding of shape"),
             ({"a": torch.ones(3, dtype=torch.int64)}, "no embedding of shape"),
@@ -109,9 +109,9 @@ class TestForeign:
             ({"clip_l": torch.ones(2, 16), "clip_g": torch.ones(1, 24)}, "of one length"),
         ],
     )
-    def test_what_is_no_token(self, tmp_path, tensors, said):
+    def test_a_file_that_holds_no_token_is_refused(self, tmp_path, tensors, message):
         save_file(tensors, tmp_path / "x.safetensors")
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             formats.read(tmp_path / "x.safetensors")
         for name, content in (("none.safetensors", None), ("text.safetensors", b"text"), ("text.pt", b"text")):
             if content:
@@ -161,39 +161,39 @@ class TestOlderVersions:
 
 
 class TestImport:
-    """Tokens from elsewhere become tokens of a run, or are refused."""
+    """Foreign tokens become tokens of a run, or are refused."""
 
-    def import_token(self, folder, one, **options):
-        return TokenFolder(folder, "tiny").import_token(one, CRANE, IDENTITY, BASE, **options)
+    def import_token(self, folder, foreign, **options):
+        return TokenFolder(folder, "tiny").import_token(foreign, CRANE, IDENTITY, BASE, **options)
 
-    def test_taken_in(self, tmp_path):
+    def test_an_imported_token_becomes_a_token_of_the_run(self, tmp_path):
         self.import_token(tmp_path, token(2, word="<toy>", guide_accuracy=0.5))
-        kept = TokenFolder(tmp_path, "tiny")
-        assert torch.equal(kept.vector(CRANE), token(2).vector)
-        metadata = kept.metadata(CRANE, IDENTITY)
+        folder = TokenFolder(tmp_path, "tiny")
+        assert torch.equal(folder.vector(CRANE), token(2).vector)
+        metadata = folder.metadata(CRANE, IDENTITY)
         assert metadata is not None
         assert metadata["origin"] == "imported: <toy>"
         assert (metadata["guide_accuracy"], metadata["stop_reason"]) == (0.5, "imported")
-        kept.publish([metadata])
-        assert kept.index()["token"].tolist() == ["<dct-tiny-crane>"]
+        folder.publish([metadata])
+        assert folder.index()["token"].tolist() == ["<dct-tiny-crane>"]
         with pytest.raises(StaleRunError, match="trained for 'crane', but the class is called 'heron' now"):
-            kept.metadata(ClassInfo(0, "heron", "crane"), IDENTITY)
+            folder.metadata(ClassInfo(0, "heron", "crane"), IDENTITY)
 
-    def test_a_known_word_is_refused(self, tmp_path):
+    def test_importing_a_token_that_exists_needs_replace(self, tmp_path):
         self.import_token(tmp_path, token())
         with pytest.raises(InputError, match=r"<dct-tiny-crane> is known already.*--replace"):
             self.import_token(tmp_path, token(3))
         self.import_token(tmp_path, token(3), replace=True)
         assert len(TokenFolder(tmp_path, "tiny").vector(CRANE)) == 3
 
-    def test_another_width_is_refused(self, tmp_path):
+    def test_a_token_of_another_width_is_refused(self, tmp_path):
         with pytest.raises(InputError, match=r"has width 16 \+ 24, but some/model takes 16"):
             self.import_token(tmp_path, token(pair=True), any_model=True)
         assert not list(tmp_path.iterdir())
 
-    def test_another_base_model_is_refused(self, tmp_path):
-        other = token(base_model=json.dumps(BASE | {"path": "another/model", "revision": "v2"}))
+    def test_a_token_of_another_base_model_is_refused_without_any_model(self, tmp_path):
+        foreign = token(base_model=json.dumps(BASE | {"path": "another/model", "revision": "v2"}))
         with pytest.raises(InputError, match=r"made for another/model@v2, not for some/model. Use --any-model"):
-            self.import_token(tmp_path, other)
-        self.import_token(tmp_path, other, any_model=True)
+            self.import_token(tmp_path, foreign)
+        self.import_token(tmp_path, foreign, any_model=True)
         self.import_token(tmp_path, token(base_model=json.dumps(BASE)), replace=True)

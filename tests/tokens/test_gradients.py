@@ -1,7 +1,5 @@
 """Gradient methods against a loop written out with each family's own diffusers modules, and their cost by counting."""
 
-from contextlib import contextmanager
-
 import diffusers
 import pytest
 import torch
@@ -10,6 +8,7 @@ from dct_augment.config import TokensConfig
 from dct_augment.diffusion import Sampler, Trajectory
 from dct_augment.tokens.gradients import ClassBatch, GradientMethod, LookAhead, gradient_method
 from tests import tiny
+from tests.tokens.denoisers import counted
 
 TOKEN = "<dct-tiny-crane>"
 PROMPTS = [f"a photo of a {TOKEN} crane", f"a drawing of a {TOKEN} crane"]
@@ -24,17 +23,17 @@ def start_vector(family: str = "epsilon", dtype: torch.dtype = torch.float32) ->
 
 
 def guide(images: torch.Tensor) -> torch.Tensor:
-    """Some loss that weighs every pixel differently."""
+    """A loss that weighs every pixel differently."""
     weights = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(2))
     return (images * weights).sum((1, 2, 3)).tanh().sum() + images.square().mean()
 
 
-def sampler(backend, scale=4.0, scheduler=None) -> Sampler:
+def new_sampler(backend, scale=4.0, scheduler=None) -> Sampler:
     return Sampler(backend, steps=STEPS, guidance_scale=scale, scheduler_name=scheduler)
 
 
-def trajectory(made: Sampler, vector, *, seeds=SEEDS, prompts=PROMPTS) -> Trajectory:
-    return made.begin(seeds, made.backend.encode(prompts, vector.expand(len(prompts), -1, -1)))
+def trajectory(sampler: Sampler, vector, *, seeds=SEEDS, prompts=PROMPTS) -> Trajectory:
+    return sampler.begin(seeds, sampler.backend.encode(prompts, vector.expand(len(prompts), -1, -1)))
 
 
 SETTINGS = {
@@ -51,9 +50,9 @@ def configured(name, **changes) -> GradientMethod:
 
 def our_gradient(family, name, scale, position, scheduler=None):
     backend, vector = tiny.backend(family, "float64"), start_vector(family, torch.float64).requires_grad_()
-    made = sampler(backend, scale, scheduler)
-    batch = ClassBatch(trajectory(made, vector), position)
-    loss = guide(backend.decode(configured(name)(made, [batch]).latents))
+    sampler = new_sampler(backend, scale, scheduler)
+    batch = ClassBatch(trajectory(sampler, vector), position)
+    loss = guide(backend.decode(configured(name)(sampler, [batch]).latents))
     loss.backward()
     return loss.detach(), vector.grad
 
@@ -68,10 +67,10 @@ def learnable(pipe, vector):
     for (tokenizer, model), part in zip(models, vector.split(widths, 1), strict=True):
         tokenizer.add_tokens(names)
         old = model.get_input_embeddings().weight
-        whole = torch.cat([old.detach(), part])
+        rows = torch.cat([old.detach(), part])
         for table in model.modules():
             if getattr(table, "weight", None) is old:
-                table.forward = lambda ids, whole=whole: whole[ids]
+                table.forward = lambda ids, rows=rows: rows[ids]
     if hasattr(pipe, "maybe_convert_prompt"):  # puts all vectors of a token in by itself
         return PROMPTS
     return [prompt.replace(TOKEN, " ".join(names)) for prompt in PROMPTS]
@@ -102,8 +101,8 @@ def plain_denoiser(pipe, prompts, scale):
         named, empty = pipe.encode_prompt(prompts, "cpu", 1, True)
         if pipe.unet.config.time_cond_proj_dim:
             weights = torch.full((len(prompts),), scale - 1)
-            known = pipe.get_guidance_scale_embedding(weights, pipe.unet.config.time_cond_proj_dim, named.dtype)
-            return lambda x, t: pipe.unet(x, t, named, timestep_cond=known).sample
+            guidance = pipe.get_guidance_scale_embedding(weights, pipe.unet.config.time_cond_proj_dim, named.dtype)
+            return lambda x, t: pipe.unet(x, t, named, timestep_cond=guidance).sample
 
         def run(x, t, named):
             return pipe.unet(x, t, named).sample
@@ -128,7 +127,7 @@ def plain_gradient(family, name, scale, stop, scheduler=None):
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
 
     def noise():
-        return torch.cat([torch.randn(1, *tiny.LATENT, generator=one) for one in generators]).double()
+        return torch.cat([torch.randn(1, *tiny.LATENT, generator=generator) for generator in generators]).double()
 
     def level(t):
         a = pipe.scheduler.alphas_cumprod[t.long()].double()
@@ -155,9 +154,11 @@ def plain_gradient(family, name, scale, stop, scheduler=None):
         x = (alpha * x + sigma * added - sigma * (0.6 * epsilon + 0.4 * added)) / alpha
     if name == "lv":
         (alpha, sigma), t, finished, copies = level(steps[-1]), steps[-1], x, []
-        drawn = [[torch.randn(1, *tiny.LATENT, generator=one).double() for _ in range(3)] for one in generators]
+        noises = []
+        for generator in generators:
+            noises.append([torch.randn(1, *tiny.LATENT, generator=generator).double() for _ in range(3)])
         for copy in range(3):
-            noisy = alpha * finished + sigma * torch.cat([mine[copy] for mine in drawn])
+            noisy = alpha * finished + sigma * torch.cat([copies_of_image[copy] for copies_of_image in noises])
             copies.append(clean(noisy, predict(noisy, t), t))
         x = torch.stack(copies, 1).flatten(0, 1)
     loss = guide(pipe.vae.decode(x / pipe.vae.config.scaling_factor).sample.float())
@@ -193,7 +194,7 @@ def test_the_gradient_of_every_method_equals_plain_autograd(family, name, scale,
     assert (gradient - expected).norm() / expected.norm() < RELATIVE
 
 
-def test_the_end_of_the_range_of_positions_is_the_last_step():
+def test_look_ahead_at_the_end_of_the_range_of_positions_is_at_the_last_step():
     """A position of 1.0 (the upper end a config may name) must not run past the schedule."""
     _, at_end = our_gradient("epsilon", "look_ahead", 4.0, 1.0)
     _, before = our_gradient("epsilon", "look_ahead", 4.0, 0.95)
@@ -204,18 +205,18 @@ METHODS = ("last_step", "last_k", "full", "lv", "look_ahead", "direct_align")
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_trajectories_in_one_batch_do_not_mix(name):
-    """Two classes at different positions in one batch: each gets the gradient it has alone."""
-    made = sampler(tiny.backend("v_prediction"))
+def test_classes_in_one_batch_get_the_gradients_they_have_alone(name):
+    """Two classes at different positions of the trajectory."""
+    sampler = new_sampler(tiny.backend("v_prediction"))
     positions, seeds = [0.2, 0.7], [[1, 2], [3, 4]]
 
     def gradients(numbers):
         vectors = [(start_vector() * (1 - 2 * number)).requires_grad_() for number in numbers]
         batches = []
         for number, vector in zip(numbers, vectors, strict=True):
-            batches.append(ClassBatch(trajectory(made, vector, seeds=seeds[number]), positions[number]))
-        denoised = configured(name)(made, batches)
-        images = made.backend.decode(denoised.latents).chunk(len(numbers))
+            batches.append(ClassBatch(trajectory(sampler, vector, seeds=seeds[number]), positions[number]))
+        denoised = configured(name)(sampler, batches)
+        images = sampler.backend.decode(denoised.latents).chunk(len(numbers))
         sum(guide(class_images) for class_images in images).backward()
         return [vector.grad for vector in vectors], denoised.evaluations
 
@@ -226,26 +227,6 @@ def test_trajectories_in_one_batch_do_not_mix(name):
         assert (together[number] - alone).norm() / alone.norm() < 1e-4
 
 
-@contextmanager
-def counted(unet):
-    """Count real U-Net work in samples: forward passes when they run, two more for each backward pass."""
-    work = [0]
-
-    def begin(module, args):  # a checkpointed pass that is run again stops before its end
-        work[0] += len(args[0])
-
-    def end(module, args, output):
-        if output.sample.requires_grad:
-            output.sample.register_hook(lambda gradient: work.__setitem__(0, work[0] + 2 * len(gradient)))
-
-    handles = (unet.register_forward_pre_hook(begin), unet.register_forward_hook(end))
-    try:
-        yield work
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 FAMILIES_AND_SCALES = [("epsilon", 1.0), ("epsilon", 4.0), ("lcm", 1.0), ("lcm", 4.0)]
 
 
@@ -253,31 +234,31 @@ FAMILIES_AND_SCALES = [("epsilon", 1.0), ("epsilon", 4.0), ("lcm", 1.0), ("lcm",
 @pytest.mark.parametrize("name", METHODS)
 def test_the_stated_cost_of_a_method_is_the_counted_work(family, name, scale):
     """Of classes with another number of images each; without guidance and for an LCM a step is one evaluation."""
-    made, vector = sampler(tiny.backend(family), scale), start_vector(family).requires_grad_()
-    trajectories = [trajectory(made, vector), trajectory(made, vector, seeds=[1], prompts=PROMPTS[:1])]
+    sampler, vector = new_sampler(tiny.backend(family), scale), start_vector(family).requires_grad_()
+    trajectories = [trajectory(sampler, vector), trajectory(sampler, vector, seeds=[1], prompts=PROMPTS[:1])]
     batches = [ClassBatch(each, 0.4) for each in trajectories]
     method = LookAhead(mean_position=0.4) if name == "look_ahead" else configured(name)
     if name == "direct_align":
         method = configured(name, updates_per_image=1)
-    with counted(made.backend.denoiser) as work:
-        denoised = method(made, batches)
-        made.backend.decode(denoised.latents).sum().backward()
-    assert made.evaluations_per_step == (2 if (family, scale) == ("epsilon", 4.0) else 1)
-    stated = method.evaluations_per_image(STEPS, made.evaluations_per_step)
+    with counted(sampler.backend) as counted_evaluations:
+        denoised = method(sampler, batches)
+        sampler.backend.decode(denoised.latents).sum().backward()
+    assert sampler.evaluations_per_step == (2 if (family, scale) == ("epsilon", 4.0) else 1)
+    stated = method.evaluations_per_image(STEPS, sampler.evaluations_per_step)
     assert denoised.evaluations == [2 * stated, stated]
-    assert sum(denoised.evaluations) == work[0]
+    assert sum(denoised.evaluations) == counted_evaluations[0]
 
 
 @pytest.mark.parametrize("name", ["look_ahead", "direct_align"])
-def test_the_cost_of_look_ahead_alone_depends_on_the_position(name):
-    made, vector = sampler(tiny.backend()), start_vector().requires_grad_()
-    batches = [ClassBatch(trajectory(made, vector), position) for position in (0.0, 0.3, 0.99)]
-    with counted(made.backend.denoiser) as work:
-        denoised = configured(name)(made, batches)
-        made.backend.decode(denoised.latents).sum().backward()
+def test_the_cost_depends_on_the_position_for_look_ahead_and_not_for_direct_align(name):
+    sampler, vector = new_sampler(tiny.backend()), start_vector().requires_grad_()
+    batches = [ClassBatch(trajectory(sampler, vector), position) for position in (0.0, 0.3, 0.99)]
+    with counted(sampler.backend) as counted_evaluations:
+        denoised = configured(name)(sampler, batches)
+        sampler.backend.decode(denoised.latents).sum().backward()
     steps = [0, 1, 4] if name == "look_ahead" else [STEPS] * 3
     assert denoised.evaluations == [2 * (2 * count + 4) for count in steps]
-    assert sum(denoised.evaluations) == work[0]
+    assert sum(denoised.evaluations) == counted_evaluations[0]
 
 
 def test_the_stated_cost_of_look_ahead_is_for_the_middle_of_its_ranges():
@@ -285,25 +266,25 @@ def test_the_stated_cost_of_look_ahead_is_for_the_middle_of_its_ranges():
     assert method.evaluations_per_image(10, 2) == pytest.approx(2 * 10 * 0.4 + 4)
 
 
-def test_a_trajectory_shorter_than_last_k_is_all_gradient():
+def test_last_k_of_a_shorter_trajectory_costs_its_steps():
     assert configured("last_k").evaluations_per_image(1, 2) == 4
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
-def test_a_finished_image_serves_again_for_one_step(scale):
-    made, vector = sampler(tiny.backend(), scale), start_vector().requires_grad_()
-    first = ClassBatch(trajectory(made, vector), 0.5)
+def test_direct_align_on_finished_latents_costs_one_step(scale):
+    sampler, vector = new_sampler(tiny.backend(), scale), start_vector().requires_grad_()
+    first = ClassBatch(trajectory(sampler, vector), 0.5)
     method = configured("direct_align", updates_per_image=2)
-    evaluations = method(made, [first]).evaluations
-    again = ClassBatch(trajectory(made, vector, seeds=[8, 9]), 0.5, first.finished)
-    with counted(made.backend.denoiser) as work:
-        denoised = method(made, [again])
+    evaluations = method(sampler, [first]).evaluations
+    again = ClassBatch(trajectory(sampler, vector, seeds=[8, 9]), 0.5, first.finished)
+    with counted(sampler.backend) as counted_evaluations:
+        denoised = method(sampler, [again])
         denoised.latents.sum().backward()
-    assert denoised.evaluations == [work[0]] == [2 * (2 + made.evaluations_per_step)]
+    assert denoised.evaluations == [counted_evaluations[0]] == [2 * (2 + sampler.evaluations_per_step)]
     assert torch.equal(again.finished, first.finished)
     images_and_updates = 2 * 2
     mean = (evaluations[0] + denoised.evaluations[0]) / images_and_updates
-    assert method.evaluations_per_image(STEPS, made.evaluations_per_step) == mean
+    assert method.evaluations_per_image(STEPS, sampler.evaluations_per_step) == mean
 
 
 def saved_bytes(run):
@@ -320,13 +301,13 @@ def saved_bytes(run):
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def test_peak_activations_grow_as_each_method_says():
+def test_the_activations_that_autograd_keeps_grow_as_each_method_says():
     """In U-Net passes kept: one for last_step and look_ahead, 2 K - 1 for last_k, r for lv, hardly any for full."""
-    made, vector = sampler(tiny.backend()), start_vector().requires_grad_()
+    sampler, vector = new_sampler(tiny.backend()), start_vector().requires_grad_()
 
     def peak(name):
-        batch = ClassBatch(trajectory(made, vector), 0.5)
-        return saved_bytes(lambda: configured(name)(made, [batch]))
+        batch = ClassBatch(trajectory(sampler, vector), 0.5)
+        return saved_bytes(lambda: configured(name)(sampler, [batch]))
 
     one_pass = peak("last_step")
     assert peak("look_ahead") < 1.1 * one_pass

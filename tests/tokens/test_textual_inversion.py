@@ -1,11 +1,12 @@
-"""Textual inversion against diffusers' own training example, written out around each family's own modules."""
+"""Textual inversion against diffusers' own training example, written out around each family's own modules.
+
+What it shares with class tokens is in `test_trainer_contract.py`.
+"""
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,35 +19,23 @@ from PIL import Image
 from torch.nn import functional
 
 from dct_augment import config, datasets, diffusion, pocket
-from dct_augment.classifiers import Preprocess, SingleClassifier
-from dct_augment.config import PromptsConfig, SamplingConfig, TextualInversionConfig, TokensConfig, seed_from
-from dct_augment.diffusion import Sampler, WordNorms
-from dct_augment.errors import DctAugmentError, InputError, ModelError
+from dct_augment.classifiers import SingleClassifier
+from dct_augment.config import PromptsConfig, seed_from
+from dct_augment.diffusion import WordNorms
+from dct_augment.errors import InputError
 from dct_augment.images import square
 from dct_augment.pipeline.run import Run
 from dct_augment.records import ClassInfo, Progress, ProgressCallback, StopReason, ignore_progress
 from dct_augment.tokens import formats
-from dct_augment.tokens.checkpoint import TrainingCheckpoint
 from dct_augment.tokens.state import TrainedToken
 from dct_augment.tokens.textual_inversion import InversionState, TextualInversionTrainer
 from tests import tiny
-from tests.tokens import test_class_tokens
+from tests.tokens.denoisers import little_memory
+from tests.tokens.trainers import INVERSION, LABELS, PROMPTS, SAMPLING, UPDATES, build, classifier, pictures
 
 CLOSE = 1e-5  # in double precision, where another batch shape changes no bit that counts
-SCALE = 4.0
-SETTINGS = TextualInversionConfig(steps=4, batch_size=3)
-TOKENS = TokensConfig(certificate_images=2, classes_per_batch=3)
-SAMPLING = SamplingConfig(num_inference_steps=1, guidance_scale=SCALE)
-TEMPLATES = ("a photo of a {token} {class}{context}", "a drawing of a {token} {class}{context}")
-PROMPTS = PromptsConfig(templates=TEMPLATES, contexts=("", "on the sand"))
+IMAGES = 3  # of a class in one update
 WORD = "<of-a-test>"
-
-
-def pictures(info: ClassInfo, count: int = 3) -> list[Image.Image]:
-    """Spots of a class's own, larger than the model draws; the first is grey."""
-    spots = np.random.default_rng([info.index, 5]).integers(0, 256, (count, 5, 5, 3), dtype=np.uint8)
-    made = [Image.fromarray(one).resize((20, 20), Image.Resampling.BICUBIC) for one in spots]
-    return [made[0].convert("L"), *made[1:]]
 
 
 class Colours(torch.nn.Module):
@@ -61,48 +50,26 @@ class Colours(torch.nn.Module):
         return images.mean((2, 3)) @ self.weights
 
 
-def guide(gain: float = 1.0, labels: Sequence[str] = test_class_tokens.LABELS) -> SingleClassifier:
-    return SingleClassifier(Colours(gain), Preprocess.square(tiny.IMAGE, (0, 0, 0), (1, 1, 1)), labels)
+def guide(gain: float = 1.0, labels: Sequence[str] = LABELS) -> SingleClassifier:
+    """A guide that only measures."""
+    return classifier(Colours(gain), labels)
 
 
-def trainer(
-    settings: TextualInversionConfig = SETTINGS,
-    tokens: TokensConfig = TOKENS,
-    *,
-    backend: diffusion.Backend | None = None,
-    known: Mapping[str, Sequence[Image.Image]] | None = None,
-    **more: Any,
-) -> TextualInversionTrainer:
-    if known is None:
-        known = {info.slug: pictures(info) for info in tiny.CLASSES}
-    options = {"guide": guide(), "prompts_config": PROMPTS} | more
-    made = Sampler.from_config(
-        backend or tiny.backend("epsilon", "float64"), options.pop("sampling", SAMPLING), negative_prompt=""
-    )
-    return TextualInversionTrainer(made, images=known, inversion_config=settings, tokens_config=tokens, **options)
+def trainer(*, backend: diffusion.Backend | None = None, **changes: Any) -> TextualInversionTrainer:
+    """A trainer by textual inversion in double precision."""
+    backend = backend or tiny.backend("epsilon", "float64")
+    return build("textual_inversion", backend=backend, **{"images": IMAGES, "guide": guide()} | changes)
 
 
-def train(
-    classes: Sequence[ClassInfo] = tiny.CLASSES,
-    settings: TextualInversionConfig = SETTINGS,
-    tokens: TokensConfig = TOKENS,
-    **more: Any,
-) -> dict[str, TrainedToken]:
-    return {trained.info.slug: trained for trained in trainer(settings, tokens, **more).train(classes)}
+def train(classes: Sequence[ClassInfo] = tiny.CLASSES, **changes: Any) -> dict[str, TrainedToken]:
+    """Train by textual inversion; the tokens by class slug."""
+    return {trained.info.slug: trained for trained in trainer(**changes).train(classes)}
 
 
 @cache
-def usual() -> dict[str, TrainedToken]:
-    """What training gives."""
+def undisturbed() -> dict[str, TrainedToken]:
+    """The tokens of a training in which nothing is changed."""
     return train()
-
-
-def changed(**changes: Any) -> TextualInversionConfig:
-    return SETTINGS.model_copy(update=changes)
-
-
-def slots(count: int) -> TokensConfig:
-    return TOKENS.model_copy(update={"classes_per_batch": count})
 
 
 class Example:
@@ -125,10 +92,10 @@ class Example:
             table = model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
             assert tokenizer.convert_tokens_to_ids(names) == [*range(len(table.weight))][-len(names) :]
             self.tables.append(table.weight)
-        self.put(vector)
+        self.set_vector(vector)
 
-    def put(self, vector: torch.Tensor) -> None:
-        """Another token."""
+    def set_vector(self, vector: torch.Tensor) -> None:
+        """Take another token."""
         for table, part in zip(self.tables, vector.split(self.widths, 1), strict=True):
             table.data[-self.count :] = part
             table.grad = None
@@ -146,9 +113,9 @@ class Example:
         return [f"a {kinds[number]} of a {self.words} {info.name}" for number in numbers]
 
     def latents(self, images: torch.Tensor, jitter: torch.Tensor) -> torch.Tensor:
-        known = self.pipe.vae.encode(images).latent_dist
+        latents = self.pipe.vae.encode(images).latent_dist
         shift = self.pipe.vae.config.shift_factor or 0.0
-        return ((known.mean + known.std * jitter - shift) * self.pipe.vae.config.scaling_factor).detach()
+        return ((latents.mean + latents.std * jitter - shift) * self.pipe.vae.config.scaling_factor).detach()
 
     def loss(
         self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, lines: Sequence[str]
@@ -186,7 +153,7 @@ class Example:
             return pipe.unet(noisy, timesteps, hidden, added_cond_kwargs=added).sample
         hidden, guided = pipe.text_encoder(ids[0])[0], None
         if width := pipe.unet.config.time_cond_proj_dim:  # an LCM is told the guidance scale
-            weights = torch.full((len(lines),), SCALE - 1)
+            weights = torch.full((len(lines),), SAMPLING.guidance_scale - 1)
             guided = pipe.get_guidance_scale_embedding(weights, width, noisy.dtype)
         return pipe.unet(noisy, timesteps, hidden, timestep_cond=guided).sample
 
@@ -194,25 +161,27 @@ class Example:
 def plain_images(info: ClassInfo) -> torch.Tensor:
     """The pictures of a class as the example's data set makes them."""
     size = (tiny.IMAGE, tiny.IMAGE)
-    resized = [one.convert("RGB").resize(size, Image.Resampling.BICUBIC) for one in pictures(info)]
+    resized = [picture.convert("RGB").resize(size, Image.Resampling.BICUBIC) for picture in pictures(info)]
     return torch.tensor(np.stack(resized) / 127.5 - 1.0).permute(0, 3, 1, 2)
 
 
-def plain_step(example: Example, info: ClassInfo, random: torch.Generator, count: int) -> torch.Tensor:
+def plain_step(example: Example, info: ClassInfo, random: torch.Generator) -> torch.Tensor:
     """The loss of one step of the example; `random` gives pictures, timesteps, noise, latents and templates in turn."""
-    images = plain_images(info)
-    chosen = torch.randint(len(images), (count,), generator=random)
+    images, count = plain_images(info), IMAGES
+    rows = torch.randint(len(images), (count,), generator=random)
     timesteps = torch.randint(1000, (count,), generator=random)
     noise, jitter = (torch.randn(count, *tiny.LATENT, generator=random).double() for _ in range(2))
     lines = example.prompts(info, torch.randint(2, (count,), generator=random).tolist())
-    return example.loss(example.latents(images[chosen], jitter), noise, timesteps, lines)
+    return example.loss(example.latents(images[rows], jitter), noise, timesteps, lines)
 
 
-def generator(info: ClassInfo, settings: TextualInversionConfig = SETTINGS) -> torch.Generator:
-    return torch.Generator().manual_seed(seed_from("inversion", settings.seed, info.slug))
+def generator(info: ClassInfo) -> torch.Generator:
+    """The random stream of a class."""
+    return torch.Generator().manual_seed(seed_from("inversion", INVERSION.seed, info.slug))
 
 
 def start(backend: diffusion.Backend, count: int) -> torch.Tensor:
+    """The vectors (n, D) that a token starts from."""
     return backend.word("a").repeat(count, 1)
 
 
@@ -225,30 +194,30 @@ def edited(family: str, folder: Path, **changes: Mapping[str, Any]) -> Path:
     return folder
 
 
-def learned(info: ClassInfo, backend: diffusion.Backend, initial: torch.Tensor, **changes: Any) -> InversionState:
+def new_state(info: ClassInfo, backend: diffusion.Backend, initial: torch.Tensor) -> InversionState:
     """The state of a class before its first step."""
-    each = [backend.encode_images(square(one, backend.image_size)) for one in pictures(info)]
-    mean, deviation = (torch.cat(parts) for parts in zip(*each, strict=True))
-    return InversionState(info, initial, backend.word_norms(), mean, deviation, changed(**changes))
+    encoded = [backend.encode_images(square(picture, backend.image_size)) for picture in pictures(info)]
+    mean, deviation = (torch.cat(parts) for parts in zip(*encoded, strict=True))
+    return InversionState(info, initial, backend.word_norms(), mean, deviation, INVERSION)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_loss_and_gradient_are_those_of_diffusers_example(tmp_path, family, prediction):
-    """Of a real row in a resized vocabulary there; two classes share a batch here."""
+def test_loss_and_gradient_equal_those_of_the_diffusers_example(tmp_path, family, prediction):
+    """The example has a real row in a resized vocabulary; here two classes share a batch."""
     folder = edited(family, tmp_path / "model", scheduler={"prediction_type": prediction}, vae={"shift_factor": 0.3})
     backend = diffusion.load(str(folder), dtype="float64")
-    made, count = trainer(backend=backend, tokens=TOKENS.model_copy(update={"vectors": 2})), SETTINGS.batch_size
+    trainer_of_pairs = trainer(backend=backend, vectors=2)
     moved = 0.05 * torch.randn(2, backend.width, generator=torch.Generator().manual_seed(1))
     vectors = [(start(backend, 2) + sign * moved).double().requires_grad_() for sign in (1, -1)]
     infos = tiny.CLASSES[1:]
-    draws = [made.new_batch(learned(info, backend, start(backend, 2))) for info in infos]
-    losses = made.losses(draws, vectors)
+    batches = [trainer_of_pairs.new_batch(new_state(info, backend, start(backend, 2))) for info in infos]
+    losses = trainer_of_pairs.losses(batches, vectors)
     gradients = torch.autograd.grad(losses.sum(), vectors)
     example = Example(folder, start(backend, 2))
     for info, vector, loss, gradient in zip(infos, vectors, losses, gradients, strict=True):
-        example.put(vector.detach())
-        expected = plain_step(example, info, generator(info), count)
+        example.set_vector(vector.detach())
+        expected = plain_step(example, info, generator(info))
         expected.backward()
         torch.testing.assert_close(loss, expected, rtol=CLOSE, atol=0)
         assert example.gradient.norm() > 1e-5
@@ -257,18 +226,18 @@ def test_loss_and_gradient_are_those_of_diffusers_example(tmp_path, family, pred
 
 
 @pytest.mark.parametrize(("family", "count"), [("epsilon", 1), ("v_prediction", 2), ("xl", 2), ("pixart", 1)])
-def test_training_is_the_examples_loop_with_real_rows_of_the_vocabulary(family, count):
-    """AdamW on the whole table, whose other rows are put back after every step."""
-    info, backend, settings = tiny.CLASSES[0], tiny.backend(family, "float64"), SETTINGS
+def test_training_equals_the_loop_of_the_diffusers_example(family, count):
+    """The example has AdamW on the whole table, whose other rows are put back after every step."""
+    info, backend = tiny.CLASSES[0], tiny.backend(family, "float64")
     example, random = Example(tiny.pipeline_folder(family), start(backend, count)), generator(info)
     original = [table.detach().clone() for table in example.tables]
     groups = [
-        {"params": [table], "lr": settings.learning_rate * words.mean_norm / words.width**0.5}
+        {"params": [table], "lr": INVERSION.learning_rate * words.mean_norm / words.width**0.5}
         for table, words in zip(example.tables, backend.word_norms(), strict=True)
     ]
-    optimizer, losses = torch.optim.AdamW(groups, weight_decay=settings.weight_decay), []
-    for _ in range(settings.steps):
-        loss = plain_step(example, info, random, settings.batch_size)
+    optimizer, losses = torch.optim.AdamW(groups, weight_decay=INVERSION.weight_decay), []
+    for _ in range(UPDATES):
+        loss = plain_step(example, info, random)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -276,425 +245,209 @@ def test_training_is_the_examples_loop_with_real_rows_of_the_vocabulary(family, 
         with torch.no_grad():
             for table, before in zip(example.tables, original, strict=True):
                 table[:-count] = before[:-count]
-    found = train([info], backend=backend, tokens=TOKENS.model_copy(update={"vectors": count}))[info.slug]
-    torch.testing.assert_close(found.vector.double(), example.vector, atol=CLOSE, rtol=0)
-    assert [step.loss for step in found.history] == pytest.approx(losses, rel=CLOSE)
-    assert found.history[-1].norm == pytest.approx(example.vector.norm(dim=1).max().item(), rel=CLOSE)
-    assert (found.vector - start(backend, count)).abs().min() > 1e-4
+    trained = train([info], backend=backend, vectors=count)[info.slug]
+    torch.testing.assert_close(trained.vector.double(), example.vector, atol=CLOSE, rtol=0)
+    assert [step.loss for step in trained.history] == pytest.approx(losses, rel=CLOSE)
+    assert trained.history[-1].norm == pytest.approx(example.vector.norm(dim=1).max().item(), rel=CLOSE)
+    assert (trained.vector - start(backend, count)).abs().min() > 1e-4
+    certificate = 2 * 2 * 3 * 2  # kinds, images, steps, branches
+    assert trained.evaluations == 3 * UPDATES * IMAGES + certificate
+    assert trained.best.update == UPDATES
+    assert trained.best.accuracy == trained.certificate.guide.token
 
 
-@pytest.mark.parametrize("family", ["epsilon", "xl", "pixart"])
-def test_no_weight_and_no_word_is_touched(family):
-    backend = tiny.backend(family)
-    models = [backend.denoiser, backend.vae, *(one.model for one in backend.encoders)]
-    before = [{name: one.clone() for name, one in model.state_dict().items()} for model in models]
-    sizes = [len(one.tokenizer) for one in backend.encoders]
-    found = train(backend=backend)
-    assert all(trained.vector.shape == (1, backend.width) for trained in found.values())
-    assert all(not trained.vector.requires_grad for trained in found.values())
-    for model, weights in zip(models, before, strict=True):
-        now = model.state_dict()
-        assert now.keys() == weights.keys()
-        assert all(torch.equal(now[name], one) for name, one in weights.items())
-        assert all(not weight.requires_grad and weight.grad is None for weight in model.parameters())
-        assert not model.training
-    assert [len(one.tokenizer) for one in backend.encoders] == sizes
-
-
-def test_the_number_of_slots_does_not_change_the_vectors():
-    one, two, eight = (train(tokens=slots(count)) for count in (1, 2, 8))
-    for slug, expected in eight.items():
-        for other in (one[slug], two[slug]):
-            torch.testing.assert_close(other.vector, expected.vector, atol=CLOSE, rtol=0)
-            assert [step.loss for step in other.history] == pytest.approx(
-                [step.loss for step in expected.history], rel=CLOSE
-            )
-            assert (other.updates, other.evaluations, other.reason) == (
-                expected.updates, expected.evaluations, expected.reason,
-            )  # fmt: skip
-    assert not torch.allclose(eight["crane"].vector, eight["kiwi"].vector, atol=1e-2)
-
-
-def test_a_class_does_not_depend_on_the_others():
-    together, alone, turned = usual(), train(tiny.CLASSES[1:2]), train(tiny.CLASSES[::-1])
-    for other in (alone, turned):
-        torch.testing.assert_close(other["kiwi"].vector, together["kiwi"].vector, atol=CLOSE, rtol=0)
-
-
-def test_the_same_settings_give_the_same_bits_and_another_seed_does_not():
-    first, again, other = usual(), train(), train(settings=changed(seed=1))
-    for slug, trained in first.items():
-        assert torch.equal(trained.vector, again[slug].vector)
-        assert replace(again[slug], vector=trained.vector) == trained
-        assert not torch.allclose(trained.vector, other[slug].vector, atol=1e-2)
-
-
-def test_the_pictures_of_a_class_make_its_token():
-    """And not its name, nor a guide, a judge, or the contexts of generation."""
-    expected = usual()
-    swapped = train(known={info.slug: pictures(tiny.CLASSES[1]) for info in tiny.CLASSES})
-    assert torch.equal(swapped["kiwi"].vector, expected["kiwi"].vector)
-    assert not torch.allclose(swapped["crane"].vector, expected["crane"].vector, atol=1e-3)
-    others = train(
-        guide=guide(-9.0), judge=guide(), prompts_config=PROMPTS.model_copy(update={"contexts": ("by the water",)})
-    )
+def test_the_token_of_a_class_depends_on_its_pictures_alone():
+    """Not on the name of the class, the guide, the judge, or the contexts of generation."""
+    expected = undisturbed()
+    kiwi_pictures = {info.slug: pictures(tiny.CLASSES[1]) for info in tiny.CLASSES}
+    with_kiwi_pictures = train(few_shot_images=kiwi_pictures)
+    assert torch.equal(with_kiwi_pictures["kiwi"].vector, expected["kiwi"].vector)
+    assert not torch.allclose(with_kiwi_pictures["crane"].vector, expected["crane"].vector, atol=1e-3)
+    by_the_water = PROMPTS.model_copy(update={"contexts": ("by the water",)})
+    measured_otherwise = train(guide=guide(-9.0), judge=guide(), prompts=by_the_water)
     for slug, trained in expected.items():
-        assert torch.equal(others[slug].vector, trained.vector)
-        assert others[slug].best != trained.best
-        assert trained.certificate.judge is None
-        assert others[slug].certificate.judge is not None
+        assert torch.equal(measured_otherwise[slug].vector, trained.vector)
+        assert measured_otherwise[slug].best != trained.best
 
 
-def test_a_class_may_have_fewer_pictures_than_a_batch():
+def test_a_class_may_have_fewer_pictures_than_an_update_takes():
     """And the classes of a batch may have different numbers of them, as in a long tail."""
-    known = {info.slug: pictures(info, 1 + info.index) for info in tiny.CLASSES}
-    together = train(known=known)
+    few_shot_images = {info.slug: pictures(info, 1 + info.index) for info in tiny.CLASSES}
+    together = train(few_shot_images=few_shot_images)
     for info in tiny.CLASSES:
-        alone = train([info], known=known)[info.slug]
-        assert alone.updates == SETTINGS.steps
+        alone = train([info], few_shot_images=few_shot_images)[info.slug]
+        assert alone.updates == UPDATES
         torch.testing.assert_close(together[info.slug].vector, alone.vector, atol=CLOSE, rtol=0)
 
 
-def test_histories_and_progress_are_whole():
-    seen: list[Progress] = []
-    results = list(trainer(tokens=slots(2)).train(tiny.CLASSES, seen.append))
-    assert [trained.info.slug for trained in results] == ["crane", "kiwi", "red-bird"]
-    for trained in results:
-        assert [step.update for step in trained.history] == [1, 2, 3, 4]
-        assert (trained.updates, trained.attempts, trained.usable) == (4, 1, True)
-        assert trained.reason is StopReason.UPDATES
-        assert trained.best.update == 4
-        assert trained.best.accuracy == trained.certificate.guide.token
-        assert 0 < trained.best.probability < 1
-        assert trained.history[-1].norm == pytest.approx(trained.vector.norm(dim=1).max().item())
-        assert trained.certificate.mean_pixel_change > 0
-        assert trained.certificate.guide.gain.count == 2
-    whole = len(tiny.CLASSES) * SETTINGS.steps
-    assert [progress.done for progress in seen] == [2, 4, 6, 8, 9, 10, 11, 12]
-    assert {progress.total for progress in seen} == {whole}
-    assert [progress.note for progress in seen][:: len(seen) - 1] == ["crane, kiwi", ""]
-
-
-class Killed(Exception):
-    """Ends a run from outside."""
-
-
-LAST = 9  # states of three classes in two slots: before the first step, and after each of 4 + 4 steps
-
-
-@cache
-def unstopped() -> tuple[dict[str, TrainedToken], list[dict[str, Any]]]:
-    """A run that is never stopped, and the states that it leaves behind."""
+def test_a_finished_class_needs_no_pictures_when_training_resumes():
     states: list[dict[str, Any]] = []
-    found = trainer(tokens=slots(2)).train(tiny.CLASSES, checkpoint=states.append)
-    return {trained.info.slug: trained for trained in found}, states
-
-
-@pytest.mark.parametrize("stop_after", range(1, LAST + 1))
-def test_training_resumes_to_the_same_bits(tmp_path, stop_after):
-    """Stopped after any step and resumed from the file, every class ends as if nothing had happened."""
-    whole, _ = unstopped()
-    slugs = [info.slug for info in tiny.CLASSES]
-    memo, finished, rounds = TrainingCheckpoint(tmp_path, 0, {"seed": 0}), {}, []
-
-    def checkpoint(state: Mapping[str, Any]) -> None:
-        memo.write(state)
-        rounds.append(len(state["active"]))
-        if len(rounds) == stop_after:
-            raise Killed
-
-    def collect(**more: Any) -> None:
-        for trained in trainer(tokens=slots(2)).train(tiny.CLASSES, **more):
-            assert trained.info.slug not in finished
-            finished[trained.info.slug] = trained
-
-    with pytest.raises(Killed):
-        collect(checkpoint=checkpoint)
-    assert rounds == [0, 2, 2, 2, 0, 1, 1, 1, 0][:stop_after]
-    state = memo.read([slug for slug in slugs if slug not in finished], list(finished))
-    assert state is not None
-    collect(resume=state)
-    assert set(finished) == set(slugs)
-    for slug, trained in finished.items():
-        assert torch.equal(trained.vector, whole[slug].vector)
-        assert trained == replace(whole[slug], vector=trained.vector)
-
-
-def test_a_state_stays_what_it_was_however_training_goes_on():
-    """Of the run that left it, and of one that goes on from it."""
-    whole, states = unstopped()
-    assert len(states) == LAST
-    for _ in range(2):
-        resumed = list(trainer(tokens=slots(2)).train(tiny.CLASSES, resume=states[2]))
-        for trained in resumed:
-            assert torch.equal(trained.vector, whole[trained.info.slug].vector)
-        assert len(resumed) == 3
-
-
-def test_a_class_that_is_done_needs_no_pictures_to_go_on():
-    whole, states = unstopped()
-    (last,) = trainer(tokens=slots(2), known={"red-bird": pictures(tiny.CLASSES[2])}).train(
-        tiny.CLASSES, resume=states[5]
-    )
-    assert torch.equal(last.vector, whole["red-bird"].vector)
-
-
-@pytest.mark.parametrize("known", [{}, {"crane": pictures(tiny.CLASSES[0]), "kiwi": []}])
-def test_classes_without_pictures_are_refused_by_name(known):
-    with pytest.raises(InputError, match="no few-shot image of: kiwi, red bird$" if known else "crane, kiwi, red bird"):
-        next(trainer(known=known).train(tiny.CLASSES))
-
-
-@pytest.mark.parametrize("role", ["guide", "judge"])
-def test_a_class_that_guide_or_judge_do_not_know_is_refused_before_training(role):
-    backend = tiny.backend("epsilon", "float64")
-    with work_of(backend) as work, pytest.raises(ModelError, match="'kiwi'"):
-        next(trainer(**{role: guide(labels=("stone", "crane", "gull", "red bird"))}).train(tiny.CLASSES))
-    assert work == [0]
-
-
-@contextmanager
-def spoiled(backend: diffusion.Backend, rows: slice, update: int) -> Iterator[None]:
-    """A denoiser that gives NaN for some rows of one training batch."""
-    calls = [0]
-
-    def spoil(module: Any, args: Any, output: Any) -> Any:
-        calls[0] += output.sample.requires_grad
-        if output.sample.requires_grad and calls[0] == update:
-            weights = torch.ones(len(output.sample), 1, 1, 1, dtype=output.sample.dtype)
-            weights[rows] = torch.nan
-            output.sample = output.sample * weights
-        return output
-
-    handle = backend.denoiser.register_forward_hook(spoil)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def test_a_nan_stops_its_class_alone():
-    backend, count = tiny.backend("epsilon", "float64"), SETTINGS.batch_size
-    sound = usual()
-    with spoiled(backend, slice(count, count + 1), 3):  # one picture of the second class
-        broken = train()
-    kiwi = broken.pop("kiwi")
-    assert (kiwi.reason, kiwi.usable, kiwi.updates) == (StopReason.NON_FINITE, False, 2)
-    assert kiwi.history == sound["kiwi"].history[:2]
-    assert torch.equal(kiwi.vector, train(settings=changed(steps=2))["kiwi"].vector)
-    for slug, trained in broken.items():
-        assert (trained.updates, trained.usable) == (SETTINGS.steps, True)
-        torch.testing.assert_close(trained.vector, sound[slug].vector, atol=CLOSE, rtol=0)
+    tokens = {}
+    for trained in trainer(classes_per_batch=2).train(tiny.CLASSES, checkpoint=states.append):
+        tokens[trained.info.slug] = trained
+    red_bird_alone = trainer(classes_per_batch=2, few_shot_images={"red-bird": pictures(tiny.CLASSES[2])})
+    (resumed,) = red_bird_alone.train(tiny.CLASSES, resume=states[5])  # crane and kiwi are done after four rounds
+    assert torch.equal(resumed.vector, tokens["red-bird"].vector)
 
 
 @pytest.mark.parametrize(
-    ("batch", "most", "said"),
+    ("few_shot_images", "message"),
     [
-        (4, 8, ["out of memory: going on with 1 classes at once"]),
-        (1, 6, []),  # enough for training, too little for the images of the certificate
+        ({}, "no few-shot image of: crane, kiwi, red bird$"),
+        ({"crane": pictures(tiny.CLASSES[0]), "kiwi": []}, "no few-shot image of: kiwi, red bird$"),
     ],
 )
-def test_little_memory_gives_the_same_tokens_in_smaller_batches(batch, most, said):
-    settings, tokens = changed(batch_size=batch), TOKENS.model_copy(update={"certificate_images": 4})
-    told: list[Progress] = []
-    expected = train(settings=settings, tokens=tokens)
-    with test_class_tokens.little_memory(tiny.backend("epsilon", "float64"), most) as asked:
-        found = {one.info.slug: one for one in trainer(settings, tokens).train(tiny.CLASSES, told.append)}
-    assert max(asked) > most
-    assert [one.note for one in told if not one.total] == said
-    for slug, trained in expected.items():
-        torch.testing.assert_close(found[slug].vector, trained.vector, atol=CLOSE, rtol=0)
-        assert found[slug].evaluations == trained.evaluations
-        assert found[slug].certificate.mean_pixel_change == pytest.approx(
-            trained.certificate.mean_pixel_change, rel=1e-4
-        )
+def test_classes_without_pictures_are_refused_by_name(few_shot_images, message):
+    with pytest.raises(InputError, match=message):
+        next(trainer(few_shot_images=few_shot_images).train(tiny.CLASSES))
 
 
-def test_memory_that_runs_out_in_a_backward_pass_leaves_nothing_behind():
-    """When some classes have their gradients already, and others have not."""
-    encoder, began = tiny.backend("epsilon", "float64").encoders[0].model, [0]
-
-    def exhaust(gradient: torch.Tensor) -> None:
-        began.append(-1)
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    def count(module: Any, args: Any, output: Any) -> None:
-        if output[0].requires_grad:
-            began[0] += 1
-            if began[0] == 4:  # the first class in the second step; its turn is last on the way back
-                output[0].register_hook(exhaust)
-
-    expected, handle = usual(), encoder.register_forward_hook(count)
-    try:
-        found = train()
-    finally:
-        handle.remove()
-    assert began[1:] == [-1]
-    for slug, trained in expected.items():
-        torch.testing.assert_close(found[slug].vector, trained.vector, atol=CLOSE, rtol=0)
-        assert found[slug].evaluations == trained.evaluations
-
-
-def test_memory_for_no_class_at_all_is_one_message():
-    with (
-        test_class_tokens.little_memory(tiny.backend("epsilon", "float64"), 1),
-        pytest.raises(DctAugmentError, match=r"classes taken one by one: .*, or lower textual_inversion\.batch_size$"),
-    ):
-        train()
-
-
-@contextmanager
-def work_of(backend: diffusion.Backend) -> Iterator[list[int]]:
-    """Denoiser evaluations as they happen: one for a forward pass, two for a backward pass, of each sample."""
-    work = [0]
-
-    def count(module: Any, args: Any, output: Any) -> None:
-        work[0] += len(output.sample)
-        if output.sample.requires_grad:
-            output.sample.register_hook(lambda gradient: work.__setitem__(0, work[0] + 2 * len(gradient)))
-
-    handle = backend.denoiser.register_forward_hook(count)
-    try:
-        yield work
-    finally:
-        handle.remove()
-
-
-@pytest.mark.parametrize("scale", [1.0, SCALE])
-@pytest.mark.parametrize("scheduler", [None, "HeunDiscreteScheduler"])
-def test_reported_evaluations_are_the_real_ones(scheduler, scale):
-    """Also with a scheduler that takes more of them than the steps asked for."""
-    sampling = SamplingConfig(num_inference_steps=3, guidance_scale=scale, scheduler=scheduler)
-    with work_of(tiny.backend("epsilon", "float64")) as work:
-        found = train(sampling=sampling, tokens=TOKENS.model_copy(update={"certificate_images": 7}))
-    assert sum(trained.evaluations for trained in found.values()) == work[0]
-    length = 5 if scheduler else 3
-    branches = 1 if scale == 1.0 else 2
-    training = 3 * SETTINGS.steps * SETTINGS.batch_size
-    assert {one.evaluations for one in found.values()} == {training + 2 * 7 * length * branches}
+def test_memory_too_little_for_the_certificate_alone_does_not_change_the_batches_of_training():
+    messages: list[Progress] = []
+    sizes = {"images": 1, "certificate_images": 4}
+    expected = train(**sizes)
+    with little_memory(tiny.backend("epsilon", "float64"), largest_batch=6) as batch_sizes:
+        results = list(trainer(**sizes).train(tiny.CLASSES, messages.append))
+    assert max(batch_sizes) > 6
+    assert not [progress for progress in messages if not progress.total]
+    for trained in results:
+        torch.testing.assert_close(trained.vector, expected[trained.info.slug].vector, atol=CLOSE, rtol=0)
+        assert trained.evaluations == expected[trained.info.slug].evaluations
 
 
 @pytest.mark.parametrize("family", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize(("kind", "close"), [("float16", 0.005), ("bfloat16", 0.05)])
-def test_half_precision_learns_nearly_the_same_in_single_precision(family, kind, close):
-    found = []
+def test_half_precision_has_nearly_the_same_gradient_and_a_token_in_single_precision(family, kind, close):
+    losses, gradients = [], []
     for dtype in ("float64", kind):
         backend, info = tiny.backend(family, dtype), tiny.CLASSES[1]
-        made, vector = trainer(backend=backend), start(backend, 1).requires_grad_()
-        loss = made.losses([made.new_batch(learned(info, backend, start(backend, 1)))], [vector])
+        model_trainer, vector = trainer(backend=backend), start(backend, 1).requires_grad_()
+        batch = model_trainer.new_batch(new_state(info, backend, start(backend, 1)))
+        loss = model_trainer.losses([batch], [vector])
         (gradient,) = torch.autograd.grad(loss.sum() * 1024, vector)
         assert gradient.dtype == torch.float32
-        found.append((loss.item(), gradient.flatten()))
-    (expected, wanted), (loss, gradient) = found
-    assert loss == pytest.approx(expected, rel=close)
-    assert functional.cosine_similarity(gradient, wanted, dim=0) > 1 - close
+        losses.append(loss.item())
+        gradients.append(gradient.flatten())
+    assert losses[1] == pytest.approx(losses[0], rel=close)
+    assert functional.cosine_similarity(gradients[1], gradients[0], dim=0) > 1 - close
     for trained in train(backend=tiny.backend(family, kind)).values():
-        assert (trained.updates, trained.usable) == (SETTINGS.steps, True)
+        assert (trained.updates, trained.usable) == (UPDATES, True)
         assert trained.vector.dtype == torch.float32
         assert 0.01 < (trained.vector - start(tiny.backend(family), 1)).abs().max() < 0.2
 
 
-def test_the_loss_scale_of_half_precision_is_taken_back_to_the_last_bit():
-    """A power of two: where nothing over- or underflows, it changes no bit of a gradient, and so none of the token."""
-    expected, made = usual(), trainer()
-    made._loss_scale = 1024.0  # as with a model in float16
-    for trained in made.train(tiny.CLASSES):
+def test_the_loss_scale_of_half_precision_changes_no_bit_of_a_token():
+    """It is a power of two: where nothing over- or underflows, it changes no bit of a gradient."""
+    expected, scaled = undisturbed(), trainer()
+    scaled._loss_scale = 1024.0  # as with a model in float16
+    for trained in scaled.train(tiny.CLASSES):
         assert torch.equal(trained.vector, expected[trained.info.slug].vector)
         assert trained.history == expected[trained.info.slug].history
 
 
-class TestLearned:
-    """The steps of one class, without a model."""
+class TestInversionState:
+    """The steps of state class, without a model."""
 
-    def one(self, widths_and_norms: Sequence[tuple[int, float]] = ((16, 2.0),), **changes: Any) -> InversionState:
+    def new_state(self, widths_and_norms: Sequence[tuple[int, float]] = ((16, 2.0),), **changes: Any) -> InversionState:
         words = tuple(WordNorms(width, norm, 2 * norm) for width, norm in widths_and_norms)
         latents, width = torch.zeros(1, 4, 8, 8), sum(norms.width for norms in words)
-        return InversionState(tiny.CLASSES[0], torch.ones(1, width), words, latents, latents, changed(**changes))
+        return InversionState(
+            tiny.CLASSES[0], torch.ones(1, width), words, latents, latents, tiny.changed(INVERSION, **changes)
+        )
 
-    def step(self, one: InversionState, gradient: torch.Tensor, loss: float = 1.0, scale: float = 1.0) -> None:
-        one.zero_grad()
-        (one.vector * gradient).sum().backward()
-        one.update(loss, scale)
+    def step(self, state: InversionState, gradient: torch.Tensor, loss: float = 1.0, scale: float = 1.0) -> None:
+        state.zero_grad()
+        (state.vector * gradient).sum().backward()
+        state.update(loss, scale)
 
-    def test_a_step_is_measured_in_words_of_each_encoder(self):
-        one = self.one(((16, 2.0), (4, 5.0)), weight_decay=0.0)
+    def test_a_step_is_measured_in_the_word_norms_of_each_encoder(self):
+        state = self.new_state(((16, 2.0), (4, 5.0)), weight_decay=0.0)
         gradient = torch.randn(1, 20, generator=torch.Generator().manual_seed(0))
-        self.step(one, gradient)
-        moved = one.vector.detach() - 1
+        self.step(state, gradient)
+        moved = state.vector.detach() - 1
         for part, norm in zip(moved.split([16, 4], 1), (2.0, 5.0), strict=True):
-            assert part.norm().item() == pytest.approx(one.config.learning_rate * norm, rel=1e-3)
+            assert part.norm().item() == pytest.approx(state.config.learning_rate * norm, rel=1e-3)
         assert torch.equal(moved.sign(), -gradient.sign())
 
-    def test_weights_decay_as_in_adamw(self):
-        one = self.one(weight_decay=0.5)
-        self.step(one, torch.zeros(1, 16))
-        expected = 1 - 0.5 * one.config.learning_rate * 2.0 / 16**0.5
-        torch.testing.assert_close(one.vector.detach(), torch.full((1, 16), expected))
+    def test_the_vector_decays_as_in_adamw(self):
+        state = self.new_state(weight_decay=0.5)
+        self.step(state, torch.zeros(1, 16))
+        expected = 1 - 0.5 * state.config.learning_rate * 2.0 / 16**0.5
+        torch.testing.assert_close(state.vector.detach(), torch.full((1, 16), expected))
 
     @pytest.mark.parametrize("size", [1e-7, 1.0])
-    def test_a_scaled_loss_takes_the_same_step(self, size):
+    def test_a_scaled_loss_gives_the_same_step(self, size):
         """Also where a gradient is near Adam's epsilon, and its size does matter."""
-        plain, scaled, gradient = self.one(), self.one(), size * torch.arange(-8.0, 8.0)[None]
+        plain, scaled, gradient = self.new_state(), self.new_state(), size * torch.arange(-8.0, 8.0)[None]
         self.step(plain, gradient)
         self.step(scaled, 1024 * gradient, scale=1024.0)
         assert torch.equal(plain.vector, scaled.vector)
         assert plain.history == scaled.history
 
-    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-    def test_what_is_not_finite_stops_without_a_step(self, bad):
-        for loss, gradient in ((bad, torch.ones(1, 16)), (1.0, torch.full((1, 16), bad))):
-            one = self.one()
-            self.step(one, gradient, loss)
-            assert one.reason is StopReason.NON_FINITE
-            assert one.history == []
-            assert torch.equal(one.vector, torch.ones(1, 16))
-        one = self.one()
-        one.update(1.0)  # no gradient at all
-        assert one.reason is StopReason.NON_FINITE
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_a_loss_or_gradient_that_is_not_finite_stops_the_class_without_a_step(self, value):
+        for loss, gradient in ((value, torch.ones(1, 16)), (1.0, torch.full((1, 16), value))):
+            state = self.new_state()
+            self.step(state, gradient, loss)
+            assert state.reason is StopReason.NON_FINITE
+            assert state.history == []
+            assert torch.equal(state.vector, torch.ones(1, 16))
+        state = self.new_state()
+        state.update(1.0)  # no gradient at all
+        assert state.reason is StopReason.NON_FINITE
 
-    def test_a_gradient_that_came_to_nothing_is_forgotten(self):
-        one, fresh = self.one(), self.one()
-        (one.vector * 7).sum().backward()  # memory ran out before the step
-        for learned in (one, fresh):
-            self.step(learned, torch.arange(16.0)[None])
-        assert torch.equal(one.vector, fresh.vector)
+    def test_the_gradient_of_an_update_that_ran_out_of_memory_is_dropped(self):
+        state, fresh = self.new_state(), self.new_state()
+        (state.vector * 7).sum().backward()  # memory ran out before the step
+        for each in (state, fresh):
+            self.step(each, torch.arange(16.0)[None])
+        assert torch.equal(state.vector, fresh.vector)
 
 
 @cache
 def birds() -> tuple[diffusion.Backend, dict[str, ClassInfo], dict[str, TrainedToken]]:
     """Tokens of two Pocket birds whose words also mean other things."""
-    backend, source = diffusion.load("pocket"), datasets.load("pocket")
-    known = {info.slug: info for info in source.classes if info.slug in ("crane", "cardinal")}
-    split = datasets.few_shot(source, 5, 0)
-    few = {slug: [one.open() for one in split.train if one.label == info.index] for slug, info in known.items()}
-    labels = ("stone", "pebble", *(info.name for info in known.values()))
-    made = trainer(
-        changed(steps=32, batch_size=4, learning_rate=0.2), backend=backend, known=few, guide=guide(labels=labels),
-        prompts_config=PromptsConfig(),
-    )  # fmt: skip
-    return backend, known, {trained.info.slug: trained for trained in made.train(tuple(known.values()))}
+    backend, dataset = diffusion.load("pocket"), datasets.load("pocket")
+    infos = {info.slug: info for info in dataset.classes if info.slug in ("crane", "cardinal")}
+    split = datasets.few_shot(dataset, 5, 0)
+    tokens = train(
+        tuple(infos.values()),
+        updates=32,
+        images=4,
+        inversion={"learning_rate": 0.2},
+        backend=backend,
+        few_shot_images={slug: images_of(info, split.train) for slug, info in infos.items()},
+        guide=guide(labels=("stone", "pebble", *(info.name for info in infos.values()))),
+        prompts=PromptsConfig(),
+    )
+    return backend, infos, tokens
 
 
-def test_a_token_tells_the_noise_on_other_pictures_of_its_class_best():
-    """Better than the word it began with, and than another class's token: by the example, on pictures held out."""
-    backend, known, found = birds()
-    assert len(known) == 2
+def images_of(info: ClassInfo, examples: Sequence[Any]) -> list[Image.Image]:
+    """The images of a class among labelled examples."""
+    return [example.open() for example in examples if example.label == info.index]
+
+
+def test_a_token_predicts_the_noise_on_held_out_pictures_of_its_class_best():
+    """Better than the word it started from, and than the token of another class, in the diffusers example."""
+    backend, infos, tokens = birds()
+    assert len(infos) == 2
     random, count = torch.Generator().manual_seed(0), 20
     timesteps = torch.arange(count) * 48 + 40
     noise, jitter = (torch.randn(count, *backend.latent_shape, generator=random).double() for _ in range(2))
-    vectors = {"word": backend.word("a")[None]} | {slug: trained.vector for slug, trained in found.items()}
+    vectors = {"word": backend.word("a")[None]} | {slug: trained.vector for slug, trained in tokens.items()}
     example = Example(pocket.path(), vectors["word"])
-    for slug, info in known.items():
-        held = [one.open() for one in datasets.load("pocket").examples("val") if one.label == info.index]
-        images = torch.cat([square(one, backend.image_size) for one in held]).double().repeat(2, 1, 1, 1)
+    for slug, info in infos.items():
+        held_out = images_of(info, datasets.load("pocket").examples("val"))
+        images = torch.cat([square(image, backend.image_size) for image in held_out]).double().repeat(2, 1, 1, 1)
         latents, lines, losses = example.latents(images, jitter), example.prompts(info, [0] * count), {}
         for name, vector in vectors.items():
-            example.put(vector)
+            example.set_vector(vector)
             with torch.no_grad():
                 losses[name] = example.loss(latents, noise, timesteps, lines).item()
         assert losses[slug] < 0.9 * losses["word"]
         assert all(losses[slug] < 0.98 * loss for name, loss in losses.items() if name != slug), losses
-        history = [step.loss for step in found[slug].history]
+        history = [step.loss for step in tokens[slug].history]
         assert sum(history[-10:]) < sum(history[:10])
 
 
@@ -708,80 +461,89 @@ SMALL = [
 ]
 
 
-def run(folder: Path, progress: ProgressCallback = ignore_progress, models: Run | None = None) -> Run:
-    """A run of two Pocket classes in a folder, with the models of another if there is one."""
-    made = Run(config.load("pocket", SMALL, classes=["crane", "kiwi"], output=folder), progress)
+class Killed(Exception):
+    """Ends a run from outside."""
+
+
+def new_run(folder: Path, on_progress: ProgressCallback = ignore_progress, models: Run | None = None) -> Run:
+    """A run of two Pocket classes in a folder, with the models of another run if there is one."""
+    run = Run(config.load("pocket", SMALL, classes=["crane", "kiwi"], output=folder), on_progress)
     if models:
-        made.reuse_models(models)
-    return made
+        run.reuse_models(models)
+    return run
 
 
-def digests(made: Run) -> list[str]:
-    return [hashlib.sha256(made.tokens.file(info).read_bytes()).hexdigest() for info in made.classes]
+def digests(run: Run) -> list[str]:
+    """Hashes of the token files of a run."""
+    return [hashlib.sha256(run.tokens.file(info).read_bytes()).hexdigest() for info in run.classes]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[Progress]]:
     """A run of two classes that was never stopped."""
-    told: list[Progress] = []
-    made = run(tmp_path_factory.mktemp("inversion") / "run", told.append)
-    made.train()
-    return made, told
+    messages: list[Progress] = []
+    run = new_run(tmp_path_factory.mktemp("inversion") / "run", messages.append)
+    run.train()
+    return run, messages
 
 
-def test_a_run_writes_tokens_that_diffusers_loads(finished):
-    made, told = finished
+def test_a_run_writes_the_tokens_of_the_trainer_and_diffusers_loads_them(finished):
+    run, messages = finished
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(
         pocket.path(), safety_checker=None, requires_safety_checker=False
     )
-    before = len(pipe.tokenizer)
-    for info in made.classes:
-        pipe.load_textual_inversion(str(made.tokens.file(info)))
-    assert len(pipe.tokenizer) == before + 2
+    vocabulary_size = len(pipe.tokenizer)
+    for info in run.classes:
+        pipe.load_textual_inversion(str(run.tokens.file(info)))
+    assert len(pipe.tokenizer) == vocabulary_size + 2
     table = pipe.text_encoder.get_input_embeddings().weight
-    source = datasets.load("pocket")
-    split = datasets.few_shot(source, 2, 0)
-    few = {info.slug: [one.open() for one in split.train if one.label == info.index] for info in made.classes}
-    assert [len(some) for some in few.values()] == [2, 2]
+    split = datasets.few_shot(datasets.load("pocket"), 2, 0)
+    few_shot_images = {info.slug: images_of(info, split.train) for info in run.classes}
+    assert [len(images) for images in few_shot_images.values()] == [2, 2]
     direct = TextualInversionTrainer(
-        made.sampler, made.guide, images=few, inversion_config=made.config.textual_inversion,
-        tokens_config=made.config.tokens, prompts_config=made.config.prompts, judge=made.judge,
-    )  # fmt: skip
-    for trained in direct.train(made.classes):
+        run.sampler,
+        run.guide,
+        images=few_shot_images,
+        inversion_config=run.config.textual_inversion,
+        tokens_config=run.config.tokens,
+        prompts_config=run.config.prompts,
+        judge=run.judge,
+    )
+    for trained in direct.train(run.classes):
         info = trained.info
         row = table[pipe.tokenizer.convert_tokens_to_ids(f"<dct-pocket-{info.slug}>")]
         assert torch.equal(row[None], trained.vector)
-        (stored,) = formats.read(made.tokens.file(info))
-        assert stored.metadata["unet_evaluations"] == trained.evaluations
-        assert (stored.metadata["updates"], stored.metadata["stop_reason"]) == (2, "all updates done")
-        assert stored.metadata["verdict"] == str(trained.certificate.verdict)
-    seen = [one for one in told if one.stage == "tokens"]
-    assert [(one.done, one.total) for one in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    index = made.tokens.index()
+        (token,) = formats.read(run.tokens.file(info))
+        assert token.metadata["unet_evaluations"] == trained.evaluations
+        assert (token.metadata["updates"], token.metadata["stop_reason"]) == (2, "all updates done")
+        assert token.metadata["verdict"] == str(trained.certificate.verdict)
+    counts = [(progress.done, progress.total) for progress in messages if progress.stage == "tokens"]
+    assert counts == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    index = run.tokens.index()
     assert index["slug"].tolist() == ["crane", "kiwi"]
     assert index["usable"].all()
 
 
-def test_a_finished_run_has_nothing_left_to_do(finished):
-    made, _ = finished
-    told: list[Progress] = []
-    before = digests(made)
-    run(made.config.root, told.append, made).train()
-    assert not [one for one in told if one.stage == "tokens"]
-    assert digests(made) == before
+def test_a_finished_run_trains_nothing_when_it_is_started_again(finished):
+    run, _ = finished
+    messages: list[Progress] = []
+    before = digests(run)
+    new_run(run.config.root, messages.append, run).train()
+    assert not [progress for progress in messages if progress.stage == "tokens"]
+    assert digests(run) == before
 
 
-@pytest.mark.parametrize("done", [1, 2, 3])
-def test_a_killed_run_goes_on_to_the_same_files(finished, tmp_path, done):
+@pytest.mark.parametrize("updates", [1, 2, 3])
+def test_a_killed_run_goes_on_to_the_same_token_files(finished, tmp_path, updates):
     """Killed in its first class, when that is written but the state not yet, and in its second class."""
 
-    def kill(seen: Progress) -> None:
-        if seen.stage == "tokens" and seen.done == done:
+    def kill(progress: Progress) -> None:
+        if progress.stage == "tokens" and progress.done == updates:
             raise Killed
 
     with pytest.raises(Killed):
-        run(tmp_path / "run", kill, finished[0]).train()
-    again = run(tmp_path / "run", models=finished[0])
-    assert again.tokens.file(again.classes[0]).is_file() is (done > 1)
-    again.train()
-    assert digests(again) == digests(finished[0])
+        new_run(tmp_path / "run", kill, finished[0]).train()
+    resumed = new_run(tmp_path / "run", models=finished[0])
+    assert resumed.tokens.file(resumed.classes[0]).is_file() is (updates > 1)
+    resumed.train()
+    assert digests(resumed) == digests(finished[0])
