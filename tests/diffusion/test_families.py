@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -27,7 +28,7 @@ def from_pipeline(pipe, prompt, seeds, *, negative="", steps=STEPS, scale=SCALE,
             pipe = diffusers.StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
             pipe.set_progress_bar_config(disable=True)
         pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
-    options = {"negative_prompt": [negative] * len(seeds) if negative else None}
+    options: dict[str, Any] = {"negative_prompt": [negative] * len(seeds) if negative else None}
     if isinstance(pipe, diffusers.LatentConsistencyModelPipeline):
         options = {}
     elif isinstance(pipe, diffusers.PixArtSigmaPipeline):
@@ -371,7 +372,8 @@ class TestMemory:
         assert diffusion.load(str(tiny.pipeline_folder("epsilon"))).memory == "balanced"
 
     def test_a_batch_that_runs_out_of_memory_is_halved_and_no_item_lost(self):
-        batch_sizes, messages = [], []
+        batch_sizes: list[int] = []
+        messages: list[Any] = []
 
         def work(items):
             batch_sizes.append(len(items))
@@ -490,8 +492,8 @@ class TestTrainingObjective:
         assert backend.training_steps == 1000
         settings = backend._scheduler.config
         power = {"linear": 1, "scaled_linear": 2}[settings.beta_schedule]
-        ends = [beta ** (1 / power) for beta in (settings.beta_start, settings.beta_end)]
-        betas = torch.linspace(*ends, 1000, dtype=torch.float64) ** power
+        first, last = (beta ** (1 / power) for beta in (settings.beta_start, settings.beta_end))
+        betas = torch.linspace(first, last, 1000, dtype=torch.float64) ** power
         roots = (1 - betas).cumprod(0).sqrt()
         if settings.get("rescale_betas_zero_snr"):  # arXiv 2305.08891, algorithm 1
             roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])

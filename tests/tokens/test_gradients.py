@@ -1,5 +1,7 @@
 """Gradient methods against a loop written out with each family's own diffusers modules, and their cost by counting."""
 
+from typing import Any
+
 import diffusers
 import pytest
 import torch
@@ -36,7 +38,7 @@ def trajectory(sampler: Sampler, vector, *, seeds=SEEDS, prompts=PROMPTS) -> Tra
     return sampler.begin(seeds, sampler.backend.encode(prompts, vector.expand(len(prompts), -1, -1)))
 
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "last_k": {"steps": 2},
     "lv": {"copies": 3},
     "direct_align": {"predicted_noise_share": 0.6},
@@ -104,10 +106,10 @@ def plain_denoiser(pipe, prompts, scale):
             guidance = pipe.get_guidance_scale_embedding(weights, pipe.unet.config.time_cond_proj_dim, named.dtype)
             return lambda x, t: pipe.unet(x, t, named, timestep_cond=guidance).sample
 
-        def run(x, t, named):
+        def run(x, t, named):  # type: ignore[misc]
             return pipe.unet(x, t, named).sample
 
-        both = ((named,), (empty,))
+        both = ((named,), (empty,))  # type: ignore[assignment]
 
     def guided(x, t):
         u = run(x, t, *both[1])
@@ -281,6 +283,8 @@ def test_direct_align_on_finished_latents_costs_one_step(scale):
         denoised = method(sampler, [again])
         denoised.latents.sum().backward()
     assert denoised.evaluations == [counted_evaluations[0]] == [2 * (2 + sampler.evaluations_per_step)]
+    assert first.finished is not None
+    assert again.finished is not None
     assert torch.equal(again.finished, first.finished)
     images_and_updates = 2 * 2
     mean = (evaluations[0] + denoised.evaluations[0]) / images_and_updates

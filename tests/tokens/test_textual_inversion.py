@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import diffusers
 import numpy as np
@@ -58,7 +58,8 @@ def guide(gain: float = 1.0, labels: Sequence[str] = LABELS) -> SingleClassifier
 def trainer(*, backend: diffusion.Backend | None = None, **changes: Any) -> TextualInversionTrainer:
     """A trainer by textual inversion in double precision."""
     backend = backend or tiny.backend("epsilon", "float64")
-    return build("textual_inversion", backend=backend, **{"images": IMAGES, "guide": guide()} | changes)
+    settings: dict[str, Any] = {"images": IMAGES, "guide": guide()} | changes
+    return cast(TextualInversionTrainer, build("textual_inversion", backend=backend, **settings))
 
 
 def train(classes: Sequence[ClassInfo] = tiny.CLASSES, **changes: Any) -> dict[str, TrainedToken]:
@@ -162,7 +163,7 @@ def plain_images(info: ClassInfo) -> torch.Tensor:
     """The pictures of a class as the example's data set makes them."""
     size = (tiny.IMAGE, tiny.IMAGE)
     resized = [picture.convert("RGB").resize(size, Image.Resampling.BICUBIC) for picture in pictures(info)]
-    return torch.tensor(np.stack(resized) / 127.5 - 1.0).permute(0, 3, 1, 2)
+    return torch.tensor(np.stack([np.array(image) for image in resized]) / 127.5 - 1.0).permute(0, 3, 1, 2)
 
 
 def plain_step(example: Example, info: ClassInfo, random: torch.Generator) -> torch.Tensor:
@@ -304,7 +305,7 @@ def test_classes_without_pictures_are_refused_by_name(few_shot_images, message):
 
 def test_memory_too_little_for_the_certificate_alone_does_not_change_the_batches_of_training():
     messages: list[Progress] = []
-    sizes = {"images": 1, "certificate_images": 4}
+    sizes: dict[str, Any] = {"images": 1, "certificate_images": 4}
     expected = train(**sizes)
     with little_memory(tiny.backend("epsilon", "float64"), largest_batch=6) as batch_sizes:
         results = list(trainer(**sizes).train(tiny.CLASSES, messages.append))

@@ -1,6 +1,6 @@
 """What both token trainers promise, the one by a guide's gradient and the one by textual inversion."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -169,8 +169,9 @@ class TestUnknownClasses:
     @pytest.mark.parametrize("role", ["guide", "judge"])
     def test_a_class_that_guide_or_judge_do_not_know_is_refused_before_training(self, objective, role):
         without_kiwi = classifier(Directions(), ("stone", "crane", "gull", "red bird"))
+        classifiers: dict[str, Any] = {role: without_kiwi}
         with counted(backend()) as evaluations, pytest.raises(ModelError, match="'kiwi'"):
-            next(build(objective, **{role: without_kiwi}).train(tiny.CLASSES))
+            next(build(objective, **classifiers).train(tiny.CLASSES))
         assert evaluations == [0]
 
 
@@ -208,7 +209,7 @@ class TestLittleMemory:
     @each_objective
     def test_little_memory_halves_the_batch_and_gives_the_same_tokens(self, objective):
         messages: list[Progress] = []
-        sizes = {"images": 4, "certificate_images": 4}
+        sizes: dict[str, Any] = {"images": 4, "certificate_images": 4}
         expected = train(objective, **sizes)
         with little_memory(backend(), largest_batch=8) as batch_sizes:
             results = list(build(objective, **sizes).train(tiny.CLASSES, messages.append))
@@ -279,10 +280,11 @@ class StoppableTraining:
     params=[("classifier", {"method": "look_ahead"}), ("classifier", RESTARTING), ("textual_inversion", {})],
     ids=["look_ahead", "restarting", "textual_inversion"],
 )
-def training(request, tmp_path_factory) -> Iterator[StoppableTraining]:
+def training(request, tmp_path_factory) -> StoppableTraining:
     """A training of three classes, two at a time."""
     objective, changes = request.param
-    folder, states = tmp_path_factory.mktemp("checkpoints"), []
+    folder = tmp_path_factory.mktemp("checkpoints")
+    states: list[dict[str, Any]] = []
 
     def new_trainer() -> Any:
         return build(objective, classes_per_batch=2, **changes)
