@@ -19,6 +19,7 @@ UPDATES = (1, 5, 10, 20, 40, 60)
 def vectors(bench: Bench, slots: int, last: int) -> dict[str, list[torch.Tensor]]:
     """The token (n, D) of each class before its first update and after every update, up to the last and one more."""
     settings = ["tokens.restarts=0", f"tokens.validate_every={last + 1}", f"tokens.max_updates={last + 1}"]
+    settings.append("tokens.certificate_images=2")  # made after training, and of no interest here
     trainer, _ = Variant(bench, [*settings, f"tokens.classes_per_batch={slots}"], balanced=False).trainer()
     vectors_of: dict[str, list[torch.Tensor]] = {info.slug: [trainer._initial] for info in bench.classes}
 

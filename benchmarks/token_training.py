@@ -400,9 +400,11 @@ def against(curves: Sequence[Curve]) -> Iterator[str]:
         if curve.title.startswith("paper"):
             cells = [curve.title, f"{curve.final * 100:.1f} %"]
             for places, unit in enumerate(("spent", "seconds")):
-                theirs, mine = (one.until(curve.final, getattr(one, unit)) for one in (curve, curves[0]))
-                known = theirs is not None and mine is not None
-                cells += [f"{theirs:,.{places}f}, {mine:,.{places}f}", f"{theirs / mine:.1f}"] if known else ["-", "-"]
+                loop, default = (variant.until(curve.final, getattr(variant, unit)) for variant in (curve, curves[0]))
+                if loop is None or default is None:
+                    cells += ["-", "-"]
+                else:  # a default that is there before its first update took nothing
+                    cells += [f"{loop:,.{places}f}, {default:,.{places}f}", f"{loop / default:.1f}" if default else "-"]
             yield "| " + " | ".join(cells) + " |"
 
 
