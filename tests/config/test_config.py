@@ -96,9 +96,12 @@ def test_all_problems_are_reported_at_once(write_config: Callable[[object], str]
     [
         ({"tokens": {"metod": "x"}}, ["tokens.metod", "did you mean 'method'", "allowed here: objective, method"]),
         ({"generaton": {}}, ["generaton", "did you mean 'generation'", "allowed here: name, output"]),
-        ({"tokens": {"method": "ful"}}, ["tokens.method", "'look_ahead' or 'direct_align'", "'ful'"]),
-        ({"tokens": {"slots": 0}}, ["tokens.classes_per_batch", "greater than or equal to 1", "got 0"]),
-        ({"tokens": {"look_ahead": [[0.9, 0.1]]}}, ["tokens", "[0.9, 0.1] must rise", "[0.15, 0.75]"]),
+        ({"tokens": {"method": "ful"}}, ["tokens.method.name", "look_ahead, direct_align", "did you mean 'full'"]),
+        ({"tokens": {"classes_per_batch": 0}}, ["tokens.classes_per_batch", "greater than or equal to 1", "got 0"]),
+        (
+            {"tokens": {"method": {"positions": [[0.9, 0.1]]}}},
+            ["tokens.method.positions", "[0.9, 0.1] must rise", "[0.15, 0.75]"],
+        ),
         ({"prompts": {"templates": ["a {class}"]}}, ["'a {class}' must hold {token} exactly once"]),
         ({"prompts": {"templates": []}}, ["prompts.templates", "at least 1 item"]),
         ({"benchmark": {"arms": ["rael"]}}, ["benchmark.arms.0", "'real+strong_aug'", "'rael'"]),
