@@ -182,7 +182,7 @@ def _explain(problem: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 def _place(loc: Sequence[Any], data: Mapping[str, Any]) -> list[str]:
     """Where the user wrote it: without the name of a union's member, and without the number of a lone classifier."""
-    if loc[:1] == ("dataset",) or (loc[:1] in (("guide",), ("judge",)) and isinstance(data[loc[0]], Mapping)):
+    if loc[:1] == ("dataset",) or (loc[:1] in (("guide",), ("judge",)) and isinstance(data.get(loc[0]), Mapping)):
         loc = (*loc[:1], *loc[2:])
     elif loc[:2] == ("tokens", "method"):
         loc = (*loc[:2], *loc[3:])

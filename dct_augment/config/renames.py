@@ -56,8 +56,16 @@ def take_out(data: dict[str, Any]) -> list[str]:
         values = data.get(section)
         if isinstance(values, dict) and key in values:
             del values[key]
-            problems.append(f"{old}: is called {new} now; rename it")
+            problems.append(f"{old}: is called {new} now; {_what_to_do(old)}")
     return problems
+
+
+def _what_to_do(old: str) -> str:
+    """Say that a setting of one gradient method has no place under another."""
+    methods = [name for name, keys in _OF_METHOD.items() if old.removeprefix("tokens.") in keys]
+    if not methods:
+        return "rename it"
+    return f"rename it if tokens.method is {' or '.join(methods)}, else delete it"
 
 
 def upgrade_token_identity(identity: Mapping[str, Any]) -> dict[str, Any]:

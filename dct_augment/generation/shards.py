@@ -66,13 +66,18 @@ class ShardFolder:
         plans = {self.split: [dict(spec.ranges) for spec in layout]}
         files.write_text(self.path / "plan.json", json.dumps(plans, indent=1) + "\n")
 
+    @property
+    def is_old(self) -> bool:
+        """Whether version 0.1.0 made the folder, with two kinds of images in it: it is read, and nothing is added."""
+        return _OLD_PLAIN_SPLIT in _read_plans(self.path)
+
     def refuse_old_layout(self) -> None:
         """Check that nothing but the images of this kind is planned in this folder.
 
         Raises:
             StaleRunError: version 0.1.0 made the folder, with two kinds of images in it.
         """
-        if _OLD_PLAIN_SPLIT in _read_plans(self.path):
+        if self.is_old:
             raise StaleRunError(
                 f"{self.path} was made by dct-augment 0.1.0, which kept training images and plain-prompt images in one "
                 f"folder. This version can read it, but adds nothing to it. Use another --output, or delete "

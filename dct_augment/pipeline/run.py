@@ -86,10 +86,14 @@ class Run(RunContext):
         """Yield the stages that a goal needs, in order, each made when those before it are done.
 
         Raises:
+            StaleRunError: version 0.1.0 made the images of this run.
             DatasetError: a few-shot draw needs more images than there are.
             TokenTrainingError: no class got a token, so there is nothing to measure.
         """
         names = self._needed_stages(goal)
+        for kind, stage in IMAGE_STAGES.items():
+            if stage in names:
+                self.shards[kind].refuse_old_layout()  # before anything is written
         measuring = StageName.BENCHMARK in names
         if measuring:
             TrialStage(self).check()

@@ -348,7 +348,19 @@ def test_every_row_of_the_table_is_a_setting() -> None:
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_a_key_of_version_1_is_an_error_that_names_the_new_one(old: str, new: str) -> None:
     (problem,) = problems("pocket", [f"{old}=1"])
-    assert problem == f"{old}: is called {new} now; rename it"
+    assert problem.startswith(f"{old}: is called {new} now; rename it")
+
+
+def test_an_old_setting_of_one_gradient_method_says_of_which() -> None:
+    (problem,) = problems("pocket", ["tokens.serves=3"])
+    assert problem.endswith("rename it if tokens.method is direct_align, else delete it")
+    (problem,) = problems("pocket", ["tokens.look_ahead=[[0.1, 0.5]]"])
+    assert problem.endswith("rename it if tokens.method is look_ahead or direct_align, else delete it")
+
+
+def test_a_missing_guide_is_one_problem_and_hides_no_other(write_config: Callable[[object], str]) -> None:
+    without = {"name": "mini", "dataset": {"name": "pocket"}, "tokens": {"serves": 3}}
+    assert [problem.partition(":")[0] for problem in problems(write_config(without))] == ["tokens.serves", "guide"]
 
 
 @pytest.mark.parametrize("name", ["last_step", "last_k", "full", "lv", "look_ahead", "direct_align"])

@@ -12,7 +12,7 @@ from dct_augment.benchmark.arms import ARMS, ArmFolders, arm_folder
 from dct_augment.benchmark.trials import TrialPlan
 from dct_augment.config import Config
 from dct_augment.generation.shards import ShardFolder, shard_folder
-from dct_augment.records import Trial
+from dct_augment.records import ImageKind, Trial
 
 
 class TrialRecords:
@@ -25,14 +25,19 @@ class TrialRecords:
         self._config, self._arm_folders = config, arm_folders
         self._settings = config.identity("benchmark")
         self._shard_digests = cache(_shard_digests)
+        # Its identities hash settings by their old names. Nothing is added to such a run: all that it has is its own.
+        self._is_old = shard_folder(config.root, config.name, ImageKind.CLASS_TOKEN).is_old
 
     def read(self, plan: TrialPlan) -> dict[str, Any] | None:
-        """Read a trial with its identity; None if it was not made with today's settings and images."""
+        """Read a trial with its identity; None if it was not made with today's settings and images.
+
+        In a run of version 0.1.0, every recorded trial is read.
+        """
         path = self._path(plan)
         if not path.is_file():
             return None
         record = dict(json.loads(path.read_text(encoding="utf-8")))
-        return record if record["identity"] == self._identity(plan) else None
+        return record if self._is_old or record["identity"] == self._identity(plan) else None
 
     def write(self, plan: TrialPlan, trial: Trial) -> None:
         """Write a trial with its identity."""
