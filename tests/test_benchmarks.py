@@ -137,12 +137,6 @@ def test_token_training(tmp_path: Path) -> None:
     assert "</svg>" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
 
 
-def test_workers(tmp_path: Path) -> None:
-    text = call("workers", "--rounds", "1", "--updates", "1", "--classes", "crane,kiwi", folder=tmp_path)
-    assert len(re.findall(r"round 1, .*: [\d.]+ s", text)) == 3
-    assert len(re.findall(r"2 workers, 1 thread each, against .*: [\d.]+ times as fast", text)) == 2
-
-
 def test_token_seeds(tmp_path: Path) -> None:
     """Two trainings, whose last row is the mean over them."""
     small = [*TINY, *SMALL_BENCHMARK, "dataset.classes=[one, two]", "generation.per_class=2", "benchmark.processes=1"]
