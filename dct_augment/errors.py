@@ -27,6 +27,10 @@ class DatasetError(InputError):
     """A data set is missing, empty, or not in the layout it should have."""
 
 
+class UnreadableImageError(DatasetError):
+    """A picture cannot be read; the message is the reason alone."""
+
+
 class ModelError(InputError):
     """A model or classifier cannot be loaded or does not fit the data set."""
 

@@ -25,7 +25,10 @@ class ClassInfo:
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled real image, opened on demand."""
+    """One labelled real image.
+
+    `open` gives it as 8-bit RGB, upright, or raises UnreadableImageError with the reason.
+    """
 
     key: str
     label: int
@@ -43,6 +46,11 @@ class Dataset(Protocol):
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
         """The classes, in label order."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how the images were read: files left out, labels that are hidden."""
         ...
 
     def examples(self, split: str) -> Sequence[Example]:

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from dct_augment.classifiers.classifier import Classifier
-from dct_augment.errors import ModelError
-from dct_augment.images import UNREADABLE_IMAGE, to_tensor
+from dct_augment.errors import ModelError, UnreadableImageError
+from dct_augment.images import to_tensor
 from dct_augment.records import ClassInfo, Example
 
 PER_CLASS, MOST = 4, 200
@@ -52,8 +52,8 @@ def _choose(classes: Sequence[ClassInfo], examples: Iterable[Example]) -> list[t
         if example.label not in missing:
             continue
         try:
-            images.append((example.open().convert("RGB"), example.label))
-        except UNREADABLE_IMAGE:
+            images.append((example.open(), example.label))
+        except UnreadableImageError:
             continue
         missing[example.label] -= 1
         if not missing[example.label]:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from PIL import ImageColor
+from pydantic import Field, field_validator
 
 from dct_augment.config.base import Section
 
@@ -34,6 +35,29 @@ class DatasetOnDisk(AnyDataset):
     val: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share held out where there is no val split")
     test: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="share held out where there is no test split")
     seed: int = Field(0, description="of the held-out shares")
+    value_range: Literal["full", "12bit", "min_max"] | tuple[float, float] = Field(
+        "full",
+        description="black and white in pictures of more than 8 bits: `full` (0..65535, float 0..1), "
+        "`12bit` (0..4095), `min_max` of each picture, or a pair",
+    )
+    background: str = Field("white", description="colour under transparent parts: a name or `#rrggbb`")
+    max_pixels: int = Field(100_000_000, ge=1, description="larger pictures are left out, as unreadable")
+
+    @field_validator("background")
+    @classmethod
+    def _is_a_color(cls, background: str) -> str:
+        try:
+            ImageColor.getrgb(background)
+        except ValueError as error:
+            raise ValueError(f"{background!r} is no colour; use a name such as white, or #rrggbb") from error
+        return background
+
+    @field_validator("value_range")
+    @classmethod
+    def _is_ascending(cls, value_range: str | tuple[float, float]) -> str | tuple[float, float]:
+        if not isinstance(value_range, str) and not value_range[0] < value_range[1]:
+            raise ValueError(f"{list(value_range)} has no extent; give black first, then white, e.g. [0, 4095]")
+        return value_range
 
 
 class FolderDataset(DatasetOnDisk):

@@ -3,15 +3,13 @@
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 
 from dct_augment.config import DATASETS, DatasetConfig
 from dct_augment.datasets import cub, digits, folder, huggingface, imagenet, inat, pocket, webdataset
 from dct_augment.datasets.splits import labels
-from dct_augment.errors import DatasetError
-from dct_augment.images import UNREADABLE_IMAGE
+from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.records import ClassInfo, Dataset, Example, Split
 
 _SHIPPED = ("digits", "pocket")
@@ -96,6 +94,11 @@ class DatasetSubset:
     dataset: Dataset
     without: Mapping[str, Collection[str]]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The remarks of the whole data set."""
+        return self.dataset.notes
+
     def examples(self, split: str) -> Sequence[Example]:
         """Return the labelled images of `train`, `val` or `test`."""
         indices = {info.index for info in self.classes}
@@ -173,7 +176,7 @@ def _readable(examples: Iterator[Example], count: int) -> list[Example]:
 
 def _opens(example: Example) -> bool:
     try:
-        cast(Any, example.open()).load()
-    except UNREADABLE_IMAGE:
+        example.open()
+    except UnreadableImageError:
         return False
     return True

@@ -6,7 +6,7 @@ from dct_augment.config import CubDataset
 from dct_augment.datasets import image_files
 from dct_augment.datasets.image_files import Box
 from dct_augment.datasets.naming import class_infos
-from dct_augment.datasets.splits import ImageDataset, complete
+from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError
 
 _FILES = ("classes.txt", "images.txt", "image_class_labels.txt", "train_test_split.txt")
@@ -35,7 +35,7 @@ def load(settings: CubDataset) -> ImageDataset:
                 for image, path in paths.items()
                 if flags[image] == split_flag
             ]
-            splits[split] = image_files.index(root, rows, boxes)
+            splits[split] = image_files.index(root, rows, image_reader(settings), boxes)
     except KeyError as error:
         raise DatasetError(
             f"the text files in {str(root)!r} do not agree: {error} is in one but not another"

@@ -16,6 +16,7 @@ class Digits:
 
     name: str
     classes: tuple[ClassInfo, ...]
+    notes: tuple[str, ...] = ()
 
     @cache  # noqa: B019 - one data set per process
     def examples(self, split: str) -> Sequence[Example]:

@@ -7,7 +7,8 @@ from dct_augment.config import FolderDataset
 from dct_augment.datasets import image_files
 from dct_augment.datasets.image_files import ImageFiles
 from dct_augment.datasets.naming import class_infos
-from dct_augment.datasets.splits import ImageDataset, complete
+from dct_augment.datasets.reading import ImageReader
+from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -27,10 +28,11 @@ def load(settings: FolderDataset) -> ImageDataset:
     if not class_names:
         raise DatasetError(f"{str(root)!r} holds no class folders; put pictures in one folder per class")
     numbers = {name: number for number, name in enumerate(class_names)}
+    reader = image_reader(settings)
     if split_folders:
-        splits = {split: _index(root, folder, numbers) for split, folder in split_folders.items()}
+        splits = {split: _index(root, folder, numbers, reader) for split, folder in split_folders.items()}
     else:
-        splits = {"train": _index(root, "", numbers)}
+        splits = {"train": _index(root, "", numbers, reader)}
     classes = class_infos(class_names, settings.words)
     return complete(settings.title or root.resolve().name, classes, splits, settings)
 
@@ -47,12 +49,12 @@ def _split_folders(root: Path) -> dict[str, str]:
     return folders
 
 
-def _index(root: Path, split_folder: str, numbers: Mapping[str, int]) -> ImageFiles:
+def _index(root: Path, split_folder: str, numbers: Mapping[str, int], reader: ImageReader) -> ImageFiles:
     """Index all images under the class folders of a split."""
     folder = root / split_folder
     if unknown := [name for name in image_files.folder_names(folder) if name not in numbers]:
         raise DatasetError(f"{str(folder)!r} has classes that train has not: {', '.join(unknown[:10])}")
-    return image_files.index(root, labelled_paths(root, split_folder, numbers))
+    return image_files.index(root, labelled_paths(root, split_folder, numbers), reader)
 
 
 def labelled_paths(root: Path, split_folder: str, numbers: Mapping[str, int]) -> Iterator[tuple[str, int]]:

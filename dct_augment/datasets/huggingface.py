@@ -12,7 +12,8 @@ from dct_augment.config import HuggingFaceDataset
 from dct_augment.datasets import image_files
 from dct_augment.datasets.folder import SPLITS
 from dct_augment.datasets.naming import class_infos
-from dct_augment.datasets.splits import ImageDataset, complete
+from dct_augment.datasets.reading import ImageReader
+from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError
 from dct_augment.records import Example
 
@@ -34,10 +35,11 @@ def load(settings: HuggingFaceDataset) -> ImageDataset:
                 "dataset.label"
             )
     class_names, labels = _labels(tables, settings.label)
+    reader = image_reader(settings)
     splits: dict[str, Sequence[Example]] = {}
     for split, table in tables.items():
         splits[split] = [
-            Example(f"{split}/{row:07d}", label, partial(_open, table, row, settings.image))
+            Example(f"{split}/{row:07d}", label, partial(_open, reader, table, row, settings.image))
             for row, label in enumerate(labels[split])
         ]
     classes = class_infos(class_names, settings.words)
@@ -76,8 +78,6 @@ def _labels(tables: Mapping[str, Any], column: str) -> tuple[list[str], dict[str
     return [str(value) for value in distinct], labels
 
 
-def _open(table: Any, row: int, column: str) -> Image.Image:
+def _open(reader: ImageReader, table: Any, row: int, column: str) -> Image.Image:
     image = table[row][column]
-    if isinstance(image, Image.Image):
-        return image
-    return Image.fromarray(np.asarray(image, np.uint8))
+    return reader.convert(image) if isinstance(image, Image.Image) else reader.convert_array(np.asarray(image))

@@ -9,12 +9,12 @@ from typing import overload
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageOps
+from PIL import Image
 
-from dct_augment.errors import DatasetError
+from dct_augment.datasets.reading import SUFFIXES, ImageReader
+from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.records import Example
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _CHUNK = 50_000  # rows that are Python objects at once
 
 Box = tuple[float, float, float, float]
@@ -24,8 +24,15 @@ Box = tuple[float, float, float, float]
 class ImageFiles(Sequence[Example]):
     """Labelled image files under one root. Paths lie in one Arrow array: about their own bytes each."""
 
-    def __init__(self, root: Path, paths: pa.Array, labels: np.ndarray, boxes: Mapping[str, Box] | None = None) -> None:
-        self.root, self.paths, self.labels, self.boxes = root, paths, labels, boxes or {}
+    def __init__(
+        self,
+        root: Path,
+        paths: pa.Array,
+        labels: np.ndarray,
+        reader: ImageReader,
+        boxes: Mapping[str, Box] | None = None,
+    ) -> None:
+        self.root, self.paths, self.labels, self.reader, self.boxes = root, paths, labels, reader, boxes or {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -39,23 +46,30 @@ class ImageFiles(Sequence[Example]):
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
         path = self.paths[index if index >= 0 else len(self) + index].as_py()
-        return Example(path, int(self.labels[index]), partial(_open, self.root, path, self.boxes.get(path)))
+        return Example(
+            path, int(self.labels[index]), partial(_open, self.reader, self.root / path, self.boxes.get(path))
+        )
 
     def take(self, rows: np.ndarray) -> "ImageFiles":
         """Take the image files of some rows, in their order."""
-        return ImageFiles(self.root, self.paths.take(pa.array(rows)), self.labels[rows], self.boxes)
+        return ImageFiles(self.root, self.paths.take(pa.array(rows)), self.labels[rows], self.reader, self.boxes)
 
 
-def _open(root: Path, path: str, box: Box | None) -> Image.Image:
-    with Image.open(root / path) as stored:  # upright, whatever way the camera was held
-        image = ImageOps.exif_transpose(stored).convert("RGB")
+def _open(reader: ImageReader, path: Path, box: Box | None) -> Image.Image:
+    image = reader.read(path)
     if box is None:
         return image
     left, top, width, height = box
-    return image.crop((round(left), round(top), round(left + width), round(top + height)))
+    corners = (round(left), round(top), round(left + width), round(top + height))
+    inside = (max(corners[0], 0), max(corners[1], 0), min(corners[2], image.width), min(corners[3], image.height))
+    if inside[0] >= inside[2] or inside[1] >= inside[3]:
+        raise UnreadableImageError(f"its box (x {left:g}, y {top:g}, {width:g} x {height:g}) has no pixel inside it")
+    return image.crop(inside)
 
 
-def index(root: Path, rows: Iterable[tuple[str, int]], boxes: Mapping[str, Box] | None = None) -> ImageFiles:
+def index(
+    root: Path, rows: Iterable[tuple[str, int]], reader: ImageReader, boxes: Mapping[str, Box] | None = None
+) -> ImageFiles:
     """Index rows of a path under the root and a label."""
     paths = [pa.array([], pa.large_string())]
     labels = [np.array([], np.int32)]
@@ -63,7 +77,7 @@ def index(root: Path, rows: Iterable[tuple[str, int]], boxes: Mapping[str, Box] 
     while chunk := list(islice(remaining, _CHUNK)):
         paths.append(pa.array([path for path, _ in chunk], pa.large_string()))
         labels.append(np.array([label for _, label in chunk], np.int32))
-    return ImageFiles(root, pa.concat_arrays(paths), np.concatenate(labels), boxes)
+    return ImageFiles(root, pa.concat_arrays(paths), np.concatenate(labels), reader, boxes)
 
 
 def paths_below(folder: Path, prefix: str = "") -> Iterator[str]:

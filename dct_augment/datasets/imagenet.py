@@ -9,7 +9,7 @@ from dct_augment.config import ImageNetDataset
 from dct_augment.datasets import image_files
 from dct_augment.datasets.folder import labelled_paths
 from dct_augment.datasets.naming import class_infos
-from dct_augment.datasets.splits import ImageDataset, complete
+from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError
 
 _PUBLISHED = "ImageNet's train and val folders, each with one folder per WordNet id (n01440764, ...)"
@@ -37,9 +37,10 @@ def load(settings: ImageNetDataset) -> ImageDataset:
                 f"{str(root / folder)!r} has no class folders; sort its pictures into folders by WordNet id"
             )
     numbers = {wordnet_id: number for number, wordnet_id in enumerate(ids)}
+    reader = image_reader(settings)
     splits = {
-        "train": image_files.index(root, labelled_paths(root, "train", numbers)),
-        "test": image_files.index(root, labelled_paths(root, "val", numbers)),
+        "train": image_files.index(root, labelled_paths(root, "train", numbers), reader),
+        "test": image_files.index(root, labelled_paths(root, "val", numbers), reader),
     }
     first_names = words()
     classes = class_infos(ids, settings.words, [first_names.get(wordnet_id, wordnet_id) for wordnet_id in ids])

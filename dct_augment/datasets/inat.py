@@ -10,7 +10,8 @@ from dct_augment.config import INaturalistDataset
 from dct_augment.datasets import image_files
 from dct_augment.datasets.image_files import ImageFiles
 from dct_augment.datasets.naming import class_infos
-from dct_augment.datasets.splits import ImageDataset, complete
+from dct_augment.datasets.reading import ImageReader
+from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError
 
 Category = Mapping[str, Any]
@@ -43,7 +44,11 @@ def load(settings: INaturalistDataset) -> ImageDataset:
     original_names = [str(category["name"]) for category in categories]
     names = [_prompt_name(category, settings.language) for category in categories]
     numbers = {category["id"]: number for number, category in enumerate(categories)}
-    splits = {"train": _index(root, train, numbers), "test": _index(root, _read(root / _VAL[year]), numbers)}
+    reader = image_reader(settings)
+    splits = {
+        "train": _index(root, train, numbers, reader),
+        "test": _index(root, _read(root / _VAL[year]), numbers, reader),
+    }
     return complete(f"inat{year}", class_infos(original_names, settings.words, names), splits, settings)
 
 
@@ -96,7 +101,7 @@ def _prompt_name(category: Category, language: str) -> str:
     return str(category["name"]).lower()
 
 
-def _index(root: Path, annotated: Mapping[str, Any], numbers: Mapping[Any, int]) -> ImageFiles:
+def _index(root: Path, annotated: Mapping[str, Any], numbers: Mapping[Any, int], reader: ImageReader) -> ImageFiles:
     """Index the images of an annotation file whose category has a class number."""
     categories = {annotation["image_id"]: annotation["category_id"] for annotation in annotated["annotations"]}
 
@@ -106,4 +111,4 @@ def _index(root: Path, annotated: Mapping[str, Any], numbers: Mapping[Any, int])
             if number is not None:
                 yield str(image["file_name"]), number
 
-    return image_files.index(root, rows())
+    return image_files.index(root, rows(), reader)

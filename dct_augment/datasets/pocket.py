@@ -23,6 +23,7 @@ class PocketBirds:
 
     name: str
     classes: tuple[ClassInfo, ...]
+    notes: tuple[str, ...] = ()
 
     @cache  # noqa: B019 - one data set per process
     def examples(self, split: str) -> Sequence[Example]:

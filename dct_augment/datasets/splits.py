@@ -9,25 +9,36 @@ import numpy as np
 
 from dct_augment.config import DatasetOnDisk
 from dct_augment.datasets.image_files import ImageFiles
+from dct_augment.datasets.reading import ImageReader
 from dct_augment.errors import DatasetError
 from dct_augment.records import ClassInfo, Example
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A data set on disk: its short name, its classes, and the images of each split."""
+    """A data set: its short name, its classes, the images of each split, and remarks on how they were read."""
 
     name: str
     classes: tuple[ClassInfo, ...]
     splits: Mapping[str, Sequence[Example]] = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     def examples(self, split: str) -> Sequence[Example]:
         """Return the labelled images of `train`, `val` or `test`."""
         return self.splits[split]
 
 
+def image_reader(settings: DatasetOnDisk) -> ImageReader:
+    """Make the reader that a data set's settings describe."""
+    return ImageReader(settings.value_range, settings.background, settings.max_pixels)
+
+
 def complete(
-    name: str, classes: tuple[ClassInfo, ...], splits: Mapping[str, Sequence[Example]], settings: DatasetOnDisk
+    name: str,
+    classes: tuple[ClassInfo, ...],
+    splits: Mapping[str, Sequence[Example]],
+    settings: DatasetOnDisk,
+    notes: Sequence[str] = (),
 ) -> ImageDataset:
     """Make a data set of its `train` split and, where the layout has them, `val` and `test`.
 
@@ -43,7 +54,7 @@ def complete(
         rows = hold_out(_keys(train), missing, settings.seed)
         splits = {**splits, **{split: _take(train, numbers) for split, numbers in rows.items()}}
     _refuse_empty_classes(classes, splits["train"], settings.path.expanduser())
-    return ImageDataset(name, classes, splits)
+    return ImageDataset(name, classes, splits, tuple(notes))
 
 
 def hold_out(keys: Iterable[str], shares: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:

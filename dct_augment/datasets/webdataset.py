@@ -1,6 +1,5 @@
 """Reads WebDataset tar shards, our own included; images are read from the tars where they lie."""
 
-import io
 import json
 import re
 import tarfile
@@ -16,7 +15,8 @@ from dct_augment import tars
 from dct_augment.config import WebDatasetDataset
 from dct_augment.datasets import image_files
 from dct_augment.datasets.naming import class_infos
-from dct_augment.datasets.splits import ImageDataset, complete
+from dct_augment.datasets.reading import SUFFIXES, ImageReader
+from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError
 from dct_augment.records import Example
 from dct_augment.tars import Span
@@ -29,7 +29,7 @@ _SPLIT_WORDS = {
     "validation": "val",
     "test": "test",
 }
-_IMAGES = frozenset(suffix.removeprefix(".") for suffix in image_files.SUFFIXES)
+_IMAGES = frozenset(suffix.removeprefix(".") for suffix in SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class _StoredImage:
     tar: Path
     span: Span
 
-    def example(self) -> Example:
-        return Example(f"{self.tar.name}/{self.key}", self.label, partial(_open, self.tar, self.span))
+    def example(self, reader: ImageReader) -> Example:
+        return Example(f"{self.tar.name}/{self.key}", self.label, partial(_open, reader, self.tar, self.span))
 
 
 def load(settings: WebDatasetDataset) -> ImageDataset:
@@ -60,10 +60,11 @@ def load(settings: WebDatasetDataset) -> ImageDataset:
     if not paths:
         raise DatasetError(f"dataset.path {str(root)!r} holds no *.tar shards")
     class_names: dict[int, str] = {}
+    reader = image_reader(settings)
     splits: dict[str, list[Example]] = {"train": []}
     for path in paths:
         images = _index(path)
-        splits.setdefault(_split(path), []).extend(image.example() for image in images)
+        splits.setdefault(_split(path), []).extend(image.example(reader) for image in images)
         for image in images:
             if image.class_name:
                 class_names.setdefault(image.label, image.class_name)
@@ -125,6 +126,6 @@ def _class_names(root: Path, labels: Collection[int], in_tars: Mapping[int, str]
     return [in_tars[label] for label in range(count)]
 
 
-def _open(tar: Path, span: Span) -> Image.Image:
+def _open(reader: ImageReader, tar: Path, span: Span) -> Image.Image:
     with tar.open("rb") as stream:
-        return Image.open(io.BytesIO(span.read(stream)))
+        return reader.read(span.read(stream))

@@ -92,7 +92,7 @@ class RealImages:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        picture = self._examples[index].open().convert("RGB")
+        picture = self._examples[index].open()
         return (self._transform(picture) if self._transform else picture), self.labels[index]
 
 

@@ -17,9 +17,9 @@ from dct_augment import files
 from dct_augment.benchmark.arms import ARMS, arm_folder
 from dct_augment.classifiers import Classifier, features
 from dct_augment.downstream.mixing import SyntheticImages
-from dct_augment.errors import ModelError
+from dct_augment.errors import ModelError, UnreadableImageError
 from dct_augment.generation.shards import ShardFolder, shard_folder
-from dct_augment.images import UNREADABLE_IMAGE, square
+from dct_augment.images import square
 from dct_augment.intervals import proportion
 from dct_augment.metrics.evaluation import Metric, evaluate
 from dct_augment.pipeline.context import RunContext
@@ -225,8 +225,8 @@ def _opened(examples: Iterable[Example]) -> Labelled:
     """Open images with their labels, without those that cannot be read."""
     for example in examples:
         try:
-            picture = example.open().convert("RGB")
-        except UNREADABLE_IMAGE:
+            picture = example.open()
+        except UnreadableImageError:
             continue
         yield picture, example.label
 

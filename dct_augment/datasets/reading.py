@@ -1,0 +1,220 @@
+"""Reads any picture as 8-bit RGB, upright, as a person sees it; or says in a sentence why it cannot be read."""
+
+import io
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
+
+from dct_augment.errors import UnreadableImageError
+
+ValueRange = Literal["full", "12bit", "min_max"] | tuple[float, float]
+"""What is black and what is white in pictures of more than 8 bits."""
+
+_ENDINGS = "jpg jpeg jpe jfif png apng webp bmp dib gif tif tiff ppm pgm pbm pnm avif jp2 j2k tga qoi heic heif"
+SUFFIXES = frozenset("." + ending for ending in _ENDINGS.split(" "))
+"""What file names of pictures end in."""
+
+_NOT_DECODED = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "FPX", "MIC", "PDF"})
+"""Formats that Pillow knows but cannot decode by itself: it would start another program, or has none to start."""
+
+_FULL_RANGE = {"I;16": 65535.0, "I;16L": 65535.0, "I;16B": 65535.0, "I;16N": 65535.0, "I": 65535.0, "F": 1.0}
+"""The value of white, by Pillow's mode, for pictures of more than 8 bits. Netpbm and PNG store 16 bits as `I`, too."""
+
+_ROUNDING = 1e-3  # float pictures may be this much outside of 0..1
+_CHANNELS = (1, 3, 4)
+_PIXEL_LIMIT = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """How pictures become 8-bit RGB.
+
+    The first frame is taken, turned upright by its EXIF orientation. Transparent parts show the background. Pictures of
+    more than 8 bits are mapped from their value range to 0..255; CMYK and Lab are converted by their colour profile.
+
+    Args:
+        value_range: `full` is 0..65535 of 16-bit pictures and 0..1 of float pictures; `12bit` is 0..4095; `min_max` is
+            what each picture itself has; or a pair (black, white), beyond which values are cut.
+        background: a colour name or `#rrggbb`.
+        max_pixels: larger pictures are not decoded.
+    """
+
+    value_range: ValueRange = "full"
+    background: str = "white"
+    max_pixels: int = 100_000_000
+
+    def read(self, stored: Path | bytes) -> Image.Image:
+        """Read a picture from a file or from its bytes.
+
+        Raises:
+            UnreadableImageError: it cannot be read, is too large, or its values are not in the range.
+        """
+        try:
+            data = stored if isinstance(stored, bytes) else stored.read_bytes()
+        except OSError as error:
+            raise UnreadableImageError(error.strerror or str(error)) from error
+        if not data:
+            raise UnreadableImageError("the file is empty")
+        return self._guarded(lambda: self._decode(data))
+
+    def convert(self, image: Image.Image) -> Image.Image:
+        """Convert an opened picture of any mode.
+
+        Raises:
+            UnreadableImageError: its data are damaged, it is too large, or its values are not in the range.
+        """
+        return self._guarded(lambda: self._convert(image))
+
+    def convert_array(self, array: np.ndarray) -> Image.Image:
+        """Convert an array (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4; 8-bit, 16-bit or float values.
+
+        Raises:
+            UnreadableImageError: another shape, or values that are not in the range.
+        """
+        return self._guarded(lambda: self._convert_array(array))
+
+    def _guarded(self, decode: Callable[[], Image.Image]) -> Image.Image:
+        """Call a decoder; whatever it raises over damaged data becomes one error."""
+        try:
+            return decode()
+        except UnreadableImageError:
+            raise
+        except UnidentifiedImageError as error:
+            raise UnreadableImageError("it is no picture of a known format") from error
+        except Exception as error:  # decoders raise nearly everything over damaged bytes
+            reason = " ".join(str(error).split()) or "no reason given"
+            raise UnreadableImageError(f"it cannot be decoded: {reason} ({type(error).__name__})") from error
+
+    def _decode(self, data: bytes) -> Image.Image:
+        with _PIXEL_LIMIT:  # Pillow's own limit is one for the whole process
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                image = Image.open(io.BytesIO(data), formats=_formats(_is_heif(data)))
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+        return self._convert(image)
+
+    def _convert(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        if width * height > self.max_pixels:
+            raise UnreadableImageError(
+                f"{width} x {height} pixels are more than dataset.max_pixels, which is {self.max_pixels}"
+            )
+        image.load()
+        image = _upright(image)
+        if image.mode in _FULL_RANGE:
+            image = self._scaled(np.asarray(image), _FULL_RANGE[image.mode])
+        elif image.mode in ("CMYK", "LAB"):
+            image = _to_srgb(image)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            ground = Image.new("RGBA", image.size, (*ImageColor.getrgb(self.background)[:3], 255))
+            image = Image.alpha_composite(ground, image)
+        return image if image.mode == "RGB" else image.convert("RGB")
+
+    def _convert_array(self, array: np.ndarray) -> Image.Image:
+        array = _channels_last(np.asarray(array))
+        if array.dtype == bool:
+            array = array.astype(np.uint8) * 255
+        elif array.dtype == np.uint8:
+            pass
+        elif np.issubdtype(array.dtype, np.floating):
+            return self._convert(self._scaled(array, 1.0))
+        elif np.issubdtype(array.dtype, np.integer):
+            return self._convert(self._scaled(array, 65535.0 if array.dtype == np.uint16 else 255.0))
+        else:
+            raise UnreadableImageError(f"an array of {array.dtype} is no picture")
+        return self._convert(Image.fromarray(array))
+
+    def _scaled(self, values: np.ndarray, white: float) -> Image.Image:
+        """Map values to 8 bits: round(255 (v - black) / (white - black))."""
+        values = values.astype(np.float64)
+        if not np.isfinite(values).all():
+            raise UnreadableImageError("it has values that are not finite")
+        lowest, highest = float(values.min()), float(values.max())
+        black = 0.0
+        if self.value_range == "min_max":
+            black, white = lowest, highest
+        elif self.value_range == "12bit":
+            white = 4095.0
+        elif self.value_range != "full":
+            black, white = self.value_range
+        tolerance = _ROUNDING * (white - black)
+        if isinstance(self.value_range, str) and (lowest < black - tolerance or highest > white + tolerance):
+            raise UnreadableImageError(
+                f"its values are {lowest:g} to {highest:g}, but 0 is black and {white:g} is white by "
+                f"dataset.value_range: {self.value_range}; set it to min_max, or to a pair [black, white]"
+            )
+        scaled = (values - black) / max(white - black, np.finfo(np.float64).tiny)
+        return Image.fromarray(np.rint(scaled.clip(0, 1) * 255).astype(np.uint8))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says; damaged metadata turn nothing."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the picture itself is sound
+        return image
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Convert CMYK by its profile if it has one; Lab, which Pillow's `convert` does not know, by the standard's."""
+    srgb = ImageCms.createProfile("sRGB")
+    profile = image.info.get("icc_profile")
+    try:
+        if image.mode == "LAB":
+            source: Any = ImageCms.createProfile("LAB")
+        elif profile:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        else:
+            return image.convert("RGB")
+        converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        if image.mode == "LAB":
+            raise
+        return image.convert("RGB")
+    assert converted is not None
+    return converted
+
+
+def _channels_last(array: np.ndarray) -> np.ndarray:
+    """Bring an array into (H, W) or (H, W, C)."""
+    shape = array.shape
+    if array.ndim == 3 and 0 not in shape:
+        first, last = shape[0] in _CHANNELS, shape[-1] in _CHANNELS
+        if first and last:
+            raise UnreadableImageError(f"of an array {shape}, both the first and the last axis may be the channels")
+        if first:
+            array = np.moveaxis(array, 0, -1)
+        if first or last:
+            return np.ascontiguousarray(array[..., 0] if array.shape[-1] == 1 else array)
+    if array.ndim == 2 and 0 not in shape:
+        return np.ascontiguousarray(array)
+    raise UnreadableImageError(f"an array {shape} is no picture: (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4")
+
+
+def _is_heif(data: bytes) -> bool:
+    """Check for HEIF's brands; AVIF lies in the same kind of file."""
+    return data[4:8] == b"ftyp" and data[8:11] in (b"hei", b"hev", b"mif", b"msf") and b"avif" not in data[:64]
+
+
+@cache
+def _formats(heif: bool) -> tuple[str, ...]:
+    """List the formats that are decoded here, without another program's help."""
+    if heif:
+        try:
+            import pillow_heif  # type: ignore[import-not-found, unused-ignore]
+        except ImportError as error:
+            raise UnreadableImageError("HEIC pictures need the package pillow-heif: pip install pillow-heif") from error
+        pillow_heif.register_heif_opener()
+    Image.init()
+    # Pillow warns of damaged metadata and of palettes. Not with catch_warnings: that is not safe in threads.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    return tuple(sorted(Image.OPEN.keys() - _NOT_DECODED))
