@@ -6,6 +6,7 @@ import pytest
 
 from dct_augment import config, datasets
 from dct_augment.datasets import image_files
+from dct_augment.datasets.reading import ImageReader
 from tests.conftest import CONFIGS
 from tests.datasets.layouts import cub_tree, folder_tree, imagenet_tree, inat_tree
 
@@ -31,7 +32,8 @@ def test_shipped_configs_read_their_data_sets_in_the_published_layouts(
 
 def test_an_index_of_image_files_is_small(tmp_path: Path) -> None:
     """A path costs about its own bytes, not an object."""
-    index = image_files.index(tmp_path, ((f"class-{n % 100:03d}/picture-{n:08d}.jpg", n % 100) for n in range(20_000)))
+    rows = ((f"class-{n % 100:03d}/picture-{n:08d}.jpg", n % 100) for n in range(20_000))
+    index = image_files.index(tmp_path, rows, ImageReader())
     assert index.paths.nbytes / len(index) < 60
     assert index[-1].key == "class-099/picture-00019999.jpg"
     assert [example.key for example in index[:2]] == [index[0].key, index[1].key]
