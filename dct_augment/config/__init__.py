@@ -2,16 +2,19 @@
 
 from dct_augment.config.base import Fraction, PositiveInt, Section
 from dct_augment.config.datasets import (
+    AircraftDataset,
     AnyDataset,
     CubDataset,
     DatasetConfig,
     DatasetOnDisk,
     DigitsDataset,
+    DtdDataset,
     FolderDataset,
     HuggingFaceDataset,
     ImageNetDataset,
     INaturalistDataset,
     PocketDataset,
+    TorchvisionDataset,
     WebDatasetDataset,
 )
 from dct_augment.config.fingerprints import differences, fingerprint, seed_from
@@ -52,6 +55,7 @@ __all__ = [
     "DEFAULT_POSITIONS",
     "FULL_BENCHMARK",
     "SCHEMA_VERSION",
+    "AircraftDataset",
     "AnyDataset",
     "Arm",
     "BenchmarkConfig",
@@ -63,6 +67,7 @@ __all__ = [
     "DigitsDataset",
     "DirectAlignConfig",
     "DownstreamConfig",
+    "DtdDataset",
     "Ensemble",
     "FolderDataset",
     "Fraction",
@@ -87,6 +92,7 @@ __all__ = [
     "Section",
     "TextualInversionConfig",
     "TokensConfig",
+    "TorchvisionDataset",
     "WebDatasetDataset",
     "available",
     "differences",

@@ -105,6 +105,32 @@ class WebDatasetDataset(DatasetOnDisk):
     title: str | None = Field(None, description="short name in token names; the folder's own if unset")
 
 
+class TorchvisionDataset(DatasetOnDisk):
+    """A published data set as `torchvision.datasets` has it on disk; `path` is torchvision's `root`, or its own folder.
+
+    In order: Oxford 102 Flowers, Oxford-IIIT Pets, Stanford Cars, Food-101, EuroSAT (RGB), Caltech-101, CIFAR-10, and
+    CIFAR-100 with its fine labels.
+    """
+
+    name: Literal["flowers102", "pets", "cars", "food101", "eurosat", "caltech101", "cifar10", "cifar100"]
+
+
+class AircraftDataset(DatasetOnDisk):
+    """FGVC-Aircraft as `torchvision.datasets` has it on disk; `path` is torchvision's `root`, or its own folder."""
+
+    name: Literal["aircraft"]
+    level: Literal["variant", "family", "manufacturer"] = Field(
+        "variant", description="what is a class: 100 variants (737-700), 70 families (Boeing 737), 30 manufacturers"
+    )
+
+
+class DtdDataset(DatasetOnDisk):
+    """Describable Textures (DTD) as `torchvision.datasets` has it on disk; `path` is its `root`, or `dtd` in it."""
+
+    name: Literal["dtd"]
+    partition: int = Field(1, ge=1, le=10, description="which of the ten published splits")
+
+
 DatasetConfig = Annotated[
     PocketDataset
     | DigitsDataset
@@ -113,7 +139,10 @@ DatasetConfig = Annotated[
     | INaturalistDataset
     | ImageNetDataset
     | HuggingFaceDataset
-    | WebDatasetDataset,
+    | WebDatasetDataset
+    | AircraftDataset
+    | DtdDataset
+    | TorchvisionDataset,
     Field(discriminator="name"),
 ]
 """Which real images there are: the settings of one adapter, chosen by `name`."""

@@ -25,6 +25,8 @@ _REAL_IMAGES = tuple(
         "taxon",
         "image",
         "label",
+        "level",
+        "partition",
     )
 )
 _IMAGE_OF_A_PROMPT = ("dataset.name", "model", "prompts", "sampling", "guide")

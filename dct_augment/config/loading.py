@@ -168,7 +168,7 @@ def _explain(problem: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     loc, kind, value = problem["loc"], problem["type"], problem["input"]
     where = ".".join(_place(loc, data)) or "configuration"
     if kind == "union_tag_invalid":
-        names = [_tag(model) for model in _sections(loc)]
+        names = [tag for model in _sections(loc) for tag in _tags(model)]
         hint = _hint(str(value["name"]), names)
         return f"{where}.name: {value['name']!r} is unknown{hint}; choose one of: {', '.join(names)}"
     if kind == "extra_forbidden":
@@ -194,7 +194,7 @@ def _sections(loc: Iterable[Any]) -> list[type[BaseModel]]:
     sections: list[type[BaseModel]] = [Config]
     for part in loc:
         if len(sections) > 1:
-            sections = [section for section in sections if _tag(section) == part]
+            sections = [section for section in sections if part in _tags(section)]
         elif not isinstance(part, int):
             sections = _models(_annotation(sections[0], part))
     return sections
@@ -206,9 +206,9 @@ def _annotation(section: type[BaseModel], key: str) -> Any:
     return (field.annotation, *field.metadata)
 
 
-def _tag(section: type[BaseModel]) -> str:
-    """The `name` by which a member of a union is chosen."""
-    return str(get_args(section.model_fields["name"].annotation)[0])
+def _tags(section: type[BaseModel]) -> tuple[str, ...]:
+    """The names by which a member of a union is chosen."""
+    return get_args(section.model_fields["name"].annotation)
 
 
 def _models(annotation: Any) -> list[Any]:
@@ -219,7 +219,7 @@ def _models(annotation: Any) -> list[Any]:
     return [model for part in inner for model in _models(part)]
 
 
-DATASETS: dict[str, type[AnyDataset]] = {_tag(model): model for model in _models(DatasetConfig)}
+DATASETS: dict[str, type[AnyDataset]] = {tag: model for model in _models(DatasetConfig) for tag in _tags(model)}
 
 
 def _hint(word: str, allowed: Iterable[str]) -> str:

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from dct_augment.config import DATASETS, DatasetConfig
-from dct_augment.datasets import cub, digits, folder, huggingface, imagenet, inat, pocket, webdataset
+from dct_augment.datasets import (
+    cifar,
+    cub,
+    digits,
+    folder,
+    huggingface,
+    imagenet,
+    inat,
+    pocket,
+    torchvision_layouts,
+    webdataset,
+)
 from dct_augment.datasets.splits import labels
 from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.records import ClassInfo, Dataset, Example, Split
@@ -22,6 +33,8 @@ _ADAPTERS: dict[str, Callable[..., Dataset]] = {
     "imagenet": imagenet.load,
     "huggingface": huggingface.load,
     "webdataset": webdataset.load,
+    **dict.fromkeys(torchvision_layouts.NAMES, torchvision_layouts.load),
+    **dict.fromkeys(cifar.NAMES, cifar.load),
 }
 
 

@@ -98,6 +98,13 @@ def folder_names(path: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
+def own_folder(path: Path, name: str) -> Path:
+    """Find a data set's own folder, e.g. `dtd/dtd`: below the user's path, or the path itself."""
+    parts = Path(name).parts
+    below = (path.joinpath(*parts[begin:]) for begin in range(len(parts)))
+    return next((folder for folder in below if folder.is_dir()), path)
+
+
 def require(path: Path, *names: str, published: str) -> None:
     """Check that a folder and what must be in it exist.
 

@@ -29,10 +29,21 @@ State = Literal["ok", "warning", "missing"]
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _WEIGHT_SUFFIXES = (".safetensors", ".bin")
 _UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder", "scheduler")
+_BY_TORCHVISION = "torchvision downloads it (`download=True`)"
 _PUBLISHED: dict[str, tuple[str, int | None]] = {
     "cub": ("1.1 GB from Caltech Vision; for non-commercial research", 200),
     "inat": ("from the iNaturalist competition: 42 GB (train_mini), 224 GB (train); for non-commercial use", None),
     "imagenet": ("about 150 GB after registration at image-net; for non-commercial research", 1000),
+    "aircraft": (f"{_BY_TORCHVISION}, 2.8 GB; for non-commercial research", 100),
+    "flowers102": (f"{_BY_TORCHVISION}, 350 MB", 102),
+    "pets": (f"{_BY_TORCHVISION}, 800 MB; CC BY-SA 4.0", 37),
+    "cars": ("1.9 GB, from a mirror of the published files; for non-commercial research", 196),
+    "food101": (f"{_BY_TORCHVISION}, 5 GB; pictures of Foodspotting, for research", 101),
+    "dtd": (f"{_BY_TORCHVISION}, 600 MB; for research", 47),
+    "eurosat": (f"{_BY_TORCHVISION}, 94 MB; MIT", 10),
+    "caltech101": (f"{_BY_TORCHVISION}, 137 MB; CC BY 4.0", 101),
+    "cifar10": (f"{_BY_TORCHVISION}, 170 MB", 10),
+    "cifar100": (f"{_BY_TORCHVISION}, 170 MB", 100),
 }
 """Size and terms of public data sets, and their classes."""
 

@@ -179,7 +179,7 @@ def test_keyword_arguments_are_checked_too() -> None:
 def test_an_unknown_name_lists_the_known_ones() -> None:
     (problem,) = problems("pockt")
     assert "did you mean 'pocket'?" in problem
-    assert "cub, digits, folder" in problem
+    assert "aircraft, cub, digits, flowers, folder" in problem
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

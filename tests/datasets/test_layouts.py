@@ -9,6 +9,7 @@ from dct_augment.datasets import image_files
 from dct_augment.datasets.reading import ImageReader
 from tests.conftest import CONFIGS
 from tests.datasets.layouts import cub_tree, folder_tree, imagenet_tree, inat_tree
+from tests.datasets.torchvision_trees import aircraft_tree, flowers_tree, pets_tree
 
 
 def test_shipped_configs_read_their_data_sets_in_the_published_layouts(
@@ -20,6 +21,9 @@ def test_shipped_configs_read_their_data_sets_in_the_published_layouts(
         "inat": lambda root: inat_tree(root, 2021),
         "imagenet": imagenet_tree,
         "folder": folder_tree,
+        "aircraft": aircraft_tree,
+        "flowers": flowers_tree,
+        "pets": pets_tree,
     }
     for name, tree in trees.items():
         settings = config.load(str(CONFIGS / f"{name}.yaml"))

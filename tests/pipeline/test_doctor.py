@@ -94,3 +94,10 @@ def test_the_doctor_warns_of_a_prefect_server_that_does_not_answer(monkeypatch: 
 def test_the_doctor_says_that_a_function_needs_its_library() -> None:
     guide = examined("guide.name=my:guide")["guide"]
     assert (guide.state, "library: function" in guide.detail) == ("missing", True)
+
+
+def test_the_doctor_says_where_a_published_data_set_comes_from(tmp_path: Path) -> None:
+    findings = examined(f"dataset.path={tmp_path}", name="pets")
+    assert findings["data set"].state == "missing"
+    assert "torchvision downloads it (`download=True`), 800 MB; CC BY-SA 4.0" in findings["data set"].fix
+    assert "7,400 images" in findings["disk"].detail
