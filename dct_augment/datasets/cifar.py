@@ -7,9 +7,9 @@ An array's bytes lie in the file as they are: only their place is kept, and each
 import mmap
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from PIL import Image
@@ -63,13 +63,19 @@ NAMES = tuple(_LAYOUTS)
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the rows of a batch lie in its file: from which byte on, how many, row by row or column by column."""
+
+    begin: int
+    count: int
+    order: Literal["C", "F"]
+
+
+@dataclass(frozen=True)
 class BatchReader(ImageReader):
-    """Reads pictures by paths such as `data_batch_1/00042`: row 42 of the file data_batch_1.
+    """Reads pictures by paths such as `data_batch_1/00042`: row 42 of the file data_batch_1."""
 
-    `places` says at which byte the rows of each file begin.
-    """
-
-    places: Mapping[str, int] | None = None
+    places: Mapping[str, Place] = field(default_factory=dict)
 
     def read(self, stored: Path | bytes) -> Image.Image:
         """Read the row that a path names.
@@ -78,17 +84,15 @@ class BatchReader(ImageReader):
             UnreadableImageError: the file is gone, or shorter than it was.
         """
         assert isinstance(stored, Path)
-        assert self.places is not None
         file = stored.parent
+        place = self.places[file.name]
         try:
-            with file.open("rb") as batch:
-                batch.seek(self.places[file.name] + int(stored.name) * _ROW_BYTES)
-                content = batch.read(_ROW_BYTES)
+            rows = np.memmap(file, np.uint8, "r", place.begin, (place.count, _ROW_BYTES), place.order)
         except OSError as error:
             raise UnreadableImageError(error.strerror or str(error)) from error
-        if len(content) < _ROW_BYTES:
-            raise UnreadableImageError(f"the file {file.name} ends before it")
-        return self.convert_array(np.frombuffer(content, np.uint8).reshape(_SHAPE))
+        except ValueError as error:
+            raise UnreadableImageError(f"the file {file.name} is shorter than it was") from error
+        return self.convert_array(np.array(rows[int(stored.name)]).reshape(_SHAPE))
 
 
 def load(settings: TorchvisionDataset) -> ImageDataset:
@@ -101,7 +105,7 @@ def load(settings: TorchvisionDataset) -> ImageDataset:
     root = image_files.own_folder(settings.path.expanduser(), layout.folder)
     image_files.require(root, layout.meta, *layout.train, *layout.test, published=layout.published)
     classes = _class_names(root / layout.meta, layout.names)
-    places: dict[str, int] = {}
+    places: dict[str, Place] = {}
     rows: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
     for split, files in (("train", layout.train), ("test", layout.test)):
         for file in files:
@@ -121,8 +125,8 @@ def _class_names(file: Path, key: str) -> list[str]:
     return [name.decode("latin1") if isinstance(name, bytes) else name for name in names]
 
 
-def _batch(file: Path, key: str, class_count: int) -> tuple[list[int], int]:
-    """Read the labels of a batch, and find the byte at which its rows begin."""
+def _batch(file: Path, key: str, class_count: int) -> tuple[list[int], Place]:
+    """Read the labels of a batch, and find the place of its rows."""
     expected = f"`data`, rows of {_ROW_BYTES} bytes, and `{key}`, a number below {class_count} for each"
     content = _unpickle(file, expected)
     labels, data = content.get(key), content.get("data")
@@ -133,10 +137,10 @@ def _batch(file: Path, key: str, class_count: int) -> tuple[list[int], int]:
     if not isinstance(data, _PickledArray) or not data.is_rows(len(labels)):
         raise damaged(file, expected, f"'data' is not of {len(labels)} rows, as there are labels")
     with file.open("rb") as stored, mmap.mmap(stored.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        place = mapped.find(data.content)
-    if place < 0:
+        begin = mapped.find(data.content)
+    if begin < 0:
         raise damaged(file, expected, "its rows are not stored as plain bytes")
-    return labels, place
+    return labels, Place(begin, len(labels), "F" if data.column_order else "C")
 
 
 # --------------------------------------------------------------------------------------------- pickles, without trust
@@ -158,7 +162,7 @@ class _PickledArray:
     def __init__(self, *_: Any) -> None:
         self.shape: Any = None
         self.code: Any = None
-        self.column_order: Any = True
+        self.column_order: Any = False
         self.content: Any = b""
 
     def __setstate__(self, state: Any) -> None:
@@ -169,10 +173,7 @@ class _PickledArray:
     def is_rows(self, count: int) -> bool:
         """Tell whether this is an array of so many pictures."""
         whole = isinstance(self.content, bytes) and len(self.content) == count * _ROW_BYTES
-        return whole and count > 0 and self.shape == (count, _ROW_BYTES) and self._is_plain()
-
-    def _is_plain(self) -> bool:
-        return self.code in ("u1", "|u1") and not self.column_order
+        return whole and count > 0 and self.shape == (count, _ROW_BYTES) and self.code in ("u1", "|u1")
 
 
 class _Unpickler(pickle._Unpickler):

@@ -46,8 +46,12 @@ def flowers_tree(root: Path) -> Path:
     labels = [*range(102, 0, -1), 1, 2, 3, 1, 2, 3]
     for number, label in enumerate(labels, 1):
         save_image(folder / "jpg" / f"image_{number:05d}.jpg", COLOURS[label % 4])
-    ids = {"trnid": np.uint16([range(1, 103)]), "valid": np.uint16([[105, 103]]), "tstid": np.uint16([[106, 107]])}
-    scipy.io.savemat(folder / "imagelabels.mat", {"labels": np.uint8([labels])}, do_compression=True)
+    ids = {
+        "trnid": np.array([range(1, 103)], np.uint16),
+        "valid": np.array([[105, 103]], np.uint16),
+        "tstid": np.array([[106, 107]], np.uint16),
+    }
+    scipy.io.savemat(folder / "imagelabels.mat", {"labels": np.array([labels], np.uint8)}, do_compression=True)
     scipy.io.savemat(folder / "setid.mat", ids, do_compression=True)
     return root
 
