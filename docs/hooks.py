@@ -181,7 +181,7 @@ def _is_list(annotation: Any) -> bool:
 def _tag(model: type[BaseModel]) -> str:
     """Name a variant by the values of its discriminator."""
     names = get_args(model.model_fields["name"].annotation) if "name" in model.model_fields else ()
-    return ", ".join(f"`name: {name}`" for name in names) or model.__name__
+    return f"`name: {', '.join(names)}`" if names else model.__name__
 
 
 def _sentence(model: type[BaseModel]) -> str:
