@@ -371,7 +371,7 @@ class TestServe:
 
     def test_every_deployment_is_there_with_a_queue_and_no_path_of_this_machine(self, served: Served) -> None:
         found = {one["name"]: one for one in served.post("/deployments/filter")}
-        assert set(found) == {*("pocket", "digits", "cub", "inat", "imagenet", "folder", "aircraft", "flowers", "pets")}
+        assert set(found) == {"aircraft", "cub", "digits", "flowers", "folder", "imagenet", "inat", "pets", "pocket"}
         for name, one in found.items():
             assert one["parameters"] == {"config": name}
             assert one["description"]
