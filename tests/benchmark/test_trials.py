@@ -38,6 +38,7 @@ class Colors:
 
     name: str = "colors"
     classes: tuple[ClassInfo, ...] = CLASSES
+    notes: tuple[str, ...] = ()
 
     def examples(self, split: str) -> Sequence[Example]:
         return [

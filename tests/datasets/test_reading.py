@@ -3,6 +3,7 @@
 import io
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_a_transparent_colour_of_a_grey_or_colour_png_shows_the_background() -> 
     ("YCbCr", (76, 85, 255), (255, 0, 0)),
     ("LAB", (255, 128, 128), (255, 255, 255)),
 ])  # fmt: skip
-def test_every_mode_becomes_rgb(mode: str, color: object, expected: tuple[int, int, int]) -> None:
+def test_every_mode_becomes_rgb(mode: str, color: Any, expected: tuple[int, int, int]) -> None:
     image = Image.new(mode, (8, 8), color)
     if mode == "P":
         image.putpalette([255, 0, 0])
