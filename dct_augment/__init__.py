@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dct_augment.diffusion import load as load_text_to_image
     from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
     from dct_augment.errors import DctAugmentError
+    from dct_augment.export import export_images
     from dct_augment.pipeline.run import Run
     from dct_augment.tokens.class_tokens import ClassTokenTrainer
 
@@ -29,6 +30,7 @@ __all__ = [
     "RealImages",
     "Run",
     "SyntheticImages",
+    "export_images",
     "few_shot",
     "load_classifier",
     "load_config",
@@ -44,6 +46,7 @@ _PLACES = {
     "RealImages": "downstream.mixing:RealImages",
     "Run": "pipeline.run:Run",
     "SyntheticImages": "downstream.mixing:SyntheticImages",
+    "export_images": "export:export_images",
     "few_shot": "datasets:few_shot",
     "load_classifier": "classifiers:load",
     "load_config": "config:load",

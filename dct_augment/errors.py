@@ -51,5 +51,9 @@ class ShardError(DctAugmentError):
     """A shard, its rows or its hash do not agree."""
 
 
+class ExportError(DctAugmentError):
+    """Images could not be written where the user wants them, or not be uploaded."""
+
+
 class LeakError(DctAugmentError):
     """A test image also appears in a training input."""

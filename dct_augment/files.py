@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,11 +31,15 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success its files are fsynced and it becomes `path`, which is new.
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success its files are fsynced and it becomes `path`.
 
-    On any exception, Ctrl-C included, the temporary folder is removed.
+    `path` is new or an empty folder; with `replace`, the folder that is there goes when the new one is whole. On any
+    exception, Ctrl-C included, the temporary folder is removed and `path` is as before. What killed processes left
+    beside `path` is removed first.
     """
+    for abandoned in _abandoned(path):
+        shutil.rmtree(abandoned, ignore_errors=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
@@ -43,9 +48,44 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
-        os.replace(partial, path)
+        if replace and path.is_dir():
+            _exchange(partial, path)
+        else:
+            os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _exchange(partial: Path, path: Path) -> None:
+    """Let a folder take the place of another one, which is removed."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old.partial")
+    os.replace(path, old)
+    try:
+        os.replace(partial, path)
+    except BaseException:
+        os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _abandoned(path: Path) -> Iterator[Path]:
+    """Yield the temporary folders of `path` whose process is no more."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.old)?\.partial")
+    for folder in path.parent.glob(".*.partial"):
+        match = pattern.fullmatch(folder.name)
+        if match and not _is_running(int(match[1])):
+            yield folder
+
+
+def _is_running(process: int) -> bool:
+    """Tell whether another process of this number runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
 
 
 def write_text(path: Path, text: str) -> None:

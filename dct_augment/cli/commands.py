@@ -14,6 +14,7 @@ from rich.table import Table
 
 from dct_augment import __version__
 from dct_augment.cli import doctor as doctors
+from dct_augment.cli import export as exports
 from dct_augment.cli import tokens
 from dct_augment.cli.common import (
     Classes,
@@ -48,6 +49,7 @@ app = typer.Typer(
 
 app.add_typer(tokens.app, name="tokens")
 app.command()(doctors.doctor)
+app.command()(exports.export)
 
 
 @app.callback(invoke_without_command=True)

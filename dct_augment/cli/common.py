@@ -65,6 +65,15 @@ def progress_bars() -> Iterator["ProgressCallback"]:
 
         warnings.filterwarnings("ignore")
         import dct_augment.pipeline  # noqa: F401
+    with bars() as report:
+        yield report
+
+
+@contextmanager
+def bars(
+    stopped: str = "stopped; what is finished is kept, and the same command goes on from there",
+) -> Iterator["ProgressCallback"]:
+    """Progress bars on stderr, of work that loads no model; `stopped` is said when it is interrupted."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -74,25 +83,25 @@ def progress_bars() -> Iterator["ProgressCallback"]:
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[note]}"),
     )
-    with Bars(*columns, console=console) as bars:
+    with Bars(*columns, console=console) as shown:
         try:
-            yield _follow(bars)
+            yield _follow(shown)
         except (KeyboardInterrupt, SystemExit):
-            bars.stop()
-            console.print("stopped; what is finished is kept, and the same command goes on from there")
+            shown.stop()
+            console.print(stopped)
             raise
 
 
-def _follow(bars: Bars) -> "ProgressCallback":
+def _follow(shown: Bars) -> "ProgressCallback":
     tasks: dict[str, TaskID] = {}
 
     def report(progress: "Progress") -> None:
         if not progress.total:
-            bars.console.print(f"{progress.stage}: {progress.note}", markup=False, highlight=False)
+            shown.console.print(f"{progress.stage}: {progress.note}", markup=False, highlight=False)
             return
         if progress.stage not in tasks:
-            tasks[progress.stage] = bars.add_task(progress.stage, note="")
+            tasks[progress.stage] = shown.add_task(progress.stage, note="")
         note = progress.note if len(progress.note) < 48 else progress.note[:45] + "..."
-        bars.update(tasks[progress.stage], completed=progress.done, total=progress.total, note=note)
+        shown.update(tasks[progress.stage], completed=progress.done, total=progress.total, note=note)
 
     return report

@@ -1,5 +1,7 @@
 """The filter of generated images: which ones a classifier is trained on, and why not the others. It deletes nothing."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from dct_augment.generation.shards import ShardFolder
@@ -16,7 +18,7 @@ def filter_images(shards: ShardFolder, least_confidence: float) -> pd.DataFrame:
     if rows.empty:
         return pd.DataFrame()
     duplicates = _duplicates(shards)
-    reasons = [_reason(row, row["key"] in duplicates, least_confidence) for row in rows.to_dict("records")]
+    reasons = [rejection(row, row["key"] in duplicates, least_confidence) for row in rows.to_dict("records")]
     table = rows[["key", "class_name"]]
     return table.assign(accepted=[not reason for reason in reasons], reason=reasons)
 
@@ -27,8 +29,8 @@ def _duplicates(shards: ShardFolder) -> set[str]:
     return {key for key, _, picture in shards.images() if first_keys.setdefault(content(picture), key) != key}
 
 
-def _reason(row: dict[str, object], is_duplicate: bool, least_confidence: float) -> str:
-    """Why an image is rejected; empty if it is not."""
+def rejection(row: Mapping[str, object], is_duplicate: bool, least_confidence: float) -> str:
+    """Say why an image is rejected; empty if it is not."""
     if row["status"] != "ok":
         return "not generated"
     if not row["guide_right"]:

@@ -16,7 +16,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import webdataset as wds
 from PIL import Image
 
 from dct_augment import files, tars
@@ -102,7 +101,7 @@ class ShardFolder:
         Raises:
             StaleRunError: it was made with other settings.
         """
-        stored = self._load(spec)
+        stored = self.load(spec)
         if stored is None:
             return False
         if stored.metadata["identity"] != identity:
@@ -117,6 +116,8 @@ class ShardFolder:
         self, spec: ShardSpec, images: Sequence[GeneratedImage], identity: Mapping[str, Any], image_format: str
     ) -> None:
         """Write a shard: the tar first, then its rows. A failed image has a row and no picture."""
+        import webdataset as wds  # it imports torch; who only reads does not wait for that
+
         with files.atomic(self.tar(spec)) as partial:
             with partial.open("wb") as stream, wds.TarWriter(stream, mtime=_MTIME, encoder=False) as tar:
                 for image in images:
@@ -132,7 +133,7 @@ class ShardFolder:
 
     def digest(self, spec: ShardSpec) -> str:
         """Give the recorded SHA-256 of a finished shard's tar; empty if it is not finished."""
-        stored = self._load(spec)
+        stored = self.load(spec)
         return str(stored.metadata["tar_sha256"]) if stored else ""
 
     def info(self) -> dict[str, Any]:
@@ -170,7 +171,7 @@ class ShardFolder:
     def check(self, spec: ShardSpec) -> list[str]:
         """Say in words what is wrong with a shard; empty if tar, rows and hashes agree."""
         tar, parquet = self.tar(spec), self.parquet(spec)
-        stored = self._load(spec)
+        stored = self.load(spec)
         if stored is None:
             if parquet.is_file():
                 return [f"{parquet.name}: damaged"]
@@ -185,27 +186,27 @@ class ShardFolder:
             problems.append(f"{tar.name}: {len(rows)} rows, but the plan has {len(spec)}")
         return problems + _tar_problems(tar, rows)
 
-    def _load(self, spec: ShardSpec) -> "_StoredRows | None":
+    def load(self, spec: ShardSpec) -> "StoredRows | None":
         """Read a shard's parquet; None unless all of it is intact."""
         try:
             with pq.ParquetFile(self.parquet(spec)) as parquet:
                 table = parquet.read()
             metadata = dict(json.loads((table.schema.metadata or {})[b"dct_augment"]))
             digest = metadata.pop("sha256")
-            return _StoredRows(metadata, table) if digest == fingerprint(metadata, table.to_pylist()) else None
+            return StoredRows(metadata, table) if digest == fingerprint(metadata, table.to_pylist()) else None
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
             return None
 
-    def _finished(self) -> "list[tuple[ShardSpec, _StoredRows]]":
+    def _finished(self) -> "list[tuple[ShardSpec, StoredRows]]":
         finished = []
         for spec in self.layout():
-            if (stored := self._load(spec)) is not None:
+            if (stored := self.load(spec)) is not None:
                 finished.append((spec, stored))
         return finished
 
 
 @dataclass(frozen=True)
-class _StoredRows:
+class StoredRows:
     """The rows of a shard, and what its parquet says of itself."""
 
     metadata: Mapping[str, Any]

@@ -1,0 +1,83 @@
+"""`dct-augment export`: training images, in the formats of other tools."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, bars, configure
+from dct_augment.errors import InputError
+
+if TYPE_CHECKING:
+    from dct_augment.export.classes import SharedNames
+
+
+def export(
+    context: typer.Context,
+    to: Annotated[Path, typer.Option("--to", help="folder to write; new or empty")],
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="run folders to merge; else the run of --config")
+    ] = None,
+    kind: Annotated[
+        str, typer.Option("--format", help="imagefolder, huggingface, parquet, webdataset, or csv")
+    ] = "imagefolder",
+    config: ConfigName = "pocket",
+    overrides: Overrides = None,
+    classes: Classes = None,
+    output: Output = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option("--filter", help="only images that the guide takes for their class, so confidently: 0 to 1"),
+    ] = None,
+    no_filter: Annotated[
+        bool, typer.Option("--no-filter", help="all images, even if the benchmark of the run filtered them")
+    ] = False,
+    shared_names: Annotated[
+        str | None,
+        typer.Option("--shared-names", help="of runs of different data sets: merge (one class) or separate (two)"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an export, and nothing else")] = False,
+    push: Annotated[str | None, typer.Option("--push", metavar="USER/NAME", help="upload to the Hub, too")] = None,
+    private: Annotated[bool, typer.Option("--private", help="with --push: only for its owner to see")] = False,
+) -> None:
+    """Export training images for other tools, with a data-set card; plain-prompt images to compare with stay out."""
+    if runs and (output or _is_given(context, "config")):
+        raise InputError("give the folders of runs, or --config and --output of one run, not both")
+    if no_filter and confidence is not None:
+        raise InputError("give --filter or --no-filter, not both")
+    if private and not push:
+        raise InputError("--private is for --push; give both, or leave it out")
+    folders = runs or [configure(config, overrides=overrides, output=output).root]
+    with bars("stopped; nothing was exported") as report:
+        from dct_augment.export import check_push, export_images
+        from dct_augment.export import push as upload
+
+        if push:
+            check_push(push)
+        result = export_images(
+            folders,
+            to,
+            kind,
+            classes=None if classes is None else classes.split(","),
+            filter_confidence=confidence,
+            run_filter=not no_filter,
+            shared_names=cast("SharedNames | None", shared_names),  # checked there
+            overwrite=overwrite,
+            progress=report,
+        )
+        address = upload(to, push, private=private, overwrite=overwrite) if push else None
+    typer.echo(f"{sum(result.images.values()):,} images of {len(result.images)} classes in {to}, format {kind}")
+    for reason, count in result.left_out.items():
+        typer.echo(f"left out: {count:,}, {reason}")
+    if result.unfinished:
+        typer.echo(f"not there: {result.unfinished:,} images that are planned and not generated yet")
+    if result.fallbacks:
+        typer.echo(f"generated with plain prompts, for want of a certified token: {result.fallbacks:,} images")
+    if address:
+        typer.echo(f"uploaded to {address}")
+
+
+def _is_given(context: typer.Context, option: str) -> bool:
+    """Tell whether an option is on the command line."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"

@@ -1,0 +1,238 @@
+"""The data-set card: a README that says what the images are, with the YAML that the Hub and its readers use."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from dct_augment.export import grid
+from dct_augment.export.licences import licence
+from dct_augment.export.rows import ExportClass
+from dct_augment.export.runs import SourceRun
+from dct_augment.export.selection import ClassTally, Selection
+
+MOST_ROWS = 2000
+"""Classes in the table; the Hub shows no card that is much longer."""
+
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_READ = {
+    "imagefolder": (
+        'torchvision.datasets.ImageFolder("DIR/train")',
+        'datasets.load_dataset("imagefolder", data_dir="DIR", split="train")',
+    ),
+    "huggingface": ('datasets.load_dataset("DIR", split="train")',),
+    "parquet": (
+        'pandas.read_parquet("DIR/train-00000-of-00001.parquet")',
+        'datasets.load_dataset("DIR", split="train")',
+    ),
+    "webdataset": (
+        'webdataset.WebDataset("DIR/train-000000.tar", shardshuffle=False).decode("pil").to_tuple("png", "cls")',
+        'timm.data.create_dataset("wds/DIR", root="DIR", split="train", batch_size=32)',
+        'datasets.load_dataset("DIR", split="train")',
+    ),
+    "csv": ('pandas.read_csv("DIR/labels.csv")', 'datasets.load_dataset("DIR", split="train")'),
+}
+
+
+@dataclass
+class ClassSummary:
+    """What the card says of one class of the export, over all its runs."""
+
+    target: ExportClass
+    images: int = 0
+    fallbacks: int = 0
+    prompt: str = ""
+    tokens: dict[str, None] = field(default_factory=dict)
+
+    def add(self, tally: ClassTally) -> None:
+        """Add what one run has of the class."""
+        self.images += tally.images
+        self.fallbacks += tally.fallbacks
+        self.prompt = self.prompt or tally.prompt
+        self.tokens |= tally.tokens
+
+
+@dataclass(frozen=True)
+class Export:
+    """All that is said of an export."""
+
+    format: str
+    selection: Selection
+    confidences: Sequence[float | None]
+    classes: tuple[ClassSummary, ...]
+    command: str
+    version: str
+
+
+def write_card(export: Export, hub: Mapping[str, Any]) -> str:
+    """Write the text of README.md; `hub` is what its YAML says of the files."""
+    names = " and ".join(run.name for run in export.selection.runs)
+    header = {
+        "pretty_name": f"Synthetic images of {names}",
+        "tags": ["synthetic", "dct-augment"],
+        "task_categories": ["image-classification"],
+        "annotations_creators": ["machine-generated"],
+        "size_categories": [_size(len(export.selection))],
+        **hub,
+    }
+    sections = (
+        [f"# Synthetic images of {names}", ""],
+        _introduction(export),
+        _how_to_read(export),
+        _making(export),
+        _choosing(export),
+        _class_table(export),
+    )
+    text = "\n".join(line for section in sections for line in section)
+    front = yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=120)
+    return f"---\n{front}---\n{text}\n"
+
+
+def summarize(selection: Selection, targets: Mapping[tuple[int, str], ExportClass]) -> tuple[ClassSummary, ...]:
+    """Sum up the classes of an export, in the order of their labels."""
+    summaries: dict[int, ClassSummary] = {}
+    for member, tally in selection.classes.items():
+        target = targets[member]
+        summaries.setdefault(target.label, ClassSummary(target)).add(tally)
+    return tuple(summaries[label] for label in sorted(summaries))
+
+
+def _introduction(export: Export) -> list[str]:
+    shown = min(len(export.classes), grid.MOST_CLASSES)
+    which = "One row a class" if shown == len(export.classes) else f"One row a class, the first {shown} classes"
+    return [
+        f"{len(export.selection):,} images of {len(export.classes):,} classes. **All of them are synthetic**: a "
+        "text-to-image model generated them, to train classifiers. No photograph is among them.",
+        "",
+        f"![{which}]({grid.FILE})",
+        "",
+        f"*{which}, the first {grid.IMAGES_OF_A_CLASS} images at most.*",
+        "",
+    ]
+
+
+def _how_to_read(export: Export) -> list[str]:
+    lines = ["## How to read it", "", "With this folder as `DIR`:", "", "```text", *_READ[export.format], "```", ""]
+    if export.format in ("imagefolder", "csv"):
+        lines += ["Labels follow the names of the folders, as readers of folders count. ", ""]
+    else:
+        lines += ["Labels follow the order of classes in the data set, without gaps. ", ""]
+    lines[-2] += (
+        "`classes.txt` names the classes in label order; `class_index` is the label in the data set of the run."
+    )
+    return lines
+
+
+def _making(export: Export) -> list[str]:
+    lines = ["## How they were made", ""]
+    for run in export.selection.runs:
+        lines += [f"**Run `{run.name}`**", "", *_facts(run), ""]
+    lines += [
+        f"Exported by dct-augment {export.version}:",
+        "",
+        "```text",
+        export.command,
+        "```",
+        "",
+        "A *guide* is the classifier whose gradient trained one class token for each class; a *judge* only measures.",
+        "The licence of the model may limit what the images may be used for. These images have none of their own yet: "
+        "state one here before you publish them.",
+        "",
+    ]
+    return lines
+
+
+def _facts(run: SourceRun) -> list[str]:
+    """List what made the images of a run; what is not recorded is said to be so."""
+    identity = run.identity
+    model, prompts, sampling = (identity.get(key) or {} for key in ("model", "prompts", "sampling"))
+    unknown = "not recorded"
+    path = str(model.get("path") or "")
+    revision = f", revision `{model['revision']}`" if model.get("revision") else ""
+    name = f"`{path}`{revision}" if path else unknown
+    rights = licence(path, model.get("revision")) if path else ""
+    steps = [f"{value} {what}" for what, value in _sampling(sampling)]
+    return [
+        f"- data set: {run.data_set or unknown}",
+        f"- text-to-image model: {name}",
+        f"- licence of the model: {rights or 'see the page of the model'}",
+        f"- guide: {_classifiers(identity.get('guide')) or unknown}",
+        f"- judge: {_classifiers(identity.get('judge')) or 'none'}",
+        f"- prompts: {', '.join(f'`{text}`' for text in prompts.get('templates') or ()) or unknown}",
+        f"- contexts: {', '.join(f'`{text}`' for text in prompts.get('contexts') or () if text) or 'none'}",
+        f"- sampling: {', '.join(steps) or unknown}",
+    ]
+
+
+def _sampling(sampling: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    words = {"num_inference_steps": "steps", "guidance_scale": "guidance scale", "scheduler": "scheduler"}
+    return [(word, sampling[key]) for key, word in words.items() if sampling.get(key) is not None]
+
+
+def _classifiers(members: Any) -> str:
+    """Name the classifiers of a guide or judge."""
+    listed = [members] if isinstance(members, Mapping) else members or ()
+    return " + ".join(f"`{member.get('name')}`" for member in listed)
+
+
+def _choosing(export: Export) -> list[str]:
+    selection = export.selection
+    tallies = selection.classes.values()
+    lines = ["## Which images", ""]
+    for run, confidence in zip(selection.runs, export.confidences, strict=True):
+        what = f"Of run `{run.name}`: " if len(selection.runs) > 1 else ""
+        lines.append(f"- {what}{_filtered(confidence)}")
+    for reason, count in selection.left_out.items():
+        lines.append(f"- left out: {count:,}, {reason}")
+    if selection.unfinished:
+        lines.append(f"- not there: {selection.unfinished:,} images that are planned and not generated yet")
+    if fallbacks := sum(tally.fallbacks for tally in tallies):
+        lines.append(
+            f"- {fallbacks:,} images are of classes without a certified class token; they were generated with the "
+            "plain prompt, `prompt_kind` is `plain_prompt`"
+        )
+    lines.append(f"- the guide recognises {sum(tally.guide_right for tally in tallies) / len(selection):.1%} of them")
+    if judged := sum(tally.judged for tally in tallies):
+        lines.append(f"- the judge recognises {sum(tally.judge_right for tally in tallies) / judged:.1%}")
+    return [*lines, ""]
+
+
+def _filtered(confidence: float | None) -> str:
+    if confidence is None:
+        return "not filtered: every finished image of the chosen classes"
+    return (
+        f"filtered: the guide takes each image for its class and gives the class {confidence:g} or more; of images "
+        "with the same pixels only the first is there"
+    )
+
+
+def _class_table(export: Export) -> list[str]:
+    lines = [
+        "## Classes",
+        "",
+        "| label | class | folder | images | first prompt | SHA-256 of the class token |",
+        "| ---: | --- | --- | ---: | --- | --- |",
+    ]
+    for summary in export.classes[:MOST_ROWS]:
+        target = summary.target
+        tokens = ", ".join(f"`{token}`" for token in summary.tokens) or "plain prompt"
+        cells = (target.label, _cell(target.name), target.folder, summary.images, _code(summary.prompt), tokens)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    if len(export.classes) > MOST_ROWS:
+        lines += ["", f"And {len(export.classes) - MOST_ROWS:,} more; `classes.txt` names all."]
+    return lines
+
+
+def _cell(text: str) -> str:
+    """Keep a text within its table cell."""
+    return text.replace("|", "\\|").replace("<", "\\<")
+
+
+def _code(text: str) -> str:
+    """Quote a text as code within its table cell."""
+    return "`" + text.replace("|", "\\|").replace("`", "'") + "`"
+
+
+def _size(count: int) -> str:
+    return next((name for limit, name in _SIZES if count < limit), "1M<n<10M")

@@ -1,0 +1,235 @@
+"""Exports the training images of finished runs as one folder in a format of other tools."""
+
+import errno
+import json
+import shlex
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from dct_augment import __version__, files
+from dct_augment.errors import ExportError, InputError
+from dct_augment.export.card import Export, summarize, write_card
+from dct_augment.export.classes import SharedNames, number_classes
+from dct_augment.export.folders import write_csv, write_imagefolder
+from dct_augment.export.grid import Grid
+from dct_augment.export.rows import ExportClass, Images
+from dct_augment.export.runs import SourceRun, open_runs
+from dct_augment.export.selection import STAGE, select
+from dct_augment.export.tables import write_huggingface, write_parquet
+from dct_augment.export.webdatasets import write_webdataset
+from dct_augment.records import Progress, ProgressCallback, ignore_progress
+
+FORMATS: Mapping[str, Callable[[Images, Path, Sequence[ExportClass]], dict[str, Any]]] = {
+    "imagefolder": lambda images, folder, classes: write_imagefolder(images, folder),
+    "huggingface": write_huggingface,
+    "parquet": lambda images, folder, classes: write_parquet(images, folder),
+    "webdataset": write_webdataset,
+    "csv": lambda images, folder, classes: write_csv(images, folder),
+}
+"""The formats, and what writes each: it returns what the YAML of the card says of the files."""
+
+MARK = "export.json"
+"""The file by which a folder is known as an export."""
+
+_COUNTED_BY_FOLDER = ("imagefolder", "csv")
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was exported: the folder, images by class name in label order, and how many images stayed out, by reason.
+
+    `fallbacks` of the images are of classes without a certified token: they have a plain prompt.
+    """
+
+    folder: Path
+    format: str
+    images: Mapping[str, int]
+    left_out: Mapping[str, int]
+    fallbacks: int
+    unfinished: int
+
+
+def export_images(
+    runs: "Sequence[str | Path] | str | Path",
+    to: str | Path,
+    format: str = "imagefolder",
+    *,
+    classes: Collection[str] | None = None,
+    filter_confidence: float | None = None,
+    run_filter: bool = True,
+    shared_names: SharedNames | None = None,
+    overwrite: bool = False,
+    progress: ProgressCallback = ignore_progress,
+) -> ExportResult:
+    """Write the training images of finished runs into one folder, with a data-set card.
+
+    Every image file has the bytes that it has in the shards. The folder appears when it is whole.
+
+    Args:
+        runs: folder of a run, or several to merge. Runs of one data set share their classes.
+        to: folder to write; it is new or empty.
+        format: `imagefolder`, `huggingface`, `parquet`, `webdataset` or `csv`.
+        classes: only these classes, by name or slug; all if not given.
+        filter_confidence: only images that the guide takes for their class with at least this confidence.
+        run_filter: whether a run whose benchmark has filtered its images is filtered the same way, if
+            `filter_confidence` is not given.
+        shared_names: what a class name means that runs of different data sets share: `merge` for one class,
+            `separate` for two. Such a name is an error if it is not given.
+        overwrite: whether an export that is there is replaced; another folder never is.
+        progress: receives the progress.
+
+    Returns:
+        What was exported, and how many images stayed out for which reason.
+
+    Raises:
+        InputError: a run, class, format or folder that cannot be used, or no image is left.
+        ShardError: a shard is damaged.
+        ExportError: the folder cannot be written.
+
+    Examples:
+        >>> import dct_augment
+        >>> result = dct_augment.export_images("runs/pocket", "exported", "imagefolder")
+        >>> sorted(result.images)
+        ['crane', 'kiwi']
+    """
+    folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
+    _check_arguments(format, filter_confidence, shared_names)
+    target = _check_folder(Path(to), overwrite)
+    opened = open_runs(folders)
+    confidences = [_confidence(run, filter_confidence, run_filter) for run in opened]
+    selection = select(opened, classes=classes, confidences=confidences, progress=progress)
+    targets = number_classes(
+        opened, selection.classes, shared_names=shared_names, sort_by_folder=format in _COUNTED_BY_FOLDER
+    )
+    options = {
+        "--classes": classes and ",".join(classes),
+        "--filter": filter_confidence,
+        "--shared-names": shared_names,
+    }
+    command = _command(folders, format, to, options, run_filter)
+    export = Export(format, selection, confidences, summarize(selection, targets), command, __version__)
+    with _writing(target), files.atomic_folder(target, replace=overwrite) as partial:
+        _write(export, selection.images(targets), partial, progress)
+    return ExportResult(
+        folder=Path(to),
+        format=format,
+        images={summary.target.name: summary.images for summary in export.classes},
+        left_out=selection.left_out,
+        fallbacks=sum(summary.fallbacks for summary in export.classes),
+        unfinished=selection.unfinished,
+    )
+
+
+def _check_arguments(format: str, confidence: float | None, shared_names: str | None) -> None:
+    if format not in FORMATS:
+        raise InputError(f"format {format!r} is unknown; choose one of: {', '.join(FORMATS)}")
+    if confidence is not None and not 0 <= confidence <= 1:
+        raise InputError(f"--filter {confidence:g} is no confidence; give a number from 0 to 1")
+    if shared_names is not None and shared_names not in get_args(SharedNames):
+        raise InputError(
+            f"--shared-names {shared_names!r} is unknown; choose one of: {', '.join(get_args(SharedNames))}"
+        )
+
+
+def _check_folder(folder: Path, overwrite: bool) -> Path:
+    """Check that a folder may be written, and resolve it.
+
+    Raises:
+        InputError: it is a file, or holds something that is not replaced.
+    """
+    folder = folder.resolve()
+    if not folder.exists():
+        return folder
+    if not folder.is_dir():
+        raise InputError(f"--to {folder} is a file; give a folder that is new or empty")
+    present = {path.name for path in folder.iterdir()}
+    if not present:
+        return folder
+    exported = _exported_names(folder)
+    if not exported:
+        raise InputError(f"--to {folder} is not empty, and it is no export; give a folder that is new or empty")
+    if not overwrite:
+        raise InputError(f"--to {folder} is an export already; give another folder, or --overwrite to replace it")
+    if others := sorted(present - exported):
+        raise InputError(
+            f"--to {folder} holds {', '.join(map(repr, others[:5]))}, which no export wrote; move it away, or give "
+            "another folder"
+        )
+    return folder
+
+
+def _exported_names(folder: Path) -> set[str]:
+    """Read what an export wrote into a folder; empty if it is none."""
+    try:
+        return set(json.loads((folder / MARK).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _confidence(run: SourceRun, given: float | None, run_filter: bool) -> float | None:
+    """Choose by which confidence the images of a run are filtered; None for all images."""
+    if given is not None:
+        return given
+    return run.filter_confidence if run_filter else None
+
+
+def _command(runs: Sequence[Path], format: str, to: str | Path, options: Mapping[str, Any], run_filter: bool) -> str:
+    """Write the command that makes the same export."""
+    words = ["dct-augment", "export", *map(str, runs), "--format", format, "--to", str(to)]
+    for option, value in options.items():
+        if value is not None:
+            words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
+    return shlex.join([*words, *([] if run_filter else ["--no-filter"])])
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn what the operating system says while a folder is written into one message."""
+    try:
+        yield
+    except OSError as error:
+        space = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fix = "free some space, or give another folder" if space else "give a folder that can be written"
+        reason = error.strerror or str(error)
+        raise ExportError(f"--to {folder} cannot be written: {reason}; {fix}. Nothing was left there") from error
+
+
+def _write(export: Export, images: Images, folder: Path, progress: ProgressCallback) -> None:
+    """Write all files of an export."""
+    pictures = Grid()
+    targets = tuple(summary.target for summary in export.classes)
+    watched = _watch(images, pictures, len(export.selection), progress)
+    hub = FORMATS[export.format](watched, folder, targets)
+    pictures.write(folder)
+    names = "".join(f"{target.name}\n" for target in targets)
+    (folder / "classes.txt").write_text(names, encoding="utf-8")
+    (folder / "README.md").write_text(write_card(export, hub), encoding="utf-8")
+    (folder / MARK).write_text(json.dumps(_mark(export, folder), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _watch(images: Images, pictures: Grid, total: int, progress: ProgressCallback) -> Images:
+    """Pass images on; the picture grid gets its share, and the caller the progress."""
+    for done, image in enumerate(images, 1):
+        pictures.add(image)
+        yield image
+        progress(Progress(STAGE, done, total, image.target.name))
+
+
+def _mark(export: Export, folder: Path) -> dict[str, Any]:
+    """Say what was exported, for programs, and which files and folders are part of it."""
+    selection = export.selection
+    return {
+        "dct_augment": export.version,
+        "format": export.format,
+        "command": export.command,
+        "runs": [{"name": run.name, "prefix": run.prefix, "data_set": run.data_set} for run in selection.runs],
+        "filter_confidences": list(export.confidences),
+        "images": len(selection),
+        "left_out": dict(selection.left_out),
+        "unfinished": selection.unfinished,
+        "classes": {summary.target.name: summary.images for summary in export.classes},
+        "files": sorted({MARK, *(path.name for path in folder.iterdir())}),
+    }
