@@ -126,3 +126,56 @@ def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="inside"), files.lock(tmp_path):
         raise ValueError("inside")
     assert can_be_locked_elsewhere(tmp_path)
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
+    with files.atomic_folder(tmp_path / "out") as partial:
+        (partial / "text").write_text("whole")
+        assert not (tmp_path / "out").exists()
+    assert listing(tmp_path) == ["out"]
+
+
+def test_a_folder_is_replaced_when_the_new_one_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    with files.atomic_folder(tmp_path / "out", replace=True) as partial:
+        (partial / "new").touch()
+        assert listing(tmp_path / "out") == ["old"]
+    assert listing(tmp_path / "out") == ["new"]
+    assert listing(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_an_interrupted_folder_leaves_the_old_one_and_nothing_else(tmp_path: Path, replace: bool) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+
+    def interrupted() -> None:
+        with files.atomic_folder(tmp_path / "out", replace=replace) as partial:
+            (partial / "new").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert listing(tmp_path) == ["out"]
+    assert listing(tmp_path / "out") == ["old"]
+
+
+def test_a_folder_with_files_is_not_replaced_unasked(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    with pytest.raises(OSError, match="not empty"), files.atomic_folder(tmp_path / "out"):
+        pass
+    assert listing(tmp_path) == ["out"]
+
+
+def test_what_killed_processes_left_of_a_folder_is_removed_and_that_of_running_ones_is_not(tmp_path: Path) -> None:
+    done = subprocess.Popen(["true"])
+    done.wait()
+    left = [f".out.{done.pid}.partial", f".out.{done.pid}.old.partial"]
+    kept = [f".out.{os.getppid()}.partial", f".other.{done.pid}.partial", ".out.x.partial"]
+    for name in (*left, *kept):
+        (tmp_path / name).mkdir()
+    with files.atomic_folder(tmp_path / "out"):
+        pass
+    assert listing(tmp_path) == sorted([*kept, "out"])

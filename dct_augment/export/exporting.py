@@ -1,6 +1,7 @@
 """Exports the training images of finished runs as one folder in a format of other tools."""
 
 import errno
+import importlib.metadata
 import json
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from dct_augment import __version__, files
+from dct_augment import files
 from dct_augment.errors import ExportError, InputError
 from dct_augment.export.card import Export, summarize, write_card
 from dct_augment.export.classes import SharedNames, number_classes
@@ -110,7 +111,14 @@ def export_images(
         "--shared-names": shared_names,
     }
     command = _command(folders, format, to, options, run_filter)
-    export = Export(format, selection, confidences, summarize(selection, targets), command, __version__)
+    export = Export(
+        format,
+        selection,
+        confidences,
+        summarize(selection, targets),
+        command,
+        importlib.metadata.version("dct-augment"),
+    )
     with _writing(target), files.atomic_folder(target, replace=overwrite) as partial:
         _write(export, selection.images(targets), partial, progress)
     return ExportResult(

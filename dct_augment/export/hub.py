@@ -86,8 +86,8 @@ def _check_present(repository: str, present: set[str], overwrite: bool) -> None:
 @contextmanager
 def _asking(repository: str, folder: Path) -> Iterator[None]:
     """Turn what goes wrong between here and the Hub into one message."""
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError
+    # HTTPError is that of the library which huggingface_hub asks with; which one depends on its version.
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
     try:
         yield
@@ -95,7 +95,7 @@ def _asking(repository: str, folder: Path) -> Iterator[None]:
         status = error.response.status_code
         fix = {401: "log in with `hf auth login`", 403: "use a token with write access to it"}.get(status, "try again")
         raise _failed(repository, folder, f"the Hub answers {status}", fix) from error
-    except (OSError, httpx.HTTPError) as error:
+    except (OSError, HTTPError) as error:
         raise _failed(repository, folder, f"the Hub cannot be reached: {error}", "try again") from error
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import metadata_load, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
@@ -19,7 +20,7 @@ def licence(model: str, revision: str | None = None) -> str:
         return ""
     try:
         metadata: dict[str, Any] = metadata_load(card) or {}
-    except (OSError, ValueError):  # a card that is damaged says nothing
+    except (OSError, ValueError, yaml.YAMLError):  # a card that is damaged says nothing
         return ""
     name, special = metadata.get("license"), metadata.get("license_name")
     if isinstance(name, list):

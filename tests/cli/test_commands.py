@@ -65,7 +65,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_help_names_every_command(call: Call) -> None:
     shown = call("--help")
     assert shown.returncode == 0
-    for command in ("demo", "train", "generate", "benchmark", "report", "run", "verify"):
+    for command in ("demo", "train", "generate", "benchmark", "report", "run", "verify", "export"):
         assert f" {command} " in shown.stdout
 
 
@@ -82,6 +82,13 @@ def test_version(call: Call) -> None:
         (["train", "--set", "nonsense"], "section.key=value"),
         (["generate", "--per-class", "0"], "generation.per_class"),
         (["verify"], "runs/pocket does not exist"),
+        (["export", "--to", "out"], "runs/pocket does not exist"),
+        (["export", "gone", "--to", "out"], "gone does not exist"),
+        (["export", "a", "--to", "out", "--output", "b"], "not both"),
+        (["export", "a", "--to", "out", "--config", "pocket"], "not both"),
+        (["export", "--to", "out", "--format", "tar"], "'tar' is unknown; choose one of: imagefolder"),
+        (["export", "--to", "out", "--filter", "0.5", "--no-filter"], "not both"),
+        (["export", "--to", "out", "--private"], "--private is for --push"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -122,3 +129,17 @@ def test_verify_of_a_damaged_run_is_exit_code_1(call: Call, finished: tuple[Shar
     done = call("verify", *finished[1])
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert "tiny-train-000000.tar: missing" in done.stderr
+
+
+def test_export_says_how_many_images_of_how_many_classes(
+    call: Call, finished: tuple[ShardRun, tuple[str, ...]], tmp_path: Path
+) -> None:
+    done = call("export", *finished[1], "--to", "out", "--format", "csv", "--classes", "crane,gull")
+    assert (done.returncode, done.stdout) == (0, "10 images of 2 classes in out, format csv\n")
+    assert (tmp_path / "out" / "labels.csv").is_file()
+
+
+def test_export_loads_no_torch(finished: tuple[ShardRun, tuple[str, ...]], tmp_path: Path) -> None:
+    arguments = ["export", str(finished[0].root), "--to", str(tmp_path / "out")]
+    assert loaded_by(HELP.format(arguments=arguments)) == {"pandas"}
+    assert (tmp_path / "out" / "README.md").is_file()
