@@ -81,7 +81,7 @@ class _Batches:
 
     def next(self) -> pa.Table | None:
         """Return the next table; None if there is no more."""
-        records = []
+        records: list[Mapping[str, Any]] = []
         while self._ahead is not None and len(records) < ROWS_OF_A_GROUP:
             records.append(self._record(self._ahead))
             self._ahead = next(self._images, None)

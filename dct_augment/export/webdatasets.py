@@ -50,7 +50,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)  # time 0 and no owner: the same images make the same tar
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
-    tar.members = []  # it would keep all members in memory, to list them
+    tar.members = []  # type: ignore[attr-defined]  # it would keep all of them in memory, to list them
 
 
 def _features(classes: Sequence[ExportClass], endings: Sequence[str]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -17,13 +18,13 @@ from tests.export.finished_runs import BIRDS, finish, stored_files
 SHORT = (ClassInfo(0, "gull", "gull"), ClassInfo(1, "tern", "tern"))
 
 
-def rows(folder: Path) -> dict[str, dict[str, object]]:
+def rows(folder: Path) -> dict[str, dict[str, Any]]:
     """The rows of an export in the format `parquet`, by key."""
     return {row["key"]: row for row in pq.read_table(folder / "train-00000-of-00001.parquet").to_pylist()}
 
 
-def export(runs: Path | list[Path], to: Path, **options: object) -> ExportResult:
-    return export_images(runs, to, "parquet", **options)  # type: ignore[arg-type]
+def export(runs: Path | list[Path], to: Path, **options: Any) -> ExportResult:
+    return export_images(runs, to, "parquet", **options)
 
 
 def test_images_of_plain_prompts_to_compare_with_are_not_exported(run: Path, tmp_path: Path) -> None:
