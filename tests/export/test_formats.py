@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import datasets  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -23,14 +24,10 @@ SPLIT_WORDS = ("test", "val tube", "dev", "eval", "train", "testing ground")
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of `datasets` for this test alone."""
-    import datasets
-
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def load(folder: Path, *arguments: str, **options: Any) -> Any:
-    import datasets
-
     loaded = datasets.load_dataset(*(arguments or (str(folder),)), **options)
     assert list(loaded) == ["train"]
     return loaded["train"]
@@ -38,8 +35,6 @@ def load(folder: Path, *arguments: str, **options: Any) -> Any:
 
 def encoded(table: Any) -> dict[str, bytes]:
     """The bytes of every image that `datasets` has, by key."""
-    import datasets
-
     plain = table.cast_column("image", datasets.Image(decode=False))
     return {Path(row["image"]["path"]).stem: row["image"]["bytes"] or read(row["image"]["path"]) for row in plain}
 
@@ -110,8 +105,6 @@ def test_the_layout_of_the_hub_is_read_by_datasets_with_features(run: Path, tmp_
 
 
 def test_a_parquet_of_the_hub_has_its_features_without_the_card(run: Path, tmp_path: Path) -> None:
-    import datasets
-
     export_images(run, tmp_path / "out", "huggingface")
     table = datasets.Dataset.from_parquet(str(tmp_path / "out" / "data" / "*.parquet"))
     assert table.features["label"].names == NAMES
