@@ -51,6 +51,7 @@ def export(
     with bars("stopped; nothing was exported") as report:
         from dct_augment.export import check_push, export_images
         from dct_augment.export import push as upload
+        from dct_augment.export.card import counted
 
         if push:
             check_push(push)
@@ -66,13 +67,16 @@ def export(
             progress=report,
         )
         address = upload(to, push, private=private, overwrite=overwrite) if push else None
-    typer.echo(f"{sum(result.images.values()):,} images of {len(result.images)} classes in {to}, format {kind}")
+    images, of_classes = counted(sum(result.images.values()), "image"), counted(len(result.images), "class")
+    typer.echo(f"{images} of {of_classes} in {to}, format {kind}")
     for reason, count in result.left_out.items():
         typer.echo(f"left out: {count:,}, {reason}")
+    if result.without_images:
+        typer.echo(f"no image is left of: {', '.join(result.without_images)}")
     if result.unfinished:
-        typer.echo(f"not there: {result.unfinished:,} images that are planned and not generated yet")
+        typer.echo(f"not there: {counted(result.unfinished, 'image')}, planned and not generated yet")
     if result.fallbacks:
-        typer.echo(f"generated with plain prompts, for want of a certified token: {result.fallbacks:,} images")
+        typer.echo(f"generated with plain prompts, for want of a certified token: {counted(result.fallbacks, 'image')}")
     if address:
         typer.echo(f"uploaded to {address}")
 

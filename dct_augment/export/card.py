@@ -9,7 +9,7 @@ import yaml
 from dct_augment.export import grid
 from dct_augment.export.licences import licence
 from dct_augment.export.rows import ExportClass
-from dct_augment.export.runs import SourceRun
+from dct_augment.export.runs import SourceRun, public
 from dct_augment.export.selection import ClassTally, Selection
 
 MOST_ROWS = 2000
@@ -98,12 +98,19 @@ def summarize(selection: Selection, targets: Mapping[tuple[int, str], ExportClas
     return tuple(summaries[label] for label in sorted(summaries))
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun: `1 class`, `2 classes`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def _introduction(export: Export) -> list[str]:
     shown = min(len(export.classes), grid.MOST_CLASSES)
     which = "One row a class" if shown == len(export.classes) else f"One row a class, the first {shown} classes"
+    how_many = f"{counted(len(export.selection), 'image')} of {counted(len(export.classes), 'class')}"
     return [
-        f"{len(export.selection):,} images of {len(export.classes):,} classes. **All of them are synthetic**: a "
-        "text-to-image model generated them, to train classifiers. No photograph is among them.",
+        f"{how_many}. **All of them are synthetic**: a text-to-image model generated them, to train classifiers. No "
+        "photograph is among them.",
         "",
         f"![{which}]({grid.FILE})",
         "",
@@ -150,11 +157,11 @@ def _facts(run: SourceRun) -> list[str]:
     unknown = "not recorded"
     path = str(model.get("path") or "")
     revision = f", revision `{model['revision']}`" if model.get("revision") else ""
-    name = f"`{path}`{revision}" if path else unknown
+    name = f"`{public(path)}`{revision}" if path else unknown
     rights = licence(path, model.get("revision")) if path else ""
     steps = [f"{value} {what}" for what, value in _sampling(sampling)]
     return [
-        f"- data set: {run.data_set or unknown}",
+        f"- data set: {run.public_data_set or unknown}",
         f"- text-to-image model: {name}",
         f"- licence of the model: {rights or 'see the page of the model'}",
         f"- guide: {_classifiers(identity.get('guide')) or unknown}",
@@ -173,7 +180,7 @@ def _sampling(sampling: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _classifiers(members: Any) -> str:
     """Name the classifiers of a guide or judge."""
     listed = [members] if isinstance(members, Mapping) else members or ()
-    return " + ".join(f"`{member.get('name')}`" for member in listed)
+    return " + ".join(f"`{public(str(member.get('name')))}`" for member in listed)
 
 
 def _choosing(export: Export) -> list[str]:
@@ -185,12 +192,14 @@ def _choosing(export: Export) -> list[str]:
         lines.append(f"- {what}{_filtered(confidence)}")
     for reason, count in selection.left_out.items():
         lines.append(f"- left out: {count:,}, {reason}")
+    if selection.without_images:
+        lines.append(f"- classes of which no image is left: {', '.join(map(_cell, selection.without_images))}")
     if selection.unfinished:
-        lines.append(f"- not there: {selection.unfinished:,} images that are planned and not generated yet")
+        lines.append(f"- not there: {counted(selection.unfinished, 'image')}, planned and not generated yet")
     if fallbacks := sum(tally.fallbacks for tally in tallies):
         lines.append(
-            f"- {fallbacks:,} images are of classes without a certified class token; they were generated with the "
-            "plain prompt, `prompt_kind` is `plain_prompt`"
+            f"- with the plain prompt, for want of a certified class token: {counted(fallbacks, 'image')}; their "
+            "`prompt_kind` is `plain_prompt`"
         )
     lines.append(f"- the guide recognises {sum(tally.guide_right for tally in tallies) / len(selection):.1%} of them")
     if judged := sum(tally.judged for tally in tallies):

@@ -65,7 +65,7 @@ def _groups(
         own = _groups_of_data_set(runs, tallies, data_set)
         earlier = list(groups)
         for group in own:
-            match = _match(group, earlier)
+            match = _match(group, own, earlier)
             if match is not None and shared_names == "merge":
                 match.members += group.members
                 continue
@@ -94,11 +94,14 @@ def _groups_of_data_set(runs: Sequence[SourceRun], tallies: Mapping[Member, Clas
     return list(groups.values())
 
 
-def _match(group: _Group, earlier: Sequence[_Group]) -> _Group | None:
-    """Find the class of an earlier data set with this slug, or else with this name."""
+def _match(group: _Group, own: Sequence[_Group], earlier: Sequence[_Group]) -> _Group | None:
+    """Find the class of an earlier data set with this slug, or else with this name, which no homonym shares."""
     by_slug = [other for other in earlier if other.slug == group.slug]
     by_name = [other for other in earlier if other.name.lower() == group.name.lower()]
-    return next(iter(by_slug + by_name), None)
+    homonyms = [other for other in own if other.name.lower() == group.name.lower()]
+    if by_slug or (len(by_name) == 1 and len(homonyms) == 1):
+        return (by_slug + by_name)[0]
+    return None
 
 
 def _names(groups: Sequence[_Group]) -> list[str]:

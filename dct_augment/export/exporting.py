@@ -17,7 +17,7 @@ from dct_augment.export.classes import SharedNames, number_classes
 from dct_augment.export.folders import write_csv, write_imagefolder
 from dct_augment.export.grid import Grid
 from dct_augment.export.rows import ExportClass, Images
-from dct_augment.export.runs import SourceRun, open_runs
+from dct_augment.export.runs import SourceRun, open_runs, public
 from dct_augment.export.selection import STAGE, select
 from dct_augment.export.tables import write_huggingface, write_parquet
 from dct_augment.export.webdatasets import write_webdataset
@@ -40,17 +40,20 @@ _COUNTED_BY_FOLDER = ("imagefolder", "csv")
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was exported: the folder, images by class name in label order, and how many images stayed out, by reason.
+    """What was exported: the folder, and how many images by class name, in label order.
 
-    `fallbacks` of the images are of classes without a certified token: they have a plain prompt.
+    `left_out` counts the images that stayed out by reason; `without_images` are the classes of which none is left;
+    `unfinished` images are planned and not generated yet. `fallbacks` of the exported images have a plain prompt, for
+    want of a certified token.
     """
 
     folder: Path
     format: str
     images: Mapping[str, int]
     left_out: Mapping[str, int]
-    fallbacks: int
+    without_images: tuple[str, ...]
     unfinished: int
+    fallbacks: int
 
 
 def export_images(
@@ -126,8 +129,9 @@ def export_images(
         format=format,
         images={summary.target.name: summary.images for summary in export.classes},
         left_out=selection.left_out,
-        fallbacks=sum(summary.fallbacks for summary in export.classes),
+        without_images=selection.without_images,
         unfinished=selection.unfinished,
+        fallbacks=sum(summary.fallbacks for summary in export.classes),
     )
 
 
@@ -185,8 +189,8 @@ def _confidence(run: SourceRun, given: float | None, run_filter: bool) -> float 
 
 
 def _command(runs: Sequence[Path], format: str, to: str | Path, options: Mapping[str, Any], run_filter: bool) -> str:
-    """Write the command that makes the same export."""
-    words = ["dct-augment", "export", *map(str, runs), "--format", format, "--to", str(to)]
+    """Write the command that makes the same export, for anybody to read."""
+    words = ["dct-augment", "export", *(public(str(run)) for run in runs), "--format", format, "--to", public(str(to))]
     for option, value in options.items():
         if value is not None:
             words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
@@ -233,10 +237,11 @@ def _mark(export: Export, folder: Path) -> dict[str, Any]:
         "dct_augment": export.version,
         "format": export.format,
         "command": export.command,
-        "runs": [{"name": run.name, "prefix": run.prefix, "data_set": run.data_set} for run in selection.runs],
+        "runs": [{"name": run.name, "prefix": run.prefix, "data_set": run.public_data_set} for run in selection.runs],
         "filter_confidences": list(export.confidences),
         "images": len(selection),
         "left_out": dict(selection.left_out),
+        "without_images": list(selection.without_images),
         "unfinished": selection.unfinished,
         "classes": {summary.target.name: summary.images for summary in export.classes},
         "files": sorted({MARK, *(path.name for path in folder.iterdir())}),

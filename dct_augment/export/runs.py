@@ -30,9 +30,21 @@ class SourceRun:
     identity: Mapping[str, Any]
     filter_confidence: float | None
 
+    @property
+    def public_data_set(self) -> str:
+        """The data set as the card names it."""
+        name, _, path = self.data_set.partition(" ")
+        return f"{name} {public(path)}".strip()
+
     def key(self, key: str) -> str:
         """Make the key of one of its images unique in the export. No class slug has an underscore."""
         return f"{self.prefix}_{key}" if self.prefix else key
+
+
+def public(path: str) -> str:
+    """Shorten an absolute path to its last part: what lies around it is nobody's business."""
+    before, colon, last = path.rpartition(":")  # local-dir:/models/guide
+    return f"{before}{colon}{Path(last).name}" if Path(last).is_absolute() else path
 
 
 def open_runs(folders: Sequence[Path]) -> tuple[SourceRun, ...]:

@@ -57,13 +57,14 @@ class ClassTally:
 class Selection:
     """The images to export: for each shard which of its rows, and what that comes to.
 
-    `classes` has a tally for each run (its place) and class (its slug); `left_out` counts the others by reason;
-    `unfinished` are planned images that are not generated yet.
+    `classes` has a tally for each run (its place) and class (its slug); `without_images` names the classes of which
+    none is left; `left_out` counts the other images by reason; `unfinished` are planned and not generated yet.
     """
 
     runs: tuple[SourceRun, ...]
     chosen: tuple[tuple[int, ShardSpec, NDArray[np.bool_]], ...]
     classes: Mapping[tuple[int, str], ClassTally]
+    without_images: tuple[str, ...]
     left_out: Mapping[str, int]
     unfinished: int
 
@@ -115,7 +116,14 @@ def select(
     if not tallies:
         reasons = ", ".join(f"{count} {reason}" for reason, count in chooser.left_out.items()) or "there are none"
         raise InputError(f"no image is left to export: {reasons}. Take a lower --filter, or generate more images")
-    return Selection(tuple(runs), tuple(chooser.chosen), tallies, dict(chooser.left_out), chooser.unfinished)
+    left = {(runs[place].data_set, slug) for place, slug in tallies}
+    without: dict[str, None] = {}
+    for (place, slug), tally in chooser.classes.items():
+        if (runs[place].data_set, slug) not in left:
+            without[tally.name] = None
+    return Selection(
+        tuple(runs), tuple(chooser.chosen), tallies, tuple(without), dict(chooser.left_out), chooser.unfinished
+    )
 
 
 class _Chooser:
@@ -141,9 +149,10 @@ class _Chooser:
         asked = np.array([self._is_requested(row) for row in rows], dtype=bool)
         accepted = np.zeros(len(rows), dtype=bool)
         places = {row["key"]: number for number, row in enumerate(rows)}
-        for row in rows:
-            if asked[places[row["key"]]] and row["status"] != "ok":
-                self.left_out["not generated"] += 1
+        for row, is_asked in zip(rows, asked, strict=True):
+            if is_asked:
+                self._tally(place, row)
+                self.left_out += Counter({"not generated": int(row["status"] != "ok")})
         for row, _, data in _read(run, spec, rows, asked):
             reason = self._reason(place, run, row, data, confidence)
             if reason:

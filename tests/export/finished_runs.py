@@ -38,6 +38,7 @@ def finish(
     failed: Collection[str] = (),
     without_token: Collection[str] = (),
     filtered: bool = False,
+    guide: str = "pocket/birds-guide",
 ) -> Path:
     """Write a run of class-token images, and of plain-prompt images to compare with, as the pipeline does.
 
@@ -63,7 +64,7 @@ def finish(
                 right = row.key not in wrong
                 sure = 0.3 if row.key in unsure else 0.9
                 images.append(GeneratedImage(row, drawn(row), "ok", "", row.class_name, right, sure, "x", right, 0.8))
-            folder.write(spec, images, IDENTITY, image_format)
+            folder.write(spec, images, {**IDENTITY, "guide": [{"name": guide}]}, image_format)
         folder.publish()
     settings = {"name": name, "dataset": {"name": "folder", "path": dataset}, "benchmark": {"filter_confidence": 0.5}}
     (root / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")

@@ -62,7 +62,7 @@ def test_the_card_says_what_made_the_images(run: Path, tmp_path: Path) -> None:
     export_images([run], tmp_path / "out", "huggingface", classes=["gull"], filter_confidence=0.25)
     text = card_of(tmp_path / "out").text
     for part in (
-        "3 images of 1 classes",
+        "3 images of 1 class.",
         "All of them are synthetic",
         "- data set: folder data/birds",
         "- text-to-image model: `pocket`",
@@ -74,7 +74,7 @@ def test_the_card_says_what_made_the_images(run: Path, tmp_path: Path) -> None:
         "gives the class 0.25 or more",
         f"| 0 | gull | gull | 3 | `a photo of a <dct-birds-gull> gull` | `{3:064x}` |",
         f"dct-augment {importlib.metadata.version('dct-augment')}",
-        f"dct-augment export {run} --format huggingface --to {tmp_path}/out --classes gull --filter 0.25",
+        "dct-augment export run --format huggingface --to out --classes gull --filter 0.25",
         "the guide recognises 100.0% of them",
         "![One row a class](grid.png)",
     ):
@@ -86,8 +86,19 @@ def test_the_card_says_what_is_left_out_and_what_has_a_plain_prompt(tmp_path: Pa
     export_images(root, tmp_path / "out", filter_confidence=0.5)
     text = card_of(tmp_path / "out").text
     assert "- left out: 1, taken for another class" in text
-    assert "3 images are of classes without a certified class token" in text
+    assert "- with the plain prompt, for want of a certified class token: 3 images; their" in text
     assert "| plain prompt |" in text
+
+
+def test_the_card_tells_no_folders_of_this_machine(tmp_path: Path) -> None:
+    root = finish(tmp_path / "run", dataset="/home/somebody/birds", guide="local-dir:/home/somebody/guide")
+    export_images(root, tmp_path / "out", "huggingface")
+    for name in ("README.md", "export.json"):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "folder birds" in text
+        assert "somebody" not in text
+        assert str(tmp_path) not in text
+    assert "- guide: `local-dir:guide`" in card_of(tmp_path / "out").text
 
 
 def test_names_that_yaml_and_tables_could_misread_come_back_whole(tmp_path: Path) -> None:

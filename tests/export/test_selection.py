@@ -57,7 +57,7 @@ def test_the_filter_leaves_out_and_counts_by_reason(tmp_path: Path) -> None:
 
 def test_a_class_of_which_the_filter_leaves_nothing_has_no_label(tmp_path: Path) -> None:
     root = finish(tmp_path / "run", wrong=[f"song-sparrow-00000{number}" for number in range(3)])
-    export(root, tmp_path / "out", filter_confidence=0.5)
+    assert export(root, tmp_path / "out", filter_confidence=0.5).without_images == ("song sparrow",)
     labels = {(row["class_name"], row["label"], row["class_index"]) for row in rows(tmp_path / "out").values()}
     assert labels == {("Çà bird", 0, 1), ("gull", 1, 2)}
 
@@ -134,6 +134,14 @@ def test_a_class_name_that_two_data_sets_share_needs_a_decision(tmp_path: Path) 
     assert merged.images == {"song sparrow": 3, "Çà bird": 3, "gull": 6, "tern": 3}
     apart = export([first, second], tmp_path / "apart", shared_names="separate")
     assert apart.images == {"song sparrow": 3, "Çà bird": 3, "gull": 3, "gull (short)": 3, "tern": 3}
+
+
+def test_homonyms_of_another_data_set_are_not_made_one_class(tmp_path: Path) -> None:
+    first = finish(tmp_path / "a", classes=(ClassInfo(0, "crane", "crane"),))
+    cranes = (ClassInfo(0, "crane", "crane", True), ClassInfo(1, "crane", "crane-2", True))
+    second = finish(tmp_path / "b", name="b", classes=cranes, dataset="data/b", seed=1)
+    result = export([first, second], tmp_path / "out", shared_names="merge")
+    assert result.images == {"crane": 6, "crane-2": 3}
 
 
 def test_runs_of_different_data_sets_without_shared_names_need_no_decision(tmp_path: Path) -> None:
