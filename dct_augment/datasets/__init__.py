@@ -15,10 +15,12 @@ from dct_augment.datasets import (
     huggingface,
     imagenet,
     inat,
+    manifest,
     pocket,
     torchvision_layouts,
     webdataset,
 )
+from dct_augment.datasets.huggingface import needs_download as needs_download
 from dct_augment.datasets.splits import labels
 from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.records import ClassInfo, Dataset, Example, Split
@@ -28,6 +30,7 @@ _ADAPTERS: dict[str, Callable[..., Dataset]] = {
     "pocket": lambda settings: pocket.load(),
     "digits": lambda settings: digits.load(),
     "folder": folder.load,
+    "manifest": manifest.load,
     "cub": cub.load,
     "inat": inat.load,
     "imagenet": imagenet.load,
@@ -68,7 +71,10 @@ def load(settings: "DatasetConfig | str") -> Dataset:
         )
     try:
         return _ADAPTERS[name](settings)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        place = f": {str(error.filename)!r}" if error.filename is not None else ""
+        raise DatasetError(f"data set {name!r} cannot be read{place}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
         raise DatasetError(f"data set {name!r} cannot be read: {error}") from error
 
 

@@ -221,6 +221,9 @@ def _cached(repository: str, file: str, revision: str | None) -> Path | None:
 def _dataset(config: Config) -> tuple[Finding, int | None]:
     """Examine the data set, and count the classes of a run, if that is possible."""
     what, names = "data set", config.dataset.classes
+    if config.dataset.name == "huggingface" and datasets.needs_download(config.dataset):
+        fix = "it is downloaded when a run begins; or load it once with datasets.load_dataset"
+        return Finding(what, "missing", f"{config.dataset.path} is not on this machine", fix), None
     try:
         dataset = datasets.load(config.dataset)
         classes = datasets.select(dataset, names)
