@@ -8,15 +8,15 @@ import re
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 _END = bytes(1024)  # two empty blocks
 _MEMBER_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 _METADATA = re.compile(r"__[^/]*__($|/)")  # members that the library webdataset skips
-_OPEN_COMPRESSED: Mapping[bytes, Callable[[Path], IO[bytes]]] = {
+_OPEN_COMPRESSED: Mapping[bytes, type[gzip.GzipFile] | type[bz2.BZ2File] | type[lzma.LZMAFile]] = {
     b"\x1f\x8b": gzip.GzipFile,
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\x00": lzma.LZMAFile,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dct_augment.config import DATASETS, DatasetConfig
+from dct_augment.config import DATASETS, DatasetConfig, HuggingFaceDataset
 from dct_augment.datasets import (
     cifar,
     cub,
@@ -20,7 +20,6 @@ from dct_augment.datasets import (
     torchvision_layouts,
     webdataset,
 )
-from dct_augment.datasets.huggingface import needs_download as needs_download
 from dct_augment.datasets.splits import labels
 from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.records import ClassInfo, Dataset, Example, Split
@@ -76,6 +75,11 @@ def load(settings: "DatasetConfig | str") -> Dataset:
         raise DatasetError(f"data set {name!r} cannot be read{place}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"data set {name!r} cannot be read: {error}") from error
+
+
+def needs_download(settings: DatasetConfig) -> bool:
+    """Tell whether a data set would be downloaded when it is loaded. Nothing is downloaded to find out."""
+    return isinstance(settings, HuggingFaceDataset) and huggingface.needs_download(settings)
 
 
 def select(dataset: Dataset, names: Sequence[str] | None) -> tuple[ClassInfo, ...]:

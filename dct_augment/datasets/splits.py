@@ -113,5 +113,5 @@ def _refuse_empty_classes(classes: Sequence[ClassInfo], train: Sequence[Example]
         listed = ", ".join(map(repr, empty[:10])) + (" ..." if len(empty) > 10 else "")
         raise DatasetError(
             f"{len(empty)} of {len(classes)} classes in {str(folder)!r} have no training picture: {listed}. Add some, "
-            "remove the folder, or hold out less (dataset.val, dataset.test)"
+            "remove the class, or hold out less (dataset.val, dataset.test)"
         )

@@ -5,7 +5,7 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def write_tar(path: Path, members: Mapping[str, bytes], mode: str = "w") -> Path
     return path
 
 
-def write_shard(path: Path, rows: list[tuple[str, int, str | None]], mode: str = "w") -> Path:
+def write_shard(path: Path, rows: Sequence[tuple[str, int, str | None]], mode: str = "w") -> Path:
     """Write pictures, each in the colour of its class, with labels and maybe names."""
     members: dict[str, bytes] = {}
     for key, label, name in rows:

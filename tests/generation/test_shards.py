@@ -251,7 +251,7 @@ def test_a_class_whose_label_changed_is_refused(made: ShardRun) -> None:
     for folder in (made.folder, made.comparison):
         assert all(folder.done(spec, made.identity, labels) for spec in folder.layout())
         for spec in folder.layout():
-            changed = labels | {slug: 17 for slug in spec.ranges}
+            changed = labels | dict.fromkeys(spec.ranges, 17)
             with pytest.raises(StaleRunError, match=r"was made when class '[a-z-]+' had label [0-2]; it has 17 now"):
                 folder.done(spec, made.identity, changed)
 
