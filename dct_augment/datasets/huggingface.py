@@ -169,18 +169,15 @@ def _refuse_missing_files(root: Path) -> None:
 def _load_from_hub(settings: HuggingFaceDataset) -> Any:
     """Load a data set of the Hub: the revision asked for, or what lies in the caches if the Hub is out of reach."""
     import datasets
-    import httpx
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub import constants
 
     name = str(settings.path)
-    reason = "HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set"
-    if not (constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE):
-        try:
-            commit = HfApi().dataset_info(name, revision=settings.revision, timeout=30).sha
+    if constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE:
+        reason = "HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set"
+    else:
+        commit, reason = _commit(name, settings.revision)
+        if commit:
             return datasets.load_dataset(name, name=settings.subset, revision=commit)
-        except (httpx.TransportError, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
-            reason = f"the Hub cannot be reached ({type(error).__name__})"
     if settings.revision is None and _prepared(name):
         return datasets.load_dataset(name, name=settings.subset)
     if snapshot := _snapshot(name, settings.revision):
@@ -190,6 +187,23 @@ def _load_from_hub(settings: HuggingFaceDataset) -> Any:
         f"it is no folder; as a data set of the Hub, nothing{revision} is in the cache, and {reason}. Load it once "
         "with a network, or download it elsewhere and set dataset.path to its folder"
     )
+
+
+def _commit(name: str, revision: str | None) -> tuple[str, str]:
+    """Ask the Hub for the commit of a revision; without an answer, say why there is none.
+
+    Raises:
+        HfHubHTTPError: the Hub answers that there is no such data set or revision, or that it needs permission.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return str(HfApi().dataset_info(name, revision=revision, timeout=30).sha), ""
+    except HfHubHTTPError:
+        raise
+    except Exception as error:  # of the network, of whichever library the Hub's package uses
+        return "", f"the Hub cannot be reached ({type(error).__name__})"
 
 
 def needs_download(settings: HuggingFaceDataset) -> bool:

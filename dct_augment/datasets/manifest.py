@@ -258,10 +258,7 @@ def _exists(path: str, prefixes: Sequence[str]) -> bool:
     """Tell whether a root, written with its last slash, has the path. A million are asked for: no objects."""
     if path[0] == "/":
         return os.access(path, os.F_OK)
-    for prefix in prefixes:
-        if os.access(prefix + path, os.F_OK):
-            return True
-    return False
+    return any(os.access(prefix + path, os.F_OK) for prefix in prefixes)
 
 
 def _splits(column: pa.ChunkedArray | None, count: int, notes: list[str]) -> tuple[np.ndarray, list[str]]:

@@ -338,6 +338,18 @@ def test_a_revision_of_the_hub_is_the_one_that_is_read(hub: Callable[..., Path])
     assert_refused("nothing of revision v3 is in the cache", "huggingface", path, revision="v3")
 
 
+def test_the_caches_are_read_where_the_hub_cannot_be_reached(
+    hub: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hf.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    path = Path("someone/birds")
+    assert_refused("the Hub cannot be reached .*Load it once with a network", "huggingface", path)
+    hub()
+    assert len(load("huggingface", path, test=0).examples("train")) == 20
+
+
 def test_an_unfinished_download_is_not_taken_for_the_whole(hub: Callable[..., Path]) -> None:
     (hub(files=3) / "data" / "train-00002-of-00003.parquet").unlink()
     assert_refused("1 of its files are missing: 'data/train-00002-of-00003", "huggingface", Path("someone/birds"))
