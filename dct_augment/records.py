@@ -1,6 +1,6 @@
 """The values that travel between stages. Frozen, plain, and free of torch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -60,13 +60,17 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """A few-shot split: `train` has `shots` images per class, `val` and `test` are untouched."""
+    """A few-shot split: `train` has at most `shots` images per class, `val` and `test` are untouched.
+
+    `fewer` gives the number of images of each class, by name, that has fewer than it should.
+    """
 
     shots: int
     seed: int
     train: tuple[Example, ...]
     val: tuple[Example, ...]
     test: tuple[Example, ...]
+    fewer: Mapping[str, int] = field(default_factory=dict)
 
 
 class StopReason(StrEnum):

@@ -27,13 +27,12 @@ CLASSES = (ClassInfo(0, "crane", "crane", True), ClassInfo(1, "Çà bird", "ca-b
 COLORS = ((220, 30, 30), (30, 200, 60), (40, 60, 230))
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Start the server that processes are forked from, before a test starts one with less in it.
 
-    It imports while the tests are collected. Not on import: what it forks may import this module again. Not for a run
-    of a few tests in one process: most start no other.
+    Not on import: what it forks may import this module again. Not for a run of fast tests: few start a process.
     """
-    if not hasattr(config, "workerinput"):
+    if not any(item.get_closest_marker("slow") for item in session.items):
         return
     multiprocessing.get_context("forkserver").set_forkserver_preload(
         [

@@ -65,7 +65,7 @@ def arm_draws(settings: BenchmarkConfig) -> tuple[ArmDraw, ...]:
     for seed in range(settings.seed, settings.seed + settings.seeds):
         for arm in settings.arms:
             if ARMS[arm].own_images:
-                draws.append(ArmDraw(arm, settings.shots, seed))
+                draws.append(ArmDraw(arm, settings.shot_count, seed))
     return tuple(draws)
 
 

@@ -46,14 +46,14 @@ def plan_trials(settings: BenchmarkConfig) -> tuple[TrialPlan, ...]:
     """List every trial, seed by seed, then those of the curves; the trials of one draw share their real images."""
     seeds = range(settings.seed, settings.seed + settings.seeds)
     arms = [ARMS[name] for name in settings.arms]
-    plans = [_plan(arm, seed, settings.shots, settings.per_class) for seed in seeds for arm in arms]
-    image_counts = sorted({*(ratio * settings.shots for ratio in settings.ratios), *settings.per_class_curve})
+    plans = [_plan(arm, seed, settings.shot_count, settings.per_class) for seed in seeds for arm in arms]
+    image_counts = sorted({*(ratio * settings.shot_count for ratio in settings.ratios), *settings.per_class_curve})
     for count in image_counts:
         for seed in seeds:
             for arm in arms:
                 has_images = not arm.own_images or count <= settings.per_class
                 if arm.images is not None and has_images:
-                    plans.append(_plan(arm, seed, settings.shots, count))
+                    plans.append(_plan(arm, seed, settings.shot_count, count))
     for shots in settings.shots_curve:
         for seed in seeds:
             plans += [_plan(arm, seed, shots, settings.per_class) for arm in arms if not arm.own_images]

@@ -13,7 +13,6 @@ from dct_augment.config.datasets import (
     HuggingFaceDataset,
     ImageNetDataset,
     INaturalistDataset,
-    ManifestDataset,
     PocketDataset,
     TorchvisionDataset,
     WebDatasetDataset,
@@ -29,6 +28,7 @@ from dct_augment.config.gradient_methods import (
     LookAheadConfig,
     LvConfig,
 )
+from dct_augment.config.identity import WEIGHTS, comparable
 from dct_augment.config.loading import DATASETS, available, dump, folders, load, override, validate
 from dct_augment.config.renames import upgrade_token_identity
 from dct_augment.config.sections import (
@@ -56,6 +56,7 @@ __all__ = [
     "DEFAULT_POSITIONS",
     "FULL_BENCHMARK",
     "SCHEMA_VERSION",
+    "WEIGHTS",
     "AircraftDataset",
     "AnyDataset",
     "Arm",
@@ -82,7 +83,6 @@ __all__ = [
     "LastStepConfig",
     "LookAheadConfig",
     "LvConfig",
-    "ManifestDataset",
     "MetricsConfig",
     "ModelConfig",
     "PocketDataset",
@@ -97,6 +97,7 @@ __all__ = [
     "TorchvisionDataset",
     "WebDatasetDataset",
     "available",
+    "comparable",
     "differences",
     "dump",
     "fingerprint",

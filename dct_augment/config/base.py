@@ -1,14 +1,33 @@
 """What every part of the configuration is."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Shots = PositiveInt | Literal["all"]
+"""Real images per class, at most; a class with fewer gives what it has."""
 
 
 class Section(BaseModel):
     """A frozen part of the configuration that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FewShotSection(Section):
+    """A section that says how many real images of a class there are."""
+
+    shots: Shots = Field(5, description="real training images per class, at most; or `all`")
+
+    @property
+    def shot_count(self) -> int:
+        """The shots as a number. A run replaces `all` by one as soon as it knows the data set.
+
+        Raises:
+            ValueError: it has not been replaced.
+        """
+        if self.shots == "all":
+            raise ValueError("shots: all is no number before the data set is known")
+        return self.shots

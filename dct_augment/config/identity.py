@@ -19,22 +19,14 @@ _REAL_IMAGES = tuple(
         "background",
         "max_pixels",
         "title",
-        "class_order",
-        "root",
         "crop",
         "version",
         "language",
         "taxon",
+        "image",
+        "label",
         "level",
         "partition",
-        "path_column",
-        "image_column",
-        "image_key",
-        "label_column",
-        "label_key",
-        "split_column",
-        "revision",
-        "subset",
     )
 )
 _IMAGE_OF_A_PROMPT = ("dataset.name", "model", "prompts", "sampling", "guide")
@@ -52,6 +44,9 @@ _CLASSIFIER = (
     "downstream.mixup",
     "downstream.cutmix",
 )
+
+WEIGHTS = "weights"
+"""What the hash of a local model's files is called beside its settings."""
 
 DECIDES: Mapping[Part, tuple[str, ...]] = {
     "tokens": (*_IMAGE_OF_A_PROMPT, "tokens", "textual_inversion"),
@@ -116,6 +111,24 @@ def identity(settings: Mapping[str, Any], schema: int, part: Part) -> dict[str, 
     for path in SPEED_ONLY:
         _remove(decided, path.split("."))
     return decided
+
+
+def comparable(identity: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity without the hashes of weights that a record of an older version does not have."""
+    result = dict(identity)
+    for section, value in identity.items():
+        old = recorded.get(section)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            result[section] = _without_new_hash(value, old)
+        elif isinstance(value, list) and isinstance(old, list) and len(value) == len(old):
+            result[section] = [_without_new_hash(new, before) for new, before in zip(value, old, strict=True)]
+    return result
+
+
+def _without_new_hash(settings: Any, recorded: Any) -> Any:
+    if isinstance(settings, Mapping) and isinstance(recorded, Mapping) and WEIGHTS not in recorded:
+        return {key: value for key, value in settings.items() if key != WEIGHTS}
+    return settings
 
 
 def _copy(source: Mapping[str, Any], target: dict[str, Any], path: list[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from dct_augment.config.base import Fraction, PositiveInt, Section
+from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section
 from dct_augment.config.datasets import DatasetConfig
 from dct_augment.config.gradient_methods import DirectAlignConfig, GradientMethodConfig
 from dct_augment.config.identity import Part, identity
@@ -155,14 +155,13 @@ class TokensConfig(Section):
     seed: int = Field(0, description="decides the noise of training")
 
 
-class TextualInversionConfig(Section):
+class TextualInversionConfig(FewShotSection):
     """How tokens are learned from a few real images (arXiv 2208.01618).
 
     Vectors, init_word and classes_per_batch are those of tokens. The arm `textual_inversion` sets `shots`,
     `few_shot_seed` and `imbalance` to those of each of its trials.
     """
 
-    shots: PositiveInt = Field(5, description="real images per class")
     few_shot_seed: int = Field(0, description="which few-shot draw the images are of, as benchmark.seed")
     imbalance: Annotated[float, Field(ge=1)] = Field(1.0, description="as benchmark.imbalance")
     steps: PositiveInt = Field(160, description="updates of a class")
@@ -227,14 +226,13 @@ class DownstreamConfig(Section):
         return self
 
 
-class BenchmarkConfig(Section):
+class BenchmarkConfig(FewShotSection):
     """The trials: which arms the low-resource classifier is trained in, on which few-shot draws."""
 
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = Field(
         ("real", "real+strong_aug", "plain_prompt", "class_token"),
         description="ways to train the classifier that are compared",
     )
-    shots: PositiveInt = Field(5, description="real training images per class")
     seeds: Annotated[int, Field(ge=2)] = Field(5, description="few-shot draws; every arm runs on each")
     per_class: PositiveInt = Field(50, description="synthetic images per class in the synthetic arms")
     ratios: tuple[PositiveInt, ...] = Field((), description="further numbers of them, in units of shots: 1, 5, 10")

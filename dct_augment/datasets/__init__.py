@@ -1,12 +1,13 @@
 """Loads real images by name: one adapter per layout, one function to load, one to split."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from dct_augment.config import DATASETS, DatasetConfig, HuggingFaceDataset
+from dct_augment.config import DATASETS, DatasetConfig
 from dct_augment.datasets import (
     cifar,
     cub,
@@ -15,7 +16,6 @@ from dct_augment.datasets import (
     huggingface,
     imagenet,
     inat,
-    manifest,
     pocket,
     torchvision_layouts,
     webdataset,
@@ -29,7 +29,6 @@ _ADAPTERS: dict[str, Callable[..., Dataset]] = {
     "pocket": lambda settings: pocket.load(),
     "digits": lambda settings: digits.load(),
     "folder": folder.load,
-    "manifest": manifest.load,
     "cub": cub.load,
     "inat": inat.load,
     "imagenet": imagenet.load,
@@ -70,16 +69,8 @@ def load(settings: "DatasetConfig | str") -> Dataset:
         )
     try:
         return _ADAPTERS[name](settings)
-    except OSError as error:
-        place = f": {str(error.filename)!r}" if error.filename is not None else ""
-        raise DatasetError(f"data set {name!r} cannot be read{place}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"data set {name!r} cannot be read: {error}") from error
-
-
-def needs_download(settings: DatasetConfig) -> bool:
-    """Tell whether a data set would be downloaded when it is loaded. Nothing is downloaded to find out."""
-    return isinstance(settings, HuggingFaceDataset) and huggingface.needs_download(settings)
 
 
 def select(dataset: Dataset, names: Sequence[str] | None) -> tuple[ClassInfo, ...]:
@@ -133,23 +124,25 @@ class DatasetSubset:
         )
 
 
-def few_shot(dataset: Dataset, shots: int, seed: int, imbalance: float = 1.0) -> Split:
+def few_shot(dataset: Dataset, shots: int | Literal["all"], seed: int, imbalance: float = 1.0) -> Split:
     """Choose `shots` training images per class: deterministic, and nested across shots.
 
-    With `imbalance` above 1 the split is long-tailed: shots fall exponentially over the classes, in their
-    order, from `shots` to `shots / imbalance`, one at least. Images that cannot be opened are passed over.
+    A class with fewer gives what it has; the split's `fewer` counts them. Images that cannot be opened are passed over.
+
+    With `imbalance` above 1 the split is long-tailed: shots fall exponentially over the classes, in their order, from
+    `shots` to `shots / imbalance`, one at least.
 
     Args:
         dataset: what `load_dataset` returns.
-        shots: training images per class.
+        shots: training images per class, at most; or `all`.
         seed: the few-shot seed; the same seed chooses the same images on every machine.
         imbalance: how many times more images the first class has than the last.
 
     Returns:
-        The few-shot split: `train` with `shots` images per class, `val` and `test` as they are.
+        The few-shot split: `train` with at most `shots` images per class, `val` and `test` as they are.
 
     Raises:
-        DatasetError: a class with fewer than its shots of readable training images.
+        DatasetError: a class without a readable training image.
 
     Examples:
         >>> import dct_augment
@@ -157,23 +150,32 @@ def few_shot(dataset: Dataset, shots: int, seed: int, imbalance: float = 1.0) ->
         >>> len(split.train)
         80
     """
+    shots = most_images(dataset) if shots == "all" else shots
     pool = dataset.examples("train")
     rows_of_class: dict[int, list[int]] = defaultdict(list)
     for row, label in enumerate(labels(pool)):
         rows_of_class[label].append(row)
     train: list[Example] = []
+    fewer: dict[str, int] = {}
     for place, info in enumerate(dataset.classes):
         class_shots = _tail(shots, imbalance, place, len(dataset.classes))
         rows = rows_of_class[info.index]
         order = np.random.default_rng([seed, info.index]).permutation(len(rows))
         examples = _readable((pool[rows[number]] for number in order), class_shots)
+        if not examples:
+            unreadable = f": none of {len(rows)} can be read" if rows else ""
+            raise DatasetError(f"class {info.name!r} has no training image{unreadable}. Add some, or leave it out")
         if len(examples) < class_shots:
-            unreadable = f", {len(rows) - len(examples)} of them unreadable" if len(rows) >= class_shots else ""
-            raise DatasetError(
-                f"class {info.name!r} has {len(rows)} training images{unreadable}, but shots is {class_shots}"
-            )
+            fewer[info.name] = len(examples)
         train.extend(examples)
-    return Split(shots, seed, tuple(train), tuple(dataset.examples("val")), tuple(dataset.examples("test")))
+    return Split(shots, seed, tuple(train), tuple(dataset.examples("val")), tuple(dataset.examples("test")), fewer)
+
+
+def most_images(dataset: Dataset) -> int:
+    """Count the training images of the class that has most, read or unreadable; at least 1."""
+    chosen = {info.index for info in dataset.classes}
+    counts = Counter(label for label in labels(dataset.examples("train")) if label in chosen)
+    return max(counts.values(), default=1)
 
 
 def unreadable(examples: Sequence[Example]) -> list[str]:

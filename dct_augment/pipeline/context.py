@@ -14,9 +14,11 @@ from dct_augment import config as configuration
 from dct_augment.benchmark.arms import ARMS
 from dct_augment.classifiers import Classifier
 from dct_augment.config import ClassifierConfig, Config
+from dct_augment.config.identity import Part
 from dct_augment.diffusion import Backend, Sampler
 from dct_augment.errors import InputError
 from dct_augment.generation.shards import shard_folders
+from dct_augment.pipeline.weights import WeightHashes
 from dct_augment.records import Dataset, Progress, ProgressCallback, ignore_progress
 from dct_augment.tokens.files import TokenFolder
 
@@ -25,11 +27,30 @@ class RunContext:
     """Models are loaded when first needed and kept; remarks go to `progress`."""
 
     def __init__(self, config: Config, progress: ProgressCallback = ignore_progress) -> None:
-        self.config, self.progress = config, progress
         self.dataset = datasets.load(config.dataset)
         self.classes = datasets.select(self.dataset, config.dataset.classes)
+        self.config, self.progress = self._with_numbers_of_shots(config), progress
         self.tokens = TokenFolder(config.root / "tokens", self.dataset.name)
         self.shards = shard_folders(config.root, config.name)
+
+    def _with_numbers_of_shots(self, config: Config) -> Config:
+        """Replace `shots: all` by the number of images of the class that has most."""
+        changes = {}
+        for name in ("benchmark", "textual_inversion"):
+            section = getattr(config, name)
+            if section.shots == "all":
+                most = datasets.most_images(datasets.DatasetSubset(self.dataset.name, self.classes, self.dataset, {}))
+                changes[name] = section.model_copy(update={"shots": most})
+        return config.model_copy(update=changes)
+
+    @cached_property
+    def weights(self) -> WeightHashes:
+        """The hashes of the models that lie in local folders."""
+        return WeightHashes(self.config, self.config.root / "checks" / "weights.json")
+
+    def identity(self, part: Part) -> dict[str, Any]:
+        """What decides a part's result: settings, and the weights of local models."""
+        return self.weights.add_to(self.config.identity(part))
 
     @cached_property
     def device(self) -> str:
@@ -68,7 +89,7 @@ class RunContext:
     @property
     def arm_folders(self) -> dict[str, Path]:
         """The folders of the synthetic images of each arm; that of an arm with own images carries their identity."""
-        root, identity = self.config.root, self.config.identity("arms")
+        root, identity = self.config.root, self.identity("arms")
         folders: dict[str, Path] = {}
         for name, arm in ARMS.items():
             if arm.own_images:
@@ -92,7 +113,7 @@ class RunContext:
         loaded = classifiers.load(members, self.dataset.classes, device=self.device)
         path = self.config.root / "checks" / f"{role}.json"
         names = [info.name for info in self.dataset.classes]
-        fingerprint = configuration.fingerprint([member.model_dump(mode="json") for member in members], names)
+        fingerprint = configuration.fingerprint(self.identity("metrics")[role], names)
         if _read_json(path).get("fingerprint") != fingerprint:
             name = f"{role} {' + '.join(member.name for member in members)!r}"
             examples = itertools.chain(self.dataset.examples("val"), self.dataset.examples("train"))

@@ -150,6 +150,7 @@ class Run(RunContext):
         with files.lock(self.config.root):
             files.sweep(self.config.root)
             files.write_text(self.config.root / "config.yaml", configuration.dump(self.config))
+            self.weights.save()
             yield
             times = self._times() | {str(stage): self._times().get(stage, 0.0) + time.monotonic() - began}
             files.write_text(self.config.root / "times.json", json.dumps(times) + "\n")
@@ -172,7 +173,7 @@ class Run(RunContext):
         Raises:
             InputError: it does not fit (`TokenFolder.import_token`).
         """
-        identity = self.config.identity("tokens")
+        identity = self.identity("tokens")
         with self._recorded(StageName.TOKENS):
             self.tokens.import_token(token, info, identity, self.base_model, any_model=any_model, replace=replace)
             TokenStage(self).publish()
@@ -210,7 +211,7 @@ class Run(RunContext):
                 benchmark=arm_comparisons.summarize_trials(
                     trials.trials().drop(columns="identity"),
                     class_titles(self.classes),
-                    self.config.benchmark.shots,
+                    self.config.benchmark.shot_count,
                     self.config.benchmark.per_class,
                 ),
                 metrics=self._metrics(),

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dct_augment import files
-from dct_augment.config import differences, upgrade_token_identity
+from dct_augment.config import comparable, differences, upgrade_token_identity
 from dct_augment.errors import InputError, StaleRunError
 from dct_augment.prompts import token_name
 from dct_augment.records import ClassInfo, ClassToken, Verdict
@@ -50,7 +50,7 @@ class TokenFolder:
             trained_with = upgrade_token_identity(metadata["identity"])
         except (FileNotFoundError, SafetensorError, AttributeError, KeyError, TypeError, ValueError):
             return None
-        if trained_with != identity:
+        if trained_with != comparable(identity, trained_with):
             raise StaleRunError(
                 f"{self.file(info)} was trained with other settings: "
                 f"{'; '.join(differences(trained_with, identity))}. Use another --output, or delete the file"
@@ -76,7 +76,8 @@ class TokenFolder:
         """Read the metadata of a training with these settings that gave no usable token; None if there was none."""
         try:
             metadata = formats.current_metadata(json.loads(self._failed(info).read_text(encoding="utf-8")))
-            is_same_training = upgrade_token_identity(metadata["identity"]) == identity
+            trained_with = upgrade_token_identity(metadata["identity"])
+            is_same_training = trained_with == comparable(identity, trained_with)
             return metadata if is_same_training and metadata["class"] == info.name else None
         except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError):
             return None

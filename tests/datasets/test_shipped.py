@@ -103,10 +103,10 @@ def test_few_shot_draws_from_the_training_split_only(dataset: Dataset) -> None:
     assert {example.key for example in datasets.few_shot(dataset, 20, 0).train} == pool
 
 
-def test_too_many_shots_name_the_class_and_what_it_has(dataset: Dataset) -> None:
-    first = dataset.classes[0].name
-    with pytest.raises(DatasetError, match=rf"class '{first}' has 20 training images, but shots is 21"):
-        datasets.few_shot(dataset, 21, 0)
+def test_all_shots_are_the_whole_training_split(dataset: Dataset) -> None:
+    split = datasets.few_shot(dataset, "all", 0)
+    assert (split.shots, len(split.train), split.fewer) == (20, len(dataset.examples("train")), {})
+    assert datasets.few_shot(dataset, 21, 0).fewer == {info.name: 20 for info in dataset.classes}
 
 
 def test_a_class_keeps_its_draw_when_others_are_left_out(dataset: Dataset) -> None:

@@ -13,7 +13,8 @@ from dct_augment.benchmark.arms import ARMS, arm_draws, arm_folder
 from dct_augment.benchmark.trials import plan_trials
 from dct_augment.classifiers import Classifier
 from dct_augment.downstream.mixing import SyntheticImages
-from dct_augment.errors import DatasetError, ModelError
+from dct_augment.errors import ModelError
+from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import ArmStage, MetricStage, TrialStage
 from dct_augment.records import ImageKind
@@ -249,7 +250,15 @@ def test_the_report_shows_all_of_it(whole: Run) -> None:
     assert (whole.config.root / "report" / "index.html").stat().st_size < 5_000_000
 
 
-def test_more_shots_than_there_are_images_is_said_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="has 20 training images, but shots is 30"):
-        run(tmp_path / "run", "benchmark.shots_curve=[30]").benchmark()
-    assert not list(tmp_path.rglob("*.safetensors"))
+def test_fewer_images_than_shots_are_counted_and_said_before_any_work(tmp_path: Path) -> None:
+    notes: list[str] = []
+    config = run(tmp_path / "run", "benchmark.shots_curve=[30]", "benchmark.arms=[real]").config
+    TrialStage(RunContext(config, lambda progress: notes.append(progress.note))).check()
+    assert [note for note in notes if "fewer" in note] == [
+        "2 classes have fewer than 30 training images: three 20, eight 20"
+    ]
+
+
+def test_all_shots_are_those_of_the_class_that_has_most(tmp_path: Path) -> None:
+    config = run(tmp_path / "run", "benchmark.shots=all", "textual_inversion.shots=all").config
+    assert (config.benchmark.shots, config.textual_inversion.shots) == (20, 20)

@@ -11,7 +11,8 @@ def record(root: Path) -> TrialRecords:
     path = root / "benchmark" / "trials" / "real-5-0-0.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"arm": "real", "accuracy": 0.5, "identity": "of another version"}))
-    return TrialRecords(config.load("pocket", output=root), {})
+    settings = config.load("pocket", output=root)
+    return TrialRecords(settings, settings.identity("benchmark"), {})
 
 
 def test_a_trial_with_other_settings_is_not_read(tmp_path: Path) -> None:

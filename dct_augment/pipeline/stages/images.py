@@ -47,8 +47,7 @@ class ImageStage(Stage):
         shards = self._shards
         shards.refuse_old_layout()
         layout = self.layout(self._context.classes)
-        labels = {info.slug: info.index for info in self._context.dataset.classes}
-        missing = [spec for spec in layout if not shards.done(spec, self._identity(spec), labels)]
+        missing = [spec for spec in layout if not shards.done(spec, self._identity(spec))]
         if missing:
             shards.record(layout)
         return tuple(WorkUnit(self.name, spec.number, shards.stem(spec), len(spec)) for spec in missing)
@@ -72,7 +71,7 @@ class ImageStage(Stage):
 
     def _identity(self, spec: ShardSpec) -> dict[str, Any]:
         """All that decides the pixels of a shard."""
-        return self._config.identity("generation") | {
+        return self._context.identity("generation") | {
             "kind": str(self._kind),
             "tokens": {slug: token.sha256 for slug, token in self._tokens(spec).items()},
             "names": {info.slug: info.name for info in self._context.dataset.classes if info.slug in spec.ranges},

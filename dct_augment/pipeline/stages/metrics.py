@@ -140,7 +140,7 @@ class MetricStage(Stage):
     def _shards(self, kind: str) -> ShardFolder:
         """The shard folder of an arm."""
         settings = self._config.benchmark
-        root = arm_folder(self._context.arm_folders, kind, settings.shots, settings.seed)
+        root = arm_folder(self._context.arm_folders, kind, settings.shot_count, settings.seed)
         image_kind = ARMS[kind].images
         assert image_kind is not None
         return shard_folder(root, self._config.name, image_kind)
@@ -180,7 +180,7 @@ class MetricStage(Stage):
         if kind != _REAL:
             shards, per_class = self._shards(kind), self._config.metrics.per_class
             tars = [shards.digest(spec) for spec in shards.layout() if spec.first_number < per_class]
-        return configuration.fingerprint(self._config.identity("metrics"), kind, tars)
+        return configuration.fingerprint(self._context.identity("metrics"), kind, tars)
 
     def _file(self, kind: str) -> Path:
         return self._folder / "metrics" / f"{kind}.json"

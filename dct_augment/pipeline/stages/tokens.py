@@ -29,7 +29,7 @@ class TokenStage(Stage):
 
     @property
     def _identity(self) -> dict[str, Any]:
-        return self._config.identity("tokens")
+        return self._context.identity("tokens")
 
     def missing(self) -> tuple[ClassInfo, ...]:
         """The classes that have neither a token nor a failure with these settings."""
@@ -126,7 +126,7 @@ class TokenStage(Stage):
         """The few-shot images of each class, by slug."""
         settings = self._config.textual_inversion
         split = datasets.few_shot(
-            self._context.real_images(), settings.shots, settings.few_shot_seed, settings.imbalance
+            self._context.real_images(), settings.shot_count, settings.few_shot_seed, settings.imbalance
         )
         return {
             info.slug: [example.open() for example in split.train if example.label == info.index] for info in classes

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,8 @@ class TrialRecords:
     All images are there before the first trial, so the shards are read once.
     """
 
-    def __init__(self, config: Config, arm_folders: ArmFolders) -> None:
-        self._config, self._arm_folders = config, arm_folders
-        self._settings = config.identity("benchmark")
+    def __init__(self, config: Config, identity: Mapping[str, Any], arm_folders: ArmFolders) -> None:
+        self._config, self._settings, self._arm_folders = config, identity, arm_folders
         self._shard_digests = cache(_shard_digests)
         # Its identities hash settings by their old names. Nothing is added to such a run: all that it has is its own.
         self._is_old = shard_folder(config.root, config.name, ImageKind.CLASS_TOKEN).is_old

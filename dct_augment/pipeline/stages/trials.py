@@ -28,19 +28,24 @@ class TrialStage(Stage):
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
         self._plans: tuple[TrialPlan, ...] = plan_trials(self._config.benchmark)
-        self._records = TrialRecords(self._config, context.arm_folders)
+        self._records = TrialRecords(self._config, context.identity("benchmark"), context.arm_folders)
         self._folder: Path = self._config.root / "benchmark"
         self._pool: TrialPool | None = None
 
     def check(self) -> None:
-        """Check that there are enough real images for every draw.
+        """Check that every class has real images, and say which have fewer than the draws ask for.
 
         Raises:
-            DatasetError: there are not.
+            DatasetError: a class has none.
         """
         settings = self._config.benchmark
-        most_shots = max(settings.shots, *settings.shots_curve, 0)
-        datasets.few_shot(self._context.real_images(), most_shots, settings.seed, settings.imbalance)
+        most_shots = max(settings.shot_count, *settings.shots_curve, 0)
+        split = datasets.few_shot(self._context.real_images(), most_shots, settings.seed, settings.imbalance)
+        if split.fewer:
+            listed = ", ".join(f"{name} {count}" for name, count in list(split.fewer.items())[:10])
+            more = " ..." if len(split.fewer) > 10 else ""
+            note = f"{len(split.fewer)} classes have fewer than {most_shots} training images: {listed}{more}"
+            self._context.progress(Progress("data", 0, 0, note))
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """Plan the trials that are not recorded with today's settings and images; record what each seed draws."""
