@@ -204,3 +204,27 @@ def test_other_image_formats_keep_their_bytes_and_ending(tmp_path: Path, image_f
         pictures = {m.name: tar.extractfile(m).read() for m in tar if m.name.endswith(f".{image_format}")}
     assert {name.partition(".")[0]: data for name, data in pictures.items()} == stored_files(root)
     assert all(data.startswith(start) for data in pictures.values())
+
+
+def test_tars_are_read_by_this_package(run: Path, tmp_path: Path) -> None:
+    from dct_augment import SyntheticImages, load_dataset
+    from dct_augment.config import WebDatasetDataset
+
+    export_images(run, tmp_path / "out", "webdataset", classes=["gull", "ca-bird"])
+    images = SyntheticImages(tmp_path / "out")
+    assert [(key.rpartition("-")[0], label) for key, label in zip(images.keys, images.labels, strict=True)] == (
+        [("ca-bird", 0)] * 3 + [("gull", 1)] * 3
+    )
+    dataset = load_dataset(WebDatasetDataset(name="webdataset", path=tmp_path / "out", val=0, test=0))
+    assert [info.original_name for info in dataset.classes] == ["Çà bird", "gull"]
+    assert len(dataset.examples("train")) == 6
+
+
+def test_image_folders_are_read_by_this_package(run: Path, tmp_path: Path) -> None:
+    from dct_augment import load_dataset
+    from dct_augment.config import FolderDataset
+
+    export_images(run, tmp_path / "out", "imagefolder")
+    dataset = load_dataset(FolderDataset(name="folder", path=tmp_path / "out" / "train", val=0, test=0))
+    assert [info.original_name for info in dataset.classes] == SORTED_FOLDERS
+    assert len(dataset.examples("train")) == 9
