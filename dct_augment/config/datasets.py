@@ -65,6 +65,23 @@ class FolderDataset(DatasetOnDisk):
 
     name: Literal["folder"]
     title: str | None = Field(None, description="short name in token names; the folder's own if unset")
+    class_order: Literal["natural", "alphabetical"] = Field(
+        "natural", description="which label a class has: 1, 2, 10 as timm sorts, or 1, 10, 2 as torchvision does"
+    )
+
+
+class ManifestDataset(DatasetOnDisk):
+    """A table of pictures: CSV, TSV, JSON lines or parquet with a path and a label in each row."""
+
+    name: Literal["manifest"]
+    path: Path = Field(description="the table: .csv, .tsv, .jsonl or .parquet")
+    root: Path | tuple[Path, ...] | None = Field(
+        None, description="folder of the pictures, or several: the first that has a path; the table's own if unset"
+    )
+    path_column: str = Field("path", description="column of the paths")
+    label_column: str = Field("label", description="column of the labels: words or numbers")
+    split_column: str = Field("split", description="column of the splits, if there is one: train, val, test ...")
+    title: str | None = Field(None, description="short name in token names; the table's own if unset")
 
 
 class CubDataset(DatasetOnDisk):
@@ -90,19 +107,28 @@ class ImageNetDataset(DatasetOnDisk):
 
 
 class HuggingFaceDataset(DatasetOnDisk):
-    """A `datasets` directory written by `save_to_disk`."""
+    """What the package `datasets` reads: a folder in one of its layouts, or a data set of the Hub."""
 
     name: Literal["huggingface"]
+    path: Path = Field(
+        description="folder written by `save_to_disk`, of parquet files or of pictures; or `user/name` on the Hub"
+    )
+    revision: str | None = Field(None, description="commit, branch or tag on the Hub")
+    subset: str | None = Field(None, description="which configuration of the data set, if it has several")
+    image_column: str = Field("image", description="column of the pictures")
+    label_column: str = Field("label", description="column of the labels")
     title: str | None = Field(None, description="short name in token names; the folder's own if unset")
-    image: str = Field("image", description="column of the pictures")
-    label: str = Field("label", description="column of the labels")
 
 
 class WebDatasetDataset(DatasetOnDisk):
-    """WebDataset tar shards: pictures under jpg, png or webp, labels under cls."""
+    """WebDataset tar shards, compressed or not: pictures, and labels under cls or in a JSON member."""
 
     name: Literal["webdataset"]
     title: str | None = Field(None, description="short name in token names; the folder's own if unset")
+    image_key: str | None = Field(None, description="ending of the picture, e.g. `input.png`, if a sample has several")
+    label_key: str | None = Field(
+        None, description="where the label is: an ending or a key of the JSON member; cls, label or class if unset"
+    )
 
 
 class TorchvisionDataset(DatasetOnDisk):
@@ -135,6 +161,7 @@ DatasetConfig = Annotated[
     PocketDataset
     | DigitsDataset
     | FolderDataset
+    | ManifestDataset
     | CubDataset
     | INaturalistDataset
     | ImageNetDataset

@@ -20,6 +20,8 @@ _CLASSIFIER = (
 )
 
 RENAMED: Mapping[str, str] = {
+    "dataset.image": "dataset.image_column",
+    "dataset.label": "dataset.label_column",
     "tokens.last_k": "tokens.method.steps",
     "tokens.renoised": "tokens.method.copies",
     "tokens.serves": "tokens.method.updates_per_image",

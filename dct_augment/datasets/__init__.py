@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from dct_augment.config import DATASETS, DatasetConfig
+from dct_augment.config import DATASETS, DatasetConfig, HuggingFaceDataset
 from dct_augment.datasets import (
     cifar,
     cub,
@@ -16,6 +16,7 @@ from dct_augment.datasets import (
     huggingface,
     imagenet,
     inat,
+    manifest,
     pocket,
     torchvision_layouts,
     webdataset,
@@ -29,6 +30,7 @@ _ADAPTERS: dict[str, Callable[..., Dataset]] = {
     "pocket": lambda settings: pocket.load(),
     "digits": lambda settings: digits.load(),
     "folder": folder.load,
+    "manifest": manifest.load,
     "cub": cub.load,
     "inat": inat.load,
     "imagenet": imagenet.load,
@@ -69,8 +71,16 @@ def load(settings: "DatasetConfig | str") -> Dataset:
         )
     try:
         return _ADAPTERS[name](settings)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        place = f": {str(error.filename)!r}" if error.filename is not None else ""
+        raise DatasetError(f"data set {name!r} cannot be read{place}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
         raise DatasetError(f"data set {name!r} cannot be read: {error}") from error
+
+
+def needs_download(settings: DatasetConfig) -> bool:
+    """Tell whether a data set would be downloaded when it is loaded. Nothing is downloaded to find out."""
+    return isinstance(settings, HuggingFaceDataset) and huggingface.needs_download(settings)
 
 
 def select(dataset: Dataset, names: Sequence[str] | None) -> tuple[ClassInfo, ...]:

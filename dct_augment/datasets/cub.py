@@ -1,5 +1,7 @@
 """Reads CUB-200-2011 as published: images and text files (Wah et al., Caltech, 2011)."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from dct_augment.config import CubDataset
@@ -27,42 +29,71 @@ def load(settings: CubDataset) -> ImageDataset:
     names, paths, labels, flags = (_table(root / file) for file in _FILES)
     boxes = _boxes(root, paths) if settings.crop else {}
     numbers = {label: number for number, label in enumerate(names)}
+    _require_agreement(root, names, paths, labels, flags)
     splits = {}
-    try:
-        for split, split_flag in _SPLIT_FLAGS.items():
-            rows = [
-                (f"images/{path}", numbers[labels[image]])
-                for image, path in paths.items()
-                if flags[image] == split_flag
-            ]
-            splits[split] = image_files.index(root, rows, image_reader(settings), boxes)
-    except KeyError as error:
-        raise DatasetError(
-            f"the text files in {str(root)!r} do not agree: {error} is in one but not another"
-        ) from error
+    for split, split_flag in _SPLIT_FLAGS.items():
+        rows = [
+            (f"images/{path}", numbers[labels[image]]) for image, path in paths.items() if flags[image] == split_flag
+        ]
+        splits[split] = image_files.index(root, rows, image_reader(settings), boxes)
     classes = class_infos(list(names.values()), settings.words)
     return complete("cub", classes, splits, settings)
 
 
+def _require_agreement(
+    root: Path, names: Mapping[str, str], paths: Mapping[str, str], labels: Mapping[str, str], flags: Mapping[str, str]
+) -> None:
+    """Raise DatasetError if an image of one text file is not in another, or has an unknown class or flag."""
+    where = f"the text files in {str(root)!r} do not agree"
+    for file, table in (("image_class_labels.txt", labels), ("train_test_split.txt", flags)):
+        if differing := paths.keys() ^ table.keys():
+            image = min(differing, key=lambda number: (len(number), number))
+            has, lacks = ("images.txt", file) if image in paths else (file, "images.txt")
+            raise DatasetError(
+                f"{where}: image {image!r} is in {has} but not in {lacks} ({len(differing)} such images)"
+            )
+    if unknown := sorted(set(labels.values()) - names.keys()):
+        raise DatasetError(f"{where}: class {unknown[0]!r} of image_class_labels.txt is not in classes.txt")
+    if unknown := sorted(set(flags.values()) - set(_SPLIT_FLAGS.values())):
+        raise DatasetError(f"train_test_split.txt in {str(root)!r}: {unknown[0]!r} is neither 1 (train) nor 0 (test)")
+
+
 def _table(path: Path) -> dict[str, str]:
-    """Read lines `number value...` as a mapping."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    parts = (line.split(maxsplit=1) for line in lines if line.strip())
-    try:
-        return {number: value.strip() for number, value in parts}
-    except ValueError as error:
-        raise DatasetError(f"{str(path)!r} is damaged: every line must be `number value`") from error
+    """Read lines `number value...` as a mapping.
+
+    Raises:
+        DatasetError: another kind of line, or a number twice.
+    """
+    table: dict[str, str] = {}
+    for place, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        number, _, value = line.strip().partition(" ")
+        if not number:
+            continue
+        if not value:
+            raise DatasetError(f"{str(path)!r} is damaged: line {place} is {line!r}, but must be `number value`")
+        if number in table:
+            raise DatasetError(f"{str(path)!r} is damaged: line {place} gives number {number} again")
+        table[number] = value.strip()
+    return table
 
 
 def _boxes(root: Path, paths: dict[str, str]) -> dict[str, Box]:
     """Read the bounding box of every image path."""
     image_files.require(root, "bounding_boxes.txt", published=_PUBLISHED)
-    return {f"images/{paths[image]}": _box(text) for image, text in _table(root / "bounding_boxes.txt").items()}
+    texts = _table(root / "bounding_boxes.txt")
+    if missing := sorted(paths.keys() - texts.keys()):
+        raise DatasetError(
+            f"the text files in {str(root)!r} do not agree: image {missing[0]!r} is in images.txt but not in "
+            f"bounding_boxes.txt ({len(missing)} such images)"
+        )
+    return {f"images/{path}": _box(texts[image]) for image, path in paths.items()}
 
 
 def _box(text: str) -> Box:
     try:
         left, top, width, height = map(float, text.split())
+        if not all(map(math.isfinite, (left, top, width, height))):
+            raise ValueError
     except ValueError as error:
         raise DatasetError(f"bounding_boxes.txt: {text!r} is not `x y width height`") from error
     return left, top, width, height

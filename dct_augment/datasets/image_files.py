@@ -1,16 +1,18 @@
-"""Indexes labelled image files under one folder, at the cost of about their own paths' bytes."""
+"""Indexes labelled image files, at the cost of about their own paths' bytes."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from dct_augment.datasets.indexed import IndexedImages
 from dct_augment.datasets.reading import SUFFIXES, ImageReader
 from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.records import Example
@@ -21,8 +23,11 @@ Box = tuple[float, float, float, float]
 """Left, top, width, height in pixels."""
 
 
-class ImageFiles(Sequence[Example]):
-    """Labelled image files under one root. Paths lie in one Arrow array: about their own bytes each."""
+class ImageFiles(IndexedImages):
+    """Labelled image files under one root, or several. Paths lie in one Arrow array: about their own bytes each.
+
+    A path is looked for in `root` first, then in each of `more_roots`; an absolute path is what it is.
+    """
 
     def __init__(
         self,
@@ -31,32 +36,58 @@ class ImageFiles(Sequence[Example]):
         labels: np.ndarray,
         reader: ImageReader,
         boxes: Mapping[str, Box] | None = None,
+        more_roots: Sequence[Path] = (),
     ) -> None:
-        self.root, self.paths, self.labels, self.reader, self.boxes = root, paths, labels, reader, boxes or {}
+        super().__init__(labels)
+        self.root, self.paths, self.reader, self.boxes, self.more_roots = root, paths, reader, boxes or {}, more_roots
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def keys(self) -> Iterator[str]:
+        """Yield the path of every image."""
+        return (path.as_py() for path in self.paths)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> "ImageFiles": ...
-    def __getitem__(self, index: int | slice) -> "Example | ImageFiles":
-        """Make one example, or take the image files of a slice."""
-        if isinstance(index, slice):
-            return self.take(np.arange(len(self))[index])
-        path = self.paths[index if index >= 0 else len(self) + index].as_py()
-        return Example(
-            path, int(self.labels[index]), partial(_open, self.reader, self.root / path, self.boxes.get(path))
-        )
+    def example(self, row: int) -> Example:
+        """Make the example of a row."""
+        path = self.paths[row].as_py()
+        roots = (self.root, *self.more_roots)
+        return Example(path, int(self.labels[row]), partial(_open, self.reader, roots, path, self.boxes.get(path)))
 
     def take(self, rows: np.ndarray) -> "ImageFiles":
         """Take the image files of some rows, in their order."""
-        return ImageFiles(self.root, self.paths.take(pa.array(rows)), self.labels[rows], self.reader, self.boxes)
+        paths = self.paths.take(pa.array(rows))
+        return ImageFiles(self.root, paths, self.labels[rows], self.reader, self.boxes, self.more_roots)
 
 
-def _open(reader: ImageReader, path: Path, box: Box | None) -> Image.Image:
-    image = reader.read(path)
+@dataclass
+class LeftOut:
+    """Counts the files among pictures that are not read, and why."""
+
+    endings: Counter[str] = field(default_factory=Counter)
+    bad_names: int = 0
+
+    def notes(self) -> list[str]:
+        """Say what was left out; nothing if nothing was."""
+        notes = []
+        if self.endings:
+            most = self.endings.most_common(8)
+            counts = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in most)
+            total = f"{self.endings.total():,} files in class folders"
+            notes.append(f"{total} are left out, they do not end as pictures do: {counts}")
+        if self.bad_names:
+            notes.append(f"{self.bad_names:,} pictures are left out, their names are not UTF-8; rename them")
+        return notes
+
+
+def find(roots: Sequence[Path], path: str) -> Path:
+    """Give the place of a file: in the first root that has it; in the first root if none has."""
+    if len(roots) > 1:
+        for root in roots:
+            if (root / path).exists():
+                return root / path
+    return roots[0] / path
+
+
+def _open(reader: ImageReader, roots: Sequence[Path], path: str, box: Box | None) -> Image.Image:
+    image = reader.read(find(roots, path))
     if box is None:
         return image
     left, top, width, height = box
@@ -80,22 +111,70 @@ def index(
     return ImageFiles(root, pa.concat_arrays(paths), np.concatenate(labels), reader, boxes)
 
 
-def paths_below(folder: Path, prefix: str = "") -> Iterator[str]:
-    """List the paths of all image files under a folder as `prefix/...`, sorted within each folder."""
+def paths_below(
+    folder: Path, prefix: str = "", left_out: LeftOut | None = None, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[str]:
+    """List the paths of all image files under a folder as `prefix/...`, sorted within each folder.
+
+    Hidden files and folders are passed over. Links to folders are followed; `above` are the folders that lead here.
+
+    Raises:
+        DatasetError: links lead round in a circle.
+    """
+    status = os.stat(folder)
+    place = (status.st_dev, status.st_ino)
+    if place in above:
+        raise DatasetError(f"{str(folder)!r} leads back to a folder that it lies in: remove this link")
     with os.scandir(folder) as unsorted:
         entries = sorted(unsorted, key=lambda entry: entry.name)
     for entry in entries:
         path = f"{prefix}/{entry.name}" if prefix else entry.name
-        if entry.is_dir():
-            yield from paths_below(Path(entry.path), path)
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.name.startswith("."):
+        if entry.name.startswith("."):
+            continue
+        if is_folder(entry):
+            yield from paths_below(Path(entry.path), path, left_out, above | {place})
+        elif not is_picture_name(entry.name):
+            if left_out is not None:
+                left_out.endings[os.path.splitext(entry.name)[1].lower()] += 1
+        elif path.isascii() or _is_utf8(path):
             yield path
+        elif left_out is not None:
+            left_out.bad_names += 1
+
+
+def is_picture_name(name: str) -> bool:
+    """Tell whether a file's name ends as those of pictures do, and is not hidden."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
+
+
+def _is_utf8(path: str) -> bool:
+    """Tell whether a path can be written as text; Linux allows any bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a folder, or a link to one; a link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def folder_names(path: Path) -> list[str]:
-    """List the names of the folders in a folder, sorted; hidden ones are left out."""
+    """List the names of the folders in a folder, sorted; hidden ones are left out.
+
+    Raises:
+        DatasetError: a name is not UTF-8, so that it cannot be a class.
+    """
     with os.scandir(path) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and is_folder(entry))
+    if bad := [name for name in names if not _is_utf8(name)]:
+        raise DatasetError(f"{str(path)!r}: the folder name {bad[0]!r} is not UTF-8; rename it")
+    return names
 
 
 def own_folder(path: Path, name: str) -> Path:

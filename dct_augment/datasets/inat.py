@@ -2,15 +2,14 @@
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dct_augment.config import INaturalistDataset
 from dct_augment.datasets import image_files
-from dct_augment.datasets.image_files import ImageFiles
 from dct_augment.datasets.naming import class_infos
-from dct_augment.datasets.reading import ImageReader
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError
 
@@ -39,24 +38,62 @@ def load(settings: INaturalistDataset) -> ImageDataset:
     train_file = next((root / name for name in _TRAIN[year] if (root / name).is_file()), None)
     if train_file is None:
         raise DatasetError(f"dataset.path {str(root)!r} lacks {' and '.join(_TRAIN[year])}. Put {published} there")
-    train = _read(train_file)
-    categories = _under(_with_names(train["categories"], root, year), settings.taxon)
+    train, val = _read(train_file), _read(root / _VAL[year])
+    categories = _under(_with_names(train.categories, root, year), settings.taxon)
     original_names = [str(category["name"]) for category in categories]
     names = [_prompt_name(category, settings.language) for category in categories]
     numbers = {category["id"]: number for number, category in enumerate(categories)}
-    reader = image_reader(settings)
+    known = {category["id"] for category in train.categories}
+    reader, notes = image_reader(settings), list[str]()
     splits = {
-        "train": _index(root, train, numbers, reader),
-        "test": _index(root, _read(root / _VAL[year]), numbers, reader),
+        split: image_files.index(root, _rows(annotated, known, numbers, notes), reader)
+        for split, annotated in (("train", train), ("test", val))
     }
-    return complete(f"inat{year}", class_infos(original_names, settings.words, names), splits, settings)
+    return complete(f"inat{year}", class_infos(original_names, settings.words, names), splits, settings, notes)
 
 
-def _read(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Annotations:
+    """The lists of an annotation file."""
+
+    path: Path
+    images: Sequence[Mapping[str, Any]]
+    annotations: Sequence[Mapping[str, Any]]
+    categories: Sequence[Category]
+
+
+_KEYS = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
+"""What each entry of a list must have."""
+
+
+def _read(path: Path) -> _Annotations:
+    """Read an annotation file.
+
+    Raises:
+        DatasetError: it is none, or an entry lacks what it must have.
+    """
+    data = _json(path)
+    if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in _KEYS):
+        raise DatasetError(f"{str(path)!r} is not a COCO-style annotation file: it must have lists {', '.join(_KEYS)}")
+    for key, required in _KEYS.items():
+        for place, entry in enumerate(data[key]):
+            lacking = [name for name in required if not isinstance(entry, dict) or not _is_value(entry.get(name))]
+            if lacking:
+                raise DatasetError(
+                    f"{str(path)!r} is damaged: {key}[{place}] lacks {' and '.join(lacking)}; it is {str(entry)[:80]}"
+                )
+    return _Annotations(path, data["images"], data["annotations"], data["categories"])
+
+
+def _is_value(value: Any) -> bool:
+    """Tell whether something can be an id, a name or a path."""
+    return isinstance(value, int | str) and value != ""
+
+
+def _json(path: Path) -> Any:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return {key: data[key] for key in ("images", "annotations", "categories")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{str(path)!r} is not a COCO-style annotation file: {error}") from error
 
 
@@ -70,8 +107,15 @@ def _with_names(categories: Sequence[Category], root: Path, year: int) -> Sequen
             f"the class names of iNaturalist {year} are hidden in {_TRAIN[year][0]}; put the categories.json that was "
             f"published later into {str(root)!r}"
         )
-    published = {category["id"]: category for category in json.loads(path.read_text(encoding="utf-8"))}
-    return [published.get(category["id"], category) for category in categories]
+    data = _json(path)
+    if not isinstance(data, list) or not all(
+        isinstance(entry, dict) and {"id", "name"} <= entry.keys() for entry in data
+    ):
+        raise DatasetError(f"{str(path)!r} is damaged: it must be a list of categories with id and name")
+    published = {category["id"]: category for category in data}
+    if missing := [category["id"] for category in categories if category["id"] not in published]:
+        raise DatasetError(f"{str(path)!r} lacks category {missing[0]} and {len(missing) - 1} more; get the whole file")
+    return [published[category["id"]] for category in categories]
 
 
 def _under(categories: Sequence[Category], taxon: str | None) -> Sequence[Category]:
@@ -101,14 +145,35 @@ def _prompt_name(category: Category, language: str) -> str:
     return str(category["name"]).lower()
 
 
-def _index(root: Path, annotated: Mapping[str, Any], numbers: Mapping[Any, int], reader: ImageReader) -> ImageFiles:
-    """Index the images of an annotation file whose category has a class number."""
-    categories = {annotation["image_id"]: annotation["category_id"] for annotation in annotated["annotations"]}
+def _rows(
+    annotated: _Annotations, known: Collection[Any], numbers: Mapping[Any, int], notes: list[str]
+) -> Iterator[tuple[str, int]]:
+    """Yield file and class number of the images whose category has one.
 
-    def rows() -> Iterator[tuple[str, int]]:
-        for image in annotated["images"]:
-            number = numbers.get(categories.get(image["id"], ""))
-            if number is not None:
-                yield str(image["file_name"]), number
-
-    return image_files.index(root, rows(), reader)
+    Raises:
+        DatasetError: an annotation is of an unknown image or category, or an image has several categories.
+    """
+    where = f"{str(annotated.path)!r} is damaged"
+    category_of: dict[Any, Any] = {}
+    for annotation in annotated.annotations:
+        image, category = annotation["image_id"], annotation["category_id"]
+        if category not in known:
+            raise DatasetError(
+                f"{where}: the annotation of image {image} is of category {category}, which is in no list"
+            )
+        if category_of.setdefault(image, category) != category:
+            raise DatasetError(
+                f"{where}: image {image} has categories {category_of[image]} and {category}; multi-label data cannot "
+                "be used"
+            )
+    images = {image["id"] for image in annotated.images}
+    if unknown := category_of.keys() - images:
+        raise DatasetError(
+            f"{where}: {len(unknown)} annotations are of images that are not in its list, e.g. {min(unknown, key=str)}"
+        )
+    if without := len(images) - len(category_of):
+        notes.append(f"{annotated.path.name}: {without:,} images have no annotation and are left out")
+    for image in annotated.images:
+        number = numbers.get(category_of.get(image["id"]))
+        if number is not None:
+            yield str(image["file_name"]), number

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dct_augment.config import DatasetOnDisk
-from dct_augment.datasets.image_files import ImageFiles
+from dct_augment.datasets.indexed import IndexedImages
 from dct_augment.datasets.reading import ImageReader
 from dct_augment.errors import DatasetError
 from dct_augment.records import ClassInfo, Example
@@ -87,20 +87,20 @@ def _fraction(key: str, seed: int) -> float:
 
 
 def _keys(examples: Sequence[Example]) -> Iterable[str]:
-    if isinstance(examples, ImageFiles):
-        return (path.as_py() for path in examples.paths)
+    if isinstance(examples, IndexedImages):
+        return examples.keys()
     return (example.key for example in examples)
 
 
 def _take(examples: Sequence[Example], rows: np.ndarray) -> Sequence[Example]:
-    if isinstance(examples, ImageFiles):
+    if isinstance(examples, IndexedImages):
         return examples.take(rows)
     return [examples[row] for row in rows]
 
 
 def labels(examples: Sequence[Example]) -> Sequence[int]:
-    """List the label of every example, without making the examples of image files."""
-    if isinstance(examples, ImageFiles):
+    """List the label of every example, without making the examples of an index."""
+    if isinstance(examples, IndexedImages):
         return examples.labels.tolist()
     return [example.label for example in examples]
 
@@ -113,5 +113,5 @@ def _refuse_empty_classes(classes: Sequence[ClassInfo], train: Sequence[Example]
         listed = ", ".join(map(repr, empty[:10])) + (" ..." if len(empty) > 10 else "")
         raise DatasetError(
             f"{len(empty)} of {len(classes)} classes in {str(folder)!r} have no training picture: {listed}. Add some, "
-            "remove the folder, or hold out less (dataset.val, dataset.test)"
+            "remove the class, or hold out less (dataset.val, dataset.test)"
         )

@@ -95,11 +95,13 @@ class ShardFolder:
         """Give the path of a shard's rows: the mark that it is done."""
         return self.tar(spec).with_suffix(".parquet")
 
-    def done(self, spec: ShardSpec, identity: Mapping[str, Any]) -> bool:
+    def done(self, spec: ShardSpec, identity: Mapping[str, Any], labels: Mapping[str, int] | None = None) -> bool:
         """Tell whether a shard is finished, complete, and made with these settings.
 
+        `labels` are those of the classes today, by slug; they are not compared if not given.
+
         Raises:
-            StaleRunError: it was made with other settings.
+            StaleRunError: it was made with other settings, or a class had another label.
         """
         stored = self.load(spec)
         if stored is None:
@@ -111,7 +113,20 @@ class ShardFolder:
                 f"{self.tar(spec)} was made with other settings: {changes}. "
                 "Use another --output, or delete the folder's shards to make them again"
             )
+        self._refuse_other_labels(spec, stored.table, labels or {})
         return self.tar(spec).is_file() and files.sha256(self.tar(spec)) == stored.metadata["tar_sha256"]
+
+    def _refuse_other_labels(self, spec: ShardSpec, table: pa.Table, labels: Mapping[str, int]) -> None:
+        """Check that classes still have the labels that a finished shard gave to its images."""
+        keys = dict(zip(table["class_index"].to_pylist(), table["key"].to_pylist(), strict=True))
+        for label, key in keys.items():
+            slug = str(key).rpartition("-")[0].removeprefix("plain_")
+            if labels.get(slug, label) != label:
+                raise StaleRunError(
+                    f"{self.tar(spec)} was made when class {slug!r} had label {label}; it has {labels[slug]} now, "
+                    "because the order of classes changed. Use another --output; or, if the classes are folders, "
+                    "dataset.class_order: alphabetical, the order of earlier versions"
+                )
 
     def write(
         self, spec: ShardSpec, images: Sequence[GeneratedImage], identity: Mapping[str, Any], image_format: str

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from dct_augment import datasets, pocket
 from dct_augment.classifiers.names import resolve
-from dct_augment.config import ClassifierConfig, Config
+from dct_augment.config import ClassifierConfig, Config, HuggingFaceDataset
 from dct_augment.diffusion.memory import free_bytes
 from dct_augment.diffusion.names import local_folder
 from dct_augment.errors import DatasetError, ModelError
@@ -221,6 +221,9 @@ def _cached(repository: str, file: str, revision: str | None) -> Path | None:
 def _dataset(config: Config) -> tuple[Finding, int | None]:
     """Examine the data set, and count the classes of a run, if that is possible."""
     what, names = "data set", config.dataset.classes
+    if isinstance(config.dataset, HuggingFaceDataset) and datasets.needs_download(config.dataset):
+        fix = "it is downloaded when a run begins; or load it once with datasets.load_dataset"
+        return Finding(what, "missing", f"{config.dataset.path} is not on this machine", fix), None
     try:
         dataset = datasets.load(config.dataset)
         classes = datasets.select(dataset, names)

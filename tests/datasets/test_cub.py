@@ -26,8 +26,36 @@ def test_cub_images_are_cut_to_their_boxes(tmp_path: Path) -> None:
 def test_damaged_files_of_cub_are_named(tmp_path: Path) -> None:
     arm_folder = cub_tree(tmp_path) / "CUB_200_2011"
     (arm_folder / "image_class_labels.txt").write_text("1 1\n")
-    assert_refused("do not agree: '3'", "cub", tmp_path)
+    assert_refused("do not agree: image '2' is in images.txt but not in image_class_labels.txt", "cub", tmp_path)
     (arm_folder / "images.txt").write_text("one\n")
     assert_refused(r"images.txt' is damaged", "cub", tmp_path)
     (arm_folder / "classes.txt").unlink()
     assert_refused("lacks classes.txt; it holds .*Caltech", "cub", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("image_class_labels.txt", "3 1\n", "3 7\n", "class '7' of image_class_labels.txt is not in classes.txt"),
+        ("image_class_labels.txt", "3 1\n", "3 1\n99 1\n", "image '99' is in image_class_labels.txt but not in images"),
+        ("train_test_split.txt", "3 1\n", "", "image '3' is in images.txt but not in train_test_split.txt"),
+        ("train_test_split.txt", "3 1\n", "3 2\n", "'2' is neither 1 \\(train\\) nor 0 \\(test\\)"),
+        ("images.txt", "3 ", "2 ", "line 3 gives number 2 again"),
+        ("bounding_boxes.txt", "3 5.0 6.0 20.0 10.0\n", "", "image '3' is in images.txt but not in bounding_boxes.txt"),
+        ("bounding_boxes.txt", "3 5.0", "3 nan", "'nan 6.0 20.0 10.0' is not `x y width height`"),
+    ],
+)
+def test_files_of_cub_that_disagree_are_one_message(
+    tmp_path: Path, file: str, old: str, new: str, message: str
+) -> None:
+    path = cub_tree(tmp_path) / "CUB_200_2011" / file
+    text = path.read_text()
+    begin = text.index("\n" + old) + 1
+    path.write_text(text[:begin] + new + text[begin + len(old) :])
+    assert_refused(message, "cub", tmp_path, crop=True)
+
+
+def test_a_box_of_an_image_that_is_not_listed_changes_nothing(tmp_path: Path) -> None:
+    path = cub_tree(tmp_path) / "CUB_200_2011" / "bounding_boxes.txt"
+    path.write_text(path.read_text() + "99 5.0 6.0 20.0 10.0\n")
+    assert {example.open().size for example in load("cub", tmp_path, crop=True).examples("test")} == {(20, 10)}

@@ -1,5 +1,8 @@
 """Any images in folders are a data set."""
 
+import os
+import shutil
+import unicodedata
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +64,10 @@ def test_a_folder_in_another_layout_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     assert_refused("1 of 2 classes in .* have no training picture: 'b'", "folder", tmp_path)
     assert_refused("hold out 1.1 of all", "folder", tmp_path, val=0.6, test=0.5)
+    save_image(tmp_path / "b" / "0.jpg")
     (tmp_path / "val").mkdir()
+    for name in "ab":
+        (tmp_path / name).rename(tmp_path / "val" / name)
     assert_refused("has val but no train folder", "folder", tmp_path)
 
 
@@ -113,3 +119,195 @@ def test_a_class_without_a_readable_image_is_refused_by_name(tmp_path: Path) -> 
         path.write_bytes(b"no picture")
     with pytest.raises(DatasetError, match="'crane' has no training image: none of 2 can be read"):
         datasets.few_shot(load("folder", root, val=0, test=0), 1, 0)
+
+
+def split_tree(root: Path, counts: dict[str, int], classes: tuple[str, ...] = ("a", "b")) -> Path:
+    """Write class folders inside a folder for each split."""
+    for split, count in counts.items():
+        for name in classes:
+            for number in range(count):
+                save_image(root / split / name / f"{number}.jpg")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("train", "dev", "test"),
+        ("training", "validation", "testing"),
+        ("Train", "Val", "TEST"),
+        ("trn", "valid", "tst"),
+        ("TRAINING", "eval", "Testing"),
+    ],
+)
+def test_every_usual_word_for_a_split_is_read_in_any_case(tmp_path: Path, train: str, val: str, test: str) -> None:
+    data = load("folder", split_tree(tmp_path, {train: 4, val: 2, test: 3}))
+    assert [info.name for info in data.classes] == ["a", "b"]
+    assert [len(data.examples(split)) for split in ("train", "val", "test")] == [8, 4, 6]
+    assert {key.split("/")[0] for key in keys(data, "test")} == {test}
+
+
+def test_training_and_testing_alone_are_splits_not_two_classes(tmp_path: Path) -> None:
+    data = load("folder", split_tree(tmp_path, {"training": 20, "testing": 3}))
+    assert [info.name for info in data.classes] == ["a", "b"]
+    assert len(data.examples("test")) == 6
+    assert 0 < len(data.examples("val")) < 20
+
+
+def test_one_split_in_two_spellings_is_read_whole(tmp_path: Path) -> None:
+    split_tree(tmp_path, {"train": 3}, ("a", "b"))
+    data = load("folder", split_tree(tmp_path, {"Train": 2}, ("b", "c")), val=0, test=0)
+    assert [info.name for info in data.classes] == ["a", "b", "c"]
+    assert [example.key for example in data.examples("train") if example.label == 1] == [
+        "Train/b/0.jpg",
+        "Train/b/1.jpg",
+        "train/b/0.jpg",
+        "train/b/1.jpg",
+        "train/b/2.jpg",
+    ]
+    assert "'Train' and 'train' are read as one training split" in data.notes[0]
+
+
+@pytest.mark.parametrize(("one", "other"), [("val", "dev"), ("valid", "validation"), ("test", "testing")])
+def test_two_words_for_one_split_are_refused(tmp_path: Path, one: str, other: str) -> None:
+    split_tree(tmp_path, {"train": 2, one: 1, other: 1})
+    assert_refused(f"has '{min(one, other)}' and '{max(one, other)}', which both mean the", "folder", tmp_path)
+
+
+def test_eval_is_the_validation_split_and_that_is_said(tmp_path: Path) -> None:
+    data = load("folder", split_tree(tmp_path, {"train": 2, "eval": 1, "test": 3}))
+    assert [len(data.examples(split)) for split in ("train", "val", "test")] == [4, 2, 6]
+    assert data.notes == ("'eval' is read as the validation split; if it is your test split, call it test",)
+    split_tree(tmp_path, {"val": 1})
+    assert_refused("which both mean the validation split. Put them together under one name, or", "folder", tmp_path)
+    shutil.rmtree(tmp_path / "test")
+    assert_refused("rename eval to test if it is your test split", "folder", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["train", "test", "val", "Dev"])
+def test_a_class_may_be_called_like_a_split(tmp_path: Path, name: str) -> None:
+    for folder in (name, "car"):
+        for number in range(3):
+            save_image(tmp_path / folder / f"{number}.jpg")
+    data = load("folder", tmp_path, val=0, test=0)
+    assert {info.original_name for info in data.classes} == {name, "car"}
+    assert len(data.examples("train")) == 6
+    save_image(tmp_path / name / "more" / "0.jpg")
+    assert len(load("folder", tmp_path, val=0, test=0).examples("train")) == 7
+
+
+def test_a_class_may_be_called_like_a_split_inside_of_splits(tmp_path: Path) -> None:
+    data = load("folder", split_tree(tmp_path, {"train": 3, "test": 2}, ("train", "test")), val=0)
+    assert [info.name for info in data.classes] == ["test", "train"]
+    assert len(data.examples("test")) == 4
+
+
+def test_a_folder_that_may_be_a_split_or_a_class_is_refused(tmp_path: Path) -> None:
+    split_tree(tmp_path, {"train": 2}, ("steam", "diesel"))
+    save_image(tmp_path / "car" / "0.jpg")
+    assert_refused("'train' holds folders, as a split does, but 'car' beside it holds pictures", "folder", tmp_path)
+
+
+def test_splits_inside_of_classes_are_refused(tmp_path: Path) -> None:
+    split_tree(tmp_path, {"crane": 2, "gull": 2}, ("test", "train"))
+    assert_refused(
+        "every class folder holds splits .gull/test, .*Put the splits outside: test/gull", "folder", tmp_path
+    )
+
+
+def test_split_folders_without_class_folders_are_refused(tmp_path: Path) -> None:
+    save_image(tmp_path / "train" / "0.jpg")
+    save_image(tmp_path / "test" / "0.jpg")
+    assert_refused("has only 'test' and 'train', which hold pictures but no class folders", "folder", tmp_path)
+
+
+def test_test_pictures_without_class_folders_have_hidden_labels(tmp_path: Path) -> None:
+    split_tree(tmp_path, {"train": 30, "val": 1})
+    save_image(tmp_path / "test" / "0.jpg")
+    data = load("folder", tmp_path)
+    assert "'test' holds pictures in no class folder, so their labels are unknown; it is left out" in data.notes[0]
+    assert {key.split("/")[0] for key in keys(data, "test")} == {"train"}
+
+
+def test_an_empty_split_is_held_out_of_train(tmp_path: Path) -> None:
+    split_tree(tmp_path, {"train": 30, "val": 1})
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    data = load("folder", tmp_path)
+    assert data.notes == ("split test: 'test' holds no picture; the split is left out",)
+    assert len(data.examples("test")) > 0
+
+
+def test_whatever_is_left_out_is_counted(tmp_path: Path) -> None:
+    split_tree(tmp_path, {"train": 2, "test": 1})
+    for name in ("a/notes.txt", "a/more.TXT", "b/raw.CR2", "b/README", "b/.DS_Store"):
+        (tmp_path / "train" / name).write_text("no picture")
+    save_image(tmp_path / "train" / "cover.jpg")
+    save_image(tmp_path / "logo.png")
+    save_image(tmp_path / "thumbnails" / "a" / "0.jpg")
+    data = load("folder", tmp_path, val=0)
+    assert data.notes == (
+        "folders beside the splits are left out: 'thumbnails'",
+        "2 pictures lie in no class folder and are left out: 'logo.png', 'train/cover.jpg'",
+        "4 files in class folders are left out, they do not end as pictures do: 2 .txt, 1 without ending, 1 .cr2",
+    )
+    assert len(data.examples("train")) == 4
+
+
+def test_hidden_folders_are_passed_over(tmp_path: Path) -> None:
+    root = folder_tree(tmp_path / "birds", 6)
+    save_image(root / "crane" / ".ipynb_checkpoints" / "000-checkpoint.png")
+    assert all("/." not in key for key in keys(load("folder", root, val=0, test=0), "train"))
+
+
+def test_heic_pictures_belong_to_their_class(tmp_path: Path) -> None:
+    save_image(tmp_path / "a" / "0.jpg")
+    (tmp_path / "a" / "1.HEIC").write_bytes(bytes(4) + b"ftypheic" + bytes(20))
+    assert keys(load("folder", tmp_path, val=0, test=0), "train") == {"a/0.jpg", "a/1.HEIC"}
+
+
+def test_numbered_classes_have_the_order_of_numbers_or_that_of_letters(tmp_path: Path) -> None:
+    for name in ("10", "9", "1", "b", "A"):
+        save_image(tmp_path / name / "0.jpg")
+    assert [info.original_name for info in load("folder", tmp_path, val=0, test=0).classes] == [
+        "1",
+        "9",
+        "10",
+        "A",
+        "b",
+    ]
+    data = load("folder", tmp_path, val=0, test=0, class_order="alphabetical")
+    assert [info.original_name for info in data.classes] == ["1", "10", "9", "A", "b"]
+
+
+def test_links_in_a_circle_are_one_message(tmp_path: Path) -> None:
+    root = folder_tree(tmp_path / "birds", 3)
+    (root / "crane" / "all").symlink_to(root)
+    assert_refused("leads back to a folder that it lies in: remove this link", "folder", root)
+
+
+def test_links_to_folders_and_broken_links_are_followed_or_unreadable(tmp_path: Path) -> None:
+    root = folder_tree(tmp_path / "birds", 3)
+    save_image(tmp_path / "elsewhere" / "9.png")
+    (root / "crane" / "more").symlink_to(tmp_path / "elsewhere")
+    (root / "crane" / "loop").symlink_to(root / "crane" / "loop")
+    (root / "crane" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    data = load("folder", root, val=0, test=0)
+    assert {"crane/more/9.png", "crane/gone.png"} < keys(data, "train")
+    assert datasets.unreadable(data.examples("train")) == ["crane/gone.png"]
+
+
+def test_names_of_classes_agree_however_their_accents_are_stored(tmp_path: Path) -> None:
+    split_tree(tmp_path, {"train": 2}, (unicodedata.normalize("NFC", "Çà"), "b"))
+    split_tree(tmp_path, {"test": 1}, (unicodedata.normalize("NFD", "Çà"), "b"))
+    data = load("folder", tmp_path, val=0)
+    assert sorted(example.label for example in data.examples("test")) == [0, 1]
+
+
+def test_file_names_that_are_no_text_are_counted_or_named(tmp_path: Path) -> None:
+    root = folder_tree(tmp_path / "birds", 3)
+    os.rename(root / "crane" / "000.png", os.fsencode(root / "crane") + b"/\xff.png")
+    data = load("folder", root, val=0, test=0)
+    assert "1 pictures are left out, their names are not UTF-8; rename them" in data.notes
+    assert len(data.examples("train")) == 8
+    os.mkdir(os.fsencode(root) + b"/\xfe")
+    assert_refused("is not UTF-8; rename it", "folder", root)

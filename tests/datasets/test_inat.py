@@ -1,7 +1,9 @@
 """iNaturalist is read as published, all four years."""
 
+import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,3 +40,59 @@ def test_hidden_names_and_damaged_files_of_inaturalist_are_explained(tmp_path: P
     (tmp_path / "train2018.json").write_text("{}")
     assert_refused("not a COCO-style annotation file", "inat", tmp_path, version=2018)
     assert_refused("lacks val.json", "inat", tmp_path)
+
+
+def damaged(root: Path, change: Any) -> Path:
+    path = inat_tree(root, 2021) / "train.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda data: data["annotations"][3].pop("category_id"),
+            r"annotations\[3\] lacks category_id; it is \{'id': 3",
+        ),
+        (lambda data: data["annotations"][0].pop("image_id"), r"annotations\[0\] lacks image_id"),
+        (lambda data: data["images"][2].pop("file_name"), r"images\[2\] lacks file_name"),
+        (lambda data: data["images"][2].update(id=None), r"images\[2\] lacks id"),
+        (lambda data: data["categories"][1].pop("name"), r"categories\[1\] lacks name"),
+        (lambda data: data["categories"].append("birds"), r"categories\[3\] lacks id and name; it is birds"),
+        (lambda data: data["annotations"][0].update(image_id=[1]), r"annotations\[0\] lacks image_id"),
+        (
+            lambda data: data["annotations"][0].update(image_id=9),
+            "1 annotations are of images that are not in its list",
+        ),
+        (
+            lambda data: data["annotations"][0].update(category_id=9),
+            "of image 100 is of category 9, which is in no list",
+        ),
+        (
+            lambda data: data["annotations"].append({"id": 77, "image_id": 100, "category_id": 1}),
+            "image 100 has categories 0 and 1; multi-label data cannot be used",
+        ),
+        (lambda data: data.update(images={}), "it must have lists images, annotations, categories"),
+    ],
+)
+def test_each_fault_of_an_annotation_file_is_one_message(tmp_path: Path, change: Any, message: str) -> None:
+    assert_refused(f"train.json' is .*{message}", "inat", damaged(tmp_path, change))
+
+
+def test_images_without_annotation_are_left_out_and_counted(tmp_path: Path) -> None:
+    data = load("inat", damaged(tmp_path, lambda data: data["annotations"].pop()))
+    assert data.notes == ("train.json: 1 images have no annotation and are left out",)
+    assert len(data.examples("train")) + len(data.examples("val")) == 17
+
+
+def test_a_damaged_list_of_published_names_is_one_message(tmp_path: Path) -> None:
+    path = inat_tree(tmp_path, 2019) / "categories.json"
+    path.write_text("[{")
+    assert_refused("categories.json' is not a COCO-style", "inat", tmp_path, version=2019)
+    path.write_text('[{"id": 0}]')
+    assert_refused("must be a list of categories with id and name", "inat", tmp_path, version=2019)
+    path.write_text('[{"id": 0, "name": "Grus grus"}]')
+    assert_refused("lacks category 1 and 1 more", "inat", tmp_path, version=2019)

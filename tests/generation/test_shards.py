@@ -245,6 +245,17 @@ def test_other_settings_are_refused_by_name(made: ShardRun) -> None:
         made.folder.done(spec, other)
 
 
+def test_a_class_whose_label_changed_is_refused(made: ShardRun) -> None:
+    """The labels in a shard are what training code reads: another order of classes must not pass for the same."""
+    labels = {info.slug: info.index for info in CLASSES}
+    for folder in (made.folder, made.comparison):
+        assert all(folder.done(spec, made.identity, labels) for spec in folder.layout())
+        for spec in folder.layout():
+            changed = labels | dict.fromkeys(spec.ranges, 17)
+            with pytest.raises(StaleRunError, match=r"was made when class '[a-z-]+' had label [0-2]; it has 17 now"):
+                folder.done(spec, made.identity, changed)
+
+
 def test_a_killed_writer_leaves_no_half_shard(shard_run: ShardRun, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = shard_run.draw(per_class=1)
 

@@ -101,3 +101,17 @@ def test_the_doctor_says_where_a_published_data_set_comes_from(tmp_path: Path) -
     assert findings["data set"].state == "missing"
     assert "torchvision downloads it (`download=True`), 800 MB; CC BY-SA 4.0" in findings["data set"].fix
     assert "7,400 images" in findings["disk"].detail
+
+
+def test_the_doctor_says_that_a_data_set_of_the_hub_would_be_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "prepared"))
+    path = tmp_path / "birds.yaml"
+    path.write_text(
+        "name: birds\ndataset: {name: huggingface, path: someone/birds}\nguide: {name: pocket/birds-guide}\n"
+    )
+    finding = examined(name=str(path))["data set"]
+    assert (finding.state, finding.detail) == ("missing", "someone/birds is not on this machine")
+    assert "downloaded when a run begins" in finding.fix

@@ -47,7 +47,8 @@ class ImageStage(Stage):
         shards = self._shards
         shards.refuse_old_layout()
         layout = self.layout(self._context.classes)
-        missing = [spec for spec in layout if not shards.done(spec, self._identity(spec))]
+        labels = {info.slug: info.index for info in self._context.dataset.classes}
+        missing = [spec for spec in layout if not shards.done(spec, self._identity(spec), labels)]
         if missing:
             shards.record(layout)
         return tuple(WorkUnit(self.name, spec.number, shards.stem(spec), len(spec)) for spec in missing)
