@@ -136,10 +136,10 @@ def _job(run: Run) -> Iterator[Job]:
 
 
 def _log_remark(progress: Progress) -> None:
-    """Pass a remark on to the log of the flow, and to the listener."""
+    """Pass a remark on to the log of the flow, and all that is told outside of stages to the listener."""
     if not progress.total:
         get_run_logger().info("%s: %s", progress.stage, progress.note)
-        _progress(progress)
+    _progress(progress)
 
 
 def _progress(progress: Progress) -> None:

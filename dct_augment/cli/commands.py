@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dct_augment import __version__
+from dct_augment.cli import data as look
 from dct_augment.cli import doctor as doctors
 from dct_augment.cli import export as exports
 from dct_augment.cli import tokens
@@ -49,6 +50,7 @@ app = typer.Typer(
 
 app.add_typer(tokens.app, name="tokens")
 app.command()(doctors.doctor)
+app.command()(look.data)
 app.command()(exports.export)
 
 

@@ -43,6 +43,12 @@ class DatasetOnDisk(AnyDataset):
     background: str = Field("white", description="colour under transparent parts: a name or `#rrggbb`")
     max_pixels: int = Field(100_000_000, ge=1, description="larger pictures are left out, as unreadable")
 
+    duplicates: Literal["error", "drop", "keep"] = Field(
+        "error",
+        description="pictures that are in two splits, also in another format or size: `error`; or `drop`, which leaves "
+        "copies out of train and val; `keep` does not search, and reads no training picture for it",
+    )
+
     @field_validator("background")
     @classmethod
     def _is_a_color(cls, background: str) -> str:

@@ -18,6 +18,7 @@ _REAL_IMAGES = tuple(
         "value_range",
         "background",
         "max_pixels",
+        "duplicates",
         "title",
         "class_order",
         "root",

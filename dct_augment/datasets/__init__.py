@@ -1,7 +1,8 @@
 """Loads real images by name: one adapter per layout, one function to load, one to split."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,9 +22,12 @@ from dct_augment.datasets import (
     torchvision_layouts,
     webdataset,
 )
-from dct_augment.datasets.splits import labels
+from dct_augment.datasets.overview import Overview, look
+from dct_augment.datasets.splits import keys, labels, take
 from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.records import ClassInfo, Dataset, Example, Split
+
+__all__ = ["DatasetSubset", "Overview", "few_shot", "load", "look", "select"]
 
 _SHIPPED = ("digits", "pocket")
 _ADAPTERS: dict[str, Callable[..., Dataset]] = {
@@ -108,7 +112,7 @@ def _spellings(info: ClassInfo) -> set[str]:
 
 @dataclass(frozen=True)
 class DatasetSubset:
-    """A data set with some of its classes, and without the images whose keys are in `without[split]`.
+    """A data set with some of its classes, and without the images whose keys are in the set `without[split]`.
 
     Labels stay what they are.
     """
@@ -116,7 +120,7 @@ class DatasetSubset:
     name: str
     classes: tuple[ClassInfo, ...]
     dataset: Dataset
-    without: Mapping[str, Collection[str]]
+    without: Mapping[str, AbstractSet[str]]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -125,13 +129,11 @@ class DatasetSubset:
 
     def examples(self, split: str) -> Sequence[Example]:
         """Return the labelled images of `train`, `val` or `test`."""
-        indices = {info.index for info in self.classes}
-        without = set(self.without.get(split, ()))
-        return tuple(
-            example
-            for example in self.dataset.examples(split)
-            if example.label in indices and example.key not in without
-        )
+        examples, without = self.dataset.examples(split), self.without.get(split, ())
+        chosen = np.isin(labels(examples), [info.index for info in self.classes])
+        if without:
+            chosen &= np.fromiter((key not in without for key in keys(examples)), bool, len(examples))
+        return take(examples, np.flatnonzero(chosen))
 
 
 def few_shot(dataset: Dataset, shots: int | Literal["all"], seed: int, imbalance: float = 1.0) -> Split:
@@ -186,11 +188,6 @@ def most_images(dataset: Dataset) -> int:
     chosen = {info.index for info in dataset.classes}
     counts = Counter(label for label in labels(dataset.examples("train")) if label in chosen)
     return max(counts.values(), default=1)
-
-
-def unreadable(examples: Sequence[Example]) -> list[str]:
-    """List the keys of the images that cannot be opened; this reads them all."""
-    return [example.key for example in examples if not _opens(example)]
 
 
 def _tail(shots: int, imbalance: float, place: int, count: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from dct_augment.config import DatasetOnDisk, FolderDataset, HuggingFaceDataset
@@ -97,6 +98,10 @@ class TableImages(IndexedImages):
         """Yield the key of every row: `train/0000012`."""
         return (f"{self.split}/{row:07d}" for row in self.rows)
 
+    def files(self) -> Iterator[Path | None]:
+        """Yield the file of every image: its own where a row names one, that of the table otherwise."""
+        return (self.pictures.file(path) for path in self.pictures.paths(self.rows))
+
     def example(self, row: int) -> Example:
         """Make the example of a row."""
         number = int(self.rows[row])
@@ -119,6 +124,22 @@ class _Pictures:
             table = table.cast_column(column, datasets.Image(decode=False))
         self._table, self._column, self._root, self._reader = table, column, root, reader
         self._dtype = _dtype_of(feature)
+        # A table is written anew as a whole, so its first file stands for all.
+        self._file = next((Path(file["filename"]) for file in table.cache_files), None)
+
+    def paths(self, rows: np.ndarray) -> Iterator[str | None]:
+        """Yield the path that each of some rows names; None for one that holds its picture."""
+        column = _chunked(self._table.with_format("arrow")[:][self._column])
+        if not pa.types.is_struct(column.type) or column.type.get_field_index("path") < 0:
+            return iter([None] * len(rows))
+        stored, paths = pc.struct_field(column, "bytes"), pc.struct_field(column, "path")
+        is_stored = pc.is_valid(stored).to_numpy()[rows]
+        named = paths.take(pa.array(rows)).to_pylist()
+        return (None if stored else path for path, stored in zip(named, is_stored, strict=True))
+
+    def file(self, path: str | None) -> Path | None:
+        """Give the file that a row names; that of the table if it names none."""
+        return self._file if path is None else self._root / path
 
     def open(self, row: int) -> Image.Image:
         """Read the picture of a row.

@@ -45,6 +45,11 @@ class ImageFiles(IndexedImages):
         """Yield the path of every image."""
         return (path.as_py() for path in self.paths)
 
+    def files(self) -> Iterator[Path]:
+        """Yield the file of every image."""
+        roots = (self.root, *self.more_roots)
+        return (find(roots, path) for path in self.keys())
+
     def example(self, row: int) -> Example:
         """Make the example of a row."""
         path = self.paths[row].as_py()

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Self, overload
 
 import numpy as np
@@ -18,6 +19,13 @@ class IndexedImages(Sequence[Example], ABC):
     @abstractmethod
     def keys(self) -> Iterator[str]:
         """Yield the key of every image."""
+
+    @abstractmethod
+    def files(self) -> Iterator[Path | None]:
+        """Yield where every image lies: its own file, a tar, a table. While that has not changed, it has not.
+
+        None where nothing says so.
+        """
 
     @abstractmethod
     def take(self, rows: np.ndarray) -> Self:

@@ -21,6 +21,9 @@ _ENDINGS = "jpg jpeg jpe jfif png apng webp bmp dib gif tif tiff ppm pgm pbm pnm
 SUFFIXES = frozenset("." + ending for ending in _ENDINGS.split(" "))
 """What file names of pictures end in."""
 
+USED_RANGE = "dct_augment_used_range"
+"""In `info` of a picture that had more than 8 bits: its highest value, as a share of the range from black to white."""
+
 _NOT_DECODED = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "FPX", "MIC", "PDF"})
 """Formats that Pillow knows but cannot decode by itself: it would start another program, or has none to start."""
 
@@ -153,7 +156,9 @@ class ImageReader:
                 f"dataset.value_range: {self.value_range}; set it to min_max, or to a pair [black, white]"
             )
         scaled = (values - black) / max(white - black, np.finfo(np.float64).tiny)
-        return Image.fromarray(np.rint(scaled.clip(0, 1) * 255).astype(np.uint8))
+        image = Image.fromarray(np.rint(scaled.clip(0, 1) * 255).astype(np.uint8))
+        image.info[USED_RANGE] = float(scaled.max())
+        return image
 
 
 def _upright(image: Image.Image) -> Image.Image:

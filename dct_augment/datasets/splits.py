@@ -51,8 +51,8 @@ def complete(
     missing = {split: share for split, share in shares.items() if split not in splits}
     if missing:
         train = splits["train"]
-        rows = hold_out(_keys(train), missing, settings.seed)
-        splits = {**splits, **{split: _take(train, numbers) for split, numbers in rows.items()}}
+        rows = hold_out(keys(train), missing, settings.seed)
+        splits = {**splits, **{split: take(train, numbers) for split, numbers in rows.items()}}
     _refuse_empty_classes(classes, splits["train"], settings.path.expanduser())
     return ImageDataset(name, classes, splits, tuple(notes))
 
@@ -86,13 +86,15 @@ def _fraction(key: str, seed: int) -> float:
     return int.from_bytes(digest.digest(), "big") / 2**64
 
 
-def _keys(examples: Sequence[Example]) -> Iterable[str]:
+def keys(examples: Sequence[Example]) -> Iterable[str]:
+    """List the key of every example, without making the examples of an index."""
     if isinstance(examples, IndexedImages):
         return examples.keys()
     return (example.key for example in examples)
 
 
-def _take(examples: Sequence[Example], rows: np.ndarray) -> Sequence[Example]:
+def take(examples: Sequence[Example], rows: np.ndarray) -> Sequence[Example]:
+    """Take some examples, in the order of their row numbers."""
     if isinstance(examples, IndexedImages):
         return examples.take(rows)
     return [examples[row] for row in rows]

@@ -89,6 +89,10 @@ class TarImages(IndexedImages):
         """Yield the key of every image: `<tar>/<key of the sample>`."""
         return (key.as_py() for key in self.table["key"])
 
+    def files(self) -> Iterator[Path]:
+        """Yield the tar of every image."""
+        return (self.tars[tar] for tar in self.table["tar"].to_numpy())
+
     def example(self, row: int) -> Example:
         """Make the example of a row."""
         key, tar, offset, size, compressed = (column[row].as_py() for column in self.table.columns)

@@ -15,6 +15,7 @@ from dct_augment.benchmark.arms import ARMS
 from dct_augment.classifiers import Classifier
 from dct_augment.config import ClassifierConfig, Config
 from dct_augment.config.identity import Part
+from dct_augment.datasets import Overview
 from dct_augment.diffusion import Backend, Sampler
 from dct_augment.errors import InputError
 from dct_augment.generation.shards import shard_folders
@@ -131,30 +132,32 @@ class RunContext:
         blocks = list(self.backend.encoder_widths.items())
         return {"path": model.path, "revision": model.revision, "family": family, "blocks": blocks}
 
+    @cached_property
+    def data(self) -> Overview:
+        """What a look at the real images shows; it is told in a few lines, once."""
+        chosen = self.dataset
+        if len(self.classes) < len(self.dataset.classes):
+            chosen = datasets.DatasetSubset(self.dataset.name, self.classes, self.dataset, {})
+        overview = datasets.look(chosen, self.config.dataset, self.config.root / "data", self.progress)
+        for line in overview.lines():
+            self.progress(Progress("data", 0, 0, line))
+        return overview
+
+    def use_data(self, other: "RunContext") -> None:
+        """Take over what a run of the same data set and classes knows of its images."""
+        vars(self)["data"] = other.data
+
     def real_images(self) -> Dataset:
-        """The chosen classes, without the val and test pictures that cannot be read."""
-        without = self._unreadable()
+        """The chosen classes, without images that cannot be read, and without copies if they are to be dropped.
+
+        Raises:
+            DatasetError: an image is in more than one split.
+        """
+        self.data.refuse_problems()
+        without = self.data.without
         if len(self.classes) == len(self.dataset.classes) and not any(without.values()):
             return self.dataset
         return datasets.DatasetSubset(self.dataset.name, self.classes, self.dataset, without)
-
-    def _unreadable(self) -> dict[str, list[str]]:
-        """Keys of the val and test pictures that cannot be opened; checked once, and told as a remark."""
-        if self.config.dataset.name in ("pocket", "digits"):
-            return {}
-        path = self.config.root / "benchmark" / "unreadable.json"
-        sizes = {split: len(self.dataset.examples(split)) for split in ("val", "test")}
-        recorded = _read_json(path)
-        if recorded.get("sizes") != sizes:
-            keys = {split: datasets.unreadable(self.dataset.examples(split)) for split in sizes}
-            recorded = {"sizes": sizes, "keys": keys}
-            files.write_text(path, json.dumps(recorded, indent=1) + "\n")
-        for split, keys in recorded["keys"].items():
-            if keys:
-                listed = ", ".join(keys[:3]) + (" ..." if len(keys) > 3 else "")
-                note = f"{len(keys)} of {sizes[split]} {split} images cannot be read and are left out: {listed}"
-                self.progress(Progress("data", 0, 0, note))
-        return dict(recorded["keys"])
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

@@ -65,6 +65,7 @@ class ArmStage(Stage):
         _ = context.backend, context.guide, context.judge  # loaded once for all draws
         inner = RunContext(self._inner_config(draw), context.progress)
         inner.reuse_models(context)
+        inner.use_data(context)
         return inner
 
     def _inner_config(self, draw: ArmDraw) -> Config:

@@ -12,7 +12,9 @@ from dct_augment import datasets, files
 from dct_augment.benchmark import pool
 from dct_augment.benchmark.arms import ARMS
 from dct_augment.benchmark.pool import TrialInputs, TrialPool
+from dct_augment.benchmark.requirements import classes_with_fewer_images, missing_images
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials
+from dct_augment.errors import DatasetError
 from dct_augment.generation.filter import filter_images
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
@@ -33,18 +35,16 @@ class TrialStage(Stage):
         self._pool: TrialPool | None = None
 
     def check(self) -> None:
-        """Check that every class has real images, and say which have fewer than the draws ask for.
+        """Check that there is a test, and real images of every class; say which have fewer than the draws ask for.
 
         Raises:
-            DatasetError: a class has none.
+            DatasetError: there is no test, or a class has no image.
         """
-        settings = self._config.benchmark
-        most_shots = max(settings.shot_count, *settings.shots_curve, 0)
-        split = datasets.few_shot(self._context.real_images(), most_shots, settings.seed, settings.imbalance)
-        if split.fewer:
-            listed = ", ".join(f"{name} {count}" for name, count in list(split.fewer.items())[:10])
-            more = " ..." if len(split.fewer) > 10 else ""
-            note = f"{len(split.fewer)} classes have fewer than {most_shots} training images: {listed}{more}"
+        images = self._context.real_images()
+        problems = missing_images(images)
+        if problems:
+            raise DatasetError("; ".join(problems))
+        if note := classes_with_fewer_images(images, self._config.benchmark):
             self._context.progress(Progress("data", 0, 0, note))
 
     def pending(self) -> tuple[WorkUnit, ...]:

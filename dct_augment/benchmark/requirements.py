@@ -1,0 +1,41 @@
+"""What a benchmark needs of the real images, checked before any work."""
+
+from dct_augment.config import BenchmarkConfig
+from dct_augment.datasets import few_shot
+from dct_augment.datasets.splits import labels
+from dct_augment.records import Dataset
+
+
+def missing_images(dataset: Dataset) -> list[str]:
+    """Say what a benchmark on these images would lack: a test, or training images of a class.
+
+    Args:
+        dataset: the images that can be read and are not left out.
+    """
+    problems = []
+    if not len(dataset.examples("test")):
+        problems.append(f"{dataset.name!r} has no test image that can be read; add some, or set dataset.test above 0")
+    with_images = set(labels(dataset.examples("train")))
+    empty = [info.original_name or info.name for info in dataset.classes if info.index not in with_images]
+    if empty:
+        listed = ", ".join(map(repr, empty[:10])) + (" ..." if len(empty) > 10 else "")
+        problems.append(
+            f"{len(empty)} of {len(dataset.classes)} classes have no training image left: {listed}. Add images that "
+            "can be read, or choose other classes with dataset.classes"
+        )
+    return problems
+
+
+def classes_with_fewer_images(dataset: Dataset, settings: BenchmarkConfig) -> str:
+    """Say which classes have fewer training images than the draws ask for; empty if none has.
+
+    Raises:
+        DatasetError: a class has none that can be read.
+    """
+    most_shots = max(settings.shot_count, *settings.shots_curve, 0)
+    fewer = few_shot(dataset, most_shots, settings.seed, settings.imbalance).fewer
+    if not fewer:
+        return ""
+    listed = ", ".join(f"{name} {count}" for name, count in list(fewer.items())[:10])
+    more = " ..." if len(fewer) > 10 else ""
+    return f"{len(fewer)} classes have fewer than {most_shots} training images: {listed}{more}"
