@@ -191,6 +191,8 @@ def _stamps(examples: Sequence[Example]) -> Iterator[tuple[int, int]]:
 def _stamp(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)
+    except NotADirectoryError:  # a row of a file, as of CIFAR
+        return _stamp(os.path.dirname(path))
     except OSError:
         return -1, -1
     return status.st_size, status.st_mtime_ns

@@ -26,6 +26,7 @@ from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages import IMAGE_STAGES, STAGES, ImageStage, Stage, TokenStage, TrialStage
 from dct_augment.records import ClassInfo, ImageKind, StageName, WorkUnit
 from dct_augment.report.page import write_report
+from dct_augment.report.real_images import RealImageSection, load_section
 from dct_augment.tokens import formats
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "webdataset", "pandas", "pyarrow")
@@ -216,7 +217,15 @@ class Run(RunContext):
                 ),
                 metrics=self._metrics(),
                 filtered=trials.filtered,
+                real_images=self._real_image_section(),
             )
+
+    def _real_image_section(self) -> RealImageSection | None:
+        """Read what the last look at the data set found; None if there was none."""
+        path = self.config.root / "data" / "overview.json"
+        if not path.is_file():
+            return None
+        return load_section(json.loads(path.read_text(encoding="utf-8")), self.dataset)
 
     def _metrics(self) -> pd.DataFrame:
         """Read the table of metrics; empty where they have not been measured."""

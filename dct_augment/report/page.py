@@ -18,7 +18,9 @@ from dct_augment.generation.shards import ShardFolder
 from dct_augment.metrics import accuracy
 from dct_augment.records import ClassInfo, ImageKind
 from dct_augment.report import charts, confusion_matrices, number_formats, thumbnails
+from dct_augment.report import real_images as real_image_section
 from dct_augment.report.arm_styles import arm_style, arms_in_page_order, in_page_order
+from dct_augment.report.real_images import RealImageSection
 from dct_augment.report.summary import KINDS, Tables, summarize
 
 CHARTS_BUDGET = 800_000
@@ -44,6 +46,7 @@ def write_report(
     benchmark: Mapping[str, Any],
     metrics: pd.DataFrame | None = None,
     filtered: pd.DataFrame | None = None,
+    real_images: RealImageSection | None = None,
 ) -> Path:
     """Write `report/summary.json`, then `report/index.html`, under `root`; return the page's path.
 
@@ -59,6 +62,7 @@ def write_report(
         benchmark: What `arm_comparisons.summarize_trials` returns.
         metrics: A row per kind and metric of generated images.
         filtered: A row per image that the filter measured.
+        real_images: What the look at the data set found; without it, the page has no such section.
 
     Raises:
         ShardError: a shard cannot be read.
@@ -72,6 +76,7 @@ def write_report(
         filtered=pd.DataFrame() if filtered is None else filtered,
     )
     summary = summarize(config, classes, environment=environment, tables=tables)
+    summary["real_images"] = real_image_section.summarize(real_images) if real_images else None
     template = _jinja_environment().get_template("report.html.j2")
     page = template.render(
         summary=summary,
@@ -86,6 +91,7 @@ def write_report(
         gains_are_named=len(summary["gains"][_role_of_gains(summary)]) <= NAMED_GAINS,
         classes_by_gain=_classes_by_gain(summary),
         matrices=_matrices(summary),
+        group_thumbnails=real_image_section.render_groups(real_images) if real_images else [],
     )
     files.write_text(root / "report" / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     path = root / "report" / "index.html"

@@ -1,0 +1,105 @@
+"""What a run does with images that cannot be read, and with those that are there twice."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dct_augment import config, datasets
+from dct_augment.errors import DatasetError
+from dct_augment.pipeline import Run
+from dct_augment.records import Progress, StageName
+from tests.datasets.layouts import keys
+from tests.datasets.photographs import photograph_tree, save
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Photographs, one of which is in test and in train."""
+    folder = photograph_tree(tmp_path / "data")
+    shutil.copy(folder / "test" / "china" / "06.png", folder / "train" / "china" / "copy.png")
+    return folder
+
+
+def run_on(root: Path, output: Path, **settings: Any) -> tuple[Run, list[Progress]]:
+    data = {
+        "name": "x",
+        "output": str(output),
+        "dataset": {"name": "folder", "path": str(root), **settings},
+        "guide": {"name": "pocket/birds-guide", "match": "index"},
+        "benchmark": {"shots": 2},
+    }
+    told: list[Progress] = []
+    return Run(config.validate(data), told.append), told
+
+
+def test_a_picture_in_two_splits_stops_a_benchmark_before_any_work(root: Path, tmp_path: Path) -> None:
+    run, told = run_on(root, tmp_path / "out")
+    with pytest.raises(DatasetError, match=r"train/china/copy\.png = test/china/06\.png \(exact\)"):
+        run.benchmark()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "data"}
+    remarks = [progress.note for progress in told if not progress.total]
+    assert remarks[0].startswith("searching duplicates among 25 images")
+    assert remarks[1] == "data: 25 images of 2 classes: 13 train, 6 val, 6 test"
+    assert remarks[-1] == "duplicates: 1 groups of exact copies, 0 of near ones; 1 across splits"
+    assert len(remarks) <= 6
+
+
+def test_dropped_copies_are_in_no_few_shot_draw(root: Path, tmp_path: Path) -> None:
+    save(root / "train" / "flower" / "copy.jpg", 7, quality=80)
+    run, _ = run_on(root, tmp_path / "out", duplicates="drop")
+    images = run.real_images()
+    assert keys(run.dataset, "train") - keys(images, "train") == {"train/china/copy.png", "train/flower/copy.jpg"}
+    assert keys(run.dataset, "test") == keys(images, "test")
+    everything = datasets.few_shot(images, 6, seed=0).train
+    assert not any("copy" in example.key for example in everything)
+
+
+def test_keep_leaves_copies_where_they_are(root: Path, tmp_path: Path) -> None:
+    run, _ = run_on(root, tmp_path / "out", duplicates="keep")
+    assert "train/china/copy.png" in keys(run.real_images(), "train")
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_of_each_split_until_it_is_repaired(
+    root: Path, tmp_path: Path
+) -> None:
+    broken = ["train/china/00.png", "val/flower/05.png", "test/china/06.png"]
+    whole = {key: (root / key).read_bytes() for key in broken}
+    for key in broken:
+        (root / key).write_bytes(b"no picture")
+    run, told = run_on(root, tmp_path / "out")
+    for key in broken:
+        assert key not in keys(run.real_images(), key.split("/", 1)[0])
+    (remark,) = [progress.note for progress in told if "cannot be read" in progress.note]
+    assert remark.startswith("3 images cannot be read and are left out: train/china/00.png (it is no picture")
+
+    (root / "train" / "china" / "copy.png").unlink()
+    for key, content in whole.items():
+        (root / key).write_bytes(content)
+    repaired, _ = run_on(root, tmp_path / "out")
+    assert all(key in keys(repaired.real_images(), key.split("/", 1)[0]) for key in broken)
+
+
+def test_a_benchmark_without_a_readable_test_image_is_refused_at_once(root: Path, tmp_path: Path) -> None:
+    for path in (root / "test").rglob("*.png"):
+        path.write_bytes(b"no picture")
+    run, _ = run_on(root, tmp_path / "out")
+    with pytest.raises(DatasetError, match="has no test image that can be read"):
+        list(run.stages(StageName.BENCHMARK))
+
+
+def test_training_reads_no_real_image(root: Path, tmp_path: Path) -> None:
+    run, told = run_on(root, tmp_path / "out")
+    next(iter(run.stages(StageName.CLASS_TOKEN_IMAGES)))
+    assert told == []
+    assert not (tmp_path / "out" / "data").exists()
+
+
+def test_an_arm_takes_over_what_its_run_knows_of_the_images(root: Path, tmp_path: Path) -> None:
+    run, _ = run_on(root, tmp_path / "out", duplicates="drop")
+    inner, told = run_on(root, tmp_path / "inner", duplicates="drop")
+    inner.use_data(run)
+    assert keys(inner.real_images(), "train") == keys(run.real_images(), "train")
+    assert told == []
+    assert not (tmp_path / "inner").exists()
