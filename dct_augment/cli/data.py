@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, configure, console, bars
+from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, bars, configure, console
 
 if TYPE_CHECKING:
     from dct_augment.config import Config

@@ -3,6 +3,7 @@
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -17,7 +18,7 @@ def photograph(number: int) -> Image.Image:
     return Image.open(path).convert("RGB").crop((left, top, left + 160, top + 140))
 
 
-def save(path: Path, number: int, size: tuple[int, int] | None = None, **options: int) -> Path:
+def save(path: Path, number: int, size: tuple[int, int] | None = None, **options: Any) -> Path:
     """Save a photograph in the format of the path's ending, smaller or larger if a size is given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = photograph(number)

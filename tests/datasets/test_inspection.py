@@ -141,7 +141,7 @@ def test_a_repaired_picture_comes_back(tmp_path: Path) -> None:
 
 def test_an_unreadable_picture_is_tried_again_though_its_file_did_not_change(tmp_path: Path) -> None:
     root = photograph_tree(tmp_path / "data")
-    large = {"max_pixels": 160 * 140 - 1}
+    large: dict[str, Any] = {"max_pixels": 160 * 140 - 1}
     assert len(look(root, tmp_path / "out", **large).unreadable) == 24
     assert read(root, tmp_path, **large)[1] == 24
     assert read(root, tmp_path, **large)[1] == 24
