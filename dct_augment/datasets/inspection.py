@@ -20,6 +20,7 @@ from PIL import Image
 from dct_augment import files
 from dct_augment.datasets import reading_pool, splits
 from dct_augment.datasets.image_files import ImageFiles
+from dct_augment.datasets.indexed import IndexedImages
 from dct_augment.datasets.reading import USED_RANGE
 from dct_augment.errors import UnreadableImageError
 from dct_augment.images import content
@@ -178,14 +179,10 @@ def _key_array(examples: Sequence[Example]) -> pa.Array:
 
 def _stamps(examples: Sequence[Example]) -> Iterator[tuple[int, int]]:
     """Give size and time of the file of each picture; -1 where there is none."""
-    if isinstance(examples, ImageFiles):
-        root = str(examples.root)
-        for path in splits.keys(examples):
-            yield _stamp(f"{root}/{path}")
-        return
-    known = lru_cache(maxsize=1024)(_stamp)
-    for example in examples:
-        yield known(str(example.file)) if example.file else (-1, -1)
+    known = lru_cache(maxsize=64)(_stamp)
+    paths = examples.files() if isinstance(examples, IndexedImages) else [None] * len(examples)
+    for path in paths:
+        yield known(str(path)) if path else (-1, -1)
 
 
 def _stamp(path: str) -> tuple[int, int]:

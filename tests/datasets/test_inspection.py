@@ -273,3 +273,25 @@ def test_a_shipped_data_set_is_counted_and_nothing_is_read(tmp_path: Path) -> No
     assert overview.lines()[0] == "pocket: 1,120 images of 16 classes: 320 train, 160 val, 640 test"
     assert not (tmp_path / "out").exists()
     assert tuple(overview.counts) == inspection.SPLITS
+
+
+def test_a_stored_table_that_did_not_change_is_not_read_again(tmp_path: Path) -> None:
+    stored = pytest.importorskip("datasets")
+    features = stored.Features({"image": stored.Image(), "label": stored.ClassLabel(names=["china", "flower"])})
+    rows = {"image": [photograph(number) for number in range(12)], "label": [number % 2 for number in range(12)]}
+    stored.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "table"))
+    assert look(tmp_path / "table", tmp_path / "out", "huggingface").sizes.largest == (160, 140)
+    data = load("huggingface", tmp_path / "table")
+    examples = {split: data.examples(split) for split in SPLITS}
+    told: list[Progress] = []
+    for _ in range(2):
+        inspect(examples, tmp_path / "pictures.parquet", "", told.append)
+    assert [progress.done for progress in told] == [12]
+
+
+def test_a_row_of_a_file_of_many_changes_with_that_file(tmp_path: Path) -> None:
+    """As CIFAR's batches: the path of a picture goes on behind that of the file."""
+    batch = tmp_path / "batch"
+    batch.write_bytes(b"rows")
+    assert inspection._stamp(str(batch / "00042")) == inspection._stamp(str(batch)) != (-1, -1)
+    assert inspection._stamp(str(tmp_path / "gone" / "00042")) == (-1, -1)
