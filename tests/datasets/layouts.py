@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 from PIL import Image
 
 from dct_augment import config, datasets
-from dct_augment.errors import DatasetError
-from dct_augment.records import Dataset
+from dct_augment.errors import DatasetError, UnreadableImageError
+from dct_augment.records import Dataset, Example
 
 COLOURS = ("red", "green", "blue", "white")
 CUB_NAMES = ("001.Black_footed_Albatross", "002.Laysan_Albatross")
@@ -42,6 +43,17 @@ def load(name: str, path: Path, **settings: Any) -> Dataset:
 
 def keys(dataset: Dataset, split: str) -> set[str]:
     return {example.key for example in dataset.examples(split)}
+
+
+def unreadable(examples: Sequence[Example]) -> list[str]:
+    """The keys of the images that cannot be opened."""
+    found = []
+    for example in examples:
+        try:
+            example.open()
+        except UnreadableImageError:
+            found.append(example.key)
+    return found
 
 
 def assert_refused(message: str, name: str, path: Path, **settings: Any) -> None:

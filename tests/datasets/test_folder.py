@@ -11,7 +11,7 @@ from PIL import Image
 
 from dct_augment import datasets
 from dct_augment.errors import DatasetError
-from tests.datasets.layouts import assert_refused, folder_tree, keys, load, save_image
+from tests.datasets.layouts import assert_refused, folder_tree, keys, load, save_image, unreadable
 
 
 def test_classes_of_a_folder_become_words_and_safe_slugs(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_links_to_folders_and_broken_links_are_followed_or_unreadable(tmp_path: 
     (root / "crane" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     data = load("folder", root, val=0, test=0)
     assert {"crane/more/9.png", "crane/gone.png"} < keys(data, "train")
-    assert datasets.unreadable(data.examples("train")) == ["crane/gone.png"]
+    assert unreadable(data.examples("train")) == ["crane/gone.png"]
 
 
 def test_names_of_classes_agree_however_their_accents_are_stored(tmp_path: Path) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dct_augment import datasets
 from dct_augment.datasets.image_files import ImageFiles
-from tests.datasets.layouts import COLOURS, assert_refused, keys, load, save_image
+from tests.datasets.layouts import COLOURS, assert_refused, keys, load, save_image, unreadable
 
 Rows = list[dict[str, Any]]
 
@@ -159,7 +158,7 @@ def test_missing_files_are_listed_and_unreadable(tmp_path: Path) -> None:
     (tmp_path / rows[2]["path"]).unlink()
     data = load("manifest", write(tmp_path / "a.csv", rows), val=0, test=0)
     assert data.notes == ("1 of 20 files of the table are missing: 'pictures/002.png'",)
-    assert datasets.unreadable(data.examples("train")) == ["pictures/002.png"]
+    assert unreadable(data.examples("train")) == ["pictures/002.png"]
     (tmp_path / "empty").mkdir()
     assert_refused(
         "none of its 20 pictures is in .*empty', the first is 'pictures/000.png'. Set dataset.root",
