@@ -32,6 +32,8 @@ def classes_with_fewer_images(dataset: Dataset, settings: BenchmarkConfig) -> st
     Raises:
         DatasetError: a class has none that can be read.
     """
+    if settings.shots == "all":
+        return ""
     most_shots = max(settings.shot_count, *settings.shots_curve, 0)
     fewer = few_shot(dataset, most_shots, settings.seed, settings.imbalance).fewer
     if not fewer:

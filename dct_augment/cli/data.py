@@ -40,7 +40,7 @@ def data(
 
 def _look(settings: "Config") -> "Overview":
     from dct_augment import datasets, files
-    from dct_augment.benchmark.requirements import missing_images
+    from dct_augment.benchmark.requirements import classes_with_fewer_images, missing_images
     from dct_augment.config import DatasetOnDisk
 
     dataset = datasets.load(settings.dataset)
@@ -51,7 +51,9 @@ def _look(settings: "Config") -> "Overview":
         with files.lock(settings.root), bars() as report:
             overview = datasets.look(chosen, settings.dataset, settings.root / "data", report)
     used = datasets.DatasetSubset(dataset.name, chosen.classes, dataset, overview.without)
-    return overview.with_problems(missing_images(used, settings.benchmark))
+    problems = missing_images(used)
+    fewer = "" if problems else classes_with_fewer_images(used, settings.benchmark)
+    return overview.extended([fewer] if fewer else [], problems)
 
 
 def _print(overview: "Overview", settings: "Config") -> None:

@@ -181,9 +181,9 @@ class Overview:
         if self.problems:
             raise DatasetError("; ".join(self.problems))
 
-    def with_problems(self, problems: Sequence[str]) -> "Overview":
-        """Add problems that others found."""
-        return dataclasses.replace(self, problems=(*self.problems, *problems))
+    def extended(self, notes: Sequence[str], problems: Sequence[str]) -> "Overview":
+        """Add notes and problems that others found."""
+        return dataclasses.replace(self, notes=(*self.notes, *notes), problems=(*self.problems, *problems))
 
     def as_json(self) -> dict[str, Any]:
         """Give it as plain values, as `dct-augment data --json` prints it."""

@@ -79,11 +79,13 @@ def test_json_is_alone_on_stdout_and_has_everything(root: Path) -> None:
     assert len(data["problems"]) == 1
 
 
-def test_too_few_pictures_for_the_shots_are_said_before_any_work(root: Path) -> None:
+def test_classes_with_fewer_pictures_than_shots_are_noted(root: Path) -> None:
     for path in list((root / "train" / "china").iterdir())[1:]:
         path.write_bytes(b"no picture")
     done = call("--config", "birds.yaml", "--set", "benchmark.shots=3")
     assert "5 images cannot be read and are left out" in done.stdout
+    assert "note: 1 classes have fewer than 3 training images: china 1" in done.stdout
+    assert done.exit_code == 0
 
 
 def test_a_class_without_a_readable_picture_is_exit_code_2(root: Path) -> None:
