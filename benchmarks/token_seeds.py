@@ -10,13 +10,13 @@ seed.
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dct_augment import config as configuration
 from dct_augment.intervals import mean_t
+from dct_augment.pipeline import Run
 
 ARMS = ("real+strong_aug", "class_token")
 
@@ -49,10 +49,9 @@ def _run(config: str, seed: int, output: Path, overrides: Sequence[str]) -> dict
         "metrics.features=null",
         *overrides,
     ]
-    command = [sys.executable, "-m", "dct_augment", "benchmark", "--config", config, "--output", str(folder)]
-    for setting in settings:
-        command += ["--set", setting]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = Run(configuration.load(config, settings, output=folder))
+    run.benchmark()
+    run.report()
     return dict(json.loads((folder / "report" / "summary.json").read_text(encoding="utf-8")))
 
 

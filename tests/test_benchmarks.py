@@ -1,10 +1,7 @@
 """Scripts of benchmarks/ at their smallest size: that they still run, and that what they print or write is there."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ from PIL import Image
 
 from dct_augment import config
 from dct_augment.pipeline import Run
+from tests.processes import Program
 
 pytestmark = pytest.mark.slow
 
@@ -35,23 +33,11 @@ SMALL_BENCHMARK = [
 
 
 def call(script: str, *arguments: str, folder: Path) -> str:
-    """What a script prints, in a process of one thread."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-        "PREFECT_HOME": str(folder / "prefect"),
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{script}", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    """What a script prints, in a process of its own."""
+    environment = {"PREFECT_HOME": str(folder / "prefect"), "PYTHONPATH": str(ROOT)}
+    code, printed = Program.start(folder, f"benchmarks.{script}", *arguments, environment=environment).end()
+    assert code == 0, printed[-3000:]
+    return printed
 
 
 def rows(text: str) -> list[list[str]]:

@@ -3,19 +3,17 @@
 import hashlib
 import multiprocessing
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from tests.processes import Program
 
 pytestmark = pytest.mark.slow
 
@@ -41,63 +39,13 @@ SMALL = [
 ]
 
 
-# Importing torch and diffusers takes seconds; one server imports them (conftest starts it), and every command is a
-# fork of it: a process of its own, with its own folder, output and exit code, that can be killed.
-PROCESSES = multiprocessing.get_context("forkserver")
-
-
-def _child(folder: Path, arguments: Sequence[str], output: Path, file_limit: int | None) -> None:
-    os.chdir(folder)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, also where tests run in the background
-    with output.open("w") as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
-    if file_limit is not None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    sys.argv = ["dct-augment", *arguments]
-    warnings.simplefilter("ignore")
-    import torch
-
-    from dct_augment import cli
-
-    torch.set_num_threads(1)  # on a busy machine, two threads waiting for each other are ten times slower than one
-
-    cli.main()
-
-
-@dataclass(frozen=True)
-class Command:
-    """`dct-augment` as it runs in a folder."""
-
-    process: BaseProcess
-    output: Path
-
-    @classmethod
-    def start(
-        cls, folder: Path, *arguments: str, settings: Sequence[str] = SMALL, file_limit: int | None = None
-    ) -> "Command":
-        output = folder.parent / f"{folder.name}.log"
-        words = [*arguments, *(part for setting in settings for part in ("--set", setting))]
-        process = PROCESSES.Process(target=_child, args=(folder, words, output, file_limit))
-        process.start()
-        return cls(process, output)
-
-    def until(self, appears: Callable[[], bool]) -> None:
-        """Wait until something has appeared, or the command has ended."""
-        while self.process.is_alive() and not appears():
-            time.sleep(0.005)
-
-    def end(self, number: int | None = None) -> tuple[int | None, str]:
-        """Send a signal, if any, and wait; the exit code and what was printed."""
-        if number is not None and self.process.is_alive():
-            os.kill(self.process.pid or 0, number)
-        self.process.join()
-        return self.process.exitcode, self.output.read_text()
+def start(folder: Path, *arguments: str, settings: Sequence[str] = SMALL, file_limit: int | None = None) -> Program:
+    words = [*arguments, *(part for setting in settings for part in ("--set", setting))]
+    return Program.start(folder, "dct_augment", *words, file_limit=file_limit)
 
 
 def run(folder: Path, *arguments: str, code: int = 0, settings: Sequence[str] = SMALL) -> str:
-    returned, printed = Command.start(folder, *arguments, settings=settings).end()
+    returned, printed = start(folder, *arguments, settings=settings).end()
     assert returned == code, printed
     assert "Traceback" not in printed
     return printed
@@ -142,7 +90,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(tmp_path: Path) -> Non
         "shards/*000000.parquet",
         "shards/*000002.tar",
     ):
-        command = Command.start(tmp_path / "killed", *words)
+        command = start(tmp_path / "killed", *words)
         command.until(lambda moment=moment: bool(list(root.glob(moment))))  # type: ignore[misc]
         command.end(signal.SIGKILL)
     run(tmp_path / "killed", *words)
@@ -152,7 +100,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_command_leaves_no_partial_file(tmp_path: Path, number: int, code: int) -> None:
     (tmp_path / "run").mkdir()
-    command = Command.start(tmp_path / "run", "generate", "--classes", "crane,kiwi", "--per-class", "30")
+    command = start(tmp_path / "run", "generate", "--classes", "crane,kiwi", "--per-class", "30")
     command.until(lambda: bool(list(tmp_path.glob("run/runs/pocket/shards/*.tar"))))
     returned, printed = command.end(number)
     assert returned == code, printed
@@ -167,7 +115,7 @@ def test_benchmark_processes_end_with_the_command_and_trials_are_kept(tmp_path: 
     words = ("benchmark", "--classes", "crane,kiwi")
     settings = [*SMALL, "generation.per_class=2", "downstream.steps=60", "benchmark.processes=2"]
     trials = folder / "runs" / "pocket" / "benchmark" / "trials"
-    command = Command.start(folder, *words, settings=settings)
+    command = start(folder, *words, settings=settings)
     command.until(lambda: bool(list(trials.glob("*.json"))))
     command.end(number)
     deadline = time.monotonic() + 30
@@ -226,7 +174,7 @@ def test_disk_full_is_one_message_and_nothing_half_written(tmp_path: Path) -> No
     words = ("generate", "--classes", "crane", "--per-class", "6")
     run(tmp_path, "train", "--classes", "crane")
     # A file size limit stands in for a full disk: writes fail in the middle of a shard.
-    returned, printed = Command.start(tmp_path, *words, file_limit=4096).end()
+    returned, printed = start(tmp_path, *words, file_limit=4096).end()
     assert returned == 1, printed
     assert "Traceback" not in printed
     assert not list(tmp_path.rglob("*.partial"))

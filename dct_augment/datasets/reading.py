@@ -215,9 +215,11 @@ def _formats(heif: bool) -> tuple[str, ...]:
     """List the formats that are decoded here, without another program's help."""
     if heif:
         try:
-            import pillow_heif  # type: ignore[import-not-found, unused-ignore]
+            import pillow_heif  # type: ignore[import-untyped, unused-ignore]
         except ImportError as error:
-            raise UnreadableImageError("HEIC pictures need the package pillow-heif: pip install pillow-heif") from error
+            raise UnreadableImageError(
+                "HEIC pictures need the package pillow-heif: pip install 'dct-augment[heic]'"
+            ) from error
         pillow_heif.register_heif_opener()
     Image.init()
     # Pillow warns of damaged metadata and of palettes. Not with catch_warnings: that is not safe in threads.

@@ -2,6 +2,7 @@
 
 import io
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dct_augment.datasets import reading
 from dct_augment.datasets.reading import ImageReader
 from dct_augment.errors import UnreadableImageError
 
@@ -146,11 +148,23 @@ def test_a_decompression_bomb_is_refused_and_the_limit_may_be_raised() -> None:
     (b"", "the file is empty"),
     (b"hello", "no picture of a known format"),
     (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no picture of a known format"),
-    (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "pip install pillow-heif|cannot be decoded|no picture"),
 ])  # fmt: skip
 def test_what_is_no_picture_says_so(data: bytes, reason: str) -> None:
     with pytest.raises(UnreadableImageError, match=reason):
         READER.read(data)
+
+
+def test_pictures_of_a_telephone_are_read_with_the_package_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    stream = io.BytesIO()
+    pillow_heif.from_pillow(Image.new("RGB", (64, 48), (200, 30, 30))).save(stream)
+    image = READER.read(stream.getvalue())
+    assert image.size == (64, 48)
+    assert np.abs(np.asarray(image)[9, 9] - np.array([200, 30, 30])).max() < 12
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    reading._formats.cache_clear()
+    with pytest.raises(UnreadableImageError, match=r"pip install 'dct-augment\[heic\]'"):
+        READER.read(stream.getvalue())
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
