@@ -29,6 +29,11 @@ SMALL_BENCHMARK = [
     "benchmark.shots=1",
     "benchmark.per_class=2",
     "benchmark.shots_curve=[]",
+    "benchmark.processes=1",
+    "metrics.per_class=3",
+    "metrics.bootstrap_resamples=20",
+    "metrics.real_images=24",
+    "metrics.nearest_neighbours=2",
 ]
 
 
@@ -125,7 +130,7 @@ def test_token_training(tmp_path: Path) -> None:
 
 def test_token_seeds(tmp_path: Path) -> None:
     """Two trainings, whose last row is the mean over them."""
-    small = [*TINY, *SMALL_BENCHMARK, "dataset.classes=[one, two]", "generation.per_class=2", "benchmark.processes=1"]
+    small = [*TINY, *SMALL_BENCHMARK, "dataset.classes=[one, two]", "generation.per_class=2"]
     sets = [word for setting in small for word in ("--set", setting)]
     table = rows(call("token_seeds", "digits", "--seeds", "2", *sets, folder=tmp_path))
     assert [row[0] for row in table[1:3]] == ["0", "1"]
