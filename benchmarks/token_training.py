@@ -112,7 +112,7 @@ class Bench:
     def judged(self, info: ClassInfo, vector: torch.Tensor) -> float:
         """Share of fresh images with this token that the judge recognises."""
         config = self.settings.prompts
-        chosen = (prompts.choose(config.templates, config.contexts, number) for number in range(self.images))
+        chosen = (prompts.choose(config.templates, config.contexts_of(info), number) for number in range(self.images))
         lines = [prompts.build(template, info.name, token="<dct-x>", context=context) for template, context in chosen]
         seeds = [seed_from("fresh", info.slug, number) for number in range(self.images)]
         conditioning = self.backend.encode(lines, vector.expand(self.images, -1, -1))

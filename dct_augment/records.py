@@ -13,7 +13,8 @@ class ClassInfo:
     """One class of a data set.
 
     `name` is what prompts say, and may be another class's too; `slug` is unique and safe for any file system;
-    `original_name` is what the data set itself calls it: folder, WordNet id, category.
+    `original_name` is what the data set itself calls it: folder, WordNet id, category. `default_name` is what prompts
+    would say without words of the user's own.
     """
 
     index: int
@@ -21,6 +22,13 @@ class ClassInfo:
     slug: str
     homonym: bool = False
     original_name: str = ""
+    default_name: str = ""
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """What a user may call the class, in lower case, the most exact one first; others may have the last, too."""
+        spellings = (self.original_name.strip().lower(), self.slug, self.name.strip().lower())
+        return tuple(spelling for spelling in spellings if spelling)
 
 
 @dataclass(frozen=True)

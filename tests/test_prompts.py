@@ -5,7 +5,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dct_augment.prompts import TOKEN_PATTERN, build, choose, slugs, token_name, words
+from dct_augment.prompts import (
+    TOKEN_PATTERN,
+    build,
+    choose,
+    normalize_label,
+    normalize_labels,
+    slugs,
+    token_name,
+    words,
+)
 
 TEMPLATE = "a photo of a {token} {class}{context}"
 NAMES = st.text(alphabet=st.characters(blacklist_characters="{}", codec="utf-8"))
@@ -82,15 +91,77 @@ def test_every_pair_of_template_and_context_is_drawn_equally_often(
         ("SeaGull", "sea gull"),
         ("IBM", "ibm"),
         ("747", "747"),
-        ("12_angry_men", "angry men"),
+        ("12_angry_men", "12 angry men"),
+        ("7_up", "7 up"),
+        ("1_euro", "1 euro"),
+        ("00_agent", "agent"),
         ("  Çà  bird ", "çà bird"),
         ("_", "_"),
+        ("1._", "1._"),
     ],
 )
-def test_class_names_become_words(original_name: str, expected: str) -> None:
-    assert words(original_name) == expected
+def test_a_class_name_becomes_words(original_name: str, expected: str) -> None:
+    assert words([original_name]) == (expected,)
 
 
-@given(st.text(min_size=1))
-def test_any_name_becomes_some_words(original_name: str) -> None:
-    assert words(original_name)
+@pytest.mark.parametrize(
+    ("original_names", "expected"),
+    [
+        (["001.Black_footed_Albatross", "150.Sage_Thrasher"], ["black footed albatross", "sage thrasher"]),
+        (["120.Fox_Sparrow", "150.Sage_Thrasher"], ["fox sparrow", "sage thrasher"]),
+        (["0_cat", "1_dog", "2_cow"], ["cat", "dog", "cow"]),
+        (["1-cat", "3 cow", "2_dog"], ["cat", "cow", "dog"]),
+        (["10_x_ray", "09_y_ray"], ["x ray", "y ray"]),
+        (["00000_Animalia_Aves", "00001_Plantae"], ["animalia aves", "plantae"]),
+        (["background", "001.Crane", "002.7_up"], ["background", "crane", "7 up"]),
+    ],
+)
+def test_numbers_that_count_the_classes_are_no_words(original_names: list[str], expected: list[str]) -> None:
+    assert list(words(original_names)) == expected
+
+
+@pytest.mark.parametrize(
+    ("original_names", "expected"),
+    [
+        (["1_euro", "2_euro"], ["1 euro", "2 euro"]),  # alike without it
+        (["1.Euro", "2.euro"], ["1 euro", "2 euro"]),
+        (["001.SeaGull", "002.sea-gull"], ["001 sea gull", "002 sea-gull"]),
+        (["7_up", "cola", "18_wheeler"], ["7 up", "cola", "18 wheeler"]),  # not every class has one
+        (["7_up", "18_wheeler"], ["7 up", "18 wheeler"]),  # they do not run
+        (["1_cat", "1_dog"], ["1 cat", "1 dog"]),  # one number twice
+        (["01.cat", "01.dog"], ["01 cat", "01 dog"]),
+        (["1_cat", "2_dog", "4_cow"], ["1 cat", "2 dog", "4 cow"]),  # with a gap
+        (["background", "1_cat", "2_dog"], ["background", "1 cat", "2 dog"]),
+        (["crane", "01.crane", "02.gull"], ["crane", "01 crane", "02 gull"]),
+        (["1", "2_dog"], ["1", "2 dog"]),
+        (["1.5_liter", "2.5_liter"], ["1.5 liter", "2.5 liter"]),
+        (["0", "1", "10"], ["0", "1", "10"]),
+    ],
+)
+def test_numbers_that_belong_to_names_stay(original_names: list[str], expected: list[str]) -> None:
+    assert list(words(original_names)) == expected
+
+
+@given(st.lists(st.sampled_from(["1_euro", "2_euro", "3_cat", "01.cat", "02.Cat", "7_up", "up", "4 cat"]), max_size=6))
+def test_numbers_never_go_where_names_become_alike(original_names: list[str]) -> None:
+    distinct = list(dict.fromkeys(original_names))
+    with_numbers = [normalize_label(name) for name in distinct]
+    assert len(set(words(distinct))) == len(set(with_numbers))
+
+
+@given(st.lists(st.from_regex(r"[0-9]{1,3}[._ -]?[a-zA-Z_ -]{0,4}", fullmatch=True), max_size=5))
+def test_words_of_words_are_the_same(original_names: list[str]) -> None:
+    """As in shards of ours, which carry the words as the names of the classes."""
+    once = words(original_names)
+    if not any(re.match(r"\d+[._ -]+", name) for name in once):
+        assert words(once) == once
+
+
+@given(st.lists(st.text(min_size=1)))
+def test_any_name_becomes_some_words(original_names: list[str]) -> None:
+    assert all(words(original_names))
+
+
+def test_labels_are_compared_with_the_numbers_that_belong_to_them() -> None:
+    assert normalize_labels(["7_up", "Up", "18-Wheeler"]) == ("7 up", "up", "18 wheeler")
+    assert normalize_labels(["001.Crane", "002.7_up"]) == ("crane", "7 up")

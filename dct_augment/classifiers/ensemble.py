@@ -9,7 +9,7 @@ import torch
 
 from dct_augment.classifiers.classifier import Classifier
 from dct_augment.errors import ModelError
-from dct_augment.prompts import normalize_label
+from dct_augment.prompts import normalize_labels
 from dct_augment.records import ClassInfo
 
 
@@ -80,10 +80,9 @@ def _other_labels(labels: Sequence[str], targets: Sequence[int]) -> dict[_OtherL
     """Find the outputs of a member that are no class of the data set, by label."""
     outputs: dict[_OtherLabel, int] = {}
     counts: Counter[str] = Counter()
-    for output, label in enumerate(labels):
+    for output, name in enumerate(normalize_labels(labels)):
         if output in targets:
             continue
-        name = normalize_label(label)
         counts[name] += 1
         outputs[_OtherLabel(name, counts[name])] = output
     return outputs

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from timm.data import ImageNetInfo
 
-from dct_augment.prompts import normalize_label
+from dct_augment.prompts import normalize_label, without_indices
 
 _AGREE = 0.9  # share; lists of ImageNet's names in use differ in some words
 
@@ -19,7 +19,7 @@ def ids(names: Sequence[str]) -> tuple[str, ...]:
     if len(names) != len(descriptions):
         return ()
     agreeing = 0
-    for name, description in zip(names, descriptions, strict=True):
+    for name, description in zip(without_indices(names), descriptions, strict=True):
         if not _synonyms(name).isdisjoint(_synonyms(description)):
             agreeing += 1
     return tuple(imagenet.label_names()) if agreeing >= _AGREE * len(names) else ()

@@ -2,16 +2,18 @@
 
 import difflib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dct_augment.errors import ModelError
-from dct_augment.prompts import normalize_label
+from dct_augment.config import by_class
+from dct_augment.errors import InputError, ModelError
+from dct_augment.prompts import normalize_label, normalize_labels, without_indices
 from dct_augment.records import ClassInfo
 
 
@@ -26,8 +28,8 @@ class Labels:
         """Find the output of each class.
 
         `name` takes the class's own id where the labels have ids, and else its name or what the data set calls it,
-        whatever the case, hyphens, leading number and synonyms; `index` its place in the data set; a path, a YAML
-        file `class: label`, where a class is named by name, slug or id, and a label by name, id or index.
+        whatever the case, hyphens, numbers that count the labels, and synonyms; `index` its place in the data set; a
+        path, a YAML file `class: label`, where a class is named by name, slug or id, and a label by name, id or index.
 
         Raises:
             ModelError: a class has no label, more than one, or that of another class; all are listed. Only a file
@@ -56,12 +58,12 @@ class Labels:
 
     def _candidates(self, info: ClassInfo, mapping: Mapping[str, Any]) -> list[int]:
         """List the outputs that may mean a class; `mapping` holds the labels that the user gave to some."""
-        for spelling in (info.original_name, info.slug, info.name):
-            if spelling and spelling in mapping:
-                return self._outputs_of(mapping[spelling])
+        label = by_class.value_of(mapping, info)
+        if label is not None:
+            return self._outputs_of(label)
         if info.original_name and info.original_name in self.ids:
             return [self.ids.index(info.original_name)]
-        for spelling in (info.name, info.original_name):
+        for spelling in (info.name, info.original_name, info.default_name):
             if outputs := self._outputs_like(normalize_label(spelling)):
                 return outputs
         return []
@@ -76,14 +78,24 @@ class Labels:
 
     def _outputs_like(self, name: str) -> list[int]:
         """List the outputs with a normalised name, or else those that have it among their synonyms."""
-        if not name:
-            return []
-        if outputs := self._outputs_named(name):
-            return outputs
-        return [output for output, names in enumerate(self.names) if name in map(normalize_label, names.split(","))]
+        return (self._outputs_named(name) or self._by_synonym.get(name, [])) if name else []
 
     def _outputs_named(self, name: str) -> list[int]:
-        return [output for output, label in enumerate(self.names) if normalize_label(label) == name]
+        """List the outputs with a normalised name, as it is written or without the numbers that count the labels."""
+        return self._by_written_name.get(name) or self._by_name.get(name, [])
+
+    @cached_property
+    def _by_written_name(self) -> Mapping[str, list[int]]:
+        return _outputs_by_name([[normalize_label(name)] for name in self.names])
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, list[int]]:
+        return _outputs_by_name([[name] for name in normalize_labels(self.names)])
+
+    @cached_property
+    def _by_synonym(self) -> Mapping[str, list[int]]:
+        synonyms = [label.split(",") for label in without_indices(self.names)]
+        return _outputs_by_name([list(map(normalize_label, names)) for names in synonyms])
 
     def _explain_unmatched(self, unmatched: Sequence[tuple[ClassInfo, list[int]]], count: int) -> str:
         lines = []
@@ -101,8 +113,7 @@ class Labels:
 
     def _hint(self, name: str) -> str:
         """Suggest labels that are spelled like a name."""
-        labels = [normalize_label(label) for label in self.names]
-        close = difflib.get_close_matches(normalize_label(name), labels, n=2)
+        close = difflib.get_close_matches(normalize_label(name), list(self._by_name), n=2)
         return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
     def _explain_shared(self, classes: Sequence[ClassInfo], targets: Sequence[int]) -> str:
@@ -122,6 +133,15 @@ class Labels:
 
     def _label(self, output: int) -> str:
         return f"{self.names[output]!r} ({self.ids[output] if self.ids else output})"
+
+
+def _outputs_by_name(names: Sequence[Sequence[str]]) -> Mapping[str, list[int]]:
+    """List the outputs of each name; an output may have several names."""
+    outputs: dict[str, list[int]] = defaultdict(list)
+    for output, spellings in enumerate(names):
+        for spelling in dict.fromkeys(spellings):
+            outputs[spelling].append(output)
+    return dict(outputs)
 
 
 def read(path: Path, outputs: int | None = None) -> tuple[str, ...]:
@@ -160,14 +180,14 @@ def _parsed(text: str, path: Path) -> Any:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    """Read the user's file `class: label`."""
+    """Read the user's file `class: label`; classes are in lower case."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError(f"match: {path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise ModelError(f"match: {path} must be a mapping `class: label`, got {type(data).__name__}")
-    return {str(key): value for key, value in data.items()}
+        data = by_class.read_yaml(path, "match")
+        if not isinstance(data, dict):
+            raise ModelError(f"match: {path} must be a mapping `class: label`, got {type(data).__name__}")
+        return by_class.folded(data.items(), f"match {str(path)!r}")
+    except InputError as error:
+        raise ModelError(str(error)) from error
 
 
 def _listed(names: Sequence[str], most: int = 10) -> str:

@@ -31,7 +31,11 @@ class DatasetOnDisk(AnyDataset):
     """A data set that the user has in a folder."""
 
     path: Path = Field(description="folder of the data set")
-    words: Path | None = Field(None, description="YAML file `class: prompt words`, for names that read badly")
+    words: Path | None = Field(
+        None,
+        description="file with the prompt words of classes whose names read badly: YAML `class: words`, or CSV or TSV "
+        "with the columns `class,words`",
+    )
     val: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share held out where there is no val split")
     test: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="share held out where there is no test split")
     seed: int = Field(0, description="of the held-out shares")

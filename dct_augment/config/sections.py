@@ -1,18 +1,22 @@
 """The sections of the configuration, one per stage, and the whole of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from dct_augment.config import by_class
 from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section
 from dct_augment.config.datasets import DatasetConfig
 from dct_augment.config.gradient_methods import DirectAlignConfig, GradientMethodConfig
 from dct_augment.config.identity import Part, identity
+from dct_augment.errors import InputError
 from dct_augment.prompts import CLASS_FIELD, TOKEN_FIELD
+from dct_augment.records import ClassInfo
 
 SCHEMA_VERSION = 2
+_START_WORD = "a"
 
 
 class ModelConfig(Section):
@@ -71,8 +75,10 @@ class PromptsConfig(Section):
         ("a photo of a {token} {class}{context}",),
         description="prompts in turn; each holds `{token}` and `{class}` once, and `{context}` if contexts are used",
     )
-    contexts: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        ("",), description="what stands for `{context}`, in turn"
+    contexts: tuple[str, ...] | dict[str, tuple[str, ...]] = Field(
+        ("",),
+        description="what stands for `{context}`, in turn: a list, a file with one a line, or `class: [contexts]`, "
+        "where `default` is every class that is not named; a file is read once, with the configuration",
     )
     negative: str = Field("", description="what classifier-free guidance leads away from")
 
@@ -84,6 +90,20 @@ class PromptsConfig(Section):
                 if template.count(field) != 1:
                     raise ValueError(f"template {template!r} must hold {field} exactly once")
         return templates
+
+    @field_validator("contexts", mode="before")
+    @classmethod
+    def _read_contexts(cls, contexts: Any) -> Any:
+        try:
+            return by_class.read_contexts(contexts, "prompts.contexts")
+        except InputError as error:
+            raise ValueError(str(error)) from error
+
+    def contexts_of(self, info: ClassInfo) -> tuple[str, ...]:
+        """Return the contexts of a class, whatever is set for others."""
+        if not isinstance(self.contexts, dict):
+            return self.contexts
+        return by_class.value_of(self.contexts, info) or self.contexts.get(by_class.DEFAULT, ("",))
 
 
 class SamplingConfig(Section):
@@ -106,7 +126,11 @@ class TokensConfig(Section):
         DirectAlignConfig(), description="the gradient method: its name, or `{name: ..., settings}`"
     )
     vectors: PositiveInt = Field(1, description="embedding vectors of a class token")
-    init_word: str = Field("a", description="word of the vocabulary that a token starts from")
+    init_word: str | dict[str, str] = Field(
+        _START_WORD,
+        description="word that a token starts from, the mean of its pieces if the tokenizer splits it; `{class}` is "
+        "the class's own name; or `class: word`, where `default` is every class that is not named",
+    )
     init_from: Path | None = Field(
         None, description="a token file, or a folder with <class-slug>.safetensors, to start from instead of init_word"
     )
@@ -154,11 +178,34 @@ class TokensConfig(Section):
     )
     seed: int = Field(0, description="decides the noise of training")
 
+    @field_validator("init_word", mode="before")
+    @classmethod
+    def _check_words(cls, value: Any) -> Any:
+        try:
+            words = by_class.folded(value.items(), "tokens.init_word") if isinstance(value, Mapping) else value
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        texts = list(words.values()) if isinstance(words, dict) else [words]
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise ValueError(f"must be a word such as {_START_WORD!r} or '{CLASS_FIELD}', or `class: word`")
+        return words
+
+    def init_word_of(self, info: ClassInfo) -> str:
+        """Return the setting for a class, whatever is set for others; it may hold `{class}`."""
+        if not isinstance(self.init_word, dict):
+            return self.init_word
+        return by_class.value_of(self.init_word, info) or self.init_word.get(by_class.DEFAULT, _START_WORD)
+
+    def start_word(self, info: ClassInfo) -> str:
+        """Return the words that the token of a class starts from."""
+        return self.init_word_of(info).replace(CLASS_FIELD, info.name)
+
 
 class TextualInversionConfig(FewShotSection):
     """How tokens are learned from a few real images (arXiv 2208.01618).
 
-    Vectors, init_word and classes_per_batch are those of tokens. The arm `textual_inversion` sets `shots`,
+    Vectors, init_word, init_from and classes_per_batch are those of tokens; only the arm `textual_inversion` takes no
+    init_from, which may know other images. The arm `textual_inversion` sets `shots`,
     `few_shot_seed` and `imbalance` to those of each of its trials.
     """
 
@@ -342,3 +389,24 @@ class Config(Section):
     def identity(self, part: Part) -> dict[str, Any]:
         """Return the settings that decide a part's result, and nothing that only changes its speed."""
         return identity(self.model_dump(mode="json"), SCHEMA_VERSION, part)
+
+    def narrow(self, whole: Mapping[str, Any], classes: Sequence[ClassInfo]) -> dict[str, Any]:
+        """Return an identity as it is for work on these classes alone: without what is set for others.
+
+        What all of them share is written as if it were set for all classes, so that a setting for one class makes
+        nothing stale that is of another.
+        """
+        narrowed = dict(whole)
+        if isinstance(self.prompts.contexts, dict) and "prompts" in whole:
+            contexts = {info.slug: list(self.prompts.contexts_of(info)) for info in classes}
+            narrowed["prompts"] = {**whole["prompts"], "contexts": _shared(contexts)}
+        if isinstance(self.tokens.init_word, dict) and "tokens" in whole:
+            words = {info.slug: self.tokens.init_word_of(info) for info in classes}
+            narrowed["tokens"] = {**whole["tokens"], "init_word": _shared(words)}
+        return narrowed
+
+
+def _shared(by_slug: Mapping[str, Any]) -> Any:
+    """Return the value that all classes have, or else the mapping."""
+    values = list(by_slug.values())
+    return values[0] if values and all(value == values[0] for value in values) else dict(by_slug)

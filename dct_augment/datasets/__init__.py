@@ -99,15 +99,10 @@ def select(dataset: Dataset, names: Sequence[str] | None) -> tuple[ClassInfo, ..
     requested = {name.strip().lower() for name in names}
     if not requested:
         raise DatasetError(f"no class given; {dataset.name!r} has: {available}")
-    existing = {spelling for info in dataset.classes for spelling in _spellings(info)}
+    existing = {spelling for info in dataset.classes for spelling in info.spellings}
     if unknown := sorted(requested - existing):
         raise DatasetError(f"classes {', '.join(map(repr, unknown))} are not in {dataset.name!r}; it has: {available}")
-    return tuple(info for info in dataset.classes if _spellings(info) & requested)
-
-
-def _spellings(info: ClassInfo) -> set[str]:
-    """List what a user may call a class."""
-    return {info.name.lower(), info.slug, info.original_name.lower()} - {""}
+    return tuple(info for info in dataset.classes if requested.intersection(info.spellings))
 
 
 @dataclass(frozen=True)

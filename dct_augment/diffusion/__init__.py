@@ -6,11 +6,13 @@ from dct_augment.diffusion.loading import FAMILIES, load
 from dct_augment.diffusion.memory import ShrinkingBatches
 from dct_augment.diffusion.sampling import Sampler, Trajectory, evaluations_per_step
 from dct_augment.diffusion.text import WordNorms, split_by_encoder
+from dct_augment.diffusion.tokenization import PromptTokenizer, tokenizers_here
 
 __all__ = [
     "FAMILIES",
     "Backend",
     "Conditioning",
+    "PromptTokenizer",
     "Sampler",
     "ShrinkingBatches",
     "Trajectory",
@@ -18,4 +20,5 @@ __all__ = [
     "evaluations_per_step",
     "load",
     "split_by_encoder",
+    "tokenizers_here",
 ]

@@ -55,8 +55,7 @@ class Backend(ABC):
         With `vectors` (B, n, D), each prompt holds one `<dct-...>` token; gradients reach `vectors` alone.
 
         Raises:
-            ModelError: vectors that do not fit, a prompt without exactly one token, or one cut off by the
-                prompt length.
+            ModelError: vectors that do not fit, a prompt without exactly one token, or one that is too long.
         """
 
     @abstractmethod
@@ -202,10 +201,10 @@ class Backend(ABC):
         return tuple(measured)
 
     def word(self, word: str) -> torch.Tensor:
-        """The embedding of a word that is one piece of the vocabulary, (D,) float32.
+        """The embedding of a word, (D,) float32: the mean of its pieces where a tokenizer splits it.
 
         Raises:
-            ModelError: the tokenizer splits the word.
+            ModelError: the vocabulary lacks a part of the word.
         """
         return torch.cat([encoder.word(word) for encoder in self.encoders])
 

@@ -8,8 +8,7 @@ import torch
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
 from dct_augment.diffusion.text import TextEncoder
-
-_LENGTH = 300  # pieces of a prompt, as its pipeline pads
+from dct_augment.diffusion.tokenization import LENGTHS
 
 
 class PixArtSigma(Backend):
@@ -18,7 +17,8 @@ class PixArtSigma(Backend):
     @classmethod
     def build(cls, pipe: Any, device: str, offload: bool) -> "PixArtSigma":
         """The back-end of a `PixArtSigmaPipeline`."""
-        text = TextEncoder(pipe.tokenizer, pipe.text_encoder, length=_LENGTH, offload=device if offload else None)
+        length = LENGTHS["PixArtSigmaPipeline"]
+        text = TextEncoder(pipe.tokenizer, pipe.text_encoder, length=length, offload=device if offload else None)
         return cls([text], pipe.transformer, pipe.vae, pipe.scheduler, device)
 
     def encode(self, prompts: Sequence[str], vectors: torch.Tensor | None = None) -> Conditioning:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from dct_augment.diffusion.tokenization import PromptTokenizer
 from dct_augment.errors import ModelError
 from dct_augment.prompts import TOKEN_PATTERN
 
@@ -36,10 +37,10 @@ class TextEncoder:
 
     def __init__(self, tokenizer: Any, model: Any, *, length: int | None = None, offload: str | None = None) -> None:
         self.tokenizer, self.model = tokenizer, model
-        self.length: int = length or tokenizer.model_max_length
+        self.prompts = PromptTokenizer(tokenizer, length)
+        self.length = self.prompts.length
         self._table = model.get_input_embeddings()
         self.width: int = self._table.weight.shape[1]
-        *self._begin, self._end = tokenizer("").input_ids  # CLIP: start and end; T5: end alone
         self._offload = offload
 
     def vocabulary(self) -> dict[str, int]:
@@ -58,18 +59,18 @@ class TextEncoder:
         return self._table.weight[ids].detach().float()
 
     def word(self, word: str) -> torch.Tensor:
-        """The embedding of a word that is one piece of the vocabulary, (d,) float32.
+        """The embedding of a word, (d,) float32: the mean of its pieces where the tokenizer splits it.
 
         Raises:
-            ModelError: the tokenizer splits the word.
+            ModelError: the vocabulary lacks a part of the word.
         """
-        pieces = self.tokenizer(word, add_special_tokens=False).input_ids
-        if len(pieces) != 1:
+        pieces = self.prompts.ids(word)
+        if not pieces or (not self.prompts.begin and self.tokenizer.unk_token_id in pieces):  # CLIP has every byte
             raise ModelError(
-                f"tokens.init_word {word!r} is {len(pieces)} pieces in this model's vocabulary; "
-                "choose a word that is one piece, e.g. 'a'"
+                f"tokens.init_word {word!r} is not in this model's vocabulary; choose another word, e.g. 'a', for all "
+                "or for one class"
             )
-        return self.embeddings(pieces)[0]
+        return self.embeddings(pieces).mean(0)
 
     def run(self, prompts: Sequence[str], vectors: torch.Tensor | None = None, **options: Any) -> tuple[Any, Any]:
         """The model's output for prompts padded as the pipeline pads them, and the mask (B, L) of what is not padding.
@@ -79,7 +80,7 @@ class TextEncoder:
         Equal to the pipeline after `load_textual_inversion`.
 
         Raises:
-            ModelError: a prompt without exactly one token, or one cut off by the prompt length.
+            ModelError: a prompt without exactly one token, or one that is too long.
         """
         with self._ready() as device:
             if vectors is None:
@@ -88,7 +89,8 @@ class TextEncoder:
                         raise ModelError(
                             f"prompt {prompt!r} holds the class token {word[0]}, but no embedding is given"
                         )
-                ids, mask = self._pad([self._ids(prompt) for prompt in prompts], device)
+                    self._refuse_cut(prompt, 0)
+                ids, mask = self._pad([self.prompts.ids(prompt) for prompt in prompts], device)
                 return self.model(ids, **self._masked(mask), **options), mask
             rows, starts = self._rows(prompts, vectors.shape[1])
             ids, mask = self._pad(rows, device)
@@ -103,13 +105,16 @@ class TextEncoder:
             parts = TOKEN_PATTERN.split(prompt)
             if len(parts) != 2:
                 raise ModelError(f"prompt {prompt!r} must hold exactly one class token <dct-...>")
-            before, after = (self._ids(part) for part in parts)
-            begin = len(self._begin) + len(before)
-            if begin + count > self.length - 1:
-                raise ModelError(f"prompt {prompt!r} leaves no room for the class token within {self.length} pieces")
+            self._refuse_cut(prompt, count)
+            before, after = (self.prompts.ids(part) for part in parts)
             rows.append([*before, *self._stand_ins(count), *after])
-            starts.append(begin)
+            starts.append(len(self.prompts.begin) + len(before))
         return rows, starts
+
+    def _refuse_cut(self, prompt: str, vectors: int) -> None:
+        """Raise ModelError for a prompt that does not fit."""
+        if lost := self.prompts.lost(prompt, vectors):
+            raise ModelError(f"this model reads {self.length} pieces of a prompt; of {prompt!r} it would lose {lost!r}")
 
     def _stand_ins(self, count: int) -> list[int]:
         """Ids that stand where the vectors go; only a CLIP of the first releases looks at them.
@@ -117,17 +122,14 @@ class TextEncoder:
         Its pooled state is that of the highest id, which is the last vector's once diffusers has added the
         token to the vocabulary; so it is here, or a token would give other images there.
         """
-        legacy = getattr(self.model.config, "eos_token_id", None) == _LEGACY_EOS and self._begin
-        return [*[0] * (count - 1), self._end if legacy else 0]
-
-    def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text.strip(), add_special_tokens=False).input_ids)
+        legacy = getattr(self.model.config, "eos_token_id", None) == _LEGACY_EOS and self.prompts.begin
+        return [*[0] * (count - 1), self.prompts.end if legacy else 0]
 
     def _pad(self, rows: list[list[int]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        room, pad = self.length - len(self._begin) - 1, self.tokenizer.pad_token_id
+        pad = self.tokenizer.pad_token_id
         ids, mask = [], []
         for row in rows:
-            pieces = [*self._begin, *row[:room], self._end]
+            pieces = [*self.prompts.begin, *row, self.prompts.end]
             padding = self.length - len(pieces)
             ids.append(pieces + [pad] * padding)
             mask.append([1] * len(pieces) + [0] * padding)
@@ -135,7 +137,7 @@ class TextEncoder:
 
     def _masked(self, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """T5 must not see its padding; CLIP models were trained seeing theirs."""
-        return {} if self._begin else {"attention_mask": mask}
+        return {} if self.prompts.begin else {"attention_mask": mask}
 
     @contextmanager
     def _ready(self) -> Iterator[Any]:

@@ -79,7 +79,7 @@ def rows(
 def _row(
     kind: ImageKind, info: ClassInfo, number: int, prompts_config: PromptsConfig, token: ClassToken | None, seed: int
 ) -> PlanRow:
-    template, context = prompts.choose(prompts_config.templates, prompts_config.contexts, number)
+    template, context = prompts.choose(prompts_config.templates, prompts_config.contexts_of(info), number)
     return PlanRow(
         key=f"{_KEY_PREFIXES[kind]}{info.slug}-{number:06d}",
         class_index=info.index,

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from dct_augment.intervals import Estimate, estimate_json, mean_t, paired_gain, proportion
-from dct_augment.prompts import normalize_label
+from dct_augment.prompts import normalize_label, normalize_labels
 from dct_augment.records import ClassInfo, ImageKind
 
 ACCURACY_METHOD = (
@@ -117,17 +117,30 @@ def image_confusion_counts(table: pd.DataFrame, role: str, classes: Sequence[Cla
         classes: The classes of the table.
     """
     titles = class_titles(classes)
-    title_of_label: dict[str, str] = {}
-    for info in classes:
-        title_of_label.setdefault(normalize_label(info.name), titles[info.index])
     measured = table[table[role].notna()]
+    title_of_label = _titles_of_labels(measured[f"{role}_label"].unique().tolist(), classes, titles)
     pairs = []
     for class_index, right, label in zip(
         measured["class_index"], measured[role], measured[f"{role}_label"], strict=True
     ):
         truth = titles[int(class_index)]
-        pairs.append((truth, truth if right else title_of_label.get(label, label)))
+        pairs.append((truth, truth if right else title_of_label[label]))
     return confusion_counts(pairs, list(titles.values()))
+
+
+def _titles_of_labels(
+    labels: Sequence[str], classes: Sequence[ClassInfo], titles: Mapping[int, str]
+) -> Mapping[str, str]:
+    """Return what a table calls each normalised label: the title of the class that it means, if there is one."""
+    title_of_name: dict[str, str] = {}
+    for spelling in ("name", "original_name", "default_name"):
+        for info in classes:
+            if name := normalize_label(getattr(info, spelling)):
+                title_of_name.setdefault(name, titles[info.index])
+    return {
+        label: title_of_name.get(label) or title_of_name.get(name, name)
+        for label, name in zip(labels, normalize_labels(labels), strict=True)
+    }
 
 
 def confusion_counts(pairs: Iterable[tuple[str, str]], names: Sequence[str]) -> dict[str, Any] | None:

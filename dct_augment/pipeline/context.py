@@ -19,6 +19,7 @@ from dct_augment.datasets import Overview
 from dct_augment.diffusion import Backend, Sampler
 from dct_augment.errors import InputError
 from dct_augment.generation.shards import shard_folders
+from dct_augment.pipeline.prompt_check import check_class_names, check_lengths, check_start_words
 from dct_augment.pipeline.weights import WeightHashes
 from dct_augment.records import Dataset, Progress, ProgressCallback, ignore_progress
 from dct_augment.tokens.files import TokenFolder
@@ -30,6 +31,7 @@ class RunContext:
     def __init__(self, config: Config, progress: ProgressCallback = ignore_progress) -> None:
         self.dataset = datasets.load(config.dataset)
         self.classes = datasets.select(self.dataset, config.dataset.classes)
+        check_class_names(config, self.dataset.classes)
         self.config, self.progress = self._with_numbers_of_shots(config), progress
         self.tokens = TokenFolder(config.root / "tokens", self.dataset.name)
         self.shards = shard_folders(config.root, config.name)
@@ -69,8 +71,23 @@ class RunContext:
 
     @cached_property
     def sampler(self) -> Sampler:
-        """The text-to-image model with the steps and the guidance that training and generation share."""
+        """The text-to-image model with the steps and the guidance that training and generation share.
+
+        Raises:
+            InputError: it would cut a prompt, or does not know a start word.
+        """
+        check_lengths([encoder.prompts for encoder in self.backend.encoders], self.config, self.classes)
+        check_start_words(self.backend, self.config, self.classes)
         return Sampler.from_config(self.backend, self.config.sampling, negative_prompt=self.config.prompts.negative)
+
+    def check_prompts(self) -> None:
+        """Check the lengths of all prompts if the model's tokenizers are on this machine; no model is loaded.
+
+        Raises:
+            InputError: a text encoder would cut a prompt.
+        """
+        model = self.config.model
+        check_lengths(diffusion.tokenizers_here(model.path, model.revision), self.config, self.classes)
 
     @cached_property
     def guide(self) -> Classifier:

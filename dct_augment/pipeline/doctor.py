@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +20,12 @@ from dct_augment import datasets, pocket
 from dct_augment.classifiers.names import resolve
 from dct_augment.config import ClassifierConfig, Config, HuggingFaceDataset
 from dct_augment.diffusion.memory import free_bytes
-from dct_augment.diffusion.names import local_folder
-from dct_augment.errors import DatasetError, ModelError
+from dct_augment.diffusion.names import cached_file, local_folder
+from dct_augment.diffusion.tokenization import tokenizers_here
+from dct_augment.errors import DatasetError, InputError, ModelError
 from dct_augment.pipeline.cost import token_evaluations
+from dct_augment.pipeline.prompt_check import check_class_names, check_lengths
+from dct_augment.records import ClassInfo
 
 State = Literal["ok", "warning", "missing"]
 
@@ -73,8 +76,9 @@ def examine(config: Config) -> Iterator[Finding]:
         yield _classifier("few-shot classifier", ClassifierConfig(name=config.downstream.model))
     if config.metrics.features not in (None, "auto", "judge", "guide"):
         yield _features(str(config.metrics.features), config.metrics.inception_weights)
-    finding, class_count = _dataset(config)
+    finding, classes, class_count = _dataset(config)
     yield finding
+    yield _prompts(config, classes)
     yield _disk(config, class_count)
     yield _work(config, class_count)
     if address := os.environ.get("PREFECT_API_URL"):
@@ -128,7 +132,7 @@ def _text_to_image(config: Config) -> Finding:
         return Finding(what, "ok", f"pocket, shipped, {_folder_bytes(pocket.path()) / 1e6:.0f} MB")
     folder = local_folder(path)
     if folder is None:
-        index = _cached(path, "model_index.json", config.model.revision)
+        index = cached_file(path, "model_index.json", config.model.revision)
     elif folder.is_dir():
         index = folder / "model_index.json"
     else:
@@ -178,7 +182,7 @@ def _classifier(role: str, member: ClassifierConfig) -> Finding:
         return Finding(role, "ok", f"{name}, your own")
     if resolved.kind == "folder":
         return _classifier_folder(role, name, Path(resolved.location))
-    if any(_cached(resolved.repository, file, member.revision) for file in _WEIGHT_FILES):
+    if any(cached_file(resolved.repository, file, member.revision) for file in _WEIGHT_FILES):
         return Finding(role, "ok", f"{name}, in the Hub's cache")
     return _absent(role, name, "weights", is_local=False)
 
@@ -210,16 +214,8 @@ def _absent(what: str, name: str, part: str, is_local: bool) -> Finding:
     return Finding(what, "missing", f"{detail} yet", f"the first run downloads it from the Hub; {_ACCEPT}")
 
 
-def _cached(repository: str, file: str, revision: str | None) -> Path | None:
-    """Find a file in the Hub's cache; None if it is not there."""
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(repository, file, revision=revision)
-    return Path(path) if isinstance(path, str) else None
-
-
-def _dataset(config: Config) -> tuple[Finding, int | None]:
-    """Examine the data set, and count the classes of a run, if that is possible."""
+def _dataset(config: Config) -> tuple[Finding, tuple[ClassInfo, ...], int | None]:
+    """Examine the data set; also all its classes if it is there, and the number of those of a run if it is known."""
     what, names = "data set", config.dataset.classes
     if isinstance(config.dataset, HuggingFaceDataset) and datasets.needs_download(config.dataset):
         fix = "it is downloaded when a run begins; or load it once with datasets.load_dataset"
@@ -229,9 +225,26 @@ def _dataset(config: Config) -> tuple[Finding, int | None]:
         classes = datasets.select(dataset, names)
     except DatasetError as error:
         terms, count = _PUBLISHED.get(config.dataset.name, ("", None))
-        return Finding(what, "missing", str(error), terms), len(names) if names else count
+        return Finding(what, "missing", str(error), terms), (), len(names) if names else count
     sizes = ", ".join(f"{len(dataset.examples(split)):,} {split}" for split in ("train", "val", "test"))
-    return Finding(what, "ok", f"{dataset.name}: {len(classes)} classes; {sizes} images"), len(classes)
+    finding = Finding(what, "ok", f"{dataset.name}: {len(classes)} classes; {sizes} images")
+    return finding, dataset.classes, len(classes)
+
+
+def _prompts(config: Config, classes: Sequence[ClassInfo]) -> Finding:
+    """Examine whether the text encoder reads all of every prompt."""
+    what = "prompts"
+    if not classes:
+        return Finding(what, "ok", "known once the data set is there")
+    try:
+        check_class_names(config, classes)
+        tokenizers = tokenizers_here(config.model.path, config.model.revision)
+        check_lengths(tokenizers, config, classes)
+    except InputError as error:
+        return Finding(what, "missing", str(error), "correct the prompts")
+    if not tokenizers:
+        return Finding(what, "ok", "their lengths are known once the text-to-image model is there")
+    return Finding(what, "ok", f"the text encoder reads all of every prompt, up to {tokenizers[0].room} pieces")
 
 
 def _disk(config: Config, class_count: int | None) -> Finding:
@@ -267,7 +280,7 @@ def _work(config: Config, class_count: int | None) -> Finding:
 def _takes_guidance_as_input(config: Config) -> bool:
     """Whether the model is a latent consistency model (LCM); no, where it is not there to be read."""
     folder, part = local_folder(config.model.path), "unet/config.json"
-    path = _cached(config.model.path, part, config.model.revision) if folder is None else folder / part
+    path = cached_file(config.model.path, part, config.model.revision) if folder is None else folder / part
     if path is None or not path.is_file():
         return False
     return json.loads(path.read_text(encoding="utf-8")).get("time_cond_proj_dim") is not None

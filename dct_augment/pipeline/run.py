@@ -64,6 +64,7 @@ class Run(RunContext):
 
     def train(self) -> None:
         """Train the class tokens that are missing."""
+        self.check_prompts()
         self.run_stages([TokenStage(self)])
 
     def generate(self) -> None:
@@ -88,6 +89,7 @@ class Run(RunContext):
 
         Raises:
             StaleRunError: version 0.1.0 made the images of this run.
+            InputError: a text encoder would cut a prompt.
             DatasetError: a few-shot draw needs more images than there are.
             TokenTrainingError: no class got a token, so there is nothing to measure.
         """
@@ -95,6 +97,7 @@ class Run(RunContext):
         for kind, stage in IMAGE_STAGES.items():
             if stage in names:
                 self.shards[kind].refuse_old_layout()  # before anything is written
+        self.check_prompts()
         measuring = StageName.BENCHMARK in names
         if measuring:
             TrialStage(self).check()
@@ -174,7 +177,7 @@ class Run(RunContext):
         Raises:
             InputError: it does not fit (`TokenFolder.import_token`).
         """
-        identity = self.identity("tokens")
+        identity = self.config.narrow(self.identity("tokens"), [info])
         with self._recorded(StageName.TOKENS):
             self.tokens.import_token(token, info, identity, self.base_model, any_model=any_model, replace=replace)
             TokenStage(self).publish()

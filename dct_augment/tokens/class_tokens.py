@@ -86,15 +86,14 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
             judge=judge,
             tokens_config=tokens_config,
             prompts_config=prompts_config,
+            starts=starts,
             updates=tokens_config.max_updates,
         )
         self._gradient_method = gradient_method(tokens_config.method)
-        self._starts = dict(starts or {})
 
     def _new_state(self, info: ClassInfo) -> ClassTokenState:
         (target,) = self._guide.targets([info])
-        start = self._starts.get(info.slug, self._initial)
-        return ClassTokenState(info, target, start, self._word_norms, self._tokens_config)
+        return ClassTokenState(info, target, self._initial(info), self._word_norms, self._tokens_config)
 
     def _train_round(self, states: Sequence[ClassTokenState]) -> None:
         """See `Trainer`."""
@@ -210,7 +209,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         """
         most = self._tokens_config.restart_words
         if not most:
-            return self._initial
+            return self._start_word(state.info)
         words = self._backend.words()
         words = words[state.downhill_words(words, most)]
         for screen in _WORD_SCREENS:

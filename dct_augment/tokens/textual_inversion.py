@@ -110,6 +110,8 @@ class NoisedBatch:
 class TextualInversionTrainer(Trainer[InversionState]):
     """Trains tokens on `images`, by class slug; guide and judge only measure what came of it.
 
+    A class that is in `starts` begins at that vector (n, D).
+
     The last state is kept, as the method has it: to choose one by a guide that knows other images would help it.
     """
 
@@ -125,6 +127,7 @@ class TextualInversionTrainer(Trainer[InversionState]):
         inversion_config: TextualInversionConfig,
         tokens_config: TokensConfig,
         prompts_config: PromptsConfig,
+        starts: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         super().__init__(
             sampler,
@@ -132,6 +135,7 @@ class TextualInversionTrainer(Trainer[InversionState]):
             judge=judge,
             tokens_config=tokens_config,
             prompts_config=prompts_config,
+            starts=starts,
             updates=inversion_config.steps,
         )
         self._inversion_config, self._images = inversion_config, images
@@ -153,7 +157,7 @@ class TextualInversionTrainer(Trainer[InversionState]):
         encoded = [self._backend.encode_images(square(image, size)) for image in self._images[info.slug]]
         mean = torch.cat([mean for mean, _ in encoded])
         deviation = torch.cat([deviation for _, deviation in encoded])
-        return InversionState(info, self._initial, self._word_norms, mean, deviation, self._inversion_config)
+        return InversionState(info, self._initial(info), self._word_norms, mean, deviation, self._inversion_config)
 
     def _train_round(self, states: Sequence[InversionState]) -> None:
         """Do one update of every class, as many at once as memory holds."""

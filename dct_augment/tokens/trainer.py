@@ -98,12 +98,13 @@ class Trainer(ABC, Generic[State]):
         judge: Classifier | None,
         tokens_config: TokensConfig,
         prompts_config: PromptsConfig,
+        starts: Mapping[str, torch.Tensor] | None,
         updates: int,
     ) -> None:
         self._sampler, self._backend = sampler, sampler.backend
         self._guide, self._judge = guide, judge
         self._tokens_config, self._prompts_config = tokens_config, prompts_config
-        self._initial = self._backend.word(tokens_config.init_word).repeat(tokens_config.vectors, 1)
+        self._starts = dict(starts or {})
         self._word_norms = self._backend.word_norms()
         self._updates = updates
         self._batches = ShrinkingBatches(tokens_config.classes_per_batch, "classes")
@@ -124,11 +125,23 @@ class Trainer(ABC, Generic[State]):
         """Check that these classes can be trained.
 
         Raises:
-            ModelError: guide or judge do not know a class.
+            ModelError: guide or judge do not know a class, or the text encoder its start word.
         """
+        for info in classes:
+            self._initial(info)
         for classifier in (self._guide, self._judge):
             if classifier is not None:
                 classifier.targets(classes)
+
+    def _initial(self, info: ClassInfo) -> torch.Tensor:
+        """Return where the token of a class starts, (n, D): at a vector that is given, or at its start word."""
+        if info.slug in self._starts:
+            return self._starts[info.slug]
+        return self._start_word(info)
+
+    def _start_word(self, info: ClassInfo) -> torch.Tensor:
+        """Return the embedding of a class's start word, (n, D): the same for each of its vectors."""
+        return self._backend.word(self._tokens_config.start_word(info)).repeat(self._tokens_config.vectors, 1)
 
     def train(
         self,
@@ -210,9 +223,9 @@ class Trainer(ABC, Generic[State]):
 
     def _prompts(self, info: ClassInfo, *, token: str | None, first: int, count: int) -> list[str]:
         """Build the prompts number `first` and following of a class."""
-        lines = []
+        lines, contexts = [], self._prompts_config.contexts_of(info)
         for number in range(first, first + count):
-            template, context = prompts.choose(self._prompts_config.templates, self._prompts_config.contexts, number)
+            template, context = prompts.choose(self._prompts_config.templates, contexts, number)
             lines.append(prompts.build(template, info.name, token=token, context=context))
         return lines
 

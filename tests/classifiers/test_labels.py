@@ -73,8 +73,40 @@ def test_two_classes_with_one_label_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("label", ["001.Black_footed_Albatross", "black-footed albatross", " Black Footed  Albatross"])
-def test_labels_are_compared_without_case_numbers_and_punctuation(label):
+def test_labels_are_compared_without_case_padded_numbers_and_punctuation(label):
     assert Labels(("x", label)).match([ClassInfo(0, "black footed albatross", "b")]) == (1,)
+
+
+def test_a_number_that_belongs_to_a_label_tells_it_from_another():
+    seven_up = ClassInfo(0, "7 up", "7-up", original_name="7_up")
+    euros = [ClassInfo(number, f"{number} euro", f"{number}-euro") for number in (1, 2)]
+    assert Labels(("up", "7_Up", "1_euro", "2_euro")).match([seven_up, *euros]) == (1, 2, 3)
+    with pytest.raises(ModelError, match=r"no single label for 1 of 1 classes: '7 up'"):
+        Labels(("up", "down")).match([seven_up])
+    with pytest.raises(ModelError, match=r"no single label"):
+        Labels(("7_up", "down")).match([ClassInfo(0, "up", "up")])
+
+
+def test_numbers_that_count_the_labels_do_not_hinder():
+    crane = ClassInfo(0, "crane", "crane")
+    assert Labels(("1_kiwi", "2_crane")).match([crane]) == (1,)
+    assert Labels(("1_kiwi, a bird", "2_crane, wading bird")).match([crane]) == (1,)
+    counted = ClassInfo(0, "crane", "crane", original_name="002.Crane")
+    assert Labels(("001.Kiwi", "002.Crane")).match([counted]) == (1,)
+
+
+def test_a_class_with_words_of_the_users_own_still_finds_its_label():
+    crane = ClassInfo(0, "crane bird", "crane", original_name="002.Crane", default_name="crane")
+    assert Labels(("kiwi", "crane")).match([crane]) == (1,)
+    assert Labels(("001.kiwi", "002.crane")).match([crane]) == (1,)
+
+
+def test_a_file_of_labels_by_class_may_not_name_a_class_twice(tmp_path):
+    path = tmp_path / "match.yaml"
+    for text in ("crane: 1\ncrane: 2", "crane: 1\nCrane: 2"):
+        path.write_text(text)
+        with pytest.raises(ModelError, match="twice"):
+            Labels(LABELS).match([ClassInfo(1, "crane", "crane")], path)
 
 
 def test_classes_find_their_labels_by_index_and_by_a_file(tmp_path):

@@ -14,6 +14,7 @@ from dct_augment.config import Config, differences, fingerprint, seed_from, upgr
 from dct_augment.config.identity import DECIDES, PRESENTATION, RECORDED_WITH_EACH_RESULT, SPEED_ONLY, Part
 from dct_augment.config.renames import RENAMED
 from dct_augment.errors import ConfigError
+from dct_augment.records import ClassInfo
 from tests.conftest import CONFIGS
 
 MINIMAL: dict[str, Any] = {"name": "mini", "dataset": {"name": "pocket"}, "guide": {"name": "pocket/birds-guide"}}
@@ -284,6 +285,45 @@ def test_identity_holds_what_decides_the_result(section: dict[str, Any], stages:
     for stage in STAGES:
         found = differences(changed().identity(stage), changed(**section).identity(stage))
         assert found == ([said] if stage in stages else [])
+
+
+CLASSES = [ClassInfo(0, "crane", "crane"), ClassInfo(1, "kiwi", "kiwi"), ClassInfo(2, "bat", "bat")]
+
+
+def test_what_is_set_for_one_class_makes_nothing_stale_that_is_of_another() -> None:
+    before = changed(prompts={"contexts": ["", "x"]})
+    after = changed(
+        prompts={"contexts": {"default": ["", "x"], "crane": ["at sea"]}}, tokens={"init_word": {"crane": "bird"}}
+    )
+
+    def stale(stage: Part, infos: list[ClassInfo]) -> list[str]:
+        return differences(*(one.narrow(one.identity(stage), infos) for one in (before, after)))
+
+    assert stale("tokens", CLASSES[1:2]) == stale("generation", CLASSES[1:]) == []
+    assert stale("tokens", CLASSES[:1]) == [
+        "prompts.contexts: ['', 'x'] -> ['at sea']",
+        "tokens.init_word: 'a' -> 'bird'",
+    ]
+    (line,) = stale("generation", CLASSES[:2])
+    assert line == "prompts.contexts: ['', 'x'] -> {'crane': ['at sea'], 'kiwi': ['', 'x']}"
+
+
+def test_an_identity_without_settings_for_single_classes_is_what_it_was() -> None:
+    for stage in STAGES:
+        assert changed().narrow(changed().identity(stage), CLASSES[:1]) == changed().identity(stage)
+
+
+def test_an_identity_holds_what_a_file_of_contexts_says_and_not_where_it_is(tmp_path: Path) -> None:
+    first, second = tmp_path / "one.txt", tmp_path / "two.txt"
+    for path in (first, second):
+        path.write_text("at sea\non land\n")
+    of_first, of_second = (changed(prompts={"contexts": str(path)}) for path in (first, second))
+    assert of_first.identity("generation") == of_second.identity("generation")
+    assert of_first == changed(prompts={"contexts": ["at sea", "on land"]})
+    second.write_text("at sea\n")
+    assert changed(prompts={"contexts": str(second)}).identity("tokens") != of_first.identity("tokens")
+    second.unlink()
+    assert config.validate(of_second.model_dump(mode="json")) == of_second
 
 
 WORDS = st.text(alphabet=st.characters(exclude_categories=["C", "Zl", "Zp"], exclude_characters="{}"), max_size=12)

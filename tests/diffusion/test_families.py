@@ -141,8 +141,8 @@ def test_every_prompt_of_a_batch_gets_its_own_vectors_where_its_token_stands():
     torch.testing.assert_close(backend.encode(prompts, both).hidden, Conditioning.cat(alone).hidden)
 
 
-@pytest.mark.parametrize("text", ["a red bird", "", "a photo of a crane, " * 20])
-def test_plain_prompts_are_padded_and_cut_as_the_pipeline_does(text):
+@pytest.mark.parametrize("text", ["a red bird", "", "a " * (tiny.LENGTH - 2)])
+def test_plain_prompts_are_padded_as_the_pipeline_does(text):
     for prediction in PREDICTIONS:
         encoding = tiny.pipeline(prediction).encode_prompt(text, "cpu", 1, False)[0]
         torch.testing.assert_close(tiny.backend(prediction).encode([text]).hidden, encoding)
@@ -243,6 +243,35 @@ def test_samples_at_different_timesteps_share_a_batch():
         torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["epsilon", "xl", "pixart"])
+def test_the_embedding_of_a_word_of_several_pieces_is_their_mean(family):
+    backend = tiny.backend(family)
+    assert torch.equal(backend.word("crane"), backend.word("crane "))
+    words = torch.stack([backend.word(word) for word in ("red", "bird", "photo")])
+    torch.testing.assert_close(backend.word("red bird photo"), words.mean(0))
+    tables = [encoder.model.get_input_embeddings().weight for encoder in backend.encoders]
+    pieces = [encoder.tokenizer("zebra", add_special_tokens=False).input_ids for encoder in backend.encoders]
+    assert min(map(len, pieces)) > 1
+    expected = [table[ids].mean(0) for table, ids in zip(tables, pieces, strict=True)]
+    torch.testing.assert_close(backend.word("zebra"), torch.cat(expected))
+
+
+def test_the_tokenizers_of_a_model_are_read_without_its_weights(tmp_path, monkeypatch):
+    for family, lengths in (("epsilon", [tiny.LENGTH]), ("xl", [tiny.LENGTH] * 2), ("pixart", [300])):
+        folder = shutil.copytree(tiny.pipeline_folder(family), tmp_path / family)
+        for weights in folder.rglob("*.safetensors"):
+            weights.unlink()
+        here = diffusion.tokenizers_here(str(folder), None)
+        assert [tokenizer.length for tokenizer in here] == lengths
+        loaded = [encoder.prompts for encoder in tiny.backend(family).encoders]
+        for text in ("a crane", f"a {TOKEN} crane", "zebra", "red bird " * 200):
+            assert [one.lost(text, 2) for one in here] == [one.lost(text, 2) for one in loaded]
+            assert [one.count(text, 2) for one in here] == [one.count(text, 2) for one in loaded]
+    assert diffusion.tokenizers_here(str(tmp_path / "none"), None) == []
+    (tmp_path / "xl" / "model_index.json").write_text("{")
+    assert diffusion.tokenizers_here(str(tmp_path / "xl"), None) == []
+
+
 def test_word_norms_are_those_of_whole_words():
     backend = tiny.backend()
     (words,) = backend.word_norms()
@@ -285,22 +314,35 @@ class TestErrors:
         with pytest.raises(ModelError, match="cannot be loaded"):
             diffusion.load(str(tmp_path))
 
-    def test_an_init_word_of_several_pieces_is_refused(self):
-        assert tiny.backend().word("crane").shape == (tiny.WIDTH,)
-        with pytest.raises(ModelError, match=r"'zebrafish' is \d+ pieces"):
-            tiny.backend().word("zebrafish")
+    @pytest.mark.parametrize(("family", "word"), [("epsilon", " "), ("pixart", ""), ("pixart", "crane 鶴")])
+    def test_a_start_word_that_the_vocabulary_lacks_is_refused(self, family, word):
+        with pytest.raises(ModelError, match=f"tokens.init_word '{word}' is not in this model's vocabulary"):
+            tiny.backend(family).word(word)
 
     @pytest.mark.parametrize("prompt", ["a photo of a crane", f"{TOKEN} and {TOKEN}", "a <class> crane", ""])
     def test_a_prompt_without_exactly_one_class_token_is_refused(self, prompt):
         with pytest.raises(ModelError, match="exactly one class token"):
             tiny.backend().encode([prompt], vectors(1)[None])
 
+    @pytest.mark.parametrize("family", ["epsilon", "xl", "pixart"])
+    def test_a_prompt_that_would_be_cut_is_refused_and_what_would_be_lost_is_shown(self, family):
+        backend = tiny.backend(family)
+        room = backend.encoders[0].prompts.room
+        backend.encode(["a " * (room - 1) + "crane"])
+        for prompt, lost in (("a " * room + "red crane", "red crane"), ("a " * (room - 1) + "red crane", "crane")):
+            with pytest.raises(ModelError, match=f"it would lose '{lost}'"):
+                backend.encode([prompt])
+            with pytest.raises(ModelError, match=f"it would lose '{lost}'"):
+                backend.unconditional(prompt)
+            with pytest.raises(ModelError, match=f"it would lose '{lost}'"):
+                backend.encode([f"{TOKEN} {prompt[4:]}"], vectors(2, family)[None])
+
     def test_a_token_beyond_the_end_of_the_prompt_is_refused(self):
         words = "a " * (tiny.LENGTH - 3)  # start, 21 words, one vector, end: just fits
-        tiny.backend().encode([f"{words}{TOKEN} crane"], vectors(1)[None])
-        with pytest.raises(ModelError, match="leaves no room"):
+        tiny.backend().encode([f"{words}{TOKEN}"], vectors(1)[None])
+        with pytest.raises(ModelError, match=f"it would lose '{TOKEN} crane'"):
             tiny.backend().encode([f"{words}{TOKEN} crane"], vectors(2)[None])
-        with pytest.raises(ModelError, match="leaves no room"):
+        with pytest.raises(ModelError, match=f"it would lose '{TOKEN}'"):
             tiny.backend().encode([f"{words}a {TOKEN}"], vectors(1)[None])
 
     @pytest.mark.parametrize("shape", [(3, 1, tiny.WIDTH), (1, 1, 2 * tiny.WIDTH), (1, 1, tiny.WIDTH // 2)])

@@ -11,9 +11,12 @@ from dct_augment.prompts import slugs
 from dct_augment.records import ClassInfo, ClassToken, ImageKind, PlanRow
 from dct_augment.tokens.groups import Groups, extend_groups
 
-PROMPTS = PromptsConfig(contexts=("", "at sea", "on land"))
+CONTEXTS = ("", "at sea", "on land")
+PROMPTS = PromptsConfig(contexts=CONTEXTS)
 CLASSES = tuple(ClassInfo(index, f"bird {index}", f"bird-{index}") for index in range(5))
 TOKENS = {info.slug: ClassToken(f"<dct-x-{info.slug}>", info.slug, f"sha of {info.slug}") for info in CLASSES}
+
+KIND = ImageKind.CLASS_TOKEN
 
 counts = st.integers(1, 5)
 sizes = st.integers(1, 9)
@@ -135,7 +138,22 @@ def test_class_token_and_plain_prompt_images_of_a_number_share_their_seed_but_no
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
 def test_contexts_take_turns(number: int) -> None:
     row = planned(grow([(1, 4, 9)])[-1])[f"bird-0-{number:06d}"]
-    assert row.prompt == f"a photo of a <dct-x-bird-0> bird 0 {PROMPTS.contexts[number % 3]}".strip()
+    assert row.prompt == f"a photo of a <dct-x-bird-0> bird 0 {CONTEXTS[number % 3]}".strip()
+
+
+@given(st.lists(st.sampled_from(["at sea", "on land", "", "in a tree"]), min_size=1, max_size=3), st.booleans())
+def test_contexts_of_one_class_change_no_image_of_another(contexts: list[str], by_name: bool) -> None:
+    layout = grow([(5, 8, 9)])[-1]
+    one, others = CLASSES[2], [info.slug for info in CLASSES if info.index != 2]
+    settings = PromptsConfig(contexts={one.name.upper() if by_name else one.slug: tuple(contexts), "default": CONTEXTS})
+    changed = {row.key: row for spec in layout for row in rows(spec, KIND, CLASSES, settings, TOKENS, 0)}
+    before = planned(layout)
+    assert changed.keys() == before.keys()
+    assert all(changed[key] == row for key, row in before.items() if row.slug in others)
+    of_class = [row for row in changed.values() if row.slug == one.slug]
+    for row in of_class:
+        words = f"a photo of a <dct-x-bird-2> bird 2 {contexts[row.number % len(contexts)]}"
+        assert row.prompt == words.strip()
 
 
 @given(st.lists(st.tuples(st.lists(st.sampled_from("abcdefghij"), unique=True), sizes), max_size=5))

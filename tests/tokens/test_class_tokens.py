@@ -52,7 +52,7 @@ def probability(info: ClassInfo, vector: torch.Tensor | None, seeds: list[int]) 
     token = None if vector is None else "<dct-x-y>"
     lines = []
     for number in range(len(seeds)):
-        template, context = prompts.choose(PROMPTS.templates, PROMPTS.contexts, number)
+        template, context = prompts.choose(PROMPTS.templates, PROMPTS.contexts_of(info), number)
         lines.append(prompts.build(template, info.name, token=token, context=context))
     with torch.no_grad():
         encoding = backend().encode(lines, None if vector is None else vector.expand(len(seeds), -1, -1))

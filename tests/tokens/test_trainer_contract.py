@@ -16,7 +16,7 @@ from dct_augment.tokens.checkpoint import TrainingCheckpoint
 from dct_augment.tokens.state import TrainedToken
 from tests import tiny
 from tests.tokens.denoisers import counted, little_memory, spoiled
-from tests.tokens.trainers import IMAGES, LABELS, OBJECTIVES, UPDATES, Directions, build, classifier, train
+from tests.tokens.trainers import IMAGES, LABELS, OBJECTIVES, PROMPTS, UPDATES, Directions, build, classifier, train
 
 CLOSE = 1e-5  # in double precision, where another batch shape changes no bit that counts
 KIWI_ROWS = slice(IMAGES, 2 * IMAGES)  # the second class of the batch
@@ -70,6 +70,33 @@ class TestIndependenceOfClasses:
         for classes in (tiny.CLASSES[1:2], tiny.CLASSES[::-1]):
             tokens = train(objective, classes)
             assert_same_training(tokens, {slug: expected[slug] for slug in tokens})
+
+    def test_contexts_of_one_class_do_not_change_the_token_of_another(self):
+        settings = PROMPTS.model_copy(update={"contexts": {"kiwi": ("on the sand",)}})
+        expected, tokens = undisturbed("classifier"), train("classifier", prompts=settings)
+        assert torch.equal(tokens["crane"].vector, expected["crane"].vector)
+        assert not torch.allclose(tokens["kiwi"].vector, expected["kiwi"].vector, atol=1e-3)
+
+
+class TestStart:
+    """Where a token begins."""
+
+    @each_objective
+    def test_a_class_starts_from_its_own_word_or_from_a_vector_that_is_given(self, objective):
+        start = torch.full((2, tiny.WIDTH), 0.25)
+        words = {"kiwi": "green", "default": "{class}"}
+        trainer = build(objective, vectors=2, init_word=words, starts={"crane": start})
+        vectors = {info.slug: trainer._new_state(info).vector.detach() for info in tiny.CLASSES}
+        assert torch.equal(vectors["crane"], start)
+        assert torch.equal(vectors["kiwi"], backend().word("green").repeat(2, 1))
+        red_bird = (backend().word("red") + backend().word("bird")) / 2
+        torch.testing.assert_close(vectors["red-bird"], red_bird.repeat(2, 1))
+
+    @each_objective
+    def test_a_start_word_that_the_model_lacks_is_refused_before_any_class_is_trained(self, objective):
+        trainer = build(objective, init_word={"kiwi": "鶴"}, backend=tiny.backend("pixart"))
+        with pytest.raises(ModelError, match="'鶴' is not in this model's vocabulary"):
+            next(trainer.train(tiny.CLASSES))
 
 
 class TestReproduction:

@@ -68,7 +68,7 @@ def build(
         prompts: templates and contexts.
         guide: `Directions` if unset.
         judge: which only measures.
-        starts: of class tokens alone.
+        starts: vectors to begin from, by class slug.
         few_shot_images: of textual inversion alone; `pictures` of all classes if unset.
         inversion: what else differs from `INVERSION`.
         tokens: what else differs from `TOKENS`.
@@ -93,6 +93,7 @@ def build(
         inversion_config=tiny.changed(INVERSION, **lengths, **(inversion or {})),
         tokens_config=tokens_config,
         prompts_config=prompts,
+        starts=starts,
     )
 
 

@@ -78,7 +78,9 @@ class ArmStage(Stage):
         if inverting:
             few_shot = {"shots": draw.shots, "few_shot_seed": draw.seed, "imbalance": config.benchmark.imbalance}
             update["textual_inversion"] = config.textual_inversion.model_copy(update=few_shot)
-            update["tokens"] = config.tokens.model_copy(update={"objective": "textual_inversion"})
+            # Tokens from elsewhere may know other images than the draw's.
+            tokens = {"objective": "textual_inversion", "init_from": None}
+            update["tokens"] = config.tokens.model_copy(update=tokens)
         else:
             # Named by what it was made of, not by where it lies: a run folder may be moved.
             update["guide"] = (ClassifierConfig(name=f"few-shot/{root.parent.name}/{root.name}", match="index"),)

@@ -72,10 +72,11 @@ class ImageStage(Stage):
 
     def _identity(self, spec: ShardSpec) -> dict[str, Any]:
         """All that decides the pixels of a shard."""
-        return self._context.identity("generation") | {
+        classes = [info for info in self._context.dataset.classes if info.slug in spec.ranges]
+        return self._config.narrow(self._context.identity("generation"), classes) | {
             "kind": str(self._kind),
             "tokens": {slug: token.sha256 for slug, token in self._tokens(spec).items()},
-            "names": {info.slug: info.name for info in self._context.dataset.classes if info.slug in spec.ranges},
+            "names": {info.slug: info.name for info in classes},
         }
 
     def _tokens(self, spec: ShardSpec) -> dict[str, ClassToken]:

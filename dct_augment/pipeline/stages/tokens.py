@@ -1,6 +1,7 @@
 """The stage of class tokens."""
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,22 +28,25 @@ class TokenStage(Stage):
         super().__init__(context)
         self._classes = tuple(context.classes if classes is None else classes)
 
-    @property
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self, info: ClassInfo) -> dict[str, Any]:
+        return self._config.narrow(self._whole_identity, [info])
+
+    @cached_property
+    def _whole_identity(self) -> dict[str, Any]:
         return self._context.identity("tokens")
+
+    def _metadata(self, info: ClassInfo) -> dict[str, Any] | None:
+        """Read the metadata of a token or a failure of a class with these settings; None if there is neither."""
+        tokens, identity = self._context.tokens, self._identity(info)
+        return tokens.metadata(info, identity) or tokens.failure(info, identity)
 
     def missing(self) -> tuple[ClassInfo, ...]:
         """The classes that have neither a token nor a failure with these settings."""
-        tokens, identity = self._context.tokens, self._identity
-        return tuple(
-            info
-            for info in self._classes
-            if tokens.metadata(info, identity) is None and tokens.failure(info, identity) is None
-        )
+        return tuple(info for info in self._classes if self._metadata(info) is None)
 
     def failed(self) -> dict[str, str]:
         """Why a class got no token, by name."""
-        failures = {info.name: self._context.tokens.failure(info, self._identity) for info in self._classes}
+        failures = {info.name: self._context.tokens.failure(info, self._identity(info)) for info in self._classes}
         return {name: metadata["stop_reason"] for name, metadata in failures.items() if metadata}
 
     def pending(self) -> tuple[WorkUnit, ...]:
@@ -72,10 +76,9 @@ class TokenStage(Stage):
 
     def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
         """Train the classes of one group that are missing, from where a killed process was."""
-        context, identity = self._context, self._identity
+        context = self._context
         class_of = {info.slug: info for info in context.dataset.classes}
-        finished = {slug for slug, info in class_of.items() if context.tokens.metadata(info, identity)}
-        finished |= {slug for slug, info in class_of.items() if context.tokens.failure(info, identity)}
+        finished = {slug for slug, info in class_of.items() if self._metadata(info)}
         missing = [slug for slug in unit.classes if slug not in finished]
         checkpoint = self._checkpoint(unit.number)
         if missing:
@@ -83,22 +86,19 @@ class TokenStage(Stage):
             order = [class_of[slug] for slug in (state["classes"] if state else missing)]
             for trained in self._trainer(order).train(order, on_progress, resume=state, checkpoint=checkpoint.write):
                 if trained.info.slug not in finished:  # a class finished just before a kill is trained to its end again
-                    context.tokens.save(trained, identity, context.base_model)
+                    context.tokens.save(trained, self._identity(trained.info), context.base_model)
         checkpoint.clear()
 
     def publish(self) -> None:
         """Write `tokens/index.parquet`: a row per class with a token or a failure."""
-        tokens, identity = self._context.tokens, self._identity
-        rows = [
-            tokens.metadata(info, identity) or tokens.failure(info, identity) for info in self._context.dataset.classes
-        ]
-        tokens.publish([metadata for metadata in rows if metadata])
+        rows = [self._metadata(info) for info in self._context.dataset.classes]
+        self._context.tokens.publish([metadata for metadata in rows if metadata])
 
     def _checkpoint(self, group: int) -> TrainingCheckpoint:
         return TrainingCheckpoint(
             self._context.tokens.path,
             group,
-            self._identity | {"classes_per_batch": self._config.tokens.classes_per_batch},
+            self._whole_identity | {"classes_per_batch": self._config.tokens.classes_per_batch},
         )
 
     def _trainer(self, classes: Sequence[ClassInfo]) -> ClassTokenTrainer | TextualInversionTrainer:
@@ -120,6 +120,7 @@ class TokenStage(Stage):
             inversion_config=config.textual_inversion,
             tokens_config=config.tokens,
             prompts_config=config.prompts,
+            starts=self._starts(classes),
         )
 
     def _few_shot_images(self, classes: Sequence[ClassInfo]) -> dict[str, list[Image.Image]]:

@@ -1,0 +1,224 @@
+"""Settings that a user gives class by class, in the configuration or in a file of their own: `class: value`."""
+
+import csv
+import difflib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from dct_augment.errors import InputError
+from dct_augment.records import ClassInfo
+
+DEFAULT = "default"
+"""The key whose value is for every class that is not named."""
+
+_DELIMITERS = (",", "\t", ";")  # the last is what spreadsheets write where the comma is in numbers
+_NO_CONTEXT = '""'  # on a line of its own
+_MERGE = "tag:yaml.org,2002:merge"
+
+Value = TypeVar("Value")
+
+
+class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads YAML, and refuses a key that is written twice: the first value would be lost without a word."""
+
+    keys_are_text = False
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """See yaml."""
+        found: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+                continue
+            if key.value in found:
+                problem = f"the key {key.value!r} is written twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            found.add(key.value)
+            if self.keys_are_text:
+                key.tag = "tag:yaml.org,2002:str"
+        return dict(super().construct_mapping(node, deep))
+
+
+class _ClassLoader(_StrictLoader):
+    """Reads YAML whose keys are names of classes: `no`, `012` and `1.0` are what they look like."""
+
+    keys_are_text = True
+
+
+def parse_yaml(text: str, *, keys_are_text: bool = False) -> Any:
+    """Parse YAML; `keys_are_text` takes every key for a name as it is written.
+
+    Raises:
+        yaml.YAMLError: it is not valid, or holds a key twice.
+    """
+    return yaml.load(text, _ClassLoader if keys_are_text else _StrictLoader)
+
+
+def read_yaml(path: Path, setting: str) -> Any:
+    """Read a YAML file whose keys are names of classes.
+
+    Raises:
+        InputError: it cannot be read, is not valid, is empty, or holds a key twice; names setting and file.
+    """
+    text = read_text(path, setting)
+    try:
+        return parse_yaml(text, keys_are_text=True)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).replace('"<unicode string>", ', "").split())
+        raise InputError(f"{setting} {str(path)!r} cannot be read: {reason}") from error
+
+
+def read_text(path: Path, setting: str) -> str:
+    """Read a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        InputError: it cannot be read, or holds nothing; names setting and file.
+    """
+    try:
+        text = path.expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{setting} {str(path)!r} cannot be read: {' '.join(str(error).split())}") from error
+    if not text.strip():
+        raise InputError(f"{setting} {str(path)!r} is empty; fill it, or leave the setting out")
+    return text
+
+
+def read_words(path: Path, setting: str) -> dict[str, str]:
+    """Read `class: words` from YAML, or from CSV or TSV with the columns `class` and `words`.
+
+    Raises:
+        InputError: the file is not such a table, or names a class twice.
+    """
+    if path.suffix.lower() in (".csv", ".tsv"):
+        pairs = _csv_pairs(path, setting)
+    else:
+        data = read_yaml(path, setting)
+        if not isinstance(data, dict):
+            raise InputError(f"{setting} {str(path)!r} must map classes to words, e.g. `n02012849: crane bird`")
+        pairs = list(data.items())
+    for key, text in pairs:
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(
+                f"{setting} {str(path)!r}: the words of class {key!r} must be text, e.g. `{key}: crane bird`, got "
+                f"{text!r}"
+            )
+    values = folded(pairs, f"{setting} {str(path)!r}")
+    return {key: text.strip() for key, text in values.items()}
+
+
+def _csv_pairs(path: Path, setting: str) -> list[tuple[str, str]]:
+    """Read the rows under the line `class,words`."""
+    text = read_text(path, setting)
+    first_line = text.lstrip().splitlines()[0]
+    header = next((mark for mark in _DELIMITERS if _cells(first_line, mark) == ["class", "words"]), None)
+    if header is None:
+        raise InputError(f"{setting} {str(path)!r} must begin with the line `class,words`, got {first_line[:80]!r}")
+    pairs = []
+    lines = csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=header, strict=True)
+    try:
+        for row in list(lines)[1:]:
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) != 2:
+                raise InputError(
+                    f"{setting} {str(path)!r}: the row {header.join(row)!r} has {len(row)} columns, not 2; put words "
+                    f"that hold {header!r} into double quotes"
+                )
+            pairs.append((row[0], row[1]))
+    except csv.Error as error:
+        raise InputError(f"{setting} {str(path)!r} cannot be read: line {lines.line_num}: {error}") from error
+    return pairs
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    return [cell.strip().strip('"').lower() for cell in line.split(delimiter)]
+
+
+def folded(pairs: Iterable[tuple[Any, Value]], where: str) -> dict[str, Value]:
+    """Make a mapping whose keys are compared with the spellings of a class: text, stripped, in lower case.
+
+    Raises:
+        InputError: a key is no text, or two are alike but for case.
+    """
+    values: dict[str, Value] = {}
+    for key, value in pairs:
+        if isinstance(key, bool) or not isinstance(key, str | int):
+            raise InputError(f"{where}: {key!r} is no name of a class; put the name into quotes")
+        name = str(key).strip().lower()
+        if name in values:
+            raise InputError(f"{where}: class {str(key)!r} is named twice; keep one of the two")
+        values[name] = value
+    return values
+
+
+def value_of(values: Mapping[str, Value], info: ClassInfo) -> Value | None:
+    """Find the value of a class; None if it is not named. Its own name goes before its slug, that before its words."""
+    for spelling in info.spellings:
+        if spelling in values:
+            return values[spelling]
+    return None
+
+
+def check_classes(keys: Iterable[str], classes: Sequence[ClassInfo], setting: str) -> None:
+    """Check that every key names a class.
+
+    Raises:
+        InputError: one does not; the message lists all of them, each with a class that is spelled like it.
+    """
+    known = {spelling for info in classes for spelling in info.spellings}
+    unknown = [key for key in keys if key not in known]
+    if not unknown:
+        return
+    described = []
+    for key in unknown[:5]:
+        close = difflib.get_close_matches(key, known, n=1)
+        described.append(f"{key!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+    raise InputError(f"{setting}: there is no class {', '.join(described)}{more}")
+
+
+def read_contexts(value: Any, setting: str) -> Any:
+    """Bring contexts into one of two forms: a tuple, or a mapping from classes to tuples.
+
+    A text is a file: YAML (`.yaml`, `.yml`, `.json`), or one context a line.
+
+    Raises:
+        InputError: the value is of no such form, is empty, or a file cannot be read.
+    """
+    if isinstance(value, str | Path):
+        return _read_context_file(Path(value), setting)
+    if isinstance(value, Mapping):
+        if not value:
+            raise InputError(f"{setting} names no class; leave the setting out, or give `class: [contexts]`")
+        by_class = folded(value.items(), setting)
+        return {name: _context_list(of_class, f"{setting}.{name}") for name, of_class in by_class.items()}
+    return _context_list(value, setting)
+
+
+def _read_context_file(path: Path, setting: str) -> Any:
+    if path.suffix.lower() in (".yaml", ".yml", ".json"):
+        data = read_yaml(path, setting)
+        if isinstance(data, str):
+            raise InputError(f"{setting} {str(path)!r} must hold a list of contexts, or `class: [contexts]`")
+        return read_contexts(data, f"{setting} {str(path)!r}")
+    if not path.expanduser().is_file():
+        raise InputError(
+            f"{setting}: there is no file {str(path)!r}; give a file with one context a line, a list such as "
+            f"['', {path!s}], or `class: [contexts]`"
+        )
+    lines = [line.strip() for line in read_text(path, setting).splitlines()]
+    return tuple("" if line == _NO_CONTEXT else line for line in lines if line)
+
+
+def _context_list(value: Any, setting: str) -> tuple[str, ...]:
+    """Check a list of contexts; a text is a file with one a line."""
+    if isinstance(value, str | Path):
+        value = _read_context_file(Path(value), setting)
+    if not isinstance(value, list | tuple) or not all(isinstance(context, str) for context in value):
+        raise InputError(f"{setting} must be a list of texts, e.g. ['', at sea], or a file with one context a line")
+    if not value:
+        raise InputError(f"{setting} is an empty list; give at least one context, which may be ''")
+    return tuple(value)
