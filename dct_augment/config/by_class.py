@@ -206,7 +206,7 @@ def _read_context_file(path: Path, setting: str) -> Any:
         return read_contexts(data, f"{setting} {str(path)!r}")
     if not path.expanduser().is_file():
         raise InputError(
-            f"{setting}: there is no file {str(path)!r}; give a file with one context a line, a list such as "
+            f"{setting} {str(path)!r} is no file; give a file with one context a line, a list such as "
             f"['', {path!s}], or `class: [contexts]`"
         )
     lines = [line.strip() for line in read_text(path, setting).splitlines()]

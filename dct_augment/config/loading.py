@@ -10,6 +10,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from dct_augment.config.by_class import parse_yaml
 from dct_augment.config.datasets import AnyDataset, DatasetConfig
 from dct_augment.config.renames import take_out
 from dct_augment.config.sections import FULL_BENCHMARK, Config
@@ -65,39 +66,49 @@ def load(
     """
     path = _find(name_or_path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(data, dict):
         raise ConfigError(str(path), [f"must be a mapping of sections, got {type(data).__name__}"])
-    problems = [
-        f"--set {problem}"
-        for override in (*(FULL_BENCHMARK if full else ()), *overrides)
-        if (problem := _apply(data, override))
-    ]
     direct = {
         "generation.per_class": per_class,
         "dataset.classes": None if classes is None else list(classes),
         "output": None if output is None else str(output),
         "device": device,
     }
-    for name, value in direct.items():
-        if value is not None:
-            _put(data, name, value)
-    return validate(data, str(path), problems)
+    direct = {name: value for name, value in direct.items() if value is not None}
+    values = copy.deepcopy(data)
+    malformed = [_apply(values, override) for override in (*(FULL_BENCHMARK if full else ()), *overrides)]
+    _put_all(values, direct)
+    config, found = _check(values)
+    problems = [f"--set {problem}" for problem in malformed if problem]
+    if config is None or problems:
+        in_file = _check(data)[1]
+        _put_all(data, direct)
+        without_overrides = _check(data)[1]
+        problems += [problem if problem in without_overrides else f"--set {problem}" for problem in found]
+        raise ConfigError(str(path) if in_file else f"settings given over {path}", problems)
+    return config
 
 
 def validate(data: Mapping[str, Any], where: str = "configuration", problems: Sequence[str] = ()) -> Config:
     """Check a mapping and return the configuration, or raise `ConfigError` with every problem, `problems` first."""
+    config, found = _check(data)
+    if config is None or problems:
+        raise ConfigError(where, [*problems, *found])
+    return config
+
+
+def _check(data: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
+    """Check a mapping: the configuration, or None and every problem."""
     values = copy.deepcopy(dict(data))
-    every_problem = [*problems, *take_out(values)]
+    problems = take_out(values)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        every_problem += [_explain(problem, values) for problem in _causes(error)]
-    if every_problem:
-        raise ConfigError(where, every_problem)
-    return config
+        problems += [_explain(problem, values) for problem in _causes(error)]
+    return (None, problems) if problems else (config, [])
 
 
 def override(config: Config, lines: Sequence[str]) -> Config:
@@ -144,10 +155,17 @@ def _apply(data: dict[str, Any], override: str) -> str | None:
     return None if _put(data, name.strip(), value) else f"{override!r}: a part before the last dot is no section"
 
 
+def _put_all(data: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        _put(data, name, value)
+
+
 def _put(data: dict[str, Any], name: str, value: Any) -> bool:
     *parents, key = name.split(".")
     for parent in parents:
-        inner = data.setdefault(parent, {})
+        if data.get(parent) is None:
+            data[parent] = {}
+        inner = data[parent]
         if parent == "method" and isinstance(inner, str):
             inner = data[parent] = {"name": inner}
         if not isinstance(inner, dict):
@@ -176,8 +194,26 @@ def _explain(problem: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         return f"{where}: unknown key{_hint(str(loc[-1]), names)}; allowed here: {', '.join(names)}"
     if kind in ("missing", "union_tag_not_found"):
         return f"{where}{'.name' if kind != 'missing' else ''}: missing; add it"
+    if kind in ("model_type", "model_attributes_type", "tuple_type"):
+        return f"{where}: {_what_it_must_be(loc, where, value)}, got {value!r}"
+    if kind == "too_short":
+        return f"{where}: must have at least {problem['ctx']['min_length']} item, got {value!r}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{where}: {message[0].lower()}{message[1:]}, got {value!r}"
+
+
+def _what_it_must_be(loc: Sequence[Any], where: str, value: Any) -> str:
+    """Say what stands in place of a section or of a list, with an example."""
+    sections = _sections(loc)
+    if not sections:
+        return "must be a list"
+    if value is None:
+        return "is empty; give it settings, or delete the line"
+    if all("name" in section.model_fields for section in sections):
+        name = value if isinstance(value, str) else "..."
+        in_set = "" if isinstance(loc[-1], int) else f"; with --set, write {where}.name={name}"
+        return f"must be a section, e.g. `{{name: {name}}}`{in_set}"
+    return f"must be a section of settings: {', '.join(sections[0].model_fields)}"
 
 
 def _place(loc: Sequence[Any], data: Mapping[str, Any]) -> list[str]:

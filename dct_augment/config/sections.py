@@ -95,7 +95,7 @@ class PromptsConfig(Section):
     @classmethod
     def _read_contexts(cls, contexts: Any) -> Any:
         try:
-            return by_class.read_contexts(contexts, "prompts.contexts")
+            return by_class.read_contexts(contexts, "contexts")
         except InputError as error:
             raise ValueError(str(error)) from error
 
@@ -181,8 +181,10 @@ class TokensConfig(Section):
     @field_validator("init_word", mode="before")
     @classmethod
     def _check_words(cls, value: Any) -> Any:
+        if value == {CLASS_FIELD.strip("{}"): None}:  # what YAML makes of it without quotes
+            return CLASS_FIELD
         try:
-            words = by_class.folded(value.items(), "tokens.init_word") if isinstance(value, Mapping) else value
+            words = by_class.folded(value.items(), "init_word") if isinstance(value, Mapping) else value
         except InputError as error:
             raise ValueError(str(error)) from error
         texts = list(words.values()) if isinstance(words, dict) else [words]

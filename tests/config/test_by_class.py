@@ -122,15 +122,15 @@ def test_contexts_come_from_a_yaml_file(write: Write) -> None:
 @pytest.mark.parametrize(
     ("contexts", "said"),
     [
-        ("at sea", "there is no file 'at sea'; give a file with one context a line, a list such as ['', at sea]"),
+        ("at sea", "contexts 'at sea' is no file; give a file with one context a line, a list such as ['', at sea]"),
         ([], "is an empty list"),
         ([1], "must be a list of texts"),
         (5, "must be a list of texts"),
         ({}, "names no class"),
-        ({"crane": []}, "prompts.contexts.crane is an empty list"),
+        ({"crane": []}, "contexts.crane is an empty list"),
         ({"crane": ["a"], "Crane": ["b"]}, "class 'Crane' is named twice"),
         ({True: ["a"]}, "True is no name of a class; put the name into quotes"),
-        ({"crane": {"a": ["b"]}}, "prompts.contexts.crane must be a list of texts"),
+        ({"crane": {"a": ["b"]}}, "contexts.crane must be a list of texts"),
     ],
 )
 def test_contexts_of_another_form_are_refused(contexts: Any, said: str) -> None:
@@ -160,6 +160,7 @@ def test_a_file_of_contexts_that_cannot_be_used_is_refused(name: str, text: str,
     [
         ("a", ["a"] * 3),
         ("{class}", ["crane bird", "Crane", "kiwi"]),
+        (yaml.safe_load("{class}"), ["crane bird", "Crane", "kiwi"]),
         ({"n02012849": "bird"}, ["bird", "a", "a"]),
         ({"Crane": "big {class}", "default": "{class}"}, ["big crane bird", "big Crane", "kiwi"]),
     ],

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -175,6 +176,58 @@ def test_keyword_arguments_win_over_overrides_and_file(write_config: Callable[[o
 def test_keyword_arguments_are_checked_too() -> None:
     (problem,) = problems("pocket", per_class=0)
     assert problem.startswith("generation.per_class: ")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "guide=foo",
+            "--set guide: must be a section, e.g. `{name: foo}`; with --set, write guide.name=foo, got 'foo'",
+        ),
+        ("judge=3", "--set judge: must be a section, e.g. `{name: ...}`; with --set, write judge.name=..., got 3"),
+        (
+            "dataset=foo",
+            "--set dataset: must be a section, e.g. `{name: foo}`; with --set, write dataset.name=foo, got",
+        ),
+        ("tokens.method=3", "--set tokens.method: must be a section, e.g. `{name: ...}`"),
+        ("runner=3", "--set runner: must be a section of settings: kind, workers, address, "),
+        ("tokens=null", "--set tokens: is empty; give it settings, or delete the line, got None"),
+        ("guide=[]", "--set guide: must have at least 1 item, got []"),
+        ("benchmark.arms=real", "--set benchmark.arms: must be a list, got 'real'"),
+        ("prompts.contexts=at sea", "--set prompts.contexts: contexts 'at sea' is no file; "),
+        ("tokens.max_updates=x", "--set tokens.max_updates: input should be a valid integer"),
+        ("dataset.name=folder", "--set dataset.path: missing; add it"),
+    ],
+)
+def test_a_wrong_override_is_not_blamed_on_the_file(override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load("pocket", [override])
+    (problem,) = caught.value.problems
+    assert problem.startswith(said)
+    assert re.match(r"settings given over .*pocket\.yaml: 1 problem\n", str(caught.value))
+
+
+def test_what_is_wrong_in_the_file_is_told_from_what_is_wrong_in_an_override(
+    write_config: Callable[[object], str],
+) -> None:
+    source = write_config(MINIMAL | {"sampling": {"guidance_scale": 0}})
+    with pytest.raises(ConfigError) as caught:
+        config.load(source, ["tokens.seed=x"], per_class=0)
+    assert caught.value.where == source
+    starts = [problem.partition(": ")[0] for problem in caught.value.problems]
+    assert starts == ["sampling.guidance_scale", "--set tokens.seed", "generation.per_class"]
+
+
+def test_an_override_fills_an_empty_section(write_config: Callable[[object], str]) -> None:
+    source = write_config(MINIMAL | {"tokens": None, "judge": None})
+    loaded = config.load(source, ["tokens.seed=3", "judge.name=pocket/birds-judge"])
+    assert (loaded.tokens.seed, loaded.judge[0].name) == (3, "pocket/birds-judge")
+
+
+def test_a_key_that_is_written_twice_is_refused(write_config: Callable[[object], str]) -> None:
+    (problem,) = problems(write_config("name: a\ntokens: {seed: 1, seed: 2}\nname: b"))
+    assert "the key 'seed' is written twice" in problem or "the key 'name' is written twice" in problem
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
@@ -388,7 +441,7 @@ def test_every_row_of_the_table_is_a_setting() -> None:
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_a_key_of_version_1_is_an_error_that_names_the_new_one(old: str, new: str) -> None:
     (problem,) = problems("pocket", [f"{old}=1"])
-    assert problem.startswith(f"{old}: is called {new} now; rename it")
+    assert problem.startswith(f"--set {old}: is called {new} now; rename it")
 
 
 def test_an_old_setting_of_one_gradient_method_says_of_which() -> None:
@@ -410,9 +463,9 @@ def test_the_name_of_a_gradient_method_is_enough(name: str) -> None:
 
 def test_a_setting_of_another_gradient_method_is_an_error() -> None:
     (problem,) = problems("pocket", ["tokens.method=last_step", "tokens.method.updates_per_image=9"])
-    assert problem == "tokens.method.updates_per_image: unknown key; allowed here: name"
+    assert problem == "--set tokens.method.updates_per_image: unknown key; allowed here: name"
     (problem,) = problems("pocket", ["tokens.method.steps=2"])
-    assert problem.startswith("tokens.method.steps: unknown key")
+    assert problem.startswith("--set tokens.method.steps: unknown key")
     assert "updates_per_image" in problem
 
 
@@ -424,7 +477,7 @@ def test_an_unknown_gradient_method_names_those_that_there_are() -> None:
 
 def test_a_range_of_positions_must_rise() -> None:
     (problem,) = problems("pocket", ["tokens.method={name: look_ahead, positions: [[0.5, 0.5]]}"])
-    assert problem.startswith("tokens.method.positions: range [0.5, 0.5] must rise")
+    assert problem.startswith("--set tokens.method.positions: range [0.5, 0.5] must rise")
 
 
 def test_a_token_of_version_1_is_known_by_its_renamed_settings() -> None:
