@@ -204,6 +204,8 @@ def _type(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:
         return " or ".join(dict.fromkeys(_type(part, metadata) for part in parts))
     if get_origin(annotation) is tuple:
         return _tuple_type(get_args(annotation))
+    if get_origin(annotation) is dict:
+        return f"mapping from classes to {_type(get_args(annotation)[1])}"
     if _models(annotation):
         return "section"
     names = {int: "whole number", float: "number", str: "text", bool: "`true`, `false`", Path: "path"}
