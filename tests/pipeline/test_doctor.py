@@ -120,7 +120,7 @@ def test_the_doctor_says_that_a_data_set_of_the_hub_would_be_downloaded(
 def test_the_doctor_says_which_prompts_would_be_cut() -> None:
     assert "reads all of every prompt" in examined()["prompts"].detail
     prompts = examined(f"prompts.negative={'blurry ' * 100}")["prompts"]
-    assert (prompts.state, "it would lose 'blurry" in prompts.detail) == ("missing", True)
+    assert (prompts.state, "blurry blurry'. Shorten it" in prompts.detail) == ("missing", True)
     assert "no class 'cran'" in examined("tokens.init_word={cran: bird}")["prompts"].detail
     assert examined(name="cub")["prompts"].detail == "known once the data set is there"
     assert "known once the text-to-image model is there" in examined("model.path=some/model")["prompts"].detail
