@@ -219,7 +219,7 @@ def _dataset(config: Config) -> tuple[Finding, tuple[ClassInfo, ...], int | None
     what, names = "data set", config.dataset.classes
     if isinstance(config.dataset, HuggingFaceDataset) and datasets.needs_download(config.dataset):
         fix = "it is downloaded when a run begins; or load it once with datasets.load_dataset"
-        return Finding(what, "missing", f"{config.dataset.path} is not on this machine", fix), None
+        return Finding(what, "missing", f"{config.dataset.path} is not on this machine", fix), (), None
     try:
         dataset = datasets.load(config.dataset)
         classes = datasets.select(dataset, names)
