@@ -69,6 +69,12 @@ def test_dataset_index(tmp_path: Path) -> None:
     assert [re.match(r" *(\d+) pictures: [\d.]+ s", line)[1] for line in lines] == ["20", "80"]  # type: ignore[index]
 
 
+def test_data_look(tmp_path: Path) -> None:
+    lines = call("data_look", "--pictures", "40", folder=tmp_path).splitlines()
+    found = [re.match(r" *(\d+) pictures, (\d+) groups: [\d.]+ s", line) for line in lines]
+    assert [(match[1], match[2]) for match in found if match] == [("10", "1")] * 2 + [("40", "4")] * 2
+
+
 def test_leaderboard(finished: Path, tmp_path: Path) -> None:
     found = rows(call("leaderboard", str(finished), "--details", folder=tmp_path))
     assert found[0] == ["judge accuracy", "digits, plain", "digits, token"]
