@@ -11,7 +11,7 @@ from dct_augment.config import DatasetOnDisk
 from dct_augment.datasets.indexed import IndexedImages
 from dct_augment.datasets.reading import ImageReader
 from dct_augment.errors import DatasetError
-from dct_augment.records import ClassInfo, Example
+from dct_augment.records import ClassInfo, Dataset, Example
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,16 @@ def labels(examples: Sequence[Example]) -> Sequence[int]:
     if isinstance(examples, IndexedImages):
         return examples.labels.tolist()
     return [example.label for example in examples]
+
+
+def index_hash(dataset: Dataset) -> str:
+    """Hash the key and label of every image, as hex: another image more, fewer or elsewhere is another data set."""
+    digest = hashlib.sha256()
+    for split in ("train", "val", "test"):
+        examples = dataset.examples(split)
+        for key, label in zip(keys(examples), labels(examples), strict=True):
+            digest.update(f"{split}\0{key}\0{label}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def _refuse_empty_classes(classes: Sequence[ClassInfo], train: Sequence[Example], folder: Path) -> None:

@@ -13,9 +13,10 @@ from dct_augment import classifiers, datasets, diffusion, files
 from dct_augment import config as configuration
 from dct_augment.benchmark.arms import ARMS
 from dct_augment.classifiers import Classifier
-from dct_augment.config import ClassifierConfig, Config
+from dct_augment.config import ClassifierConfig, Config, DatasetOnDisk
 from dct_augment.config.identity import Part
 from dct_augment.datasets import Overview
+from dct_augment.datasets.splits import index_hash
 from dct_augment.diffusion import Backend, Sampler
 from dct_augment.errors import InputError
 from dct_augment.generation.shards import shard_folders
@@ -52,8 +53,16 @@ class RunContext:
         return WeightHashes(self.config, self.config.root / "checks" / "weights.json")
 
     def identity(self, part: Part) -> dict[str, Any]:
-        """What decides a part's result: settings, and the weights of local models."""
-        return self.weights.add_to(self.config.identity(part))
+        """What decides a part's result: settings, the weights of local models, and which real images there are."""
+        decided = self.weights.add_to(self.config.identity(part))
+        if "dataset" in decided and part in ("arms", "benchmark", "metrics") and self._image_index:
+            decided["dataset"] |= {"images": self._image_index}
+        return decided
+
+    @cached_property
+    def _image_index(self) -> str:
+        """The hash of the list of real images on disk; empty for shipped data sets, which never change."""
+        return index_hash(self.dataset) if isinstance(self.config.dataset, DatasetOnDisk) else ""
 
     @cached_property
     def device(self) -> str:

@@ -103,3 +103,13 @@ def test_an_arm_takes_over_what_its_run_knows_of_the_images(root: Path, tmp_path
     assert keys(inner.real_images(), "train") == keys(run.real_images(), "train")
     assert told == []
     assert not (tmp_path / "inner").exists()
+
+
+@pytest.mark.parametrize("part", ["benchmark", "metrics", "arms"])
+def test_another_picture_makes_another_result(part: Any, root: Path, tmp_path: Path) -> None:
+    before = run_on(root, tmp_path / "out")[0].identity(part)
+    assert run_on(root, tmp_path / "out")[0].identity(part) == before
+    shutil.copy(root / "test" / "china" / "06.png", root / "test" / "flower" / "new.png")
+    after = run_on(root, tmp_path / "out")[0].identity(part)
+    (line,) = config.differences(before, after)
+    assert line.startswith("dataset.images: ")
