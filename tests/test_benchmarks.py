@@ -141,3 +141,14 @@ def test_token_seeds(tmp_path: Path) -> None:
     table = rows(call("token_seeds", "digits", "--seeds", "2", *sets, folder=tmp_path))
     assert [row[0] for row in table[1:3]] == ["0", "1"]
     assert float(table[3][1].split()[0]) == pytest.approx((float(table[1][1]) + float(table[2][1])) / 2, abs=0.11)
+
+
+def test_start_words(tmp_path: Path) -> None:
+    """Each word once."""
+    sets = [word for setting in TINY for word in ("--set", setting)]
+    only = ("--seeds", "1", "--configs", "digits", "--classes", "one", "--out", "found.jsonl")
+    output = call("start_words", *only, *sets, folder=tmp_path)
+    assert [row[:3] for row in rows(output)[1:]] == [["digits", "1", "`a`"], ["digits", "1", "`{class}`"]]
+    assert "`{class}` minus `a`, judge accuracy, points: " in output
+    lines = (tmp_path / "found.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 2
