@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from dct_augment.classifiers import Preprocess, SingleClassifier, check_on_real_images
-from dct_augment.errors import ModelError
+from dct_augment.errors import ModelError, UnreadableImageError
 from dct_augment.records import Example
 from tests.classifiers.small_models import COLOURS, MeanColour
 
@@ -43,6 +43,6 @@ def test_the_check_opens_few_images_of_a_class_and_no_more():
 
 def test_the_check_passes_over_unreadable_images():
     def broken():
-        raise OSError("truncated")
+        raise UnreadableImageError("truncated")
 
     assert check_on_real_images(guide(), COLOURS, [Example("b", 0, broken), *examples("blue", "red")], "g") == 1.0
