@@ -27,6 +27,13 @@ CLASSES = (ClassInfo(0, "crane", "crane", True), ClassInfo(1, "Çà bird", "ca-b
 COLORS = ((220, 30, 30), (30, 200, 60), (40, 60, 230))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files with slow tests first: the quick ones then fill both processes to the end."""
+    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow_files)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start the server that processes are forked from, before a test starts one with less in it.
 

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,6 +29,7 @@ from dct_augment.cli.common import (
     console,
     progress_bars,
     running,
+    stop,
 )
 from dct_augment.errors import DctAugmentError
 from dct_augment.records import ImageKind, StageName
@@ -220,7 +220,9 @@ def verify(
 def main() -> None:
     """Run the command line; errors become one message and an exit code, never a traceback."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and `&` mean it
+            signal.signal(number, stop)
     try:
         app()
     except DctAugmentError as error:
@@ -229,10 +231,6 @@ def main() -> None:
     except OSError as error:
         _complain(str(error))
         sys.exit(1)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def _complain(text: str) -> None:

@@ -1,8 +1,10 @@
 """What the commands share: options, the console, and a run with progress bars."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -92,10 +94,28 @@ def bars(
             raise
 
 
+_stopped_by: signal.Signals | None = None
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """Stop the command: what SIGINT and SIGTERM do."""
+    global _stopped_by
+    _stopped_by = signal.Signals(number)
+    _raise_if_stopped()
+
+
+def _raise_if_stopped() -> None:
+    if _stopped_by is signal.SIGINT:
+        raise KeyboardInterrupt
+    if _stopped_by is not None:
+        raise SystemExit(128 + _stopped_by)
+
+
 def _follow(shown: Bars) -> "ProgressCallback":
     tasks: dict[str, TaskID] = {}
 
     def report(progress: "Progress") -> None:
+        _raise_if_stopped()  # a library that catches everything may have swallowed it
         if not progress.total:
             shown.console.print(f"{progress.stage}: {progress.note}", markup=False, highlight=False)
             return

@@ -24,11 +24,13 @@ WORDNET_IDS = ("n02012849", "n03126707", "n03710637", "n03710721")
 
 
 def save_image(path: Path, colour: str = "red", size: tuple[int, int] = (12, 9)) -> None:
-    """Save a plain image with a mark of its own in a corner: no two are alike."""
+    """Save an image of one colour with a coarse pattern of its own: by its name in the tree, no two are alike."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new("RGB", size, colour)
-    mark = hashlib.sha256(str(path).encode()).digest()
-    image.paste(Image.frombytes("RGB", (3, 3), mark[:27]), (size[0] - 3, size[1] - 3))
+    mark = hashlib.sha256("/".join(path.parts[-3:]).encode()).digest()
+    pattern = Image.frombytes("L", (4, 4), mark[:16]).resize(size, Image.Resampling.BICUBIC)
+    plain = Image.new("RGB", size, colour)
+    image = Image.blend(plain, pattern.convert("RGB"), 0.15)
+    image.paste(plain.crop((0, 0, 2, 2)))  # tests read the colour in the corner
     image.save(path)
 
 

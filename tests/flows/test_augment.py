@@ -55,6 +55,10 @@ SMALL = [
     "benchmark.processes=1",
     "report.images_per_class=2",
     "on_class_failure=skip",
+    "metrics.per_class=3",
+    "metrics.bootstrap_resamples=20",
+    "metrics.real_images=24",
+    "metrics.nearest_neighbours=2",
 ]
 CHROMIUM = shutil.which("chromium")
 COMMAND = [sys.executable, "-W", "ignore", "-m", "dct_augment"]
@@ -548,10 +552,10 @@ def test_run_does_everything_without_the_configured_server_and_a_second_run_noth
         *COMMAND,
         "run",
         "--classes",
-        "crane,kiwi,song sparrow",
+        "crane,kiwi",
         "--per-class",
         "3",
-        *overrides("benchmark.arms=[real, real+strong_aug, plain_prompt, class_token]", "on_class_failure=skip"),
+        *overrides("benchmark.arms=[real, plain_prompt, class_token]"),
     ]
     done = run(command, tmp_path, environment(home, PREFECT_API_URL=dead))
     assert done.returncode == 0, done.stderr
@@ -559,8 +563,8 @@ def test_run_does_everything_without_the_configured_server_and_a_second_run_noth
     assert "Traceback" not in done.stderr
     root = tmp_path / "runs" / "pocket"
     summary = json.loads((root / "report" / "summary.json").read_text())
-    assert set(summary["classes"]) == {"crane", "kiwi", "song sparrow"}
-    assert set(summary["benchmark"]["arms"]) >= {"real", "real+strong_aug", "plain_prompt"}
+    assert set(summary["classes"]) == {"crane", "kiwi"}
+    assert set(summary["benchmark"]["arms"]) >= {"real", "plain_prompt"}
     assert (root / "report" / "index.html").is_file()
     before = digests(root)
     done = run(command, tmp_path, served.variables)
