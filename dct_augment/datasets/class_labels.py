@@ -19,7 +19,7 @@ UNLABELLED = -1
 """Stands for no class in arrays of class numbers."""
 
 MISSING_WORDS = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>"})
-"""What tables of text say where there is no label, in lower case."""
+"""What is written where there is no label, in lower case: by tables of text, and by pandas in a column of words."""
 
 Label = int | str
 
@@ -48,7 +48,7 @@ def label_of(value: Any) -> Label | None:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, str):
-        return value.strip() or None
+        return None if value.strip().lower() in MISSING_WORDS else value.strip()
     raise DatasetError(f"the label {value!r} is no class: a label is a word or a whole number")
 
 

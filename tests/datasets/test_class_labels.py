@@ -53,6 +53,9 @@ def test_every_row_keeps_its_label(values: list[int | None]) -> None:
         (None, None),
         (float("nan"), None),
         ("", None),
+        (" None ", None),
+        ("nan", None),
+        (["<NA>"], None),
         ([], None),
     ],
 )
