@@ -64,6 +64,7 @@ def load(settings: WebDatasetDataset) -> ImageDataset:
             readable = _unpacked(path)
             index.add(readable, path.relative_to(root).as_posix(), split)
         copies += readable != path
+    index.require_training_pictures(root)
     if copies:
         notes.append(f"{copies} compressed tars are read from copies in {str(_cache_folder())!r}, made once")
     with about(repr(str(root))):
@@ -144,6 +145,7 @@ class _Index:
         self.rows: dict[str, _Rows] = {"train": _Rows()}
         self.names: dict[int, str] = {}
         self._without_picture = 0
+        self._endings: set[str] = set()  # of the samples without a picture
 
     def add(self, tar: Path, title: str, split: str) -> None:
         """Index the images of a tar.
@@ -160,6 +162,7 @@ class _Index:
                     image = self._image(sample.key, members)
                     if image is None:
                         self._without_picture += 1
+                        self._endings.update(list(members)[:8])
                         continue
                     label = self._label(sample.key, members, stream)
                     keys.append(f"{title}/{sample.key}")
@@ -167,9 +170,29 @@ class _Index:
                     spans.append((image.span.offset, image.span.size, image.compressed))
             rows.tables.append(_table(keys, len(self.tars), spans))
         except tars.UNREADABLE_TAR as error:
-            raise DatasetError(f"it cannot be read: {error}") from error
+            raise DatasetError(f"it cannot be read: {_reason(error)}") from error
         rows.places.append(np.array(places, np.int32))
         self.tars.append(tar)
+
+    def require_training_pictures(self, root: Path) -> None:
+        """Check that there is something to read.
+
+        Raises:
+            DatasetError: no sample has a picture, or no tar is of the training split.
+        """
+        if not any(len(places) for rows in self.rows.values() for places in rows.places):
+            key = self._settings.image_key
+            wanted = f"a picture .{key.lstrip('.')}, which dataset.image_key names" if key else "a picture"
+            there = shortened(sorted(self._endings), 8) or "nothing"
+            raise DatasetError(
+                f"{str(root)!r}: none of its {self._without_picture:,} samples has {wanted}; they have {there}"
+            )
+        if not self.rows["train"].places:
+            others = " and ".join(split for split, rows in self.rows.items() if rows.places)
+            raise DatasetError(
+                f"{str(root)!r} has tars of the split {others} but none of train. The split is a word in the name of a "
+                "tar: rename those to train on"
+            )
 
     def notes(self) -> list[str]:
         """Say what was left out."""
@@ -192,8 +215,8 @@ class _Index:
 
     def _label(self, key: str, members: Mapping[str, _Member], stream: BinaryIO) -> Label | None:
         """Read the label of a sample, and note what its class is called."""
-        metadata = _metadata(members, stream)
         with about(f"sample {key!r}"):
+            metadata = _metadata(members, stream)
             label_key = self._settings.label_key
             if label_key is None:
                 label_key = next((name for name in _LABEL_KEYS if name in members or name in metadata), None)
@@ -263,9 +286,18 @@ def _members(sample: TarSample) -> dict[str, _Member]:
 
 
 def _metadata(members: Mapping[str, _Member], stream: BinaryIO) -> Mapping[str, Any]:
-    """Read the JSON member of a sample; empty if it has none."""
+    """Read the JSON member of a sample; empty if it has none.
+
+    Raises:
+        DatasetError: it is no JSON.
+    """
     member = members.get("json") or members.get("jsn")
-    value = json.loads(member.read(stream)) if member else None
+    if member is None:
+        return {}
+    try:
+        value = json.loads(member.read(stream))
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"its JSON member is damaged: {error}") from error
     return value if isinstance(value, dict) else {}
 
 
@@ -280,7 +312,10 @@ def _label_of_member(data: bytes) -> Label | None:
     except UnicodeDecodeError as error:
         raise DatasetError(f"its label is no text: {data[:20]!r}") from error
     if text.startswith("[") and text.endswith("]"):
-        return label_of(json.loads(text))
+        try:
+            return label_of(json.loads(text))
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(f"its label {text[:40]!r} is in brackets, as a list is, but is none: {error}") from error
     if _SEVERAL_NUMBERS.fullmatch(text):
         return label_of(re.findall(r"-?\d+", text))
     if len(text) > 200 or "\n" in text:
@@ -350,7 +385,7 @@ def _class_names(root: Path, labels: Sequence[Label], in_tars: Mapping[int, str]
     path = root / "classes.txt"
     listed: list[str] = []
     if path.is_file():
-        listed = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        listed = _lines(path)
     numbers = [label for label in labels if isinstance(label, int)]
     names = [label for label in labels if isinstance(label, str)]
     if numbers and names:
@@ -360,6 +395,10 @@ def _class_names(root: Path, labels: Sequence[Label], in_tars: Mapping[int, str]
     if numbers != list(range(len(numbers))):
         notes.append(f"labels {shortened([str(label) for label in numbers])} are classes 0 to {len(numbers) - 1} here")
     if listed:
+        if "" in listed:
+            raise DatasetError(
+                f"{str(path)!r}: line {listed.index('') + 1} is empty; a line is a name, in label order from 0"
+            )
         if numbers[-1] >= len(listed) or numbers[0] < 0:
             raise DatasetError(
                 f"{str(path)!r} names {len(listed)} classes, but labels are {numbers[0]} to {numbers[-1]}"
@@ -371,6 +410,20 @@ def _class_names(root: Path, labels: Sequence[Label], in_tars: Mapping[int, str]
             f"no name for label {missing[0]}{more}; put them into {str(path)!r}, a line each, in label order from 0"
         )
     return [in_tars[label] for label in numbers]
+
+
+def _lines(path: Path) -> list[str]:
+    """List the lines of a text file without the empty ones at its end."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{str(path)!r} is no UTF-8 text: {error}") from error
+    return [line.strip() for line in text.rstrip().splitlines()]
+
+
+def _reason(error: Exception) -> str:
+    """Give the words of an error, without the number that the system has for it."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _reordered(numbered: NumberedLabels, names: Sequence[str]) -> NumberedLabels:
@@ -397,7 +450,7 @@ def _unpacked(tar: Path) -> Path:
             with files.atomic(target) as partial_tar:
                 tars.unpack(tar, partial_tar)
     except tars.UNREADABLE_TAR as error:
-        raise DatasetError(f"it cannot be unpacked: {error}") from error
+        raise DatasetError(f"it cannot be unpacked: {_reason(error)}") from error
     return target
 
 
@@ -411,5 +464,5 @@ def _open(reader: ImageReader, tar: Path, member: _Member) -> Image.Image:
         with tar.open("rb") as stream:
             data = member.read(stream)
     except (OSError, ValueError, zlib.error) as error:
-        raise UnreadableImageError(f"its member cannot be read: {error}") from error
+        raise UnreadableImageError(f"its member cannot be read: {_reason(error)}") from error
     return reader.read(data)

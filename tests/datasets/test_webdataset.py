@@ -159,6 +159,53 @@ def test_samples_without_a_picture_are_counted(tmp_path: Path) -> None:
     assert (len(data.examples("train")), data.notes) == (1, ("2 samples of the tars have no picture and are left out",))
 
 
+def test_tars_without_any_picture_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("a\n")
+    write_tar(tmp_path / "a.tar", {"x.txt": b"a gull", "x.cls": b"0"})
+    assert_refused("none of its 1 samples has a picture; they have 'cls', 'txt'", "webdataset", tmp_path)
+    write_tar(tmp_path / "a.tar", {"x.png": image(0), "x.cls": b"0"})
+    assert_refused(
+        "none of its 1 samples has a picture .in.png, which dataset.image_key names; they have 'cls', 'png'",
+        "webdataset",
+        tmp_path,
+        image_key="in.png",
+    )
+
+
+def test_tars_of_a_test_split_alone_are_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "birds-test-0.tar", [("x", 0, "gull")])
+    assert_refused("has tars of the split test but none of train", "webdataset", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"x.json": b'{"label":'}, "its JSON member is damaged"),
+        ({"x.json": b'{"label":' + b"[" * 100_000}, "its JSON member is damaged"),
+        ({"x.json": b'{"label": "\xff"}'}, "its JSON member is damaged"),
+        ({"x.cls": b"[gull]"}, "its label '.gull.' is in brackets, as a list is, but is none"),
+    ],
+)
+def test_a_damaged_label_names_its_sample(tmp_path: Path, members: Mapping[str, bytes], message: str) -> None:
+    write_tar(tmp_path / "a.tar", {"x.png": image(0), **members})
+    assert_refused(f"a.tar': sample 'x': {message}", "webdataset", tmp_path)
+
+
+def test_a_tar_that_the_system_cannot_read_is_one_message_without_a_number(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").symlink_to("/proc/self/mem")
+    assert_refused("a.tar': it cannot be unpacked: Input/output error", "webdataset", tmp_path)
+
+
+def test_an_empty_line_in_classes_txt_shifts_no_name(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {"x.png": image(0), "x.cls": b"0", "y.png": image(1), "y.cls": b"1"})
+    (tmp_path / "classes.txt").write_text("gull\n\ncrane\n")
+    assert_refused("classes.txt': line 2 is empty; a line is a name", "webdataset", tmp_path)
+    (tmp_path / "classes.txt").write_text("gull\ncrane\n\n\n")
+    assert [info.name for info in all_train(tmp_path).classes] == ["gull", "crane"]
+    (tmp_path / "classes.txt").write_bytes(b"\xff")
+    assert_refused("classes.txt' is no UTF-8 text", "webdataset", tmp_path)
+
+
 @pytest.mark.parametrize("key", ["label", "class", "class_name", "cls"])
 def test_labels_are_found_in_the_json_member(tmp_path: Path, key: str) -> None:
     rows = {f"x{n}.png": image(n % 2) for n in range(4)}
