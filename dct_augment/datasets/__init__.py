@@ -78,7 +78,7 @@ def load(settings: "DatasetConfig | str") -> Dataset:
     except OSError as error:
         place = f": {str(error.filename)!r}" if error.filename is not None else ""
         raise DatasetError(f"data set {name!r} cannot be read{place}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise DatasetError(f"data set {name!r} cannot be read: {error}") from error
 
 

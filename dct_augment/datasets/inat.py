@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from dct_augment.config import INaturalistDataset
 from dct_augment.datasets import image_files
+from dct_augment.datasets.class_labels import HIDDEN
 from dct_augment.datasets.naming import class_infos
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError
@@ -44,6 +46,8 @@ def load(settings: INaturalistDataset) -> ImageDataset:
     names = [_prompt_name(category, settings.language) for category in categories]
     numbers = {category["id"]: number for number, category in enumerate(categories)}
     known = {category["id"] for category in train.categories}
+    if len(known) < len(train.categories):
+        raise _repeated(train_file, "categories", train.categories)
     reader, notes = image_reader(settings), list[str]()
     splits = {
         split: image_files.index(root, _rows(annotated, known, numbers, notes), reader)
@@ -83,6 +87,12 @@ def _read(path: Path) -> _Annotations:
                     f"{str(path)!r} is damaged: {key}[{place}] lacks {' and '.join(lacking)}; it is {str(entry)[:80]}"
                 )
     return _Annotations(path, data["images"], data["annotations"], data["categories"])
+
+
+def _repeated(path: Path, key: str, entries: Sequence[Mapping[str, Any]]) -> DatasetError:
+    """Make the error for a list in which an id is there twice."""
+    twice, count = Counter(entry["id"] for entry in entries).most_common(1)[0]
+    return DatasetError(f"{str(path)!r} is damaged: {count} of its {key} have the id {twice}")
 
 
 def _is_value(value: Any) -> bool:
@@ -151,12 +161,14 @@ def _rows(
     """Yield file and class number of the images whose category has one.
 
     Raises:
-        DatasetError: an annotation is of an unknown image or category, or an image has several categories.
+        DatasetError: an image is there twice or has several categories, or an annotation is of an unknown one.
     """
     where = f"{str(annotated.path)!r} is damaged"
     category_of: dict[Any, Any] = {}
     for annotation in annotated.annotations:
         image, category = annotation["image_id"], annotation["category_id"]
+        if category == HIDDEN and HIDDEN not in known:
+            continue
         if category not in known:
             raise DatasetError(
                 f"{where}: the annotation of image {image} is of category {category}, which is in no list"
@@ -167,12 +179,16 @@ def _rows(
                 "be used"
             )
     images = {image["id"] for image in annotated.images}
+    if len(images) < len(annotated.images):
+        raise _repeated(annotated.path, "images", annotated.images)
     if unknown := category_of.keys() - images:
         raise DatasetError(
             f"{where}: {len(unknown)} annotations are of images that are not in its list, e.g. {min(unknown, key=str)}"
         )
     if without := len(images) - len(category_of):
-        notes.append(f"{annotated.path.name}: {without:,} images have no annotation and are left out")
+        notes.append(
+            f"{annotated.path.name}: {without:,} images have no annotation, or a hidden one (-1), and are left out"
+        )
     for image in annotated.images:
         number = numbers.get(category_of.get(image["id"]))
         if number is not None:

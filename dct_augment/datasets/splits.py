@@ -42,13 +42,15 @@ def complete(
 ) -> ImageDataset:
     """Make a data set of its `train` split and, where the layout has them, `val` and `test`.
 
-    A missing split takes its share out of `train`, as the settings say.
+    A split that is missing, or has no image, takes its share out of `train`, as the settings say.
 
     Raises:
         DatasetError: nothing is left to train, or a class has no training image.
     """
     shares = {"val": settings.val, "test": settings.test}
-    missing = {split: share for split, share in shares.items() if split not in splits}
+    missing = {split: share for split, share in shares.items() if not len(splits.get(split, ()))}
+    empty = [split for split, share in missing.items() if split in splits and share]
+    notes = [*notes, *(f"split {split} has no picture; it is held out of train" for split in empty)]
     if missing:
         train = splits["train"]
         rows = hold_out(keys(train), missing, settings.seed)

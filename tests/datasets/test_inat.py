@@ -75,6 +75,8 @@ def damaged(root: Path, change: Any) -> Path:
             lambda data: data["annotations"].append({"id": 77, "image_id": 100, "category_id": 1}),
             "image 100 has categories 0 and 1; multi-label data cannot be used",
         ),
+        (lambda data: data["images"].append(data["images"][0]), "2 of its images have the id 100"),
+        (lambda data: data["categories"].append({"id": 1, "name": "x"}), "2 of its categories have the id 1"),
         (lambda data: data.update(images={}), "it must have lists images, annotations, categories"),
     ],
 )
@@ -84,8 +86,27 @@ def test_each_fault_of_an_annotation_file_is_one_message(tmp_path: Path, change:
 
 def test_images_without_annotation_are_left_out_and_counted(tmp_path: Path) -> None:
     data = load("inat", damaged(tmp_path, lambda data: data["annotations"].pop()))
-    assert data.notes == ("train.json: 1 images have no annotation and are left out",)
+    assert data.notes == ("train.json: 1 images have no annotation, or a hidden one (-1), and are left out",)
     assert len(data.examples("train")) + len(data.examples("val")) == 17
+
+
+@pytest.mark.parametrize(
+    "hide", [list.clear, lambda annotations: [entry.update(category_id=-1) for entry in annotations]]
+)
+def test_a_split_of_hidden_labels_is_held_out_of_train(tmp_path: Path, hide: Any) -> None:
+    path = inat_tree(tmp_path, 2021) / "val.json"
+    data = json.loads(path.read_text())
+    hide(data["annotations"])
+    path.write_text(json.dumps(data))
+    loaded = load("inat", tmp_path, test=0.5)
+    assert loaded.notes[-1] == "split test has no picture; it is held out of train"
+    assert 0 < len(loaded.examples("test")) < 18
+
+
+def test_a_file_name_that_is_no_text_is_one_message(tmp_path: Path) -> None:
+    assert_refused(
+        "inat' cannot be read", "inat", damaged(tmp_path, lambda data: data["images"][0].update(file_name="\ud800"))
+    )
 
 
 def test_a_damaged_list_of_published_names_is_one_message(tmp_path: Path) -> None:
