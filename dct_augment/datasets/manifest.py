@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -104,8 +105,9 @@ def _read(file: Path, settings: ManifestDataset) -> _Columns:
         raise DatasetError(f"tables end in {', '.join(readers)}, not in {ending or 'nothing'}")
     try:
         return readers[ending](file, settings)
-    except (pa.ArrowException, UnicodeDecodeError, EOFError, csv.Error) as error:
-        raise DatasetError(f"it cannot be read: {' '.join(str(error).split())}") from error
+    except (pa.ArrowException, OSError, UnicodeError, EOFError, csv.Error, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DatasetError(f"it cannot be read: {reason}") from error
 
 
 def _open_text(file: Path) -> TextIO:
@@ -150,6 +152,8 @@ def _wanted(names: Sequence[str], settings: ManifestDataset) -> list[str]:
             raise DatasetError(
                 f"there is no column {column!r}; there are {', '.join(names) or 'none'}. Name it: dataset.{setting}"
             )
+        if list(names).count(column) > 1:
+            raise DatasetError(f"there are {list(names).count(column)} columns {column!r}; rename all but one")
     if settings.split_column not in names:
         if settings.split_column != "split":
             raise DatasetError(f"there is no column {settings.split_column!r} (dataset.split_column)")
@@ -201,7 +205,7 @@ def _json_rows(
         with about(f"line {number}"):
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DatasetError(f"it is no JSON: {error}") from error
             if not isinstance(row, dict):
                 raise DatasetError("it is no JSON object; a line is one, {...}")
@@ -244,6 +248,8 @@ def _written_path(path: str | None, prefixes: Sequence[str]) -> tuple[str, bool]
     """Write a path as this system does, and tell whether its file exists."""
     if not path or not path.strip():
         raise DatasetError("a row has no path")
+    if "\0" in path:
+        return path, False
     normal = os.path.normpath(path)
     if _exists(normal, prefixes):
         return normal, True

@@ -104,6 +104,15 @@ def test_a_row_without_a_label_is_left_out_and_no_class(tmp_path: Path, ending: 
     assert data.notes == ("split train: 2 of 20 pictures are left out, their labels are missing",)
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_missing_label_that_pandas_made_a_word_is_no_class(tmp_path: Path, ending: str) -> None:
+    rows = picture_rows(tmp_path)
+    rows[3]["label"], rows[4]["label"] = "nan", "None"
+    data = load("manifest", write(tmp_path / f"birds.{ending}", rows), val=0, test=0)
+    assert [info.name for info in data.classes] == ["crane", "gull"]
+    assert data.notes == ("split train: 2 of 20 pictures are left out, their labels are missing",)
+
+
 def test_numbers_that_pandas_made_fractions_are_still_classes(tmp_path: Path) -> None:
     rows = picture_rows(tmp_path, names=("1", "10", "2"))
     frame = pd.DataFrame(rows).astype({"label": float})
@@ -196,6 +205,12 @@ def test_a_table_as_spreadsheets_save_it_is_read(tmp_path: Path) -> None:
         ("a.jsonl", b"[1]\n", "line 1: it is no JSON object"),
         ("a.jsonl", b'{"path": 3, "label": "b"}\n', "line 1: 'path' is 3, not a path"),
         ("a.parquet", b"no parquet", "it cannot be read"),
+        ("a.csv", b"path,path,label\na.png,a.png,b\n", "there are 2 columns 'path'; rename all but one"),
+        ("a.csv.gz", b"no gzip", "it cannot be read: Not a gzipped file"),
+        ("a.jsonl.gz", gzip.compress(b'{"path": "a.png", "label": "b"}')[:-12] + bytes(12), "it cannot be read: "),
+        ("a.jsonl", b'{"path": "\\ud800", "label": "b"}', "it cannot be read: 'utf-8' codec can't encode"),
+        ("a.jsonl", b'{"path": ' + b"[" * 100_000, "line 1: it is no JSON"),
+        ("a.jsonl", b'{"path": "a\\u0000.png", "label": "b"}', "none of its 1 pictures is in "),
         ("a.xlsx", b"", "tables end in .csv, .tsv, .jsonl, .ndjson, .parquet, not in .xlsx"),
     ],
 )
