@@ -63,6 +63,8 @@ class ImageReader:
             data = stored if isinstance(stored, bytes) else stored.read_bytes()
         except OSError as error:
             raise UnreadableImageError(error.strerror or str(error)) from error
+        except ValueError as error:  # a path with a null byte, or one that is no text
+            raise UnreadableImageError(f"its path is none: {error}") from error
         if not data:
             raise UnreadableImageError("the file is empty")
         return self._guarded(lambda: self._decode(data))
@@ -113,7 +115,7 @@ class ImageReader:
         image.load()
         image = _upright(image)
         if image.mode in _FULL_RANGE:
-            image = self._scaled(np.asarray(image), _FULL_RANGE[image.mode])
+            image = self._scaled_with_transparency(image)
         elif image.mode in ("CMYK", "LAB"):
             image = _to_srgb(image)
         if image.has_transparency_data:
@@ -135,6 +137,14 @@ class ImageReader:
         else:
             raise UnreadableImageError(f"an array of {array.dtype} is no picture")
         return self._convert(Image.fromarray(array))
+
+    def _scaled_with_transparency(self, image: Image.Image) -> Image.Image:
+        """Map a picture of more than 8 bits to 8; the one value that its PNG declares transparent stays so."""
+        values, transparent = np.asarray(image), image.info.get("transparency")
+        scaled = self._scaled(values, _FULL_RANGE[image.mode])
+        if isinstance(transparent, int):
+            scaled.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+        return scaled
 
     def _scaled(self, values: np.ndarray, white: float) -> Image.Image:
         """Map values to 8 bits: round(255 (v - black) / (white - black))."""

@@ -3,6 +3,7 @@
 import io
 import random
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,22 @@ def test_a_transparent_colour_of_a_grey_or_colour_png_shows_the_background() -> 
     assert pixel(stored(Image.new("P", (1, 1), 3), "GIF", transparency=3)) == (255, 255, 255)
 
 
+def test_a_transparent_value_of_a_16_bit_grey_png_shows_the_background() -> None:
+    data = with_transparent_value(stored(grey(700, 65535), "PNG"), 700)
+    assert pixel(data) == (255, 255, 255)
+    assert pixel(data, ImageReader(background="#102030")) == (16, 32, 48)
+    data = with_transparent_value(stored(grey(700, 65535), "PNG"), 65535)
+    assert pixel(data, ImageReader(background="#102030")) == (3, 3, 3)
+
+
+def with_transparent_value(png: bytes, value: int) -> bytes:
+    """Add a chunk tRNS to a grey PNG, which Pillow does not write for 16 bits."""
+    content = b"tRNS" + value.to_bytes(2, "big")
+    chunk = (2).to_bytes(4, "big") + content + zlib.crc32(content).to_bytes(4, "big")
+    place = png.index(b"IDAT") - 4
+    return png[:place] + chunk + png[place:]
+
+
 @pytest.mark.parametrize(("mode", "color", "expected"), [
     ("1", 1, (255, 255, 255)),
     ("P", 0, (255, 0, 0)),
@@ -170,6 +187,8 @@ def test_pictures_of_a_telephone_are_read_with_the_package_for_them(monkeypatch:
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImageError, match="No such file"):
         READER.read(tmp_path / "a.png")
+    with pytest.raises(UnreadableImageError, match="its path is none: embedded null byte"):
+        READER.read(tmp_path / "a\0.png")
 
 
 @pytest.mark.parametrize(("array", "expected"), [
