@@ -62,10 +62,14 @@ def _table(path: Path) -> dict[str, str]:
     """Read lines `number value...` as a mapping.
 
     Raises:
-        DatasetError: another kind of line, or a number twice.
+        DatasetError: it is no text, another kind of line, or a number twice.
     """
     table: dict[str, str] = {}
-    for place, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{str(path)!r} is damaged: it is no UTF-8 text ({error})") from error
+    for place, line in enumerate(text.splitlines(), 1):
         number, _, value = line.strip().partition(" ")
         if not number:
             continue

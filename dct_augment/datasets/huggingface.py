@@ -196,9 +196,14 @@ def _stored(settings: HuggingFaceDataset) -> Any:
     except DatasetError:
         raise
     except Exception as error:  # of the package, of the Hub, of Arrow: each has its own
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = ": ".join(dict.fromkeys(" ".join(str(part).split()) or type(part).__name__ for part in _chain(error)))
         hint = "; choose one: dataset.subset" if "onfig name is missing" in reason else ""
         raise DatasetError(f"it cannot be read: {reason}{hint}") from error
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """List an error and what it was raised from: the package says only that an error occurred."""
+    return [error, *(_chain(error.__cause__) if error.__cause__ else [])]
 
 
 def _load_folder(root: Path, subset: str | None) -> Any:

@@ -165,9 +165,7 @@ def _read_pets(root: Path) -> Contents:
     rows: dict[str, Rows] = {}
     for split, file in (("train", "annotations/trainval.txt"), ("test", "annotations/test.txt")):
         rows[split] = []
-        for image, breed, label in fields(
-            root / file, r"((\S+)_\d+) (\d+) \d+ \d+", "breed_number label species number"
-        ):
+        for image, breed, label in fields(root / file, _PET, "breed_number label species number"):
             if names.setdefault(int(label), breed) != breed:
                 reason = f"the label {label} is {names[int(label)]!r} and {breed!r}"
                 raise damaged(root / file, "one breed for each label", reason)

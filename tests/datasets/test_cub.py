@@ -27,6 +27,8 @@ def test_damaged_files_of_cub_are_named(tmp_path: Path) -> None:
     arm_folder = cub_tree(tmp_path) / "CUB_200_2011"
     (arm_folder / "image_class_labels.txt").write_text("1 1\n")
     assert_refused("do not agree: image '2' is in images.txt but not in image_class_labels.txt", "cub", tmp_path)
+    (arm_folder / "images.txt").write_bytes(b"\xff")
+    assert_refused(r"images.txt' is damaged: it is no UTF-8 text", "cub", tmp_path)
     (arm_folder / "images.txt").write_text("one\n")
     assert_refused(r"images.txt' is damaged", "cub", tmp_path)
     (arm_folder / "classes.txt").unlink()

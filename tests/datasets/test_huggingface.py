@@ -207,6 +207,21 @@ def test_a_missing_label_is_no_class(tmp_path: Path) -> None:
     assert data.notes == ("split train: 1 of 4 pictures are left out, their labels are missing",)
 
 
+def test_a_missing_label_that_pandas_made_a_word_is_no_class(tmp_path: Path) -> None:
+    rows = table(labels=["a", "nan", "b", "None", "<NA>"], label_type=hf.Value("string"))
+    data = load("huggingface", save(tmp_path / "t", train=rows), val=0, test=0)
+    assert [info.name for info in data.classes] == ["a", "b"]
+    assert data.notes == ("split train: 3 of 5 pictures are left out, their labels are missing",)
+
+
+def test_a_class_that_the_data_set_itself_calls_none_is_a_class(tmp_path: Path) -> None:
+    rows = table(labels=[0, 1, 0], label_type=hf.ClassLabel(names=["none", "kiwi"]))
+    assert [info.name for info in load("huggingface", save(tmp_path / "t", train=rows), val=0, test=0).classes] == [
+        "none",
+        "kiwi",
+    ]
+
+
 def test_labels_in_lists_are_read_if_there_is_one_and_refused_if_there_are_more(tmp_path: Path) -> None:
     kind = hf.Sequence(hf.ClassLabel(names=list(NAMES)))
     data = load(
@@ -262,6 +277,12 @@ def test_a_folder_of_parquet_files_as_the_hub_has_it_is_read(tmp_path: Path) -> 
     assert_refused(
         "1 of its files are missing: 'data/train-00001-of-00002.parquet'; download them again", "huggingface", root
     )
+
+
+def test_a_damaged_parquet_file_is_refused_with_the_reason(tmp_path: Path) -> None:
+    root = hub_folder(tmp_path / "birds")
+    (root / "data" / "train-00001-of-00002.parquet").write_bytes(b"PAR1 and no more")
+    assert_refused("it cannot be read: .*(Parquet|parquet)", "huggingface", root)
 
 
 def test_parquet_files_without_a_card_are_read(tmp_path: Path) -> None:

@@ -199,6 +199,7 @@ def test_a_truncated_annotation_file_is_one_message(name: str, file: str, kept: 
         ("pets", "annotations/test.txt", "Sphynx_1 2 1 2\n", r"the label 2 is 'american_bulldog' and 'Sphynx'"),
         ("pets", "annotations/test.txt", "Sphynx_1 7 1 2\n", r"it has 4 labels, up to 7"),
         ("pets", "annotations/test.txt", "Sphynx_1 two 1 2\n", r"line 1 is 'Sphynx_1 two 1 2'"),
+        ("pets", "annotations/test.txt", f"Sphynx_1 {'1' * 5000} 1 2\n", r"line 1 is 'Sphynx_1 111"),
         ("food101", "meta/train.json", "[1]", r"it holds a list, no mapping"),
         ("food101", "meta/train.json", '{"apple_pie": [1]}', r"'apple_pie' has no list of names"),
         ("food101", "meta/test.json", '{"soup": ["soup/1"]}', r"images/soup/1.jpg has the class 'soup'"),
