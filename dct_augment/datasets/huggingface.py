@@ -196,7 +196,7 @@ def _stored(settings: HuggingFaceDataset) -> Any:
     except DatasetError:
         raise
     except Exception as error:  # of the package, of the Hub, of Arrow: each has its own
-        reason = ": ".join(dict.fromkeys(" ".join(str(part).split()) or type(part).__name__ for part in _chain(error)))
+        reason = ": ".join(dict.fromkeys(map(_words, _chain(error))))
         hint = "; choose one: dataset.subset" if "onfig name is missing" in reason else ""
         raise DatasetError(f"it cannot be read: {reason}{hint}") from error
 
@@ -204,6 +204,15 @@ def _stored(settings: HuggingFaceDataset) -> Any:
 def _chain(error: BaseException) -> list[BaseException]:
     """List an error and what it was raised from: the package says only that an error occurred."""
     return [error, *(_chain(error.__cause__) if error.__cause__ else [])]
+
+
+def _words(error: BaseException) -> str:
+    """Say an error in words, where it has only a number or a key."""
+    if isinstance(error, KeyError):
+        return f"a file of it lacks {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {str(error.filename)!r}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _load_folder(root: Path, subset: str | None) -> Any:

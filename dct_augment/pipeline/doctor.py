@@ -208,10 +208,15 @@ def _absent(what: str, name: str, part: str, is_local: bool) -> Finding:
     if is_local:
         return Finding(what, "missing", f"{name} lacks {part}", "complete the folder, or correct the path or variant")
     detail = f"{name}: {part} not in the Hub's cache"
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+    if _is_set("HF_HUB_OFFLINE"):
         fix = f"unset HF_HUB_OFFLINE for the first run, or copy the cache here; {_ACCEPT}"
         return Finding(what, "missing", f"{detail}, and HF_HUB_OFFLINE is set", fix)
     return Finding(what, "missing", f"{detail} yet", f"the first run downloads it from the Hub; {_ACCEPT}")
+
+
+def _is_set(variable: str) -> bool:
+    """Tell whether a variable of the environment is set, as the Hub's package reads it."""
+    return os.environ.get(variable, "").upper() in ("1", "TRUE", "YES", "ON")
 
 
 def _dataset(config: Config) -> tuple[Finding, tuple[ClassInfo, ...], int | None]:
@@ -219,7 +224,11 @@ def _dataset(config: Config) -> tuple[Finding, tuple[ClassInfo, ...], int | None
     what, names = "data set", config.dataset.classes
     if isinstance(config.dataset, HuggingFaceDataset) and datasets.needs_download(config.dataset):
         fix = "it is downloaded when a run begins; or load it once with datasets.load_dataset"
-        return Finding(what, "missing", f"{config.dataset.path} is not on this machine", fix), (), None
+        detail = f"{config.dataset.path} is not on this machine"
+        for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+            if _is_set(variable):
+                detail, fix = f"{detail}, and {variable} is set", f"unset {variable} for the first run"
+        return Finding(what, "missing", detail, fix), (), None
     try:
         dataset = datasets.load(config.dataset)
         classes = datasets.select(dataset, names)

@@ -285,6 +285,15 @@ def test_a_damaged_parquet_file_is_refused_with_the_reason(tmp_path: Path) -> No
     assert_refused("it cannot be read: .*(Parquet|parquet)", "huggingface", root)
 
 
+def test_a_damaged_folder_of_the_package_is_refused_in_words(tmp_path: Path) -> None:
+    table().save_to_disk(str(tmp_path))
+    (arrow,) = tmp_path.glob("*.arrow")
+    arrow.unlink()
+    assert_refused(f"it cannot be read: No such file or directory: '.*{arrow.name}'", "huggingface", tmp_path)
+    (tmp_path / "state.json").write_text("{}")
+    assert_refused("it cannot be read: a file of it lacks '_data_files'", "huggingface", tmp_path)
+
+
 def test_parquet_files_without_a_card_are_read(tmp_path: Path) -> None:
     root = hub_folder(tmp_path / "birds")
     (root / "README.md").unlink()

@@ -115,6 +115,10 @@ def test_the_doctor_says_that_a_data_set_of_the_hub_would_be_downloaded(
     finding = examined(name=str(path))["data set"]
     assert (finding.state, finding.detail) == ("missing", "someone/birds is not on this machine")
     assert "downloaded when a run begins" in finding.fix
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    finding = examined(name=str(path))["data set"]
+    assert finding.detail == "someone/birds is not on this machine, and HF_DATASETS_OFFLINE is set"
+    assert finding.fix == "unset HF_DATASETS_OFFLINE for the first run"
 
 
 def test_the_doctor_says_which_prompts_would_be_cut() -> None:
