@@ -1,6 +1,8 @@
 """Exports the training images of finished runs as one folder in a format of other tools."""
 
+import csv
 import errno
+import hashlib
 import importlib.metadata
 import json
 import shlex
@@ -12,14 +14,14 @@ from typing import Any, get_args
 
 from dct_augment import files
 from dct_augment.errors import ExportError, InputError
-from dct_augment.export.card import Export, summarize, write_card
+from dct_augment.export.card import Export, counted, summarize, write_card
 from dct_augment.export.classes import SharedNames, number_classes
-from dct_augment.export.folders import write_csv, write_imagefolder
+from dct_augment.export.folders import TABLES, write_csv, write_imagefolder
 from dct_augment.export.grid import Grid
 from dct_augment.export.rows import ExportClass, Images
 from dct_augment.export.runs import SourceRun, open_runs, public
 from dct_augment.export.selection import STAGE, select
-from dct_augment.export.tables import write_huggingface, write_parquet
+from dct_augment.export.tables import PARTS, write_huggingface, write_parquet
 from dct_augment.export.webdatasets import write_webdataset
 from dct_augment.records import Progress, ProgressCallback, ignore_progress
 
@@ -165,7 +167,8 @@ def _check_folder(folder: Path, overwrite: bool) -> Path:
         raise InputError(f"--to {folder} is not empty, and it is no export; give a folder that is new or empty")
     if not overwrite:
         raise InputError(f"--to {folder} is an export already; give another folder, or --overwrite to replace it")
-    if others := sorted(present - exported):
+    others = sorted(present - exported) or _other_files(folder)
+    if others:
         raise InputError(
             f"--to {folder} holds {', '.join(map(repr, others[:5]))}, which no export wrote; move it away, or give "
             "another folder"
@@ -179,6 +182,17 @@ def _exported_names(folder: Path) -> set[str]:
         return set(json.loads((folder / MARK).read_text(encoding="utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return set()
+
+
+def _other_files(folder: Path) -> list[str]:
+    """List the files in the folders of an export that no export wrote."""
+    listed: set[str | None] = set()
+    for table, column in TABLES.items():
+        if (folder / table).is_file():
+            with (folder / table).open(encoding="utf-8", errors="replace", newline="") as stream:
+                listed.update(row.get(column) for row in csv.DictReader(stream))
+    files_below = (path for path in folder.glob("*/**/*") if not path.is_dir() and not path.match(PARTS))
+    return sorted({path.relative_to(folder).as_posix() for path in files_below} - listed)
 
 
 def _confidence(run: SourceRun, given: float | None, run_filter: bool) -> float | None:
@@ -211,10 +225,11 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def _write(export: Export, images: Images, folder: Path, progress: ProgressCallback) -> None:
     """Write all files of an export."""
-    pictures = Grid()
+    pictures, digest = Grid(), hashlib.sha256()
     targets = tuple(summary.target for summary in export.classes)
-    watched = _watch(images, pictures, len(export.selection), progress)
+    watched = _watch(_hashed(images, digest), pictures, len(export.selection), progress)
     hub = FORMATS[export.format](watched, folder, targets)
+    hub["dataset_info"] = {"description": _description(export, digest.hexdigest()), **hub.get("dataset_info", {})}
     pictures.write(folder)
     names = "".join(f"{target.name}\n" for target in targets)
     (folder / "classes.txt").write_text(names, encoding="utf-8")
@@ -228,6 +243,23 @@ def _watch(images: Images, pictures: Grid, total: int, progress: ProgressCallbac
         pictures.add(image)
         yield image
         progress(Progress(STAGE, done, total, image.target.name))
+
+
+def _hashed(images: Images, digest: "hashlib._Hash") -> Images:
+    """Pass images on, and hash their rows and files."""
+    for image in images:
+        digest.update(json.dumps([image.file_name, image.row]).encode())
+        digest.update(image.data)
+        yield image
+
+
+def _description(export: Export, digest: str) -> str:
+    """Describe the images for the YAML of the card, where `datasets` looks for what has changed.
+
+    Its cache knows a folder by its last name and this YAML alone. Without a hash of the images, it would give those of
+    an earlier export.
+    """
+    return f"{counted(len(export.selection), 'synthetic image')}, SHA-256 {digest}"
 
 
 def _mark(export: Export, folder: Path) -> dict[str, Any]:

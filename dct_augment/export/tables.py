@@ -14,6 +14,9 @@ from dct_augment.export.rows import COLUMNS, SPLIT, ExportClass, ExportImage, Im
 ROWS_OF_A_GROUP = 100
 BYTES_OF_A_FILE = 400 * 2**20
 
+PARTS = f"data/{SPLIT}-*.parquet"
+"""The files in the layout of the Hub."""
+
 _REPETITIVE = ["class_name", "run", "prompt", "prompt_kind", "token_sha256", "guide_label", "judge_label"]
 _HUB_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -27,7 +30,7 @@ def write_huggingface(images: Images, folder: Path, classes: Sequence[ExportClas
     schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": described}})})
     size = _write_parts(images, folder / "data", schema, _hub_record)
     listed = [{"name": "image", "dtype": "image"}, *features(names)]
-    return {"dataset_info": {"features": listed, **size}, **configs(f"data/{SPLIT}-*.parquet")}
+    return {"dataset_info": {"features": listed, **size}, **configs(PARTS)}
 
 
 def write_parquet(images: Images, folder: Path) -> dict[str, Any]:

@@ -200,6 +200,20 @@ def test_an_export_with_files_of_the_user_is_not_replaced(run: Path, tmp_path: P
         export_images(run, tmp_path / "out", overwrite=True)
 
 
+@pytest.mark.parametrize(
+    ("format", "folder"), [("imagefolder", "train/gull"), ("csv", "images/gull"), ("huggingface", "data")]
+)
+def test_an_export_with_a_picture_of_the_user_in_its_folders_is_not_replaced(
+    run: Path, tmp_path: Path, format: str, folder: str
+) -> None:
+    export_images(run, tmp_path / "out", format)
+    (tmp_path / "out" / folder / "mine.png").write_text("mine")
+    with pytest.raises(InputError, match=rf"holds '{folder}/mine\.png', which no export wrote"):
+        export_images(run, tmp_path / "out", "parquet", overwrite=True)
+    (tmp_path / "out" / folder / "mine.png").unlink()
+    export_images(run, tmp_path / "out", "parquet", overwrite=True)
+
+
 def test_a_file_in_the_place_of_the_folder_is_refused(run: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(InputError, match="is a file"):

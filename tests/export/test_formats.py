@@ -39,6 +39,15 @@ def encoded(table: Any) -> dict[str, bytes]:
     return {Path(row["image"]["path"]).stem: row["image"]["bytes"] or read(row["image"]["path"]) for row in plain}
 
 
+def files_of(table: Any) -> set[bytes]:
+    """The bytes of every image that `datasets` has, whatever the format."""
+    column = "png" if "png" in table.features else "image"
+    if not isinstance(table.features[column], datasets.Image):
+        return set(table[column])
+    plain = table.cast_column(column, datasets.Image(decode=False))
+    return {row[column]["bytes"] or read(row[column]["path"]) for row in plain}
+
+
 def read(path: str) -> bytes:
     return Path(path).read_bytes()
 
@@ -109,6 +118,17 @@ def test_a_parquet_of_the_hub_has_its_features_without_the_card(run: Path, tmp_p
     table = datasets.Dataset.from_parquet(str(tmp_path / "out" / "data" / "*.parquet"))
     assert table.features["label"].names == NAMES
     assert table[0]["image"].size == (16, 16)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_datasets_reads_what_is_there_now_not_what_was_there_before(run: Path, tmp_path: Path, format: str) -> None:
+    out = tmp_path / "out"
+    export_images(run, out, format)
+    assert len(load(out)) == 9
+    for seed in (1, 2):
+        other = finish(tmp_path / str(seed), seed=seed, per_class=4)
+        export_images(other, out, format, overwrite=True)
+        assert files_of(load(out)) == set(stored_files(other).values())
 
 
 def test_large_exports_are_several_files_that_datasets_reads_as_one(
