@@ -425,7 +425,7 @@ def _write(overview: Overview, folder: Path, digest: str) -> None:
     """Write the tables and `overview.json`; nothing where all is as before."""
     text = json.dumps({**overview.as_json(), "pictures": digest}, indent=1) + "\n"
     path = folder / "overview.json"
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
+    if path.is_file() and path.read_bytes() == text.encode():
         return
     unreadable = [(picture.split, picture.key, picture.class_name, picture.reason) for picture in overview.unreadable]
     _write_table(folder / "unreadable.parquet", {"split": str, "key": str, "class": str, "reason": str}, unreadable, "")

@@ -24,7 +24,7 @@ from dct_augment.generation import plan
 from dct_augment.metrics.accuracy import class_titles
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages import IMAGE_STAGES, STAGES, ImageStage, Stage, TokenStage, TrialStage
-from dct_augment.records import ClassInfo, ImageKind, StageName, WorkUnit
+from dct_augment.records import ClassInfo, ImageKind, Progress, StageName, WorkUnit
 from dct_augment.report.page import write_report
 from dct_augment.report.real_images import RealImageSection, load_section
 from dct_augment.tokens import formats
@@ -224,11 +224,16 @@ class Run(RunContext):
             )
 
     def _real_image_section(self) -> RealImageSection | None:
-        """Read what the last look at the data set found; None if there was none."""
+        """Read what the last look at the data set found; None if there was none, or its file is damaged."""
         path = self.config.root / "data" / "overview.json"
         if not path.is_file():
             return None
-        return load_section(json.loads(path.read_text(encoding="utf-8")), self.dataset)
+        try:
+            overview = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            self.progress(Progress("data", 0, 0, f"{path} is damaged; `dct-augment data` makes it again"))
+            return None
+        return load_section(overview, self.dataset)
 
     def _metrics(self) -> pd.DataFrame:
         """Read the table of metrics; empty where they have not been measured."""

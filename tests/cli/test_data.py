@@ -101,3 +101,16 @@ def test_a_setting_is_taken(root: Path) -> None:
     done = call("--config", "birds.yaml", "--set", "dataset.duplicates=drop")
     assert done.exit_code == 0
     assert "1 images left out (dataset.duplicates: drop)" in done.stdout
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"{"])
+def test_a_damaged_file_of_the_last_look_is_made_again_and_stops_no_report(root: Path, content: bytes) -> None:
+    call("--config", "birds.yaml")
+    path = Path("runs/birds/data/overview.json")
+    whole = path.read_bytes()
+    path.write_bytes(content)
+    report = CliRunner().invoke(app, ["report", "--config", "birds.yaml"])
+    assert report.exit_code == 0, report.output
+    assert "overview.json is damaged; `dct-augment data` makes it again" in " ".join(report.stderr.split())
+    assert call("--config", "birds.yaml").exit_code == 0
+    assert path.read_bytes() == whole
