@@ -1,12 +1,22 @@
 """What every part of the configuration is."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Shots = PositiveInt | Literal["all"]
+
+
+def _check_shots(value: Any) -> Any:
+    """Refuse what is neither a number nor `all` with one message, not with one for each of the two."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 1 and value % 1 == 0
+    if not is_number and value != "all":
+        raise ValueError("must be a whole number from 1, or 'all'")
+    return value
+
+
+Shots = Annotated[PositiveInt | Literal["all"], BeforeValidator(_check_shots)]
 """Real images per class, at most; a class with fewer gives what it has."""
 
 
