@@ -53,10 +53,11 @@ class RunContext:
         return WeightHashes(self.config, self.config.root / "checks" / "weights.json")
 
     def identity(self, part: Part) -> dict[str, Any]:
-        """What decides a part's result: settings, the weights of local models, and which real images there are."""
+        """What decides a part's result: settings, the weights of local models, and the real images of the last look."""
         decided = self.weights.add_to(self.config.identity(part))
         if "dataset" in decided and part in ("arms", "benchmark", "metrics") and self._image_index:
-            decided["dataset"] |= {"images": self._image_index}
+            look = _read_json(self.config.root / "data" / "overview.json").get("pictures", "")
+            decided["dataset"] |= {"images": configuration.fingerprint(self._image_index, look)}
         return decided
 
     @cached_property

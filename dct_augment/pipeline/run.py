@@ -100,6 +100,7 @@ class Run(RunContext):
         self.check_prompts()
         measuring = StageName.BENCHMARK in names
         if measuring:
+            self.real_images()  # the look comes first: what it finds decides which trials are done
             TrialStage(self).check()
         if StageName.TOKENS in names:
             yield TokenStage(self, self._classes_to_train())
