@@ -24,10 +24,10 @@ demo: install  ## tokens -> shards -> benchmark -> report on both Pocket data se
 	$(BIN)/dct-augment demo
 
 test: install  ## the test suite, in two processes of one thread each, and its branch coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report term
 
 test-fast: install  ## the tests that take seconds, for work in progress
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: install  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """The values that travel between stages. Frozen, plain, and free of torch."""
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -28,7 +29,7 @@ class ClassInfo:
     def spellings(self) -> tuple[str, ...]:
         """What a user may call the class, in lower case, the most exact one first; others may have the last, too."""
         spellings = (self.original_name.strip().lower(), self.slug, self.name.strip().lower())
-        return tuple(spelling for spelling in spellings if spelling)
+        return tuple(unicodedata.normalize("NFC", spelling) for spelling in spellings if spelling)
 
 
 @dataclass(frozen=True)

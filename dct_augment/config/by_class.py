@@ -3,6 +3,7 @@
 import csv
 import difflib
 import io
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,7 +80,9 @@ def read_text(path: Path, setting: str) -> str:
     """
     try:
         text = path.expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{setting} {str(path)!r} is not written in UTF-8; save it as UTF-8 ({error})") from error
+    except OSError as error:
         raise InputError(f"{setting} {str(path)!r} cannot be read: {' '.join(str(error).split())}") from error
     if not text.strip():
         raise InputError(f"{setting} {str(path)!r} is empty; fill it, or leave the setting out")
@@ -147,7 +150,7 @@ def folded(pairs: Iterable[tuple[Any, Value]], where: str) -> dict[str, Value]:
     for key, value in pairs:
         if isinstance(key, bool) or not isinstance(key, str | int):
             raise InputError(f"{where}: {key!r} is no name of a class; put the name into quotes")
-        name = str(key).strip().lower()
+        name = unicodedata.normalize("NFC", str(key).strip().lower())  # macOS takes accents apart
         if name in values:
             raise InputError(f"{where}: class {str(key)!r} is named twice; keep one of the two")
         values[name] = value

@@ -1,5 +1,6 @@
 """Loads real images by name: one adapter per layout, one function to load, one to split."""
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -96,7 +97,7 @@ def select(dataset: Dataset, names: Sequence[str] | None) -> tuple[ClassInfo, ..
     if names is None:
         return dataset.classes
     available = ", ".join(info.name for info in dataset.classes[:200])
-    requested = {name.strip().lower() for name in names}
+    requested = {unicodedata.normalize("NFC", name.strip().lower()) for name in names}
     if not requested:
         raise DatasetError(f"no class given; {dataset.name!r} has: {available}")
     existing = {spelling for info in dataset.classes for spelling in info.spellings}

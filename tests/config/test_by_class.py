@@ -1,6 +1,7 @@
 """Settings class by class: files and mappings that can be read, and one message for those that cannot."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,17 @@ def test_each_class_has_its_own_start_word_or_that_of_all_others(word: Any, of_c
 def test_a_start_word_that_is_no_word_is_refused(word: Any) -> None:
     with pytest.raises(ValueError, match=r"must be a word such as 'a' or '\{class\}', or `class: word`"):
         TokensConfig(init_word=word)
+
+
+def test_a_file_that_is_not_utf_8_says_how_to_save_it(tmp_path: Path) -> None:
+    path = tmp_path / "words.csv"
+    path.write_bytes("class,words\nkiwi,Vögel\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"is not written in UTF-8; save it as UTF-8"):
+        by_class.read_words(path, "dataset.words")
+
+
+def test_accents_are_the_same_taken_apart_or_not() -> None:
+    composed, apart = "b\u00e4r", "ba\u0308r"
+    bear = ClassInfo(0, "bear", "bar", original_name=composed)
+    assert by_class.value_of(by_class.folded([(apart, "x")], "words"), bear) == "x"
+    assert by_class.value_of(by_class.folded([(composed, "x")], "words"), replace(bear, original_name=apart)) == "x"

@@ -156,6 +156,24 @@ def test_page_says_significant_differences_in_words(
     assert verdict in Page(page).text
 
 
+def test_page_calls_no_gain_significant_that_is_the_same_in_every_seed(
+    tmp_path: Path, shards: Shards, tokens: pd.DataFrame
+) -> None:
+    trial = {"shots": 5, "steps": 9, "seconds": 1.0, "truth": [0], "predicted": [0]}
+    arms = {"real+strong_aug": (0, 0.5), "class_token": (50, 0.75)}
+    table = pd.DataFrame(
+        [
+            trial | {"arm": arm, "seed": seed, "per_class": images, "accuracy": accuracy}
+            for seed in range(2)
+            for arm, (images, accuracy) in arms.items()
+        ]
+    )
+    _, page = make(tmp_path, shards, tokens, table)
+    text = Page(page).text
+    assert "the same in every seed, so nothing says how sure that is." in text
+    assert "significantly better." not in text
+
+
 def test_report_of_one_seed_has_no_interval_and_no_invalid_json(
     tmp_path: Path, shards: Shards, tokens: pd.DataFrame
 ) -> None:
