@@ -188,7 +188,11 @@ class RunContext:
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    """Read what an earlier command found; nothing if the file is not there, or damaged."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def resolve_device(name: str) -> str:

@@ -230,11 +230,10 @@ class Run(RunContext):
         if not path.is_file():
             return None
         try:
-            overview = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            return load_section(json.loads(path.read_text(encoding="utf-8")), self.dataset)
+        except (ValueError, KeyError, TypeError):
             self.progress(Progress("data", 0, 0, f"{path} is damaged; `dct-augment data` makes it again"))
             return None
-        return load_section(overview, self.dataset)
 
     def _metrics(self) -> pd.DataFrame:
         """Read the table of metrics; empty where they have not been measured."""

@@ -103,7 +103,7 @@ def test_a_setting_is_taken(root: Path) -> None:
     assert "1 images left out (dataset.duplicates: drop)" in done.stdout
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"{"])
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"{", b"{}", b"[1]"])
 def test_a_damaged_file_of_the_last_look_is_made_again_and_stops_no_report(root: Path, content: bytes) -> None:
     call("--config", "birds.yaml")
     path = Path("runs/birds/data/overview.json")

@@ -50,6 +50,7 @@ def assert_same_training(tokens: dict[str, TrainedToken], expected: dict[str, Tr
         assert trained.reason == expected[slug].reason
 
 
+@pytest.mark.slow
 class TestIndependenceOfClasses:
     """A class is trained as if it were alone."""
 
@@ -325,6 +326,7 @@ def training(request, tmp_path_factory) -> StoppableTraining:
     return StoppableTraining(new_trainer, tokens, folder, states)
 
 
+@pytest.mark.slow
 class TestResume:
     """A killed training goes on from its last checkpoint."""
 
