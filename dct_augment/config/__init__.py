@@ -1,6 +1,13 @@
 """The configuration: one section per stage, read from YAML, checked whole, fingerprinted."""
 
 from dct_augment.config.base import Fraction, PositiveInt, Section
+from dct_augment.config.classifiers import (
+    AnyClassifierConfig,
+    ClassifierConfig,
+    Ensemble,
+    FewShotClassifierConfig,
+    ZeroShotClassifierConfig,
+)
 from dct_augment.config.datasets import (
     AircraftDataset,
     AnyDataset,
@@ -37,10 +44,8 @@ from dct_augment.config.sections import (
     SCHEMA_VERSION,
     Arm,
     BenchmarkConfig,
-    ClassifierConfig,
     Config,
     DownstreamConfig,
-    Ensemble,
     GenerationConfig,
     MetricsConfig,
     ModelConfig,
@@ -59,6 +64,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "WEIGHTS",
     "AircraftDataset",
+    "AnyClassifierConfig",
     "AnyDataset",
     "Arm",
     "BenchmarkConfig",
@@ -72,6 +78,7 @@ __all__ = [
     "DownstreamConfig",
     "DtdDataset",
     "Ensemble",
+    "FewShotClassifierConfig",
     "FolderDataset",
     "Fraction",
     "FullConfig",
@@ -98,6 +105,7 @@ __all__ = [
     "TokensConfig",
     "TorchvisionDataset",
     "WebDatasetDataset",
+    "ZeroShotClassifierConfig",
     "available",
     "comparable",
     "differences",

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from dct_augment.config.by_class import parse_yaml
+from dct_augment.config.classifiers import PRETRAINED
 from dct_augment.config.datasets import AnyDataset, DatasetConfig
 from dct_augment.config.renames import take_out
 from dct_augment.config.sections import FULL_BENCHMARK, Config
@@ -166,7 +167,7 @@ def _put(data: dict[str, Any], name: str, value: Any) -> bool:
         if data.get(parent) is None:
             data[parent] = {}
         inner = data[parent]
-        if parent == "method" and isinstance(inner, str):
+        if parent in ("method", "guide", "judge") and isinstance(inner, str):
             inner = data[parent] = {"name": inner}
         if not isinstance(inner, dict):
             return False
@@ -218,7 +219,10 @@ def _what_it_must_be(loc: Sequence[Any], where: str, value: Any) -> str:
 
 def _place(loc: Sequence[Any], data: Mapping[str, Any]) -> list[str]:
     """Where the user wrote it: without the name of a union's member, and without the number of a lone classifier."""
-    if loc[:1] == ("dataset",) or (loc[:1] in (("guide",), ("judge",)) and isinstance(data.get(loc[0]), Mapping)):
+    if loc[:1] in (("guide",), ("judge",)) and len(loc) > 1:
+        alone = isinstance(data.get(loc[0]), Mapping | str)
+        loc = (*loc[: 1 if alone else 2], *loc[3:])
+    elif loc[:1] == ("dataset",):
         loc = (*loc[:1], *loc[2:])
     elif loc[:2] == ("tokens", "method"):
         loc = (*loc[:2], *loc[3:])
@@ -229,9 +233,11 @@ def _sections(loc: Iterable[Any]) -> list[type[BaseModel]]:
     """The section at a place; several where it is a union and the place does not say which."""
     sections: list[type[BaseModel]] = [Config]
     for part in loc:
+        if isinstance(part, int):
+            continue
         if len(sections) > 1:
             sections = [section for section in sections if part in _tags(section)]
-        elif not isinstance(part, int):
+        else:
             sections = _models(_annotation(sections[0], part))
     return sections
 
@@ -243,8 +249,8 @@ def _annotation(section: type[BaseModel], key: str) -> Any:
 
 
 def _tags(section: type[BaseModel]) -> tuple[str, ...]:
-    """The names by which a member of a union is chosen."""
-    return get_args(section.model_fields["name"].annotation)
+    """The names by which a member of a union is chosen; a classifier with any other name is a pretrained one."""
+    return get_args(section.model_fields["name"].annotation) or (PRETRAINED,)
 
 
 def _models(annotation: Any) -> list[Any]:

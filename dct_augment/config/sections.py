@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dct_augment.config import by_class
 from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section
+from dct_augment.config.classifiers import Ensemble
 from dct_augment.config.datasets import DatasetConfig
 from dct_augment.config.gradient_methods import DirectAlignConfig, GradientMethodConfig
 from dct_augment.config.identity import Part, identity
@@ -35,37 +36,6 @@ class ModelConfig(Section):
     memory: Literal["low", "balanced", "fast"] | None = Field(
         None, description="how to trade speed for memory; chosen from free memory if unset"
     )
-
-
-class ClassifierConfig(Section):
-    """One frozen classifier of a guide or judge.
-
-    `name` is `pocket/<name>`, a timm name (`resnet50.a1_in1k`, `hf-hub:<id>`, `local-dir:<folder>`), a Hub id
-    or folder of a transformers image classifier, or `module:function` with `library: function`.
-    """
-
-    name: str = Field(description="which classifier; see above for the forms of a name")
-    library: Literal["timm", "transformers", "function"] | None = Field(
-        None, description="told from the name if unset; `function` is never guessed"
-    )
-    revision: str | None = Field(None, description="branch, tag or commit on the Hub")
-    checkpoint: Path | None = Field(None, description="weights for a timm architecture: safetensors or a torch file")
-    labels: Path | None = Field(None, description="label names in output order: a .txt, .json or .yaml list")
-    pooling: Literal["model", "mean_before_norm"] = Field(
-        "model", description="`mean_before_norm`: mean of patch tokens, then the final norm (the vit-mae classifiers)"
-    )
-    match: Literal["name", "index"] | Path = Field(
-        "name", description="how classes find their label: by name, by index, or a YAML file `class: label`"
-    )
-    weight: Annotated[float, Field(gt=0)] = Field(1.0, description="in an ensemble")
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, Mapping) else value
-
-
-Ensemble = Annotated[tuple[ClassifierConfig, ...], Field(min_length=1), BeforeValidator(_listed)]
-"""A guide or judge: one classifier, or a list of them whose probabilities are averaged by weight."""
 
 
 class PromptsConfig(Section):

@@ -181,9 +181,13 @@ def test_keyword_arguments_are_checked_too() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
+        ("guide.match=4", "--set guide.match: must be 'name', 'index', or a YAML file `class: label`, got 4"),
+        ("guide={name: few_shot, haed: mlp}", "--set guide.haed: unknown key (did you mean 'head'?); allowed here: "),
+        ("guide=[zero_shot, {name: few_shot, heads: 0}]", "--set guide.1.heads: input should be greater than or equal"),
+        ("guide=[pocket/birds-guide, {name: x, wieght: 2}]", "--set guide.1.wieght: unknown key (did you mean 'weight"),
         (
-            "guide=foo",
-            "--set guide: must be a section, e.g. `{name: foo}`; with --set, write guide.name=foo, got 'foo'",
+            "guide={name: zero_shot, templates: [a]}",
+            "--set guide.templates: template 'a' must hold {class} exactly once",
         ),
         ("judge=3", "--set judge: must be a section, e.g. `{name: ...}`; with --set, write judge.name=..., got 3"),
         (
@@ -509,3 +513,10 @@ def test_shots_that_are_no_number_make_one_problem(section: str, shots: Any) -> 
         config.validate({**MINIMAL, section: {"shots": shots}})
     problem = f"{section}.shots: must be a whole number from 1, or 'all', got {shots!r}"
     assert str(caught.value).splitlines()[1:] == [f"  - {problem}"]
+
+
+def test_the_name_of_a_classifier_stands_for_its_settings() -> None:
+    guide = config.load("pocket", ["guide=few_shot", "guide.backbone=pocket/backbone"]).guide
+    assert guide == (config.FewShotClassifierConfig(backbone="pocket/backbone"),)
+    judge = config.load("pocket", ["judge=[zero_shot, resnet50]"]).judge
+    assert judge == (config.ZeroShotClassifierConfig(), config.ClassifierConfig(name="resnet50"))
