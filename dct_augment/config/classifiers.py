@@ -1,0 +1,114 @@
+"""The settings of a guide or judge: a pretrained classifier, one made of a few photos, or one made of class names."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
+
+from dct_augment.config.base import PositiveInt, Section
+from dct_augment.prompts import CLASS_FIELD
+
+
+def _text_or_path(value: Any) -> Any:
+    """Refuse what is no text with one message, not with one for each type that `match` may have."""
+    if not isinstance(value, str | Path):
+        raise ValueError("must be 'name', 'index', or a YAML file `class: label`")
+    return value
+
+
+class ClassifierConfig(Section):
+    """One frozen classifier of a guide or judge.
+
+    `name` is `pocket/<name>`, a timm name (`resnet50.a1_in1k`, `hf-hub:<id>`, `local-dir:<folder>`), a Hub id
+    or folder of a transformers image classifier, or `module:function` with `library: function`.
+    """
+
+    name: str = Field(description="which classifier; see above for the forms of a name")
+    library: Literal["timm", "transformers", "function"] | None = Field(
+        None, description="told from the name if unset; `function` is never guessed"
+    )
+    revision: str | None = Field(None, description="branch, tag or commit on the Hub")
+    checkpoint: Path | None = Field(None, description="weights for a timm architecture: safetensors or a torch file")
+    labels: Path | None = Field(None, description="label names in output order: a .txt, .json or .yaml list")
+    pooling: Literal["model", "mean_before_norm"] = Field(
+        "model", description="`mean_before_norm`: mean of patch tokens, then the final norm (the vit-mae classifiers)"
+    )
+    match: Annotated[Literal["name", "index"] | Path, BeforeValidator(_text_or_path)] = Field(
+        "name", description="how classes find their label: by name, by index, or a YAML file `class: label`"
+    )
+    weight: Annotated[float, Field(gt=0)] = Field(1.0, description="in an ensemble")
+
+
+class FewShotClassifierConfig(Section):
+    """A classifier made of the training photos of the run, or of the fold, alone: heads on a pretrained backbone."""
+
+    name: Literal["few_shot"] = "few_shot"
+    backbone: str = Field(
+        "vit_small_patch14_dinov2.lvd142m",
+        description="pretrained timm model: name, hf-hub:ID, local-dir:FOLDER, or `pocket/backbone`",
+    )
+    revision: str | None = Field(None, description="branch, tag or commit of the backbone on the Hub")
+    head: Literal["linear", "cosine", "mlp"] = Field("linear", description="what is trained on the features")
+    heads: PositiveInt = Field(4, description="heads, each trained from a seed of its own; their answers are averaged")
+    fine_tune: bool = Field(False, description="train the backbone, too, after the first head")
+    augmentations: PositiveInt = Field(8, description="augmented views of a photo that the heads train on")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="of the loss of the heads")
+    folds: Annotated[int, Field(ge=2)] = Field(
+        5, description="folds of the out-of-fold answers; never more than the smallest class has photos"
+    )
+    seed: int = Field(0, description="decides the heads, the views and the folds")
+    weight: Annotated[float, Field(gt=0)] = Field(1.0, description="in an ensemble")
+
+
+class ZeroShotClassifierConfig(Section):
+    """A classifier made of class names: CLIP or SigLIP compares an image with prompts of every class."""
+
+    name: Literal["zero_shot"] = "zero_shot"
+    model: str = Field("openai/clip-vit-base-patch32", description="Hub id or folder of a CLIP or SigLIP model")
+    revision: str | None = Field(None, description="branch, tag or commit on the Hub")
+    templates: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        ("a photo of a {class}",), description="prompts of a class, whose embeddings are averaged; each holds `{class}`"
+    )
+    weight: Annotated[float, Field(gt=0)] = Field(1.0, description="in an ensemble")
+
+    @field_validator("templates")
+    @classmethod
+    def _holds_class(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            if template.count(CLASS_FIELD) != 1:
+                raise ValueError(f"template {template!r} must hold {CLASS_FIELD} exactly once")
+        return templates
+
+
+AnyClassifierConfig = ClassifierConfig | FewShotClassifierConfig | ZeroShotClassifierConfig
+"""The settings of any member of a guide or judge."""
+
+_MADE_HERE = ("few_shot", "zero_shot")
+PRETRAINED = "pretrained"
+"""The tag of the settings whose `name` says which classifier it is."""
+
+
+def _kind(value: Any) -> str:
+    """Tell which settings a classifier has by its name: one that is made here, or else a pretrained one."""
+    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
+    return str(name) if name in _MADE_HERE else PRETRAINED
+
+
+def _listed(value: Any) -> Any:
+    """Turn one classifier, or its name alone, into a list."""
+    values = [value] if isinstance(value, Mapping | str) else value
+    if not isinstance(values, list | tuple):
+        return values
+    return [{"name": member} if isinstance(member, str) else member for member in values]
+
+
+_Member = Annotated[
+    Annotated[ClassifierConfig, Tag(PRETRAINED)]
+    | Annotated[FewShotClassifierConfig, Tag("few_shot")]
+    | Annotated[ZeroShotClassifierConfig, Tag("zero_shot")],
+    Discriminator(_kind),
+]
+
+Ensemble = Annotated[tuple[_Member, ...], Field(min_length=1), BeforeValidator(_listed)]
+"""A guide or judge: one classifier or its name, or a list of them whose probabilities are averaged by weight."""
