@@ -25,6 +25,7 @@ from dct_augment.errors import DctAugmentError, InputError
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import Stage
 from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit
+from dct_augment.wording import counted_of
 from flows import artifacts, runners, server, transient, workers
 from flows.runners import Runner
 from flows.workers import Job
@@ -107,7 +108,7 @@ def _execute(run: Run, stage: Stage, units: Sequence[WorkUnit], runner: Runner, 
     if failed:
         reasons = "; ".join(f"{title}: {error}" for title, error in failed.items())
         raise DctAugmentError(
-            f"{stage.name}: {len(failed)} of {len(units)} units failed, the others are done. {reasons}. "
+            f"{stage.name}: {counted_of(len(failed), len(units), 'unit')} failed, the others are done. {reasons}. "
             "Run it again to go on"
         ) from next(iter(failed.values()))
 

@@ -4,6 +4,7 @@ from dct_augment.config import BenchmarkConfig
 from dct_augment.datasets import few_shot
 from dct_augment.datasets.splits import labels
 from dct_augment.records import Dataset
+from dct_augment.wording import counted, counted_of, listed
 
 
 def missing_images(dataset: Dataset) -> list[str]:
@@ -18,10 +19,10 @@ def missing_images(dataset: Dataset) -> list[str]:
     with_images = set(labels(dataset.examples("train")))
     empty = [info.original_name or info.name for info in dataset.classes if info.index not in with_images]
     if empty:
-        listed = ", ".join(map(repr, empty[:10])) + (" ..." if len(empty) > 10 else "")
+        classes_have = counted_of(len(empty), len(dataset.classes), "class", "has")
         problems.append(
-            f"{len(empty)} of {len(dataset.classes)} classes have no training image left: {listed}. Add images that "
-            "can be read, or choose other classes with dataset.classes"
+            f"{classes_have} no training image left: {listed(list(map(repr, empty)), 10)}. Add images that can be "
+            "read, or choose other classes with dataset.classes"
         )
     return problems
 
@@ -38,6 +39,6 @@ def classes_with_fewer_images(dataset: Dataset, settings: BenchmarkConfig) -> st
     fewer = few_shot(dataset, most_shots, settings.seed, settings.imbalance).fewer
     if not fewer:
         return ""
-    listed = ", ".join(f"{name} {count}" for name, count in list(fewer.items())[:10])
-    more = " ..." if len(fewer) > 10 else ""
-    return f"{len(fewer)} classes have fewer than {most_shots} training images: {listed}{more}"
+    first = listed([f"{name} {count}" for name, count in fewer.items()], 10)
+    classes_have = counted(len(fewer), "class", "has")
+    return f"{classes_have} fewer than {counted(most_shots, 'training image')}: {first}"

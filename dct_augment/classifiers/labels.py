@@ -15,6 +15,7 @@ from dct_augment.config import by_class
 from dct_augment.errors import InputError, ModelError
 from dct_augment.prompts import normalize_label, normalize_labels, without_indices
 from dct_augment.records import ClassInfo
+from dct_augment.wording import counted, counted_of
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Labels:
         beyond = [info.name for info in classes if info.index >= len(self.names)]
         if beyond:
             raise ModelError(
-                f"match: index, but the classifier has {len(self.names)} outputs and {len(beyond)} classes lie "
-                f"beyond: {_listed(beyond)}"
+                f"match: index, but the classifier has {counted(len(self.names), 'output')} and "
+                f"{counted(len(beyond), 'class', 'lies')} beyond: {_listed(beyond)}"
             )
         return tuple(info.index for info in classes)
 
@@ -106,7 +107,7 @@ class Labels:
                 lines.append(f"{info.name!r}{self._hint(info.name)}")
         more = f" and {len(unmatched) - 10} more" if len(unmatched) > 10 else ""
         return (
-            f"the classifier has no single label for {len(unmatched)} of {count} classes: "
+            f"the classifier has no single label for {counted_of(len(unmatched), count, 'class')}: "
             f"{'; '.join(lines)}{more}. Its labels: {_listed(self.names, 20)}. Say which with match: FILE.yaml "
             "(`class: label`), or match: index if its outputs are in the data set's order"
         )
@@ -161,7 +162,9 @@ def read(path: Path, outputs: int | None = None) -> tuple[str, ...]:
     if not isinstance(names, list):
         raise ModelError(f"labels: {path} must hold a list of names, got {type(names).__name__}")
     if outputs is not None and len(names) != outputs:
-        raise ModelError(f"labels: {path} names {len(names)} labels, but the classifier has {outputs} outputs")
+        raise ModelError(
+            f"labels: {path} names {counted(len(names), 'label')}, but the classifier has {counted(outputs, 'output')}"
+        )
     return tuple(str(name) for name in names)
 
 

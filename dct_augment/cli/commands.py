@@ -33,6 +33,7 @@ from dct_augment.cli.common import (
 )
 from dct_augment.errors import DctAugmentError
 from dct_augment.records import ImageKind, StageName
+from dct_augment.wording import counted
 
 if TYPE_CHECKING:
     from dct_augment.config import Config
@@ -210,8 +211,8 @@ def verify(
     for problem in found.problems:
         console.print(f"wrong: {problem}", markup=False, highlight=False, soft_wrap=True)
     typer.echo(
-        f"{found.shards} shards, {found.images} images, {found.tokens} tokens: "
-        + (f"{len(found.problems)} problems" if found.problems else "all agree")
+        f"{counted(found.shards, 'shard')}, {counted(found.images, 'image')}, {counted(found.tokens, 'token')}: "
+        + (counted(len(found.problems), "problem") if found.problems else "all agree")
     )
     if found.problems:
         raise typer.Exit(1)
@@ -311,7 +312,7 @@ def _shard_table(run: "Run") -> None:
         images, shards = int((rows["status"] == "ok").sum()), rows["shard"].nunique()
         failed = len(rows) - images
         typer.echo(
-            f"{folder.split}: {images} images in {shards} shards in {folder.path}"
+            f"{folder.split}: {counted(images, 'image')} in {counted(shards, 'shard')} in {folder.path}"
             + (f", {failed} failed" if failed else "")
         )
         fallback = rows.loc[rows["kind"] == ImageKind.PLAIN_PROMPT, "class_name"].unique()

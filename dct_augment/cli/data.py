@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, bars, configure, console
+from dct_augment.wording import counted
 
 if TYPE_CHECKING:
     from dct_augment.config import Config
@@ -60,7 +61,7 @@ def _print(overview: "Overview", settings: "Config") -> None:
     out = Console(markup=False, highlight=False)
     out.print(_class_table(overview, settings))
     if len(overview.classes) > _CLASSES:
-        out.print(f"and {len(overview.classes) - _CLASSES:,} more classes; --json has all")
+        out.print(f"and {counted(len(overview.classes) - _CLASSES, 'more class')}; --json has all")
     for line in overview.lines()[:-1] if overview.notes or overview.homonyms else overview.lines():
         out.print(line, soft_wrap=True)
     for name, slugs in overview.homonyms.items():
@@ -77,7 +78,9 @@ def _print(overview: "Overview", settings: "Config") -> None:
 
 def _class_table(overview: "Overview", settings: "Config") -> Table:
     splits = list(overview.counts)
-    table = Table(title=f"{settings.name}: {overview.dataset}, {len(overview.classes):,} classes", title_justify="left")
+    table = Table(
+        title=f"{settings.name}: {overview.dataset}, {counted(len(overview.classes), 'class')}", title_justify="left"
+    )
     for column in ("number", "class", "called in the data", *splits):
         table.add_column(column, justify="left" if column.startswith("c") else "right", overflow="fold")
     for number, info in enumerate(overview.classes[:_CLASSES]):
@@ -100,7 +103,7 @@ def _print_unreadable(out: Console, overview: "Overview") -> None:
 
 def _print_duplicates(out: Console, overview: "Overview") -> None:
     """Print the groups, those across splits first."""
-    table = Table(title=f"{len(overview.groups):,} groups of duplicates", title_justify="left", show_lines=True)
+    table = Table(title=counted(len(overview.groups), "group of duplicates"), title_justify="left", show_lines=True)
     for column in ("kind", "across", "pictures"):
         table.add_column(column, overflow="fold")
     for group in sorted(overview.groups, key=lambda group: not group.across_splits)[:_LISTED]:

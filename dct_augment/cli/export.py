@@ -7,6 +7,7 @@ import typer
 
 from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, bars, configure
 from dct_augment.errors import InputError
+from dct_augment.wording import counted
 
 if TYPE_CHECKING:
     from dct_augment.export.classes import SharedNames
@@ -51,7 +52,6 @@ def export(
     with bars("stopped; nothing was exported") as report:
         from dct_augment.export import check_push, export_images
         from dct_augment.export import push as upload
-        from dct_augment.export.card import counted
 
         if push:
             check_push(push)

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, configure, running
 from dct_augment.errors import InputError
+from dct_augment.wording import counted
 
 if TYPE_CHECKING:
     from dct_augment.pipeline.run import Run
@@ -92,7 +93,7 @@ def export(
         if not tokens:
             raise InputError(f"there are no tokens in {run.tokens.path}; make them with `dct-augment train`")
         written = formats.write(tokens, to, kind, run.config.name)
-    typer.echo(f"{len(tokens)} tokens in {len(written)} files in {to}")
+    typer.echo(f"{counted(len(tokens), 'token')} in {counted(len(written), 'file')} in {to}")
 
 
 @app.command(name="import")

@@ -23,10 +23,12 @@ from dct_augment.datasets import (
     torchvision_layouts,
     webdataset,
 )
-from dct_augment.datasets.overview import Overview, look
+from dct_augment.datasets.looking import look
+from dct_augment.datasets.overview import Overview
 from dct_augment.datasets.splits import keys, labels, take
 from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.records import ClassInfo, Dataset, Example, Split
+from dct_augment.wording import reason_of
 
 __all__ = ["DatasetSubset", "Overview", "few_shot", "load", "look", "select"]
 
@@ -78,7 +80,7 @@ def load(settings: "DatasetConfig | str") -> Dataset:
         return _ADAPTERS[name](settings)
     except OSError as error:
         place = f": {str(error.filename)!r}" if error.filename is not None else ""
-        raise DatasetError(f"data set {name!r} cannot be read{place}: {error.strerror or error}") from error
+        raise DatasetError(f"data set {name!r} cannot be read{place}: {reason_of(error)}") from error
     except UnicodeError as error:
         raise DatasetError(f"data set {name!r} cannot be read: {error}") from error
 

@@ -21,6 +21,7 @@ from dct_augment.datasets.naming import class_infos
 from dct_augment.datasets.reading import ImageReader
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import UnreadableImageError
+from dct_augment.wording import reason_of
 
 _SHAPE = (3, 32, 32)
 _ROW_BYTES = 3 * 32 * 32
@@ -89,7 +90,7 @@ class BatchReader(ImageReader):
         try:
             rows = np.memmap(file, np.uint8, "r", place.begin, (place.count, _ROW_BYTES), place.order)
         except OSError as error:
-            raise UnreadableImageError(error.strerror or str(error)) from error
+            raise UnreadableImageError(reason_of(error)) from error
         except ValueError as error:
             raise UnreadableImageError(f"the file {file.name} is shorter than it was") from error
         return self.convert_array(np.array(rows[int(stored.name)]).reshape(_SHAPE))

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.types
 
 from dct_augment.errors import DatasetError
+from dct_augment.wording import agreeing, counted_of
 
 HIDDEN = -1
 """The label that published data sets give to images whose class they keep secret."""
@@ -150,9 +151,10 @@ def number(columns: Mapping[str, LabelColumn], order: Sequence[Label] | None = N
     names = [value for value in order if value in appearing] if order is not None else _sorted(appearing)
     if order is not None and len(names) < len(order):
         absent = [str(value) for value in order if value not in appearing]
+        classes_have = counted_of(len(absent), len(order), "class", "has")
         notes.append(
-            f"{len(absent)} of {len(order)} classes have no picture and are left out ({shortened(absent)}); the others "
-            f"are numbered 0 to {len(names) - 1} in their order"
+            f"{classes_have} no picture and {agreeing(len(absent), 'is')} left out "
+            f"({shortened(absent)}); the others are numbered 0 to {len(names) - 1} in their order"
         )
     numbers = {value: place for place, value in enumerate(names)}
     labels = {}
@@ -174,9 +176,10 @@ def _without_hidden(column: LabelColumn, split: str, notes: list[str]) -> LabelC
     if hidden.any() and column.missing:
         reason = "hidden (-1) or missing"
     if count == total:
-        notes.append(f"split {split}: all {total:,} labels are {reason}; the split is left out")
+        notes.append(f"split {split}: {counted_of(count, total, 'label', 'is')} {reason}; the split is left out")
         return None
-    notes.append(f"split {split}: {count:,} of {total:,} pictures are left out, their labels are {reason}")
+    pictures_are = counted_of(count, total, "picture", "is")
+    notes.append(f"split {split}: {pictures_are} left out because of a label that is {reason}")
     return LabelColumn(places, column.values)
 
 

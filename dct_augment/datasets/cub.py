@@ -10,6 +10,7 @@ from dct_augment.datasets.image_files import Box
 from dct_augment.datasets.naming import class_infos
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError
+from dct_augment.wording import counted
 
 _FILES = ("classes.txt", "images.txt", "image_class_labels.txt", "train_test_split.txt")
 _SPLIT_FLAGS = {"train": "1", "test": "0"}
@@ -50,7 +51,7 @@ def _require_agreement(
             image = min(differing, key=lambda number: (len(number), number))
             has, lacks = ("images.txt", file) if image in paths else (file, "images.txt")
             raise DatasetError(
-                f"{where}: image {image!r} is in {has} but not in {lacks} ({len(differing)} such images)"
+                f"{where}: image {image!r} is in {has} but not in {lacks} ({counted(len(differing), 'such image')})"
             )
     if unknown := sorted(set(labels.values()) - names.keys()):
         raise DatasetError(f"{where}: class {unknown[0]!r} of image_class_labels.txt is not in classes.txt")
@@ -88,7 +89,7 @@ def _boxes(root: Path, paths: dict[str, str]) -> dict[str, Box]:
     if missing := sorted(paths.keys() - texts.keys()):
         raise DatasetError(
             f"the text files in {str(root)!r} do not agree: image {missing[0]!r} is in images.txt but not in "
-            f"bounding_boxes.txt ({len(missing)} such images)"
+            f"bounding_boxes.txt ({counted(len(missing), 'such image')})"
         )
     return {f"images/{path}": _box(texts[image]) for image, path in paths.items()}
 

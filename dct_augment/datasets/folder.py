@@ -15,6 +15,7 @@ from dct_augment.datasets.naming import class_infos
 from dct_augment.datasets.reading import ImageReader
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError
+from dct_augment.wording import agreeing, counted
 
 _ONE_FOLDER_PER_CLASS = "put pictures in one folder per class"
 
@@ -191,4 +192,6 @@ def _outside_notes(root: Path, layout: FolderLayout) -> list[str]:
         outside += [(folder / name).relative_to(root).as_posix() for name in names]
     if not outside:
         return []
-    return [f"{len(outside):,} pictures lie in no class folder and are left out: {shortened(outside, 3)}"]
+    number = len(outside)
+    pictures_lie = f"{counted(number, 'picture', 'lies')} in no class folder"
+    return [f"{pictures_lie} and {agreeing(number, 'is')} left out: {shortened(outside, 3)}"]

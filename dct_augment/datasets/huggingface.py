@@ -22,6 +22,7 @@ from dct_augment.datasets.reading import ImageReader
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.records import Example
+from dct_augment.wording import agreeing
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DATA_ENDINGS = frozenset({".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".zip", ".tar", ".gz", ".h5"})
@@ -236,7 +237,9 @@ def _refuse_missing_files(root: Path) -> None:
         for number in sorted(set(range(count)) - numbers)
     ]
     if missing:
-        raise DatasetError(f"{len(missing)} of its files are missing: {shortened(missing)}; download them again")
+        raise DatasetError(
+            f"{len(missing)} of its files {agreeing(len(missing), 'is')} missing: {shortened(missing)}; download again"
+        )
 
 
 def _load_from_hub(settings: HuggingFaceDataset) -> Any:

@@ -16,6 +16,7 @@ from dct_augment.datasets.indexed import IndexedImages
 from dct_augment.datasets.reading import SUFFIXES, ImageReader
 from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.records import Example
+from dct_augment.wording import agreeing, counted
 
 _CHUNK = 50_000  # rows that are Python objects at once
 
@@ -75,10 +76,12 @@ class LeftOut:
         if self.endings:
             most = self.endings.most_common(8)
             counts = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in most)
-            total = f"{self.endings.total():,} files in class folders"
-            notes.append(f"{total} are left out, they do not end as pictures do: {counts}")
+            total = self.endings.total()
+            files = f"{counted(total, 'file')} in class folders whose ending is not a picture's"
+            notes.append(f"{files} {agreeing(total, 'is')} left out: {counts}")
         if self.bad_names:
-            notes.append(f"{self.bad_names:,} pictures are left out, their names are not UTF-8; rename them")
+            pictures = f"{counted(self.bad_names, 'picture')} whose name is not UTF-8"
+            notes.append(f"{pictures} {agreeing(self.bad_names, 'is')} left out; give another name")
         return notes
 
 

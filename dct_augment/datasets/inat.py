@@ -14,6 +14,7 @@ from dct_augment.datasets.class_labels import HIDDEN
 from dct_augment.datasets.naming import class_infos
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError
+from dct_augment.wording import agreeing, counted
 
 Category = Mapping[str, Any]
 
@@ -182,12 +183,14 @@ def _rows(
     if len(images) < len(annotated.images):
         raise _repeated(annotated.path, "images", annotated.images)
     if unknown := category_of.keys() - images:
+        annotations_are = counted(len(unknown), "annotation", "is")
         raise DatasetError(
-            f"{where}: {len(unknown)} annotations are of images that are not in its list, e.g. {min(unknown, key=str)}"
+            f"{where}: {annotations_are} of an image that is not in its list, e.g. {min(unknown, key=str)}"
         )
     if without := len(images) - len(category_of):
         notes.append(
-            f"{annotated.path.name}: {without:,} images have no annotation, or a hidden one (-1), and are left out"
+            f"{annotated.path.name}: {counted(without, 'image', 'has')} no annotation, or a hidden one (-1), and "
+            f"{agreeing(without, 'is')} left out"
         )
     for image in annotated.images:
         number = numbers.get(category_of.get(image["id"]))

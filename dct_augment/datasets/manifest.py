@@ -24,6 +24,7 @@ from dct_augment.datasets.image_files import ImageFiles
 from dct_augment.datasets.naming import class_infos
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError
+from dct_augment.wording import agreeing, counted, counted_of, reason_of
 
 _CHUNK = 50_000  # rows that are Python objects at once
 
@@ -106,7 +107,7 @@ def _read(file: Path, settings: ManifestDataset) -> _Columns:
     try:
         return readers[ending](file, settings)
     except (pa.ArrowException, OSError, UnicodeError, EOFError, csv.Error, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = " ".join(reason_of(error).split())
         raise DatasetError(f"it cannot be read: {reason}") from error
 
 
@@ -236,11 +237,12 @@ def _existing_paths(paths: pa.ChunkedArray, roots: Sequence[Path], notes: list[s
     if missing_count == len(paths):
         web = " They are web addresses: download the pictures first." if "://" in paths[0].as_py() else ""
         raise DatasetError(
-            f"none of its {len(paths):,} pictures is in {' or '.join(repr(str(root)) for root in roots)}, the first is "
+            f"no picture of it ({len(paths):,}) is in {' or '.join(repr(str(root)) for root in roots)}, the first is "
             f"{missing[0]!r}.{web} Set dataset.root to the folder that the paths begin in"
         )
     if missing_count:
-        notes.append(f"{missing_count:,} of {len(paths):,} files of the table are missing: {shortened(missing, 10)}")
+        files_are = counted_of(missing_count, len(paths), "file of the table", "is")
+        notes.append(f"{files_are} missing: {shortened(missing, 10)}")
     return pa.concat_arrays(written)
 
 
@@ -308,6 +310,8 @@ def _distinct_rows(paths: pa.Array, labels: LabelColumn, splits: np.ndarray, not
         differing = np.flatnonzero(values[first][inverse] != values)
         if len(differing):
             path = paths[int(differing[0])].as_py()
-            raise DatasetError(f"{len(differing):,} rows name a picture again, with another value: {path!r} has {what}")
-    notes.append(f"{len(encoded) - len(first):,} rows name a picture again and are left out")
+            rows_name = counted(len(differing), "row", "names")
+            raise DatasetError(f"{rows_name} a picture again, with another value: {path!r} has {what}")
+    again = len(encoded) - len(first)
+    notes.append(f"{counted(again, 'row', 'names')} a picture again and {agreeing(again, 'is')} left out")
     return np.sort(first)

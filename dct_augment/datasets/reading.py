@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 
 from dct_augment.errors import UnreadableImageError
+from dct_augment.wording import reason_of
 
 ValueRange = Literal["full", "12bit", "min_max"] | tuple[float, float]
 """What is black and what is white in pictures of more than 8 bits."""
@@ -62,7 +63,7 @@ class ImageReader:
         try:
             data = stored if isinstance(stored, bytes) else stored.read_bytes()
         except OSError as error:
-            raise UnreadableImageError(error.strerror or str(error)) from error
+            raise UnreadableImageError(reason_of(error)) from error
         except ValueError as error:  # a path with a null byte, or one that is no text
             raise UnreadableImageError(f"its path is none: {error}") from error
         if not data:

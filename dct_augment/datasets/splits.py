@@ -12,6 +12,7 @@ from dct_augment.datasets.indexed import IndexedImages
 from dct_augment.datasets.reading import ImageReader
 from dct_augment.errors import DatasetError
 from dct_augment.records import ClassInfo, Dataset, Example
+from dct_augment.wording import agreeing, counted_of, listed
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,9 @@ def _refuse_empty_classes(classes: Sequence[ClassInfo], train: Sequence[Example]
     with_images = set(labels(train))
     empty = [info.original_name or info.name for info in classes if info.index not in with_images]
     if empty:
-        listed = ", ".join(map(repr, empty[:10])) + (" ..." if len(empty) > 10 else "")
+        classes_of_folder = f"{counted_of(len(empty), len(classes), 'class')} in {str(folder)!r}"
         raise DatasetError(
-            f"{len(empty)} of {len(classes)} classes in {str(folder)!r} have no training picture: {listed}. Add some, "
-            "remove the class, or hold out less (dataset.val, dataset.test)"
+            f"{classes_of_folder} {agreeing(len(empty), 'has')} no training picture: "
+            f"{listed(list(map(repr, empty)), 10)}. Add some, remove the class, or "
+            "hold out less (dataset.val, dataset.test)"
         )

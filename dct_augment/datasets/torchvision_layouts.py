@@ -15,6 +15,7 @@ from dct_augment.datasets.flower_names import FLOWERS
 from dct_augment.datasets.naming import class_infos
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError
+from dct_augment.wording import counted
 
 NAMES = ("aircraft", "flowers102", "pets", "cars", "food101", "dtd", "eurosat", "caltech101")
 
@@ -145,7 +146,9 @@ def _read_flowers(root: Path) -> Contents:
         for image in images:
             path = f"jpg/image_{image:05d}.jpg"
             if not 1 <= image <= len(labels):
-                raise damaged(root / "setid.mat", f"numbers of the {len(labels)} images", f"{variable} has {image}")
+                raise damaged(
+                    root / "setid.mat", f"numbers of the {counted(len(labels), 'image')}", f"{variable} has {image}"
+                )
             rows[split].append((path, _label(root / "imagelabels.mat", labels[image - 1], len(FLOWERS), path)))
     return Contents(FLOWERS, rows, [name.removesuffix("?") for name in FLOWERS])
 
@@ -171,7 +174,7 @@ def _read_pets(root: Path) -> Contents:
                 raise damaged(root / file, "one breed for each label", reason)
             rows[split].append((f"images/{image}.jpg", int(label) - 1))
     if sorted(names) != list(range(1, len(names) + 1)):
-        reason = f"it has {len(names)} labels, up to {max(names)}"
+        reason = f"it has {counted(len(names), 'label')}, up to {max(names)}"
         raise damaged(root / "annotations/trainval.txt", "the labels 1, 2, 3, ... without a gap", reason)
     return Contents([names[label] for label in sorted(names)], rows)
 

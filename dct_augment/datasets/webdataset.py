@@ -1,8 +1,6 @@
 """Reads WebDataset tar shards, our own included; images are read from the tars where they lie."""
 
-import hashlib
 import json
-import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from dct_augment import files, tars
+from dct_augment import tars
 from dct_augment.config import WebDatasetDataset
-from dct_augment.datasets import class_labels, image_files, split_words
+from dct_augment.datasets import class_labels, image_files, split_words, unpacked_tars
 from dct_augment.datasets.class_labels import (
     Label,
     LabelColumn,
@@ -34,6 +32,7 @@ from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.records import Example
 from dct_augment.tars import Span, TarSample
+from dct_augment.wording import agreeing, counted, reason_of
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _IMAGES = frozenset(suffix.removeprefix(".") for suffix in SUFFIXES)
@@ -61,12 +60,14 @@ def load(settings: WebDatasetDataset) -> ImageDataset:
     copies = 0
     for path, split in _splits(root, paths, notes):
         with about(repr(str(path))):
-            readable = _unpacked(path)
+            readable = unpacked_tars.unpacked(path)
             index.add(readable, path.relative_to(root).as_posix(), split)
         copies += readable != path
     index.require_training_pictures(root)
     if copies:
-        notes.append(f"{copies} compressed tars are read from copies in {str(_cache_folder())!r}, made once")
+        notes.append(
+            f"{counted(copies, 'compressed tar', 'is')} read from copies in {str(unpacked_tars.folder())!r}, made once"
+        )
     with about(repr(str(root))):
         numbered = class_labels.number({split: rows.label_column() for split, rows in index.rows.items()})
         names = _class_names(root, numbered.names, index.names, notes)
@@ -170,7 +171,7 @@ class _Index:
                     spans.append((image.span.offset, image.span.size, image.compressed))
             rows.tables.append(_table(keys, len(self.tars), spans))
         except tars.UNREADABLE_TAR as error:
-            raise DatasetError(f"it cannot be read: {_reason(error)}") from error
+            raise DatasetError(f"it cannot be read: {reason_of(error)}") from error
         rows.places.append(np.array(places, np.int32))
         self.tars.append(tar)
 
@@ -185,7 +186,7 @@ class _Index:
             wanted = f"a picture .{key.lstrip('.')}, which dataset.image_key names" if key else "a picture"
             there = shortened(sorted(self._endings), 8) or "nothing"
             raise DatasetError(
-                f"{str(root)!r}: none of its {self._without_picture:,} samples has {wanted}; they have {there}"
+                f"{str(root)!r}: no sample ({self._without_picture:,} read) has {wanted}; there is {there}"
             )
         if not self.rows["train"].places:
             others = " and ".join(split for split, rows in self.rows.items() if rows.places)
@@ -196,9 +197,11 @@ class _Index:
 
     def notes(self) -> list[str]:
         """Say what was left out."""
-        if not self._without_picture:
+        number = self._without_picture
+        if not number:
             return []
-        return [f"{self._without_picture:,} samples of the tars have no picture and are left out"]
+        samples_have = counted(number, "sample of the tars", "has")
+        return [f"{samples_have} no picture and {agreeing(number, 'is')} left out"]
 
     def _image(self, key: str, members: Mapping[str, _Member]) -> _Member | None:
         """Find the picture of a sample: the member whose last ending is a picture's."""
@@ -351,8 +354,9 @@ def _without_plain_prompts(root: Path, paths: list[Path], notes: list[str]) -> l
     if not isinstance(plans, dict) or "plain" not in plans:
         return paths
     kept = [path for path in paths if not re.fullmatch(r".*-plain-\d{6}\.tar", path.name)]
-    if len(kept) < len(paths):
-        notes.append(f"{len(paths) - len(kept)} tars of plain-prompt images of a run of version 0.1.0 are left out")
+    if plain := len(paths) - len(kept):
+        tars_are = counted(plain, "tar of plain-prompt images of a run of version 0.1.0", "is")
+        notes.append(f"{tars_are} left out")
     return kept
 
 
@@ -401,7 +405,7 @@ def _class_names(root: Path, labels: Sequence[Label], in_tars: Mapping[int, str]
             )
         if numbers[-1] >= len(listed) or numbers[0] < 0:
             raise DatasetError(
-                f"{str(path)!r} names {len(listed)} classes, but labels are {numbers[0]} to {numbers[-1]}"
+                f"{str(path)!r} names {counted(len(listed), 'class')}, but labels are {numbers[0]} to {numbers[-1]}"
             )
         return [listed[label] for label in numbers]
     if missing := [label for label in numbers if label not in in_tars]:
@@ -421,11 +425,6 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in text.rstrip().splitlines()]
 
 
-def _reason(error: Exception) -> str:
-    """Give the words of an error, without the number that the system has for it."""
-    return getattr(error, "strerror", None) or str(error)
-
-
 def _reordered(numbered: NumberedLabels, names: Sequence[str]) -> NumberedLabels:
     """Number classes in another order."""
     table = np.array([*(names.index(str(name)) for name in numbered.names), class_labels.UNLABELLED], np.int32)
@@ -433,36 +432,10 @@ def _reordered(numbered: NumberedLabels, names: Sequence[str]) -> NumberedLabels
     return NumberedLabels(list(names), labels, numbered.notes)
 
 
-def _unpacked(tar: Path) -> Path:
-    """Give a tar without compression: it is unpacked once, for only then can its images be read in any order.
-
-    Raises:
-        DatasetError: it is damaged, or there is no room.
-    """
-    try:
-        if not tars.is_compressed(tar):
-            return tar
-        status = tar.stat()
-        identity = f"{tar.resolve()} {status.st_size} {status.st_mtime_ns}"
-        digest = hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-        target = _cache_folder() / f"{digest}-{tar.name.partition('.')[0]}.tar"
-        if not target.is_file():
-            with files.atomic(target) as partial_tar:
-                tars.unpack(tar, partial_tar)
-    except tars.UNREADABLE_TAR as error:
-        raise DatasetError(f"it cannot be unpacked: {_reason(error)}") from error
-    return target
-
-
-def _cache_folder() -> Path:
-    """Give the folder of unpacked tars: in `XDG_CACHE_HOME`, or in `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dct-augment" / "tars"
-
-
 def _open(reader: ImageReader, tar: Path, member: _Member) -> Image.Image:
     try:
         with tar.open("rb") as stream:
             data = member.read(stream)
     except (OSError, ValueError, zlib.error) as error:
-        raise UnreadableImageError(f"its member cannot be read: {_reason(error)}") from error
+        raise UnreadableImageError(f"its member cannot be read: {reason_of(error)}") from error
     return reader.read(data)

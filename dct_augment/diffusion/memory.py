@@ -9,6 +9,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 
 from dct_augment.errors import DctAugmentError
 from dct_augment.records import Progress, ProgressCallback, ignore_progress
+from dct_augment.wording import counted
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -64,13 +65,13 @@ def apply(pipe: Any, memory: Memory) -> None:
 class ShrinkingBatches:
     """Works through items in batches; where memory runs out, the batch is halved, for good.
 
-    `what` names the items, and `settings` what makes a single one smaller, both for messages.
+    `noun` is the word for an item, and `settings` says what makes a single one smaller, both for messages.
     """
 
     def __init__(
-        self, size: int, what: str, on_progress: ProgressCallback = ignore_progress, settings: str = ""
+        self, size: int, noun: str, on_progress: ProgressCallback = ignore_progress, settings: str = ""
     ) -> None:
-        self.size, self._what, self._on_progress, self._settings = size, what, on_progress, settings
+        self.size, self._noun, self._on_progress, self._settings = size, noun, on_progress, settings
 
     def run(self, items: Sequence[T], work: Callable[[Sequence[T]], R]) -> Iterator[tuple[Sequence[T], R]]:
         """Each batch of items with what `work` made of it, in order. `work` may be called again for the same items.
@@ -92,7 +93,7 @@ class ShrinkingBatches:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self._on_progress(
-                Progress("memory", 0, 0, f"out of memory: going on with {self.size} {self._what} at once")
+                Progress("memory", 0, 0, f"out of memory: going on with {counted(self.size, self._noun)} at once")
             )
 
     def _halve(self, size: int, error: RuntimeError | MemoryError) -> None:
@@ -102,7 +103,7 @@ class ShrinkingBatches:
         if size == 1:
             advice = "set model.memory=low, or model.dtype=float16 on a GPU"
             advice += f", or lower {self._settings}" if self._settings else ""
-            raise DctAugmentError(f"out of memory with {self._what} taken one by one: {advice}") from error
+            raise DctAugmentError(f"out of memory with a single {self._noun}: {advice}") from error
         self.size = size // 2
 
 

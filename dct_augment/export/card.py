@@ -11,6 +11,7 @@ from dct_augment.export.licences import licence
 from dct_augment.export.rows import ExportClass
 from dct_augment.export.runs import SourceRun, public
 from dct_augment.export.selection import ClassTally, Selection
+from dct_augment.wording import counted
 
 MOST_ROWS = 2000
 """Classes in the table; the Hub shows no card that is much longer."""
@@ -96,12 +97,6 @@ def summarize(selection: Selection, targets: Mapping[tuple[int, str], ExportClas
         target = targets[member]
         summaries.setdefault(target.label, ClassSummary(target)).add(tally)
     return tuple(summaries[label] for label in sorted(summaries))
-
-
-def counted(number: int, noun: str) -> str:
-    """Write a number with its noun: `1 class`, `2 classes`."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def _introduction(export: Export) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from dct_augment import files
 from dct_augment.errors import ExportError, InputError
-from dct_augment.export.card import Export, counted, summarize, write_card
+from dct_augment.export.card import Export, summarize, write_card
 from dct_augment.export.classes import SharedNames, number_classes
 from dct_augment.export.folders import TABLES, write_csv, write_imagefolder
 from dct_augment.export.grid import Grid
@@ -24,6 +24,7 @@ from dct_augment.export.selection import STAGE, select
 from dct_augment.export.tables import PARTS, write_huggingface, write_parquet
 from dct_augment.export.webdatasets import write_webdataset
 from dct_augment.records import Progress, ProgressCallback, ignore_progress
+from dct_augment.wording import counted, reason_of
 
 FORMATS: Mapping[str, Callable[[Images, Path, Sequence[ExportClass]], dict[str, Any]]] = {
     "imagefolder": lambda images, folder, classes: write_imagefolder(images, folder),
@@ -219,7 +220,7 @@ def _writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         space = error.errno in (errno.ENOSPC, errno.EDQUOT)
         fix = "free some space, or give another folder" if space else "give a folder that can be written"
-        reason = error.strerror or str(error)
+        reason = reason_of(error)
         raise ExportError(f"--to {folder} cannot be written: {reason}; {fix}. Nothing was left there") from error
 
 

@@ -76,7 +76,7 @@ class Generator:
         def generate(batch: Sequence[PlanRow]) -> torch.Tensor:
             return self._generate_batch(batch, vectors)
 
-        batches = ShrinkingBatches(min(batch_size, self._batch_size or batch_size), "images", self._on_progress)
+        batches = ShrinkingBatches(min(batch_size, self._batch_size or batch_size), "image", self._on_progress)
         pending: Future[list[GeneratedImage]] | None = None
         with ThreadPoolExecutor(1) as pool:
             for batch, images in batches.run(rows, generate):

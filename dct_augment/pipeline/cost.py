@@ -9,6 +9,7 @@ from dct_augment.benchmark.arms import arm_draws
 from dct_augment.benchmark.trials import plan_trials
 from dct_augment.config import Config
 from dct_augment.records import ImageKind, StageName
+from dct_augment.wording import counted
 
 if TYPE_CHECKING:
     from dct_augment.pipeline.run import Run
@@ -39,7 +40,7 @@ def estimate(run: "Run", parts: Collection[StageName]) -> list[Line]:
         lines.append(
             Line(
                 StageName.TOKENS,
-                f"{len(missing)} classes, up to {settings.max_updates} updates an attempt",
+                f"{counted(len(missing), 'class')}, up to {counted(settings.max_updates, 'update')} an attempt",
                 total,
                 total * pace,
             )
@@ -50,9 +51,8 @@ def estimate(run: "Run", parts: Collection[StageName]) -> list[Line]:
             layout = stage.layout(run.classes)
             todo = [spec for spec in layout if not run.shards[kind].parquet(spec).is_file()]
             images = sum(map(len, todo))
-            lines.append(
-                Line(stage.name, f"{images} images, {len(todo)} shards", images * per_image, images * per_image * pace)
-            )
+            work = f"{counted(images, 'image')}, {counted(len(todo), 'shard')}"
+            lines.append(Line(stage.name, work, images * per_image, images * per_image * pace))
     if StageName.ARMS in parts and (draws := arm_draws(config.benchmark)):
         images = len(run.classes) * config.benchmark.per_class * per_image
         tokens = {
@@ -61,10 +61,19 @@ def estimate(run: "Run", parts: Collection[StageName]) -> list[Line]:
             "class_token_few_shot_guide": token_evaluations(config, per_step),
         }
         total = sum(images + len(run.classes) * tokens[draw.arm] for draw in draws)
-        lines.append(Line(StageName.ARMS, f"tokens and images of {len(draws)} arms and draws", total, total * pace))
+        lines.append(
+            Line(StageName.ARMS, f"tokens and images of {counted(len(draws), 'few-shot draw')}", total, total * pace)
+        )
     if StageName.BENCHMARK in parts:
         trials = len(plan_trials(config.benchmark))
-        lines.append(Line(StageName.BENCHMARK, f"{trials} trials of {config.downstream.steps} steps", 0, float("nan")))
+        lines.append(
+            Line(
+                StageName.BENCHMARK,
+                f"{counted(trials, 'trial')} of {counted(config.downstream.steps, 'step')}",
+                0,
+                float("nan"),
+            )
+        )
     return lines
 
 

@@ -26,6 +26,7 @@ from dct_augment.errors import DatasetError, InputError, ModelError
 from dct_augment.pipeline.cost import token_evaluations
 from dct_augment.pipeline.prompt_check import check_class_names, check_lengths
 from dct_augment.records import ClassInfo
+from dct_augment.wording import counted
 
 State = Literal["ok", "warning", "missing"]
 
@@ -236,7 +237,7 @@ def _dataset(config: Config) -> tuple[Finding, tuple[ClassInfo, ...], int | None
         terms, count = _PUBLISHED.get(config.dataset.name, ("", None))
         return Finding(what, "missing", str(error), terms), (), len(names) if names else count
     sizes = ", ".join(f"{len(dataset.examples(split)):,} {split}" for split in ("train", "val", "test"))
-    finding = Finding(what, "ok", f"{dataset.name}: {len(classes)} classes; {sizes} images")
+    finding = Finding(what, "ok", f"{dataset.name}: {counted(len(classes), 'class')}; {sizes} images")
     return finding, dataset.classes, len(classes)
 
 
@@ -282,7 +283,11 @@ def _work(config: Config, class_count: int | None) -> Finding:
     tokens = token_evaluations(config, per_step) * class_count
     images = 2 * class_count * config.generation.per_class * sampling.num_inference_steps * per_step
     detail = f"about {tokens:,} U-Net evaluations for tokens (one whole attempt each), {images:,} for images"
-    pace = f"; {(tokens + images) / 3600 / 20:,.0f} hours at 20 a second" if config.model.path != "pocket" else ""
+    pace = (
+        f"; {counted(round((tokens + images) / 3600 / 20), 'hour')} at 20 a second"
+        if config.model.path != "pocket"
+        else ""
+    )
     return Finding("work", "ok", f"{detail}{pace}", "`--dry-run` measures this machine's pace")
 
 

@@ -28,6 +28,7 @@ from dct_augment.records import ClassInfo, ImageKind, Progress, StageName, WorkU
 from dct_augment.report.page import write_report
 from dct_augment.report.real_images import RealImageSection, load_section
 from dct_augment.tokens import formats
+from dct_augment.wording import counted_of
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "webdataset", "pandas", "pyarrow")
 
@@ -197,9 +198,10 @@ class Run(RunContext):
         failed = self.failed
         if failed and self.config.on_class_failure == "fail":
             reasons = ", ".join(f"{name} ({reason})" for name, reason in failed.items())
+            of_classes = counted_of(len(failed), len(self.classes), "class")
             raise TokenTrainingError(
-                f"no class token for {len(failed)} of {len(self.classes)} classes: {reasons}. The others are done. Try "
-                "other settings for these with another --output, e.g. --set tokens.seed=1, or set on_class_failure=skip"
+                f"no class token for {of_classes}: {reasons}. The others are done. Try other "
+                "settings for these with another --output, e.g. --set tokens.seed=1, or set on_class_failure=skip"
             )
 
     def report(self) -> Path:

@@ -227,7 +227,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
             return self._score_word_batch(state, torch.stack(list(rows)), seeds, steps)
 
         images_at_once = self._tokens_config.classes_per_batch * self._tokens_config.validation_images
-        batches = ShrinkingBatches(images_at_once // screen.images or 1, "words")
+        batches = ShrinkingBatches(images_at_once // screen.images or 1, "word")
         return torch.cat([scores for _, scores in batches.run(list(words), score)])
 
     def _score_word_batch(

@@ -107,7 +107,7 @@ class Trainer(ABC, Generic[State]):
         self._starts = dict(starts or {})
         self._word_norms = self._backend.word_norms()
         self._updates = updates
-        self._batches = ShrinkingBatches(tokens_config.classes_per_batch, "classes")
+        self._batches = ShrinkingBatches(tokens_config.classes_per_batch, "class")
 
     @abstractmethod
     def _new_state(self, info: ClassInfo) -> State:
@@ -161,7 +161,7 @@ class Trainer(ABC, Generic[State]):
             ModelError: guide or judge do not know a class.
         """
         slots = self._tokens_config.classes_per_batch
-        self._batches = ShrinkingBatches(slots, "classes", on_progress, self._settings_that_save_memory)
+        self._batches = ShrinkingBatches(slots, "class", on_progress, self._settings_that_save_memory)
         queue = self._start(classes, resume)
         if checkpoint is not None:
             checkpoint(queue.checkpoint())
@@ -213,7 +213,7 @@ class Trainer(ABC, Generic[State]):
             state.evaluations += evaluations
             return images
 
-        batches = ShrinkingBatches(self._batches.size * self._tokens_config.validation_images, "images")
+        batches = ShrinkingBatches(self._batches.size * self._tokens_config.validation_images, "image")
         return torch.cat([images for _, images in batches.run(range(len(seeds)), generate)])
 
     def _encode(self, info: ClassInfo, vector: torch.Tensor, *, first: int, count: int) -> Conditioning:

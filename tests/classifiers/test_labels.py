@@ -29,7 +29,7 @@ def test_a_label_that_a_classifier_has_twice_is_refused():
     """ImageNet has two "crane": choosing one in silence would train the wrong bird."""
     guide = SingleClassifier(RecordingNetwork(), Preprocess.square(8, MEAN, STD), ("crane", "kiwi", "Crane "))
     assert guide.targets([ClassInfo(0, "kiwi", "kiwi")]) == (1,)
-    with pytest.raises(ModelError, match="no single label for 1 of 1 classes: 'crane' is"):
+    with pytest.raises(ModelError, match="no single label for 1 of 1 class: 'crane' is"):
         guide.targets([ClassInfo(0, "crane", "crane")])
 
 
@@ -81,7 +81,7 @@ def test_a_number_that_belongs_to_a_label_tells_it_from_another():
     seven_up = ClassInfo(0, "7 up", "7-up", original_name="7_up")
     euros = [ClassInfo(number, f"{number} euro", f"{number}-euro") for number in (1, 2)]
     assert Labels(("up", "7_Up", "1_euro", "2_euro")).match([seven_up, *euros]) == (1, 2, 3)
-    with pytest.raises(ModelError, match=r"no single label for 1 of 1 classes: '7 up'"):
+    with pytest.raises(ModelError, match=r"no single label for 1 of 1 class: '7 up'"):
         Labels(("up", "down")).match([seven_up])
     with pytest.raises(ModelError, match=r"no single label"):
         Labels(("7_up", "down")).match([ClassInfo(0, "up", "up")])
@@ -112,7 +112,7 @@ def test_a_file_of_labels_by_class_may_not_name_a_class_twice(tmp_path):
 def test_classes_find_their_labels_by_index_and_by_a_file(tmp_path):
     classifier_labels, crane = Labels(LABELS), ClassInfo(1, "crane", "crane-2", original_name="n1")
     assert classifier_labels.match([crane], "index") == (1,)
-    with pytest.raises(ModelError, match="4 outputs and 1 classes lie beyond: 'gull'"):
+    with pytest.raises(ModelError, match="4 outputs and 1 class lies beyond: 'gull'"):
         classifier_labels.match([ClassInfo(4, "gull", "gull")], "index")
     for key, label, output in (("n1", "stone", 1), ("crane-2", 2, 2), ("crane", "red bird", 0)):
         path = tmp_path / "match.yaml"

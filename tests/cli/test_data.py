@@ -60,7 +60,7 @@ def test_duplicates_across_splits_are_shown_and_exit_code_2(root: Path) -> None:
     done = call("--config", "birds.yaml")
     assert done.exit_code == 2
     assert "train/china/[red]copy.png (china)" in done.stdout
-    assert "1 images are in more than one split" in done.stderr
+    assert "1 image is in more than one split" in done.stderr
 
 
 def test_json_is_alone_on_stdout_and_has_everything(root: Path) -> None:
@@ -84,7 +84,7 @@ def test_classes_with_fewer_pictures_than_shots_are_noted(root: Path) -> None:
         path.write_bytes(b"no picture")
     done = call("--config", "birds.yaml", "--set", "benchmark.shots=3")
     assert "5 images cannot be read and are left out" in done.stdout
-    assert "note: 1 classes have fewer than 3 training images: china 1" in done.stdout
+    assert "note: 1 class has fewer than 3 training images: china 1" in done.stdout
     assert done.exit_code == 0
 
 
@@ -93,14 +93,14 @@ def test_a_class_without_a_readable_picture_is_exit_code_2(root: Path) -> None:
         path.write_bytes(b"no picture")
     done = call("--config", "birds.yaml")
     assert done.exit_code == 2
-    assert "1 of 2 classes have no training image left: 'china'" in done.stderr
+    assert "1 of 2 classes has no training image left: 'china'" in done.stderr
 
 
 def test_a_setting_is_taken(root: Path) -> None:
     shutil.copy(root / "test" / "china" / "06.png", root / "train" / "china" / "copy.png")
     done = call("--config", "birds.yaml", "--set", "dataset.duplicates=drop")
     assert done.exit_code == 0
-    assert "1 images left out (dataset.duplicates: drop)" in done.stdout
+    assert "1 image left out (dataset.duplicates: drop)" in done.stdout
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"{", b"{}", b"[1]"])

@@ -96,9 +96,9 @@ def test_a_split_of_hidden_labels_is_left_out_and_single_rows_too() -> None:
     assert numbered.labelled("train").tolist() == [0, 3]
     assert numbered.labels.keys() == {"train"}
     assert numbered.notes == [
-        "split train: 2 of 4 pictures are left out, their labels are hidden (-1) or missing",
-        "split test: all 2 labels are hidden (-1); the split is left out",
-        "split val: all 2 labels are missing; the split is left out",
+        "split train: 2 of 4 pictures are left out because of a label that is hidden (-1) or missing",
+        "split test: 2 of 2 labels are hidden (-1); the split is left out",
+        "split val: 2 of 2 labels are missing; the split is left out",
     ]
 
 
@@ -106,7 +106,7 @@ def test_classes_without_a_picture_are_left_out_of_a_given_order() -> None:
     numbered = class_labels.number({"train": column("c", "a")}, ["c", "b", "a"])
     assert numbered.names == ["c", "a"]
     assert numbered.labels["train"].tolist() == [0, 1]
-    assert numbered.notes[0].startswith("1 of 3 classes have no picture and are left out ('b')")
+    assert numbered.notes[0].startswith("1 of 3 classes has no picture and is left out ('b')")
 
 
 def test_numbers_come_before_words() -> None:

@@ -62,7 +62,7 @@ def test_a_folder_in_another_layout_is_refused(tmp_path: Path) -> None:
     assert_refused("holds no class folders", "folder", tmp_path)
     save_image(tmp_path / "a" / "0.jpg")
     (tmp_path / "b").mkdir()
-    assert_refused("1 of 2 classes in .* have no training picture: 'b'", "folder", tmp_path)
+    assert_refused("1 of 2 classes in .* has no training picture: 'b'", "folder", tmp_path)
     assert_refused("hold out 1.1 of all", "folder", tmp_path, val=0.6, test=0.5)
     save_image(tmp_path / "b" / "0.jpg")
     (tmp_path / "val").mkdir()
@@ -247,7 +247,7 @@ def test_whatever_is_left_out_is_counted(tmp_path: Path) -> None:
     assert data.notes == (
         "folders beside the splits are left out: 'thumbnails'",
         "2 pictures lie in no class folder and are left out: 'logo.png', 'train/cover.jpg'",
-        "4 files in class folders are left out, they do not end as pictures do: 2 .txt, 1 without ending, 1 .cr2",
+        "4 files in class folders whose ending is not a picture's are left out: 2 .txt, 1 without ending, 1 .cr2",
     )
     assert len(data.examples("train")) == 4
 
@@ -306,7 +306,7 @@ def test_file_names_that_are_no_text_are_counted_or_named(tmp_path: Path) -> Non
     root = folder_tree(tmp_path / "birds", 3)
     os.rename(root / "crane" / "000.png", os.fsencode(root / "crane") + b"/\xff.png")
     data = load("folder", root, val=0, test=0)
-    assert "1 pictures are left out, their names are not UTF-8; rename them" in data.notes
+    assert "1 picture whose name is not UTF-8 is left out; give another name" in data.notes
     assert len(data.examples("train")) == 8
     os.mkdir(os.fsencode(root) + b"/\xfe")
     assert_refused("is not UTF-8; rename it", "folder", root)

@@ -195,7 +195,7 @@ def test_hidden_test_labels_are_no_class(tmp_path: Path, label_type: str) -> Non
     train, test = table(40, label_type=kind), table(labels=[-1] * 5, label_type=kind)
     data = load("huggingface", save(tmp_path / "t", train=train, test=test))
     assert len(data.classes) == 2
-    assert "split test: all 5 labels are hidden (-1); the split is left out" in data.notes
+    assert "split test: 5 of 5 labels are hidden (-1); the split is left out" in data.notes
     assert {example.key.split("/")[0] for example in data.examples("test")} == {"train"}
 
 
@@ -204,14 +204,14 @@ def test_a_missing_label_is_no_class(tmp_path: Path) -> None:
     data = load("huggingface", save(tmp_path / "t", train=rows), val=0, test=0)
     assert [info.name for info in data.classes] == ["a", "b"]
     assert [example.key for example in data.examples("train")] == ["train/0000000", "train/0000002", "train/0000003"]
-    assert data.notes == ("split train: 1 of 4 pictures are left out, their labels are missing",)
+    assert data.notes == ("split train: 1 of 4 pictures is left out because of a label that is missing",)
 
 
 def test_a_missing_label_that_pandas_made_a_word_is_no_class(tmp_path: Path) -> None:
     rows = table(labels=["a", "nan", "b", "None", "<NA>"], label_type=hf.Value("string"))
     data = load("huggingface", save(tmp_path / "t", train=rows), val=0, test=0)
     assert [info.name for info in data.classes] == ["a", "b"]
-    assert data.notes == ("split train: 3 of 5 pictures are left out, their labels are missing",)
+    assert data.notes == ("split train: 3 of 5 pictures are left out because of a label that is missing",)
 
 
 def test_a_class_that_the_data_set_itself_calls_none_is_a_class(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_classes_without_a_picture_are_left_out_of_the_names(tmp_path: Path) -> 
     kind = hf.ClassLabel(names=["dodo", *NAMES])
     data = load("huggingface", save(tmp_path / "t", train=table(labels=[1, 2], label_type=kind)), val=0, test=0)
     assert [info.original_name for info in data.classes] == list(NAMES)
-    assert data.notes[0].startswith("1 of 3 classes have no picture and are left out ('dodo')")
+    assert data.notes[0].startswith("1 of 3 classes has no picture and is left out ('dodo')")
 
 
 def test_splits_of_the_package_have_the_usual_words(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_a_folder_of_parquet_files_as_the_hub_has_it_is_read(tmp_path: Path) -> 
     assert colours(data, "val") == {"sea_gull": {RGB["red"]}, "crane": {RGB["green"]}}
     (root / "data" / "train-00001-of-00002.parquet").unlink()
     assert_refused(
-        "1 of its files are missing: 'data/train-00001-of-00002.parquet'; download them again", "huggingface", root
+        "1 of its files is missing: 'data/train-00001-of-00002.parquet'; download again", "huggingface", root
     )
 
 
@@ -416,7 +416,7 @@ def test_the_caches_are_read_where_the_hub_cannot_be_reached(
 
 def test_an_unfinished_download_is_not_taken_for_the_whole(hub: Callable[..., Path]) -> None:
     (hub(files=3) / "data" / "train-00002-of-00003.parquet").unlink()
-    assert_refused("1 of its files are missing: 'data/train-00002-of-00003", "huggingface", Path("someone/birds"))
+    assert_refused("1 of its files is missing: 'data/train-00002-of-00003", "huggingface", Path("someone/birds"))
 
 
 def test_a_data_set_that_is_nowhere_says_what_to_do(caches: Path, hub: Callable[..., Path]) -> None:

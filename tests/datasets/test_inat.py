@@ -65,7 +65,7 @@ def damaged(root: Path, change: Any) -> Path:
         (lambda data: data["annotations"][0].update(image_id=[1]), r"annotations\[0\] lacks image_id"),
         (
             lambda data: data["annotations"][0].update(image_id=9),
-            "1 annotations are of images that are not in its list",
+            "1 annotation is of an image that is not in its list",
         ),
         (
             lambda data: data["annotations"][0].update(category_id=9),
@@ -86,7 +86,7 @@ def test_each_fault_of_an_annotation_file_is_one_message(tmp_path: Path, change:
 
 def test_images_without_annotation_are_left_out_and_counted(tmp_path: Path) -> None:
     data = load("inat", damaged(tmp_path, lambda data: data["annotations"].pop()))
-    assert data.notes == ("train.json: 1 images have no annotation, or a hidden one (-1), and are left out",)
+    assert data.notes == ("train.json: 1 image has no annotation, or a hidden one (-1), and is left out",)
     assert len(data.examples("train")) + len(data.examples("val")) == 17
 
 

@@ -178,7 +178,7 @@ def test_pictures_of_12_bits_in_files_of_16_are_told_of(tmp_path: Path) -> None:
         grey = np.asarray(photograph(number).convert("L")).astype(np.uint16) * 15
         Image.fromarray(grey).save(root / "train" / "china" / f"{number:02d}.png")
     (note,) = look(root, tmp_path / "out").notes
-    assert note.startswith("2 images of more than 8 bits use less than 1/16 of their range")
+    assert note.startswith("2 images of more than 8 bits use less than 1/16 of the range and look black: ")
     assert "dataset.value_range" in note
     assert look(root, tmp_path / "out", value_range="12bit").notes == ()
 
@@ -251,7 +251,7 @@ def test_a_picture_in_two_classes_is_noted_by_name(tmp_path: Path) -> None:
     root = photograph_tree(tmp_path / "data")
     shutil.copy(root / "train" / "china" / "00.png", root / "train" / "flower" / "00.png")
     (note,) = look(root, tmp_path / "out").notes
-    assert note == "1 images are in more than one class: train/china/00.png (china) = train/flower/00.png (flower)"
+    assert note == "1 image is in more than one class: train/china/00.png (china) = train/flower/00.png (flower)"
 
 
 def test_a_second_look_compares_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +259,7 @@ def test_a_second_look_compares_nothing_again(tmp_path: Path, monkeypatch: pytes
     save(root / "train" / "flower" / "copy.jpg", 5, quality=80)
     first = look(root, tmp_path / "out")
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    monkeypatch.setattr(datasets.overview.duplicates, "find_duplicates", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(datasets.looking.duplicates, "find_duplicates", lambda *_: pytest.fail("searched again"))
     assert look(root, tmp_path / "out") == first
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == times
 

@@ -101,7 +101,7 @@ def test_a_row_without_a_label_is_left_out_and_no_class(tmp_path: Path, ending: 
     data = load("manifest", write(tmp_path / f"birds.{ending}", rows), val=0, test=0)
     assert [info.name for info in data.classes] == ["crane", "gull"]
     assert len(data.examples("train")) == 18
-    assert data.notes == ("split train: 2 of 20 pictures are left out, their labels are missing",)
+    assert data.notes == ("split train: 2 of 20 pictures are left out because of a label that is missing",)
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
@@ -110,7 +110,7 @@ def test_a_missing_label_that_pandas_made_a_word_is_no_class(tmp_path: Path, end
     rows[3]["label"], rows[4]["label"] = "nan", "None"
     data = load("manifest", write(tmp_path / f"birds.{ending}", rows), val=0, test=0)
     assert [info.name for info in data.classes] == ["crane", "gull"]
-    assert data.notes == ("split train: 2 of 20 pictures are left out, their labels are missing",)
+    assert data.notes == ("split train: 2 of 20 pictures are left out because of a label that is missing",)
 
 
 def test_numbers_that_pandas_made_fractions_are_still_classes(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_hidden_test_labels_are_no_class_and_a_test_split_is_held_out(tmp_path: 
         row["label"] = int(row["label"]) if number < 30 else -1
     data = load("manifest", write(tmp_path / f"birds.{ending}", rows))
     assert [info.original_name for info in data.classes] == ["0", "1"]
-    assert "split test: all 10 labels are hidden (-1); the split is left out" in data.notes
+    assert "split test: 10 of 10 labels are hidden (-1); the split is left out" in data.notes
     assert keys(data, "test") < {row["path"] for row in rows[:30]}
 
 
@@ -155,7 +155,7 @@ def test_a_picture_that_is_named_again_is_read_once_or_refused(tmp_path: Path) -
     rows = [row | {"split": "train"} for row in picture_rows(tmp_path, 6)]
     again = rows[0] | {"path": "./pictures/../pictures/000.png"}
     data = load("manifest", write(tmp_path / "a.csv", [*rows, again]), val=0, test=0)
-    assert (len(data.examples("train")), data.notes) == (6, ("1 rows name a picture again and are left out",))
+    assert (len(data.examples("train")), data.notes) == (6, ("1 row names a picture again and is left out",))
     table = write(tmp_path / "a.csv", [*rows, again | {"label": "gull"}])
     assert_refused("'pictures/000.png' has two labels; multi-label", "manifest", table)
     table = write(tmp_path / "a.csv", [*rows, again | {"split": "test"}])
@@ -166,11 +166,11 @@ def test_missing_files_are_listed_and_unreadable(tmp_path: Path) -> None:
     rows = picture_rows(tmp_path)
     (tmp_path / rows[2]["path"]).unlink()
     data = load("manifest", write(tmp_path / "a.csv", rows), val=0, test=0)
-    assert data.notes == ("1 of 20 files of the table are missing: 'pictures/002.png'",)
+    assert data.notes == ("1 of 20 files of the table is missing: 'pictures/002.png'",)
     assert unreadable(data.examples("train")) == ["pictures/002.png"]
     (tmp_path / "empty").mkdir()
     assert_refused(
-        "none of its 20 pictures is in .*empty', the first is 'pictures/000.png'. Set dataset.root",
+        "no picture of it .20. is in .*empty', the first is 'pictures/000.png'. Set dataset.root",
         "manifest",
         tmp_path / "a.csv",
         root=str(tmp_path / "empty"),
@@ -210,7 +210,7 @@ def test_a_table_as_spreadsheets_save_it_is_read(tmp_path: Path) -> None:
         ("a.jsonl.gz", gzip.compress(b'{"path": "a.png", "label": "b"}')[:-12] + bytes(12), "it cannot be read: "),
         ("a.jsonl", b'{"path": "\\ud800", "label": "b"}', "it cannot be read: 'utf-8' codec can't encode"),
         ("a.jsonl", b'{"path": ' + b"[" * 100_000, "line 1: it is no JSON"),
-        ("a.jsonl", b'{"path": "a\\u0000.png", "label": "b"}', "none of its 1 pictures is in "),
+        ("a.jsonl", b'{"path": "a\\u0000.png", "label": "b"}', "no picture of it .1. is in "),
         ("a.xlsx", b"", "tables end in .csv, .tsv, .jsonl, .ndjson, .parquet, not in .xlsx"),
     ],
 )

@@ -110,7 +110,7 @@ def test_shards_of_others_need_names_for_their_classes(tmp_path: Path) -> None:
     assert len(data.examples("val")) == 4
     assert len(data.examples("train")) + len(data.examples("test")) == 10
     (tmp_path / "classes.txt").write_text("crane\n")
-    assert_refused("names 1 classes, but labels are 0 to 1", "webdataset", tmp_path)
+    assert_refused("names 1 class, but labels are 0 to 1", "webdataset", tmp_path)
 
 
 def test_a_folder_without_shards_and_a_damaged_shard_are_refused(tmp_path: Path) -> None:
@@ -162,10 +162,10 @@ def test_samples_without_a_picture_are_counted(tmp_path: Path) -> None:
 def test_tars_without_any_picture_are_refused(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("a\n")
     write_tar(tmp_path / "a.tar", {"x.txt": b"a gull", "x.cls": b"0"})
-    assert_refused("none of its 1 samples has a picture; they have 'cls', 'txt'", "webdataset", tmp_path)
+    assert_refused("no sample .1 read. has a picture; there is 'cls', 'txt'", "webdataset", tmp_path)
     write_tar(tmp_path / "a.tar", {"x.png": image(0), "x.cls": b"0"})
     assert_refused(
-        "none of its 1 samples has a picture .in.png, which dataset.image_key names; they have 'cls', 'png'",
+        "no sample .1 read. has a picture .in.png, which dataset.image_key names; there is 'cls', 'png'",
         "webdataset",
         tmp_path,
         image_key="in.png",
@@ -275,7 +275,7 @@ def test_hidden_test_labels_are_no_class_and_a_test_split_is_held_out(tmp_path: 
     write_shard(tmp_path / "x-test-000000.tar", [(f"k{n}", -1, None) for n in range(4)])
     data = load("webdataset", tmp_path)
     assert [info.name for info in data.classes] == ["kiwi", "crane"]
-    assert data.notes == ("split test: all 4 labels are hidden (-1); the split is left out",)
+    assert data.notes == ("split test: 4 of 4 labels are hidden (-1); the split is left out",)
     assert {example.key.split("/")[0] for example in data.examples("test")} == {"x-train-000000.tar"}
 
 
@@ -287,7 +287,7 @@ def test_a_compressed_tar_is_unpacked_once_whatever_its_name(tmp_path: Path, cac
     tar = write_shard(tmp_path / "shards" / name, [("x", 0, "gull"), ("y", 1, "crane")], mode)
     data = all_train(tmp_path / "shards")
     assert colours(data) == {"gull": {RGB[0]}, "crane": {RGB[1]}}
-    assert data.notes == (f"1 compressed tars are read from copies in {str(cache)!r}, made once",)
+    assert data.notes == (f"1 compressed tar is read from copies in {str(cache)!r}, made once",)
     (copy,) = cache.glob("*.tar")
     before = copy.stat().st_mtime_ns
     assert [example.key for example in all_train(tmp_path / "shards").examples("train")] == [f"{name}/x", f"{name}/y"]
@@ -334,7 +334,7 @@ def test_plain_prompt_images_of_a_run_of_version_0_1_0_are_left_out(tmp_path: Pa
     (tmp_path / "plan.json").write_text(json.dumps({"train": [], "plain": []}))
     data = all_train(tmp_path)
     assert [example.key for example in data.examples("train")] == ["plain-birds-train-000000.tar/train-x"]
-    assert data.notes == ("1 tars of plain-prompt images of a run of version 0.1.0 are left out",)
+    assert data.notes == ("1 tar of plain-prompt images of a run of version 0.1.0 is left out",)
 
 
 def test_splits_are_words_in_the_names_of_tars_or_of_their_folders(tmp_path: Path) -> None:

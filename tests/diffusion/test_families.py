@@ -423,7 +423,7 @@ class TestMemory:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return sum(items)
 
-        batches = ShrinkingBatches(16, "images", messages.append)
+        batches = ShrinkingBatches(16, "image", messages.append)
         assert [result for _, result in batches.run(range(20), work)] == [1, 5, 9, 13, 17, 21, 25, 29, 33, 37]
         assert batch_sizes == [16, 8, 4, *[2] * 10]
         assert messages[-1].note == "out of memory: going on with 2 images at once"
@@ -433,15 +433,15 @@ class TestMemory:
         def work(items):
             return torch.empty(2**50)  # the allocator's own error
 
-        with pytest.raises(DctAugmentError, match=r"images taken one by one: set model\.memory=low"):
-            list(ShrinkingBatches(4, "images").run([1, 2], work))
+        with pytest.raises(DctAugmentError, match=r"with a single image: set model\.memory=low"):
+            list(ShrinkingBatches(4, "image").run([1, 2], work))
 
     def test_errors_that_are_not_about_memory_are_raised_as_they_are(self):
         def work(items):
             raise RuntimeError("shapes do not match")
 
         with pytest.raises(RuntimeError, match="shapes"):
-            list(ShrinkingBatches(4, "images").run([1, 2], work))
+            list(ShrinkingBatches(4, "image").run([1, 2], work))
 
 
 def tiny_decoder(folder: Path, channels: int = 4, blocks: int = 2) -> str:

@@ -165,7 +165,7 @@ def test_a_class_without_token_is_remembered_and_fails_the_run_or_is_skipped(tmp
 
     ending("fail").train()
     assert set(ending("fail").failed) == {"three"}
-    with pytest.raises(TokenTrainingError, match="no class token for 1 of 1 classes: three"):
+    with pytest.raises(TokenTrainingError, match="no class token for 1 of 1 class: three"):
         ending("fail").check()
     ending("skip").check()
 

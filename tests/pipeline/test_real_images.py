@@ -42,7 +42,7 @@ def test_a_picture_in_two_splits_stops_a_benchmark_before_any_work(root: Path, t
     remarks = [progress.note for progress in told if not progress.total]
     assert remarks[0].startswith("searching duplicates among 25 images")
     assert remarks[1] == "data: 25 images of 2 classes: 13 train, 6 val, 6 test"
-    assert remarks[-1] == "duplicates: 1 groups of exact copies, 0 of near ones; 1 across splits"
+    assert remarks[-1] == "duplicates: 1 group of exact copies, 0 of near ones; 1 across splits"
     assert len(remarks) <= 6
 
 

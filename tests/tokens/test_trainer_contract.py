@@ -243,7 +243,7 @@ class TestLittleMemory:
             results = list(build(objective, **sizes).train(tiny.CLASSES, messages.append))
         assert max(batch_sizes) > 8
         notes = [progress.note for progress in messages if not progress.total]
-        assert notes == ["out of memory: going on with 1 classes at once"]
+        assert notes == ["out of memory: going on with 1 class at once"]
         tokens = {trained.info.slug: trained for trained in results}
         assert_same_training(tokens, expected)
         for slug, trained in tokens.items():
@@ -278,7 +278,7 @@ class TestLittleMemory:
         [("classifier", r"tokens\.images_per_update and"), ("textual_inversion", r"textual_inversion\.batch_size$")],
     )
     def test_memory_too_little_for_one_class_names_the_settings_to_lower(self, objective, settings):
-        message = rf"classes taken one by one: .*, or lower {settings}"
+        message = rf"with a single class: .*, or lower {settings}"
         with little_memory(backend(), largest_batch=1), pytest.raises(DctAugmentError, match=message):
             train(objective)
 

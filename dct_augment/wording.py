@@ -1,0 +1,45 @@
+"""Words that messages share: numbers with their nouns and verbs, the first of many names, what the system says."""
+
+from collections.abc import Sequence
+
+_PLURAL_VERBS = {"is": "are", "was": "were", "has": "have", "does": "do", "cannot": "cannot"}
+
+
+def counted(number: int, noun: str, verb: str = "") -> str:
+    """Write a number with its noun, and with a verb that agrees: `1 class`, `2 classes`, `1,200 images are`.
+
+    Noun and verb are given as for one. Words after `of` stay as they are: `2 groups of copies` is
+    `counted(2, "group of copies")`.
+    """
+    head, of, rest = noun.partition(" of ")
+    words = f"{number:,} {head if number == 1 else _plural(head)}{of}{rest}"
+    return f"{words} {agreeing(number, verb)}" if verb else words
+
+
+def counted_of(number: int, total: int, noun: str, verb: str = "") -> str:
+    """Write how many of a total something is true of: `1 of 3 classes`, `2 of 3 classes have`."""
+    words = f"{number:,} of {counted(total, noun)}"
+    return f"{words} {agreeing(number, verb)}" if verb else words
+
+
+def agreeing(number: int, verb: str) -> str:
+    """Give the verb that agrees with a number; it is named by its form for one: `is`, `has`, `lies`."""
+    return verb if number == 1 else _PLURAL_VERBS.get(verb, verb.removesuffix("s"))
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """List names for a message: the first few of many, and `...` for the others."""
+    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
+
+
+def reason_of(error: BaseException) -> str:
+    """Give the words of an error, without the number that the system has for it."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{noun}es"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}s"

@@ -1,0 +1,57 @@
+"""What messages share: numbers with nouns and verbs, and the first of many names."""
+
+import pytest
+
+from dct_augment.wording import agreeing, counted, counted_of, listed, reason_of
+
+
+@pytest.mark.parametrize(
+    ("noun", "one", "many"),
+    [
+        ("image", "1 image", "1,200 images"),
+        ("class", "1 class", "1,200 classes"),
+        ("batch", "1 batch", "1,200 batches"),
+        ("box", "1 box", "1,200 boxes"),
+        ("copy", "1 copy", "1,200 copies"),
+        ("key", "1 key", "1,200 keys"),
+        ("group of copies", "1 group of copies", "1,200 groups of copies"),
+    ],
+)
+def test_a_noun_agrees_with_its_number(noun: str, one: str, many: str) -> None:
+    assert (counted(1, noun), counted(1200, noun)) == (one, many)
+
+
+@pytest.mark.parametrize(
+    ("verb", "many"),
+    [
+        ("is", "are"),
+        ("was", "were"),
+        ("has", "have"),
+        ("does", "do"),
+        ("cannot", "cannot"),
+        ("lies", "lie"),
+        ("names", "name"),
+    ],
+)
+def test_a_verb_agrees_with_its_number(verb: str, many: str) -> None:
+    assert [agreeing(number, verb) for number in (0, 1, 2)] == [many, verb, many]
+
+
+def test_a_number_is_said_with_its_noun_and_verb() -> None:
+    assert (counted(0, "image", "is"), counted(1, "image", "is")) == ("0 images are", "1 image is")
+    assert counted(2, "tar of a run", "has") == "2 tars of a run have"
+
+
+def test_a_share_has_the_noun_of_its_total_and_the_verb_of_its_part() -> None:
+    assert counted_of(1, 3, "class", "has") == "1 of 3 classes has"
+    assert counted_of(2, 3, "class", "has") == "2 of 3 classes have"
+    assert counted_of(1, 1, "class") == "1 of 1 class"
+
+
+def test_the_first_of_many_names_are_listed() -> None:
+    assert (listed(["a", "b"], 2), listed(["a", "b", "c"], 2), listed([], 2)) == ("a, b", "a, b ...", "")
+
+
+def test_an_error_is_said_without_the_number_of_the_system() -> None:
+    assert reason_of(FileNotFoundError(2, "No such file or directory", "x.png")) == "No such file or directory"
+    assert reason_of(ValueError("a damaged member")) == "a damaged member"
