@@ -15,6 +15,7 @@ from dct_augment import files
 from dct_augment.config import AnyDataset, DatasetOnDisk, fingerprint
 from dct_augment.datasets import duplicates, inspection, reading_pool, splits
 from dct_augment.datasets.inspection import SPLITS, Pictures
+from dct_augment.datasets.naming import names_without_meaning
 from dct_augment.datasets.overview import (
     NAMED,
     ClassCounts,
@@ -25,7 +26,7 @@ from dct_augment.datasets.overview import (
     UnreadablePicture,
 )
 from dct_augment.records import ClassInfo, Dataset, Example, Progress, ProgressCallback, ignore_progress
-from dct_augment.wording import agreeing, counted, listed
+from dct_augment.wording import agreeing, counted, counted_of, listed
 
 _NOT_OF_READING = frozenset({"classes", "words", "val", "test", "seed", "duplicates", "title"})
 """Settings that do not change what a picture looks like."""
@@ -127,8 +128,9 @@ def _overview(
 ) -> Overview:
     """Put together what was found."""
     counts = _counts(dataset.classes, examples)
+    notes = (*dataset.notes, *_notes_on_names(dataset.classes))
     if pictures is None or groups is None:
-        return Overview(dataset.name, setting, inspected, counts, None, (), (), dataset.notes, (), {})
+        return Overview(dataset.name, setting, inspected, counts, None, (), (), notes, (), {})
     names = {info.index: info.original_name or info.name for info in dataset.classes}
     left_out = duplicates.copies(pictures, groups) if setting == "drop" else np.array([], int)
     unreadable = tuple(_unreadable(pictures, names))
@@ -142,7 +144,7 @@ def _overview(
         _sizes(pictures),
         unreadable,
         found,
-        (*dataset.notes, *_notes(pictures, found)),
+        (*notes, *_notes(pictures, found)),
         (_across_splits(across),) if across and setting == "error" else (),
         _without(pictures, left_out),
     )
@@ -198,6 +200,16 @@ def _duplicate_groups(
                 )
                 for row in group
             ),
+        )
+
+
+def _notes_on_names(classes: Sequence[ClassInfo]) -> Iterator[str]:
+    """Say which classes have names that give a prompt no meaning."""
+    names = names_without_meaning(classes)
+    if names:
+        yield (
+            f"{counted_of(len(names), len(classes), 'class', 'has')} a name that says nothing in a prompt, as in "
+            f"'a photo of a {names[0]}': {listed(list(map(repr, names)), NAMED)}; give words in a file: dataset.words"
         )
 
 

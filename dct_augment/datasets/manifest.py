@@ -70,8 +70,6 @@ def load(settings: ManifestDataset) -> ImageDataset:
         chosen = paths.take(pa.array(groups[split][kept]))
         examples[split] = ImageFiles(roots[0], chosen, values[kept], reader, more_roots=roots[1:])
     names = [str(name) for name in numbered.names]
-    if all(name.isdecimal() for name in names):
-        notes.append("classes are numbers, which say nothing in prompts; give them words (dataset.words)")
     classes = class_infos(names, settings.words)
     name = settings.title or file.name.partition(".")[0]
     return complete(name, classes, examples, settings, [*notes, *numbered.notes])

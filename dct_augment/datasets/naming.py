@@ -1,7 +1,8 @@
 """Turns what a data set calls its classes into what prompts say."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from dct_augment.config import by_class
 from dct_augment.errors import DatasetError, InputError
 from dct_augment.prompts import slugs, words
 from dct_augment.records import ClassInfo
+
+_EMPTY_NAME = re.compile(r"((class|label|category|id)[\W_]*)?\d+([\W_]*\d+)*|n\d{8}")
 
 
 def class_infos(
@@ -31,6 +34,18 @@ def class_infos(
         infos = _with_words(infos, words_file)
     counts = Counter(info.name.lower() for info in infos)
     return tuple(replace(info, homonym=counts[info.name.lower()] > 1) for info in infos)
+
+
+def names_without_meaning(classes: Iterable[ClassInfo]) -> list[str]:
+    """List the class names that tell a model nothing: numbers, `class 7`, WordNet ids, and single letters.
+
+    A single sign of a script without capitals may be a word, as in Chinese.
+    """
+    return [info.name for info in classes if _is_letter(info.name) or _EMPTY_NAME.fullmatch(info.name.strip().lower())]
+
+
+def _is_letter(name: str) -> bool:
+    return len(name) == 1 and name.lower() != name.upper()
 
 
 def _with_words(infos: Sequence[ClassInfo], words_file: Path) -> list[ClassInfo]:

@@ -254,6 +254,44 @@ def test_a_picture_in_two_classes_is_noted_by_name(tmp_path: Path) -> None:
     assert note == "1 image is in more than one class: train/china/00.png (china) = train/flower/00.png (flower)"
 
 
+@pytest.mark.parametrize(
+    ("names", "note"),
+    [
+        (
+            ("0", "1"),
+            "2 of 2 classes have a name that says nothing in a prompt, as in 'a photo of a 0': '0', '1'; give words in "
+            "a file: dataset.words",
+        ),
+        (("A", "b"), "2 of 2 classes have a name that says nothing in a prompt, as in 'a photo of a a': 'a', 'b';"),
+        (
+            ("class_7", "crane"),
+            "1 of 2 classes has a name that says nothing in a prompt, as in 'a photo of a class 7': ",
+        ),
+        (("n01440764", "n01443537"), "2 of 2 classes have a name that says nothing in a prompt, "),
+    ],
+)
+def test_class_names_that_say_nothing_are_noted(tmp_path: Path, names: tuple[str, str], note: str) -> None:
+    root = photograph_tree(tmp_path / "data")
+    for folder in root.iterdir():
+        (folder / "china").rename(folder / names[0])
+        (folder / "flower").rename(folder / names[1])
+    (said,) = look(root, tmp_path / "out").notes
+    assert said.startswith(note)
+
+
+def test_class_names_that_say_something_are_not_noted(tmp_path: Path) -> None:
+    root = photograph_tree(tmp_path / "data")
+    for folder in root.iterdir():
+        (folder / "china").rename(folder / "猫")
+        (folder / "flower").rename(folder / "0")
+    (tmp_path / "words.yaml").write_text("0: flower")
+    assert look(root, tmp_path / "out", words=str(tmp_path / "words.yaml")).notes == ()
+    for folder in root.iterdir():
+        (folder / "猫").rename(folder / "7_up")
+        (folder / "0").rename(folder / "boeing 747")
+    assert look(root, tmp_path / "out").notes == ()
+
+
 def test_a_second_look_compares_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = photograph_tree(tmp_path / "data")
     save(root / "train" / "flower" / "copy.jpg", 5, quality=80)

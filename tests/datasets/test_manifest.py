@@ -120,7 +120,6 @@ def test_numbers_that_pandas_made_fractions_are_still_classes(tmp_path: Path) ->
     frame.to_parquet(tmp_path / "birds.parquet")
     data = load("manifest", tmp_path / "birds.parquet", val=0, test=0)
     assert [info.original_name for info in data.classes] == ["1", "2", "10"]
-    assert "classes are numbers, which say nothing in prompts; give them words (dataset.words)" in data.notes
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
