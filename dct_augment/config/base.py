@@ -29,7 +29,11 @@ class Section(BaseModel):
 class FewShotSection(Section):
     """A section that says how many real images of a class there are."""
 
-    shots: Shots = Field(5, description="real training images per class, at most; or `all`")
+    shots: Shots = Field(
+        5,
+        description="real training images per class, at most; or `all`: the number of the class that has most, counted "
+        "before unreadable images and copies are left out, so no class may have so many",
+    )
 
     @property
     def shot_count(self) -> int:

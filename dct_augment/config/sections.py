@@ -1,10 +1,11 @@
 """The sections of the configuration, one per stage, and the whole of it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from dct_augment.config import by_class
 from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section
@@ -13,7 +14,7 @@ from dct_augment.config.datasets import DatasetConfig
 from dct_augment.config.gradient_methods import DirectAlignConfig, GradientMethodConfig
 from dct_augment.config.identity import Part, identity
 from dct_augment.errors import InputError
-from dct_augment.prompts import CLASS_FIELD, TOKEN_FIELD
+from dct_augment.prompts import CLASS_FIELD, CONTEXT_FIELD, TOKEN_FIELD
 from dct_augment.records import ClassInfo
 
 SCHEMA_VERSION = 2
@@ -55,10 +56,15 @@ class PromptsConfig(Section):
     @field_validator("templates")
     @classmethod
     def _fields(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        once = (TOKEN_FIELD, CLASS_FIELD)
         for template in templates:
-            for field in (TOKEN_FIELD, CLASS_FIELD):
+            for field in once:
                 if template.count(field) != 1:
                     raise ValueError(f"template {template!r} must hold {field} exactly once")
+            for field in re.findall(r"\{\w*\}", template):
+                if field not in (*once, CONTEXT_FIELD):
+                    there_are = f"{', '.join(once)} and {CONTEXT_FIELD}"
+                    raise ValueError(f"template {template!r} holds {field}; there are {there_are}")
         return templates
 
     @field_validator("contexts", mode="before")
@@ -68,6 +74,22 @@ class PromptsConfig(Section):
             return by_class.read_contexts(contexts, "contexts")
         except InputError as error:
             raise ValueError(str(error)) from error
+
+    @field_validator("contexts")
+    @classmethod
+    def _have_effect(
+        cls, contexts: tuple[str, ...] | dict[str, tuple[str, ...]], info: ValidationInfo
+    ) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+        """Refuse contexts that no template takes. Some templates may be without."""
+        lists = contexts.values() if isinstance(contexts, dict) else [contexts]
+        templates = info.data.get("templates", ())
+        used = not templates or any(CONTEXT_FIELD in template for template in templates)
+        if not used and any(any(texts) for texts in lists):
+            raise ValueError(
+                f"contexts have no effect: no template holds {CONTEXT_FIELD}. Put {CONTEXT_FIELD} into "
+                "prompts.templates, or set prompts.contexts=['']"
+            )
+        return contexts
 
     def contexts_of(self, info: ClassInfo) -> tuple[str, ...]:
         """Return the contexts of a class, whatever is set for others."""

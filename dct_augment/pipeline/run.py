@@ -151,11 +151,16 @@ class Run(RunContext):
 
     @contextmanager
     def _recorded(self, stage: StageName) -> Iterator[None]:
-        """Record the configuration, and the time that a stage takes."""
+        """Record the configuration, and the time that a stage takes.
+
+        A report makes nothing that a configuration decides: what the trials were made with stays recorded.
+        """
         began = time.monotonic()
         with files.lock(self.config.root):
             files.sweep(self.config.root)
-            files.write_text(self.config.root / "config.yaml", configuration.dump(self.config))
+            path = self.config.root / "config.yaml"
+            if stage is not StageName.REPORT or not path.is_file():
+                files.write_text(path, configuration.dump(self.config))
             self.weights.save()
             yield
             times = self._times() | {str(stage): self._times().get(stage, 0.0) + time.monotonic() - began}
@@ -205,8 +210,11 @@ class Run(RunContext):
             )
 
     def report(self) -> Path:
-        """Write the report of what there is; return the page."""
+        """Write the report of what there is; return the page. Trials made with other settings are counted and told."""
         trials = TrialStage(self)
+        remark = trials.others().remark(self.config.root)
+        if remark:
+            self.progress(Progress(StageName.REPORT, 0, 0, remark))
         with self._recorded(StageName.REPORT):
             return write_report(
                 self.config.root,
@@ -224,6 +232,7 @@ class Run(RunContext):
                 metrics=self._metrics(),
                 filtered=trials.filtered,
                 real_images=self._real_image_section(),
+                other_trials=remark,
             )
 
     def _real_image_section(self) -> RealImageSection | None:

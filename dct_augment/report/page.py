@@ -47,6 +47,7 @@ def write_report(
     metrics: pd.DataFrame | None = None,
     filtered: pd.DataFrame | None = None,
     real_images: RealImageSection | None = None,
+    other_trials: str = "",
 ) -> Path:
     """Write `report/summary.json`, then `report/index.html`, under `root`; return the page's path.
 
@@ -63,6 +64,7 @@ def write_report(
         metrics: A row per kind and metric of generated images.
         filtered: A row per image that the filter measured.
         real_images: What the look at the data set found; without it, the page has no such section.
+        other_trials: A remark on recorded trials that were made with other settings; empty if there are none.
 
     Raises:
         ShardError: a shard cannot be read.
@@ -77,6 +79,7 @@ def write_report(
     )
     summary = summarize(config, classes, environment=environment, tables=tables)
     summary["real_images"] = real_image_section.summarize(real_images) if real_images else None
+    summary["other_trials"] = other_trials or None
     template = _jinja_environment().get_template("report.html.j2")
     page = template.render(
         summary=summary,

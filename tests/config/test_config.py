@@ -106,6 +106,18 @@ def test_all_problems_are_reported_at_once(write_config: Callable[[object], str]
         ),
         ({"prompts": {"templates": ["a {class}"]}}, ["'a {class}' must hold {token} exactly once"]),
         ({"prompts": {"templates": []}}, ["prompts.templates", "at least 1 item"]),
+        (
+            {"prompts": {"templates": ["a {token} {class}{contexts}"]}},
+            ["prompts.templates", "holds {contexts}; there are {token}, {class} and {context}"],
+        ),
+        (
+            {"prompts": {"templates": ["a {token} {class}"], "contexts": ["", "at sea"]}},
+            ["prompts.contexts: contexts have no effect: no template holds {context}", "or set prompts.contexts=['']"],
+        ),
+        (
+            {"prompts": {"templates": ["a {token} {class}"], "contexts": {"crane": ["at sea"]}}},
+            ["prompts.contexts: contexts have no effect"],
+        ),
         ({"benchmark": {"arms": ["rael"]}}, ["benchmark.arms.0", "'real+strong_aug'", "'rael'"]),
         ({"benchmark": {"seeds": 1}}, ["benchmark.seeds", "greater than or equal to 2", "got 1"]),
         ({"name": "../up"}, ["name", "'../up'"]),
@@ -119,6 +131,22 @@ def test_a_problem_names_place_value_and_what_is_allowed(
 ) -> None:
     (problem,) = problems(write_config(MINIMAL | section))
     assert [part for part in said if part not in problem] == []
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        {"templates": ["a {token} {class}"]},
+        {"templates": ["a {token} {class}"], "contexts": [""]},
+        {"templates": ["a {token} {class}"], "contexts": {"crane": [""]}},
+        {"templates": ["a {token} {class}", "a {token} {class}{context}"], "contexts": ["at sea"]},
+        {"contexts": ["at sea"]},
+    ],
+)
+def test_templates_may_be_without_contexts_if_none_is_lost(
+    prompts: dict[str, Any], write_config: Callable[[object], str]
+) -> None:
+    assert config.load(write_config(MINIMAL | {"prompts": prompts})).prompts.templates
 
 
 def test_overrides_set_single_values(write_config: Callable[[object], str]) -> None:

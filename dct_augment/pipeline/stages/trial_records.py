@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,42 @@ from dct_augment.benchmark.trials import TrialPlan
 from dct_augment.config import Config
 from dct_augment.generation.shards import ShardFolder, shard_folder
 from dct_augment.records import ImageKind, Trial
+from dct_augment.wording import counted
+
+_PLANNED_BY = {
+    "arm": "benchmark.arms",
+    "shots": "benchmark.shots or shots_curve",
+    "seed": "benchmark.seed or seeds",
+    "per_class": "benchmark.per_class, per_class_curve or ratios",
+}
+"""The settings that decide which trials are planned, by what they decide of a trial."""
+
+_REAL_IMAGES, _SYNTHETIC_IMAGES = "the real images", "the synthetic images"
+
+
+@dataclass(frozen=True)
+class OtherTrials:
+    """Recorded trials that the configuration does not have: how many, and what differs.
+
+    `differences` are keys of settings, or kinds of images. Of `unknown` trials the settings were not recorded, as
+    older versions did.
+    """
+
+    count: int
+    differences: tuple[str, ...]
+    unknown: int
+
+    def remark(self, root: Path) -> str:
+        """Say how many there are, what differs, and how to see them; empty if there are none."""
+        if not self.count:
+            return ""
+        which = ", ".join(self.differences)
+        if self.unknown:
+            which += f"{'; ' if which else ''}of {counted(self.unknown, 'trial')} it is not recorded with which"
+        made = f"{counted(self.count, 'recorded trial', 'was')} made with other settings or images ({which})."
+        if {*self.differences} <= {_REAL_IMAGES, _SYNTHETIC_IMAGES} and not self.unknown:
+            return f"{made} dct-augment benchmark makes them again with the images of today."
+        return f"{made} To see them, give the same --set. {root / 'config.yaml'} has the settings of the last work."
 
 
 class TrialRecords:
@@ -24,6 +61,7 @@ class TrialRecords:
 
     def __init__(self, config: Config, identity: Mapping[str, Any], arm_folders: ArmFolders) -> None:
         self._config, self._settings, self._arm_folders = config, identity, arm_folders
+        self._folder = config.root / "benchmark" / "trials"
         self._shard_digests = cache(_shard_digests)
         # Its identities hash settings by their old names. Nothing is added to such a run: all that it has is its own.
         self._is_old = shard_folder(config.root, config.name, ImageKind.CLASS_TOKEN).is_old
@@ -40,15 +78,40 @@ class TrialRecords:
         return record if self._is_old or record["identity"] == self._identity(plan) else None
 
     def write(self, plan: TrialPlan, trial: Trial) -> None:
-        """Write a trial with its identity."""
-        record = dataclasses.asdict(trial) | {"identity": self._identity(plan)}
+        """Write a trial with its identity, and the settings that are a part of it."""
+        record = dataclasses.asdict(trial) | {"identity": self._identity(plan), "settings": dict(self._settings)}
         if record["val_accuracy"] != record["val_accuracy"]:
             record["val_accuracy"] = None  # JSON has no NaN
         files.write_text(self._path(plan), json.dumps(record) + "\n")
 
+    def others(self, plans: Sequence[TrialPlan]) -> OtherTrials:
+        """Find the recorded trials that are not in the plan, or not made with today's settings and images."""
+        planned = {self._path(plan).name: plan for plan in plans}
+        differences: set[str] = set()
+        count = unknown = 0
+        for path in sorted(self._folder.glob("*.json")):
+            plan = planned.get(path.name)
+            if plan is not None and self.read(plan) is not None:
+                continue
+            record = dict(json.loads(path.read_text(encoding="utf-8")))
+            found = {*_unplanned(record, plans), *self._differences(record)}
+            if not found and "settings" in record:
+                found = {_SYNTHETIC_IMAGES}
+            count += 1
+            unknown += not found
+            differences |= found
+        return OtherTrials(count, tuple(sorted(differences)), unknown)
+
+    def _differences(self, record: Mapping[str, Any]) -> Iterator[str]:
+        """Yield the settings of a trial that are not those of today."""
+        today = json.loads(json.dumps(self._settings))
+        for line in configuration.differences(record.get("settings", today), today):
+            key = line.partition(": ")[0]
+            yield _REAL_IMAGES if key == "dataset.images" else key
+
     def _path(self, plan: TrialPlan) -> Path:
         name = f"{plan.arm}-{plan.shots}-{plan.seed}-{plan.per_class}.json"
-        return self._config.root / "benchmark" / "trials" / name
+        return self._folder / name
 
     def _identity(self, plan: TrialPlan) -> str:
         """Hash the settings, the plan, and the tars of the images that the trial may train on."""
@@ -59,6 +122,16 @@ class TrialRecords:
             shards = shard_folder(root, self._config.name, kind)
             tars = [digest for first, digest in self._shard_digests(shards) if first < plan.per_class]
         return configuration.fingerprint(self._settings, [plan.arm, plan.shots, plan.seed, plan.per_class], tars)
+
+
+def _unplanned(record: Mapping[str, Any], plans: Sequence[TrialPlan]) -> Iterator[str]:
+    """Yield the settings because of which a trial is not in the plan."""
+    fields = [field.name for field in dataclasses.fields(TrialPlan)]
+    if any(all(record.get(field) == getattr(plan, field) for field in fields) for plan in plans):
+        return
+    alone = [field for field in fields if record.get(field) not in {getattr(plan, field) for plan in plans}]
+    for field in alone or fields:
+        yield _PLANNED_BY[field]
 
 
 def _shard_digests(shards: ShardFolder) -> list[tuple[int, str]]:

@@ -18,7 +18,7 @@ from dct_augment.errors import DatasetError
 from dct_augment.generation.filter import filter_images
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.pipeline.stages.trial_records import TrialRecords
+from dct_augment.pipeline.stages.trial_records import OtherTrials, TrialRecords
 from dct_augment.records import ImageKind, Progress, ProgressCallback, StageName, Trial, WorkUnit, ignore_progress
 
 
@@ -100,6 +100,10 @@ class TrialStage(Stage):
         records = [record for plan in self._plans if (record := self._records.read(plan)) is not None]
         columns = [field.name for field in dataclasses.fields(Trial)]
         return pd.DataFrame(records, columns=[*columns, "identity"]).astype({"val_accuracy": float})
+
+    def others(self) -> OtherTrials:
+        """Find the recorded trials that are not of the plan, or were made with other settings or images."""
+        return self._records.others(self._plans)
 
     @cached_property
     def filtered(self) -> pd.DataFrame:
