@@ -20,7 +20,8 @@ from dct_augment.classifiers.preprocessing import Interpolation, Preprocess
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
 
-_BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
+BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
+"""What transformers raises on a model that is missing, damaged, or of another kind."""
 _RESAMPLE: dict[int, Interpolation] = {0: "nearest-exact", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
@@ -31,9 +32,7 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
         ModelError: not found, no trained image classifier, unsafe weights, no label names, or preprocessing that
             cannot be followed.
     """
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()
+    quiet()
     options: dict[str, Any] = {"trust_remote_code": False}
     if member.revision:
         options["revision"] = member.revision
@@ -47,7 +46,7 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
             f"classifier {member.name!r}: its .bin weights are damaged, or hold more than tensors, which is never run; "
             "give a repository or folder with safetensors"
         ) from error
-    except _BROKEN as error:
+    except BROKEN as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"classifier {member.name!r} cannot be loaded: {reason}. Give the id or folder of a transformers image "
@@ -67,7 +66,16 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
                 "ViTForImageClassification"
             )
         network = MeanBeforeNorm(model)
-    return SingleClassifier(network, _preprocess(processor, member.name), names, match=member.match, device=device)
+    return SingleClassifier(
+        network, checked_preprocess(processor, member.name), names, match=member.match, device=device
+    )
+
+
+def quiet() -> None:
+    """Keep transformers and the Hub's package from printing: what a user must know, an error of ours says."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
 
 
 class MeanBeforeNorm(nn.Module):
@@ -88,7 +96,7 @@ class MeanBeforeNorm(nn.Module):
         return self.head(self.norm(tokens.mean(1)))
 
 
-def _preprocess(processor: Any, name: str) -> Preprocess:
+def checked_preprocess(processor: Any, name: str) -> Preprocess:
     """Make a processor differentiable, and compare the result with the processor itself.
 
     Raises:
@@ -116,8 +124,7 @@ def preprocess(processor: Any, name: str) -> Preprocess:
         ModelError: a step that has no differentiable counterpart here.
     """
     _refuse_unsupported_steps(processor, name)
-    mean, std = _normalization(processor)
-    resample = getattr(processor, "resample", None)
+    mean, std = normalization(processor)
     size = _size(processor)
     return Preprocess(
         mean,
@@ -125,7 +132,7 @@ def preprocess(processor: Any, name: str) -> Preprocess:
         resize=size.resize,
         shortest=size.shortest,
         crop=size.crop,
-        interpolation=_RESAMPLE.get(2 if resample is None else int(resample), "bicubic"),
+        interpolation=interpolation(processor),
         floor=True,
     )
 
@@ -137,12 +144,18 @@ def _refuse_unsupported_steps(processor: Any, name: str) -> None:
         raise ModelError(f"classifier {name!r}: its processor pads or shifts, which is not supported")
 
 
-def _normalization(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalization(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Read the mean and standard deviation of each channel by which a processor normalises."""
     if not getattr(processor, "do_normalize", True):
         return (0.0,) * 3, (1.0,) * 3
     exponent = 2 if getattr(processor, "include_top", False) else 1  # EfficientNet divides by it again
     return tuple(processor.image_mean), tuple(value**exponent for value in processor.image_std)
+
+
+def interpolation(processor: Any) -> Interpolation:
+    """Read how a processor interpolates when it resizes."""
+    resample = getattr(processor, "resample", None)
+    return _RESAMPLE.get(2 if resample is None else int(resample), "bicubic")
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from packaging.requirements import Requirement
 
 from dct_augment import datasets, pocket
 from dct_augment.classifiers.names import resolve
-from dct_augment.config import ClassifierConfig, Config, HuggingFaceDataset
+from dct_augment.config import ClassifierConfig, Config, HuggingFaceDataset, ZeroShotClassifierConfig
 from dct_augment.diffusion.memory import free_bytes
 from dct_augment.diffusion.names import cached_file, local_folder
 from dct_augment.diffusion.tokenization import tokenizers_here
 from dct_augment.errors import DatasetError, InputError, ModelError
+from dct_augment.pipeline import text_encoders
 from dct_augment.pipeline.cost import token_evaluations
 from dct_augment.pipeline.prompt_check import check_class_names, check_lengths
 from dct_augment.records import ClassInfo
@@ -30,7 +31,12 @@ from dct_augment.wording import counted
 
 State = Literal["ok", "warning", "missing"]
 
-_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+_WEIGHT_FILES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
 _WEIGHT_SUFFIXES = (".safetensors", ".bin")
 _UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder", "scheduler")
 _BY_TORCHVISION = "torchvision downloads it (`download=True`)"
@@ -72,7 +78,10 @@ def examine(config: Config) -> Iterator[Finding]:
     yield _text_to_image(config)
     for role, members in (("guide", config.guide), ("judge", config.judge or ())):
         for member in members:
-            yield _classifier(role, member)
+            if isinstance(member, ZeroShotClassifierConfig):
+                yield from _zero_shot(role, member, config)
+            else:
+                yield _classifier(role, member)
     if config.downstream.pretrained:
         yield _classifier("few-shot classifier", ClassifierConfig(name=config.downstream.model))
     if config.metrics.features not in (None, "auto", "judge", "guide"):
@@ -80,6 +89,7 @@ def examine(config: Config) -> Iterator[Finding]:
     finding, classes, class_count = _dataset(config)
     yield finding
     yield _prompts(config, classes)
+    yield from _zero_shot_prompts(config, classes)
     yield _disk(config, class_count)
     yield _work(config, class_count)
     if address := os.environ.get("PREFECT_API_URL"):
@@ -186,6 +196,48 @@ def _classifier(role: str, member: ClassifierConfig) -> Finding:
     if any(cached_file(resolved.repository, file, member.revision) for file in _WEIGHT_FILES):
         return Finding(role, "ok", f"{name}, in the Hub's cache")
     return _absent(role, name, "weights", is_local=False)
+
+
+def _zero_shot(role: str, member: ZeroShotClassifierConfig, config: Config) -> Iterator[Finding]:
+    """Examine a classifier of class names: its model, and whether the text-to-image model has its text encoder."""
+    name = f"zero_shot {member.model}"
+    try:
+        resolved = resolve(member.model, "transformers")
+    except ModelError as error:
+        yield Finding(role, "missing", str(error), "correct the name")
+        return
+    if resolved.is_local:
+        yield _classifier_folder(role, name, Path(resolved.location))
+    elif any(cached_file(resolved.repository, file, member.revision) for file in _WEIGHT_FILES):
+        yield Finding(role, "ok", f"{name}, in the Hub's cache")
+    else:
+        yield _absent(role, name, "weights", is_local=False)
+    if text_encoders.is_shared(config.model, member):
+        verb = "rewards" if role == "guide" else "counts as right"
+        detail = (
+            f"{name} has the text encoder of the text-to-image model {config.model.path}, so the {role} {verb} what "
+            "that model already takes the class name to mean"
+        )
+        fix = f"use a {role} that learned from photos of the classes, e.g. few_shot, or a zero_shot SigLIP"
+        yield Finding(f"{role}'s text encoder", "warning", detail, fix)
+
+
+def _zero_shot_prompts(config: Config, classes: Sequence[ClassInfo]) -> Iterator[Finding]:
+    """Examine whether classifiers of class names can read them all."""
+    for role, members in (("guide", config.guide), ("judge", config.judge or ())):
+        for member in members:
+            if not isinstance(member, ZeroShotClassifierConfig) or not classes:
+                continue
+            from dct_augment.classifiers import zero_shot
+
+            what = f"{role}'s prompts"
+            try:
+                is_here = zero_shot.check_here(member, classes)
+            except ModelError as error:
+                yield Finding(what, "missing", str(error), "correct the words or the templates")
+                continue
+            detail = "the text encoder reads all of every prompt" if is_here else "known once its model is there"
+            yield Finding(what, "ok", detail)
 
 
 def _classifier_folder(role: str, name: str, folder: Path) -> Finding:

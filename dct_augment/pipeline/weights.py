@@ -8,7 +8,7 @@ from typing import Any
 
 from dct_augment import files
 from dct_augment.classifiers import names as classifier_names
-from dct_augment.config import WEIGHTS, ClassifierConfig, Config
+from dct_augment.config import WEIGHTS, ClassifierConfig, Config, ZeroShotClassifierConfig
 from dct_augment.diffusion import names as diffusion_names
 
 _SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".txt", ".model"})
@@ -70,11 +70,19 @@ class WeightHashes:
             self._changed = False
 
 
-def _paths(member: ClassifierConfig) -> list[Path]:
+def _paths(member: ClassifierConfig | ZeroShotClassifierConfig) -> list[Path]:
     """List where the files of a classifier are: its folder, its checkpoint, its labels."""
+    if isinstance(member, ZeroShotClassifierConfig):
+        return _zero_shot_paths(member)
     resolved = classifier_names.resolve(member.name, member.library)
     folders = [Path(resolved.location)] if resolved.kind == "folder" else []
     return folders + [Path(path).expanduser() for path in (member.checkpoint, member.labels) if path is not None]
+
+
+def _zero_shot_paths(member: ZeroShotClassifierConfig) -> list[Path]:
+    """List the folder of a zero-shot classifier's model, if it lies in one."""
+    resolved = classifier_names.resolve(member.model, "transformers")
+    return [Path(resolved.location)] if resolved.kind == "folder" else []
 
 
 def _files(path: Path) -> list[Path]:

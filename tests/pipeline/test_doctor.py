@@ -10,6 +10,7 @@ from PIL import Image
 from dct_augment import config
 from dct_augment.pipeline.doctor import Finding, examine
 from tests import tiny
+from tests.classifiers import zero_shot_models
 
 
 def examined(*overrides: str, name: str = "pocket") -> dict[str, Finding]:
@@ -128,3 +129,43 @@ def test_the_doctor_says_which_prompts_would_be_cut() -> None:
     assert "no class 'cran'" in examined("tokens.init_word={cran: bird}")["prompts"].detail
     assert examined(name="cub")["prompts"].detail == "known once the data set is there"
     assert "known once the text-to-image model is there" in examined("model.path=some/model")["prompts"].detail
+
+
+def zero_shot(model: object, **more: object) -> str:
+    return json.dumps({"name": "zero_shot", "model": str(model), **more})
+
+
+def test_the_doctor_examines_a_zero_shot_guide_and_judge(cache: Path) -> None:
+    findings = examined(f"guide={zero_shot(zero_shot_models.folder('clip'))}", f"judge={zero_shot('some/siglip')}")
+    assert (findings["guide"].state, findings["guide"].detail[-10:]) == ("ok", ", a folder")
+    assert findings["guide's prompts"].detail == "the text encoder reads all of every prompt"
+    assert (findings["judge"].state, "weights not in the Hub's cache" in findings["judge"].detail) == ("missing", True)
+    assert findings["judge's prompts"].detail == "known once its model is there"
+    snapshot = cache / "models--some--siglip" / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(zero_shot_models.folder("siglip"), snapshot)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text(snapshot.name)
+    judge = examined(f"judge={zero_shot('some/siglip')}")
+    assert (judge["judge"].state, judge["judge's prompts"].state) == ("ok", "ok")
+
+
+def test_the_doctor_says_what_stops_a_zero_shot_guide() -> None:
+    folder = zero_shot_models.folder("clip")
+    cut = examined(f"guide={zero_shot(folder, templates=['{class} ' + 'by the water ' * 30])}")["guide's prompts"]
+    assert (cut.state, "would lose" in cut.detail) == ("missing", True)
+    timm_folder = tiny.classifier_folder("test_resnet", ("a", "b"), 32)
+    other = examined(f"guide={zero_shot(timm_folder)}")["guide's prompts"]
+    assert (other.state, "neither CLIP nor SigLIP" in other.detail) == ("missing", True)
+    assert examined(f"guide={zero_shot('/none')}")["guide"].state == "missing"
+    assert "Pocket has" in examined(f"guide={zero_shot('pocket/none')}")["guide"].detail
+
+
+@pytest.mark.parametrize("role", ["guide", "judge"])
+def test_the_doctor_warns_of_a_zero_shot_classifier_with_the_generators_text_encoder(role: str) -> None:
+    generator = "model.path=stable-diffusion-v1-5/stable-diffusion-v1-5"
+    finding = examined(generator, f"{role}={zero_shot('openai/clip-vit-large-patch14')}")[f"{role}'s text encoder"]
+    assert finding.state == "warning"
+    assert finding.detail.startswith(
+        "zero_shot openai/clip-vit-large-patch14 has the text encoder of the text-to-image"
+    )
+    assert f"{role}'s text encoder" not in examined(generator, f"{role}={zero_shot('openai/clip-vit-base-patch32')}")

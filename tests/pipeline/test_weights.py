@@ -43,6 +43,18 @@ def test_other_weights_under_the_same_path_are_another_model(section: str, tmp_p
     assert line.startswith(f"{section}.weights: ")
 
 
+@pytest.mark.parametrize("role", ["guide", "judge"])
+def test_other_weights_of_a_zero_shot_model_in_a_folder_are_another_classifier(role: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "clip" / "model.safetensors", b"first", 1)
+    loaded = settings(**{role: {"name": "zero_shot", "model": str(tmp_path / "clip")}})
+    first = identity(loaded, tmp_path)
+    write(file, b"other", 2)
+    (line,) = config.differences(first, identity(loaded, tmp_path))
+    assert line.startswith(f"{role}.weights: ")
+    on_the_hub = settings(**{role: {"name": "zero_shot", "model": "some/clip"}})
+    assert identity(on_the_hub, tmp_path) == on_the_hub.identity("generation")
+
+
 def test_a_checkpoint_and_labels_beside_a_name_of_timm_count_too(tmp_path: Path) -> None:
     checkpoint, labels = write(tmp_path / "a.pth", b"first", 1), write(tmp_path / "labels.txt", b"a\nb\n", 1)
     loaded = settings(guide={"name": "resnet18", "checkpoint": str(checkpoint), "labels": str(labels)})
