@@ -76,7 +76,7 @@ def of_classes(member: ZeroShotClassifierConfig, classes: Sequence[ClassInfo]) -
             )
     names: dict[str, list[ClassInfo]] = defaultdict(list)
     for info in classes:
-        names[prompts.normalize_label(info.name)].append(info)
+        names[info.name.casefold()].append(info)
     alike = [infos for infos in names.values() if len(infos) > 1]
     if alike:
         raise ModelError(

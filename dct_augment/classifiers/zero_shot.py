@@ -25,7 +25,7 @@ from transformers import (
 
 from dct_augment.classifiers import naflex
 from dct_augment.classifiers.class_prompts import PromptReader, check_read, of_classes
-from dct_augment.classifiers.classifier import Classifier, SingleClassifier
+from dct_augment.classifiers.classifier import SingleClassifier
 from dct_augment.classifiers.names import ResolvedName, resolve
 from dct_augment.classifiers.preprocessing import Preprocess
 from dct_augment.classifiers.transformers_models import BROKEN, checked_preprocess, quiet
@@ -38,7 +38,18 @@ _MODELS: Mapping[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2
 _PROMPTS_AT_ONCE = 256
 
 
-def load(member: ZeroShotClassifierConfig, classes: Sequence[ClassInfo], device: str) -> Classifier:
+class ZeroShotClassifier(SingleClassifier):
+    """A classifier whose labels are the names of the classes that it was made of."""
+
+    def targets(self, classes: Sequence[ClassInfo]) -> tuple[int, ...]:
+        """Find the label of each class: its own name to the letter, or else as other classifiers do."""
+        places = {name: place for place, name in enumerate(self.labels)}
+        if all(info.name in places for info in classes):
+            return tuple(places[info.name] for info in classes)
+        return super().targets(classes)
+
+
+def load(member: ZeroShotClassifierConfig, classes: Sequence[ClassInfo], device: str) -> ZeroShotClassifier:
     """Load CLIP or SigLIP from a folder or the Hub as a classifier of these classes; no remote code.
 
     The classes must be given: their names are what the model compares images with. Its labels are these names, in
@@ -66,7 +77,7 @@ def load(member: ZeroShotClassifierConfig, classes: Sequence[ClassInfo], device:
         raise ModelError(
             f"{_named(member)}: its parts do not fit together: {_reason(error)}. Get its folder or repository anew"
         ) from error
-    return SingleClassifier(network, preprocess, [info.name for info in classes], device=device)
+    return ZeroShotClassifier(network, preprocess, [info.name for info in classes], device=device)
 
 
 def check_here(member: ZeroShotClassifierConfig, classes: Sequence[ClassInfo]) -> bool:

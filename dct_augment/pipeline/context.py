@@ -54,11 +54,22 @@ class RunContext:
 
     def identity(self, part: Part) -> dict[str, Any]:
         """What decides a part's result: settings, the weights of local models, and the real images of the last look."""
-        decided = self.weights.add_to(self.config.identity(part))
+        decided = self._with_class_names(self.weights.add_to(self.config.identity(part)))
         if "dataset" in decided and part in ("arms", "benchmark", "metrics") and self._image_index:
             look = _read_json(self.config.root / "data" / "overview.json").get("pictures", "")
             decided["dataset"] |= {"images": configuration.fingerprint(self._image_index, look)}
         return decided
+
+    def _with_class_names(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """Add the names of all classes to each zero-shot classifier: they make it, and are no setting of its own."""
+        names = configuration.fingerprint([info.name for info in self.dataset.classes])
+        for role in ("guide", "judge"):
+            members = identity.get(role) or ()
+            if any(member["name"] == "zero_shot" for member in members):
+                identity[role] = [
+                    {**member, "class_names": names} if member["name"] == "zero_shot" else member for member in members
+                ]
+        return identity
 
     @cached_property
     def _image_index(self) -> str:

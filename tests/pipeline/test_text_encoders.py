@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,12 +24,13 @@ def is_shared(generator: Path | str, classifier: Path | str) -> bool:
     return text_encoders.is_shared(ModelConfig(path=str(generator)), ZeroShotClassifierConfig(model=str(classifier)))
 
 
-def clip_around(text_encoder: torch.nn.Module, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+def clip_around(text_encoder: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     """A CLIP model with the token embeddings of a text encoder."""
     text = text_encoder.config
     image = zero_shot_models.model("clip", tiny.tokenizer()).config.vision_config
     model = transformers.CLIPModel(transformers.CLIPConfig(text_config=text.to_dict(), vision_config=image.to_dict()))
-    model.text_model.load_state_dict(text_encoder.state_dict(), strict=False)
+    embeddings = text_encoder.get_input_embeddings().state_dict()
+    model.text_model.get_input_embeddings().load_state_dict(embeddings)
     model.to(dtype).save_pretrained(folder)
     return folder
 

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from dct_augment import config
 from dct_augment.config import Config, comparable
+from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.weights import WeightHashes
 
 
@@ -53,6 +55,25 @@ def test_other_weights_of_a_zero_shot_model_in_a_folder_are_another_classifier(r
     assert line.startswith(f"{role}.weights: ")
     on_the_hub = settings(**{role: {"name": "zero_shot", "model": "some/clip"}})
     assert identity(on_the_hub, tmp_path) == on_the_hub.identity("generation")
+
+
+def test_other_words_of_a_class_make_another_zero_shot_classifier(tmp_path: Path) -> None:
+    (tmp_path / "words.yaml").write_text("crane: wading crane\n")
+    for name in ("crane", "kiwi"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "photos" / name / f"{number}.png")
+    photos = {"name": "folder", "path": str(tmp_path / "photos")}
+    members = ({"name": "zero_shot", "model": "some/clip"}, {"name": "pocket/birds-guide"})
+    words = (photos, {**photos, "words": str(tmp_path / "words.yaml")})
+    for part in ("tokens", "generation", "metrics"):
+        first, other = (
+            RunContext(settings(dataset=dataset, guide=members, output=str(tmp_path))).identity(part)
+            for dataset in words
+        )
+        (line,) = config.differences(first["guide"][0], other["guide"][0])
+        assert line.startswith("class_names: ")
+        assert first["guide"][1] == other["guide"][1]
 
 
 def test_a_checkpoint_and_labels_beside_a_name_of_timm_count_too(tmp_path: Path) -> None:
