@@ -79,6 +79,21 @@ def resolve(name: str, library: Library | None = None) -> ResolvedName:
     return ResolvedName(name, "timm", name, "timm")
 
 
+def resolve_zero_shot(model: str) -> ResolvedName:
+    """Resolve the model of a zero-shot classifier, without network: an id on the Hub, or a folder of transformers.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    is_written_as_path = model.startswith((".", "/", "~", "local-dir:", "hf-hub:", "hf_hub:"))
+    if model.startswith("pocket/") or (":" in model and not is_written_as_path and not Path(model).is_dir()):
+        raise ModelError(
+            f"zero_shot model {model!r} is neither an id on the Hub nor a folder; give one of the two, e.g. "
+            "'openai/clip-vit-base-patch32'. Pocket ships no zero-shot model"
+        )
+    return resolve(model, "transformers")
+
+
 def _pocket_folder(name: str) -> Path:
     classifier = name.removeprefix("pocket/")
     if classifier not in pocket.CLASSIFIERS:

@@ -47,10 +47,9 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
             "give a repository or folder with safetensors"
         ) from error
     except BROKEN as error:
-        reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"classifier {member.name!r} cannot be loaded: {reason}. Give the id or folder of a transformers image "
-            "classifier; without a network only what is in the Hub's cache loads"
+            f"classifier {member.name!r} cannot be loaded: {reason_of(error)}. Give the id or folder of a "
+            "transformers image classifier; without a network only what is in the Hub's cache loads"
         ) from error
     if missing := sorted(loading["missing_keys"]):
         raise ModelError(
@@ -76,6 +75,11 @@ def quiet() -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     hub_logging.set_verbosity_error()
+
+
+def reason_of(error: BaseException) -> str:
+    """Shorten a library's message to one line, to stand inside a sentence."""
+    return " ".join(str(error).split())[:300].rstrip(".")
 
 
 class MeanBeforeNorm(nn.Module):

@@ -26,9 +26,9 @@ from transformers import (
 from dct_augment.classifiers import naflex
 from dct_augment.classifiers.class_prompts import PromptReader, check_read, of_classes
 from dct_augment.classifiers.classifier import SingleClassifier
-from dct_augment.classifiers.names import ResolvedName, resolve
+from dct_augment.classifiers.names import ResolvedName, resolve_zero_shot
 from dct_augment.classifiers.preprocessing import Preprocess
-from dct_augment.classifiers.transformers_models import BROKEN, checked_preprocess, quiet
+from dct_augment.classifiers.transformers_models import BROKEN, checked_preprocess, quiet, reason_of
 from dct_augment.config import ZeroShotClassifierConfig
 from dct_augment.errors import ModelError
 from dct_augment.records import ClassInfo
@@ -42,11 +42,16 @@ class ZeroShotClassifier(SingleClassifier):
     """A classifier whose labels are the names of the classes that it was made of."""
 
     def targets(self, classes: Sequence[ClassInfo]) -> tuple[int, ...]:
-        """Find the label of each class: its own name to the letter, or else as other classifiers do."""
+        """Find the label of each class: its own name, to the letter.
+
+        Raises:
+            ModelError: the classifier was made of other classes.
+        """
         places = {name: place for place, name in enumerate(self.labels)}
-        if all(info.name in places for info in classes):
-            return tuple(places[info.name] for info in classes)
-        return super().targets(classes)
+        missing = [info.name for info in classes if info.name not in places]
+        if missing:
+            raise ModelError(f"the zero_shot classifier was made of other classes, without {missing[:10]}")
+        return tuple(places[info.name] for info in classes)
 
 
 def load(member: ZeroShotClassifierConfig, classes: Sequence[ClassInfo], device: str) -> ZeroShotClassifier:
@@ -62,7 +67,7 @@ def load(member: ZeroShotClassifierConfig, classes: Sequence[ClassInfo], device:
     """
     quiet()
     prompts = of_classes(member, classes)
-    source = resolve(member.model, "transformers")
+    source = resolve_zero_shot(member.model)
     kind = _kind(member, source)
     model, processor = _loaded(member, source, kind)
     reader = PromptReader(processor.tokenizer, model.config.text_config.max_position_embeddings, kind)
@@ -75,7 +80,7 @@ def load(member: ZeroShotClassifierConfig, classes: Sequence[ClassInfo], device:
             network(preprocess(torch.zeros(1, 3, 64, 64, device=device)))
     except (*BROKEN, IndexError) as error:
         raise ModelError(
-            f"{_named(member)}: its parts do not fit together: {_reason(error)}. Get its folder or repository anew"
+            f"{_named(member)}: its parts do not fit together: {reason_of(error)}. Get its folder or repository anew"
         ) from error
     return ZeroShotClassifier(network, preprocess, [info.name for info in classes], device=device)
 
@@ -91,7 +96,7 @@ def check_here(member: ZeroShotClassifierConfig, classes: Sequence[ClassInfo]) -
     """
     quiet()
     prompts = of_classes(member, classes)
-    location = resolve(member.model, "transformers").location
+    location = resolve_zero_shot(member.model).location
     options: dict[str, Any] = {"revision": member.revision, "local_files_only": True}
     try:
         settings, _ = PreTrainedConfig.get_config_dict(location, **options)
@@ -234,13 +239,9 @@ def _loaded(member: ZeroShotClassifierConfig, source: ResolvedName, kind: str) -
 
 def _explain(member: ZeroShotClassifierConfig, error: BaseException) -> str:
     return (
-        f"{_named(member)} cannot be loaded: {_reason(error)}. Give the id or folder of a CLIP or SigLIP model that "
+        f"{_named(member)} cannot be loaded: {reason_of(error)}. Give the id or folder of a CLIP or SigLIP model that "
         "transformers reads; without a network only what is in the Hub's cache loads"
     )
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _named(member: ZeroShotClassifierConfig) -> str:

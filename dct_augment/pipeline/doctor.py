@@ -17,7 +17,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from dct_augment import datasets, pocket
-from dct_augment.classifiers.names import resolve
+from dct_augment.classifiers.names import resolve, resolve_zero_shot
 from dct_augment.config import ClassifierConfig, Config, HuggingFaceDataset, ZeroShotClassifierConfig
 from dct_augment.diffusion.memory import free_bytes
 from dct_augment.diffusion.names import cached_file, local_folder
@@ -202,7 +202,7 @@ def _zero_shot(role: str, member: ZeroShotClassifierConfig, config: Config) -> I
     """Examine a classifier of class names: its model, and whether the text-to-image model has its text encoder."""
     name = f"zero_shot {member.model}"
     try:
-        resolved = resolve(member.model, "transformers")
+        resolved = resolve_zero_shot(member.model)
     except ModelError as error:
         yield Finding(role, "missing", str(error), "correct the name")
         return

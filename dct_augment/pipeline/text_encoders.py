@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from dct_augment.classifiers.names import resolve
+from dct_augment.classifiers.names import resolve_zero_shot
 from dct_augment.config import ModelConfig, ZeroShotClassifierConfig
 from dct_augment.diffusion.names import cached_file, folder_here
 
@@ -43,7 +43,7 @@ def is_shared(model: ModelConfig, member: ZeroShotClassifierConfig) -> bool:
         encoders, own = _encoders(generator), _embedding(classifier)
         if encoders and own is not None:
             return any(_is_same(own, encoder) for encoder in encoders)
-    published = resolve(member.model, "transformers").location
+    published = resolve_zero_shot(member.model).location
     for pattern, classifiers in _PUBLISHED:
         if pattern.search(model.path.lower()):
             return published in classifiers
@@ -52,7 +52,7 @@ def is_shared(model: ModelConfig, member: ZeroShotClassifierConfig) -> bool:
 
 def _folder(member: ZeroShotClassifierConfig) -> Path | None:
     """Find the folder of a zero-shot model on this machine, without network."""
-    resolved = resolve(member.model, "transformers")
+    resolved = resolve_zero_shot(member.model)
     if resolved.is_local:
         return Path(resolved.location)
     config = cached_file(resolved.repository, "config.json", member.revision)

@@ -81,7 +81,7 @@ def _paths(member: ClassifierConfig | ZeroShotClassifierConfig) -> list[Path]:
 
 def _zero_shot_paths(member: ZeroShotClassifierConfig) -> list[Path]:
     """List the folder of a zero-shot classifier's model, if it lies in one."""
-    resolved = classifier_names.resolve(member.model, "transformers")
+    resolved = classifier_names.resolve_zero_shot(member.model)
     return [Path(resolved.location)] if resolved.kind == "folder" else []
 
 

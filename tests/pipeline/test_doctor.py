@@ -157,7 +157,9 @@ def test_the_doctor_says_what_stops_a_zero_shot_guide() -> None:
     other = examined(f"guide={zero_shot(timm_folder)}")["guide's prompts"]
     assert (other.state, "neither CLIP nor SigLIP" in other.detail) == ("missing", True)
     assert examined(f"guide={zero_shot('/none')}")["guide"].state == "missing"
-    assert "Pocket has" in examined(f"guide={zero_shot('pocket/none')}")["guide"].detail
+    for name in ("pocket/birds-guide", "my_guide:load"):
+        guide = examined(f"guide={zero_shot(name)}")["guide"]
+        assert (guide.state, "neither an id on the Hub nor a folder" in guide.detail) == ("missing", True)
 
 
 @pytest.mark.parametrize("role", ["guide", "judge"])
