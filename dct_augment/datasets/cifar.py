@@ -18,9 +18,9 @@ from dct_augment.config import TorchvisionDataset
 from dct_augment.datasets import image_files
 from dct_augment.datasets.annotations import damaged
 from dct_augment.datasets.naming import class_infos
-from dct_augment.datasets.reading import ImageReader
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import UnreadableImageError
+from dct_augment.reading import ImageReader
 from dct_augment.wording import reason_of
 
 _SHAPE = (3, 32, 32)

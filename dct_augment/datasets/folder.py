@@ -12,9 +12,9 @@ from dct_augment.datasets import image_files, split_words
 from dct_augment.datasets.class_labels import shortened, sort_names
 from dct_augment.datasets.image_files import ImageFiles, LeftOut
 from dct_augment.datasets.naming import class_infos
-from dct_augment.datasets.reading import ImageReader
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError
+from dct_augment.reading import ImageReader
 from dct_augment.wording import agreeing, counted
 
 _ONE_FOLDER_PER_CLASS = "put pictures in one folder per class"

@@ -18,9 +18,9 @@ from dct_augment.datasets import class_labels, folder, image_files, split_words
 from dct_augment.datasets.class_labels import LabelColumn, NumberedLabels, about, shortened
 from dct_augment.datasets.indexed import IndexedImages
 from dct_augment.datasets.naming import class_infos
-from dct_augment.datasets.reading import ImageReader
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError, UnreadableImageError
+from dct_augment.reading import ImageReader
 from dct_augment.records import Example
 from dct_augment.wording import agreeing
 

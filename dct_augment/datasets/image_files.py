@@ -13,8 +13,8 @@ import pyarrow as pa
 from PIL import Image
 
 from dct_augment.datasets.indexed import IndexedImages
-from dct_augment.datasets.reading import SUFFIXES, ImageReader
 from dct_augment.errors import DatasetError, UnreadableImageError
+from dct_augment.reading import SUFFIXES, ImageReader
 from dct_augment.records import Example
 from dct_augment.wording import agreeing, counted
 

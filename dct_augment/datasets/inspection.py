@@ -21,9 +21,9 @@ from dct_augment import files
 from dct_augment.datasets import reading_pool, splits
 from dct_augment.datasets.image_files import ImageFiles
 from dct_augment.datasets.indexed import IndexedImages
-from dct_augment.datasets.reading import USED_RANGE
 from dct_augment.errors import UnreadableImageError
 from dct_augment.images import content
+from dct_augment.reading import USED_RANGE
 from dct_augment.records import Example, Progress, ProgressCallback, ignore_progress
 
 SPLITS = ("train", "val", "test")

@@ -9,8 +9,8 @@ import numpy as np
 
 from dct_augment.config import DatasetOnDisk
 from dct_augment.datasets.indexed import IndexedImages
-from dct_augment.datasets.reading import ImageReader
 from dct_augment.errors import DatasetError
+from dct_augment.reading import ImageReader
 from dct_augment.records import ClassInfo, Dataset, Example
 from dct_augment.wording import agreeing, counted_of, listed
 

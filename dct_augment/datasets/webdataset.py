@@ -27,9 +27,9 @@ from dct_augment.datasets.class_labels import (
 )
 from dct_augment.datasets.indexed import IndexedImages
 from dct_augment.datasets.naming import class_infos
-from dct_augment.datasets.reading import SUFFIXES, ImageReader
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError, UnreadableImageError
+from dct_augment.reading import SUFFIXES, ImageReader
 from dct_augment.records import Example
 from dct_augment.tars import Span, TarSample
 from dct_augment.wording import agreeing, counted, reason_of

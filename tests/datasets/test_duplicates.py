@@ -12,7 +12,7 @@ from dct_augment import datasets
 from dct_augment.datasets import duplicates, inspection
 from dct_augment.datasets.duplicates import RADIUS, close_pairs, copies, find_duplicates
 from dct_augment.datasets.inspection import Pictures, inspect
-from dct_augment.datasets.reading import ImageReader
+from dct_augment.reading import ImageReader
 from dct_augment.records import Example
 from tests.datasets.photographs import photograph, save
 

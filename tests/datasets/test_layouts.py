@@ -6,7 +6,7 @@ import pytest
 
 from dct_augment import config, datasets
 from dct_augment.datasets import image_files
-from dct_augment.datasets.reading import ImageReader
+from dct_augment.reading import ImageReader
 from tests.conftest import CONFIGS
 from tests.datasets.layouts import cub_tree, folder_tree, imagenet_tree, inat_tree
 from tests.datasets.torchvision_trees import aircraft_tree, flowers_tree, pets_tree

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dct_augment.datasets import reading
-from dct_augment.datasets.reading import ImageReader
+from dct_augment import reading
 from dct_augment.errors import UnreadableImageError
+from dct_augment.reading import ImageReader
 
 READER = ImageReader()
 
