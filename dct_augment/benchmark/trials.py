@@ -20,7 +20,7 @@ from dct_augment.datasets import few_shot
 from dct_augment.downstream import training
 from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
 from dct_augment.downstream.prediction import predict
-from dct_augment.downstream.transforms import InMemoryImages, Transforms
+from dct_augment.downstream.transforms import InMemoryImages, Transforms, model_input
 from dct_augment.generation.shards import FOLDERS
 from dct_augment.images import content
 from dct_augment.records import Dataset, Example, Split, Trial
@@ -82,7 +82,7 @@ class TrialRunner:
         self._dataset, self._arm_folders, self._device = dataset, arm_folders, device
         self._benchmark, self._downstream = benchmark, downstream
         self._accepted = accepted
-        self._transforms = Transforms(downstream.image_size, downstream.randaugment)
+        self._transforms = Transforms(model_input(downstream), downstream.randaugment)
         self._test = InMemoryImages(RealImages(dataset.examples("test"), self._transforms.plain))
         val = dataset.examples("val")
         self._val = InMemoryImages(RealImages(val, self._transforms.plain)) if len(val) else None

@@ -44,6 +44,7 @@ _CLASSIFIER = (
     "downstream.pretrained",
     "downstream.train",
     "downstream.image_size",
+    "downstream.preprocessing",
     "downstream.steps",
     "downstream.batch_size",
     "downstream.optimizer",

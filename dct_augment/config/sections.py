@@ -244,7 +244,12 @@ class DownstreamConfig(Section):
     model: str = Field("test_efficientnet_gn", description="any timm model: name, hf-hub:ID, or local-dir:FOLDER")
     pretrained: bool = Field(False, description="whether to start from the published weights of the model")
     train: Literal["fine_tune", "linear_probe"] = Field("fine_tune", description="all weights, or the last layer alone")
-    image_size: PositiveInt = Field(48, description="side of its input, in pixels")
+    image_size: PositiveInt | None = Field(None, description="side of its input, in pixels; the model's own if unset")
+    preprocessing: Literal["model", "imagenet"] = Field(
+        "model",
+        description="`model`: the model's own mean, deviation, interpolation and crop; `imagenet`: ImageNet's mean and "
+        "deviation, bilinear, nothing cut",
+    )
     steps: PositiveInt = Field(100, description="gradient steps, the same in every arm")
     batch_size: PositiveInt = Field(32, description="images of a gradient step")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum 0.9")

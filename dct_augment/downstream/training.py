@@ -17,7 +17,7 @@ from dct_augment.classifiers.names import resolve
 from dct_augment.config import DownstreamConfig
 from dct_augment.downstream.mixing import Mixture
 from dct_augment.downstream.prediction import accuracy
-from dct_augment.downstream.transforms import InMemoryImages
+from dct_augment.downstream.transforms import InMemoryImages, ModelInput, cannot_be_made, model_input
 from dct_augment.errors import DctAugmentError, ModelError
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -84,21 +84,48 @@ def fit(
 
 
 def create(settings: DownstreamConfig, classes: int) -> nn.Module:
-    """The classifier before training.
+    """The classifier before training, made for images of `settings.image_size`.
 
     Raises:
-        ModelError: unknown model, or weights that cannot be had.
+        ModelError: unknown model, weights that cannot be had, or a size that the model cannot take.
+    """
+    taken = model_input(settings)
+    other_size = taken.size != taken.own_size
+    # What has learned a place for each patch of one size is made for another one; its weights are interpolated.
+    options = {"img_size": taken.size} if taken.fixed_size and other_size else {}
+    name = resolve(settings.model, "timm").timm_name
+    try:
+        model = timm.create_model(name, pretrained=settings.pretrained, num_classes=classes, **options)
+    except (RuntimeError, OSError, ValueError, KeyError, TypeError, AssertionError, ZeroDivisionError) as error:
+        if options:
+            raise _wrong_size(settings, taken, error) from error
+        raise cannot_be_made(settings, error) from error
+    if other_size:
+        _try_size(model, settings, taken)
+    return cast(nn.Module, model)
+
+
+def _try_size(model: nn.Module, settings: DownstreamConfig, taken: ModelInput) -> None:
+    """Let a model answer an empty image, in evaluation, where nothing of it changes.
+
+    Raises:
+        ModelError: it cannot.
     """
     try:
-        name = resolve(settings.model, "timm").timm_name
-        model = timm.create_model(name, pretrained=settings.pretrained, num_classes=classes)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"downstream.model {settings.model!r} cannot be made: {reason}. Use a name of timm.list_models(), "
-            "hf-hub:ID, or local-dir:FOLDER"
-        ) from error
-    return cast(nn.Module, model)
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, *taken.size))
+    except Exception as error:  # whatever a layer raises on sizes that it does not expect
+        raise _wrong_size(settings, taken, error) from error
+    model.train()
+
+
+def _wrong_size(settings: DownstreamConfig, taken: ModelInput, error: Exception) -> ModelError:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    own = " x ".join(map(str, taken.own_size))
+    return ModelError(
+        f"downstream.image_size {settings.image_size}: {settings.model!r} cannot take images of this size: {reason}. "
+        f"Leave image_size unset for its own, {own}, or try a multiple of 32"
+    )
 
 
 def _training_mode(model: Any, settings: DownstreamConfig) -> Callable[[], Any]:

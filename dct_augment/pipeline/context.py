@@ -7,8 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dct_augment import classifiers, datasets, diffusion, files
 from dct_augment import config as configuration
 from dct_augment.benchmark.arms import ARMS
@@ -17,8 +15,8 @@ from dct_augment.config import ClassifierConfig, Config, DatasetOnDisk
 from dct_augment.config.identity import Part
 from dct_augment.datasets import Overview
 from dct_augment.datasets.splits import index_hash
+from dct_augment.devices import resolve_device
 from dct_augment.diffusion import Backend, Sampler
-from dct_augment.errors import InputError
 from dct_augment.generation.shards import shard_folders
 from dct_augment.pipeline.prompt_check import check_class_names, check_lengths, check_start_words
 from dct_augment.pipeline.weights import WeightHashes
@@ -204,18 +202,3 @@ def _read_json(path: Path) -> Mapping[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}
-
-
-def resolve_device(name: str) -> str:
-    """Check a device name; `auto` becomes `cuda` or `cpu`.
-
-    Raises:
-        InputError: no such device here.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} is not available here: {error}. Use auto, cpu, or cuda") from error
-    return name

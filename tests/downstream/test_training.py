@@ -14,7 +14,7 @@ from dct_augment.downstream import training
 from dct_augment.downstream.mixing import Mixture, RealImages
 from dct_augment.downstream.saving import save
 from dct_augment.downstream.training import TrainedClassifier
-from dct_augment.downstream.transforms import InMemoryImages, Transforms
+from dct_augment.downstream.transforms import InMemoryImages, Transforms, model_input
 from dct_augment.errors import DctAugmentError, ModelError
 from dct_augment.images import square
 from dct_augment.records import Example
@@ -36,7 +36,7 @@ def settings(**changes: Any) -> DownstreamConfig:
 
 
 def fit(chosen: DownstreamConfig, *, validation: bool = False, **options: Any) -> TrainedClassifier:
-    tensors = Transforms(chosen.image_size, chosen.randaugment)
+    tensors = Transforms(model_input(chosen), chosen.randaugment)
     data = Mixture(RealImages(examples(0), tensors.strong), length=chosen.steps * chosen.batch_size)
     held_out = InMemoryImages(RealImages(examples(100), tensors.plain)) if validation else None
     return training.fit(data, chosen, classes=3, seed=1, validation=held_out, **options)
@@ -52,7 +52,7 @@ def moved(fitted: TrainedClassifier, chosen: DownstreamConfig) -> set[str]:
 @pytest.mark.parametrize("name", ["test_efficientnet_gn", "test_resnet", "test_vit", "test_convnext"])
 @pytest.mark.parametrize("train", ["fine_tune", "linear_probe"])
 def test_any_backbone_is_fine_tuned_or_probed(name: str, train: str) -> None:
-    chosen = settings(model=name, train=train, image_size=160 if "vit" in name else 32)
+    chosen = settings(model=name, train=train)
     fitted = fit(chosen)
     changed, head = moved(fitted, chosen), {name for name, _ in fitted.model.get_classifier().named_parameters()}
     assert not fitted.model.training
@@ -158,5 +158,5 @@ def test_a_saved_classifier_guides_as_it_answered(tmp_path: Path) -> None:
     assert guide.labels == tuple(info.name for info in CLASSES)
     assert guide.targets(CLASSES) == (0, 1, 2)
     picture = speckled(1, 7).resize((32, 32))
-    tensors = Transforms(32, chosen.randaugment).plain(picture)[None]
+    tensors = Transforms(model_input(chosen), chosen.randaugment).plain(picture)[None]
     torch.testing.assert_close(guide.logits(square(picture, 32)), fitted.model(tensors), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,133 @@
+"""A classifier gets its images as its model is published for: size, mean, deviation, interpolation and crop."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.data import create_transform
+
+from dct_augment.config import DownstreamConfig
+from dct_augment.downstream import training
+from dct_augment.downstream.transforms import Transforms, model_input
+from dct_augment.errors import ModelError
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def settings(**changes: Any) -> DownstreamConfig:
+    return DownstreamConfig.model_validate(changes)
+
+
+def picture(width: int = 90, height: int = 60) -> Image.Image:
+    spots = np.random.default_rng(3).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    return Image.fromarray(spots).resize((width, height), Image.Resampling.NEAREST)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "mean", "std", "interpolation", "crop"),
+    [
+        ("test_efficientnet_gn", 160, (0.5,) * 3, (0.5,) * 3, "bicubic", 0.95),
+        ("resnet50.a1_in1k", 224, *IMAGENET, "bicubic", 0.95),
+        ("vit_small_patch14_dinov2.lvd142m", 518, *IMAGENET, "bicubic", 1.0),
+        ("vit_base_patch16_224.augreg_in21k", 224, (0.5,) * 3, (0.5,) * 3, "bicubic", 0.9),
+    ],
+)
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_the_models_own_preprocessing_is_taken_with_and_without_its_weights(
+    model: str, size: int, mean: Any, std: Any, interpolation: str, crop: float, pretrained: bool
+) -> None:
+    taken = model_input(settings(model=model, pretrained=pretrained))
+    assert (taken.size, taken.own_size) == ((size, size), (size, size))
+    assert (taken.mean, taken.std, taken.interpolation, taken.crop_pct) == (mean, std, interpolation, crop)
+    assert taken.fixed_size == model.startswith("vit")
+
+
+def test_what_is_read_without_a_model_is_what_timm_says_of_the_model() -> None:
+    for name in ("test_efficientnet", "test_vit", "test_convnext", "test_resnet"):
+        taken, own = model_input(settings(model=name)), timm.data.resolve_model_data_config(timm.create_model(name))
+        found = ((3, *taken.size), taken.mean, taken.std, taken.interpolation, taken.crop_pct, taken.crop_mode)
+        assert found == tuple(
+            own[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+        )
+
+
+def test_the_whole_picture_is_tested_at_the_size_for_which_that_is_published() -> None:
+    assert model_input(settings(model="resnet50.a1_in1k", image_size=288)).crop_pct == 1.0
+    assert model_input(settings(model="resnet50.a1_in1k", image_size=256)).crop_pct == 0.95
+
+
+def test_imagenets_preprocessing_gives_the_bits_that_every_model_had_before() -> None:
+    old_plain = create_transform(48, crop_pct=1.0)
+    light: dict[str, Any] = {"scale": (0.8, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0, "color_jitter": None}
+    old_light = create_transform(48, is_training=True, **light)
+    strong = light | {"scale": (0.6, 1.0), "auto_augment": "rand-m7-n2-mstd0.5", "re_prob": 0.1}
+    old_strong = create_transform(48, is_training=True, **strong)
+    new = Transforms(model_input(settings(image_size=48, preprocessing="imagenet")), "rand-m7-n2-mstd0.5")
+    image = picture()
+    for old, transform in ((old_plain, new.plain), (old_light, new.light), (old_strong, new.strong)):
+        results = []
+        for function in (old, transform):
+            training._seed_everything(5)
+            results.append(torch.stack([function(image) for _ in range(20)]))
+        assert torch.equal(*results)
+
+
+def test_the_models_own_preprocessing_is_that_of_timm_in_testing_and_normalises_alike_in_training() -> None:
+    taken = model_input(settings(model="test_efficientnet_gn", image_size=64))
+    transforms, image = Transforms(taken, "rand-m7-n2-mstd0.5"), picture()
+    own = timm.data.resolve_model_data_config(timm.create_model("test_efficientnet_gn")) | {"input_size": (3, 64, 64)}
+    assert torch.equal(transforms.plain(image), create_transform(**own, is_training=False)(image))
+    grey = Image.new("RGB", (80, 80), (191, 191, 191))
+    random.seed(0)
+    for transform in (transforms.plain, transforms.light):
+        torch.testing.assert_close(transform(grey), torch.full((3, 64, 64), (191 / 255 - 0.5) / 0.5))
+
+
+def test_a_folder_says_what_its_model_takes(tmp_path: Path) -> None:
+    config = {
+        "architecture": "test_resnet",
+        "pretrained_cfg": {
+            "input_size": [3, 40, 40],
+            "mean": [0.1, 0.2, 0.3],
+            "crop_pct": 0.8,
+            "interpolation": "bilinear",
+        },
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    taken = model_input(settings(model=f"local-dir:{tmp_path}"))
+    assert (taken.size, taken.mean, taken.std) == ((40, 40), (0.1, 0.2, 0.3), IMAGENET[1])
+    assert (taken.crop_pct, taken.interpolation) == (0.8, "bilinear")
+
+
+@pytest.mark.parametrize("name", ["resnet5O", "resnet50.no_such_tag", "local-dir:/nowhere"])
+def test_an_unknown_model_is_one_message(name: str) -> None:
+    with pytest.raises(ModelError, match=f"downstream.model '{name}' cannot be made"):
+        model_input(settings(model=name))
+
+
+@pytest.mark.parametrize("size", [32, 96, 160])
+def test_a_model_of_fixed_size_is_made_for_another_one(size: int) -> None:
+    model: Any = training.create(settings(model="test_vit", image_size=size), 3)
+    assert model.training
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, size, size)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(("name", "size"), [("test_vit", 8), ("test_mambaout", 1), ("test_vit", 1)])
+def test_a_size_that_a_model_cannot_take_is_one_message(name: str, size: int) -> None:
+    with pytest.raises(ModelError, match=rf"downstream.image_size {size}: '{name}' cannot take .* its own, 160 x 160"):
+        training.create(settings(model=name, image_size=size), 3)
+
+
+def test_another_size_changes_no_weight_of_a_model_that_takes_any() -> None:
+    states = []
+    for size in (48, None):
+        torch.manual_seed(0)
+        states.append(training.create(settings(image_size=size), 3).state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
