@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dct_augment.classifiers.classifier import Classifier, Prediction, SingleClassifier
 from dct_augment.classifiers.ensemble import EnsembleClassifier
 from dct_augment.classifiers.names import library_of, resolve
+from dct_augment.classifiers.prediction import ClassPrediction
 from dct_augment.classifiers.preprocessing import Preprocess
 from dct_augment.classifiers.sanity_check import check_on_real_images
 from dct_augment.config import ClassifierConfig
@@ -13,6 +14,7 @@ from dct_augment.errors import ModelError
 from dct_augment.records import ClassInfo
 
 __all__ = [
+    "ClassPrediction",
     "Classifier",
     "EnsembleClassifier",
     "Prediction",
@@ -31,24 +33,30 @@ _SETTINGS = {"timm": ("revision", "checkpoint"), "transformers": ("revision", "p
 def load(
     members: Sequence[ClassifierConfig] | str, classes: Sequence[ClassInfo] = (), *, device: str = "cpu"
 ) -> Classifier:
-    """Load a guide or judge; a plain name stands for one classifier. Several vote over `classes`.
+    """Load a classifier: that of a run, a guide or a judge. Several vote over `classes`.
 
     Args:
-        members: `config.guide` or `config.judge`, or the name of one classifier, e.g. `pocket/birds-guide`.
+        members: a run folder whose classifier was kept (`runs/photos`), or the folder of a classifier; the name of any
+            other one, e.g. `pocket/birds-guide`; `config.guide` or `config.judge`.
         classes: the classes that several members vote over; one classifier alone needs none.
         device: torch device.
 
     Returns:
-        The frozen classifier; `logits` takes images (B, 3, H, W) in [-1, 1], and gradients flow to them.
+        The frozen classifier. `predict` takes pictures of any kind: paths, PIL images, arrays. `logits` takes images
+        (B, 3, H, W) in [-1, 1], and gradients flow to them.
 
     Raises:
-        ModelError: a classifier cannot be found or read, or has no label for a class.
+        ModelError: a classifier cannot be found or read, or has no label for a class; a run has kept none.
 
     Examples:
         >>> import dct_augment, torch
         >>> guide = dct_augment.load_classifier("pocket/birds-guide")
         >>> guide.logits(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 20])
+        >>> picture = dct_augment.load_dataset("pocket").examples("test")[0].open()
+        >>> [prediction] = guide.predict([picture], top=3)
+        >>> prediction.label == prediction.top[0][0], len(prediction.top)
+        (True, 3)
     """
     if isinstance(members, str):
         members = (ClassifierConfig(name=members),)

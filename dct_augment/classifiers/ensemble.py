@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 
 from dct_augment.classifiers.classifier import Classifier
+from dct_augment.classifiers.prediction import Prepared
 from dct_augment.errors import ModelError
 from dct_augment.prompts import normalize_labels
 from dct_augment.records import ClassInfo
@@ -57,9 +59,24 @@ class EnsembleClassifier(Classifier):
 
         log sum_m w_m p_m, summed as logarithms: a probability too small for float32 still has a gradient.
         """
+        return self._mixed([member.logits(images) for member in self._members])
+
+    def prepare(self, image: Image.Image) -> list[Prepared]:
+        """Turn an RGB picture into what each member takes."""
+        return [member.prepare(image) for member in self._members]
+
+    def logits_of_prepared(self, prepared: Sequence[Prepared]) -> torch.Tensor:
+        """Compute log-probabilities (B, K) of prepared pictures."""
+        of_members = zip(*prepared, strict=True)
+        return self._mixed(
+            [member.logits_of_prepared(list(own)) for member, own in zip(self._members, of_members, strict=True)]
+        )
+
+    def _mixed(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Mix the logits of the members."""
         votes = []
-        for member, log_weight, outputs in zip(self._members, self._log_weights, self._outputs, strict=True):
-            log_probabilities = member.logits(images).log_softmax(1)
+        for member_logits, log_weight, outputs in zip(logits, self._log_weights, self._outputs, strict=True):
+            log_probabilities = member_logits.log_softmax(1)
             impossible = log_probabilities.new_full((len(log_probabilities), 1), -torch.inf)
             votes.append(torch.cat([log_probabilities, impossible], 1)[:, outputs] + log_weight)
         return torch.stack(votes).logsumexp(0)

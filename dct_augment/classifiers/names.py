@@ -9,6 +9,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from dct_augment import pocket
+from dct_augment.classifiers import kept
 from dct_augment.errors import ModelError
 
 Kind = Literal["pocket", "folder", "hub", "timm", "function"]
@@ -50,23 +51,25 @@ def resolve(name: str, library: Library | None = None) -> ResolvedName:
     """Resolve a classifier's name, without network. `library` is what the user says of it, if anything.
 
     `pocket/NAME` is shipped; `local-dir:FOLDER`, `hf-hub:ID` and names without a slash are timm's; what is a folder, or
-    is written like one, is a folder; any other name with a slash is an id of the Hub.
+    is written like one, is a folder, and that of a run stands for the classifier that the run has kept; any other name
+    with a slash is an id of the Hub.
 
     Raises:
-        ModelError: Pocket has no classifier of this name, or it has a colon and nothing that explains it.
+        ModelError: Pocket has no classifier of this name, a run has kept none, or the name has a colon and nothing that
+            explains it.
     """
     if library == "function":
         return ResolvedName(name, "function", name, library)
     if name.startswith("pocket/"):
         return ResolvedName(name, "pocket", str(_pocket_folder(name)), library or "timm")
     if name.startswith("local-dir:"):
-        folder = Path(name.removeprefix("local-dir:")).expanduser()
+        folder = kept.find(Path(name.removeprefix("local-dir:")).expanduser())
         return ResolvedName(name, "folder", str(folder), library or "timm")
     if name.startswith(("hf-hub:", "hf_hub:")):
         return ResolvedName(name, "hub", name.partition(":")[2], library or "timm")
     folder = Path(name).expanduser()
     if folder.is_dir() or name.startswith((".", "/", "~")):
-        return ResolvedName(name, "folder", str(folder), library)
+        return ResolvedName(name, "folder", str(kept.find(folder)), library)
     if ":" in name:
         raise ModelError(
             f"classifier {name!r}: to call a function of your own, say so with library: function; a timm model is "

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
-from dct_augment.classifiers import labels
+from dct_augment.classifiers import kept, labels
 from dct_augment.classifiers.classifier import SingleClassifier
 from dct_augment.classifiers.names import ResolvedName
 from dct_augment.classifiers.preprocessing import Interpolation, Preprocess
@@ -57,7 +57,8 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
     names, ids = _labels(member, model)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     steps = preprocess(model).same_as(transform, member.name)
-    return SingleClassifier(model, steps, names, ids=ids, match=member.match, device=device)
+    predicting = kept.read_settings(Path(resolved.location)) if resolved.is_local else None
+    return SingleClassifier(model, steps, names, ids=ids, match=member.match, device=device, predicting=predicting)
 
 
 def _pinned(resolved: ResolvedName, revision: str | None) -> str:
