@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dct_augment.datasets import few_shot
     from dct_augment.datasets import load as load_dataset
     from dct_augment.diffusion import load as load_text_to_image
+    from dct_augment.downstream.exporting import export_classifier
     from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
     from dct_augment.errors import DctAugmentError
     from dct_augment.export import export_images
@@ -30,6 +31,7 @@ __all__ = [
     "RealImages",
     "Run",
     "SyntheticImages",
+    "export_classifier",
     "export_images",
     "few_shot",
     "load_classifier",
@@ -46,6 +48,7 @@ _PLACES = {
     "RealImages": "downstream.mixing:RealImages",
     "Run": "pipeline.run:Run",
     "SyntheticImages": "downstream.mixing:SyntheticImages",
+    "export_classifier": "downstream.exporting:export_classifier",
     "export_images": "export:export_images",
     "few_shot": "datasets:few_shot",
     "load_classifier": "classifiers:load",

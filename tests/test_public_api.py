@@ -19,7 +19,15 @@ CLASSES = (
     "Run",
     "SyntheticImages",
 )
-FUNCTIONS = ("export_images", "few_shot", "load_classifier", "load_config", "load_dataset", "load_text_to_image")
+FUNCTIONS = (
+    "export_classifier",
+    "export_images",
+    "few_shot",
+    "load_classifier",
+    "load_config",
+    "load_dataset",
+    "load_text_to_image",
+)
 
 
 def test_these_are_the_public_names() -> None:
