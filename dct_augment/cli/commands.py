@@ -15,6 +15,7 @@ from dct_augment import __version__
 from dct_augment.cli import data as look
 from dct_augment.cli import doctor as doctors
 from dct_augment.cli import export as exports
+from dct_augment.cli import predict as predictions
 from dct_augment.cli import tokens
 from dct_augment.cli.common import (
     Classes,
@@ -53,6 +54,7 @@ app.add_typer(tokens.app, name="tokens")
 app.command()(doctors.doctor)
 app.command()(look.data)
 app.command()(exports.export)
+app.command()(predictions.predict)
 
 
 @app.callback(invoke_without_command=True)

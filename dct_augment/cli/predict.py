@@ -1,0 +1,206 @@
+"""`dct-augment predict`: the class of pictures, by the classifier that a run has kept."""
+
+import csv
+import json
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dct_augment.cli.common import Device, console
+from dct_augment.errors import InputError
+
+if TYPE_CHECKING:
+    from dct_augment.classifiers import Classifier, ClassPrediction
+    from dct_augment.downstream.picture_files import PictureFiles
+
+Row = Callable[[str, "ClassPrediction"], None]
+"""Writes what was found for the picture of a name."""
+
+_NAMES = ("pocket/", "local-dir:", "hf-hub:")
+_WIDEST = 40
+
+
+def predict(
+    run_or_folder: Annotated[
+        str, typer.Argument(metavar="RUN_OR_FOLDER", help="run folder, folder of a classifier, or `pocket/NAME`")
+    ],
+    pictures: Annotated[
+        list[str], typer.Argument(metavar="PICTURES...", help="files, folders with all below them, patterns, or a tar")
+    ],
+    csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="write a CSV table, too")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print a line of JSON per picture, and nothing else")] = False,
+    top: Annotated[int, typer.Option("--top", min=1, help="how many of the likeliest classes are listed")] = 3,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold", min=0, max=1, help="a less probable class is `unknown`; the classifier's own if not given"
+        ),
+    ] = None,
+    device: Device = "auto",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="pictures at once; changes speed")] = 32,
+) -> None:
+    """Predict the class of pictures with a kept classifier. A picture that cannot be read is a row with the reason."""
+    from dct_augment.downstream.picture_files import PictureFiles
+
+    sources = PictureFiles(pictures)
+    sources.refuse_none()
+    classifier = _load(run_or_folder, device or "auto")
+    top = min(top, len(classifier.labels))
+    with ExitStack() as outputs:
+        rows = [outputs.enter_context(_csv_rows(csv_file, top))] if csv_file else []
+        if as_json:
+            rows.append(_json_row)
+        elif not csv_file:
+            rows.append(_table_rows(classifier.labels))
+        counts = _predict_all(classifier, sources, rows, top=top, threshold=threshold, batch_size=batch_size)
+    _say_rest(counts, sources, csv_file)
+
+
+class _Counts:
+    """How many pictures there were, how many could not be read, and why the first one could not."""
+
+    def __init__(self) -> None:
+        self.pictures, self.unreadable, self.first_reason = 0, 0, ""
+
+    def add(self, name: str, found: "ClassPrediction") -> None:
+        """Count a row."""
+        self.pictures += 1
+        if found.label is None:
+            self.unreadable += 1
+            self.first_reason = self.first_reason or f"{_printable(name)}: {found.reason}"
+
+
+def _load(name: str, device: str) -> "Classifier":
+    if not name.startswith(_NAMES) and not Path(name).expanduser().is_dir():
+        raise InputError(f"{name!r} is no folder; give a run folder, the folder of a classifier, or pocket/NAME")
+    with console.status("loading"):
+        import warnings
+
+        warnings.filterwarnings("ignore")
+        from dct_augment.classifiers import load
+        from dct_augment.devices import resolve_device
+
+        return load(name, device=resolve_device(device))
+
+
+def _predict_all(classifier: "Classifier", sources: "PictureFiles", rows: list[Row], **options: Any) -> _Counts:
+    """Predict every picture and write its rows; only a few pictures are in memory.
+
+    Raises:
+        InputError: not one can be read.
+    """
+    names: deque[str] = deque()
+
+    def stored() -> Iterator[Any]:
+        for picture in sources:
+            names.append(picture.name)
+            yield picture.stored
+
+    counts = _Counts()
+    with _bar(sources.count()) as advance:
+        for found in classifier.predict_each(stored(), **options):
+            name = names.popleft()
+            counts.add(name, found)
+            for row in rows:
+                row(name, found)
+            advance()
+    if counts.unreadable == counts.pictures:
+        raise InputError(f"none of {counts.pictures:,} pictures can be read; {counts.first_reason}")
+    return counts
+
+
+@contextmanager
+def _bar(total: int | None) -> Iterator[Callable[[], None]]:
+    """Show progress on stderr; without a total, what is done is counted."""
+    columns = (
+        TextColumn("predict"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    # Where stdout is a pipe or a file, rich must leave it alone.
+    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as shown:
+        task = shown.add_task("predict", total=total)
+        yield lambda: shown.advance(task)
+
+
+def _json_row(name: str, found: "ClassPrediction") -> None:
+    top = [{"class": label, "probability": round(value, 6)} for label, value in found.top]
+    row = {
+        "path": name,
+        "class": found.label,
+        "probability": round(found.probability, 6) if found.label is not None else None,
+        "top": top,
+        "reason": found.reason or None,
+    }
+    typer.echo(json.dumps(row))  # ASCII: any path can be written
+
+
+def _table_rows(labels: tuple[str, ...]) -> Row:
+    """Print a line per picture, as a table whose columns have their widths from the start."""
+    width = min(_WIDEST, max(len("class"), len("unknown"), *map(len, labels)))
+    typer.echo(f"{'class':<{width}}  probability  picture")
+
+    def row(name: str, found: "ClassPrediction") -> None:
+        if found.label is None:
+            typer.echo(f"{'-':<{width}}  {'-':>11}  {_printable(name)}: {found.reason}")
+            return
+        others = ", ".join(f"{label} {value:.1%}" for label, value in found.top[1:])
+        typer.echo(
+            f"{found.label:<{width}}  {found.probability:>11.1%}  {_printable(name)}" + (f"  ({others})" * bool(others))
+        )
+
+    return row
+
+
+@contextmanager
+def _csv_rows(path: Path, top: int) -> Iterator[Row]:
+    """Write a CSV file, whole or not at all."""
+    from dct_augment import files
+
+    if path.is_dir():
+        raise InputError(f"--csv {str(path)!r} is a folder; give the path of a file")
+    with (
+        files.atomic(path) as partial,
+        partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out,
+    ):
+        table = csv.writer(out)
+        likeliest = [f"{kind}_{number}" for number in range(1, top + 1) for kind in ("class", "probability")]
+        table.writerow(["path", "class", "probability", "reason", *likeliest])
+
+        def row(name: str, found: "ClassPrediction") -> None:
+            probability = f"{found.probability:.6f}" if found.label is not None else ""
+            pairs = [value for label, share in found.top for value in (label, f"{share:.6f}")]
+            table.writerow([name, found.label or "", probability, found.reason, *pairs])
+
+        yield row
+
+
+def _say_rest(counts: _Counts, sources: "PictureFiles", csv_file: Path | None) -> None:
+    """Say on stderr what the rows do not."""
+    if csv_file:
+        _say(f"{counts.pictures:,} pictures in {csv_file}")
+    if counts.unreadable:
+        _say(f"{counts.unreadable:,} of {counts.pictures:,} pictures cannot be read, e.g. {counts.first_reason}")
+    if others := sources.left_out.endings:
+        endings = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in others.most_common(8))
+        _say(f"{others.total():,} files are left out, they do not end as pictures do: {endings}")
+    if sources.left_out.bad_names:
+        _say(f"{sources.left_out.bad_names:,} pictures are left out, their names are not UTF-8; rename them")
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _printable(name: str) -> str:
+    """Write a path so that any terminal takes it."""
+    return name.encode("utf-8", "backslashreplace").decode()
