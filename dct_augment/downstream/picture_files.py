@@ -100,7 +100,7 @@ def _members(tar: Path) -> Iterator[PictureFile]:
         tars.is_compressed(tar)  # zstd has a message of its own
         with tarfile.open(tar, "r|*") as archive:
             for member in archive:
-                archive.members = []  # tarfile keeps all that it has passed
+                archive.members = []  # type: ignore[attr-defined]  # tarfile keeps all that it has passed
                 name = PurePosixPath(member.name)
                 hidden = any(part.startswith((".", "__")) for part in name.parts if part not in (".", ".."))
                 if member.isfile() and not hidden and is_picture_name(name.name):

@@ -91,7 +91,13 @@ def test_a_picture_is_read_as_a_person_sees_it(tmp_path: Path) -> None:
 
 def test_a_picture_that_cannot_be_read_is_a_row_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
-    pictures = [plain("red"), tmp_path / "notes.txt", tmp_path / "none.png", np.zeros((2, 2, 2)), plain("green")]
+    pictures: list[Any] = [
+        plain("red"),
+        tmp_path / "notes.txt",
+        tmp_path / "none.png",
+        np.zeros((2, 2, 2)),
+        plain("green"),
+    ]
     found = colours().predict(pictures, batch_size=2)
     assert [one.label for one in found] == ["red", None, None, None, "green"]
     assert found[1].reason == "it is no picture of a known format"
@@ -183,7 +189,7 @@ def test_a_classifier_of_any_kind_predicts() -> None:
         def targets(self, classes: Any) -> tuple[int, ...]:
             return (0, 1, 2)
 
-    found = Own().predict([plain("green", (4, 6)), plain("blue", (9, 5))])
+    found = Own().predict([plain("lime", (4, 6)), plain("blue", (9, 5))])
     assert [one.label for one in found] == ["green", "blue"]
     assert found[0].probability == pytest.approx(math.exp(2) / (math.exp(2) + 2), abs=1e-6)
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import pty
 import subprocess
 import sys
 import tarfile
@@ -177,15 +178,14 @@ def test_help_and_a_wrong_path_need_no_torch(tmp_path: Path) -> None:
     assert "torch" not in loaded_by(HELP.format(arguments=["predict", str(tmp_path), str(tmp_path / "none.png")]))
 
 
+@pytest.mark.slow
 def test_rows_go_to_stdout_and_bars_to_stderr_where_only_stderr_is_a_terminal(kept: Path, photos: Path) -> None:
     """Rich sends what is printed under its bars to stderr, if it may."""
-    code = (
-        "import sys; sys.stderr.isatty = lambda: True; sys.stdout.isatty = lambda: False\n"
-        f"sys.argv = ['dct-augment', 'predict', {str(kept)!r}, 'photos/0.png', '--json']\n"
-        "from dct_augment.cli import main, common\n"
-        "common.console._force_terminal = True\n"
-        "main()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    terminal, stderr = pty.openpty()
+    command = [sys.executable, "-m", "dct_augment", "predict", str(kept), "photos/0.png", "--json"]
+    environment = os.environ | {"TERM": "xterm", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, env=environment, text=True, check=True)
+    os.close(stderr)
     assert json.loads(done.stdout)["path"] == "photos/0.png"
-    assert "photos/0.png" not in done.stderr
+    assert b"photos/0.png" not in os.read(terminal, 100_000)
+    os.close(terminal)
