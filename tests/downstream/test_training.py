@@ -65,7 +65,8 @@ def test_any_backbone_is_fine_tuned_or_probed(name: str, train: str) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_both_optimisers_learn_colours(optimizer: str) -> None:
-    chosen = settings(optimizer=optimizer, steps=40, learning_rate=0.005 if optimizer == "adamw" else 0.05)
+    rate = 0.005 if optimizer == "adamw" else 0.05
+    chosen = settings(optimizer=optimizer, steps=40, learning_rate=rate, preprocessing="imagenet")
     assert fit(chosen, validation=True).val_accuracy > 0.8
 
 
@@ -159,4 +160,6 @@ def test_a_saved_classifier_guides_as_it_answered(tmp_path: Path) -> None:
     assert guide.targets(CLASSES) == (0, 1, 2)
     picture = speckled(1, 7).resize((32, 32))
     tensors = Transforms(model_input(chosen), chosen.randaugment).plain(picture)[None]
-    torch.testing.assert_close(guide.logits(square(picture, 32)), fitted.model(tensors), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        guide.logits(square(picture, 32)), fitted.model(tensors), atol=0.05, rtol=0
+    )  # 8-bit rounding
