@@ -2,6 +2,7 @@
 
     python -m pocket_build                  # into the package, checkpoints in build/pocket
     python -m pocket_build --out /tmp/pocket --steps-scale 0.01
+    python -m pocket_build --only-backbone  # the figures of all others stay
 
 Stopped at any moment, the same command goes on from the last checkpoint.
 """
@@ -15,7 +16,17 @@ from pathlib import Path
 import torch
 
 from dct_augment import pocket
-from pocket_build import autoencoder, card, classifiers, export, quality, text_to_image, tiny_decoder, world
+from pocket_build import (
+    autoencoder,
+    backbone,
+    card,
+    classifiers,
+    export,
+    quality,
+    text_to_image,
+    tiny_decoder,
+    world,
+)
 
 
 def main() -> None:
@@ -27,25 +38,43 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--steps-scale", type=float, default=1.0, help="train this share of all steps, to try it out")
     parser.add_argument("--measure-only", action="store_true", help="measure what is in --out and rewrite its card")
+    parser.add_argument("--only-backbone", action="store_true", help="build, or measure, the backbone alone")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    if not options.measure_only:
+    if not options.measure_only and not options.only_backbone:
         build(options.out, options.work, options.steps_scale, options.device)
-    measured = measure(options.out, options.device)
+    elif not options.measure_only:
+        build_backbone(options.out, options.work, options.steps_scale, options.device)
+    if options.only_backbone:
+        measured = json.loads((options.out / "quality.json").read_text(encoding="utf-8"))
+    else:
+        measured = measure(options.out, options.device)
+    measured["backbone"] = quality.backbone(options.out, options.device)
     card.write(options.out, measured)
     print(
         f"done in {(time.monotonic() - began) / 60:.0f} min, {export.size(options.out) / 1e6:.1f} MB in {options.out}"
     )
 
 
+def _steps(full: int, scale: float) -> int:
+    return max(2, round(full * scale))
+
+
+def build_backbone(out: Path, work: Path, scale: float = 1.0, device: str = "cpu") -> None:
+    """Train the backbone and export it to `out`."""
+    model = backbone.train(work, steps=_steps(backbone.STEPS, scale), device=device)
+    export.backbone(out / pocket.BACKBONE, model)
+
+
 def build(out: Path, work: Path, scale: float = 1.0, device: str = "cpu") -> None:
     """Train everything that has no finished checkpoint in `work`, and export it to `out`."""
 
     def steps(full: int) -> int:
-        return max(2, round(full * scale))
+        return _steps(full, scale)
 
+    build_backbone(out, work, scale, device)
     pictures = world.render(work)
     for recipe in classifiers.RECIPES:
         model = classifiers.train(recipe, work, steps=steps(recipe.steps), device=device)

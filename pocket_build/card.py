@@ -8,7 +8,7 @@ from jinja2 import Template
 
 from dct_augment import files
 from dct_augment.pocket import captions, handwriting
-from pocket_build import autoencoder, classifiers, export, quality, text_to_image, world
+from pocket_build import autoencoder, backbone, classifiers, export, quality, species, text_to_image, world
 
 _CARD = Template(
     """\
@@ -18,8 +18,8 @@ tags: [text-to-image, image-classification, few-shot, toy-world]
 ---
 # Pocket
 
-The embedded models of dct-augment: a text-to-image pipeline of the Stable Diffusion kind and four classifiers, small
-enough to ship. They draw and know two subjects at 64 x 64 pixels: birds made by code, and real handwritten digits.
+The embedded models of dct-augment: a text-to-image pipeline of the Stable Diffusion kind, four classifiers and
+a backbone, small enough to ship. They draw and know two subjects at 64 x 64 pixels: birds made by code, and real handwritten digits.
 They exist so that everything can be tried, taught and tested without a download; they are of no use beyond that.
 
 | folder | what | loads with |
@@ -28,7 +28,9 @@ They exist so that everything can be tried, taught and tested without a download
 | `tiny-decoder` | AutoencoderTiny, for gradients | `AutoencoderTiny.from_pretrained(dct_augment.pocket.path("tiny-decoder"))` |
 {% for recipe in recipes -%}
 | `{{ recipe.name }}` | {{ recipe.architecture }}, {{ labels[recipe.subject]|length }} labels | `timm.create_model("local-dir:" + str(dct_augment.pocket.path("{{ recipe.name }}")), pretrained=True)` |
-{% endfor %}
+{% endfor -%}
+| `backbone` | {{ backbone.ARCHITECTURE }} at {{ backbone.SIZE }} pixels, {{ own_labels }} labels of its own | `timm.create_model("local-dir:" + str(dct_augment.pocket.path("backbone")), pretrained=True, num_classes=16)` |
+
 {{ "%.1f"|format(megabytes) }} MB in all, float16 safetensors.
 
 ## Data and licence
@@ -53,6 +55,11 @@ No picture is in two of these. Birds differ in the seed of every picture, digits
 | val | 10 a class | {{ writings.val }} writings | (kept for choosing) |
 | test | 40 a class | {{ writings.test }} writings | the benchmark's test, and the figures below |
 
+The backbone has classes of its own, `pocket_build/species.py`: {{ species.SPECIES_PER_FAMILY }} random species of gull and as many of woodpecker,
+each different in {{ species.LEAST_DIFFERENCE }} parts or more from every one of the sixteen birds, and {{ species.STROKES|length }} kinds of pen strokes ({{ species.STROKES|join(", ") }}); no
+bird and no digit of the data sets. {{ backbone.TRAIN }} clean drawings a class train it, {{ backbone.TEST }} others measure it. It is to Pocket what
+weights of ImageNet are to photographs. It is no guide or judge by itself.
+
 The benchmark sees its birds (train, val, test) through `dct_augment/pocket/camera.py`: another pose, twigs in the way,
 other light, soft focus, grain. All figures below are of the clean drawings.
 
@@ -63,6 +70,7 @@ Autoencoder: {{ ae.STEPS }} steps of {{ ae.BATCH }}. U-Net and text encoder, fro
 {{ t2i.BATCH }}, then {{ t2i.STEPS_2 }} steps with {{ "%.0f"|format(100 * t2i.HANDWRITTEN) }} % handwriting; velocity
 prediction, zero terminal SNR. Classifiers: {{ recipes[0].steps }} steps of
 {{ recipes[0].batch }}; guide and judge differ in architecture, seed and pictures.
+Backbone: {{ backbone.STEPS }} steps of {{ backbone.BATCH }}.
 
 ## Measured quality
 `python -m pocket_build --measure-only` measures this anew ({{ steps }} steps, guidance {{ scale }}, {{ images }} images a prompt).
@@ -72,6 +80,14 @@ prediction, zero terminal SNR. Classifiers: {{ recipes[0].steps }} steps of
 {% for name, share in measured["real pictures"].items() -%}
 | {{ name }} | {{ "%.1f"|format(100 * share) }} % | {{ "%.1f"|format(100 * measured["autoencoder copies"][name]) }} % |
 {% endfor %}
+The backbone recognises {{ "%.1f"|format(100 * measured["backbone"]["own classes"]) }} % of new drawings of its own classes. Test accuracy of the benchmark's classifier
+(`real+strong_aug`, mean of {{ quality.SEEDS }} few-shot draws) that starts from it, against one that starts from nothing:
+
+| data set | photos a class |{% for start in quality.STARTS %} {{ start }} |{% endfor %}
+|---|---|{% for start in quality.STARTS %}---|{% endfor %}
+{% for dataset in ("pocket", "digits") %}{% for shots in quality.SHOTS -%}
+| {{ dataset }} | {{ shots }} |{% for start in quality.STARTS %} {{ "%.0f"|format(100 * measured["backbone"][dataset][start][shots|string]) }} % |{% endfor %}
+{% endfor %}{% endfor %}
 Judge accuracy of the text-to-image model:
 
 | | full description | plain name |
@@ -103,6 +119,10 @@ def write(out: Path, measured: dict[str, Any]) -> None:
         objects=world.OBJECTS,
         writings={name: len(indices) for name, indices in handwriting.splits().items()},
         ae=autoencoder,
+        backbone=backbone,
+        species=species,
+        own_labels=len(species.labels()),
+        quality=quality,
         t2i=text_to_image,
         steps=quality.STEPS,
         scale=quality.SCALE,

@@ -10,7 +10,8 @@ from timm.models import save_for_hf
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from pocket_build import classifiers, text_to_image
+from pocket_build import backbone as backbones
+from pocket_build import classifiers, species, text_to_image
 
 
 def pipeline(
@@ -55,6 +56,30 @@ def classifier(folder: Path, recipe: classifiers.Recipe, model: nn.Module) -> No
         input_size=(3, 64, 64), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0, tag="pocket", classifier=None, url=""
     )
     settings = {"architecture": recipe.architecture, "num_classes": len(labels), "label_names": labels}
+    save_for_hf(model.half(), str(folder), safe_serialization=True, model_config=settings)
+    model.float()
+
+
+def backbone(folder: Path, model: nn.Module) -> None:
+    """Save the backbone in timm's Hub layout.
+
+    `classifier` stays in its configuration: by it timm leaves out the last layer where other classes are to be learned.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    labels, side = list(species.labels()), backbones.SIZE
+    config: Any = model.pretrained_cfg
+    config.update(
+        input_size=(3, side, side),
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        crop_pct=1.0,
+        interpolation="bilinear",
+        pool_size=None,
+        tag="pocket",
+        url="",
+        num_classes=len(labels),
+    )
+    settings = {"architecture": backbones.ARCHITECTURE, "num_classes": len(labels), "label_names": labels}
     save_for_hf(model.half(), str(folder), safe_serialization=True, model_config=settings)
     model.float()
 

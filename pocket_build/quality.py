@@ -2,17 +2,31 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 import torch
 
 from dct_augment import classifiers as shipped
-from dct_augment import diffusion
-from dct_augment.config import seed_from
+from dct_augment import datasets, diffusion, pocket
+from dct_augment.benchmark.trials import TrialPlan, TrialRunner
+from dct_augment.classifiers import timm_models
+from dct_augment.classifiers.names import resolve
+from dct_augment.config import BenchmarkConfig, ClassifierConfig, DownstreamConfig, seed_from
 from dct_augment.pocket import birds, handwriting
 from dct_augment.pocket.captions import SUBJECTS, TEMPLATES, describe
+from pocket_build import backbone as backbones
 from pocket_build import classifiers
 
 STEPS, SCALE, IMAGES = 10, 3.0, 40
+SHOTS, SEEDS = (1, 5), 3
+"""Of the few-shot classifiers by which the backbone is measured."""
+STARTS: dict[str, dict[str, Any]] = {
+    "from nothing": {"pretrained": False},
+    "fine-tuned": {"pretrained": True},
+    "linear probe": {"pretrained": True, "train": "linear_probe"},
+}
+"""How a few-shot classifier begins, and what of it is trained."""
 
 Shares = dict[str, float]
 """Share of right answers by class name."""
@@ -76,6 +90,28 @@ def _accuracy(model: shipped.Classifier, images: torch.Tensor, labels: torch.Ten
         for chunk, truth in zip(images.split(128), labels.split(128), strict=True)
     ]
     return sum(right) / len(labels)
+
+
+def backbone(weights: Path, device: str = "cpu", report: Callable[[str], None] = print) -> dict[str, Any]:
+    """(4) The backbone: accuracy on new drawings of its own classes, and what it is worth with few photos of others.
+
+    The mean test accuracy of the benchmark's classifier with strong augmentation, by data set, start and shots.
+    """
+    name = f"local-dir:{weights / pocket.BACKBONE}"
+    own = timm_models.load(ClassifierConfig(name=name), resolve(name), device)
+    images, labels = backbones.tensors("test", backbones.TEST)
+    measured: dict[str, Any] = {"own classes": _accuracy(own, images.float() / 127.5 - 1, labels, device)}
+    report(f"backbone: {measured['own classes']:.1%} of new drawings of its own classes")
+    for dataset in ("pocket", "digits"):
+        for start, settings in STARTS.items():
+            downstream = DownstreamConfig(model=name, image_size=backbones.SIZE, **settings)
+            runner = TrialRunner(datasets.load(dataset), {}, BenchmarkConfig(), downstream, device)
+            for shots in SHOTS:
+                plans = [TrialPlan("real+strong_aug", seed, shots) for seed in range(SEEDS)]
+                share = mean(runner.trial(plan).accuracy for plan in plans)
+                measured.setdefault(dataset, {}).setdefault(start, {})[str(shots)] = share
+                report(f"backbone: {dataset}, {start}, {shots} shots: {share:.1%}")
+    return measured
 
 
 def by_group(shares: Shares) -> dict[str, float]:

@@ -2,16 +2,29 @@
 
 import importlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
 
 from dct_augment.classifiers.classifier import Classifier, Prediction, SingleClassifier
 from dct_augment.classifiers.ensemble import EnsembleClassifier
-from dct_augment.classifiers.names import library_of, resolve
+from dct_augment.classifiers.names import library_of, refuse_backbone, resolve
 from dct_augment.classifiers.prediction import ClassPrediction
 from dct_augment.classifiers.preprocessing import Preprocess
 from dct_augment.classifiers.sanity_check import check_on_real_images
-from dct_augment.config import ClassifierConfig
+from dct_augment.config import (
+    AnyClassifierConfig,
+    ClassifierConfig,
+    Ensemble,
+    FewShotClassifierConfig,
+    ZeroShotClassifierConfig,
+    classifier_title,
+)
 from dct_augment.errors import ModelError
 from dct_augment.records import ClassInfo
+
+if TYPE_CHECKING:
+    from dct_augment.classifiers.few_shot import FewShotClassifier
 
 __all__ = [
     "ClassPrediction",
@@ -28,17 +41,24 @@ _MODULES = {"timm": "timm_models", "transformers": "transformers_models", "funct
 """The module that loads a library's models; imported when first needed, as each takes seconds."""
 _SETTINGS = {"timm": ("revision", "checkpoint"), "transformers": ("revision", "pooling"), "function": ()}
 """Which settings of a classifier mean something to one library only."""
+_MEMBERS: TypeAdapter[tuple[AnyClassifierConfig, ...]] = TypeAdapter(Ensemble)
 
 
 def load(
-    members: Sequence[ClassifierConfig] | str, classes: Sequence[ClassInfo] = (), *, device: str = "cpu"
+    members: Sequence[AnyClassifierConfig] | str,
+    classes: Sequence[ClassInfo] = (),
+    *,
+    few_shot: "FewShotClassifier | Sequence[FewShotClassifier] | None" = None,
+    device: str = "cpu",
 ) -> Classifier:
     """Load a classifier: that of a run, a guide or a judge. Several vote over `classes`.
 
     Args:
         members: a run folder whose classifier was kept (`runs/photos`), or the folder of a classifier; the name of any
             other one, e.g. `pocket/birds-guide`; `config.guide` or `config.judge`.
-        classes: the classes that several members vote over; one classifier alone needs none.
+        classes: the classes that several members vote over, and those of a zero_shot member; one pretrained classifier
+            alone needs none.
+        few_shot: what `dct_augment.classifiers.few_shot.fit` made of photos, for the few_shot members of its settings.
         device: torch device.
 
     Returns:
@@ -46,7 +66,8 @@ def load(
         (B, 3, H, W) in [-1, 1], and gradients flow to them.
 
     Raises:
-        ModelError: a classifier cannot be found or read, or has no label for a class; a run has kept none.
+        ModelError: a classifier cannot be found or read, has no label for a class, or is few_shot and not given; a run
+            has kept none.
 
     Examples:
         >>> import dct_augment, torch
@@ -59,15 +80,44 @@ def load(
         (True, 3)
     """
     if isinstance(members, str):
-        members = (ClassifierConfig(name=members),)
-    loaded = [_load(member, device) for member in members]
+        members = _MEMBERS.validate_python(members)
+    made = () if few_shot is None else few_shot if isinstance(few_shot, Sequence) else (few_shot,)
+    loaded = [_load(member, classes, made, device) for member in members]
     if len(loaded) == 1:
         return loaded[0]
     return EnsembleClassifier(loaded, [member.weight for member in members], classes)
 
 
-def _load(member: ClassifierConfig, device: str) -> SingleClassifier:
+def _load(
+    member: AnyClassifierConfig, classes: Sequence[ClassInfo], made: "Sequence[FewShotClassifier]", device: str
+) -> Classifier:
+    if isinstance(member, FewShotClassifierConfig):
+        return _few_shot(member, made)
+    if isinstance(member, ZeroShotClassifierConfig):
+        zero_shot = importlib.import_module("dct_augment.classifiers.zero_shot")
+        zero_shot_classifier: Classifier = zero_shot.load(member, classes, device)
+        return zero_shot_classifier
+    return _pretrained(member, device)
+
+
+def _few_shot(member: FewShotClassifierConfig, made: "Sequence[FewShotClassifier]") -> Classifier:
+    """Find the classifier that was made with the settings of a member; its weight in an ensemble made no difference.
+
+    Raises:
+        ModelError: there is none.
+    """
+    for classifier in made:
+        if classifier.settings.model_copy(update={"weight": member.weight}) == member:
+            return classifier
+    raise ModelError(
+        f"classifier {classifier_title(member)!r} is made of photos, and none was given that was made with these "
+        "settings: give load(members, few_shot=dct_augment.classifiers.few_shot.fit(settings, images, labels, classes))"
+    )
+
+
+def _pretrained(member: ClassifierConfig, device: str) -> SingleClassifier:
     resolved = resolve(member.name, member.library)
+    refuse_backbone(resolved)
     library = library_of(resolved, member.revision)
     _refuse_unused(member, library, is_local=resolved.is_local)
     module = importlib.import_module(f"dct_augment.classifiers.{_MODULES[library]}")

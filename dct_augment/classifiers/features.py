@@ -4,11 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import timm
 import torch
 
-from dct_augment.classifiers.names import resolve
-from dct_augment.classifiers.timm_models import preprocess
+from dct_augment.classifiers import backbones
 from dct_augment.errors import ModelError
 from dct_augment.images import to_pixels
 
@@ -26,20 +24,11 @@ def load(name: str, device: str = "cpu", weights: Path | None = None) -> Extract
 
 
 def _timm(name: str, device: str) -> Extractor:
-    try:
-        model = timm.create_model(resolve(name, "timm").timm_name, pretrained=True, num_classes=0)
-    except Exception as error:  # whatever timm raises on a name, folder or file that it cannot read
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"metrics.features {name!r} cannot be loaded: {reason}. Use judge, guide, inception, or a name of "
-            "timm.list_models(pretrained=True), hf-hub:ID, or local-dir:FOLDER"
-        ) from error
-    model = model.to(device).eval().requires_grad_(False)
-    prepare = preprocess(model)
+    backbone = backbones.load(name, setting="metrics.features", instead="judge, guide, inception, ", device=device)
 
     @torch.no_grad()
     def extract(images: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, model(prepare(images.to(device)))).float().cpu()
+        return backbone(images.to(device)).float().cpu()
 
     return extract
 

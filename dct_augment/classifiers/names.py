@@ -99,10 +99,20 @@ def resolve_zero_shot(model: str) -> ResolvedName:
 
 def _pocket_folder(name: str) -> Path:
     classifier = name.removeprefix("pocket/")
-    if classifier not in pocket.CLASSIFIERS:
-        available = ", ".join(f"pocket/{shipped}" for shipped in pocket.CLASSIFIERS)
+    shipped = (*pocket.CLASSIFIERS, pocket.BACKBONE)
+    if classifier not in shipped:
+        available = ", ".join(f"pocket/{name}" for name in shipped)
         raise ModelError(f"classifier {name!r} does not exist; Pocket has: {available}")
     return pocket.path(classifier)
+
+
+def refuse_backbone(resolved: ResolvedName) -> None:
+    """Raise ModelError for Pocket's backbone where a classifier of the user's classes is needed."""
+    if resolved.kind == "pocket" and Path(resolved.location).name == pocket.BACKBONE:
+        raise ModelError(
+            f"classifier {resolved.name!r} is a backbone: it was trained on other birds and on strokes, and knows none "
+            f"of your classes. For a guide or judge give {{name: few_shot, backbone: {resolved.name}}}"
+        )
 
 
 def library_of(resolved: ResolvedName, revision: str | None = None) -> Library:

@@ -47,7 +47,7 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
         if member.checkpoint:
             model = _from_checkpoint(member)
         else:
-            model = timm.create_model(_pinned(resolved, member.revision), pretrained=True)
+            model = timm.create_model(pinned(resolved, member.revision), pretrained=True)
     except _BROKEN as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
@@ -61,7 +61,7 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
     return SingleClassifier(model, steps, names, ids=ids, match=member.match, device=device, predicting=predicting)
 
 
-def _pinned(resolved: ResolvedName, revision: str | None) -> str:
+def pinned(resolved: ResolvedName, revision: str | None) -> str:
     """Name the model at a commit, tag or branch of its repository, as timm takes it."""
     if revision is None:
         return resolved.timm_name
@@ -73,10 +73,10 @@ def _pinned(resolved: ResolvedName, revision: str | None) -> str:
     return f"hf-hub:{repository}@{revision}"
 
 
-def preprocess(model: nn.Module) -> Preprocess:
-    """Read the evaluation transform that timm has for a model."""
+def preprocess(model: nn.Module, size: tuple[int, int] | None = None) -> Preprocess:
+    """Read the evaluation transform that timm has for a model, at another height and width if these are given."""
     data = timm.data.resolve_model_data_config(model)
-    _, height, width = data["input_size"]
+    height, width = size or data["input_size"][1:]
     shared: dict[str, Any] = {
         "mean": data["mean"],
         "std": data["std"],

@@ -7,6 +7,7 @@ from dct_augment.config.classifiers import (
     Ensemble,
     FewShotClassifierConfig,
     ZeroShotClassifierConfig,
+    classifier_title,
 )
 from dct_augment.config.datasets import (
     AircraftDataset,
@@ -107,6 +108,7 @@ __all__ = [
     "WebDatasetDataset",
     "ZeroShotClassifierConfig",
     "available",
+    "classifier_title",
     "comparable",
     "differences",
     "dump",

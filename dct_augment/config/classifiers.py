@@ -49,10 +49,16 @@ class FewShotClassifierConfig(Section):
         description="pretrained timm model: name, hf-hub:ID, local-dir:FOLDER, or `pocket/backbone`",
     )
     revision: str | None = Field(None, description="branch, tag or commit of the backbone on the Hub")
+    image_size: PositiveInt | None = Field(
+        None, description="side of the backbone's input, in pixels; its own if unset, but at most 224"
+    )
     head: Literal["linear", "cosine", "mlp"] = Field("linear", description="what is trained on the features")
     heads: PositiveInt = Field(4, description="heads, each trained from a seed of its own; their answers are averaged")
     fine_tune: bool = Field(False, description="train the backbone, too, after the first head")
-    augmentations: PositiveInt = Field(8, description="augmented views of a photo that the heads train on")
+    augmentations: PositiveInt = Field(
+        8, description="views of a photo that the heads train on: the photo itself, and others cut from it"
+    )
+    flips: bool = Field(True, description="mirror half of the views; not where left and right matter, as in writing")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="of the loss of the heads")
     folds: Annotated[int, Field(ge=2)] = Field(
         5, description="folds of the out-of-fold answers; never more than the smallest class has photos"
@@ -83,6 +89,16 @@ class ZeroShotClassifierConfig(Section):
 
 AnyClassifierConfig = ClassifierConfig | FewShotClassifierConfig | ZeroShotClassifierConfig
 """The settings of any member of a guide or judge."""
+
+
+def classifier_title(member: AnyClassifierConfig) -> str:
+    """Name a classifier for a person; of one that is made here, also the model that it is made on."""
+    if isinstance(member, FewShotClassifierConfig):
+        return f"{member.name} on {member.backbone}"
+    if isinstance(member, ZeroShotClassifierConfig):
+        return f"{member.name} on {member.model}"
+    return member.name
+
 
 _MADE_HERE = ("few_shot", "zero_shot")
 PRETRAINED = "pretrained"

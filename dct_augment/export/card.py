@@ -175,7 +175,13 @@ def _sampling(sampling: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _classifiers(members: Any) -> str:
     """Name the classifiers of a guide or judge."""
     listed = [members] if isinstance(members, Mapping) else members or ()
-    return " + ".join(f"`{public(str(member.get('name')))}`" for member in listed)
+    return " + ".join(map(_classifier, listed))
+
+
+def _classifier(member: Mapping[str, Any]) -> str:
+    """Name a classifier; of one that is made here, also the model that it is made on."""
+    name, base = public(str(member.get("name"))), member.get("backbone") or member.get("model")
+    return f"`{name}` on `{public(str(base))}`" if base else f"`{name}`"
 
 
 def _choosing(export: Export) -> list[str]:

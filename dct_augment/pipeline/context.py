@@ -11,7 +11,7 @@ from dct_augment import classifiers, datasets, diffusion, files
 from dct_augment import config as configuration
 from dct_augment.benchmark.arms import ARMS
 from dct_augment.classifiers import Classifier
-from dct_augment.config import ClassifierConfig, Config, DatasetOnDisk
+from dct_augment.config import AnyClassifierConfig, ClassifierConfig, Config, DatasetOnDisk, classifier_title
 from dct_augment.config.identity import Part
 from dct_augment.datasets import Overview
 from dct_augment.datasets.splits import index_hash
@@ -145,14 +145,14 @@ class RunContext:
             if name in vars(other) and getattr(other.config, section) == getattr(self.config, section):
                 vars(self)[name] = vars(other)[name]
 
-    def _classifier(self, members: tuple[ClassifierConfig, ...], role: str) -> Classifier:
+    def _classifier(self, members: tuple[AnyClassifierConfig, ...], role: str) -> Classifier:
         """Load a guide or judge, and check it on real images, once per run folder and setting."""
         loaded = classifiers.load(members, self.dataset.classes, device=self.device)
         path = self.config.root / "checks" / f"{role}.json"
         names = [info.name for info in self.dataset.classes]
         fingerprint = configuration.fingerprint(self.identity("metrics")[role], names)
         if _read_json(path).get("fingerprint") != fingerprint:
-            name = f"{role} {' + '.join(member.name for member in members)!r}"
+            name = f"{role} {' + '.join(map(classifier_title, members))!r}"
             examples = itertools.chain(self.dataset.examples("val"), self.dataset.examples("train"))
             accuracy = classifiers.check_on_real_images(loaded, self.dataset.classes, examples, name)
             if accuracy is not None:

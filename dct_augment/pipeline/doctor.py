@@ -10,15 +10,21 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
 from dct_augment import datasets, pocket
-from dct_augment.classifiers.names import resolve, resolve_zero_shot
-from dct_augment.config import ClassifierConfig, Config, HuggingFaceDataset, ZeroShotClassifierConfig
+from dct_augment.classifiers.names import refuse_backbone, resolve, resolve_zero_shot
+from dct_augment.config import (
+    ClassifierConfig,
+    Config,
+    FewShotClassifierConfig,
+    HuggingFaceDataset,
+    ZeroShotClassifierConfig,
+)
 from dct_augment.diffusion.memory import free_bytes
 from dct_augment.diffusion.names import cached_file, local_folder
 from dct_augment.diffusion.tokenization import tokenizers_here
@@ -81,7 +87,7 @@ def examine(config: Config) -> Iterator[Finding]:
             if isinstance(member, ZeroShotClassifierConfig):
                 yield from _zero_shot(role, member, config)
             else:
-                yield _classifier(role, member)
+                yield _guide(role, member)
     if config.downstream.pretrained:
         yield _classifier("few-shot classifier", ClassifierConfig(name=config.downstream.model))
     if config.metrics.features not in (None, "auto", "judge", "guide"):
@@ -176,6 +182,19 @@ def _has_weights(folder: Path, variant: str | None) -> bool:
         return any(folder.iterdir())
     ending = f".{variant}.safetensors" if variant else ".safetensors"
     return any(file.name.endswith(ending) for file in folder.iterdir())
+
+
+def _guide(role: str, member: ClassifierConfig | FewShotClassifierConfig) -> Finding:
+    """Examine a guide or judge; of one that is made of photos, its backbone."""
+    if isinstance(member, FewShotClassifierConfig):
+        backbone = ClassifierConfig(name=member.backbone, library="timm", revision=member.revision)
+        finding = _classifier(role, backbone)
+        return replace(finding, detail=f"{member.name}: {finding.detail}")
+    try:
+        refuse_backbone(resolve(member.name, member.library))
+    except ModelError as error:
+        return Finding(role, "missing", str(error), "correct the name")
+    return _classifier(role, member)
 
 
 def _classifier(role: str, member: ClassifierConfig) -> Finding:

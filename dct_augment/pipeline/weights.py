@@ -8,7 +8,13 @@ from typing import Any
 
 from dct_augment import files
 from dct_augment.classifiers import names as classifier_names
-from dct_augment.config import WEIGHTS, ClassifierConfig, Config, ZeroShotClassifierConfig
+from dct_augment.config import (
+    WEIGHTS,
+    AnyClassifierConfig,
+    Config,
+    FewShotClassifierConfig,
+    ZeroShotClassifierConfig,
+)
 from dct_augment.diffusion import names as diffusion_names
 
 _SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".txt", ".model"})
@@ -70,18 +76,18 @@ class WeightHashes:
             self._changed = False
 
 
-def _paths(member: ClassifierConfig | ZeroShotClassifierConfig) -> list[Path]:
-    """List where the files of a classifier are: its folder, its checkpoint, its labels."""
+def _paths(member: AnyClassifierConfig) -> list[Path]:
+    """List where the files of a classifier are: its folder, its checkpoint, its labels; or those that it is made on."""
+    if isinstance(member, FewShotClassifierConfig):
+        return _folder(classifier_names.resolve(member.backbone, "timm"))
     if isinstance(member, ZeroShotClassifierConfig):
-        return _zero_shot_paths(member)
-    resolved = classifier_names.resolve(member.name, member.library)
-    folders = [Path(resolved.location)] if resolved.kind == "folder" else []
+        return _folder(classifier_names.resolve_zero_shot(member.model))
+    folders = _folder(classifier_names.resolve(member.name, member.library))
     return folders + [Path(path).expanduser() for path in (member.checkpoint, member.labels) if path is not None]
 
 
-def _zero_shot_paths(member: ZeroShotClassifierConfig) -> list[Path]:
-    """List the folder of a zero-shot classifier's model, if it lies in one."""
-    resolved = classifier_names.resolve_zero_shot(member.model)
+def _folder(resolved: classifier_names.ResolvedName) -> list[Path]:
+    """The folder of a model of the user's own, if it lies in one."""
     return [Path(resolved.location)] if resolved.kind == "folder" else []
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 TEXT_TO_IMAGE, TINY_DECODER = "text-to-image", "tiny-decoder"
 CLASSIFIERS = ("birds-guide", "birds-judge", "digits-guide", "digits-judge")
+BACKBONE = "backbone"
+"""A classifier of other birds and strokes, of use for what its layers have learned."""
 
 
 def path(name: str = TEXT_TO_IMAGE) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from dct_augment.config import Config
+from dct_augment.config import Config, classifier_title
 from dct_augment.intervals import Estimate, estimate_json
 from dct_augment.metrics import accuracy
 from dct_augment.metrics.accuracy import ROLES
@@ -84,8 +84,8 @@ def summarize(
         "schema": SCHEMA_VERSION,
         "name": config.name,
         "dataset": config.dataset.name,
-        "guide": " + ".join(member.name for member in config.guide),
-        "judge": " + ".join(member.name for member in config.judge) if config.judge else None,
+        "guide": " + ".join(map(classifier_title, config.guide)),
+        "judge": " + ".join(map(classifier_title, config.judge)) if config.judge else None,
         **_accuracies(recognised, classes),
         "images": {kind: _image_counts(table) for kind, table in recognised.items()},
         "gains": gains,

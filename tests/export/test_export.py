@@ -15,6 +15,7 @@ from PIL import Image
 
 from dct_augment.errors import ExportError, InputError
 from dct_augment.export import FORMATS, export_images
+from dct_augment.export.card import _classifiers
 from dct_augment.export.licences import licence
 from dct_augment.records import ClassInfo
 from tests.export.finished_runs import finish
@@ -79,6 +80,11 @@ def test_the_card_says_what_made_the_images(run: Path, tmp_path: Path) -> None:
         "![One row a class](grid.png)",
     ):
         assert part in text, part
+
+
+def test_a_card_says_what_a_guide_of_photos_is_made_on() -> None:
+    members = [{"name": "few_shot", "backbone": "local-dir:/home/somebody/net"}, {"name": "pocket/birds-guide"}]
+    assert _classifiers(members) == "`few_shot` on `local-dir:net` + `pocket/birds-guide`"
 
 
 def test_the_card_says_what_is_left_out_and_what_has_a_plain_prompt(tmp_path: Path) -> None:

@@ -67,6 +67,22 @@ def test_the_doctor_names_classifiers_that_cannot_be_found(tmp_path: Path) -> No
     assert examined("guide.name=my:guide", "guide.library=function")["guide"].state == "ok"
 
 
+def test_the_doctor_examines_what_a_guide_of_photos_or_names_is_made_on(tmp_path: Path) -> None:
+    guide = examined("guide={name: few_shot, backbone: pocket/backbone}")["guide"]
+    assert (guide.state, guide.detail) == ("ok", "few_shot: pocket/backbone, shipped")
+    for name in ("few_shot", "zero_shot", f"{{name: few_shot, backbone: 'local-dir:{tmp_path}'}}"):
+        guide = examined(f"guide={name}")["guide"]
+        assert (guide.state, bool(guide.fix)) == ("missing", True)
+    assert "few_shot: local-dir:" in guide.detail
+
+
+def test_the_doctor_says_that_pockets_backbone_is_no_guide() -> None:
+    guide = examined("guide=pocket/backbone")["guide"]
+    assert (guide.state, "{name: few_shot, backbone: pocket/backbone}" in guide.detail) == ("missing", True)
+    downstream = examined("downstream.model=pocket/backbone", "downstream.pretrained=true")
+    assert downstream["few-shot classifier"].state == "ok"
+
+
 def test_the_doctor_examines_the_models_of_downstream_and_metrics(tmp_path: Path) -> None:
     folder = tiny.classifier_folder("test_resnet", ("a", "b"), 32)
     classifier = examined(f"downstream.model=local-dir:{folder}", "downstream.pretrained=true")["few-shot classifier"]

@@ -32,11 +32,12 @@ def identity(loaded: Config, folder: Path) -> dict[str, Any]:
     return extended
 
 
-@pytest.mark.parametrize("section", ["guide", "judge", "model"])
-def test_other_weights_under_the_same_path_are_another_model(section: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["guide.name", "judge.name", "model.path", "guide.backbone", "judge.model"])
+def test_other_weights_under_the_same_path_are_another_model(setting: str, tmp_path: Path) -> None:
     file = write(tmp_path / "model" / "unet" / "model.safetensors", b"first", 1)
-    value = {"path": str(tmp_path / "model")} if section == "model" else {"name": f"local-dir:{tmp_path / 'model'}"}
-    loaded = settings(**{section: value})
+    section, _, key = setting.partition(".")
+    kinds = {"backbone": {"name": "few_shot"}, "model": {"name": "zero_shot"}}
+    loaded = settings(**{section: {**kinds.get(key, {}), key: str(tmp_path / "model")}})
     first = identity(loaded, tmp_path)
     assert identity(loaded, tmp_path) == first
     write(file, b"other", 2)

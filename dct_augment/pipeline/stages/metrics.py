@@ -16,6 +16,7 @@ from dct_augment import config as configuration
 from dct_augment import files
 from dct_augment.benchmark.arms import ARMS, arm_folder
 from dct_augment.classifiers import Classifier, features
+from dct_augment.config import classifier_title
 from dct_augment.downstream.mixing import SyntheticImages
 from dct_augment.errors import ModelError, UnreadableImageError
 from dct_augment.generation.shards import ShardFolder, shard_folder
@@ -119,7 +120,7 @@ class MetricStage(Stage):
             return name, features.load(name, context.device, self._config.metrics.inception_weights)
         members = self._config.judge if name == "judge" else self._config.guide
         classifier.features(torch.zeros(1, 3, 64, 64))
-        return f"{name} ({' + '.join(member.name for member in members or ())})", classifier.features
+        return f"{name} ({' + '.join(map(classifier_title, members or ()))})", classifier.features
 
     @cached_property
     def _reference(self) -> torch.Tensor:

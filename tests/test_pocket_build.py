@@ -1,0 +1,42 @@
+"""The classes that Pocket's backbone has learned are none of Pocket's data sets."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from dct_augment import pocket
+from dct_augment.pocket import birds, handwriting
+from pocket_build import species
+
+
+def test_no_species_of_the_backbone_is_like_one_of_the_birds() -> None:
+    drawn = species.species()
+    assert [one.family for one in drawn] == ["gull"] * 10 + ["woodpecker"] * 10
+    for one in drawn:
+        assert min(species.difference(one, bird) for bird in birds.BIRDS) >= 3
+    assert not set(species.labels()) & {*handwriting.NAMES, *(bird.name for bird in birds.BIRDS)}
+
+
+def test_a_species_too_much_like_a_bird_or_another_one_is_refused() -> None:
+    gull = next(bird for bird in birds.BIRDS if bird.name == "herring gull")
+    like_it = dataclasses.replace(gull, name="new gull", beak="pink", tail="pink")
+    with pytest.raises(AssertionError, match=r"new gull.*too much like.*herring gull"):
+        species.assert_disjoint([like_it])
+    first = species.species()[0]
+    with pytest.raises(AssertionError, match="too much like"):
+        species.assert_disjoint([first, dataclasses.replace(first, name="twin")])
+
+
+def test_the_pictures_that_train_and_measure_the_backbone_are_others() -> None:
+    images, labels = species.pictures("train", 2)
+    assert (images.shape, labels.tolist()[:4]) == ((60, 64, 64, 3), [0, 0, 1, 1])
+    assert np.array_equal(images, species.pictures("train", 2)[0])
+    assert len({image.tobytes() for image in (*images, *species.pictures("test", 2)[0])}) == 120
+    assert not set(species.SPLITS.values()) & set(birds.SPLITS.values())
+
+
+def test_the_shipped_backbone_names_its_own_classes() -> None:
+    settings = json.loads((pocket.path(pocket.BACKBONE) / "config.json").read_text(encoding="utf-8"))
+    assert tuple(settings["label_names"]) == species.labels()
