@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dct_augment.cli.common import Device, console
 from dct_augment.errors import InputError
+from dct_augment.wording import counted, counted_of
 
 if TYPE_CHECKING:
     from dct_augment.classifiers import Classifier, ClassPrediction
@@ -111,7 +112,8 @@ def _predict_all(classifier: "Classifier", sources: "PictureFiles", rows: list[R
                 row(name, found)
             advance()
     if counts.unreadable == counts.pictures:
-        raise InputError(f"none of {counts.pictures:,} pictures can be read; {counts.first_reason}")
+        what = "the only picture" if counts.pictures == 1 else f"any of {counts.pictures:,} pictures"
+        raise InputError(f"cannot read {what}; {counts.first_reason}")
     return counts
 
 
@@ -187,14 +189,17 @@ def _csv_rows(path: Path, top: int) -> Iterator[Row]:
 def _say_rest(counts: _Counts, sources: "PictureFiles", csv_file: Path | None) -> None:
     """Say on stderr what the rows do not."""
     if csv_file:
-        _say(f"{counts.pictures:,} pictures in {csv_file}")
+        _say(f"{counted(counts.pictures, 'picture')} in {csv_file}")
     if counts.unreadable:
-        _say(f"{counts.unreadable:,} of {counts.pictures:,} pictures cannot be read, e.g. {counts.first_reason}")
+        unreadable = counted_of(counts.unreadable, counts.pictures, "picture", "cannot")
+        _say(f"{unreadable} be read, e.g. {counts.first_reason}")
     if others := sources.left_out.endings:
         endings = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in others.most_common(8))
-        _say(f"{others.total():,} files are left out, they do not end as pictures do: {endings}")
+        left_out = counted(others.total(), "file", "is")
+        _say(f"{left_out} left out, without an ending of pictures: {endings}")
     if sources.left_out.bad_names:
-        _say(f"{sources.left_out.bad_names:,} pictures are left out, their names are not UTF-8; rename them")
+        left_out = counted(sources.left_out.bad_names, "picture", "is")
+        _say(f"{left_out} left out for a name that is not UTF-8; rename what has one")
 
 
 def _say(text: str) -> None:

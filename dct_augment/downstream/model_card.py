@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from dct_augment.wording import counted
+
 _MOST_CLASSES = 200
 _MOST_CONFUSIONS = 10
 _MATRIX = 20  # classes of the largest matrix that is shown
@@ -44,13 +46,13 @@ def _header(metadata: Mapping[str, Any]) -> Iterator[str]:
 def _title(metadata: Mapping[str, Any]) -> Iterator[str]:
     names = [info["label"] for info in metadata["classes"]]
     of = f" of {_text(metadata['dataset'])}" if metadata["dataset"] else ""
-    yield f"# Classifier{of}: {len(names)} classes"
+    yield f"# Classifier{of}: {counted(len(names), 'class')}"
     yield ""
     photos, synthetic = _photos(metadata), _synthetic(metadata)
     model = metadata["model"]
     start = "its published weights" if model["pretrained"] else "random weights"
     how = "its last layer alone was trained" if model["train"] == "linear_probe" else "all weights were trained"
-    images = f"{photos:,} photos" + (f" and {synthetic:,} generated images" if synthetic else "")
+    images = counted(photos, "photo") + (f" and {counted(synthetic, 'generated image')}" if synthetic else "")
     yield f"An image classifier, made by dct-augment from {images}."
     yield f"The model is {_code(model['name'])}, from {start}; {how}."
 

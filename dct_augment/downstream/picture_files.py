@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from dct_augment import tars
 from dct_augment.datasets.image_files import LeftOut, is_picture_name, paths_below
 from dct_augment.errors import DatasetError, InputError, UnreadableImageError
+from dct_augment.wording import counted, listed, reason_of
 
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
@@ -56,9 +57,9 @@ class PictureFiles:
     def refuse_none(self) -> None:
         """Raise InputError if there is no picture at all."""
         if next(iter(self), None) is None:
-            names = ", ".join(repr(str(path)) for path in self._paths[:5]) + (" ..." if len(self._paths) > 5 else "")
+            names = listed([repr(str(path)) for path in self._paths], 5)
             others = self.left_out.endings.total()
-            there = f"only {others:,} files that do not end as pictures do" if others else "nothing"
+            there = f"only {counted(others, 'file')} without an ending of pictures" if others else "nothing"
             raise InputError(f"no picture in {names}: {there}. Give picture files, folders of them, or a tar")
 
     def _below(self, folder: Path) -> Iterator[str]:
@@ -107,5 +108,5 @@ def _members(tar: Path) -> Iterator[PictureFile]:
                     stream = archive.extractfile(member)
                     yield PictureFile(f"{tar}/{name}", stream.read() if stream else b"")
     except tars.UNREADABLE_TAR as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = reason_of(error) or type(error).__name__
         yield PictureFile(str(tar), UnreadableImageError(f"the tar cannot be read further: {reason}"))

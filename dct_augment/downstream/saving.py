@@ -17,6 +17,7 @@ from dct_augment.downstream import model_card
 from dct_augment.downstream.transforms import ModelInput, model_input
 from dct_augment.errors import InputError
 from dct_augment.records import ClassInfo
+from dct_augment.wording import counted
 
 _OF_OTHER_WEIGHTS = ("test_input_size", "test_pool_size", "test_crop_pct", "label_offset", "label_descriptions")
 """What timm's configuration says of the published weights alone; timm would follow it with ours, too."""
@@ -99,7 +100,7 @@ def save_classifier(folder: Path, model: nn.Module, settings: DownstreamConfig, 
     """
     outputs = getattr(model, "num_classes", len(facts.classes))
     if outputs != len(facts.classes):
-        raise InputError(f"the classifier has {outputs} outputs, but there are {len(facts.classes)} classes")
+        raise InputError(f"the classifier has {counted(outputs, 'output')}, but there are {len(facts.classes)} classes")
     taken = model_input(settings)
     with files.atomic_folder(folder, replace=True) as partial:
         save(model, settings, facts.labels, partial)

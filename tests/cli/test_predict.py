@@ -160,7 +160,7 @@ def test_what_cannot_be_is_one_message_and_nothing_is_written(kept: Path, photos
     assert "'nowhere' is no folder" in failure("nowhere", "photos")
     assert "device 'gpu7' is not available" in failure(kept, "photos", "--device", "gpu7")
     message = failure(kept, "photos/broken.jpg", "--csv", "t.csv")
-    assert message == "none of 1 pictures can be read; photos/broken.jpg: it is no picture of a known format"
+    assert message == "cannot read the only picture; photos/broken.jpg: it is no picture of a known format"
     assert "is a folder" in failure(kept, "photos", "--csv", "empty")
     assert not list(Path().glob("*t.csv*"))
     assert {path.name for path in Path().iterdir()} == {"photos", "run", "empty"}

@@ -138,6 +138,6 @@ def test_a_folder_without_a_picture_says_what_is_in_it(photos: Path) -> None:
     with pytest.raises(InputError, match="no picture in 'photos/empty': nothing"):
         PictureFiles(["photos/empty"]).refuse_none()
     (photos / "empty" / "a.txt").write_text("")
-    with pytest.raises(InputError, match="no picture in 'photos/empty': only 1 files that do not end as pictures do"):
+    with pytest.raises(InputError, match="no picture in 'photos/empty': only 1 file without an ending of pictures"):
         PictureFiles(["photos/empty"]).refuse_none()
     PictureFiles(["photos/empty", "photos"]).refuse_none()
