@@ -1,7 +1,6 @@
 """What the commands share: options, the console, and a run with progress bars."""
 
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,8 +85,7 @@ def bars(
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[note]}"),
     )
-    # Where stdout is a pipe or a file, rich must leave it alone: it would send what is printed to stderr.
-    with Bars(*columns, console=console, redirect_stdout=sys.stdout.isatty()) as shown:
+    with Bars(*columns, console=console) as shown:
         try:
             yield _follow(shown)
         except (KeyboardInterrupt, SystemExit):

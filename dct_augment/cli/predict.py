@@ -128,7 +128,7 @@ def _bar(total: int | None) -> Iterator[Callable[[], None]]:
         TextColumn("ETA"),
         TimeRemainingColumn(),
     )
-    # Where stdout is a pipe or a file, rich must leave it alone.
+    # On a terminal, rich puts what `print` writes above the bar, on stderr. A pipe or a file gets it on stdout.
     with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as shown:
         task = shown.add_task("predict", total=total)
         yield lambda: shown.advance(task)
@@ -143,20 +143,20 @@ def _json_row(name: str, found: "ClassPrediction") -> None:
         "top": top,
         "reason": found.reason or None,
     }
-    typer.echo(json.dumps(row))  # ASCII: any path can be written
+    print(json.dumps(row))  # ASCII: any path can be written
 
 
 def _table_rows(labels: tuple[str, ...]) -> Row:
     """Print a line per picture, as a table whose columns have their widths from the start."""
     width = min(_WIDEST, max(len("class"), len("unknown"), *map(len, labels)))
-    typer.echo(f"{'class':<{width}}  probability  picture")
+    print(f"{'class':<{width}}  probability  picture")
 
     def row(name: str, found: "ClassPrediction") -> None:
         if found.label is None:
-            typer.echo(f"{'-':<{width}}  {'-':>11}  {_printable(name)}: {found.reason}")
+            print(f"{'-':<{width}}  {'-':>11}  {_printable(name)}: {found.reason}")
             return
         others = ", ".join(f"{label} {value:.1%}" for label, value in found.top[1:])
-        typer.echo(
+        print(
             f"{found.label:<{width}}  {found.probability:>11.1%}  {_printable(name)}" + (f"  ({others})" * bool(others))
         )
 
