@@ -75,8 +75,6 @@ def export(
         typer.echo(f"no image is left of: {', '.join(result.without_images)}")
     if result.unfinished:
         typer.echo(f"not there: {counted(result.unfinished, 'image')}, planned and not generated yet")
-    if result.fallbacks:
-        typer.echo(f"generated with plain prompts, for want of a certified token: {counted(result.fallbacks, 'image')}")
     if address:
         typer.echo(f"uploaded to {address}")
 

@@ -42,14 +42,12 @@ class ClassSummary:
 
     target: ExportClass
     images: int = 0
-    fallbacks: int = 0
     prompt: str = ""
     tokens: dict[str, None] = field(default_factory=dict)
 
     def add(self, tally: ClassTally) -> None:
         """Add what one run has of the class."""
         self.images += tally.images
-        self.fallbacks += tally.fallbacks
         self.prompt = self.prompt or tally.prompt
         self.tokens |= tally.tokens
 
@@ -197,11 +195,6 @@ def _choosing(export: Export) -> list[str]:
         lines.append(f"- classes of which no image is left: {', '.join(map(_cell, selection.without_images))}")
     if selection.unfinished:
         lines.append(f"- not there: {counted(selection.unfinished, 'image')}, planned and not generated yet")
-    if fallbacks := sum(tally.fallbacks for tally in tallies):
-        lines.append(
-            f"- with the plain prompt, for want of a certified class token: {counted(fallbacks, 'image')}; their "
-            "`prompt_kind` is `plain_prompt`"
-        )
     lines.append(f"- the guide recognises {sum(tally.guide_right for tally in tallies) / len(selection):.1%} of them")
     if judged := sum(tally.judged for tally in tallies):
         lines.append(f"- the judge recognises {sum(tally.judge_right for tally in tallies) / judged:.1%}")
@@ -226,7 +219,7 @@ def _class_table(export: Export) -> list[str]:
     ]
     for summary in export.classes[:MOST_ROWS]:
         target = summary.target
-        tokens = ", ".join(f"`{token}`" for token in summary.tokens) or "plain prompt"
+        tokens = ", ".join(f"`{token}`" for token in summary.tokens)
         cells = (target.label, _cell(target.name), target.folder, summary.images, _code(summary.prompt), tokens)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     if len(export.classes) > MOST_ROWS:

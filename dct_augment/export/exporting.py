@@ -46,8 +46,7 @@ class ExportResult:
     """What was exported: the folder, and how many images by class name, in label order.
 
     `left_out` counts the images that stayed out by reason; `without_images` are the classes of which none is left;
-    `unfinished` images are planned and not generated yet. `fallbacks` of the exported images have a plain prompt, for
-    want of a certified token.
+    `unfinished` images are planned and not generated yet.
     """
 
     folder: Path
@@ -56,7 +55,6 @@ class ExportResult:
     left_out: Mapping[str, int]
     without_images: tuple[str, ...]
     unfinished: int
-    fallbacks: int
 
 
 def export_images(
@@ -134,7 +132,6 @@ def export_images(
         left_out=selection.left_out,
         without_images=selection.without_images,
         unfinished=selection.unfinished,
-        fallbacks=sum(summary.fallbacks for summary in export.classes),
     )
 
 

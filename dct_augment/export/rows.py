@@ -15,7 +15,6 @@ COLUMNS: Mapping[str, pa.DataType] = {
     "class_index": pa.int64(),
     "number": pa.int64(),
     "prompt": pa.string(),
-    "prompt_kind": pa.string(),
     "seed": pa.int64(),
     "token_sha256": pa.string(),
     "guide_label": pa.string(),
@@ -74,7 +73,7 @@ Images = Iterator[ExportImage]
 
 def make_row(key: str, run: str, target: ExportClass, stored: Mapping[str, Any]) -> dict[str, Any]:
     """Make the row of an exported image from the one in its shard; a value that is not known is None."""
-    row = {"key": key, "label": target.label, "class_name": target.name, "run": run, "prompt_kind": kind_of(stored)}
+    row = {"key": key, "label": target.label, "class_name": target.name, "run": run}
     row |= {name: _known(stored.get(name)) for name in _FROM_THE_SHARD}
     return {name: row[name] for name in COLUMNS}
 

@@ -24,6 +24,7 @@ from dct_augment.records import ImageKind, Progress, ProgressCallback
 STAGE = "export"
 _ENDINGS = ("png", "webp", "jpg")
 _SAME_FILE = "the same file as an earlier run's"
+_PLAIN_PROMPT = "made with the plain prompt, as the class has no certified token"
 
 
 @dataclass
@@ -34,7 +35,6 @@ class ClassTally:
     name: str
     index: int
     images: int = 0
-    fallbacks: int = 0
     guide_right: int = 0
     judge_right: int = 0
     judged: int = 0
@@ -44,7 +44,6 @@ class ClassTally:
     def count(self, row: Mapping[str, Any]) -> None:
         """Count an image."""
         self.images += 1
-        self.fallbacks += kind_of(row) == ImageKind.PLAIN_PROMPT
         self.guide_right += bool(row["guide_right"])
         self.judge_right += bool(row["judge_right"])
         self.judged += row["judge_right"] is not None
@@ -149,10 +148,14 @@ class _Chooser:
         asked = np.array([self._is_requested(row) for row in rows], dtype=bool)
         accepted = np.zeros(len(rows), dtype=bool)
         places = {row["key"]: number for number, row in enumerate(rows)}
-        for row, is_asked in zip(rows, asked, strict=True):
-            if is_asked:
-                self._tally(place, row)
-                self.left_out += Counter({"not generated": int(row["status"] != "ok")})
+        for number in np.flatnonzero(asked):
+            row = rows[number]
+            self._tally(place, row)
+            if row["status"] != "ok":
+                self.left_out["not generated"] += 1
+            elif kind_of(row) == ImageKind.PLAIN_PROMPT:
+                self.left_out[_PLAIN_PROMPT] += 1
+                asked[number] = False
         for row, _, data in _read(run, spec, rows, asked):
             reason = self._reason(place, run, row, data, confidence)
             if reason:

@@ -17,7 +17,7 @@ BYTES_OF_A_FILE = 400 * 2**20
 PARTS = f"data/{SPLIT}-*.parquet"
 """The files in the layout of the Hub."""
 
-_REPETITIVE = ["class_name", "run", "prompt", "prompt_kind", "token_sha256", "guide_label", "judge_label"]
+_REPETITIVE = ["class_name", "run", "prompt", "token_sha256", "guide_label", "judge_label"]
 _HUB_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 

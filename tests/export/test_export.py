@@ -87,13 +87,13 @@ def test_a_card_says_what_a_guide_of_photos_is_made_on() -> None:
     assert _classifiers(members) == "`few_shot` on `local-dir:net` + `pocket/birds-guide`"
 
 
-def test_the_card_says_what_is_left_out_and_what_has_a_plain_prompt(tmp_path: Path) -> None:
+def test_the_card_says_what_is_left_out_and_why(tmp_path: Path) -> None:
     root = finish(tmp_path / "run", wrong=["gull-000000"], without_token=["ca-bird"])
     export_images(root, tmp_path / "out", filter_confidence=0.5)
     text = card_of(tmp_path / "out").text
     assert "- left out: 1, taken for another class" in text
-    assert "- with the plain prompt, for want of a certified class token: 3 images; their" in text
-    assert "| plain prompt |" in text
+    assert "- left out: 3, made with the plain prompt, as the class has no certified token" in text
+    assert "- classes of which no image is left: Çà bird" in text
 
 
 def test_the_card_tells_no_folders_of_this_machine(tmp_path: Path) -> None:

@@ -85,7 +85,6 @@ def test_the_table_of_image_folders_has_the_labels_that_readers_count(run: Path,
         assert (tmp_path / "out" / row["file_name"]).is_file()
         assert row["file_name"].split("/")[1] == SORTED_FOLDERS[int(row["label"])]
         assert NAMES[int(row["class_index"])] == row["class_name"]
-        assert row["prompt_kind"] == "class_token"
 
 
 @pytest.mark.parametrize("format", ["imagefolder", "csv"])

@@ -33,11 +33,13 @@ def test_images_of_plain_prompts_to_compare_with_are_not_exported(run: Path, tmp
     assert not any(key.startswith("plain_") for key in rows(tmp_path / "out"))
 
 
-def test_a_class_without_a_certified_token_is_exported_and_marked(tmp_path: Path) -> None:
+def test_images_of_plain_prompts_that_stand_for_a_missing_token_are_counted_and_not_exported(tmp_path: Path) -> None:
     root = finish(tmp_path / "run", without_token=["gull"])
-    assert export(root, tmp_path / "out").fallbacks == 3
-    kinds = {(row["class_name"], row["prompt_kind"]) for row in rows(tmp_path / "out").values()}
-    assert kinds == {("song sparrow", "class_token"), ("Çà bird", "class_token"), ("gull", "plain_prompt")}
+    result = export(root, tmp_path / "out")
+    assert result.left_out == {"made with the plain prompt, as the class has no certified token": 3}
+    assert result.without_images == ("gull",)
+    assert {row["class_name"] for row in rows(tmp_path / "out").values()} == {"song sparrow", "Çà bird"}
+    assert all(row["token_sha256"] for row in rows(tmp_path / "out").values())
 
 
 def test_failed_images_are_counted_and_not_exported(tmp_path: Path) -> None:
