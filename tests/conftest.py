@@ -29,7 +29,14 @@ COLORS = ((220, 30, 30), (30, 200, 60), (40, 60, 230))
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files with slow tests first: the quick ones then fill both processes to the end."""
+    """Run the files with slow tests first: the quick ones then fill both processes to the end.
+
+    Tests of every model family are slow in sum: the fast ones are those of the first family.
+    """
+    for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if parameters.get("family", "epsilon") != "epsilon":
+            item.add_marker(pytest.mark.slow)
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow_files)
 

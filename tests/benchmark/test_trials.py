@@ -266,6 +266,7 @@ def test_a_repeated_trial_trains_the_same_classifier(bench: TrialRunner, arm: st
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.slow
 def test_trials_side_by_side_are_the_same_trials(made: ShardRun) -> None:
     downstream = DOWNSTREAM.model_copy(update={"steps": 12})
     plans = [TrialPlan("real", 3, 2), TrialPlan("class_token", 3, 2, 3), TrialPlan("real", 4, 2)]

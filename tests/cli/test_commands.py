@@ -112,6 +112,7 @@ def test_what_the_command_line_does_not_know_is_exit_code_2(call: Call, argument
     assert arguments[-1].partition("=")[0] in done.stderr
 
 
+@pytest.mark.slow
 def test_an_unknown_class_is_refused_before_any_work(call: Call, tmp_path: Path) -> None:
     done = call("generate", "--classes", "crane,dodo")
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
@@ -119,11 +120,13 @@ def test_an_unknown_class_is_refused_before_any_work(call: Call, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_verify_of_a_good_run(call: Call, finished: tuple[ShardRun, tuple[str, ...]]) -> None:
     done = call("verify", *finished[1])
     assert (done.returncode, done.stdout) == (0, "6 shards, 21 images, 3 tokens: all agree\n")
 
 
+@pytest.mark.slow
 def test_verify_of_a_damaged_run_is_exit_code_1(call: Call, finished: tuple[ShardRun, tuple[str, ...]]) -> None:
     (finished[0].root / "shards" / "tiny-train-000000.tar").unlink()
     done = call("verify", *finished[1])

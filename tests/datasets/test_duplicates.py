@@ -122,6 +122,7 @@ def test_the_shipped_digits_have_no_duplicates(tmp_path: Path) -> None:
     assert set(find_duplicates(pictures, thumbnails)) == {-1}
 
 
+@pytest.mark.slow
 def test_thousands_of_equal_pictures_are_one_group_and_need_no_look_at_their_pixels(tmp_path: Path) -> None:
     images = [photograph(0)] * 3000 + [Image.new("RGB", (20, 20))] * 3000
     examples = {"train": [example(number, image) for number, image in enumerate(images)]}

@@ -110,6 +110,7 @@ def test_what_was_read_before_a_stop_is_kept(tmp_path: Path, monkeypatch: pytest
     assert read(root, tmp_path)[1] == 14
 
 
+@pytest.mark.slow
 def test_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = load("folder", photograph_tree(tmp_path / "data"))
     examples = {split: data.examples(split) for split in SPLITS}

@@ -226,6 +226,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(run: Path, tmp_path: Path)
         export_images(run, tmp_path / "out", overwrite=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["nothing", "an export"])
 def test_a_killed_export_leaves_nothing_half_and_the_next_one_clears_up(run: Path, tmp_path: Path, before: str) -> None:
     out = tmp_path / "there" / "out"
@@ -244,6 +245,7 @@ def test_a_killed_export_leaves_nothing_half_and_the_next_one_clears_up(run: Pat
     assert listing(out.parent) == ["out"]
 
 
+@pytest.mark.slow
 def test_an_export_leaves_that_of_another_process_alone(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "there" / "out"
     with subprocess.Popen(
@@ -256,6 +258,7 @@ def test_an_export_leaves_that_of_another_process_alone(run: Path, tmp_path: Pat
     assert len(partial) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["huggingface", "webdataset", "imagefolder"])
 def test_a_disk_that_takes_no_more_is_one_message_and_leaves_nothing(run: Path, tmp_path: Path, format: str) -> None:
     out = tmp_path / "there" / "out"
@@ -271,6 +274,7 @@ def test_a_folder_that_cannot_be_written_is_one_message(run: Path) -> None:
         export_images(run, "/proc/out")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     import tracemalloc
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.export.hub import SmallHub, serving
 
+pytestmark = pytest.mark.slow
+
 Upload = Callable[..., subprocess.CompletedProcess[str]]
 
 

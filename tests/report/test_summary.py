@@ -164,6 +164,7 @@ def test_report_of_a_run_reads_the_table_of_metrics(tmp_path: Path) -> None:
     assert summary["metrics"]["values"]["fid"]["class_token"]["value"] == 81.26
 
 
+@pytest.mark.slow
 def test_page_of_two_hundred_classes_is_below_five_megabytes(tmp_path: Path) -> None:
     classes = tuple(ClassInfo(index, f"a bird called {index}", f"bird-{index}") for index in range(200))
     generator = np.random.default_rng(0)

@@ -66,6 +66,7 @@ def quality(validation: Validation) -> tuple[float, float]:
     return validation.accuracy, validation.probability
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_training_raises_the_guide_probability_on_fresh_noise(method):
     if method == "direct_align":  # one step from much noise is far from what this untrained model makes in three
@@ -82,6 +83,7 @@ def test_training_raises_the_guide_probability_on_fresh_noise(method):
     assert sum(gains) / len(gains) > 0.01
 
 
+@pytest.mark.slow
 def test_the_returned_vector_is_the_one_of_the_best_validation():
     """Generated again from the returned vector, the validation images give the best validation."""
     tokens = train(learning_rate=2.0, updates=6, validate_every=1, patience=9)
@@ -97,6 +99,7 @@ def test_a_class_is_validated_at_its_interval_and_after_its_last_update():
         assert [validation.update for validation in trained.validations] == [2, 4, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_number_of_classes_per_batch_changes_tokens_in_single_precision_by_rounding_only(method):
     """Random weights magnify the last bits that another batch shape changes; a wrong seed changes 0.1."""
@@ -131,6 +134,7 @@ def test_the_norm_of_every_vector_of_a_token_is_limited():
         assert trained.history[0].norm == pytest.approx(limit, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restart_words", [0, 4])
 def test_a_class_is_restarted_and_the_best_state_of_both_attempts_is_kept(restart_words):
     unsure = classifier(Directions(gain=0.5))  # every attempt ends below the accuracy that spares a restart
@@ -176,6 +180,7 @@ def test_training_starts_from_the_vectors_it_is_given():
     assert (tokens["kiwi"].vector - start).norm() > 2 * step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
 def test_autocast_keeps_the_token_and_its_optimiser_in_single_precision(kind):
     exact, kinds = train(updates=1, validate_every=1), set()

@@ -257,6 +257,7 @@ def test_training_equals_the_loop_of_the_diffusers_example(family, count):
     assert trained.best.accuracy == trained.certificate.guide.token
 
 
+@pytest.mark.slow
 def test_the_token_of_a_class_depends_on_its_pictures_alone():
     """Not on the name of the class, the guide, the judge, or the contexts of generation."""
     expected = undisturbed()
@@ -271,6 +272,7 @@ def test_the_token_of_a_class_depends_on_its_pictures_alone():
         assert measured_otherwise[slug].best != trained.best
 
 
+@pytest.mark.slow
 def test_a_class_may_have_fewer_pictures_than_an_update_takes():
     """And the classes of a batch may have different numbers of them, as in a long tail."""
     few_shot_images = {info.slug: pictures(info, 1 + info.index) for info in tiny.CLASSES}
@@ -303,6 +305,7 @@ def test_classes_without_pictures_are_refused_by_name(few_shot_images, message):
         next(trainer(few_shot_images=few_shot_images).train(tiny.CLASSES))
 
 
+@pytest.mark.slow
 def test_memory_too_little_for_the_certificate_alone_does_not_change_the_batches_of_training():
     messages: list[Progress] = []
     sizes: dict[str, Any] = {"images": 1, "certificate_images": 4}
@@ -316,6 +319,7 @@ def test_memory_too_little_for_the_certificate_alone_does_not_change_the_batches
         assert trained.evaluations == expected[trained.info.slug].evaluations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize(("kind", "close"), [("float16", 0.005), ("bfloat16", 0.05)])
 def test_half_precision_has_nearly_the_same_gradient_and_a_token_in_single_precision(family, kind, close):
@@ -429,6 +433,7 @@ def images_of(info: ClassInfo, examples: Sequence[Any]) -> list[Image.Image]:
     return [example.open() for example in examples if example.label == info.index]
 
 
+@pytest.mark.slow
 def test_a_token_predicts_the_noise_on_held_out_pictures_of_its_class_best():
     """Better than the word it started from, and than the token of another class, in the diffusers example."""
     backend, infos, tokens = birds()
@@ -488,6 +493,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[Progre
     return run, messages
 
 
+@pytest.mark.slow
 def test_a_run_writes_the_tokens_of_the_trainer_and_diffusers_loads_them(finished):
     run, messages = finished
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(
@@ -534,6 +540,7 @@ def test_a_finished_run_trains_nothing_when_it_is_started_again(finished):
     assert digests(run) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("updates", [1, 2, 3])
 def test_a_killed_run_goes_on_to_the_same_token_files(finished, tmp_path, updates):
     """Killed in its first class, when that is written but the state not yet, and in its second class."""

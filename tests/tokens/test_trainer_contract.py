@@ -100,6 +100,7 @@ class TestStart:
             next(trainer.train(tiny.CLASSES))
 
 
+@pytest.mark.slow
 class TestReproduction:
     """Training is decided by its settings and seed."""
 
@@ -203,6 +204,7 @@ class TestUnknownClasses:
         assert evaluations == [0]
 
 
+@pytest.mark.slow
 class TestNonFiniteLoss:
     """A loss that is not finite stops its class, and no other."""
 
@@ -231,6 +233,7 @@ class TestNonFiniteLoss:
         assert_same_training(tokens, expected)
 
 
+@pytest.mark.slow
 class TestLittleMemory:
     """Training goes on in smaller batches where memory runs out."""
 
