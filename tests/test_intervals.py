@@ -4,12 +4,22 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dct_augment.intervals import estimate_json, mean_t, paired_gain, permutation_test, proportion, sign_test
+from dct_augment.intervals import (
+    estimate_json,
+    fold_test,
+    mean_of_folds,
+    mean_t,
+    paired_gain,
+    permutation_test,
+    proportion,
+    sign_test,
+)
 
 shares = st.floats(-1, 1, allow_subnormal=False).map(lambda value: round(value, 4))
 
@@ -136,3 +146,25 @@ def test_the_permutation_test_of_many_differences_is_the_same_every_time() -> No
     assert p_value == pytest.approx(2 * stats.norm.sf(z), abs=0.01)
     assert p_value == permutation_test(values)
     assert 0 < permutation_test([1.0] * 24) < 1e-4
+
+
+def test_the_interval_of_folds_is_that_of_nadeau_and_bengio() -> None:
+    values, folds = [0.6, 0.8, 0.7, 0.9, 0.5], 5
+    estimate = mean_of_folds(values, folds)
+    spread = np.std(values, ddof=1) * math.sqrt(1 / 5 + 1 / (folds - 1))
+    half = stats.t.ppf(0.975, 4) * spread
+    assert (estimate.mean, estimate.count) == (pytest.approx(0.7), 5)
+    assert (estimate.low, estimate.high) == (pytest.approx(0.7 - half), pytest.approx(0.7 + half))
+    assert mean_of_folds(values, folds, (0, 0.8)).high == 0.8
+
+
+def test_the_test_of_folds_is_at_five_per_cent_where_its_interval_ends_at_zero() -> None:
+    values = np.array([0.6, 0.8, 0.7, 0.9, 0.5])
+    at_the_end = values - mean_of_folds(values.tolist(), 5).low
+    assert fold_test(at_the_end.tolist(), 5) == pytest.approx(0.05)
+    assert fold_test([0.1, 0.1, 0.1], 3) == 1.0
+
+
+def test_equal_folds_have_an_interval_of_width_zero() -> None:
+    estimate = mean_of_folds([0.5, 0.5, 0.5], 3)
+    assert (estimate.mean, estimate.low, estimate.high) == (0.5, 0.5, 0.5)

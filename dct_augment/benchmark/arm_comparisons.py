@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from dct_augment.intervals import estimate_json, mean_t, permutation_test, sign_test
+from dct_augment.intervals import Estimate, estimate_json, fold_test, mean_of_folds, mean_t, permutation_test, sign_test
 from dct_augment.metrics.accuracy import confusion_counts
 
 PAIRS = (
@@ -26,10 +26,15 @@ PAIRS = (
 CONFUSED = ("real+strong_aug", "class_token", "plain_prompt", "textual_inversion", "class_token_few_shot_guide")
 """Arms whose mistakes are shown."""
 
-_METHOD = (
+_HOLDOUT_METHOD = (
     "mean over seeds with Student's t interval; paired: difference of two arms on the same seeds; sign_p, "
     "permutation_p: two-sided tests of no difference, by the signs of the differences and by all their sign flips, "
     "exact (up to 16 seeds)"
+)
+_FOLDS_METHOD = (
+    "mean over folds with the corrected resampled t interval (Nadeau and Bengio 2003), which allows for the overlap of "
+    "their training images; paired: difference of two arms on the same folds; fold_p: the two-sided test that belongs "
+    "to this interval"
 )
 
 
@@ -45,7 +50,9 @@ class _BaseSetting:
         return trials[(trials["shots"] == self.shots) & trials["per_class"].isin([0, self.per_class])]
 
 
-def summarize_trials(trials: pd.DataFrame, names: Mapping[int, str], shots: int, per_class: int) -> dict[str, Any]:
+def summarize_trials(
+    trials: pd.DataFrame, names: Mapping[int, str], shots: int, per_class: int, folds: int | None = None
+) -> dict[str, Any]:
     """Return every number of the benchmark.
 
     Args:
@@ -53,17 +60,21 @@ def summarize_trials(trials: pd.DataFrame, names: Mapping[int, str], shots: int,
         names: The classes by index.
         shots: Of the base setting. Where no trial has it, the most frequent one takes its place.
         per_class: Synthetic images per class of the base setting, likewise.
+        folds: Of one repeat of cross-validation, if the trials are its folds; else None.
     """
+    protocol = {"protocol": "cross_validation" if folds else "holdout", "folds": folds}
+    method = _FOLDS_METHOD if folds else _HOLDOUT_METHOD
     if trials.empty:
         return {
+            **protocol,
             "shots": None,
             "per_class": None,
             "steps": None,
             "seeds": [],
-            "method": _METHOD,
+            "method": method,
             "arms": {},
             "trials": {},
-            "paired": _paired(trials),
+            "paired": _paired(trials, folds),
             "curves": {},
             "confusion": {},
         }
@@ -72,15 +83,16 @@ def summarize_trials(trials: pd.DataFrame, names: Mapping[int, str], shots: int,
     steps = sorted({int(value) for value in trials["steps"]})
     by_arm = {str(arm): group for arm, group in at_base.groupby("arm", sort=False)}
     return {
+        **protocol,
         "shots": base.shots,
         "per_class": base.per_class,
         "steps": steps[0] if len(steps) == 1 else steps,
         "seeds": sorted({int(seed) for seed in at_base["seed"]}),
-        "method": _METHOD,
-        "arms": {arm: _accuracy(group) for arm, group in by_arm.items()},
+        "method": method,
+        "arms": {arm: _accuracy(group, folds) for arm, group in by_arm.items()},
         "trials": {arm: _accuracy_by_seed(group) for arm, group in by_arm.items()},
-        "paired": _paired(at_base),
-        "curves": _curves(trials, base),
+        "paired": _paired(at_base, folds),
+        "curves": _curves(trials, base, folds),
         "confusion": _confusions(at_base, names),
         "seconds": float(trials["seconds"].sum()),
     }
@@ -96,8 +108,15 @@ def _base_setting(trials: pd.DataFrame, shots: int, per_class: int) -> _BaseSett
     return _BaseSetting(shots, per_class)
 
 
-def _accuracy(trials: pd.DataFrame) -> dict[str, Any]:
-    return estimate_json(mean_t(trials["accuracy"].tolist(), (0, 1)) if len(trials) else None)
+def _mean(values: Sequence[float], folds: int | None, within: tuple[float, float]) -> Estimate | None:
+    """The mean of the values of some draws with its interval; None of no draw."""
+    if not len(values):
+        return None
+    return mean_of_folds(values, folds, within) if folds else mean_t(values, within)
+
+
+def _accuracy(trials: pd.DataFrame, folds: int | None) -> dict[str, Any]:
+    return estimate_json(_mean(trials["accuracy"].tolist(), folds, (0, 1)))
 
 
 def _accuracy_by_seed(trials: pd.DataFrame) -> dict[str, float]:
@@ -105,19 +124,21 @@ def _accuracy_by_seed(trials: pd.DataFrame) -> dict[str, float]:
     return {str(seed): round(float(value), 4) for seed, value in zip(ordered["seed"], ordered["accuracy"], strict=True)}
 
 
-def _paired(trials: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _paired(trials: pd.DataFrame, folds: int | None) -> dict[str, dict[str, Any]]:
     """The comparison of each of `PAIRS`, as `arm-baseline`."""
-    return {f"{arm}-{baseline}": _pair(trials, arm, baseline) for arm, baseline in PAIRS}
+    return {f"{arm}-{baseline}": _pair(trials, arm, baseline, folds) for arm, baseline in PAIRS}
 
 
-def _pair(trials: pd.DataFrame, arm: str, baseline: str) -> dict[str, Any]:
+def _pair(trials: pd.DataFrame, arm: str, baseline: str, folds: int | None) -> dict[str, Any]:
     differences = paired_differences(trials, arm, baseline)
-    pair = {"arm": arm, "baseline": baseline}
+    pair = {"arm": arm, "baseline": baseline, **estimate_json(_mean(differences, folds, (-1, 1)))}
+    pair |= {"sign_p": None, "permutation_p": None, "smallest_p": None, "fold_p": None}
     if not differences:
-        return pair | estimate_json(None) | {"sign_p": None, "permutation_p": None, "smallest_p": None}
+        return pair
+    if folds:  # the exact tests are of independent pairs, which folds are not
+        return pair | {"fold_p": round(fold_test(differences, folds), 6)}
     return {
         **pair,
-        **estimate_json(mean_t(differences, (-1, 1))),
         "sign_p": round(float(sign_test(differences)), 6),
         "permutation_p": round(float(permutation_test(differences)), 6),
         # The most extreme of 2^n equally likely outcomes, on both sides: no test of n pairs can say less.
@@ -136,27 +157,28 @@ def paired_differences(trials: pd.DataFrame, arm: str, baseline: str) -> list[fl
     return [round(float(difference), 10) for difference in (table[arm] - table[baseline]).dropna()]
 
 
-def _curves(trials: pd.DataFrame, base: _BaseSetting) -> dict[str, Any]:
+def _curves(trials: pd.DataFrame, base: _BaseSetting, folds: int | None) -> dict[str, Any]:
     """Accuracy against shots at the base number of synthetic images, and against that number at the base shots."""
     at_base_images = trials[trials["per_class"].isin([0, base.per_class])]
     at_base_shots = trials[trials["shots"] == base.shots]
-    by_images = _curve_by_arm(at_base_shots[at_base_shots["per_class"] > 0], "per_class")
+    by_images = _curve_by_arm(at_base_shots[at_base_shots["per_class"] > 0], "per_class", folds)
     for curve in by_images.values():
         for point in curve:
             point["ratio"] = round(point["per_class"] / base.shots, 2)
     reference = at_base_shots[at_base_shots["arm"] == "real+strong_aug"]
     return {
-        "shots": {"per_class": base.per_class, "arms": _curve_by_arm(at_base_images, "shots")},
-        "per_class": {"shots": base.shots, "arms": by_images, "reference": _accuracy(reference)},
+        "shots": {"per_class": base.per_class, "arms": _curve_by_arm(at_base_images, "shots", folds)},
+        "per_class": {"shots": base.shots, "arms": by_images, "reference": _accuracy(reference, folds)},
     }
 
 
-def _curve_by_arm(trials: pd.DataFrame, setting: str) -> dict[str, list[dict[str, Any]]]:
+def _curve_by_arm(trials: pd.DataFrame, setting: str, folds: int | None) -> dict[str, list[dict[str, Any]]]:
     """Accuracy at each value of a setting."""
     curves = {}
     for arm, arm_trials in trials.groupby("arm", sort=False):
         curves[str(arm)] = [
-            {setting: int(value)} | _accuracy(trials_at_value) for value, trials_at_value in arm_trials.groupby(setting)
+            {setting: int(value)} | _accuracy(trials_at_value, folds)
+            for value, trials_at_value in arm_trials.groupby(setting)
         ]
     return curves
 

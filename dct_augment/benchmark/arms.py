@@ -60,9 +60,9 @@ class ArmDraw:
 
 
 def arm_draws(settings: BenchmarkConfig) -> tuple[ArmDraw, ...]:
-    """List every arm with images of its own on every few-shot draw, seed by seed."""
+    """List every arm with images of its own on every draw, draw by draw."""
     draws = []
-    for seed in range(settings.seed, settings.seed + settings.seeds):
+    for seed in settings.draws:
         for arm in settings.arms:
             if ARMS[arm].own_images:
                 draws.append(ArmDraw(arm, settings.shot_count, seed))

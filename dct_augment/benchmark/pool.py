@@ -17,25 +17,25 @@ from typing import cast
 import torch
 
 from dct_augment.benchmark.arms import ArmFolders
+from dct_augment.benchmark.draws import Draws
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner
 from dct_augment.config import BenchmarkConfig, DownstreamConfig
 from dct_augment.errors import DctAugmentError
-from dct_augment.records import Dataset, Trial
+from dct_augment.records import Trial
 
 
 @dataclass(frozen=True)
 class TrialInputs:
     """All that a `TrialRunner` is made of, as another process takes it."""
 
-    dataset: Dataset
+    draws: Draws
     arm_folders: ArmFolders
-    benchmark: BenchmarkConfig
     downstream: DownstreamConfig
     accepted: frozenset[str] = frozenset()
 
     def make(self, device: str = "cpu") -> TrialRunner:
         """Make the runner of this process."""
-        return TrialRunner(self.dataset, self.arm_folders, self.benchmark, self.downstream, device, self.accepted)
+        return TrialRunner(self.draws, self.arm_folders, self.downstream, device, self.accepted)
 
 
 def parallel_trials(settings: BenchmarkConfig, device: str) -> int:

@@ -1,5 +1,7 @@
 """What a benchmark needs of the real images, checked before any work."""
 
+from collections import Counter
+
 from dct_augment.config import BenchmarkConfig
 from dct_augment.datasets import few_shot
 from dct_augment.datasets.splits import labels
@@ -7,15 +9,18 @@ from dct_augment.records import Dataset
 from dct_augment.wording import counted, counted_of, listed
 
 
-def missing_images(dataset: Dataset) -> list[str]:
+def missing_images(dataset: Dataset, settings: BenchmarkConfig) -> list[str]:
     """Say what a benchmark on these images would lack: a test, or training images of a class.
 
     Args:
         dataset: the images that can be read and are not left out.
+        settings: whose protocol is known.
     """
     problems = []
-    if not len(dataset.examples("test")):
+    if settings.protocol == "holdout" and not len(dataset.examples("test")):
         problems.append(f"{dataset.name!r} has no test image that can be read; add some, or set dataset.test above 0")
+    if settings.protocol == "cross_validation":
+        problems += _classes_of_one_image(dataset)
     with_images = set(labels(dataset.examples("train")))
     empty = [info.original_name or info.name for info in dataset.classes if info.index not in with_images]
     if empty:
@@ -27,13 +32,26 @@ def missing_images(dataset: Dataset) -> list[str]:
     return problems
 
 
+def _classes_of_one_image(dataset: Dataset) -> list[str]:
+    counts = Counter(labels(dataset.examples("train")))
+    single = [info.original_name or info.name for info in dataset.classes if counts[info.index] == 1]
+    if not single:
+        return []
+    listed = ", ".join(map(repr, single[:10])) + (" ..." if len(single) > 10 else "")
+    return [
+        f"{len(single)} of {len(dataset.classes)} classes have one image: {listed}. One image cannot both train a "
+        "classifier and test it; add another one, or leave the class out with dataset.classes. Tokens and images can "
+        "be made without a test: dct-augment generate"
+    ]
+
+
 def classes_with_fewer_images(dataset: Dataset, settings: BenchmarkConfig) -> str:
     """Say which classes have fewer training images than the draws ask for; empty if none has.
 
     Raises:
         DatasetError: a class has none that can be read.
     """
-    if settings.shots == "all":
+    if settings.shots == "all" or settings.protocol == "cross_validation":
         return ""
     most_shots = max(settings.shot_count, *settings.shots_curve, 0)
     fewer = few_shot(dataset, most_shots, settings.seed, settings.imbalance).fewer

@@ -5,7 +5,7 @@ validation split chooses the state that is tested, and the test split is read on
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +14,16 @@ import torch
 from torch import nn
 
 from dct_augment.benchmark.arms import ARMS, Arm, ArmFolders, arm_folder
+from dct_augment.benchmark.draws import Draws
 from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
-from dct_augment.datasets import few_shot
 from dct_augment.downstream import training
 from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
 from dct_augment.downstream.prediction import predict
 from dct_augment.downstream.transforms import InMemoryImages, Transforms, model_input
 from dct_augment.generation.shards import FOLDERS
 from dct_augment.images import content
-from dct_augment.records import Dataset, Example, Split, Trial
+from dct_augment.records import Example, Split, Trial
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TrialPlan:
 
 def plan_trials(settings: BenchmarkConfig) -> tuple[TrialPlan, ...]:
     """List every trial, seed by seed, then those of the curves; the trials of one draw share their real images."""
-    seeds = range(settings.seed, settings.seed + settings.seeds)
+    seeds = settings.draws
     arms = [ARMS[name] for name in settings.arms]
     plans = [_plan(arm, seed, settings.shot_count, settings.per_class) for seed in seeds for arm in arms]
     image_counts = sorted({*(ratio * settings.shot_count for ratio in settings.ratios), *settings.per_class_curve})
@@ -65,27 +65,24 @@ def _plan(arm: Arm, seed: int, shots: int, per_class: int) -> TrialPlan:
 
 
 class TrialRunner:
-    """Runs trials of one data set against the images in the `arm_folders` of its arms.
+    """Runs trials of the draws of one data set against the images in the `arm_folders` of its arms.
 
     `accepted` are the keys of the images that the filter let through.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        draws: Draws,
         arm_folders: ArmFolders,
-        benchmark: BenchmarkConfig,
         downstream: DownstreamConfig,
         device: str = "cpu",
         accepted: frozenset[str] = frozenset(),
     ) -> None:
-        self._dataset, self._arm_folders, self._device = dataset, arm_folders, device
-        self._benchmark, self._downstream = benchmark, downstream
+        self._draws, self._arm_folders, self._device = draws, arm_folders, device
+        self._downstream = downstream
         self._accepted = accepted
         self._transforms = Transforms(model_input(downstream), downstream.randaugment)
-        self._test = InMemoryImages(RealImages(dataset.examples("test"), self._transforms.plain))
-        val = dataset.examples("val")
-        self._val = InMemoryImages(RealImages(val, self._transforms.plain)) if len(val) else None
+        self._kept_in_memory: dict[str, InMemoryImages] = {}
         self._hashes: dict[str, str] = {}
         self._keys_by_content: dict[Path, Mapping[str, str]] = {}
 
@@ -107,12 +104,14 @@ class TrialRunner:
             LeakError: a validation or test image is among them.
         """
         with _one_thread() if self._device == "cpu" else nullcontext():
-            return self._fit(TrialPlan("real+strong_aug", seed, shots), classes, chosen=False).model
+            split = self._draws.split(shots, seed)
+            return self._fit(TrialPlan("real+strong_aug", seed, shots), split, classes, chosen=False).model
 
     def _trial(self, plan: TrialPlan) -> Trial:
         began = time.monotonic()
-        fitted = self._fit(plan, 1 + max(info.index for info in self._dataset.classes))
-        truth, predicted = predict(fitted.model, self._test, self._device)
+        split = self._draws.split(plan.shots, plan.seed)
+        fitted = self._fit(plan, split, 1 + max(info.index for info in self._draws.dataset.classes))
+        truth, predicted = predict(fitted.model, self._test(split), self._device)
         right = sum(label == prediction for label, prediction in zip(truth, predicted, strict=True))
         return Trial(
             plan.arm,
@@ -127,8 +126,7 @@ class TrialRunner:
             tuple(predicted),
         )
 
-    def _fit(self, plan: TrialPlan, classes: int, *, chosen: bool = True) -> training.TrainedClassifier:
-        split = few_shot(self._dataset, plan.shots, plan.seed, self._benchmark.imbalance)
+    def _fit(self, plan: TrialPlan, split: Split, classes: int, *, chosen: bool = True) -> training.TrainedClassifier:
         refuse_leaks(split, self._contents(plan), self._content_of)
         return training.fit(
             self._mixture(plan, split),
@@ -136,9 +134,28 @@ class TrialRunner:
             classes=classes,
             seed=seed_from("classifier", plan.seed) % 2**32,
             mixed=ARMS[plan.arm].strong_augmentation,
-            validation=self._val if chosen else None,
+            validation=self._val(split) if chosen else None,
             device=self._device,
         )
+
+    def _test(self, split: Split) -> InMemoryImages:
+        """The test of a draw; one that all draws share is read once."""
+        if not self._draws.shared_test:
+            return self._read(split.test)
+        if "test" not in self._kept_in_memory:
+            self._kept_in_memory["test"] = self._read(split.test)
+        return self._kept_in_memory["test"]
+
+    def _val(self, split: Split) -> InMemoryImages | None:
+        """The validation images, which all draws share; None if there are none."""
+        if not split.val:
+            return None
+        if "val" not in self._kept_in_memory:
+            self._kept_in_memory["val"] = self._read(split.val)
+        return self._kept_in_memory["val"]
+
+    def _read(self, examples: Sequence[Example]) -> InMemoryImages:
+        return InMemoryImages(RealImages(examples, self._transforms.plain))
 
     def _contents(self, plan: TrialPlan) -> Mapping[str, str]:
         """The keys of the synthetic images that a trial may train on, by the hash of their pixels."""

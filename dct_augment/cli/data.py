@@ -43,8 +43,9 @@ def _look(settings: "Config") -> "Overview":
     from dct_augment import datasets, files
     from dct_augment.benchmark.requirements import classes_with_fewer_images, missing_images
     from dct_augment.config import DatasetOnDisk
+    from dct_augment.pipeline.protocol import load_dataset
 
-    dataset = datasets.load(settings.dataset)
+    dataset, settings = load_dataset(settings)
     chosen = datasets.DatasetSubset(dataset.name, datasets.select(dataset, settings.dataset.classes), dataset, {})
     if not isinstance(settings.dataset, DatasetOnDisk):
         overview = datasets.look(chosen, settings.dataset, settings.root / "data")
@@ -52,7 +53,7 @@ def _look(settings: "Config") -> "Overview":
         with files.lock(settings.root), bars() as report:
             overview = datasets.look(chosen, settings.dataset, settings.root / "data", report)
     used = datasets.DatasetSubset(dataset.name, chosen.classes, dataset, overview.without)
-    problems = missing_images(used)
+    problems = missing_images(used, settings.benchmark)
     fewer = "" if problems else classes_with_fewer_images(used, settings.benchmark)
     return overview.extended([fewer] if fewer else [], problems)
 

@@ -68,6 +68,9 @@ DECIDES: Mapping[Part, tuple[str, ...]] = {
 }
 """The settings, or whole sections, that decide a result."""
 
+CROSS_VALIDATION = ("benchmark.protocol", "benchmark.folds")
+"""What decides the folds, and with them every result of cross-validation."""
+
 SPEED_ONLY = frozenset(
     {
         "device",
@@ -91,6 +94,7 @@ RECORDED_WITH_EACH_RESULT = frozenset(
         "benchmark.arms",
         "benchmark.shots",
         "benchmark.seeds",
+        "benchmark.repeats",
         "benchmark.seed",
         "benchmark.per_class",
         "benchmark.ratios",
@@ -115,6 +119,10 @@ def identity(settings: Mapping[str, Any], schema: int, part: Part) -> dict[str, 
     rows = DECIDES[part]
     if part == "tokens" and settings["tokens"]["objective"] == "classifier":
         rows = tuple(row for row in rows if row != "textual_inversion")
+    if settings["benchmark"]["protocol"] == "cross_validation" and part in ("arms", "benchmark"):
+        rows = (*rows, *CROSS_VALIDATION)
+    if any(member["name"] == "few_shot" for member in settings["guide"]) and part != "benchmark":
+        rows = (*rows, *_REAL_IMAGES, "guide")
     decided: dict[str, Any] = {"schema": schema}
     for path in rows:
         _copy(settings, decided, path.split("."))

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from dct_augment.config import by_class
 from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section
-from dct_augment.config.classifiers import Ensemble
+from dct_augment.config.classifiers import Ensemble, is_few_shot
 from dct_augment.config.datasets import DatasetConfig
 from dct_augment.config.gradient_methods import DirectAlignConfig, GradientMethodConfig
 from dct_augment.config.identity import Part, identity
@@ -272,6 +272,10 @@ class DownstreamConfig(Section):
         return self
 
 
+FEW_SHOT_ARMS = ("real", "real+strong_aug", "plain_prompt", "class_token_few_shot_guide")
+"""The arms of a run whose guide is made of the photos, if it names no others."""
+
+
 class BenchmarkConfig(FewShotSection):
     """The trials: which arms the low-resource classifier is trained in, on which few-shot draws."""
 
@@ -279,7 +283,17 @@ class BenchmarkConfig(FewShotSection):
         ("real", "real+strong_aug", "plain_prompt", "class_token"),
         description="ways to train the classifier that are compared",
     )
-    seeds: Annotated[int, Field(ge=2)] = Field(5, description="few-shot draws; every arm runs on each")
+    protocol: Literal["auto", "holdout", "cross_validation"] = Field(
+        "auto",
+        description="`holdout` tests on the test split; `cross_validation` tests each photo once a repeat, by a "
+        "classifier, guide and tokens that have not seen it; `auto` takes it where a data set has no test split of its "
+        "own and a held-out one would have fewer than 10 images of a class",
+    )
+    seeds: Annotated[int, Field(ge=2)] = Field(5, description="few-shot draws of holdout; every arm runs on each")
+    folds: Annotated[int, Field(ge=2)] = Field(
+        5, description="of cross-validation; at most as many as the smallest class has photos"
+    )
+    repeats: PositiveInt = Field(1, description="how often the photos are divided into folds anew")
     per_class: PositiveInt = Field(50, description="synthetic images per class in the synthetic arms")
     ratios: tuple[PositiveInt, ...] = Field((), description="further numbers of them, in units of shots: 1, 5, 10")
     per_class_curve: tuple[PositiveInt, ...] = Field((), description="further numbers of them")
@@ -292,10 +306,19 @@ class BenchmarkConfig(FewShotSection):
     filter_confidence: Fraction = Field(
         0.5, description="class_token_filtered keeps images that the guide gives their class at least so much"
     )
-    seed: int = Field(0, description="the first few-shot seed; the others follow it")
+    seed: Annotated[int, Field(ge=0)] = Field(
+        0, description="the first few-shot seed, or the first repeat of cross-validation; the others follow it"
+    )
     processes: PositiveInt | None = Field(
         None, description="trials side by side on a CPU, one per core if unset; changes speed, not results"
     )
+
+    @property
+    def draws(self) -> range:
+        """The number of every draw of real images: a few-shot seed, or a fold: `repeat * folds + fold`."""
+        if self.protocol == "cross_validation":
+            return range(self.seed * self.folds, (self.seed + self.repeats) * self.folds)
+        return range(self.seed, self.seed + self.seeds)
 
 
 FULL_BENCHMARK = (
@@ -379,6 +402,17 @@ class Config(Section):
     on_class_failure: Literal["fail", "skip"] = Field(
         "fail", description="how a run ends when a class got no token; the others are done either way"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _arms_of_a_few_shot_guide(cls, data: Any) -> Any:
+        """With a guide that is made of the photos, compare tokens that know no photo but those of their draw."""
+        if not isinstance(data, dict) or not is_few_shot(data.get("guide")):
+            return data
+        benchmark = data.get("benchmark", {})
+        if not isinstance(benchmark, dict) or "arms" in benchmark:
+            return data
+        return {**data, "benchmark": {**benchmark, "arms": FEW_SHOT_ARMS}}
 
     @property
     def root(self) -> Path:

@@ -44,8 +44,8 @@ def look(
 ) -> Overview:
     """Look at a data set, and write what was found into a folder.
 
-    Reads the pictures of all splits and searches duplicates. With `dataset.duplicates: keep`, val and test pictures
-    alone are read, and nothing is searched. A shipped data set has no files, so nothing is read.
+    Reads the pictures of all splits and searches duplicates. With `dataset.duplicates: keep`, nothing is searched, and
+    where there is a test split, val and test pictures alone are read. A shipped data set has no files, so nothing is read.
 
     Args:
         dataset: the data set, with the classes that are used.
@@ -57,7 +57,8 @@ def look(
     examples = {split: dataset.examples(split) for split in SPLITS}
     if not isinstance(settings, DatasetOnDisk):
         return _overview(dataset, examples, None)
-    inspected = SPLITS if settings.duplicates != "keep" else ("val", "test")
+    whole = settings.duplicates != "keep" or not len(examples["test"])  # without a test, training images are the test
+    inspected = SPLITS if whole else ("val", "test")
     read = {split: examples[split] for split in inspected}
     pictures = inspection.inspect(read, folder / "pictures.parquet", _reading(settings), progress, processes)
     groups = np.full(len(pictures), -1)

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,20 @@ from typing import Any
 from dct_augment import classifiers, datasets, diffusion, files
 from dct_augment import config as configuration
 from dct_augment.benchmark.arms import ARMS
+from dct_augment.benchmark.draws import Draws
 from dct_augment.classifiers import Classifier
-from dct_augment.config import AnyClassifierConfig, ClassifierConfig, Config, DatasetOnDisk, classifier_title
+from dct_augment.config import AnyClassifierConfig, Config, DatasetOnDisk, classifier_title
 from dct_augment.config.identity import Part
 from dct_augment.datasets import Overview
 from dct_augment.datasets.splits import index_hash
 from dct_augment.devices import resolve_device
 from dct_augment.diffusion import Backend, Sampler
 from dct_augment.generation.shards import shard_folders
+from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.prompt_check import check_class_names, check_lengths, check_start_words
+from dct_augment.pipeline.protocol import load_dataset
 from dct_augment.pipeline.weights import WeightHashes
-from dct_augment.records import Dataset, Progress, ProgressCallback, ignore_progress
+from dct_augment.records import Dataset, Example, Progress, ProgressCallback, ignore_progress
 from dct_augment.tokens.files import TokenFolder
 
 
@@ -28,22 +31,13 @@ class RunContext:
     """Models are loaded when first needed and kept; remarks go to `progress`."""
 
     def __init__(self, config: Config, progress: ProgressCallback = ignore_progress) -> None:
-        self.dataset = datasets.load(config.dataset)
+        self.dataset, self.config = load_dataset(config)
         self.classes = datasets.select(self.dataset, config.dataset.classes)
         check_class_names(config, self.dataset.classes)
-        self.config, self.progress = self._with_numbers_of_shots(config), progress
+        self.progress = progress
+        self.photos_of_draw: tuple[Example, ...] | None = None
         self.tokens = TokenFolder(config.root / "tokens", self.dataset.name)
         self.shards = shard_folders(config.root, config.name)
-
-    def _with_numbers_of_shots(self, config: Config) -> Config:
-        """Replace `shots: all` by the number of images of the class that has most."""
-        changes = {}
-        for name in ("benchmark", "textual_inversion"):
-            section = getattr(config, name)
-            if section.shots == "all":
-                most = datasets.most_images(datasets.DatasetSubset(self.dataset.name, self.classes, self.dataset, {}))
-                changes[name] = section.model_copy(update={"shots": most})
-        return config.model_copy(update=changes)
 
     @cached_property
     def weights(self) -> WeightHashes:
@@ -51,9 +45,14 @@ class RunContext:
         return WeightHashes(self.config, self.config.root / "checks" / "weights.json")
 
     def identity(self, part: Part) -> dict[str, Any]:
-        """What decides a part's result: settings, the weights of local models, and the real images of the last look."""
+        """What decides a part's result: settings, the weights of local models, and the real images of the last look.
+
+        A guide that is made of the photos needs a look at them first.
+        """
+        if self.has_few_shot_guide:
+            _ = self.data
         decided = self._with_class_names(self.weights.add_to(self.config.identity(part)))
-        if "dataset" in decided and part in ("arms", "benchmark", "metrics") and self._image_index:
+        if "path" in decided.get("dataset", {}) and self._image_index:
             look = _read_json(self.config.root / "data" / "overview.json").get("pictures", "")
             decided["dataset"] |= {"images": configuration.fingerprint(self._image_index, look)}
         return decided
@@ -111,17 +110,38 @@ class RunContext:
     @cached_property
     def guide(self) -> Classifier:
         """The classifier whose gradient trains the tokens."""
-        return self._classifier(self.config.guide, "guide")
+        if not self.has_few_shot_guide:
+            return self._classifier(self.config.guide, "guide")
+        made_of = [example.key for example in self.photos()], [info.name for info in self.dataset.classes]
+        name = configuration.fingerprint(self.identity("tokens")["guide"], self.identity("arms"), *made_of)[:8]
+        folder = self.config.root / "guide" / name
+        guide, member = few_shot_guide.make(self.config.guide, self.photos(), self.dataset.classes, folder, self.device)
+        self.progress(Progress("guide", 0, 0, f"few_shot: {member.out_of_fold}"))
+        return guide
 
     @cached_property
     def judge(self) -> Classifier | None:
         """The held-out classifier, if one is configured."""
         return self._classifier(self.config.judge, "judge") if self.config.judge else None
 
-    def use_guide(self, folder: Path) -> None:
-        """Take the classifier in a folder as guide, however weak: it was trained on a few images of these classes."""
-        members = (ClassifierConfig(name=f"local-dir:{folder}", match="index"),)
-        vars(self)["guide"] = classifiers.load(members, self.dataset.classes, device=self.device)
+    @property
+    def has_few_shot_guide(self) -> bool:
+        """Whether the guide, or a member of it, is made of the photos."""
+        return few_shot_guide.few_shot_member(self.config.guide) is not None
+
+    def use_guide(self, guide: Classifier) -> None:
+        """Take a classifier as guide, however weak: it was trained on a few images of these classes."""
+        vars(self)["guide"] = guide
+
+    def use_photos(self, photos: Sequence[Example]) -> None:
+        """Let guide and tokens be made of the training images of a draw alone."""
+        self.photos_of_draw = tuple(photos)
+
+    def photos(self) -> tuple[Example, ...]:
+        """The training images that a few-shot guide is made of: those of the draw, or else all."""
+        if self.photos_of_draw is not None:
+            return self.photos_of_draw
+        return tuple(self.real_images().examples("train"))
 
     @property
     def arm_folders(self) -> dict[str, Path]:
@@ -130,8 +150,11 @@ class RunContext:
         folders: dict[str, Path] = {}
         for name, arm in ARMS.items():
             if arm.own_images:
-                # Only a few-shot guide is trained by the recipe of the benchmark's classifier.
-                decides = identity if arm.tokens_from == "few_shot_guide" else {**identity, "downstream": None}
+                # Only a guide that is no `few_shot` is trained by the recipe of the benchmark's classifier.
+                with_recipe = arm.tokens_from == "few_shot_guide" and not self.has_few_shot_guide
+                decides = identity if with_recipe else {**identity, "downstream": None}
+                if arm.tokens_from == "textual_inversion":
+                    decides.pop("guide", None)
                 folders[name] = root / "arms" / f"{name}-{configuration.fingerprint(decides)[:8]}"
             elif arm.images is not None:
                 folders[name] = root
@@ -194,6 +217,19 @@ class RunContext:
         if len(self.classes) == len(self.dataset.classes) and not any(without.values()):
             return self.dataset
         return datasets.DatasetSubset(self.dataset.name, self.classes, self.dataset, without)
+
+    def draws(self) -> Draws:
+        """The draws of real images that the benchmark runs on; copies of one photo are in one fold.
+
+        Raises:
+            DatasetError: an image is in more than one split.
+        """
+        images = self.real_images()
+        copies = [
+            frozenset(picture.key for picture in group.pictures if picture.split == "train")
+            for group in self.data.groups
+        ]
+        return Draws(images, self.config.benchmark, [keys for keys in copies if len(keys) > 1])
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

@@ -228,6 +228,7 @@ class Run(RunContext):
                     class_titles(self.classes),
                     self.config.benchmark.shot_count,
                     self.config.benchmark.per_class,
+                    self.config.benchmark.folds if self.config.benchmark.protocol == "cross_validation" else None,
                 ),
                 metrics=self._metrics(),
                 filtered=trials.filtered,

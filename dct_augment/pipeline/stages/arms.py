@@ -1,14 +1,15 @@
 """The stage of images that depend on a few-shot draw: each arm and draw is a run of its own inside this one."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from dct_augment import classifiers, files
 from dct_augment import config as configuration
-from dct_augment import files
 from dct_augment.benchmark.arms import ARMS, ArmDraw, arm_draws, arm_folder
 from dct_augment.benchmark.trials import TrialRunner
+from dct_augment.classifiers import Classifier
 from dct_augment.config import ClassifierConfig, Config
 from dct_augment.downstream.saving import save
+from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.images import ImageStage
 from dct_augment.pipeline.stages.stage import Stage
@@ -42,8 +43,9 @@ class ArmStage(Stage):
         inner = self._inner(draw)
         with files.lock(inner.config.root):
             files.sweep(inner.config.root)
+            inner.use_photos(self._context.draws().split(draw.shots, draw.seed).train)
             if ARMS[draw.arm].tokens_from == "few_shot_guide":
-                inner.use_guide(self._guide(inner.config.root, draw))
+                inner.use_guide(self._guide(inner, draw))
             files.write_text(inner.config.root / "config.yaml", configuration.dump(inner.config))
             done = 0
             for stage in _inner_stages(inner):
@@ -83,19 +85,30 @@ class ArmStage(Stage):
             update["tokens"] = config.tokens.model_copy(update=tokens)
         else:
             # Named by what it was made of, not by where it lies: a run folder may be moved.
-            update["guide"] = (ClassifierConfig(name=f"few-shot/{root.parent.name}/{root.name}", match="index"),)
+            made = ClassifierConfig(name=f"few-shot/{root.parent.name}/{root.name}", match="index")
+            others = [
+                member for member in config.guide if self._context.has_few_shot_guide and member.name != "few_shot"
+            ]
+            update["guide"] = (made, *others)
         return config.model_copy(update=update)
 
-    def _guide(self, root: Path, draw: ArmDraw) -> Path:
-        """The folder of the classifier that has seen the images of one draw alone; trained if it is not there."""
-        folder, dataset, classes = root / "guide", self._context.real_images(), self._context.dataset.classes
+    def _guide(self, inner: RunContext, draw: ArmDraw) -> Classifier:
+        """The classifier that has seen the images of one draw alone; trained if it is not there.
+
+        It is the run's guide if that is `few_shot`, else the low-resource classifier.
+        """
+        context, folder = self._context, inner.config.root / "guide"
+        classes = context.dataset.classes
+        if context.has_few_shot_guide:
+            return few_shot_guide.make(context.config.guide, inner.photos(), classes, folder, context.device)[0]
         if not folder.is_dir():
-            runner = TrialRunner(dataset, {}, self._config.benchmark, self._config.downstream, self._context.device)
+            runner = TrialRunner(context.draws(), {}, self._config.downstream, context.device)
             labels = [info.name for info in sorted(classes, key=lambda info: info.index)]
             with files.atomic_folder(folder) as partial:
                 guide = runner.guide(draw.shots, draw.seed, len(labels))
                 save(guide, self._config.downstream, labels, partial)
-        return folder
+        member = ClassifierConfig(name=f"local-dir:{folder}", match="index")
+        return classifiers.load((member,), classes, device=context.device)
 
 
 def _as_part_of(unit: WorkUnit, before: int, on_progress: ProgressCallback) -> ProgressCallback:

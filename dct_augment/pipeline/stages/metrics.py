@@ -45,7 +45,9 @@ class MetricStage(Stage):
         super().__init__(context)
         settings = context.config.benchmark
         arms = [arm for arm in settings.arms if ARMS[arm].images is not None and not ARMS[arm].filtered]
-        self._kinds = [_REAL, *arms] if arms and context.config.metrics.features else []
+        # In cross-validation every real image is among those compared with, so none is left to be measured.
+        kinds = arms if settings.protocol == "cross_validation" else [_REAL, *arms]
+        self._kinds = kinds if arms and context.config.metrics.features else []
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """Plan the kinds that are not measured with today's settings and images."""
@@ -141,7 +143,7 @@ class MetricStage(Stage):
     def _shards(self, kind: str) -> ShardFolder:
         """The shard folder of an arm."""
         settings = self._config.benchmark
-        root = arm_folder(self._context.arm_folders, kind, settings.shot_count, settings.seed)
+        root = arm_folder(self._context.arm_folders, kind, settings.shot_count, settings.draws[0])
         image_kind = ARMS[kind].images
         assert image_kind is not None
         return shard_folder(root, self._config.name, image_kind)

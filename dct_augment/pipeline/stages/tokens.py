@@ -124,14 +124,12 @@ class TokenStage(Stage):
         )
 
     def _few_shot_images(self, classes: Sequence[ClassInfo]) -> dict[str, list[Image.Image]]:
-        """The few-shot images of each class, by slug."""
-        settings = self._config.textual_inversion
-        split = datasets.few_shot(
-            self._context.real_images(), settings.shot_count, settings.few_shot_seed, settings.imbalance
-        )
-        return {
-            info.slug: [example.open() for example in split.train if example.label == info.index] for info in classes
-        }
+        """The few-shot images of each class, by slug: those of this run's draw, or else of the configured one."""
+        settings, photos = self._config.textual_inversion, self._context.photos_of_draw
+        if photos is None:
+            real = self._context.real_images()
+            photos = datasets.few_shot(real, settings.shot_count, settings.few_shot_seed, settings.imbalance).train
+        return {info.slug: [photo.open() for photo in photos if photo.label == info.index] for info in classes}
 
     def _starts(self, classes: Iterable[ClassInfo]) -> dict[str, torch.Tensor]:
         """Where training begins: the vectors of `tokens.init_from`, a token file for all or a folder with one each."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dct_augment import datasets, files
+from dct_augment import files
 from dct_augment.benchmark import pool
 from dct_augment.benchmark.arms import ARMS
 from dct_augment.benchmark.pool import TrialInputs, TrialPool
@@ -38,12 +38,13 @@ class TrialStage(Stage):
         """Check that there is a test, and real images of every class; say which have fewer than the draws ask for.
 
         Raises:
-            DatasetError: there is no test, or a class has no image.
+            DatasetError: there is no test, or a class has no image, or too few different ones for its folds.
         """
         images = self._context.real_images()
-        problems = missing_images(images)
+        problems = missing_images(images, self._config.benchmark)
         if problems:
             raise DatasetError("; ".join(problems))
+        self._context.draws().split(self._config.benchmark.shot_count, self._config.benchmark.draws[0])
         if note := classes_with_fewer_images(images, self._config.benchmark):
             self._context.progress(Progress("data", 0, 0, note))
 
@@ -122,7 +123,7 @@ class TrialStage(Stage):
         if len(self.filtered):
             accepted = frozenset(self.filtered.loc[self.filtered["accepted"], "key"])
         context, config = self._context, self._config
-        return TrialInputs(context.real_images(), context.arm_folders, config.benchmark, config.downstream, accepted)
+        return TrialInputs(context.draws(), context.arm_folders, config.downstream, accepted)
 
     @cached_property
     def _runner(self) -> TrialRunner:
@@ -130,9 +131,9 @@ class TrialStage(Stage):
 
     def _write_splits(self) -> None:
         """Write which images each seed draws: `benchmark/splits/<shots>-<seed>.parquet`."""
-        settings, dataset = self._config.benchmark, self._context.real_images()
+        draws = self._context.draws()
         for shots, seed in dict.fromkeys((plan.shots, plan.seed) for plan in self._plans):
-            split = datasets.few_shot(dataset, shots, seed, settings.imbalance)
+            split = draws.split(shots, seed)
             parts = {"train": split.train, "val": split.val, "test": split.test}
             rows = [(example.key, example.label, name) for name, examples in parts.items() for example in examples]
             table = pd.DataFrame(rows, columns=["key", "class_index", "split"])

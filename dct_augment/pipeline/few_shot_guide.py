@@ -1,0 +1,48 @@
+"""Makes the guide of a run or a draw out of its photos, once per folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dct_augment import classifiers, files
+from dct_augment.classifiers import Classifier
+from dct_augment.classifiers.few_shot import FewShotClassifier, fit
+from dct_augment.config import AnyClassifierConfig, FewShotClassifierConfig
+from dct_augment.records import ClassInfo, Example
+
+
+def few_shot_member(members: Sequence[AnyClassifierConfig]) -> FewShotClassifierConfig | None:
+    """Find the member of a guide that is made of photos, if it has one."""
+    return next((member for member in members if isinstance(member, FewShotClassifierConfig)), None)
+
+
+def make(
+    members: Sequence[AnyClassifierConfig],
+    photos: Sequence[Example],
+    classes: Sequence[ClassInfo],
+    folder: Path,
+    device: str,
+) -> tuple[Classifier, FewShotClassifier]:
+    """Make a guide whose few-shot member knows these photos alone; what was made before is read from the folder.
+
+    Args:
+        members: the settings of the guide, one of them `few_shot`.
+        photos: training images that can be read.
+        classes: which it tells apart.
+        folder: for this guide and these photos alone.
+        device: torch device.
+
+    Returns:
+        The guide, and its few-shot member.
+
+    Raises:
+        ModelError: the backbone cannot be had, or the classes cannot be told apart.
+    """
+    settings = few_shot_member(members)
+    assert settings is not None
+    if not folder.is_dir():
+        images = [photo.open() for photo in photos]
+        made = fit(settings, images, [photo.label for photo in photos], classes, device=device)
+        with files.atomic_folder(folder) as partial:
+            made.save(partial)
+    member = FewShotClassifier.load(folder, device)
+    return classifiers.load(members, classes, few_shot=member, device=device), member

@@ -1,0 +1,55 @@
+import math
+
+import pandas as pd
+import pytest
+
+from dct_augment.benchmark.choice import choose
+
+
+def trials(**accuracies: list[float]) -> pd.DataFrame:
+    """A trial per arm and draw; without validation images."""
+    rows = [
+        {"arm": arm, "seed": seed, "accuracy": accuracy, "val_accuracy": math.nan}
+        for arm, values in accuracies.items()
+        for seed, accuracy in enumerate(values)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_of_folds_the_best_arm_is_chosen_and_its_accuracy_is_that_of_choosing_by_the_other_folds() -> None:
+    table = trials(real=[0.5, 0.5, 0.5], token=[0.9, 0.4, 0.4])
+    choice = choose(table, {"real", "token"}, folds=3)
+    assert choice is not None
+    assert choice.arm == "token"
+    # Fold 0: the others say real (0.5 > 0.4), which has 0.5 there; folds 1 and 2: they say token, which has 0.4.
+    assert choice.accuracy.mean == pytest.approx((0.5 + 0.4 + 0.4) / 3)
+    assert (choice.by, choice.optimistic) == ("other_folds", False)
+
+
+def test_another_repeat_chooses_for_none_of_its_folds() -> None:
+    table = trials(real=[0.5, 0.5, 0.1, 0.1], token=[0.4, 0.4, 0.9, 0.9])
+    choice = choose(table, {"real", "token"}, folds=2)
+    assert choice is not None
+    assert choice.accuracy.mean == pytest.approx((0.5 + 0.5 + 0.9 + 0.9) / 4)
+
+
+def test_of_a_holdout_validation_chooses_and_the_test_is_stated() -> None:
+    table = trials(real=[0.6, 0.6], token=[0.5, 0.7]).assign(val_accuracy=[0.5, 0.5, 0.8, 0.8])
+    choice = choose(table, {"real", "token"})
+    assert choice is not None
+    assert (choice.arm, choice.by, choice.optimistic) == ("token", "validation", False)
+    assert choice.accuracy.mean == pytest.approx(0.6)
+
+
+def test_without_validation_images_the_accuracy_is_called_optimistic() -> None:
+    choice = choose(trials(real=[0.6, 0.6], token=[0.5, 0.8]), {"real", "token"})
+    assert choice is not None
+    assert (choice.arm, choice.by, choice.optimistic) == ("token", "test", True)
+
+
+def test_only_some_arms_may_be_chosen_and_of_equal_ones_the_first() -> None:
+    table = trials(real=[0.5, 0.5], plain=[0.5, 0.5], token=[0.9, 0.9])
+    choice = choose(table, {"real", "plain"}, folds=2)
+    assert choice is not None
+    assert choice.arm == "real"
+    assert choose(table, {"other"}, folds=2) is None
