@@ -151,8 +151,8 @@ def fold_test(differences: Sequence[float], folds: int) -> float:
     from scipy.stats import sem, t
 
     count = len(differences)
-    standard_error = float(sem(differences)) if count > 1 else 0.0
-    if not standard_error:
-        return 1.0
+    if len({round(difference, 12) for difference in differences}) < 2:
+        return 1.0  # without any spread nothing says how sure a difference is
+    standard_error = float(sem(differences))
     statistic = sum(differences) / count / (standard_error * math.sqrt(1 + count / (folds - 1)))
     return float(2 * t.sf(abs(statistic), count - 1))

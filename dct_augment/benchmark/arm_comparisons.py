@@ -15,6 +15,7 @@ PAIRS = (
     ("class_token", "textual_inversion"),
     ("class_token", "class_token_few_shot_guide"),
     ("class_token_few_shot_guide", "real+strong_aug"),
+    ("class_token_few_shot_guide", "plain_prompt"),
     ("class_token_few_shot_guide", "textual_inversion"),
     ("class_token_filtered", "class_token"),
     ("textual_inversion", "real+strong_aug"),

@@ -128,3 +128,9 @@ _Member = Annotated[
 
 Ensemble = Annotated[tuple[_Member, ...], Field(min_length=1), BeforeValidator(_listed)]
 """A guide or judge: one classifier or its name, or a list of them whose probabilities are averaged by weight."""
+
+
+def is_few_shot(value: Any) -> bool:
+    """Tell whether a guide, as a configuration file has it, or a member of it is made of photos."""
+    members = _listed(value)
+    return isinstance(members, list | tuple) and any(_kind(member) == "few_shot" for member in members)

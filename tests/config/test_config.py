@@ -12,7 +12,14 @@ from pydantic import BaseModel
 
 from dct_augment import config
 from dct_augment.config import Config, differences, fingerprint, seed_from, upgrade_token_identity
-from dct_augment.config.identity import DECIDES, PRESENTATION, RECORDED_WITH_EACH_RESULT, SPEED_ONLY, Part
+from dct_augment.config.identity import (
+    CROSS_VALIDATION,
+    DECIDES,
+    PRESENTATION,
+    RECORDED_WITH_EACH_RESULT,
+    SPEED_ONLY,
+    Part,
+)
 from dct_augment.config.renames import RENAMED
 from dct_augment.errors import ConfigError
 from dct_augment.records import ClassInfo
@@ -462,13 +469,13 @@ def covered(path: str, rows: Collection[str]) -> bool:
 def test_every_setting_decides_a_result_or_is_said_to_decide_none() -> None:
     deciding = {row for rows in DECIDES.values() for row in rows}
     for path in leaves(Config):
-        places = (deciding - SPEED_ONLY, SPEED_ONLY, RECORDED_WITH_EACH_RESULT, PRESENTATION)
+        places = (deciding - SPEED_ONLY, CROSS_VALIDATION, SPEED_ONLY, RECORDED_WITH_EACH_RESULT, PRESENTATION)
         assert any(covered(path, rows) for rows in places), f"{path} is in no row of config/identity.py"
 
 
 def test_every_row_of_the_table_is_a_setting() -> None:
     known = {*leaves(Config), *Config.model_fields}
-    for rows in (*DECIDES.values(), SPEED_ONLY, RECORDED_WITH_EACH_RESULT, PRESENTATION):
+    for rows in (*DECIDES.values(), CROSS_VALIDATION, SPEED_ONLY, RECORDED_WITH_EACH_RESULT, PRESENTATION):
         assert set(rows) <= known
 
 
@@ -548,3 +555,25 @@ def test_the_name_of_a_classifier_stands_for_its_settings() -> None:
     assert guide == (config.FewShotClassifierConfig(backbone="pocket/backbone"),)
     judge = config.load("pocket", ["judge=[zero_shot, resnet50]"]).judge
     assert judge == (config.ZeroShotClassifierConfig(), config.ClassifierConfig(name="resnet50"))
+
+
+def test_folds_decide_the_results_of_cross_validation_alone() -> None:
+    def identity_with(*overrides: str) -> str:
+        return fingerprint(config.load("pocket", list(overrides)).identity("benchmark"))
+
+    folds, protocol = "benchmark.folds=3", "benchmark.protocol=cross_validation"
+    assert identity_with("benchmark.protocol=holdout", folds) == identity_with("benchmark.protocol=holdout")
+    assert identity_with(protocol, folds) != identity_with(protocol)
+    assert identity_with(protocol) != identity_with("benchmark.protocol=holdout")
+    assert identity_with(protocol, "benchmark.repeats=3") == identity_with(protocol)
+
+
+def test_a_guide_made_of_photos_makes_tokens_depend_on_the_photos_and_compares_tokens_of_each_draw() -> None:
+    plain, few_shot = config.load("folder"), config.load("folder", ["guide=few_shot"])
+    assert "path" not in plain.identity("tokens")["dataset"]
+    assert few_shot.identity("tokens")["dataset"]["path"]
+    assert few_shot.identity("generation")["dataset"]["path"]
+    assert few_shot.identity("arms")["guide"][0]["name"] == "few_shot"
+    assert "class_token_few_shot_guide" in few_shot.benchmark.arms
+    assert "class_token" not in few_shot.benchmark.arms
+    assert config.load("folder", ["guide=few_shot", "benchmark.arms=[real]"]).benchmark.arms == ("real",)

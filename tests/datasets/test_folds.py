@@ -10,6 +10,9 @@ from dct_augment.datasets.folds import fold_split
 from dct_augment.errors import DatasetError
 from dct_augment.records import ClassInfo, Example
 
+Copies = tuple[frozenset[str], ...]
+NONE: Copies = ()
+
 
 @dataclass(frozen=True)
 class Photos:
@@ -33,7 +36,7 @@ class Photos:
         ]
 
 
-def tests_of(photos: Photos, folds: int, repeat: int, copies: tuple[frozenset[str], ...] = ()) -> list[set[str]]:
+def keys_by_fold(photos: Photos, folds: int, repeat: int, copies: Copies = NONE) -> list[set[str]]:
     """The keys that each fold of a repeat is tested on."""
     splits = [fold_split(photos, folds, repeat, fold, copies) for fold in range(folds)]
     everything = {example.key for example in photos.examples("train")}
@@ -45,7 +48,7 @@ def tests_of(photos: Photos, folds: int, repeat: int, copies: tuple[frozenset[st
 
 @given(st.lists(st.integers(5, 17), min_size=2, max_size=5), st.integers(2, 5), st.integers(0, 3))
 def test_each_photo_is_tested_once_and_every_class_is_spread_evenly(counts: list[int], folds: int, repeat: int) -> None:
-    tests = tests_of(Photos(tuple(counts)), folds, repeat)
+    tests = keys_by_fold(Photos(tuple(counts)), folds, repeat)
     assert Counter(key for test in tests for key in test).most_common(1)[0][1] == 1
     assert sum(map(len, tests)) == sum(counts)
     for label, count in enumerate(counts):
@@ -55,15 +58,15 @@ def test_each_photo_is_tested_once_and_every_class_is_spread_evenly(counts: list
 
 def test_the_folds_of_a_repeat_are_those_of_every_machine_and_of_no_other_repeat() -> None:
     photos = Photos((5, 5))
-    assert tests_of(photos, 5, 0) == tests_of(photos, 5, 0)
-    assert tests_of(photos, 5, 0) != tests_of(photos, 5, 1)
-    assert sorted(fold_split(photos, 5, 0, 0).test, key=lambda example: example.key)[0].key == "0/1"
+    assert keys_by_fold(photos, 5, 0) == keys_by_fold(photos, 5, 0)
+    assert keys_by_fold(photos, 5, 0) != keys_by_fold(photos, 5, 1)
+    assert sorted(fold_split(photos, 5, 0, 0).test, key=lambda example: example.key)[0].key == "0/4"
 
 
 def test_copies_of_a_photo_are_in_one_fold_whatever_their_class() -> None:
     copies = (frozenset({"0/0", "0/4"}), frozenset({"0/1", "1/3", "not there"}))
     for repeat in range(20):
-        tests = tests_of(Photos((6, 6)), 4, repeat, copies)
+        tests = keys_by_fold(Photos((6, 6)), 4, repeat, copies)
         for group in copies:
             assert sum(bool(test & group) for test in tests) == 1
 
