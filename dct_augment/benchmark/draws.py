@@ -27,7 +27,7 @@ class Draws:
     @property
     def shared_test(self) -> bool:
         """Whether all draws have the same test."""
-        return self.settings.protocol == "holdout"
+        return self.settings.protocol != "cross_validation"
 
     def split(self, shots: int, number: int) -> Split:
         """Return the images of one draw.

@@ -1,3 +1,4 @@
+import math
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from dct_augment import config
 from dct_augment.benchmark import pool
 from dct_augment.benchmark.arms import ARMS, arm_draws
+from dct_augment.benchmark.draws import Draws
 from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.benchmark.pool import TrialInputs
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials
@@ -22,7 +24,7 @@ from dct_augment.config import BenchmarkConfig, DownstreamConfig
 from dct_augment.datasets import few_shot
 from dct_augment.downstream.mixing import Mixture, SyntheticImages
 from dct_augment.errors import DatasetError, DctAugmentError, LeakError
-from dct_augment.records import ClassInfo, Example
+from dct_augment.records import ClassInfo, Example, Split
 from tests.conftest import CLASSES, ShardRun, speckled
 
 BENCHMARK = BenchmarkConfig(shots=2, seeds=2, per_class=3)
@@ -46,6 +48,14 @@ class Colors:
             for info in self.classes
             for n in range(4)
         ]
+
+
+@dataclass(frozen=True)
+class Photos(Colors):
+    """Four photos of each class, and neither validation nor test images."""
+
+    def examples(self, split: str) -> Sequence[Example]:
+        return super().examples(split) if split == "train" else []
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ def arm_folders(made: ShardRun) -> dict[str, Path]:
 @pytest.fixture
 def bench(made: ShardRun) -> TrialRunner:
     """A benchmark of three training steps on three colours."""
-    return TrialRunner(Colors(), arm_folders(made), BENCHMARK, DOWNSTREAM)
+    return TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), DOWNSTREAM)
 
 
 def test_the_plan_runs_every_arm_on_every_seed() -> None:
@@ -159,7 +169,7 @@ def test_the_same_picture_under_another_key_is_a_leak() -> None:
 
 def test_a_trial_refuses_a_leak() -> None:
     with pytest.raises(LeakError):
-        TrialRunner(Leaky(), {}, BENCHMARK, DOWNSTREAM).trial(TrialPlan("real", 0, 4))
+        TrialRunner(Draws(Leaky(), BENCHMARK), {}, DOWNSTREAM).trial(TrialPlan("real", 0, 4))
 
 
 def test_a_synthetic_image_that_is_a_test_picture_is_a_leak(made: ShardRun) -> None:
@@ -171,7 +181,7 @@ def test_a_synthetic_image_that_is_a_test_picture_is_a_leak(made: ShardRun) -> N
             extra = [Example("copy", 0, lambda: copied)] if split == "test" else []
             return [*super().examples(split), *extra]
 
-    bench = TrialRunner(Copied(), arm_folders(made), BENCHMARK, DOWNSTREAM)
+    bench = TrialRunner(Draws(Copied(), BENCHMARK), arm_folders(made), DOWNSTREAM)
     bench.trial(TrialPlan("real", 0, 2))
     with pytest.raises(LeakError, match=r"test image 'copy' is the same picture as training image 'crane-000002'"):
         bench.trial(TrialPlan("class_token", 0, 2, 3))
@@ -186,7 +196,7 @@ def test_a_few_shot_guide_refuses_a_leak(split: str, made: ShardRun) -> None:
             return [*super().examples(name), *extra]
 
     with pytest.raises(LeakError, match=f"{split} image 'copy'"):
-        TrialRunner(Copied(), arm_folders(made), BENCHMARK, DOWNSTREAM).guide(4, 0, 3)
+        TrialRunner(Draws(Copied(), BENCHMARK), arm_folders(made), DOWNSTREAM).guide(4, 0, 3)
 
 
 def test_a_few_shot_guide_sees_the_images_of_its_draw_alone(made: ShardRun) -> None:
@@ -200,7 +210,7 @@ def test_a_few_shot_guide_sees_the_images_of_its_draw_alone(made: ShardRun) -> N
 
             return [watched(one) for one in super().examples(split)]
 
-    bench = TrialRunner(Watched(), arm_folders(made), BENCHMARK, DOWNSTREAM)
+    bench = TrialRunner(Draws(Watched(), BENCHMARK), arm_folders(made), DOWNSTREAM)
     opened.clear()
     batches: list[torch.Tensor] = []
     keep = bench._mixture
@@ -232,9 +242,8 @@ def _recording(data: Mixture, seen: list[torch.Tensor]) -> Mixture:
 def test_every_arm_gives_a_trial(made: ShardRun, new_run: Callable[[str], ShardRun], arm: str) -> None:
     if arm in OWN_IMAGES:
         new_run(f"run/{arm}/2-4").draw()
-    bench = TrialRunner(
-        Colors(), arm_folders(made), BENCHMARK, DOWNSTREAM, accepted=frozenset({"crane-000001", "gull-000000"})
-    )
+    accepted = frozenset({"crane-000001", "gull-000000"})
+    bench = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), DOWNSTREAM, accepted=accepted)
     trial = bench.trial(TrialPlan(arm, 4, 2, 3 if arm in SYNTHETIC else 0))
     assert (trial.arm, trial.shots, trial.seed, trial.steps) == (arm, 2, 4, 3)
     assert trial.accuracy * 12 == sum(a == b for a, b in zip(trial.truth, trial.predicted, strict=True))
@@ -244,12 +253,14 @@ def test_every_arm_gives_a_trial(made: ShardRun, new_run: Callable[[str], ShardR
 
 def test_an_arm_with_images_of_its_own_does_not_use_those_of_another_draw(made: ShardRun) -> None:
     with pytest.raises(DatasetError, match=r"textual_inversion/2-4/shards holds no _info.json"):
-        TrialRunner(Colors(), arm_folders(made), BENCHMARK, DOWNSTREAM).trial(TrialPlan("textual_inversion", 4, 2, 3))
+        TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), DOWNSTREAM).trial(
+            TrialPlan("textual_inversion", 4, 2, 3)
+        )
 
 
 def test_the_filtered_arm_draws_accepted_images_alone(made: ShardRun) -> None:
     accepted = frozenset({"crane-000001", "gull-000000"})
-    bench = TrialRunner(Colors(), arm_folders(made), BENCHMARK, DOWNSTREAM, accepted=accepted)
+    bench = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), DOWNSTREAM, accepted=accepted)
     split = few_shot(Colors(), 2, 0)
     for arm, expected in (("class_token_filtered", accepted), ("class_token", None)):
         keys = set(bench._mixture(TrialPlan(arm, 0, 2, 4), split)._synthetic.keys)
@@ -270,7 +281,7 @@ def test_a_repeated_trial_trains_the_same_classifier(bench: TrialRunner, arm: st
 def test_trials_side_by_side_are_the_same_trials(made: ShardRun) -> None:
     downstream = DOWNSTREAM.model_copy(update={"steps": 12})
     plans = [TrialPlan("real", 3, 2), TrialPlan("class_token", 3, 2, 3), TrialPlan("real", 4, 2)]
-    source, before = TrialInputs(Colors(), arm_folders(made), BENCHMARK, downstream), torch.get_num_threads()
+    source, before = TrialInputs(Draws(Colors(), BENCHMARK), arm_folders(made), downstream), torch.get_num_threads()
     found = [
         [replace(trial, seconds=0.0) for trial in pool.run(source, plans, processes=processes)]
         for processes in (1, 2, 9)
@@ -281,17 +292,66 @@ def test_trials_side_by_side_are_the_same_trials(made: ShardRun) -> None:
 
 
 def test_a_leak_is_found_in_every_process(made: ShardRun) -> None:
-    inputs = TrialInputs(Leaky(), arm_folders(made), BENCHMARK, DOWNSTREAM)
+    inputs = TrialInputs(Draws(Leaky(), BENCHMARK), arm_folders(made), DOWNSTREAM)
     with pytest.raises(LeakError):
         list(pool.run(inputs, [TrialPlan("real", 0, 4)] * 2, processes=2))
 
 
 def test_a_process_that_dies_is_one_message(made: ShardRun) -> None:
-    inputs = TrialInputs(Deadly(), arm_folders(made), BENCHMARK, DOWNSTREAM)
+    inputs = TrialInputs(Draws(Deadly(), BENCHMARK), arm_folders(made), DOWNSTREAM)
     with pytest.raises(DctAugmentError, match=r"one of 2 benchmark processes died"):
         list(pool.run(inputs, [TrialPlan("real", 0, 2)] * 2, processes=2))
 
 
 def test_the_classifier_learns_colours(made: ShardRun) -> None:
     downstream = DOWNSTREAM.model_copy(update={"steps": 40})
-    assert TrialRunner(Colors(), arm_folders(made), BENCHMARK, downstream).trial(TrialPlan("real", 0, 2)).accuracy > 0.8
+    assert (
+        TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), downstream).trial(TrialPlan("real", 0, 2)).accuracy
+        > 0.8
+    )
+
+
+FOLDS = BenchmarkConfig(protocol="cross_validation", folds=2, repeats=2, arms=("real", "class_token"), shots=2)
+
+
+def test_a_repeat_of_cross_validation_has_a_trial_per_fold_and_arm() -> None:
+    assert [(plan.arm, plan.seed) for plan in plan_trials(FOLDS)] == [
+        (arm, draw) for draw in range(4) for arm in ("real", "class_token")
+    ]
+    with_own_images = FOLDS.model_copy(update={"arms": ("textual_inversion",)})
+    assert [draw.seed for draw in arm_draws(with_own_images)] == [0, 1, 2, 3]
+
+
+def test_each_photo_is_tested_once_a_repeat_by_a_classifier_that_has_not_seen_it(made: ShardRun) -> None:
+    class Recorded(Draws):
+        def split(self, shots: int, number: int) -> Split:
+            splits[number] = super().split(shots, number)
+            return splits[number]
+
+    splits: dict[int, Split] = {}
+    runner = TrialRunner(Recorded(Photos(), FOLDS), arm_folders(made), DOWNSTREAM)
+    for repeat in (0, 1):
+        trials = [runner.trial(TrialPlan("real", 2 * repeat + fold, 2)) for fold in (0, 1)]
+        tested = [example for trial in trials for example in splits[trial.seed].test]
+        assert sorted(example.key for example in tested) == sorted(
+            example.key for example in Photos().examples("train")
+        )
+        assert [label for trial in trials for label in trial.truth] == [example.label for example in tested]
+        assert all(math.isnan(trial.val_accuracy) for trial in trials)
+
+
+def test_a_copy_of_a_photo_in_another_fold_is_a_leak_unless_it_is_known(made: ShardRun) -> None:
+    class Doubled(Photos):
+        def examples(self, split: str) -> Sequence[Example]:
+            found = list(super().examples(split))
+            return [*found, Example("copy", found[0].label, found[0].open)] if found else found
+
+    first = Doubled().examples("train")[0].key
+    known = TrialRunner(Draws(Doubled(), FOLDS, [frozenset({first, "copy"})]), {}, DOWNSTREAM)
+    for draw in FOLDS.draws:
+        known.trial(TrialPlan("real", draw, 2))
+    draws = Draws(Doubled(), FOLDS)
+    keys = [{example.key for example in draws.split(2, draw).test} for draw in FOLDS.draws]
+    apart = next(draw for draw in FOLDS.draws if len(keys[draw] & {first, "copy"}) == 1)
+    with pytest.raises(LeakError, match="copy"):
+        TrialRunner(draws, {}, DOWNSTREAM).trial(TrialPlan("real", apart, 2))
