@@ -162,7 +162,8 @@ class Trial:
     It is trained with at most `per_class` synthetic images of each class.
 
     `truth` and `predicted` are class indices of the test images, in their order; `val_accuracy` is that of the state
-    that was tested, NaN without a validation split.
+    that was tested, NaN without a validation split. `logits` (N, K) of these images are kept in cross-validation alone,
+    where they calibrate the classifier that the user keeps.
     """
 
     arm: str
@@ -175,6 +176,7 @@ class Trial:
     seconds: float
     truth: tuple[int, ...] = field(repr=False)
     predicted: tuple[int, ...] = field(repr=False)
+    logits: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
 
 
 class StageName(StrEnum):
@@ -186,6 +188,7 @@ class StageName(StrEnum):
     ARMS = "arms"
     BENCHMARK = "benchmark"
     METRICS = "metrics"
+    CLASSIFIER = "classifier"
     REPORT = "report"
 
 

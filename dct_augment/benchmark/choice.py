@@ -22,6 +22,40 @@ class ArmChoice:
     optimistic: bool
 
 
+@dataclass(frozen=True)
+class SyntheticEffect:
+    """What synthetic images do: the accuracy of the best arm with them minus that of the best one without, paired."""
+
+    arm: str
+    baseline: str
+    difference: Estimate
+
+    @property
+    def verdict(self) -> str:
+        """Say it in words; a difference whose interval holds 0 is not clear."""
+        if self.difference.low > 0:
+            return "Synthetic images help."
+        return "Synthetic images hurt." if self.difference.high < 0 else "Synthetic images make no clear difference."
+
+
+def synthetic_effect(
+    trials: pd.DataFrame, synthetic: Collection[str], real: Collection[str], folds: int | None = None
+) -> SyntheticEffect | None:
+    """Compare the best of the arms with synthetic images with the best of those without; None if either is missing.
+
+    The best two are chosen by the same trials, so the difference is a little optimistic for both.
+    """
+    accuracies = _by_draw(trials, "accuracy")
+    with_images = accuracies[[arm for arm in accuracies if arm in synthetic]]
+    without = accuracies[[arm for arm in accuracies if arm in real]]
+    if with_images.empty or without.empty:
+        return None
+    arm, baseline = _best(with_images), _best(without)
+    differences = [round(float(value), 10) for value in accuracies[arm] - accuracies[baseline]]
+    mean = mean_of_folds(differences, folds, (-1, 1)) if folds else mean_t(differences, (-1, 1))
+    return SyntheticEffect(arm, baseline, mean)
+
+
 def choose(trials: pd.DataFrame, arms: Collection[str], folds: int | None = None) -> ArmChoice | None:
     """Choose the best of some arms; None if there is no trial of any.
 

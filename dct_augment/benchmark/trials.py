@@ -4,13 +4,16 @@ Every arm takes the same number of gradient steps on batches of the same size; a
 validation split chooses the state that is tested, and the test split is read once, after the last step.
 """
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from dct_augment.benchmark.arms import ARMS, Arm, ArmFolders, arm_folder
@@ -19,7 +22,7 @@ from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
 from dct_augment.downstream import training
 from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
-from dct_augment.downstream.prediction import predict
+from dct_augment.downstream.prediction import answer
 from dct_augment.downstream.transforms import InMemoryImages, Transforms, model_input
 from dct_augment.generation.shards import FOLDERS
 from dct_augment.images import content
@@ -64,6 +67,15 @@ def _plan(arm: Arm, seed: int, shots: int, per_class: int) -> TrialPlan:
     return TrialPlan(arm.name, seed, shots, per_class if arm.images is not None else 0)
 
 
+@dataclass(frozen=True)
+class FinalClassifier:
+    """A classifier of all photos, frozen; labels (N,) and logits (N, K) of its validation images, if it has any."""
+
+    model: nn.Module
+    truth: Sequence[int] = ()
+    logits: NDArray[np.float32] | None = None
+
+
 class TrialRunner:
     """Runs trials of the draws of one data set against the images in the `arm_folders` of its arms.
 
@@ -105,13 +117,38 @@ class TrialRunner:
         """
         with _one_thread() if self._device == "cpu" else nullcontext():
             split = self._draws.split(shots, seed)
-            return self._fit(TrialPlan("real+strong_aug", seed, shots), split, classes, chosen=False).model
+            return self._fit(TrialPlan("real+strong_aug", seed, shots), split, classes, validation=None).model
+
+    def classifier(self, arm: str, split: Split, labels: Mapping[int, int], per_class: int) -> FinalClassifier:
+        """Train the classifier that the user keeps, in an arm whose images are not of one draw.
+
+        Args:
+            arm: one of `ARMS`.
+            split: `train` are all photos that it may learn from; `val`, if there is any, chooses the state of training.
+            labels: the output of each class, by its index; images of other classes are left out.
+            per_class: synthetic images of each class, if the arm has any.
+
+        Raises:
+            LeakError: a validation image is among the training images, real or synthetic.
+        """
+        train, val = _relabel(split.train, labels), _relabel(split.val, labels)
+        with _one_thread() if self._device == "cpu" else nullcontext():
+            split = Split(split.shots, split.seed, train, val, ())
+            validation = self._read(val) if val else None
+            plan = TrialPlan(arm, split.seed, split.shots, per_class)
+            fitted = self._fit(plan, split, len(labels), validation=validation, labels=labels)
+            if validation is None:
+                return FinalClassifier(fitted.model)
+            truth, logits = answer(fitted.model, validation, self._device)
+            return FinalClassifier(fitted.model, tuple(truth), logits.numpy())
 
     def _trial(self, plan: TrialPlan) -> Trial:
         began = time.monotonic()
         split = self._draws.split(plan.shots, plan.seed)
-        fitted = self._fit(plan, split, 1 + max(info.index for info in self._draws.dataset.classes))
-        truth, predicted = predict(fitted.model, self._test(split), self._device)
+        classes = 1 + max(info.index for info in self._draws.dataset.classes)
+        fitted = self._fit(plan, split, classes, validation=self._val(split))
+        truth, logits = answer(fitted.model, self._test(split), self._device)
+        predicted = logits.argmax(1).tolist()
         right = sum(label == prediction for label, prediction in zip(truth, predicted, strict=True))
         return Trial(
             plan.arm,
@@ -124,17 +161,26 @@ class TrialRunner:
             time.monotonic() - began,
             tuple(truth),
             tuple(predicted),
+            () if self._draws.shared_test else tuple(tuple(row) for row in logits.double().numpy().round(4).tolist()),
         )
 
-    def _fit(self, plan: TrialPlan, split: Split, classes: int, *, chosen: bool = True) -> training.TrainedClassifier:
+    def _fit(
+        self,
+        plan: TrialPlan,
+        split: Split,
+        classes: int,
+        *,
+        validation: InMemoryImages | None,
+        labels: Mapping[int, int] | None = None,
+    ) -> training.TrainedClassifier:
         refuse_leaks(split, self._contents(plan), self._content_of)
         return training.fit(
-            self._mixture(plan, split),
+            self._mixture(plan, split, labels),
             self._downstream,
             classes=classes,
             seed=seed_from("classifier", plan.seed) % 2**32,
             mixed=ARMS[plan.arm].strong_augmentation,
-            validation=self._val(split) if chosen else None,
+            validation=validation,
             device=self._device,
         )
 
@@ -174,7 +220,7 @@ class TrialRunner:
             return None
         return arm_folder(self._arm_folders, plan.arm, plan.shots, plan.seed) / FOLDERS[kind]
 
-    def _mixture(self, plan: TrialPlan, split: Split) -> Mixture:
+    def _mixture(self, plan: TrialPlan, split: Split, labels: Mapping[int, int] | None) -> Mixture:
         settings, arm, folder = self._downstream, ARMS[plan.arm], self._shards(plan)
         transform = self._transforms.strong if arm.strong_augmentation else self._transforms.light
         synthetic = None
@@ -183,6 +229,7 @@ class TrialRunner:
                 folder,
                 per_class=plan.per_class,
                 only=self._accepted if arm.filtered else None,
+                labels=labels,
                 transform=transform,
             )
         return Mixture(
@@ -207,3 +254,8 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _relabel(examples: Sequence[Example], labels: Mapping[int, int]) -> tuple[Example, ...]:
+    """Give each example the output of its class as label."""
+    return tuple(dataclasses.replace(example, label=labels[example.label]) for example in examples)

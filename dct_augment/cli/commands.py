@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,16 @@ if TYPE_CHECKING:
     from dct_augment.config import Config
     from dct_augment.pipeline.run import Run
     from dct_augment.records import ProgressCallback
+
+
+class ExportFormat(StrEnum):
+    """What a classifier can be written as, beside its folder."""
+
+    ONNX = "onnx"
+    TORCH_EXPORT = "torch_export"
+
+
+_ENDINGS = {ExportFormat.ONNX: "onnx", ExportFormat.TORCH_EXPORT: "pt2"}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -139,6 +150,35 @@ def benchmark(
         run.benchmark()
         run.report()
         _summary(run.config)
+        run.check()
+
+
+@app.command()
+def fit(
+    config: ConfigName = "pocket",
+    full: Full = False,
+    overrides: Overrides = None,
+    classes: Classes = None,
+    output: Output = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+    export: Annotated[
+        ExportFormat | None, typer.Option("--format", help="write it for other programs, too: onnx or torch_export")
+    ] = None,
+) -> None:
+    """Train the classifier that you keep, in the best arm on all photos; makes missing trials first."""
+    settings = configure(config, overrides=overrides, classes=classes, output=output, device=device, full=full)
+    if dry_run:
+        return _plan(settings, tuple(StageName))
+    with running(settings) as run:
+        folder = run.fit()
+        typer.echo(f"classifier: {run.kept_classifier()}")
+        typer.echo(f"in {folder}; try: dct-augment predict {run.config.root} PICTURES")
+        if export:
+            from dct_augment.downstream.exporting import export_classifier
+
+            path = run.config.root / f"classifier.{_ENDINGS[export]}"
+            typer.echo(f"exported: {export_classifier(folder, export, path)}")
         run.check()
 
 

@@ -6,8 +6,8 @@ Both are map-style data sets for `torch.utils.data.DataLoader`, or for any loop 
 import io
 import json
 import tarfile
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class SyntheticImages:
     """The images of a shard folder: `(image, label)` by index, read from the tars on demand.
 
     `per_class` keeps only the first images of each class, by number, and `only` those of them with these keys;
+    `labels` gives the label of each class by that in the shards, and leaves out the images of all others;
     `transform` is applied to the picture. From a folder of version 0.1.0, which held plain-prompt images too, only the
     class-token images are read.
 
@@ -49,11 +50,14 @@ class SyntheticImages:
         *,
         per_class: int | None = None,
         only: Collection[str] | None = None,
+        labels: Mapping[int, int] | None = None,
         transform: Transform | None = None,
     ) -> None:
         self._transform = transform
         folder = Path(folder)
         stored = [image for name in _tar_names(folder) for image in _index(folder / name)]
+        if labels is not None:
+            stored = [replace(image, label=labels[image.label]) for image in stored if image.label in labels]
         stored.sort(key=lambda image: (image.label, image.key))
         self._images: list[_StoredImage] = []
         counts: dict[int, int] = {}

@@ -8,17 +8,18 @@ from dct_augment.downstream.transforms import InMemoryImages
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: InMemoryImages, device: str = "cpu") -> tuple[list[int], list[int]]:
-    """Predict every image; return the labels and the predictions in order, as class indices."""
+def answer(model: nn.Module, images: InMemoryImages, device: str = "cpu") -> tuple[list[int], torch.Tensor]:
+    """Show every image to a classifier; return the labels and the logits (N, K) in order, float32 on the CPU."""
     truth: list[int] = []
-    predictions: list[int] = []
+    logits: list[torch.Tensor] = []
     for batch, labels in DataLoader(images, batch_size=128):
         truth += labels.tolist()
-        predictions += model(batch.to(device)).argmax(1).tolist()
-    return truth, predictions
+        logits.append(model(batch.to(device)).float().cpu())
+    return truth, torch.cat(logits)
 
 
 def accuracy(model: nn.Module, images: InMemoryImages, device: str = "cpu") -> float:
     """Give the share of the images that are recognised."""
-    truth, predictions = predict(model, images, device)
-    return sum(label == prediction for label, prediction in zip(truth, predictions, strict=True)) / len(truth)
+    truth, logits = answer(model, images, device)
+    predicted = logits.argmax(1).tolist()
+    return sum(label == prediction for label, prediction in zip(truth, predicted, strict=True)) / len(truth)

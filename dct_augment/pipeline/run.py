@@ -19,11 +19,12 @@ from dct_augment import config as configuration
 from dct_augment import files
 from dct_augment.benchmark import arm_comparisons
 from dct_augment.benchmark.arms import ARMS
+from dct_augment.classifiers import kept
 from dct_augment.errors import TokenTrainingError
 from dct_augment.generation import plan
 from dct_augment.metrics.accuracy import class_titles
 from dct_augment.pipeline.context import RunContext
-from dct_augment.pipeline.stages import IMAGE_STAGES, STAGES, ImageStage, Stage, TokenStage, TrialStage
+from dct_augment.pipeline.stages import IMAGE_STAGES, STAGES, ClassifierStage, ImageStage, Stage, TokenStage, TrialStage
 from dct_augment.records import ClassInfo, ImageKind, Progress, StageName, WorkUnit
 from dct_augment.report.page import write_report
 from dct_augment.report.real_images import RealImageSection, load_section
@@ -39,7 +40,19 @@ _NEEDED_STAGES = {
     StageName.ARMS: {StageName.ARMS},
     StageName.BENCHMARK: {StageName.BENCHMARK, StageName.METRICS},
     StageName.METRICS: {StageName.BENCHMARK, StageName.METRICS},
-    StageName.REPORT: {StageName.TOKENS, StageName.CLASS_TOKEN_IMAGES, StageName.BENCHMARK, StageName.METRICS},
+    StageName.CLASSIFIER: {
+        StageName.TOKENS,
+        StageName.CLASS_TOKEN_IMAGES,
+        StageName.BENCHMARK,
+        StageName.CLASSIFIER,
+    },
+    StageName.REPORT: {
+        StageName.TOKENS,
+        StageName.CLASS_TOKEN_IMAGES,
+        StageName.BENCHMARK,
+        StageName.METRICS,
+        StageName.CLASSIFIER,
+    },
 }
 """The stages that each goal needs, whatever the arms."""
 
@@ -80,6 +93,15 @@ class Run(RunContext):
         """Run the trials that are missing, after the images they need."""
         self.run_stages(self.stages(StageName.BENCHMARK))
 
+    def fit(self) -> Path:
+        """Train the classifier that is kept, after all that chooses how; return its folder."""
+        self.run_stages(self.stages(StageName.CLASSIFIER))
+        return self.config.root / kept.FOLDER
+
+    def kept_classifier(self) -> str:
+        """Say in one line which arm was kept, how good it is, and whether synthetic images help."""
+        return ClassifierStage(self).summary()
+
     def run_all(self) -> Path:
         """Run all stages; return the report's page."""
         self.run_stages(self.stages(StageName.REPORT))
@@ -110,7 +132,7 @@ class Run(RunContext):
                 yield ImageStage(self, kind)
         if measuring and StageName.TOKENS in names and not self._has_tokens():
             self.check()
-        for name in (StageName.ARMS, StageName.BENCHMARK, StageName.METRICS):
+        for name in (StageName.ARMS, StageName.BENCHMARK, StageName.METRICS, StageName.CLASSIFIER):
             if name in names:
                 yield STAGES[name](self)
 

@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from dct_augment.benchmark.choice import choose
+from dct_augment.benchmark.choice import choose, synthetic_effect
 
 
 def trials(**accuracies: list[float]) -> pd.DataFrame:
@@ -53,3 +53,26 @@ def test_only_some_arms_may_be_chosen_and_of_equal_ones_the_first() -> None:
     assert choice is not None
     assert choice.arm == "real"
     assert choose(table, {"other"}, folds=2) is None
+
+
+@pytest.mark.parametrize(
+    ("token", "verdict"),
+    [
+        ([0.7, 0.72, 0.71, 0.7], "Synthetic images help."),
+        ([0.3, 0.32, 0.31, 0.3], "Synthetic images hurt."),
+        ([0.9, 0.2, 0.8, 0.3], "Synthetic images make no clear difference."),
+    ],
+)
+def test_what_synthetic_images_do_is_said_by_the_interval_of_the_paired_difference(
+    token: list[float], verdict: str
+) -> None:
+    table = trials(real=[0.4, 0.4, 0.4, 0.4], strong=[0.5, 0.5, 0.5, 0.5], plain=[0.1] * 4, token=token)
+    effect = synthetic_effect(table, {"plain", "token"}, {"real", "strong"}, folds=2)
+    assert effect is not None
+    assert (effect.arm, effect.baseline, effect.verdict) == ("token", "strong", verdict)
+    assert effect.difference.mean == pytest.approx(sum(token) / 4 - 0.5)
+
+
+def test_without_both_kinds_of_arms_nothing_is_said_of_synthetic_images() -> None:
+    assert synthetic_effect(trials(real=[0.5, 0.5]), {"token"}, {"real"}) is None
+    assert synthetic_effect(pd.DataFrame(columns=["arm", "seed", "accuracy"]), {"token"}, {"real"}) is None

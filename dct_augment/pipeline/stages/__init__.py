@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.arms import ArmStage
+from dct_augment.pipeline.stages.classifier import ClassifierStage
 from dct_augment.pipeline.stages.images import IMAGE_STAGES, ImageStage
 from dct_augment.pipeline.stages.metrics import MetricStage
 from dct_augment.pipeline.stages.stage import Stage
@@ -15,7 +16,17 @@ from dct_augment.pipeline.stages.tokens import TokenStage
 from dct_augment.pipeline.stages.trials import TrialStage
 from dct_augment.records import ImageKind, StageName
 
-__all__ = ["IMAGE_STAGES", "STAGES", "ArmStage", "ImageStage", "MetricStage", "Stage", "TokenStage", "TrialStage"]
+__all__ = [
+    "IMAGE_STAGES",
+    "STAGES",
+    "ArmStage",
+    "ClassifierStage",
+    "ImageStage",
+    "MetricStage",
+    "Stage",
+    "TokenStage",
+    "TrialStage",
+]
 
 STAGES: Mapping[StageName, Callable[[RunContext], Stage]] = {
     StageName.TOKENS: TokenStage,
@@ -24,5 +35,6 @@ STAGES: Mapping[StageName, Callable[[RunContext], Stage]] = {
     StageName.ARMS: ArmStage,
     StageName.BENCHMARK: TrialStage,
     StageName.METRICS: MetricStage,
+    StageName.CLASSIFIER: ClassifierStage,
 }
 """How each stage with work units is made, in the order of a run."""

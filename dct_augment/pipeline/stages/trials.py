@@ -63,7 +63,7 @@ class TrialStage(Stage):
     def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
         """Run one trial and record it; several threads may, within `worker_pool`."""
         plan = self._plans[unit.number]
-        trial = self._pool.trial(plan) if self._pool else self._runner.trial(plan)
+        trial = self._pool.trial(plan) if self._pool else self.runner.trial(plan)
         self._records.write(plan, trial)
 
     def do_all(self, units: Sequence[WorkUnit], on_progress: ProgressCallback = ignore_progress) -> None:
@@ -94,7 +94,7 @@ class TrialStage(Stage):
         """Write `benchmark/trials.parquet`: a row per trial."""
         trials = self.trials()
         if len(trials):
-            _write_table(trials, self._folder / "trials.parquet")
+            _write_table(trials.drop(columns="logits"), self._folder / "trials.parquet")
 
     def trials(self) -> pd.DataFrame:
         """Read the recorded trials of the plan that were made with today's settings and images."""
@@ -118,15 +118,18 @@ class TrialStage(Stage):
         return filter_images(self._context.shards[ImageKind.CLASS_TOKEN], settings.filter_confidence)
 
     @cached_property
-    def _inputs(self) -> TrialInputs:
-        accepted: frozenset[str] = frozenset()
-        if len(self.filtered):
-            accepted = frozenset(self.filtered.loc[self.filtered["accepted"], "key"])
-        context, config = self._context, self._config
-        return TrialInputs(context.draws(), context.arm_folders, config.downstream, accepted)
+    def accepted(self) -> frozenset[str]:
+        """The keys of the images that the filter let through."""
+        return frozenset(self.filtered.loc[self.filtered["accepted"], "key"]) if len(self.filtered) else frozenset()
 
     @cached_property
-    def _runner(self) -> TrialRunner:
+    def _inputs(self) -> TrialInputs:
+        context, config = self._context, self._config
+        return TrialInputs(context.draws(), context.arm_folders, config.downstream, self.accepted)
+
+    @cached_property
+    def runner(self) -> TrialRunner:
+        """What runs trials in this process."""
         return self._inputs.make(self._context.device)
 
     def _write_splits(self) -> None:

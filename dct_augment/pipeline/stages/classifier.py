@@ -1,0 +1,266 @@
+"""The stage of the classifier that the user keeps: in the best arm, trained on all photos."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dct_augment import calibration, datasets
+from dct_augment import config as configuration
+from dct_augment.benchmark.arms import ARMS
+from dct_augment.benchmark.choice import ArmChoice, SyntheticEffect, choose, synthetic_effect
+from dct_augment.benchmark.trials import FinalClassifier
+from dct_augment.classifiers import kept
+from dct_augment.config import DatasetOnDisk
+from dct_augment.downstream.mixing import SyntheticImages
+from dct_augment.downstream.saving import AccuracyEstimate, ClassifierFacts, save_classifier
+from dct_augment.generation.shards import FOLDERS
+from dct_augment.intervals import Estimate, mean_of_folds, mean_t
+from dct_augment.pipeline.context import RunContext
+from dct_augment.pipeline.stages.stage import Stage
+from dct_augment.pipeline.stages.trials import TrialStage
+from dct_augment.records import (
+    ImageKind,
+    Progress,
+    ProgressCallback,
+    Split,
+    StageName,
+    WorkUnit,
+    ignore_progress,
+)
+
+_REAL_ARMS = tuple(name for name, arm in ARMS.items() if arm.images is None)
+_METHODS = {
+    "other_folds": "cross-validation; for each fold the other folds chose the arm; interval: corrected resampled t",
+    "validation": "on the test split, which had no part in choosing; interval: Student's t over few-shot draws",
+    "test": "optimistic: the same images chose the arm; interval: Student's t over few-shot draws",
+}
+
+
+_Answers = tuple[np.ndarray, np.ndarray]
+"""Logits (N, K) and labels (N,)."""
+
+
+class ClassifierStage(Stage):
+    """The kept classifier, in `classifier/` of the run folder; one unit.
+
+    It is trained in the arm with the best accuracy of those whose images can be made from all photos.
+    """
+
+    name = StageName.CLASSIFIER
+
+    def __init__(self, context: RunContext) -> None:
+        super().__init__(context)
+        self._trial_stage = TrialStage(context)
+        self._folder: Path = self._config.root / kept.FOLDER
+
+    def pending(self) -> tuple[WorkUnit, ...]:
+        """Plan the classifier if there are trials to choose by, and none that was made like today's."""
+        if self.choice is None or self._recorded_identity() == self._identity:
+            return ()
+        return (WorkUnit(self.name, 0, self.choice.arm, 1),)
+
+    def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
+        """Train the classifier and write its folder."""
+        assert self.choice is not None
+        split = self._photos
+        arm, per_class = self._images_of(self.choice.arm), self._config.benchmark.per_class
+        final = self._trial_stage.runner.classifier(arm, split, self._outputs, per_class)
+        save_classifier(self._folder, final.model, self._config.downstream, self._facts(self.choice, split, final))
+        on_progress(Progress(self.name, 1, 1, self.summary()))
+
+    def publish(self) -> None:
+        """Write nothing: the folder is its own index."""
+
+    def summary(self) -> str:
+        """Say in one line which arm was kept, how good it is, and whether synthetic images help."""
+        if self.choice is None:
+            return "no trials to choose an arm by"
+        accuracy = self.choice.accuracy
+        optimistic = " (optimistic: the same images chose the arm)" if self.choice.optimistic else ""
+        effect = f" {self.effect.verdict}" if self.effect else ""
+        return f"{self.choice.arm}, accuracy {_percent(accuracy)}{optimistic}.{effect}"
+
+    @cached_property
+    def choice(self) -> ArmChoice | None:
+        """The arm to keep; None if there are no trials."""
+        return choose(self._trials, self._candidates, self._folds)
+
+    @cached_property
+    def effect(self) -> SyntheticEffect | None:
+        """What synthetic images do; None if no two arms can be compared."""
+        synthetic = [arm for arm in self._candidates if arm not in _REAL_ARMS]
+        return synthetic_effect(self._trials, synthetic, _REAL_ARMS, self._folds)
+
+    @property
+    def _folds(self) -> int | None:
+        settings = self._config.benchmark
+        return settings.folds if settings.protocol == "cross_validation" else None
+
+    @cached_property
+    def _candidates(self) -> tuple[str, ...]:
+        """The arms that can be kept: their images are of the run, and their accuracy is honest."""
+        return tuple(arm for arm in self._config.benchmark.arms if self._can_be_kept(arm))
+
+    def _can_be_kept(self, arm: str) -> bool:
+        few_shot = self._context.has_few_shot_guide
+        if ARMS[arm].tokens_from is not None:
+            return few_shot and ARMS[arm].tokens_from == "few_shot_guide"
+        # A guide of all photos has seen the test of every fold.
+        saw_the_test = few_shot and self._folds is not None and ARMS[arm].images is ImageKind.CLASS_TOKEN
+        return not saw_the_test
+
+    def _images_of(self, arm: str) -> str:
+        """The arm with the images of the run that stand for those of a draw."""
+        return "class_token" if ARMS[arm].own_images else arm
+
+    @cached_property
+    def _trials(self) -> pd.DataFrame:
+        """The trials at the setting at which arms are compared."""
+        trials, settings = self._trial_stage.trials(), self._config.benchmark
+        return trials[(trials["shots"] == settings.shot_count) & trials["per_class"].isin([0, settings.per_class])]
+
+    @cached_property
+    def _outputs(self) -> dict[int, int]:
+        """The output of each class, by its index."""
+        return {info.index: place for place, info in enumerate(self._context.classes)}
+
+    @cached_property
+    def _photos(self) -> Split:
+        """All training images that can be read; validation images choose the state of training."""
+        return datasets.few_shot(self._context.real_images(), "all", 0)
+
+    @cached_property
+    def _identity(self) -> str:
+        """Hash all that decides the classifier: settings, arm, trials, images."""
+        assert self.choice is not None
+        shards = self._shards
+        tars = [] if shards is None else [shards.digest(spec) for spec in shards.layout()]
+        classes = [info.slug for info in self._context.classes]
+        trials = sorted(self._trials["identity"])
+        return configuration.fingerprint(self._context.identity("benchmark"), self.choice.arm, classes, trials, tars)
+
+    @property
+    def _shards(self) -> Any:
+        assert self.choice is not None
+        kind = ARMS[self.choice.arm].images
+        return None if kind is None else self._context.shards[kind]
+
+    def _recorded_identity(self) -> str:
+        try:
+            recorded = json.loads((self._folder / kept.FILE).read_text(encoding="utf-8"))
+            return str(recorded["made_from"]["identity"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+    def _facts(self, choice: ArmChoice, split: Split, final: FinalClassifier) -> ClassifierFacts:
+        """What the classifier was made of and how good it is."""
+        classes = [dataclasses.replace(info, index=self._outputs[info.index]) for info in self._context.classes]
+        answers = self._answers(choice.arm, final)
+        temperature, error = _calibrate(answers)
+        return ClassifierFacts(
+            classes=tuple(classes),
+            arm=choice.arm,
+            photos=self._by_slug([example.label for example in split.train]),
+            synthetic=self._by_slug(self._synthetic_labels()),
+            dataset=self._context.dataset.name,
+            temperature=temperature,
+            accuracy=_accuracy(choice.accuracy, _METHODS[choice.by]),
+            arms=self._accuracy_by_arm(),
+            finding=self.effect.verdict if self.effect else "",
+            confusion=self._confusion(choice.arm),
+            calibration_error=error,
+            made_from={"identity": self._identity, **self._hashes()},
+        )
+
+    def _by_slug(self, labels: Sequence[int]) -> dict[str, int]:
+        counts = Counter(labels)
+        return {info.slug: counts[info.index] for info in self._context.classes}
+
+    def _synthetic_labels(self) -> Sequence[int]:
+        assert self.choice is not None
+        kind = ARMS[self.choice.arm].images
+        if kind is None:
+            return ()
+        return SyntheticImages(
+            self._config.root / FOLDERS[kind],
+            per_class=self._config.benchmark.per_class,
+            only=self._trial_stage.accepted if ARMS[self.choice.arm].filtered else None,
+        ).labels
+
+    def _accuracy_by_arm(self) -> Mapping[str, AccuracyEstimate]:
+        estimates = {}
+        for arm, group in self._trials.groupby("arm", sort=False):
+            values = group["accuracy"].tolist()
+            mean = mean_of_folds(values, self._folds, (0, 1)) if self._folds else mean_t(values, (0, 1))
+            estimates[str(arm)] = _accuracy(mean, "mean over folds" if self._folds else "mean over few-shot draws")
+        return estimates
+
+    def _confusion(self, arm: str) -> list[list[int]]:
+        """Count (true class, predicted class) over the test images of all draws."""
+        counts = np.zeros((len(self._outputs),) * 2, int)
+        for row in self._trials[self._trials["arm"] == arm].to_dict("records"):
+            for truth, predicted in zip(row["truth"], row["predicted"], strict=True):
+                if predicted in self._outputs:
+                    counts[self._outputs[truth], self._outputs[predicted]] += 1
+        return [list(map(int, row)) for row in counts]
+
+    def _answers(self, arm: str, final: FinalClassifier) -> list[_Answers]:
+        """Logits and labels of images that had no part in training, in groups that were answered by one classifier."""
+        if self._folds is None:
+            if final.logits is None:
+                return []
+            half = np.arange(len(final.truth)) % 2
+            labels = np.array(final.truth)
+            return [(final.logits[half == number], labels[half == number]) for number in (0, 1)]
+        columns = list(self._outputs)
+        answers = []
+        for row in self._trials[self._trials["arm"] == arm].to_dict("records"):
+            labels = np.array([self._outputs[label] for label in row["truth"]])
+            answers.append((np.array(row["logits"])[:, columns], labels))
+        return answers
+
+    def _hashes(self) -> dict[str, str]:
+        """The hashes of what made the classifier, by name."""
+        hashes = {"settings": configuration.fingerprint(self._context.identity("benchmark"))}
+        if isinstance(self._config.dataset, DatasetOnDisk):
+            hashes["photos"] = configuration.fingerprint(self._context.identity("benchmark")["dataset"])
+        if self._shards is not None:
+            hashes["images"] = configuration.fingerprint([self._shards.digest(spec) for spec in self._shards.layout()])
+        return hashes
+
+
+def _calibrate(answers: Sequence[_Answers]) -> tuple[float, float | None]:
+    """Find the temperature of all answers, and the calibration error at temperatures that others of them chose."""
+    answers = [(logits, labels) for logits, labels in answers if len(labels)]
+    if not answers:
+        return 1.0, None
+    temperature = calibration.temperature(*_joined(answers))
+    if len(answers) < 2:
+        return temperature, None
+    probabilities = []
+    for number, (logits, _) in enumerate(answers):
+        others = answers[:number] + answers[number + 1 :]
+        probabilities.append(calibration.softmax(logits, calibration.temperature(*_joined(others))))
+    labels = np.concatenate([labels for _, labels in answers])
+    return temperature, calibration.expected_calibration_error(np.concatenate(probabilities), labels)
+
+
+def _joined(answers: Sequence[_Answers]) -> _Answers:
+    return np.concatenate([logits for logits, _ in answers]), np.concatenate([labels for _, labels in answers])
+
+
+def _accuracy(estimate: Estimate, method: str) -> AccuracyEstimate:
+    return AccuracyEstimate(estimate.mean, estimate.low, estimate.high, method)
+
+
+def _percent(estimate: Estimate) -> str:
+    if not np.isfinite(estimate.low):
+        return f"{estimate.mean:.0%}"
+    return f"{estimate.mean:.0%} (95 % interval {estimate.low:.0%} to {estimate.high:.0%})"
