@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dct_augment import classifiers, files
 from dct_augment.classifiers import Classifier
-from dct_augment.classifiers.few_shot import FewShotClassifier, fit
 from dct_augment.config import AnyClassifierConfig, FewShotClassifierConfig
 from dct_augment.records import ClassInfo, Example
+
+if TYPE_CHECKING:
+    from dct_augment.classifiers.few_shot import FewShotClassifier
 
 
 def few_shot_member(members: Sequence[AnyClassifierConfig]) -> FewShotClassifierConfig | None:
@@ -21,7 +24,7 @@ def make(
     classes: Sequence[ClassInfo],
     folder: Path,
     device: str,
-) -> tuple[Classifier, FewShotClassifier]:
+) -> tuple[Classifier, "FewShotClassifier"]:
     """Make a guide whose few-shot member knows these photos alone; what was made before is read from the folder.
 
     Args:
@@ -37,6 +40,8 @@ def make(
     Raises:
         ModelError: the backbone cannot be had, or the classes cannot be told apart.
     """
+    from dct_augment.classifiers.few_shot import FewShotClassifier, fit
+
     settings = few_shot_member(members)
     assert settings is not None
     if not folder.is_dir():

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from dct_augment import config
 from dct_augment.benchmark import pool
@@ -214,7 +215,7 @@ def test_a_few_shot_guide_sees_the_images_of_its_draw_alone(made: ShardRun) -> N
     opened.clear()
     batches: list[torch.Tensor] = []
     keep = bench._mixture
-    bench._mixture = lambda planned, split: _recording(keep(planned, split), batches)  # type: ignore[method-assign, assignment]
+    bench._mixture = lambda planned, split, labels: _recording(keep(planned, split, labels), batches)  # type: ignore[method-assign, assignment]
     guide = bench.guide(2, 5, 7)
     assert guide(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
     assert not any(weight.requires_grad for weight in guide.parameters())
@@ -263,7 +264,7 @@ def test_the_filtered_arm_draws_accepted_images_alone(made: ShardRun) -> None:
     bench = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), DOWNSTREAM, accepted=accepted)
     split = few_shot(Colors(), 2, 0)
     for arm, expected in (("class_token_filtered", accepted), ("class_token", None)):
-        keys = set(bench._mixture(TrialPlan(arm, 0, 2, 4), split)._synthetic.keys)
+        keys = set(bench._mixture(TrialPlan(arm, 0, 2, 4), split, None)._synthetic.keys)
         assert keys == expected if expected else len(keys) == 12
 
 
@@ -273,7 +274,8 @@ def test_a_repeated_trial_trains_the_same_classifier(bench: TrialRunner, arm: st
     weights = []
     for disturbance in (1, 2):
         random.seed(disturbance)
-        weights.append(bench._fit(planned, 3).model.state_dict())
+        split = few_shot(Colors(), planned.shots, planned.seed)
+        weights.append(bench._fit(planned, split, 3, validation=None).model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
@@ -355,3 +357,33 @@ def test_a_copy_of_a_photo_in_another_fold_is_a_leak_unless_it_is_known(made: Sh
     apart = next(draw for draw in FOLDS.draws if len(keys[draw] & {first, "copy"}) == 1)
     with pytest.raises(LeakError, match="copy"):
         TrialRunner(draws, {}, DOWNSTREAM).trial(TrialPlan("real", apart, 2))
+
+
+def test_the_kept_classifier_learns_from_all_photos_of_the_chosen_classes_alone(made: ShardRun) -> None:
+    read: list[str] = []
+
+    @dataclass(frozen=True)
+    class Watched(Photos):
+        def examples(self, split: str) -> Sequence[Example]:
+            return [replace(example, open=partial(_noted, read, example)) for example in super().examples(split)]
+
+    runner = TrialRunner(Draws(Watched(), FOLDS), arm_folders(made), DOWNSTREAM.model_copy(update={"steps": 9}))
+    photos = tuple(example for example in Watched().examples("train") if example.label != 1)
+    final = runner.classifier("class_token", Split(4, 0, photos, (), ()), {0: 0, 2: 1}, 3)
+    assert final.model(torch.zeros(2, 3, 32, 32)).shape == (2, 2)
+    assert final.logits is None
+    assert set(read) == {example.key for example in photos}
+
+
+def _noted(read: list[str], example: Example) -> Image.Image:
+    read.append(example.key)
+    return example.open()
+
+
+def test_validation_images_choose_and_calibrate_the_kept_classifier(made: ShardRun) -> None:
+    runner = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), DOWNSTREAM)
+    train, val = (tuple(Colors().examples(split)) for split in ("train", "val"))
+    final = runner.classifier("real", Split(4, 0, train, val, ()), {0: 2, 1: 1, 2: 0}, 0)
+    assert final.truth == tuple({0: 2, 1: 1, 2: 0}[example.label] for example in val)
+    assert final.logits is not None
+    assert final.logits.shape == (len(val), 3)
