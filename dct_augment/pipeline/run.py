@@ -256,6 +256,7 @@ class Run(RunContext):
                 filtered=trials.filtered,
                 real_images=self._real_image_section(),
                 other_trials=remark,
+                answer=ClassifierStage(self).answer_section(),
             )
 
     def _real_image_section(self) -> RealImageSection | None:

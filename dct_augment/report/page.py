@@ -17,11 +17,13 @@ from dct_augment.config import Config, dump
 from dct_augment.generation.shards import ShardFolder
 from dct_augment.metrics import accuracy
 from dct_augment.records import ClassInfo, ImageKind
+from dct_augment.report import answer as answer_section
 from dct_augment.report import charts, confusion_matrices, number_formats, thumbnails
 from dct_augment.report import real_images as real_image_section
+from dct_augment.report.answer import AnswerSection
 from dct_augment.report.arm_styles import arm_style, arms_in_page_order, in_page_order
 from dct_augment.report.real_images import RealImageSection
-from dct_augment.report.summary import KINDS, Tables, summarize
+from dct_augment.report.summary import KINDS, Tables, json_value, summarize
 
 CHARTS_BUDGET = 800_000
 """Characters of training curves in the page: some 120 classes."""
@@ -48,6 +50,7 @@ def write_report(
     filtered: pd.DataFrame | None = None,
     real_images: RealImageSection | None = None,
     other_trials: str = "",
+    answer: AnswerSection | None = None,
 ) -> Path:
     """Write `report/summary.json`, then `report/index.html`, under `root`; return the page's path.
 
@@ -65,6 +68,7 @@ def write_report(
         filtered: A row per image that the filter measured.
         real_images: What the look at the data set found; without it, the page has no such section.
         other_trials: A remark on recorded trials that were made with other settings; empty if there are none.
+        answer: What the run answers; without it, the page begins with the numbers.
 
     Raises:
         ShardError: a shard cannot be read.
@@ -80,6 +84,7 @@ def write_report(
     summary = summarize(config, classes, environment=environment, tables=tables)
     summary["real_images"] = real_image_section.summarize(real_images) if real_images else None
     summary["other_trials"] = other_trials or None
+    summary["answer"] = json_value(answer_section.summarize(answer)) if answer else None
     template = _jinja_environment().get_template("report.html.j2")
     page = template.render(
         summary=summary,
@@ -94,6 +99,7 @@ def write_report(
         gains_are_named=len(summary["gains"][_role_of_gains(summary)]) <= NAMED_GAINS,
         classes_by_gain=_classes_by_gain(summary),
         matrices=_matrices(summary),
+        mistake_images=answer_section.render_mistakes(answer) if answer else [],
         group_thumbnails=real_image_section.render_groups(real_images) if real_images else [],
     )
     files.write_text(root / "report" / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")

@@ -13,6 +13,7 @@ import pandas as pd
 
 from dct_augment import calibration, datasets
 from dct_augment import config as configuration
+from dct_augment.benchmark.answer import answer
 from dct_augment.benchmark.arms import ARMS
 from dct_augment.benchmark.choice import ArmChoice, SyntheticEffect, choose, synthetic_effect
 from dct_augment.benchmark.trials import FinalClassifier
@@ -22,10 +23,12 @@ from dct_augment.downstream.mixing import SyntheticImages
 from dct_augment.downstream.saving import AccuracyEstimate, ClassifierFacts, save_classifier
 from dct_augment.generation.shards import FOLDERS
 from dct_augment.intervals import Estimate, mean_of_folds, mean_t
+from dct_augment.metrics.accuracy import class_titles
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.trials import TrialStage
 from dct_augment.records import (
+    Example,
     ImageKind,
     Progress,
     ProgressCallback,
@@ -34,6 +37,10 @@ from dct_augment.records import (
     WorkUnit,
     ignore_progress,
 )
+from dct_augment.report.answer import AnswerSection, Mistake
+
+_MISTAKES = 12
+"""Mistakes that the report shows."""
 
 _REAL_ARMS = tuple(name for name, arm in ARMS.items() if arm.images is None)
 _METHODS = {
@@ -77,6 +84,38 @@ class ClassifierStage(Stage):
 
     def publish(self) -> None:
         """Write nothing: the folder is its own index."""
+
+    def answer_section(self) -> AnswerSection | None:
+        """What the report begins with; None if there are no trials to choose by."""
+        if self.choice is None:
+            return None
+        titles = class_titles(self._context.classes)
+        numbers = answer(self._trials, titles, self.choice, self.effect, self._folds)
+        return AnswerSection(numbers, self._recorded().get("calibration_error"), self._mistakes(titles))
+
+    def _mistakes(self, titles: Mapping[int, str]) -> list[Mistake]:
+        """The photos that the classifiers of the kept arm took for another class most often, beside one of that class."""
+        assert self.choice is not None
+        answers: dict[str, list[int]] = {}
+        photo_of: dict[str, Example] = {}
+        draws = self._context.draws()
+        for row in self._trials[self._trials["arm"] == self.choice.arm].to_dict("records"):
+            test = draws.split(row["shots"], row["seed"]).test
+            for example, predicted in zip(test, row["predicted"], strict=True):
+                answers.setdefault(example.key, []).append(predicted)
+                photo_of[example.key] = example
+        examples = {example.label: example for example in reversed(self._photos.train)}
+        mistakes = []
+        for key, predictions in answers.items():
+            photo = photo_of[key]
+            predicted, times = Counter(predictions).most_common(1)[0]
+            if predicted != photo.label and predicted in examples and predicted in titles:
+                mistakes.append((times / len(predictions), times, len(predictions), photo, predicted))
+        mistakes.sort(key=lambda mistake: (-mistake[0], -mistake[1]))
+        return [
+            Mistake(titles[photo.label], titles[predicted], times, tests, photo.open(), examples[predicted].open())
+            for _, times, tests, photo, predicted in mistakes[:_MISTAKES]
+        ]
 
     def summary(self) -> str:
         """Say in one line which arm was kept, how good it is, and whether synthetic images help."""
@@ -152,12 +191,16 @@ class ClassifierStage(Stage):
         kind = ARMS[self.choice.arm].images
         return None if kind is None else self._context.shards[kind]
 
-    def _recorded_identity(self) -> str:
+    def _recorded(self) -> dict[str, Any]:
+        """Read what is kept; nothing if the file is not there, or damaged."""
         try:
-            recorded = json.loads((self._folder / kept.FILE).read_text(encoding="utf-8"))
-            return str(recorded["made_from"]["identity"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
+            return dict(json.loads((self._folder / kept.FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    def _recorded_identity(self) -> str:
+        made_from = self._recorded().get("made_from")
+        return str(made_from.get("identity", "")) if isinstance(made_from, dict) else ""
 
     def _facts(self, choice: ArmChoice, split: Split, final: FinalClassifier) -> ClassifierFacts:
         """What the classifier was made of and how good it is."""

@@ -1,0 +1,60 @@
+"""The first section of the report: the answer of the run, and the mistakes of the classifier that is kept."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from dct_augment.report.data_uris import png_data_uri
+
+_SIDE = 96
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A photo that was taken for another class, in `times` of the `tests` that it had, and a photo of that class."""
+
+    truth: str
+    predicted: str
+    times: int
+    tests: int
+    photo: Image.Image
+    other: Image.Image
+
+
+@dataclass(frozen=True)
+class AnswerSection:
+    """The numbers of `benchmark.answer`, the calibration error of the kept classifier, and its mistakes."""
+
+    numbers: Mapping[str, Any]
+    calibration_error: float | None = None
+    mistakes: Sequence[Mistake] = field(default_factory=tuple)
+
+
+def summarize(section: AnswerSection) -> dict[str, Any]:
+    """Give the numbers of the section."""
+    return {
+        **section.numbers,
+        "calibration_error": section.calibration_error,
+        "mistakes": [
+            {
+                "truth": mistake.truth,
+                "predicted": mistake.predicted,
+                "times": mistake.times,
+                "tests": mistake.tests,
+            }
+            for mistake in section.mistakes
+        ],
+    }
+
+
+def render_mistakes(section: AnswerSection) -> list[tuple[str, str]]:
+    """Render the photo of each mistake and the other one as data URIs."""
+    return [(_small(mistake.photo), _small(mistake.other)) for mistake in section.mistakes]
+
+
+def _small(image: Image.Image) -> str:
+    copy = image.copy()
+    copy.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    return png_data_uri(copy, optimize=True)
