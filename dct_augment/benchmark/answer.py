@@ -1,4 +1,4 @@
-"""What a run answers: how good the classifier is with these photos, whether synthetic images help, and for which classes."""
+"""What a run answers: how good the classifier is with these photos, and which classes synthetic images help."""
 
 from collections.abc import Mapping
 from typing import Any

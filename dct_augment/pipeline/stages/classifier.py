@@ -94,7 +94,7 @@ class ClassifierStage(Stage):
         return AnswerSection(numbers, self._recorded().get("calibration_error"), self._mistakes(titles))
 
     def _mistakes(self, titles: Mapping[int, str]) -> list[Mistake]:
-        """The photos that the classifiers of the kept arm took for another class most often, beside one of that class."""
+        """The photos that the kept arm took for another class most often, each beside a photo of that class."""
         assert self.choice is not None
         answers: dict[str, list[int]] = {}
         photo_of: dict[str, Example] = {}
