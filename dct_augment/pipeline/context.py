@@ -18,6 +18,7 @@ from dct_augment.datasets import Overview
 from dct_augment.datasets.splits import index_hash
 from dct_augment.devices import resolve_device
 from dct_augment.diffusion import Backend, Sampler
+from dct_augment.errors import ModelError
 from dct_augment.generation.shards import shard_folders
 from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.prompt_check import check_class_names, check_lengths, check_start_words
@@ -35,7 +36,10 @@ class RunContext:
         self.classes = datasets.select(self.dataset, config.dataset.classes)
         check_class_names(config, self.dataset.classes)
         self.progress = progress
+        self.guided_classes = self.classes if self.has_few_shot_guide else self.dataset.classes
         self.photos_of_draw: tuple[Example, ...] | None = None
+        self.refusals: Mapping[str, str] = {}
+        self._refusal = ""
         self.tokens = TokenFolder(config.root / "tokens", self.dataset.name)
         self.shards = shard_folders(config.root, config.name)
 
@@ -109,14 +113,38 @@ class RunContext:
 
     @cached_property
     def guide(self) -> Classifier:
-        """The classifier whose gradient trains the tokens."""
+        """The classifier whose gradient trains the tokens.
+
+        Raises:
+            ModelError: it cannot be had, or is no better than chance.
+        """
         if not self.has_few_shot_guide:
             return self._classifier(self.config.guide, "guide")
-        made_of = [example.key for example in self.photos()], [info.name for info in self.dataset.classes]
+        made_of = [example.key for example in self.photos()], [info.name for info in self.classes]
         name = configuration.fingerprint(self.identity("tokens")["guide"], self.identity("arms"), *made_of)[:8]
-        folder = self.config.root / "guide" / name
-        guide, member = few_shot_guide.make(self.config.guide, self.photos(), self.dataset.classes, folder, self.device)
-        self.progress(Progress("guide", 0, 0, f"few_shot: {member.out_of_fold}"))
+        guide = self.make_guide(self.config.guide, self.config.root / "guide" / name)
+        if len(self.refusals) == len(self.classes):
+            raise ModelError(self._refusal)
+        return guide
+
+    def make_guide(self, members: Sequence[AnyClassifierConfig], folder: Path) -> Classifier:
+        """Make a guide of `photos`, or read what was made before from its folder; say how good it is.
+
+        A class for which it is no better than chance gets no token (`refusals`), unless others vote with it.
+
+        Raises:
+            ModelError: the backbone cannot be had.
+        """
+        guide, member = few_shot_guide.make(members, self.photos(), self.classes, folder, self.device)
+        measured = member.out_of_fold
+        for note in (measured.summary, *measured.notes):
+            self.progress(Progress("guide", 0, 0, f"few_shot: {note}"))
+        self._refusal = measured.refusal
+        if measured.refusal and len(members) == 1:
+            self.progress(Progress("guide", 0, 0, measured.refusal))
+            reason = "the few-shot guide is no better than chance for this class"
+            self.refusals = {info.slug: reason for info in self.classes if info.name in measured.refused}
+        vars(self)["guide"], self.guided_classes = guide, self.classes
         return guide
 
     @cached_property

@@ -35,7 +35,7 @@ def make(
         device: torch device.
 
     Returns:
-        The guide, and its few-shot member.
+        The guide, and its few-shot member, whose `out_of_fold` says how good it is.
 
     Raises:
         ModelError: the backbone cannot be had, or the classes cannot be told apart.

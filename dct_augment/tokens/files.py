@@ -150,6 +150,33 @@ class TokenFolder:
             files.write_text(self._failed(trained.info), json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
         return metadata
 
+    def refuse(
+        self, info: ClassInfo, reason: str, identity: Mapping[str, Any], base: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Record that no token of a class can be trained, and why; return the metadata, as those of `save`."""
+        metadata = {
+            "token": self.word(info),
+            "class": info.name,
+            "slug": info.slug,
+            "class_index": info.index,
+            "homonym": info.homonym,
+            "usable": False,
+            "stop_reason": reason,
+            "updates": 0,
+            "attempts": 0,
+            "unet_evaluations": 0,
+            **_certificate_columns(None),
+            "guide_probability": None,
+            "norm": None,
+            "losses": [],
+            "validations": "[]",
+            "origin": "refused",
+            "base_model": json.dumps(dict(base)),
+            "identity": dict(identity),
+        }
+        files.write_text(self._failed(info), json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
+        return metadata
+
     def import_token(
         self,
         token: Token,

@@ -6,10 +6,8 @@ from dct_augment import classifiers, files
 from dct_augment import config as configuration
 from dct_augment.benchmark.arms import ARMS, ArmDraw, arm_draws, arm_folder
 from dct_augment.benchmark.trials import TrialRunner
-from dct_augment.classifiers import Classifier
 from dct_augment.config import ClassifierConfig, Config
 from dct_augment.downstream.saving import save
-from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.images import ImageStage
 from dct_augment.pipeline.stages.stage import Stage
@@ -45,7 +43,7 @@ class ArmStage(Stage):
             files.sweep(inner.config.root)
             inner.use_photos(self._context.draws().split(draw.shots, draw.seed).train)
             if ARMS[draw.arm].tokens_from == "few_shot_guide":
-                inner.use_guide(self._guide(inner, draw))
+                self._make_guide(inner, draw)
             files.write_text(inner.config.root / "config.yaml", configuration.dump(inner.config))
             done = 0
             for stage in _inner_stages(inner):
@@ -92,15 +90,16 @@ class ArmStage(Stage):
             update["guide"] = (made, *others)
         return config.model_copy(update=update)
 
-    def _guide(self, inner: RunContext, draw: ArmDraw) -> Classifier:
-        """The classifier that has seen the images of one draw alone; trained if it is not there.
+    def _make_guide(self, inner: RunContext, draw: ArmDraw) -> None:
+        """Give the inner run a guide that has seen the images of its draw alone; made if it is not there.
 
-        It is the run's guide if that is `few_shot`, else the low-resource classifier.
+        It is made like the run's own if that is `few_shot`, else it is the low-resource classifier.
         """
         context, folder = self._context, inner.config.root / "guide"
         classes = context.dataset.classes
         if context.has_few_shot_guide:
-            return few_shot_guide.make(context.config.guide, inner.photos(), classes, folder, context.device)[0]
+            inner.make_guide(context.config.guide, folder)
+            return
         if not folder.is_dir():
             runner = TrialRunner(context.draws(), {}, self._config.downstream, context.device)
             labels = [info.name for info in sorted(classes, key=lambda info: info.index)]
@@ -108,7 +107,7 @@ class ArmStage(Stage):
                 guide = runner.guide(draw.shots, draw.seed, len(labels))
                 save(guide, self._config.downstream, labels, partial)
         member = ClassifierConfig(name=f"local-dir:{folder}", match="index")
-        return classifiers.load((member,), classes, device=context.device)
+        inner.use_guide(classifiers.load((member,), classes, device=context.device))
 
 
 def _as_part_of(unit: WorkUnit, before: int, on_progress: ProgressCallback) -> ProgressCallback:

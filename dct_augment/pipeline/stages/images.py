@@ -95,7 +95,7 @@ class ImageStage(Stage):
         context = self._context
         return Generator(
             context.sampler,
-            classes=context.dataset.classes,
+            classes=context.guided_classes,
             guide=context.guide,
             judge=context.judge,
             on_progress=context.progress,

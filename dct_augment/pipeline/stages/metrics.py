@@ -162,7 +162,7 @@ class MetricStage(Stage):
         return measured
 
     def _targets(self, classifier: Classifier, labels: list[int]) -> list[int]:
-        classes = self._context.dataset.classes
+        classes = self._context.guided_classes
         targets = dict(zip((info.index for info in classes), classifier.targets(classes), strict=True))
         return [targets[label] for label in labels]
 

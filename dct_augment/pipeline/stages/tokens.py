@@ -81,6 +81,10 @@ class TokenStage(Stage):
         finished = {slug for slug, info in class_of.items() if self._metadata(info)}
         missing = [slug for slug in unit.classes if slug not in finished]
         checkpoint = self._checkpoint(unit.number)
+        for info in (class_of[slug] for slug in missing):
+            if reason := context.refusals.get(info.slug):
+                context.tokens.refuse(info, reason, self._identity(info), context.base_model)
+        missing = [slug for slug in missing if slug not in context.refusals]
         if missing:
             state = checkpoint.read(missing, finished)
             order = [class_of[slug] for slug in (state["classes"] if state else missing)]
