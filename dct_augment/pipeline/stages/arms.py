@@ -41,7 +41,6 @@ class ArmStage(Stage):
         inner = self._inner(draw)
         with files.lock(inner.config.root):
             files.sweep(inner.config.root)
-            inner.use_photos(self._context.draws().split(draw.shots, draw.seed).train)
             if ARMS[draw.arm].tokens_from == "few_shot_guide":
                 self._make_guide(inner, draw)
             files.write_text(inner.config.root / "config.yaml", configuration.dump(inner.config))
@@ -60,12 +59,13 @@ class ArmStage(Stage):
         return len(self._context.classes) * (self._config.tokens.max_updates + self._config.benchmark.per_class)
 
     def _inner(self, draw: ArmDraw) -> RunContext:
-        """The run of one arm on one draw, with the models of this one."""
+        """The run of one arm on one draw, with the models of this one, and the photos of the draw."""
         context = self._context
         _ = context.backend, context.guide, context.judge  # loaded once for all draws
         inner = RunContext(self._inner_config(draw), context.progress)
         inner.reuse_models(context)
         inner.use_data(context)
+        inner.use_photos(context.draws().split(draw.shots, draw.seed).train)
         return inner
 
     def _inner_config(self, draw: ArmDraw) -> Config:

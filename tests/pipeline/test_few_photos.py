@@ -1,0 +1,171 @@
+"""A folder of a few photos per class, through the whole pipeline: folds, guides of photos, the kept classifier."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+import dct_augment
+from dct_augment import config
+from dct_augment.benchmark.arms import arm_draws
+from dct_augment.classifiers import few_shot
+from dct_augment.errors import DatasetError
+from dct_augment.images import content
+from dct_augment.pipeline.run import Run
+from dct_augment.pipeline.stages import ArmStage, ClassifierStage
+from dct_augment.records import StageName
+
+pytestmark = pytest.mark.slow
+
+BIRDS = {"crane": 2, "kiwi": 3, "flicker woodpecker": 3}
+"""How many photos of each class."""
+
+SMALL: dict[str, Any] = {
+    "model": {"path": "pocket"},
+    "guide": {"name": "few_shot", "backbone": "pocket/backbone", "heads": 2, "augmentations": 2},
+    "sampling": {"num_inference_steps": 2},
+    "tokens": {
+        "max_updates": 2,
+        "validate_every": 2,
+        "validation_images": 2,
+        "restarts": 0,
+        "certificate_images": 3,
+        "init_from": None,
+    },
+    "textual_inversion": {"steps": 2, "batch_size": 2},
+    "generation": {"per_class": 3, "shard_size": 9, "allow_uncertified": True},
+    "downstream": {"model": "pocket/backbone", "pretrained": True, "steps": 8, "batch_size": 8},
+    "benchmark": {"processes": 1, "per_class": 3},
+    "metrics": {"features": None},
+}
+
+
+def write_photos(folder: Path) -> None:
+    birds = dct_augment.load_dataset("pocket")
+    counts = dict.fromkeys(BIRDS, 0)
+    names = {info.index: info.name for info in birds.classes}
+    for example in birds.examples("train"):
+        name = names[example.label]
+        if counts.get(name, BIRDS.get(name, 0)) < BIRDS.get(name, 0):
+            path = folder / name / f"{counts[name]}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            example.open().save(path)
+            counts[name] += 1
+
+
+def settings_of(folder: Path, **benchmark: Any) -> config.Config:
+    values = {"name": "photos", "dataset": {"name": "folder", "path": str(folder / "photos")}, **SMALL}
+    values = {**values, "benchmark": {**SMALL["benchmark"], **benchmark}}
+    path = folder / "photos.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return config.load(str(path), output=folder / "run")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run."""
+    folder = tmp_path_factory.mktemp("few")
+    write_photos(folder / "photos")
+    run = Run(settings_of(folder))
+    run.run_all()
+    return folder
+
+
+def test_few_photos_are_tested_by_cross_validation_with_no_more_folds_than_photos(folder: Path) -> None:
+    resolved = yaml.safe_load((folder / "run" / "config.yaml").read_text(encoding="utf-8"))
+    assert resolved["benchmark"]["protocol"] == "cross_validation"
+    assert resolved["benchmark"]["folds"] == 2
+    assert (resolved["dataset"]["val"], resolved["dataset"]["test"]) == (0.0, 0.0)
+
+
+def test_every_photo_is_tested_once_in_every_arm(folder: Path) -> None:
+    summary = json.loads((folder / "run" / "report" / "summary.json").read_text(encoding="utf-8"))["benchmark"]
+    assert (summary["protocol"], summary["folds"]) == ("cross_validation", 2)
+    assert set(summary["arms"]) == {"real", "real+strong_aug", "plain_prompt", "class_token_few_shot_guide"}
+    assert all(estimate["n"] == 2 for estimate in summary["arms"].values())
+    confusion = summary["confusion"]["real+strong_aug"]
+    assert confusion["images"] == {"crane": 2, "flicker woodpecker": 3, "kiwi": 3}
+
+
+def test_the_report_begins_with_the_answer(folder: Path) -> None:
+    page = (folder / "run" / "report" / "index.html").read_text(encoding="utf-8")
+    assert 0 < page.index("The answer") < page.index(">Results<")
+    answer = json.loads((folder / "run" / "report" / "summary.json").read_text(encoding="utf-8"))["answer"]
+    assert answer["effect"]["verdict"] in page
+    assert answer["kept"]["chosen_by"] == "other_folds"
+    assert set(answer["classes"]) == set(BIRDS)
+
+
+def test_the_kept_classifier_predicts_and_says_what_it_was_made_of(folder: Path) -> None:
+    kept = json.loads((folder / "run" / "classifier" / "classifier.json").read_text(encoding="utf-8"))
+    assert {entry["name"]: entry["photos"] for entry in kept["classes"]} == BIRDS
+    classifier = dct_augment.load_classifier(str(folder / "run"))
+    (prediction,) = classifier.predict([Image.open(folder / "photos" / "crane" / "0.png")])
+    assert prediction.label in BIRDS
+    assert 1 / 3 < prediction.probability <= 1
+
+
+def test_a_second_run_does_nothing(folder: Path) -> None:
+    run = Run(settings_of(folder))
+    before = {path: path.stat().st_mtime_ns for path in (folder / "run" / "classifier").iterdir()}
+    for stage in run.stages(StageName.REPORT):
+        assert stage.pending() == ()
+    assert {path: path.stat().st_mtime_ns for path in (folder / "run" / "classifier").iterdir()} == before
+
+
+def test_another_arm_among_those_compared_makes_the_classifier_anew(folder: Path) -> None:
+    stage = ClassifierStage(Run(settings_of(folder, arms=["real", "real+strong_aug"])))
+    assert stage.choice is not None
+    assert stage.choice.arm in ("real", "real+strong_aug")
+    assert stage.effect is None
+    assert [unit.stage for unit in stage.pending()] == [StageName.CLASSIFIER]
+
+
+def test_guide_and_textual_inversion_of_a_fold_see_none_of_its_test_photos(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[set[str]] = []
+    original = few_shot.fit
+
+    def recorded(settings: Any, images: Sequence[Image.Image], *rest: Any, **options: Any) -> Any:
+        shown.append({content(image) for image in images})
+        return original(settings, images, *rest, **options)
+
+    monkeypatch.setattr(few_shot, "fit", recorded)
+    arms = ["textual_inversion", "class_token_few_shot_guide"]
+    run = Run(settings_of(folder, arms=arms, seed=7))  # another repeat: nothing is there
+    stage = ArmStage(run)
+    draws = run.draws()
+    for unit in stage.pending():
+        draw = arm_draws(run.config.benchmark)[unit.number]
+        tests = {content(example.open()) for example in draws.split(draw.shots, draw.seed).test}
+        photos = {content(photo.open()) for photo in stage._inner(draw).photos()}
+        assert tests
+        assert not photos & tests
+        before = len(shown)
+        stage.do(unit)
+        assert all(not images & tests for images in shown[before:])
+    assert len(shown) == 2
+    assert not stage.pending()
+
+
+def test_a_class_of_one_photo_is_refused_before_any_work(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos")
+    (tmp_path / "photos" / "kiwi" / "1.png").unlink()
+    (tmp_path / "photos" / "kiwi" / "2.png").unlink()
+    with pytest.raises(DatasetError, match="1 of 3 classes have one image: 'kiwi'. One image cannot both train"):
+        Run(settings_of(tmp_path)).benchmark()
+    assert not (tmp_path / "run" / "tokens").exists()
+
+
+def test_photos_of_a_class_that_are_all_copies_are_refused_by_name(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos")
+    for number in (1, 2):
+        (tmp_path / "photos" / "kiwi" / f"{number}.png").write_bytes((tmp_path / "photos/kiwi/0.png").read_bytes())
+    with pytest.raises(DatasetError, match="class 'kiwi' has 1 different pictures, too few for 2 folds"):
+        Run(settings_of(tmp_path)).benchmark()
+    assert not (tmp_path / "run" / "tokens").exists()
