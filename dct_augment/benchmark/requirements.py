@@ -37,11 +37,11 @@ def _classes_of_one_image(dataset: Dataset) -> list[str]:
     single = [info.original_name or info.name for info in dataset.classes if counts[info.index] == 1]
     if not single:
         return []
-    listed = ", ".join(map(repr, single[:10])) + (" ..." if len(single) > 10 else "")
+    classes_have = counted_of(len(single), len(dataset.classes), "class", "has")
     return [
-        f"{len(single)} of {len(dataset.classes)} classes have one image: {listed}. One image cannot both train a "
-        "classifier and test it; add another one, or leave the class out with dataset.classes. Tokens and images can "
-        "be made without a test: dct-augment generate"
+        f"{classes_have} one image: {listed(list(map(repr, single)), 10)}. One image cannot both train a classifier "
+        "and test it; add another one, or leave the class out with dataset.classes. Tokens and images can be made "
+        "without a test: dct-augment generate"
     ]
 
 

@@ -45,7 +45,7 @@ def look(
     """Look at a data set, and write what was found into a folder.
 
     Reads the pictures of all splits and searches duplicates. With `dataset.duplicates: keep`, nothing is searched, and
-    where there is a test split, val and test pictures alone are read. A shipped data set has no files, so nothing is read.
+    where there is a test split, val and test pictures alone are read. A shipped data set has no files to read.
 
     Args:
         dataset: the data set, with the classes that are used.

@@ -157,7 +157,7 @@ def test_a_class_of_one_photo_is_refused_before_any_work(tmp_path: Path) -> None
     write_photos(tmp_path / "photos")
     (tmp_path / "photos" / "kiwi" / "1.png").unlink()
     (tmp_path / "photos" / "kiwi" / "2.png").unlink()
-    with pytest.raises(DatasetError, match=r"1 of 3 classes have one image: .kiwi.\. One image cannot both train"):
+    with pytest.raises(DatasetError, match=r"1 of 3 classes has one image: .kiwi.\. One image cannot both train"):
         Run(settings_of(tmp_path)).benchmark()
     assert not (tmp_path / "run" / "tokens").exists()
 
