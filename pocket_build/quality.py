@@ -9,6 +9,7 @@ import torch
 
 from dct_augment import classifiers as shipped
 from dct_augment import datasets, diffusion, pocket
+from dct_augment.benchmark.draws import Draws
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner
 from dct_augment.classifiers import timm_models
 from dct_augment.classifiers.names import resolve
@@ -105,7 +106,7 @@ def backbone(weights: Path, device: str = "cpu", report: Callable[[str], None] =
     for dataset in ("pocket", "digits"):
         for start, settings in STARTS.items():
             downstream = DownstreamConfig(model=name, image_size=backbones.SIZE, **settings)
-            runner = TrialRunner(datasets.load(dataset), {}, BenchmarkConfig(), downstream, device)
+            runner = TrialRunner(Draws(datasets.load(dataset), BenchmarkConfig()), {}, downstream, device)
             for shots in SHOTS:
                 plans = [TrialPlan("real+strong_aug", seed, shots) for seed in range(SEEDS)]
                 share = mean(runner.trial(plan).accuracy for plan in plans)
