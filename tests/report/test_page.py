@@ -104,6 +104,7 @@ def test_benchmark_pairs_arms_on_the_seeds_they_share(tmp_path: Path, shards: Sh
         "sign_p": 0.25,
         "permutation_p": 0.25,
         "smallest_p": 0.25,
+        "fold_p": None,
     }
     assert bench["paired"]["class_token-plain_prompt"] == {
         "arm": "class_token",
@@ -114,6 +115,7 @@ def test_benchmark_pairs_arms_on_the_seeds_they_share(tmp_path: Path, shards: Sh
         "sign_p": 0.5,
         "permutation_p": 0.5,
         "smallest_p": 0.5,
+        "fold_p": None,
     }
     assert bench["paired"]["real+strong_aug-real"] == {
         "arm": "real+strong_aug",
