@@ -126,6 +126,7 @@ def test_benchmark_pairs_arms_on_the_seeds_they_share(tmp_path: Path, shards: Sh
         "sign_p": None,
         "permutation_p": None,
         "smallest_p": None,
+        "fold_p": None,
     }
     text = Page(page).text
     assert "+13.3 points" in text
