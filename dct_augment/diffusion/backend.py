@@ -4,16 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import diffusers
 import torch
-from diffusers.schedulers import KarrasDiffusionSchedulers
 
 from dct_augment.diffusion.conditioning import Conditioning
 from dct_augment.diffusion.text import TextEncoder, WordNorms, split_by_encoder
 from dct_augment.errors import ModelError
-
-SCHEDULERS = tuple(kind.name for kind in KarrasDiffusionSchedulers if kind.name != "EDMEulerScheduler")
-"""Schedulers that any epsilon or v model can be sampled with; EDM's wants a model that scales its inputs otherwise."""
 
 
 class Backend(ABC):
@@ -95,12 +90,15 @@ class Backend(ABC):
         Raises:
             ModelError: unknown scheduler class, or one that does not suit the model.
         """
+        import diffusers
+
         kind = type(self._scheduler)
         if name is not None and name != kind.__name__:
-            if name not in SCHEDULERS:
+            schedulers = _schedulers()
+            if name not in schedulers:
                 raise ModelError(
                     f"sampling.scheduler {name!r} does not suit this model; choose its own, {kind.__name__}, or one "
-                    f"of: {', '.join(SCHEDULERS)}"
+                    f"of: {', '.join(schedulers)}"
                 )
             kind = getattr(diffusers, name)
         try:
@@ -142,6 +140,8 @@ class Backend(ABC):
         Clean latents get noise at timesteps (B,) of the training schedule, DDPM (arXiv 2006.11239), equation 4; the
         output is the noise, the velocity, or the clean latents, as the model predicts them.
         """
+        import diffusers
+
         schedule, kind = diffusers.DDPMScheduler.from_config(self._scheduler.config), latents.dtype
         # The scheduler rounds its levels to the type of the latents: in bfloat16, early timesteps would have no noise.
         exact = torch.promote_types(kind, torch.float32)
@@ -218,3 +218,13 @@ class Backend(ABC):
                 f"they must be ({len(prompts)}, n, {self.width}). Were they trained on another model?"
             )
         return [*split_by_encoder(vectors, self.encoder_widths.values())]
+
+
+def _schedulers() -> tuple[str, ...]:
+    """List the schedulers that any epsilon or v model can be sampled with.
+
+    EDM's wants a model that scales its inputs otherwise.
+    """
+    from diffusers.schedulers import KarrasDiffusionSchedulers
+
+    return tuple(kind.name for kind in KarrasDiffusionSchedulers if kind.name != "EDMEulerScheduler")

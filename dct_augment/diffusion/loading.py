@@ -1,15 +1,13 @@
-"""Finds out of which family a model is, and loads it through diffusers."""
+"""Finds out of which family a model is, and loads it through diffusers.
+
+diffusers and transformers take seconds to import: only what loads a model imports them.
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
-from huggingface_hub.utils import logging as hub_logging
-from transformers.utils import logging as transformers_logging
 
 from dct_augment import pocket
 from dct_augment.diffusion import memory as budget
@@ -79,10 +77,9 @@ def load(
             "or a Hub id such as 'stable-diffusion-v1-5/stable-diffusion-v1-5'"
         )
     location = path if folder is None else str(folder)
-    for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()
-        library.set_verbosity_error()  # what a user must know, an error of ours says
-    hub_logging.set_verbosity_error()
+    from diffusers import DiffusionPipeline
+
+    _silence()
     try:
         kind = DiffusionPipeline.load_config(location, revision=revision)["_class_name"]
         if kind not in FAMILIES:
@@ -106,7 +103,21 @@ def load(
     return backend
 
 
+def _silence() -> None:
+    """Let libraries say nothing: what a user must know, an error of ours says."""
+    from diffusers.utils import logging as diffusers_logging
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()
+    hub_logging.set_verbosity_error()
+
+
 def _tiny(location: str, dtype: torch.dtype) -> Any:
+    import diffusers
+
     try:
         return diffusers.AutoencoderTiny.from_pretrained(
             str(Path(location).expanduser()), torch_dtype=dtype, use_safetensors=True
@@ -120,6 +131,8 @@ def _tiny(location: str, dtype: torch.dtype) -> Any:
 
 
 def _pipeline(kind: str, location: str, **options: Any) -> Any:
+    import diffusers
+
     unchecked = (
         {}
         if kind in ("StableDiffusionXLPipeline", "PixArtSigmaPipeline")

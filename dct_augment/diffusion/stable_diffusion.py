@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers.models.embeddings import get_timestep_embedding
 
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
@@ -40,6 +39,8 @@ class StableDiffusion(Backend):
 
     def _guidance(self, scale: float, count: int) -> torch.Tensor:
         """The guidance scale as LCM takes it: an embedding of 1000 (scale - 1), (B, d)."""
+        from diffusers.models.embeddings import get_timestep_embedding
+
         weights = torch.full((count,), 1000 * (scale - 1), device=self.device)
         width = self.denoiser.config.time_cond_proj_dim
         return get_timestep_embedding(weights, width, downscale_freq_shift=1).to(self.dtype)

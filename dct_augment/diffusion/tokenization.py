@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 from dct_augment.diffusion.names import folder_here
 from dct_augment.prompts import TOKEN_PATTERN
 
@@ -79,6 +77,8 @@ def tokenizers_here(path: str, revision: str | None) -> list[PromptTokenizer]:
 
 
 def _load(folder: Path) -> list[PromptTokenizer]:
+    import transformers
+
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     tokenizers = []
     for part in ("tokenizer", "tokenizer_2"):
