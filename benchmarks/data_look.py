@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 SIDE = 48
 
 
 def grow(root: Path, begin: int, end: int) -> None:
+    from sklearn.datasets import load_sample_images  # here: a look is measured without it
+
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
     for number in range(begin, end):
         folder = root / f"class-{number // 1000:04d}"

@@ -29,6 +29,7 @@ from dct_augment.tokens.class_tokens import ClassTokenTrainer, Update
 from dct_augment.tokens.state import ClassTokenState
 
 CLASSES, SEEDS, POSITION = 4, 4, 0.6
+GENERATED = 32  # images of a class
 
 
 @dataclass
@@ -105,11 +106,11 @@ def decoded_with_gradient(bench: Bench) -> Iterator[None]:
         del backend.decode
 
 
-def generated(bench: Bench, *, cached: bool) -> Callable[[], None]:
-    """Images of two classes, the text of each encoded once, or for every image."""
+def generated(bench: Bench, count: int, *, cached: bool) -> Callable[[], None]:
+    """So many images of each of two classes, the text of each encoded once, or for every image."""
     settings, classes = bench.settings, bench.classes[:2]
     generator = Generator(sampler(bench.backend, settings), classes=bench.classes)
-    (spec,) = extend((), classes, 32, 64)
+    (spec,) = extend((), classes, count, 2 * count)
     planned = rows(spec, ImageKind.PLAIN_PROMPT, classes, settings.prompts, {}, 0)
 
     encode = generator._encode_prompt
@@ -128,7 +129,7 @@ def generated(bench: Bench, *, cached: bool) -> Callable[[], None]:
     return work
 
 
-def pairs(bench: Bench, compiled: bool) -> Iterator[tuple[str, Side, Side]]:
+def pairs(bench: Bench, compiled: bool, count: int) -> Iterator[tuple[str, Side, Side]]:
     """Title, with the saving, without it. Models are set up for a pair when it is asked for."""
     plain, _ = Variant(bench, balanced=False).trainer()
     here = update(plain, bench)
@@ -140,7 +141,8 @@ def pairs(bench: Bench, compiled: bool) -> Iterator[tuple[str, Side, Side]]:
         return here()
 
     yield "empty prompt encoded once", Side(here), Side(encoding_again)
-    yield "texts of generation encoded once", Side(generated(bench, cached=True)), Side(generated(bench, cached=False))
+    once, again = (Side(generated(bench, count, cached=cached)) for cached in (True, False))
+    yield "texts of generation encoded once", once, again
     states = [plain._new_state(info) for info in bench.classes[:CLASSES]]
 
     def validate() -> None:
@@ -197,12 +199,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it needs a C++ compiler")
     parser.add_argument("--classes", help="comma-separated; all if not given")
+    parser.add_argument("--generated", type=int, default=GENERATED, help="images of a class, where some are generated")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    bench = load("pocket", [], options.classes.split(",") if options.classes else None, 1)
+    bench = load("pocket", options.overrides, options.classes.split(",") if options.classes else None, 1)
     print("| saving | time with / without | memory with / without | MB with | MB without | cosine |")
     print("|---|---|---|---|---|---|")
-    for title, saving, without in pairs(bench, not options.no_compile):
+    for title, saving, without in pairs(bench, not options.no_compile, options.generated):
         for side in (saving, without):
             side.run()  # caches are filled, graphs compiled
         rounds = [(saving.run(), without.run()) for _ in range(options.rounds)]

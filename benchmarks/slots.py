@@ -37,10 +37,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.slots", description=__doc__.splitlines()[0])
     parser.add_argument("--classes", default="song sparrow,crane,kiwi,bat")
     parser.add_argument("--updates", default=",".join(map(str, UPDATES)), help="after which tokens are compared")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
     options = parser.parse_args()
     updates = sorted(map(int, options.updates.split(",")))
     torch.set_num_threads(1)
-    bench = load("pocket", [], options.classes.split(","), 1)
+    bench = load("pocket", options.overrides, options.classes.split(","), 1)
     drift = []
     for dtype in ("float32", "float64"):
         bench.backend = diffusion.load("pocket", dtype=dtype, memory="fast")

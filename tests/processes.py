@@ -64,7 +64,9 @@ def _run(
     environment: Mapping[str, str],
     file_limit: int | None,
 ) -> None:
+    os.setsid()  # a session of its own, whose processes can be listed
     os.chdir(folder)
+    sys.path.insert(0, str(folder))  # as `python -m` does
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, also where tests run in the background
     with output.open("w") as stream:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,13 @@ TINY = [
     "tokens.validation_images=2",
     "tokens.certificate_images=4",
     "tokens.images_per_update=1",
+    "sampling.num_inference_steps=2",
 ]
 
 SMALL_BENCHMARK = [
     "benchmark.seeds=2",
     "downstream.steps=2",
+    "downstream.image_size=32",
     "benchmark.shots=1",
     "benchmark.per_class=2",
     "benchmark.shots_curve=[]",
@@ -37,8 +40,16 @@ SMALL_BENCHMARK = [
 ]
 
 
+def as_options(settings: Sequence[str]) -> tuple[str, ...]:
+    """Write settings as options of a command line."""
+    return tuple(word for setting in settings for word in ("--set", setting))
+
+
+SETS = as_options(TINY)
+
+
 def call(script: str, *arguments: str, folder: Path) -> str:
-    """What a script prints, in a process of its own."""
+    """Run a script in a process of its own; return what it prints."""
     environment = {"PREFECT_HOME": str(folder / "prefect"), "PYTHONPATH": str(ROOT)}
     code, printed = Program.start(folder, f"benchmarks.{script}", *arguments, environment=environment).end()
     assert code == 0, printed[-3000:]
@@ -92,22 +103,22 @@ def test_picture(finished: Path, tmp_path: Path) -> None:
 
 
 def test_savings(tmp_path: Path) -> None:
-    head, *found = rows(call("savings", "--rounds", "1", "--no-compile", "--classes", "crane", folder=tmp_path))
+    small = ("--rounds", "1", "--no-compile", "--classes", "crane", "--generated", "2")
+    head, *found = rows(call("savings", *small, *SETS, folder=tmp_path))
     assert len(found) == 7
     cosines = {row[0]: row[head.index("cosine")] for row in found}
     assert cosines["balanced memory (checkpointing)"] == cosines["empty prompt encoded once"] == "1.0000"
 
 
 def test_slots(tmp_path: Path) -> None:
-    found = rows(call("slots", "--classes", "crane,kiwi", "--updates", "1", folder=tmp_path))
+    found = rows(call("slots", "--classes", "crane,kiwi", "--updates", "1", *SETS, folder=tmp_path))
     assert [row[0] for row in found] == ["updates", "1"]
     assert all(float(row[2]) <= 1e-3 for row in found[1:])
 
 
 def test_token_training(tmp_path: Path) -> None:
     """With the paper's loop, by its own step size."""
-    sets = [word for setting in TINY for word in ("--set", setting)]
-    only = "direct_align (default);paper, own step size, 5 steps"
+    only = "direct_align (default);paper, own step size, 2 steps"
     found = rows(
         call(
             "token_training",
@@ -123,7 +134,7 @@ def test_token_training(tmp_path: Path) -> None:
             "found.json",
             "--plot",
             "plot.svg",
-            *sets,
+            *SETS,
             folder=tmp_path,
         )
     )
@@ -136,18 +147,16 @@ def test_token_training(tmp_path: Path) -> None:
 
 def test_token_seeds(tmp_path: Path) -> None:
     """Two trainings, whose last row is the mean over them."""
-    small = [*TINY, *SMALL_BENCHMARK, "dataset.classes=[one, two]", "generation.per_class=2"]
-    sets = [word for setting in small for word in ("--set", setting)]
-    table = rows(call("token_seeds", "digits", "--seeds", "2", *sets, folder=tmp_path))
+    small = [*SMALL_BENCHMARK, "dataset.classes=[one, two]", "generation.per_class=2"]
+    table = rows(call("token_seeds", "digits", "--seeds", "2", *SETS, *as_options(small), folder=tmp_path))
     assert [row[0] for row in table[1:3]] == ["0", "1"]
     assert float(table[3][1].split()[0]) == pytest.approx((float(table[1][1]) + float(table[2][1])) / 2, abs=0.11)
 
 
 def test_start_words(tmp_path: Path) -> None:
     """Each word once."""
-    sets = [word for setting in TINY for word in ("--set", setting)]
     only = ("--seeds", "1", "--configs", "digits", "--classes", "one", "--out", "found.jsonl")
-    output = call("start_words", *only, *sets, folder=tmp_path)
+    output = call("start_words", *only, *SETS, folder=tmp_path)
     assert [row[:3] for row in rows(output)[1:]] == [["digits", "1", "`a`"], ["digits", "1", "`{class}`"]]
     assert "`{class}` minus `a`, judge accuracy, points: " in output
     lines = (tmp_path / "found.jsonl").read_text(encoding="utf-8").splitlines()

@@ -18,16 +18,19 @@ from tests.processes import Program
 pytestmark = pytest.mark.slow
 
 SMALL = [
-    "tokens.max_updates=4",
+    "tokens.max_updates=2",
     "tokens.validate_every=2",
     "tokens.validation_images=2",
     "tokens.images_per_update=2",
     "tokens.classes_per_batch=2",
     "tokens.classes_per_work_unit=2",
-    "tokens.restart_words=4",
+    "tokens.restarts=0",
+    "tokens.certificate_images=2",
     "tokens.target_accuracy=0.01",
     "tokens.target_probability=0.0",
-    "sampling.num_inference_steps=3",
+    "tokens.learning_rate=4",
+    "generation.allow_uncertified=true",
+    "sampling.num_inference_steps=2",
     "generation.shard_size=6",
     "downstream.steps=3",
     "downstream.batch_size=4",
@@ -75,10 +78,11 @@ def test_more_images_are_added_and_none_is_changed(tmp_path: Path) -> None:
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_files(tmp_path: Path) -> None:
-    words = ("generate", "--classes", "crane,kiwi,cardinal", "--per-class", "8")
+    words = ("generate", "--classes", "crane,kiwi,cardinal", "--per-class", "4")
+    settings = [*SMALL, "generation.shard_size=3"]
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
-    run(tmp_path / "whole", *words)
+    run(tmp_path / "whole", *words, settings=settings)
     expected = contents(tmp_path / "whole")
     root = tmp_path / "killed" / "runs" / "pocket"
     # Kill when a certain thing has just appeared, so that every phase is hit on a fast or slow machine.
@@ -88,17 +92,17 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(tmp_path: Path) -> Non
         "shards/*000000.tar",
         "shards/*000002.tar",
     ):
-        command = start(tmp_path / "killed", *words)
+        command = start(tmp_path / "killed", *words, settings=settings)
         command.until(lambda moment=moment: bool(list(root.glob(moment))))  # type: ignore[misc]
         command.end(signal.SIGKILL)
-    run(tmp_path / "killed", *words)
+    run(tmp_path / "killed", *words, settings=settings)
     assert contents(tmp_path / "killed") == expected
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_command_leaves_no_partial_file(tmp_path: Path, number: int, code: int) -> None:
     (tmp_path / "run").mkdir()
-    command = start(tmp_path / "run", "generate", "--classes", "crane,kiwi", "--per-class", "30")
+    command = start(tmp_path / "run", "generate", "--classes", "crane,kiwi", "--per-class", "20")
     command.until(lambda: bool(list(tmp_path.glob("run/runs/pocket/shards/*.tar"))))
     returned, printed = command.end(number)
     assert returned == code, printed
@@ -111,7 +115,7 @@ def test_benchmark_processes_end_with_the_command_and_trials_are_kept(tmp_path: 
     folder = tmp_path / "run"
     folder.mkdir()
     words = ("benchmark", "--classes", "crane,kiwi")
-    settings = [*SMALL, "benchmark.arms=[real]", "benchmark.seeds=6", "downstream.steps=60", "benchmark.processes=2"]
+    settings = [*SMALL, "benchmark.arms=[real]", "benchmark.seeds=6", "downstream.steps=16", "benchmark.processes=2"]
     trials = folder / "runs" / "pocket" / "benchmark" / "trials"
     command = start(folder, *words, settings=settings)
     command.until(lambda: bool(list(trials.glob("*.json"))))
@@ -190,19 +194,28 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
+OF_THE_WHEEL = """
+import dct_augment, flows, sys
+from dct_augment.cli import main
+from flows.serving import _deployments
+
+print(dct_augment.__file__, flows.__file__, _deployments(), sep="\\n")
+sys.argv = ["dct-augment", *sys.argv[1:]]
+main()
+"""
+
+
 def test_the_wheel_carries_everything(wheel: Path, tmp_path: Path) -> None:
     site, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
-    subprocess.run(install, check=True, capture_output=True)
-    words = [sys.executable, "-W", "ignore", "-m", "dct_augment", "generate", "--classes", "crane", "--per-class", "2"]
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
+    subprocess.run([*install, "--target", str(site), str(wheel)], check=True, capture_output=True)
+    words = [sys.executable, "-W", "ignore", "-c", OF_THE_WHEEL, "generate", "--classes", "crane", "--per-class", "2"]
     words += [part for setting in SMALL for part in ("--set", setting)]
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    subprocess.run(words, cwd=empty, env=environment, check=True, capture_output=True)
+    done = subprocess.run(words, cwd=empty, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     assert (empty / "runs" / "pocket" / "shards" / "pocket-train-000000.tar").is_file()
-    where = [sys.executable, "-c", "import dct_augment, flows; print(dct_augment.__file__, flows.__file__)"]
-    found = subprocess.run(where, cwd=empty, env=environment, check=True, capture_output=True, text=True).stdout
-    assert found.count(str(site)) == 2
-    where = [sys.executable, "-c", "from flows.serving import _deployments; print(_deployments())"]
-    found = subprocess.run(where, cwd=empty, env=environment, check=True, capture_output=True, text=True).stdout
-    assert found.strip() == str(site / "dct_augment" / "prefect.yaml")
+    found = done.stdout.splitlines()[:3]
+    parts = ("dct_augment/__init__.py", "flows/__init__.py", "dct_augment/prefect.yaml")
+    assert found == [str(site / part) for part in parts]

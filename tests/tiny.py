@@ -111,16 +111,22 @@ def t5() -> tuple[T5Tokenizer, T5EncoderModel]:
     return tokenizer, T5EncoderModel(config)
 
 
-def unet(cross: int, **options: Any) -> UNet2DConditionModel:
-    """A U-Net of two levels."""
+ONE_LEVEL = "one_level"
+"""A model like that of `v_prediction` with a third of the layers, for training: what takes time there are calls."""
+
+
+def unet(cross: int, levels: int = 2, **options: Any) -> UNet2DConditionModel:
+    """A U-Net of two levels, or of one without a middle block."""
+    if levels == 1:
+        options |= {"mid_block_type": None}
     return UNet2DConditionModel(
-        sample_size=LATENT[1],
+        sample_size=LATENT[1] if levels == 2 else IMAGE,
         in_channels=LATENT[0],
         out_channels=LATENT[0],
         layers_per_block=1,
-        block_out_channels=(8, 16),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(8, 16)[:levels],
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D")[:levels],
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")[:levels],
         cross_attention_dim=cross,
         attention_head_dim=2,
         norm_num_groups=4,
@@ -128,12 +134,13 @@ def unet(cross: int, **options: Any) -> UNet2DConditionModel:
     )
 
 
-def autoencoder() -> AutoencoderKL:
-    """An autoencoder that doubles the size."""
+def autoencoder(levels: int = 2) -> AutoencoderKL:
+    """An autoencoder that doubles the size; with one level it keeps it, and has no attention."""
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=(8, 16)[:levels],
+        mid_block_add_attention=levels == 2,
         layers_per_block=1,
         latent_channels=LATENT[0],
         norm_num_groups=4,
@@ -149,8 +156,8 @@ def scheduler(family: str) -> Any:
     origin = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading", **shared)
     if family == "epsilon":
         return origin
-    if family == "v_prediction":
-        changes = {"prediction_type": family, "rescale_betas_zero_snr": True, "set_alpha_to_one": True}
+    if family in ("v_prediction", ONE_LEVEL):
+        changes = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "set_alpha_to_one": True}
         return DDIMScheduler.from_config(origin.config, timestep_spacing="trailing", **changes)
     options: Any
     kind, options = {
@@ -183,10 +190,11 @@ def build(family: str, length: int = LENGTH) -> DiffusionPipeline:
             for weight in transformer.parameters():
                 weight.add_(torch.randn_like(weight), alpha=0.1)
         return PixArtSigmaPipeline(words, text, autoencoder(), transformer, scheduler(family))
-    words = tokenizer("!" if family == "v_prediction" else EOS, length)
+    levels = 1 if family == ONE_LEVEL else 2
+    words = tokenizer("!" if family in ("v_prediction", ONE_LEVEL) else EOS, length)
     if family.startswith("xl"):
         wide = WIDTH + 8
-        added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
+        added: dict[str, Any] = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
         model = unet(WIDTH + wide, **added, projection_class_embeddings_input_dim=6 * 8 + wide)
         pipe: DiffusionPipeline = StableDiffusionXLPipeline(
             autoencoder(),
@@ -201,9 +209,11 @@ def build(family: str, length: int = LENGTH) -> DiffusionPipeline:
         )
     else:
         text = clip(words, WIDTH)
-        model = unet(WIDTH, **({"time_cond_proj_dim": 8} if family == "lcm" else {}))
+        model = unet(WIDTH, levels, **({"time_cond_proj_dim": 8} if family == "lcm" else {}))
         kind = LatentConsistencyModelPipeline if family == "lcm" else StableDiffusionPipeline
-        pipe = kind(autoencoder(), text, words, model, scheduler(family), None, None, requires_safety_checker=False)
+        pipe = kind(
+            autoencoder(levels), text, words, model, scheduler(family), None, None, requires_safety_checker=False
+        )
     with torch.no_grad():  # fresh weights hardly listen to the text: make the words matter
         for name, weight in model.named_parameters():
             if "attn2.to_v" in name or "attn2.to_out.0.weight" in name:

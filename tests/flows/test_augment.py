@@ -33,17 +33,21 @@ from dct_augment.pipeline.stages import TokenStage
 from dct_augment.records import StageName, WorkUnit
 from flows import augment, runners, server, transient, workers
 from flows.workers import Job
+from tests.processes import Program
 
 pytestmark = pytest.mark.slow
 
 SMALL = [
-    "tokens.max_updates=4",
+    "tokens.max_updates=2",
     "tokens.validate_every=2",
     "tokens.validation_images=2",
+    "tokens.certificate_images=2",
     "tokens.images_per_update=2",
     "tokens.classes_per_work_unit=1",
     "tokens.target_accuracy=0.01",
     "tokens.target_probability=0.0",
+    "tokens.learning_rate=4",
+    "generation.allow_uncertified=true",
     "tokens.restarts=0",
     "sampling.num_inference_steps=2",
     "generation.shard_size=3",
@@ -51,6 +55,7 @@ SMALL = [
     "downstream.steps=2",
     "benchmark.seeds=2",
     "downstream.batch_size=4",
+    "downstream.image_size=32",
     "benchmark.per_class=2",
     "benchmark.processes=1",
     "report.images_per_class=2",
@@ -80,6 +85,11 @@ def run(command: list[str], folder: Path, variables: dict[str, str]) -> subproce
         check=False,
         timeout=400,
     )
+
+
+def command(folder: Path, variables: dict[str, str], *words: str) -> tuple[int | None, str]:
+    """Run `dct-augment`; the exit code and what it printed."""
+    return Program.start(folder, "dct_augment", *words, environment=variables).end()
 
 
 def overrides(*more: str) -> list[str]:
@@ -288,10 +298,10 @@ class TestServer:
             taken.bind((server.HOST, 0))
             taken.listen()
             port = str(taken.getsockname()[1])
-            done = run([*COMMAND, "serve", "--port", port], tmp_path, environment(tmp_path / "home"))
-        assert done.returncode == 2
-        assert f"port {port} is taken" in done.stderr
-        assert "Traceback" not in done.stderr
+            code, printed = command(tmp_path, environment(tmp_path / "home"), "serve", "--port", port)
+        assert code == 2
+        assert f"port {port} is taken" in printed
+        assert "Traceback" not in printed
 
 
 @dataclass(frozen=True)
@@ -416,10 +426,11 @@ class TestServe:
         assert "nowhere" in said
         assert "Traceback" not in said
 
-    def test_only_errors_that_may_pass_are_retried(self, served: Served) -> None:
-        done = run([sys.executable, "-W", "ignore", "-c", RETRIES], served.folder, served.variables)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.split() == ["3", "1"]
+    def test_only_errors_that_may_pass_are_retried(self, served: Served, tmp_path: Path) -> None:
+        (tmp_path / "retries.py").write_text(RETRIES)
+        code, printed = Program.start(tmp_path, "retries", environment=served.variables).end()
+        assert code == 0, printed
+        assert (tmp_path / "calls.txt").read_text() == "3 1"
 
     @pytest.mark.skipif(not CHROMIUM, reason="no browser: install Debian's package chromium")
     def test_the_ui_and_the_report_open_in_a_browser(self, served: Served, finished: str) -> None:
@@ -451,6 +462,8 @@ class TestServe:
 
 
 RETRIES = """
+from pathlib import Path
+
 from dct_augment.errors import InputError
 from flows.augment import _task
 
@@ -466,12 +479,13 @@ def wrong():
     raise InputError("no such model")
 
 _task("tokens", "full", retries=2, delay=0.1)(full)()
-print(len(calls))
+counts = [len(calls)]
 calls.clear()
 try:
     _task("tokens", "wrong", retries=2, delay=0.1)(wrong)()
 except InputError:
-    print(len(calls))
+    counts.append(len(calls))
+Path("calls.txt").write_text(" ".join(map(str, counts)))
 """
 
 
@@ -525,13 +539,17 @@ class TestDask:
         variables = served.variables | {"PYTHONPATH": str(tmp_path)}
         words = ["--config", "digits", "--per-class", "4", "--classes", "one,seven,nine"]
         words += overrides(
-            "guide.name=fragile:build", "guide.library=function", "benchmark.arms=[real]", "report.images_per_class=1"
+            "guide.name=fragile:build",
+            "guide.library=function",
+            "benchmark.arms=[real]",
+            "metrics.features=null",
+            "report.images_per_class=1",
         )
-        here = [*COMMAND, "generate", *words, "--output", "here"]
-        there = [*COMMAND, "run", *words, "--output", "there", "--set", "runner.kind=dask", "--set", "runner.workers=2"]
-        for command, fragile in ((here, ""), (there, str(marks))):
-            done = run(command, tmp_path, variables | {"FRAGILE": fragile})
-            assert done.returncode == 0, done.stdout + done.stderr
+        here = ["generate", *words, "--output", "here"]
+        there = ["run", *words, "--output", "there", "--set", "runner.kind=dask", "--set", "runner.workers=2"]
+        for arguments, fragile in ((here, ""), (there, str(marks))):
+            code, printed = command(tmp_path, variables | {"FRAGILE": fragile}, *arguments)
+            assert code == 0, printed
         assert {path.name for path in marks.iterdir()} == {"a", "b"}
         made = {name: digest for name, digest in digests(tmp_path / "there").items() if "trials" not in name}
         assert made == digests(tmp_path / "here")
@@ -548,8 +566,7 @@ def test_run_does_everything_without_the_configured_server_and_a_second_run_noth
     home: Path, served: Served, tmp_path: Path
 ) -> None:
     dead = "http://127.0.0.1:9/api"
-    command = [
-        *COMMAND,
+    words = [
         "run",
         "--classes",
         "crane,kiwi",
@@ -557,22 +574,21 @@ def test_run_does_everything_without_the_configured_server_and_a_second_run_noth
         "3",
         *overrides("benchmark.arms=[real, plain_prompt, class_token]"),
     ]
-    done = run(command, tmp_path, environment(home, PREFECT_API_URL=dead))
-    assert done.returncode == 0, done.stderr
-    assert re.sub(r"\s+", " ", done.stderr).count(f"server at {dead} does not answer") == 1
-    assert "Traceback" not in done.stderr
+    code, printed = command(tmp_path, environment(home, PREFECT_API_URL=dead), *words)
+    assert code == 0, printed
+    assert re.sub(r"\s+", " ", printed).count(f"server at {dead} does not answer") == 1
+    assert "Traceback" not in printed
     root = tmp_path / "runs" / "pocket"
     summary = json.loads((root / "report" / "summary.json").read_text())
     assert set(summary["classes"]) == {"crane", "kiwi"}
     assert set(summary["benchmark"]["arms"]) >= {"real", "plain_prompt"}
     assert (root / "report" / "index.html").is_file()
     before = digests(root)
-    done = run(command, tmp_path, served.variables)
-    assert done.returncode == 0, done.stderr
-    assert "does not answer" not in done.stderr
+    code, printed = command(tmp_path, served.variables, *words)
+    assert code == 0, printed
+    assert "does not answer" not in printed
     assert digests(root) == before
-    checked = run([*COMMAND, "verify"], tmp_path, served.variables)
-    assert "all agree" in checked.stdout
+    assert "all agree" in command(tmp_path, served.variables, "verify")[1]
 
 
 def test_a_wrong_config_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -588,26 +604,16 @@ def test_the_flows_module_runs_a_config_offline_and_a_kill_leaves_no_process(hom
     config = tmp_path / "mine.yaml"
     shipped = configuration.load("digits", SMALL, classes=["one"], per_class=2)
     config.write_text(configuration.dump(shipped))
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "flows.augment", str(config)],
-        cwd=tmp_path,
-        env=variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    pid = process.pid
-    give_up = time.monotonic() + 200
-    while not (tmp_path / "runs" / "digits" / "tokens" / "plan.json").is_file():
-        assert process.poll() is None
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    while group(pid) and time.monotonic() < give_up:
+    program = Program.start(tmp_path, "flows.augment", str(config), environment=variables)
+    plan = tmp_path / "runs" / "digits" / "tokens" / "plan.json"
+    program.until(plan.is_file)
+    assert _processes_with(f"PREFECT_HOME={home}")  # its server
+    code, printed = program.end(signal.SIGKILL)
+    assert (code, plan.is_file()) == (-signal.SIGKILL, True), printed
+    session, give_up = program.process.pid or 0, time.monotonic() + 60
+    while group(session) and time.monotonic() < give_up:
         time.sleep(0.1)
-    assert not group(pid)
+    assert not group(session)
     assert not _processes_with(f"PREFECT_HOME={home}")
 
 

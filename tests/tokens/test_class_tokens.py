@@ -24,7 +24,7 @@ METHODS = ["look_ahead", "last_step", "last_k", "full", "lv", "direct_align"]
 
 def backend() -> Any:
     """A model in single precision, as users train."""
-    return tiny.backend("v_prediction")
+    return tiny.backend(tiny.ONE_LEVEL)
 
 
 def train(classes=tiny.CLASSES, **changes) -> dict[str, TrainedToken]:
@@ -100,7 +100,7 @@ def test_a_class_is_validated_at_its_interval_and_after_its_last_update():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["full", "direct_align"])
 def test_the_number_of_classes_per_batch_changes_tokens_in_single_precision_by_rounding_only(method):
     """Random weights magnify the last bits that another batch shape changes; a wrong seed changes 0.1."""
     together, alone = train(method=method, vectors=2), train(method=method, vectors=2, classes_per_batch=1)

@@ -57,7 +57,7 @@ def guide(gain: float = 1.0, labels: Sequence[str] = LABELS) -> SingleClassifier
 
 def trainer(*, backend: diffusion.Backend | None = None, **changes: Any) -> TextualInversionTrainer:
     """A trainer by textual inversion in double precision."""
-    backend = backend or tiny.backend("epsilon", "float64")
+    backend = backend or tiny.backend(tiny.ONE_LEVEL, "float64")
     settings: dict[str, Any] = {"images": IMAGES, "guide": guide()} | changes
     return cast(TextualInversionTrainer, build("textual_inversion", backend=backend, **settings))
 
@@ -310,7 +310,7 @@ def test_memory_too_little_for_the_certificate_alone_does_not_change_the_batches
     messages: list[Progress] = []
     sizes: dict[str, Any] = {"images": 1, "certificate_images": 4}
     expected = train(**sizes)
-    with little_memory(tiny.backend("epsilon", "float64"), largest_batch=6) as batch_sizes:
+    with little_memory(tiny.backend(tiny.ONE_LEVEL, "float64"), largest_batch=6) as batch_sizes:
         results = list(trainer(**sizes).train(tiny.CLASSES, messages.append))
     assert max(batch_sizes) > 6
     assert not [progress for progress in messages if not progress.total]

@@ -73,7 +73,7 @@ def build(
         inversion: what else differs from `INVERSION`.
         tokens: what else differs from `TOKENS`.
     """
-    backend = backend or tiny.backend("v_prediction", "float64")
+    backend = backend or tiny.backend(tiny.ONE_LEVEL, "float64")
     sampler = Sampler.from_config(backend, sampling, negative_prompt=prompts.negative)
     guide = guide or classifier(Directions())
     lengths = {"max_updates": updates, "images_per_update": images, "seed": seed}
@@ -121,7 +121,7 @@ def directions() -> tuple[torch.Tensor, torch.Tensor]:
     The direction is the change of the image for a step in some direction of the embedding space, and leads
     away from the image of the plain prompt.
     """
-    backend, generator = tiny.backend("v_prediction"), torch.Generator().manual_seed(21)
+    backend, generator = tiny.backend(tiny.ONE_LEVEL), torch.Generator().manual_seed(21)
     sampler = Sampler.from_config(backend, SAMPLING, negative_prompt=PROMPTS.negative)
     start = backend.word("a")[None]
 
