@@ -102,14 +102,21 @@ def read_words(path: Path, setting: str) -> dict[str, str]:
         if not isinstance(data, dict):
             raise InputError(f"{setting} {str(path)!r} must map classes to words, e.g. `n02012849: crane bird`")
         pairs = list(data.items())
+    return check_words(pairs, f"{setting} {str(path)!r}")
+
+
+def check_words(pairs: Sequence[tuple[Any, Any]], where: str) -> dict[str, str]:
+    """Make a mapping from classes to words, by `folded` names; `where` they stand is for messages.
+
+    Raises:
+        InputError: the words of a class are no text, or a class is named twice.
+    """
     for key, text in pairs:
         if not isinstance(text, str) or not text.strip():
             raise InputError(
-                f"{setting} {str(path)!r}: the words of class {key!r} must be text, e.g. `{key}: crane bird`, got "
-                f"{text!r}"
+                f"{where}: the words of class {key!r} must be text, e.g. `{key}: crane bird`, got {text!r}"
             )
-    values = folded(pairs, f"{setting} {str(path)!r}")
-    return {key: text.strip() for key, text in values.items()}
+    return {key: text.strip() for key, text in folded(pairs, where).items()}
 
 
 def _csv_pairs(path: Path, setting: str) -> list[tuple[str, str]]:

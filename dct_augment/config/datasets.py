@@ -1,12 +1,31 @@
 """Which real images there are: the settings of each data set adapter."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from PIL import ImageColor
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
+from dct_augment.config import by_class
 from dct_augment.config.base import Section
+from dct_augment.errors import InputError
+
+
+def _check_words(value: Any) -> Any:
+    """Check words that stand in the configuration itself; a file is read with the data set."""
+    if isinstance(value, str | Path) or value is None:
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError("must be a file, or `class: words`")
+    try:
+        return by_class.check_words(list(value.items()), "words")
+    except InputError as error:
+        raise ValueError(str(error)) from error
+
+
+Words = Annotated[Path | dict[str, str] | None, BeforeValidator(_check_words)]
+"""Prompt words of classes: a file, or the mapping itself."""
 
 
 class AnyDataset(Section):
@@ -31,10 +50,10 @@ class DatasetOnDisk(AnyDataset):
     """A data set that the user has in a folder."""
 
     path: Path = Field(description="folder of the data set")
-    words: Path | None = Field(
+    words: Words = Field(
         None,
-        description="file with the prompt words of classes whose names read badly: YAML `class: words`, or CSV or TSV "
-        "with the columns `class,words`",
+        description="prompt words of classes whose names read badly: `class: words`, or a file of them in YAML, or in "
+        "CSV or TSV with the columns `class,words`",
     )
     val: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share held out where there is no val split")
     test: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="share held out where there is no test split")

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,23 +15,24 @@ _EMPTY_NAME = re.compile(r"((class|label|category|id)[\W_]*)?\d+([\W_]*\d+)*|n\d
 
 
 def class_infos(
-    original_names: Sequence[str], words_file: Path | None, names: Sequence[str] | None = None
+    original_names: Sequence[str], user_words: Path | Mapping[str, str] | None, names: Sequence[str] | None = None
 ) -> tuple[ClassInfo, ...]:
     """Number and name the classes of a data set, in order.
 
-    `names` are what prompts say (made from the original names if not given); `words_file` overrides some of them, by
-    original name, name or slug. Names may repeat: such classes are marked as homonyms, and their slugs differ.
+    `names` are what prompts say (made from the original names if not given); `user_words`, a file or a mapping,
+    overrides some of them, by original name, name or slug. Names may repeat: such classes are marked as homonyms, and
+    their slugs differ.
 
     Raises:
-        DatasetError: the file cannot be read, or names a class that does not exist.
+        DatasetError: the file cannot be read, or a class is named that does not exist.
     """
     names = words(original_names) if names is None else names
     infos = [
         ClassInfo(index, name, slug, original_name=original_name, default_name=name)
         for index, (name, slug, original_name) in enumerate(zip(names, slugs(names), original_names, strict=True))
     ]
-    if words_file is not None:
-        infos = _with_words(infos, words_file)
+    if user_words:
+        infos = _with_words(infos, user_words)
     counts = Counter(info.name.lower() for info in infos)
     return tuple(replace(info, homonym=counts[info.name.lower()] > 1) for info in infos)
 
@@ -48,11 +49,15 @@ def _is_letter(name: str) -> bool:
     return len(name) == 1 and name.lower() != name.upper()
 
 
-def _with_words(infos: Sequence[ClassInfo], words_file: Path) -> list[ClassInfo]:
+def _with_words(infos: Sequence[ClassInfo], user_words: Path | Mapping[str, str]) -> list[ClassInfo]:
     """Give the classes the words that the user has for them."""
     try:
-        user_words = by_class.read_words(words_file, "dataset.words")
-        by_class.check_classes(user_words, infos, f"dataset.words {str(words_file)!r}")
+        if isinstance(user_words, Path):
+            where = f"dataset.words {str(user_words)!r}"
+            by_name: Mapping[str, str] = by_class.read_words(user_words, "dataset.words")
+        else:
+            where, by_name = "dataset.words", user_words
+        by_class.check_classes(by_name, infos, where)
     except InputError as error:
         raise DatasetError(str(error)) from error
-    return [replace(info, name=by_class.value_of(user_words, info) or info.name) for info in infos]
+    return [replace(info, name=by_class.value_of(by_name, info) or info.name) for info in infos]

@@ -577,3 +577,26 @@ def test_a_guide_made_of_photos_makes_tokens_depend_on_the_photos_and_compares_t
     assert "class_token_few_shot_guide" in few_shot.benchmark.arms
     assert "class_token" not in few_shot.benchmark.arms
     assert config.load("folder", ["guide=few_shot", "benchmark.arms=[real]"]).benchmark.arms == ("real",)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("[crane]", "dataset.words: must be a file, or `class: words`, got ['crane']"),
+        ("{crane: 7}", "dataset.words: words: the words of class 'crane' must be text"),
+        ("{crane: a, Crane: b}", "class 'Crane' is named twice"),
+        ("{no: a}", "False is no name of a class; put the name into quotes"),
+    ],
+)
+def test_wrong_words_of_classes_make_one_problem(words: str, said: str) -> None:
+    data = config.by_class.parse_yaml(f"{{name: x, dataset: {{name: folder, path: x, words: {words}}}, guide: x}}")
+    with pytest.raises(ConfigError) as refused:
+        config.validate(data)
+    assert len(refused.value.problems) == 1
+    assert said in str(refused.value)
+
+
+def test_words_of_classes_are_dumped_and_read_again() -> None:
+    for words in ("words.yaml", {"crane": "crane bird"}):
+        first = config.validate({"name": "x", "dataset": {"name": "folder", "path": "x", "words": words}, "guide": "x"})
+        assert config.validate(yaml.safe_load(config.dump(first))) == first

@@ -85,6 +85,15 @@ def test_words_of_a_folders_classes_come_from_a_file(tmp_path: Path) -> None:
         assert_refused(message, "folder", root, words=str(file))
 
 
+def test_words_of_a_folders_classes_come_from_the_configuration_itself(tmp_path: Path) -> None:
+    root = folder_tree(tmp_path / "birds", 6)
+    words = {"Crane": "crane bird", "001.Laughing_gull": " gull "}
+    assert [info.name for info in load("folder", root, words=words).classes][:2] == ["gull", "crane bird"]
+    assert_refused(
+        r"dataset.words: there is no class 'cran' \(did you mean 'crane'", "folder", root, words={"cran": "x"}
+    )
+
+
 def test_unreadable_images_are_replaced_in_few_shot_draws(tmp_path: Path) -> None:
     root = folder_tree(tmp_path / "birds", 12)
     data = load("folder", root, val=0, test=0)
