@@ -66,7 +66,7 @@ def progress_bars() -> Iterator["ProgressCallback"]:
         import warnings
 
         warnings.filterwarnings("ignore")
-        import dct_augment.pipeline  # noqa: F401
+        import dct_augment.pipeline.run  # noqa: F401
     with bars() as report:
         yield report
 
