@@ -32,6 +32,7 @@ from dct_augment.errors import DatasetError, InputError, ModelError
 from dct_augment.pipeline import text_encoders
 from dct_augment.pipeline.cost import token_evaluations
 from dct_augment.pipeline.prompt_check import check_class_names, check_lengths
+from dct_augment.pipeline.protocol import load_dataset
 from dct_augment.records import ClassInfo
 from dct_augment.wording import counted
 
@@ -302,7 +303,7 @@ def _dataset(config: Config) -> tuple[Finding, tuple[ClassInfo, ...], int | None
                 detail, fix = f"{detail}, and {variable} is set", f"unset {variable} for the first run"
         return Finding(what, "missing", detail, fix), (), None
     try:
-        dataset = datasets.load(config.dataset)
+        dataset, config = load_dataset(config)
         classes = datasets.select(dataset, names)
     except DatasetError as error:
         terms, count = _PUBLISHED.get(config.dataset.name, ("", None))
