@@ -55,11 +55,7 @@ def estimate(run: "Run", parts: Collection[StageName]) -> list[Line]:
             lines.append(Line(stage.name, work, images * per_image, images * per_image * pace))
     if StageName.ARMS in parts and (draws := arm_draws(config.benchmark)):
         images = len(run.classes) * config.benchmark.per_class * per_image
-        tokens = {
-            "textual_inversion": 3 * config.textual_inversion.steps * config.textual_inversion.batch_size
-            + 2 * config.tokens.certificate_images * per_image,
-            "class_token_few_shot_guide": token_evaluations(config, per_step),
-        }
+        tokens = _arm_token_evaluations(config, per_step)
         total = sum(images + len(run.classes) * tokens[draw.arm] for draw in draws)
         lines.append(
             Line(StageName.ARMS, f"tokens and images of {counted(len(draws), 'few-shot draw')}", total, total * pace)
@@ -75,6 +71,17 @@ def estimate(run: "Run", parts: Collection[StageName]) -> list[Line]:
             )
         )
     return lines
+
+
+def _arm_token_evaluations(config: Config, per_step: int) -> dict[str, int]:
+    """U-Net evaluations of one class token of each arm that learns its own."""
+    inversion = config.textual_inversion
+    per_image = config.sampling.num_inference_steps * per_step
+    certificate = 2 * config.tokens.certificate_images * per_image
+    return {
+        "textual_inversion": 3 * inversion.steps * inversion.batch_size + certificate,
+        "class_token_few_shot_guide": token_evaluations(config, per_step),
+    }
 
 
 def token_evaluations(config: Config, per_step: int) -> int:
@@ -102,3 +109,32 @@ def _seconds_per_evaluation(run: "Run", batch: int = 8) -> float:
             backend.denoise(latents, torch.full((batch,), 500, device=latents.device), empty, 1.0)
         times.append(time.perf_counter() - began)
     return min(times) / batch
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a whole run makes: class tokens, images, trained classifiers, and the U-Net evaluations of all of it."""
+
+    tokens: int
+    images: int
+    trials: int
+    evaluations: int
+
+
+def count(config: Config, classes: int, *, guidance_embedded: bool = False) -> Work:
+    """Count the work of a whole run by its configuration alone, one whole attempt for each token.
+
+    Args:
+        config: its protocol is known.
+        classes: how many there are.
+        guidance_embedded: whether the model takes guidance as an input (LCM), so that a step is one evaluation.
+    """
+    from dct_augment.diffusion import evaluations_per_step
+
+    draws = arm_draws(config.benchmark)
+    per_step = evaluations_per_step(config.sampling.guidance_scale, guidance_embedded=guidance_embedded)
+    images = classes * (len(ImageKind) * config.generation.per_class + len(draws) * config.benchmark.per_class)
+    of_arm = _arm_token_evaluations(config, per_step)
+    of_tokens = token_evaluations(config, per_step) + sum(of_arm[draw.arm] for draw in draws)
+    evaluations = classes * of_tokens + images * config.sampling.num_inference_steps * per_step
+    return Work(classes * (1 + len(draws)), images, len(plan_trials(config.benchmark)), evaluations)
