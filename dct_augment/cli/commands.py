@@ -16,6 +16,7 @@ from dct_augment import __version__
 from dct_augment.cli import data as look
 from dct_augment.cli import doctor as doctors
 from dct_augment.cli import export as exports
+from dct_augment.cli import init as inits
 from dct_augment.cli import predict as predictions
 from dct_augment.cli import tokens
 from dct_augment.cli.common import (
@@ -65,6 +66,7 @@ app.add_typer(tokens.app, name="tokens")
 app.command()(doctors.doctor)
 app.command()(look.data)
 app.command()(exports.export)
+app.command()(inits.init)
 app.command()(predictions.predict)
 
 

@@ -61,15 +61,16 @@ def loaded_by(code: str) -> set[str]:
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
     light = ("dct_augment", "dct_augment.config", "dct_augment.generation.plan", "dct_augment.records")
+    light += ("dct_augment.pipeline", "dct_augment.pipeline.first_config", "dct_augment.pipeline.protocol")
     assert loaded_by(f"import {', '.join(light)}") == set()
 
 
 @pytest.mark.slow
 def test_what_loads_no_text_to_image_model_imports_neither_diffusers_nor_transformers() -> None:
-    assert loaded_by("import dct_augment.pipeline").isdisjoint({"diffusers", "transformers"})
+    assert loaded_by("import dct_augment.pipeline.run").isdisjoint({"diffusers", "transformers"})
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["init", "--help"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert loaded_by(HELP.format(arguments=arguments)) == set()
 
@@ -77,7 +78,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_help_names_every_command(call: Call) -> None:
     shown = call("--help")
     assert shown.returncode == 0
-    for command in ("demo", "train", "generate", "benchmark", "report", "run", "verify", "export"):
+    for command in ("init", "demo", "train", "generate", "benchmark", "report", "run", "verify", "export"):
         assert f" {command} " in shown.stdout
 
 

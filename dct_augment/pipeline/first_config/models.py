@@ -1,0 +1,274 @@
+"""Chooses the text-to-image model that fits a machine, with settings that suit it."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dct_augment.errors import ModelError
+from dct_augment.pocket import captions
+from dct_augment.wording import listed
+
+POCKET = "pocket"
+_GB = 10**9
+_POCKET_SIDE = 128
+"""Pixels. Pocket draws pictures of 64; who has larger ones of a bat or a kiwi has photographs."""
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """How models of one kind are used, and what they need.
+
+    `gpu_bytes` is the free memory of a GPU for its training in float16. An evaluation of its denoiser for one image
+    takes `1 / gpu_rate` seconds on a GPU, and `core_seconds` on one core of a CPU: round numbers, for estimates.
+    """
+
+    title: str
+    steps: int
+    guidance_scale: float
+    gpu_bytes: int
+    gpu_rate: float
+    core_seconds: float
+    classes_per_batch: int
+    batch_size: int
+    takes_guidance: bool = False
+
+
+POCKET_FAMILY = ModelFamily("Pocket", 5, 3.0, 0, 2000, 0.005, 8, 50)
+STABLE_DIFFUSION = ModelFamily("Stable Diffusion", 30, 7.0, 6 * _GB, 20, 20, 4, 8)
+TURBO = ModelFamily("Stable Diffusion Turbo", 2, 1.0, 6 * _GB, 20, 20, 4, 8)
+LCM = ModelFamily("a latent consistency model", 4, 7.0, 6 * _GB, 20, 20, 4, 8, takes_guidance=True)
+SDXL = ModelFamily("Stable Diffusion XL", 30, 7.0, 22 * _GB, 4, 90, 1, 4)
+SDXL_TURBO = ModelFamily("SDXL-Turbo", 2, 1.0, 22 * _GB, 10, 45, 2, 8)
+PIXART = ModelFamily("PixArt-Sigma", 20, 4.5, 22 * _GB, 8, 45, 2, 8)
+
+_BY_PIPELINE: Mapping[str, tuple[ModelFamily, ModelFamily]] = {
+    "StableDiffusionPipeline": (STABLE_DIFFUSION, TURBO),
+    "StableDiffusionXLPipeline": (SDXL, SDXL_TURBO),
+    "LatentConsistencyModelPipeline": (LCM, LCM),
+    "PixArtSigmaPipeline": (PIXART, PIXART),
+}
+"""The families by the class that model_index.json names: with many steps, and distilled to a few."""
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A published model: its id on the Hub, the files of its weights, and what its licence restricts."""
+
+    path: str
+    family: ModelFamily
+    variant: str | None = "fp16"
+    restriction: str = ""
+
+
+_NON_COMMERCIAL = "its licence is for non-commercial use"
+KNOWN = (
+    KnownModel("stabilityai/sdxl-turbo", SDXL_TURBO, restriction=_NON_COMMERCIAL),
+    KnownModel("stable-diffusion-v1-5/stable-diffusion-v1-5", STABLE_DIFFUSION),
+    KnownModel("stabilityai/sd-turbo", TURBO, restriction=_NON_COMMERCIAL),
+)
+"""Models to choose from, the one to prefer first."""
+
+_DEFAULT = KNOWN[1]
+FAST = KNOWN[2]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine has.
+
+    `gpu_bytes` is the free memory of its GPU, None without one. `cached` are the folders of the models in the Hub's
+    cache, by their ids. `offline` is whether nothing may be downloaded.
+    """
+
+    gpu_bytes: int | None
+    cores: int
+    cached: Mapping[str, Path]
+    offline: bool
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """Look at this machine; loads torch, to ask it for a GPU."""
+        import torch
+
+        gpu_bytes = int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
+        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+        return cls(gpu_bytes, len(os.sched_getaffinity(0)), cached_models(), offline)
+
+    def seconds(self, family: ModelFamily, evaluations: int) -> float:
+        """Estimate how long evaluations of a denoiser take here."""
+        if self.gpu_bytes is not None:
+            return evaluations / family.gpu_rate
+        return evaluations * family.core_seconds / self.cores
+
+
+def cached_models() -> dict[str, Path]:
+    """Find the newest snapshot of every model with weights in the Hub's cache, by its id."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return {}
+    found = {}
+    for repository in sorted(repositories, key=lambda repository: repository.repo_id):
+        revisions = sorted(repository.revisions, key=lambda revision: revision.last_modified)
+        if repository.repo_type != "model" or not revisions:
+            continue
+        names = [file.file_name for file in revisions[-1].files]
+        if any(name.endswith((".safetensors", ".bin")) for name in names):
+            found[repository.repo_id] = Path(revisions[-1].snapshot_path)
+    return found
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A text-to-image model with its settings, and why it was chosen, in words.
+
+    `restriction` is what its licence does not allow; `missing` says what must be done before it can be loaded.
+    """
+
+    path: str
+    family: ModelFamily
+    variant: str | None
+    dtype: str
+    reason: str
+    restriction: str = ""
+    missing: str = ""
+
+
+def choose(
+    machine: Machine, class_names: Sequence[str], picture_side: int, requested: str | None = None
+) -> ModelChoice:
+    """Choose the text-to-image model.
+
+    Pocket is taken where it knows all classes and the pictures are as small as its own. Otherwise the first model
+    that fits the free memory, one in the Hub's cache before others. Without a GPU it is Stable Diffusion 1.5.
+
+    Args:
+        machine: what there is.
+        class_names: what prompts call the classes.
+        picture_side: longer side of the median picture, in pixels; 0 if it is not known.
+        requested: `pocket`, a folder that diffusers saved, or an id on the Hub; the user's own choice.
+
+    Raises:
+        ModelError: the requested model is no such thing.
+    """
+    unknown = unknown_to_pocket(class_names)
+    if requested is not None:
+        return _requested(requested, machine, unknown)
+    if not unknown and picture_side <= _POCKET_SIDE:
+        return _pocket("it knows all of these classes")
+    models = _candidates(machine)
+    fitting = [
+        model for model in models if machine.gpu_bytes is not None and model.family.gpu_bytes <= machine.gpu_bytes
+    ]
+    if not fitting:
+        model = _DEFAULT if _DEFAULT.path in machine.cached or FAST.path not in machine.cached else FAST
+        return _published(model, machine, _reason_without_gpu(machine))
+    cached = [model for model in fitting if model.path in machine.cached]
+    reason = f"it fits the {_gigabytes(machine)} that are free on the GPU"
+    if cached:
+        return _published(cached[0], machine, f"{reason}, and is in the Hub's cache")
+    return _published(fitting[0], machine, reason)
+
+
+def unknown_to_pocket(class_names: Iterable[str]) -> list[str]:
+    """List the classes that no caption of Pocket's training names."""
+    words = {name for subject in captions.SUBJECTS for name, _ in subject.names}
+    return [name for name in class_names if name.strip().lower() not in words]
+
+
+def _candidates(machine: Machine) -> list[KnownModel]:
+    """List the known models, then others in the Hub's cache that can be loaded."""
+    known = {model.path for model in KNOWN}
+    others = []
+    for path, folder in machine.cached.items():
+        pipeline = _pipeline(folder)
+        if path not in known and pipeline in _BY_PIPELINE:
+            others.append(KnownModel(path, _family(path, pipeline), _variant(folder)))
+    return [*KNOWN, *others]
+
+
+def _requested(path: str, machine: Machine, unknown: Sequence[str]) -> ModelChoice:
+    if path == POCKET:
+        has_not = f"it has never seen {listed([repr(name) for name in unknown], 3)}: it shows the way, not the quality"
+        return _pocket(has_not if unknown else "you chose it")
+    if known := next((model for model in KNOWN if model.path == path), None):
+        return _published(known, machine, "you chose it")
+    from dct_augment.diffusion.names import local_folder  # loads torch
+
+    folder = local_folder(path)
+    if folder is not None and not (folder / "model_index.json").is_file():
+        raise ModelError(
+            f"--model {path!r} is no folder that diffusers saved (with a model_index.json). Give one, `pocket`, or an "
+            f"id on the Hub such as {_DEFAULT.path}"
+        )
+    there = folder or machine.cached.get(path)
+    pipeline = _pipeline(there) if there is not None else ""
+    if pipeline and pipeline not in _BY_PIPELINE:
+        raise ModelError(f"--model {path!r} is a {pipeline}; choose one of these: {', '.join(_BY_PIPELINE)}")
+    variant = _variant(there) if there is not None else None
+    return _published(KnownModel(path, _family(path, pipeline), variant), machine, "you chose it")
+
+
+def _pocket(reason: str) -> ModelChoice:
+    return ModelChoice(POCKET, POCKET_FAMILY, None, "float32", reason)
+
+
+def _published(model: KnownModel, machine: Machine, reason: str) -> ModelChoice:
+    """Take a model as this machine can: float16 is for GPUs."""
+    folder = machine.cached.get(model.path)
+    variant = model.variant if folder is None else _variant(folder)
+    dtype = "float32" if machine.gpu_bytes is None else "float16"
+    missing = ""
+    if machine.offline and folder is None and not Path(model.path).expanduser().is_dir():
+        missing = "it is not in the Hub's cache, and HF_HUB_OFFLINE is set: unset it for the first run"
+    return ModelChoice(model.path, model.family, variant, dtype, reason, model.restriction, missing)
+
+
+def _reason_without_gpu(machine: Machine) -> str:
+    if machine.gpu_bytes is None:
+        return "no GPU here, and Pocket cannot draw your classes"
+    return f"only {_gigabytes(machine)} are free on the GPU; if memory runs out, batches get smaller"
+
+
+def _gigabytes(machine: Machine) -> str:
+    return f"{(machine.gpu_bytes or 0) / _GB:.0f} GB"
+
+
+def _pipeline(folder: Path) -> str:
+    """Read which pipeline of diffusers a folder holds; empty if it holds none."""
+    try:
+        return str(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _family(path: str, pipeline: str) -> ModelFamily:
+    """Tell the family by the pipeline, or else by the name; whether it is distilled to few steps, by the name."""
+    name = path.lower()
+    if not pipeline:
+        by_word = {
+            "pixart": "PixArtSigmaPipeline",
+            "lcm": "LatentConsistencyModelPipeline",
+            "xl": "StableDiffusionXLPipeline",
+        }
+        pipeline = next((by_word[word] for word in by_word if word in name), "StableDiffusionPipeline")
+    many_steps, few_steps = _BY_PIPELINE[pipeline]
+    return few_steps if any(word in name for word in ("turbo", "lightning", "hyper")) else many_steps
+
+
+def _variant(folder: Path) -> str | None:
+    """Tell whether a folder holds the weights in float16 files of their own."""
+    return "fp16" if any(folder.glob("*/*.fp16.safetensors")) else None
+
+
+def duration(seconds: float) -> str:
+    """Say roughly how long something takes."""
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:,.0f} {unit}s"
+    return "a minute"
