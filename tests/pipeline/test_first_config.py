@@ -199,6 +199,8 @@ def test_every_layout_is_recognised_by_its_files(tmp_path: Path) -> None:
     for path, name in (
         (made("a", "crane/1.jpg", "kiwi/1.jpg"), "folder"),
         (made("b", "train/crane/1.jpg", "test/crane/1.jpg"), "folder"),
+        (made("j", "crane/1.jpg", "kiwi/1.jpg", "backup.tar", "list.parquet", "metadata.csv"), "folder"),
+        (made("k", "train/crane/1.jpg", "train/x.tar"), "folder"),
         (made("c", "shards-000000.tar"), "webdataset"),
         (made("d", "train/x.tar.gz", "val/x.tar.gz"), "webdataset"),
         (made("e", "data/train-00000-of-00001.parquet"), "huggingface"),
@@ -240,7 +242,7 @@ def test_the_model_fits_the_free_memory_and_a_cached_one_goes_first(tmp_path: Pa
     assert choose(GPU, ["x"], 500).path == SD
     cached = Machine(24 * GB, 8, {SD: snapshot(tmp_path / "sd", "StableDiffusionPipeline")}, offline=True)
     chosen = choose(cached, ["x"], 500)
-    assert (chosen.path, chosen.variant, chosen.dtype, chosen.missing) == (SD, "fp16", "float16", "")
+    assert (chosen.path, chosen.variant, chosen.dtype) == (SD, "fp16", "float16")
     assert chosen.reason == "it fits the 24 GB that are free on the GPU, and is in the Hub's cache"
     tight = choose(Machine(3 * GB, 8, {}, offline=False), ["x"], 500)
     assert tight.path == SD
@@ -267,8 +269,6 @@ def test_a_requested_model_is_taken_with_what_suits_it() -> None:
     assert choose(CPU, ["x"], 500, "pocket").reason.startswith("it has never seen 'x'")
     assert choose(GPU, ["x"], 500, SD_TURBO).family is models.TURBO
     assert choose(GPU, ["x"], 500, SD_TURBO).restriction == "its licence is for non-commercial use"
-    assert choose(GPU, ["x"], 500, SD_TURBO).missing == ""
-    assert "HF_HUB_OFFLINE is set" in choose(Machine(None, 2, {}, offline=True), ["x"], 500, SD_TURBO).missing
 
 
 @pytest.mark.slow
@@ -316,13 +316,16 @@ def test_a_folder_of_other_classes_gets_no_contexts_of_the_pocket_world(tmp_path
     assert config.prompts.contexts == ("",)
 
 
-def test_a_backbone_that_is_not_in_the_cache_is_named_while_offline(tmp_path: Path) -> None:
+def test_models_that_are_not_in_the_cache_are_named_while_offline(tmp_path: Path) -> None:
     root = write_photos(tmp_path / "photos", {"gate": 2, "petal": 2})
-    offline = prepare(root, Machine(None, 2, {}, offline=True))._chosen()
-    assert "backbone, vit_small_patch14_dinov2.lvd142m, is not in the Hub's cache" in offline
-    cached = {"timm/vit_small_patch14_dinov2.lvd142m": tmp_path}
-    assert "backbone" not in prepare(root, Machine(None, 2, cached, offline=True))._chosen()
-    assert "backbone" not in prepare(root)._chosen()
+    backbone, classifier = "timm/vit_small_patch14_dinov2.lvd142m", "timm/mobilenetv3_small_100.lamb_in1k"
+    offline = Machine(None, 2, {classifier: tmp_path}, offline=True)
+    (line,) = prepare(root, offline)._missing()
+    assert line.startswith(f"missing: {SD}, {backbone}: not in the Hub's cache, and HF_HUB_OFFLINE is set")
+    everything = {SD: snapshot(tmp_path / "sd", "StableDiffusionPipeline"), backbone: tmp_path, classifier: tmp_path}
+    assert prepare(root, Machine(None, 2, everything, offline=True))._missing() == []
+    assert prepare(root, offline, "pocket")._missing() == []
+    assert prepare(root)._missing() == []
 
 
 # ------------------------------------------------------------------------------------------------------ what is written

@@ -262,7 +262,8 @@ class FirstConfig:
 
     def lines(self) -> list[str]:
         """Say in a few lines what was found and chosen, and what it costs. Loads torch."""
-        return [self._found(), self._state(), self._chosen(), self._tested(), *self._work(), *self._notes()]
+        found = [self._found(), self._state(), self._chosen(), *self._missing(), self._tested()]
+        return [*found, *self._work(), *self._notes()]
 
     def _notes(self) -> list[str]:
         """Say what a user should know of photos and words."""
@@ -292,12 +293,21 @@ class FirstConfig:
 
     def _chosen(self) -> str:
         model = self.model
-        remarks = [remark for remark in (model.reason, model.restriction, model.missing) if remark]
-        if self.machine.offline and not self._is_pocket and f"timm/{self.backbone}" not in self.machine.cached:
-            remarks.append(
-                f"the guide's backbone, {self.backbone}, is not in the Hub's cache, and HF_HUB_OFFLINE is set"
-            )
-        return f"model: {model.path}: {'; '.join(remarks)}"
+        restriction = f"; {model.restriction}" if model.restriction else ""
+        return f"model: {model.path}: {model.reason}{restriction}"
+
+    def _missing(self) -> list[str]:
+        """Say what cannot be downloaded, in one line; nothing if nothing is missing."""
+        if self._is_pocket:
+            return []
+        is_folder = Path(self.model.path).expanduser().is_dir()
+        needed = [] if is_folder else [self.model.path]
+        needed += [f"timm/{self.backbone}", f"timm/{self._downstream().values['model']}"]
+        missing = self.machine.missing(needed)
+        if not missing:
+            return []
+        why = "not in the Hub's cache, and HF_HUB_OFFLINE is set; unset it for the first run"
+        return [f"missing: {', '.join(missing)}: {why}"]
 
     def _tested(self) -> str:
         if not self.photos.is_cross_validated:

@@ -96,6 +96,10 @@ class Machine:
         offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
         return cls(gpu_bytes, len(os.sched_getaffinity(0)), cached_models(), offline)
 
+    def missing(self, repositories: Iterable[str]) -> list[str]:
+        """List the repositories of the Hub that can be had neither from the cache nor from the Hub."""
+        return [repository for repository in repositories if repository not in self.cached] if self.offline else []
+
     def seconds(self, family: ModelFamily, evaluations: int) -> float:
         """Estimate how long evaluations of a denoiser take here."""
         if self.gpu_bytes is not None:
@@ -127,7 +131,7 @@ def cached_models() -> dict[str, Path]:
 class ModelChoice:
     """A text-to-image model with its settings, and why it was chosen, in words.
 
-    `restriction` is what its licence does not allow; `missing` says what must be done before it can be loaded.
+    `restriction` is what its licence does not allow.
     """
 
     path: str
@@ -136,7 +140,6 @@ class ModelChoice:
     dtype: str
     reason: str
     restriction: str = ""
-    missing: str = ""
 
 
 def choose(
@@ -223,10 +226,7 @@ def _published(model: KnownModel, machine: Machine, reason: str) -> ModelChoice:
     folder = machine.cached.get(model.path)
     variant = model.variant if folder is None else _variant(folder)
     dtype = "float32" if machine.gpu_bytes is None else "float16"
-    missing = ""
-    if machine.offline and folder is None and not Path(model.path).expanduser().is_dir():
-        missing = "it is not in the Hub's cache, and HF_HUB_OFFLINE is set: unset it for the first run"
-    return ModelChoice(model.path, model.family, variant, dtype, reason, model.restriction, missing)
+    return ModelChoice(model.path, model.family, variant, dtype, reason, model.restriction)
 
 
 def _reason_without_gpu(machine: Machine) -> str:

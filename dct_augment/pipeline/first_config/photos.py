@@ -11,6 +11,7 @@ from dct_augment import datasets
 from dct_augment.benchmark.requirements import missing_images
 from dct_augment.config import Config, validate
 from dct_augment.datasets import DatasetSubset, Overview, image_files, split_words
+from dct_augment.datasets.folder import holds_pictures
 from dct_augment.datasets.splits import labels
 from dct_augment.errors import DatasetError
 from dct_augment.pipeline.protocol import load_dataset
@@ -93,6 +94,7 @@ def recognise(path: Path) -> Layout:
     Raises:
         DatasetError: there is no such folder, or a file that is no table of pictures.
     """
+    path = path.expanduser()
     if path.is_file():
         return _recognise_file(path)
     if not path.is_dir():
@@ -107,19 +109,18 @@ def recognise(path: Path) -> Layout:
 
 
 def _recognise_folder(path: Path) -> Layout:
-    names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_file()}
-    folders = image_files.folder_names(path)
-    data_files = names | {
-        f"{name}/{entry.name}" for name in folders if name == "data" for entry in (path / name).iterdir()
-    }
+    names, folders = _names(path), image_files.folder_names(path)
     if names.intersection(_SAVED_BY_DATASETS):
         return _layout("a folder that the package datasets saved", "huggingface", path)
-    if any(name.lower().endswith(".parquet") for name in data_files):
-        return _layout("parquet files as the Hub has them", "huggingface", path)
-    if any(name in _METADATA for name in _names_in_splits(path, names, folders)):
-        return _layout("an imagefolder of the package datasets, with metadata", "huggingface", path)
-    if any(name.lower().endswith(_TARS) for name in _names_in_splits(path, names, folders)):
-        return _layout("WebDataset shards", "webdataset", path)
+    if not _has_class_folders(path, folders):  # a table or tar beside class folders is something else
+        tabled = names | (_names(path / "data") if "data" in folders else set())
+        inside = names.union(*(_names(path / name) for name in folders if split_words.split_of(name)))
+        if any(name.lower().endswith(".parquet") for name in tabled):
+            return _layout("parquet files as the Hub has them", "huggingface", path)
+        if inside.intersection(_METADATA):
+            return _layout("an imagefolder of the package datasets, with metadata", "huggingface", path)
+        if any(name.lower().endswith(_TARS) for name in inside):
+            return _layout("WebDataset shards", "webdataset", path)
     if not folders:
         _refuse_flat_folder(path, names)
     has_splits = any(split_words.split_of(name) and image_files.folder_names(path / name) for name in folders)
@@ -130,10 +131,19 @@ def _layout(title: str, name: str, path: Path) -> Layout:
     return Layout(title, {"name": name, "path": str(path)})
 
 
-def _names_in_splits(path: Path, names: set[str], folders: Sequence[str]) -> set[str]:
-    """Name the files of a folder and of the folders in it that are named as splits."""
-    splits = [name for name in folders if split_words.split_of(name)]
-    return names | {entry.name for name in splits for entry in (path / name).iterdir()}
+def _names(path: Path) -> set[str]:
+    """Name the files of a folder that are not hidden."""
+    return {entry.name for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_file()}
+
+
+def _has_class_folders(path: Path, folders: Sequence[str]) -> bool:
+    """Tell whether pictures lie in class folders, of a split or not."""
+    for name in folders:
+        inner = image_files.folder_names(path / name)
+        places = [path / name / folder for folder in inner] if split_words.split_of(name) else [path / name]
+        if any(map(holds_pictures, places)):
+            return True
+    return False
 
 
 def _recognise_file(path: Path) -> Layout:
