@@ -28,7 +28,7 @@ WORDS_INSIDE = 50
 """Words of more classes are in a file of their own."""
 
 _MOST_FOLDS = 5
-_FEWEST_DRAWS = 5
+_FEWEST_DRAWS = 4
 """Draws of cross-validation, at least: with fewer, hardly any interval is narrow enough to say something."""
 
 _MOST_SHOTS = 20
@@ -206,7 +206,7 @@ class FirstConfig:
 
     @property
     def repeats(self) -> int:
-        """So many that there are 5 draws."""
+        """So many that there are 4 draws at least."""
         return -(-_FEWEST_DRAWS // self.folds)
 
     @property

@@ -218,8 +218,8 @@ def _refuse_unreadable_classes(photos: Photos, path: Path) -> None:
         raise DatasetError(f"none of the photos in {str(path)!r} can be read{why}. Save them as JPEG or PNG")
     names = listed([repr(_name(info)) for info in empty], _NAMED)
     raise DatasetError(
-        f"{counted(len(empty), 'class', 'has')} no photo that can be read and trained on: {names}{why}. Add photos, or "
-        f"leave the class out: {_leave_out(photos, empty)}"
+        f"{counted(len(empty), 'class', 'has')} no photo that can be read and trained on: {names}{why}. Add "
+        f"photos{_or_leave_out(photos, empty)}"
     )
 
 
@@ -235,20 +235,19 @@ def _refuse_single_photos(photos: Photos, path: Path) -> None:
     ]
     raise DatasetError(
         f"{counted(len(single), 'class', 'has')} one photo that can be used: {listed(described, _NAMED)}. One photo "
-        "cannot both train a classifier and test it. Add another, different one to each, or leave the class out: "
-        f"{_leave_out(photos, single)}. Images need no test: write a configuration by hand (configs/folder.yaml), and "
-        "`dct-augment generate` makes them"
+        f"cannot both train a classifier and test it. Add a different one{_or_leave_out(photos, single)}. Images need no "
+        "test: write a configuration by hand (configs/folder.yaml), and `dct-augment generate` makes them"
     )
 
 
-def _leave_out(photos: Photos, classes: Sequence[ClassInfo]) -> str:
-    """Say how to go on without some classes."""
+def _or_leave_out(photos: Photos, classes: Sequence[ClassInfo]) -> str:
+    """Say how to go on without some classes; nothing if too few are left."""
     rest = [_name(info) for info in photos.classes if info not in classes]
     if len(rest) < 2:
-        return "but then fewer than two classes are left"
+        return ""
     if len(rest) > _NAMED or any("," in name for name in rest):
-        return "move its folder away"
-    return f"--classes {','.join(rest)!r}"
+        return ", or leave the class out: move its folder away"
+    return f", or leave the class out: --classes {','.join(rest)!r}"
 
 
 def _name(info: ClassInfo) -> str:
