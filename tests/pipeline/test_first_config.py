@@ -372,9 +372,17 @@ def test_any_names_and_words_read_back_from_a_section_with_comments(original_nam
         "dataset", ["A comment."], {"name": "folder", "path": "x", "words": words}, {"words": "More."}
     )
     read = by_class.parse_yaml(str(section))["dataset"]
+    assert len(str(section).splitlines()) == str(section).count("\n") <= 5 + 2 * len(words)  # long keys take two lines
     assert read["words"] == words
     named = [info.name for info in class_infos(original_names, by_class.check_words(list(words.items()), "words"))]
     assert [name.strip() for name in named] == [info.name.strip() for info in infos]
+
+
+def test_classes_that_differ_by_case_alone_keep_their_own_words(tmp_path: Path) -> None:
+    prepared = prepare(write_photos(tmp_path / "photos", {"seaGull": 2, "seagull": 2, "petal": 2}))
+    config = written(prepared)
+    assert config.dataset.words == {"petal": "petal"}
+    assert [info.name for info in load_dataset(config)[0].classes] == ["petal", "sea gull", "seagull"]
 
 
 @given(st.recursive(st.text(max_size=80) | st.integers() | st.booleans(), lambda inner: st.lists(inner, max_size=3)))

@@ -235,8 +235,8 @@ def _refuse_single_photos(photos: Photos, path: Path) -> None:
     ]
     raise DatasetError(
         f"{counted(len(single), 'class', 'has')} one photo that can be used: {listed(described, _NAMED)}. One photo "
-        f"cannot both train a classifier and test it. Add a different one{_or_leave_out(photos, single)}. Images need no "
-        "test: write a configuration by hand (configs/folder.yaml), and `dct-augment generate` makes them"
+        f"cannot both train a classifier and test it. Add a different one{_or_leave_out(photos, single)}. Images need "
+        "no test: write a configuration by hand (configs/folder.yaml), and `dct-augment generate` makes them"
     )
 
 
