@@ -82,8 +82,10 @@ def test_a_folder_of_birds_becomes_a_configuration_that_run_plans(folder: Path) 
     assert {path.name for path in folder.iterdir()} == {"photos", "photos.yaml"}
     planned = call("run", "--config", "photos.yaml", "--dry-run", "--output", "out")
     assert planned.exit_code == 0, planned.output
-    assert "tokens and images of 5 arms and draws" in planned.stdout
+    assert "tokens and images of 5 few-shot draws" in planned.stdout
     assert "20 trials of 100 steps" in planned.stdout
+    evaluations = [int(row.split("│")[3].replace(",", "")) for row in planned.stdout.splitlines() if "│" in row]
+    assert f"about {sum(evaluations):,} U-Net evaluations" in done.stdout
 
 
 @pytest.mark.slow

@@ -170,15 +170,15 @@ class FirstConfig:
     def _downstream(self) -> YamlSection:
         comment = "Your classifier: pretrained weights and a short training, the same in every arm."
         if self._is_pocket:
-            values: dict[str, Any] = {"model": _POCKET_BACKBONE, "pretrained": True, "image_size": 48}
+            values: dict[str, Any] = {"model": _POCKET_BACKBONE, "pretrained": True}
         elif self.machine.gpu_bytes is not None:
-            values = {"model": "resnet50.a1_in1k", "pretrained": True, "image_size": 224}
+            values = {"model": "resnet50.a1_in1k", "pretrained": True}
             values |= {"steps": 1000, "learning_rate": 3.0e-4, "synthetic_probability": 0.5}
         else:
-            values = {"model": "mobilenetv3_small_100.lamb_in1k", "pretrained": True, "image_size": 224}
+            values = {"model": "mobilenetv3_small_100.lamb_in1k", "pretrained": True}
             values |= {"steps": 200, "learning_rate": 1.0e-3, "synthetic_probability": 0.5}
-        remarks = {"image_size": "The side of its input; this is the size that it was pretrained with."}
-        return YamlSection("downstream", [comment], values, remarks)
+        size = "Its pictures have the size that it was pretrained with; image_size sets another one."
+        return YamlSection("downstream", [comment, size], values)
 
     def _benchmark(self) -> YamlSection:
         values: dict[str, Any] = {"protocol": "auto"}

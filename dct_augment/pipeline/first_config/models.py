@@ -35,7 +35,7 @@ class ModelFamily:
     takes_guidance: bool = False
 
 
-POCKET_FAMILY = ModelFamily("Pocket", 5, 3.0, 0, 2000, 0.005, 8, 50)
+POCKET_FAMILY = ModelFamily("Pocket", 5, 3.0, 0, 1000, 0.01, 8, 50)
 STABLE_DIFFUSION = ModelFamily("Stable Diffusion", 30, 7.0, 6 * _GB, 20, 20, 4, 8)
 TURBO = ModelFamily("Stable Diffusion Turbo", 2, 1.0, 6 * _GB, 20, 20, 4, 8)
 LCM = ModelFamily("a latent consistency model", 4, 7.0, 6 * _GB, 20, 20, 4, 8, takes_guidance=True)
