@@ -50,7 +50,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     multiprocessing.get_context("forkserver").set_forkserver_preload(
         [
-            "dct_augment.pipeline",
+            "dct_augment.pipeline.run",
             "dct_augment.classifiers.timm_models",
             "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
             "transformers.models.clip.modeling_clip",
