@@ -22,6 +22,13 @@ PARTS = ("body", "belly", "crown", "wing", "pattern", "beak", "tail")
 LEAST_DIFFERENCE = 3
 """In how many parts a random species differs from each of the sixteen birds and from each other one of its family."""
 
+
+def _arc(center: Point, radii: Point, start: float, end: float) -> tuple[Point, ...]:
+    """Points of an ellipse from an angle to another one, in degrees; 0 is to the right, and 90 down."""
+    angles = np.radians(np.linspace(start, end, 16))
+    return tuple((center[0] + radii[0] * math.cos(angle), center[1] + radii[1] * math.sin(angle)) for angle in angles)
+
+
 STROKES: dict[str, tuple[tuple[Point, ...], ...]] = {
     "triangle": (((0.5, 0.18), (0.82, 0.8), (0.18, 0.8), (0.5, 0.18)),),
     "square": (((0.22, 0.22), (0.78, 0.22), (0.78, 0.78), (0.22, 0.78), (0.22, 0.22)),),
@@ -38,8 +45,20 @@ STROKES: dict[str, tuple[tuple[Point, ...], ...]] = {
         ),
     ),
     "bars": (((0.3, 0.2), (0.3, 0.8)), ((0.5, 0.2), (0.5, 0.8)), ((0.7, 0.2), (0.7, 0.8))),
+    "letter a": (((0.24, 0.82), (0.5, 0.18), (0.76, 0.82)), ((0.34, 0.58), (0.66, 0.58))),
+    "letter c": (_arc((0.55, 0.5), (0.28, 0.33), -50, -310),),
+    "letter e": (((0.28, 0.5), (0.72, 0.5), *_arc((0.5, 0.5), (0.23, 0.3), 0, -310)),),
+    "letter h": (((0.32, 0.15), (0.32, 0.85)), ((0.32, 0.6), *_arc((0.5, 0.6), (0.18, 0.14), -180, 0), (0.68, 0.85))),
+    "letter j": (((0.62, 0.18), (0.62, 0.6), *_arc((0.45, 0.62), (0.17, 0.2), 0, 170)),),
+    "letter k": (((0.32, 0.15), (0.32, 0.85)), ((0.7, 0.2), (0.34, 0.54), (0.72, 0.85))),
+    "letter m": (((0.2, 0.82), (0.26, 0.2), (0.5, 0.66), (0.74, 0.2), (0.8, 0.82)),),
+    "letter p": (((0.32, 0.85), (0.32, 0.18), *_arc((0.42, 0.36), (0.26, 0.18), -90, 90), (0.32, 0.54)),),
+    "letter u": (((0.28, 0.18), (0.28, 0.55), *_arc((0.5, 0.58), (0.22, 0.24), 180, 0), (0.72, 0.18)),),
+    "letter x": (((0.26, 0.2), (0.74, 0.82)), ((0.74, 0.2), (0.26, 0.82))),
+    "letter f": (((0.36, 0.85), (0.36, 0.2), (0.72, 0.2)), ((0.36, 0.5), (0.62, 0.5))),
+    "letter w": (((0.16, 0.22), (0.34, 0.8), (0.5, 0.4), (0.66, 0.8), (0.84, 0.22)),),
 }
-"""Lines of pen strokes, in the unit square; none is a digit."""
+"""Lines of pen strokes, in the unit square. None is a digit, nor a letter that looks like one (b, g, l, o, s ...)."""
 
 SPLITS = {"train": 11, "test": 12}
 """First word of the random seed of every picture; none of `birds.SPLITS`."""
@@ -107,7 +126,7 @@ def pictures(split: str, per_class: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _strokes(lines: Sequence[Sequence[Point]], random: np.random.Generator) -> Image.Image:
-    """Draw pen strokes as handwriting is: shaken, turned, in the inks and on the papers of the digits."""
+    """Draw pen strokes as handwriting is: shaken, slanted, in the inks and on the papers of the digits."""
     papers, inks = list(handwriting.PAPERS.values()), list(handwriting.INKS.values())
     canvas = Canvas(
         handwriting.SIZE,
@@ -117,7 +136,9 @@ def _strokes(lines: Sequence[Sequence[Point]], random: np.random.Generator) -> I
         shift=(float(random.normal(0, 0.03)), float(random.normal(0, 0.03))),
     )
     ink, width = inks[int(random.integers(len(inks)))], float(random.uniform(0.05, 0.11))
+    stretch, slant = float(random.uniform(0.75, 1.2)), float(random.normal(0, 0.15))
     for line in lines:
-        shaken = np.array(line) + random.normal(0, 0.02, (len(line), 2))
-        canvas.line([(float(x), float(y)) for x, y in shaken], width, ink)
+        points = np.array(line) + random.normal(0, 0.035 / math.sqrt(len(line)), (len(line), 2))
+        across = 0.5 + stretch * (points[:, 0] - 0.5) + slant * (points[:, 1] - 0.5)
+        canvas.line([(float(x), float(y)) for x, y in zip(across, points[:, 1], strict=True)], width, ink)
     return canvas.finish().filter(ImageFilter.GaussianBlur(float(random.uniform(0.3, 1.0))))

@@ -31,9 +31,9 @@ def test_a_species_too_much_like_a_bird_or_another_one_is_refused() -> None:
 
 def test_the_pictures_that_train_and_measure_the_backbone_are_others() -> None:
     images, labels = species.pictures("train", 2)
-    assert (images.shape, labels.tolist()[:4]) == ((60, 64, 64, 3), [0, 0, 1, 1])
+    assert (images.shape, labels.tolist()[:4]) == ((84, 64, 64, 3), [0, 0, 1, 1])
     assert np.array_equal(images, species.pictures("train", 2)[0])
-    assert len({image.tobytes() for image in (*images, *species.pictures("test", 2)[0])}) == 120
+    assert len({image.tobytes() for image in (*images, *species.pictures("test", 2)[0])}) == 168
     assert not set(species.SPLITS.values()) & set(birds.SPLITS.values())
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from dct_augment.config import FewShotClassifierConfig, seed_from
 
-HIDDEN = 256
+HIDDEN = 64
 """Width of the hidden layer of an MLP head."""
 COSINE_SCALE = 16.0
 """By which the cosine head multiplies cosines, so that a softmax of them can be sure."""
@@ -17,13 +17,14 @@ PENALTY = 1.0
 """Weight of the L2 penalty against the loss of one photo: scikit-learn's C = 1."""
 FLOOR = 0.1
 """A feature that hardly varies is divided by this share of the mean deviation, not by its own, which is noise."""
-ITERATIONS = 100
+ITERATIONS, HISTORY = 100, 10
+"""Of L-BFGS; each step of its history takes as much memory as two gradients."""
 
 
 class Heads(nn.Module):
     """Several classifiers of one kind on the same features (B, D), each with weights of its own.
 
-    `linear`: w_k . x + b_k of standardised features x. `cosine`: 16 cos(w_k, x). `mlp`: linear on a hidden layer of 256
+    `linear`: w_k . x + b_k of standardised features x. `cosine`: 16 cos(w_k, x). `mlp`: linear on a hidden layer of 64
     with GELU.
     """
 
@@ -123,7 +124,9 @@ def _weights(truth: torch.Tensor, classes: int, seed: int) -> torch.Tensor:
 
 
 def _minimise(heads: Heads, loss: Callable[[], torch.Tensor]) -> None:
-    optimizer = torch.optim.LBFGS(heads.parameters(), max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        heads.parameters(), max_iter=ITERATIONS, history_size=HISTORY, line_search_fn="strong_wolfe"
+    )
 
     def step() -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)

@@ -25,7 +25,10 @@ class Trained:
 
 
 class Fitting:
-    """Trains on some photos, and answers others. The features of the pretrained backbone are computed once."""
+    """Trains on some photos, and answers others. The features of the pretrained backbone are computed once.
+
+    `unmirrored` is the same without mirrored views, whose features need not be computed again.
+    """
 
     def __init__(
         self,
@@ -36,12 +39,20 @@ class Fitting:
         names: Sequence[str],
         seed: int,
         device: str,
+        unmirrored: "Fitting | None" = None,
     ) -> None:
         self._settings, self._backbone, self._views, self._seed = settings, backbone, views, seed
         self._names, self._device = names, device
         self._places = torch.tensor(places, device=device)
         every = [(photo, number) for photo in range(len(places)) for number in range(views.count)]
-        self._features = self._features_of(backbone, every).unflatten(0, (len(places), views.count))
+        if unmirrored is None:
+            self._features = self._features_of(backbone, every).unflatten(0, (len(places), views.count))
+            return
+        self._features = unmirrored._features.clone()
+        mirrored = [pair for pair in every if views.is_mirrored(*pair)]
+        if mirrored:
+            photos, numbers = zip(*mirrored, strict=True)
+            self._features[list(photos), list(numbers)] = self._features_of(backbone, mirrored)
 
     @torch.no_grad()
     def _features_of(self, backbone: Backbone, chosen: Sequence[tuple[int, int]]) -> torch.Tensor:
@@ -91,8 +102,8 @@ class Fitting:
             return trained.heads(self._features[torch.tensor(photos, device=self._device), 0])
         return trained.heads(self._features_of(trained.backbone, [(photo, 0) for photo in photos]))
 
-    def measured(self, folds: Sequence[Sequence[int]]) -> OutOfFold:
-        """Answer the photos of each fold by a classifier that is made of all others."""
+    def measured(self, folds: Sequence[Sequence[int]], options: int) -> OutOfFold:
+        """Answer the photos of each fold by a classifier that is made of all others; see `measure` for the options."""
         answers: list[torch.Tensor] = []
         answered: list[int] = []
         for fold in folds:
@@ -101,4 +112,5 @@ class Fitting:
             answers.append(self._answers(self.trained_on(rest), fold))
             answered += fold
         logits, places = torch.cat(answers, 1), self._places[answered].tolist()
-        return measure(logits, places, self._names, len(folds), fit_temperature(logits, places))
+        temperature = fit_temperature(logits, places)
+        return measure(logits, places, self._names, len(folds), temperature, flips=self._views.flips, options=options)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from dct_augment.classifiers.preprocessing import Preprocess
-from dct_augment.config import FewShotClassifierConfig, seed_from
+from dct_augment.config import seed_from
 from dct_augment.images import to_tensor
 
 LEAST_AREA, MOST_STRETCH, MOST_COLOUR = 0.5, 1.2, 0.2
@@ -15,13 +15,16 @@ LEAST_AREA, MOST_STRETCH, MOST_COLOUR = 0.5, 1.2, 0.2
 
 
 class Views:
-    """The views of photos; number 0 is the photo itself. A view depends on settings, seed and its two numbers alone."""
+    """The views of photos; number 0 is the photo itself. A view depends on `flips`, seed and its two numbers alone.
+
+    With `flips`, about half of the views are mirrored; the others are the same as without.
+    """
 
     def __init__(
-        self, images: Sequence[Image.Image], settings: FewShotClassifierConfig, preprocess: Preprocess, seed: int
+        self, images: Sequence[Image.Image], preprocess: Preprocess, *, count: int, flips: bool, seed: int
     ) -> None:
         self._images, self._preprocess, self._seed = images, preprocess, seed
-        self._flips, self.count = settings.flips, settings.augmentations
+        self.count, self.flips = count, flips
         self._open: tuple[int, Image.Image] | None = None
         self._side = max(preprocess.crop or preprocess.resize or (0, 0))
 
@@ -29,10 +32,18 @@ class Views:
         """Cut a view of a photo, as the backbone takes it, (3, h, w)."""
         image = self._image(photo)
         if number:
-            random = np.random.default_rng(seed_from("few-shot view", self._seed, photo, number))
-            image = _augmented(image, random, flips=self._flips, side=self._side)
+            image = _augmented(image, self._random("view", photo, number), side=self._side)
+        if self.is_mirrored(photo, number):
+            image = ImageOps.mirror(image)
         prepared: torch.Tensor = self._preprocess(to_tensor(image))[0]
         return prepared
+
+    def is_mirrored(self, photo: int, number: int) -> bool:
+        """Tell whether a view is mirrored."""
+        return self.flips and number > 0 and self._random("flip", photo, number).random() < 0.5
+
+    def _random(self, *purpose: str | int) -> np.random.Generator:
+        return np.random.default_rng(seed_from("few-shot", self._seed, *purpose))
 
     def _image(self, photo: int) -> Image.Image:
         """Take a photo; the one taken last is kept, as its views are cut one after another."""
@@ -45,15 +56,12 @@ class Views:
         return torch.stack([self.view(photo, number) for photo, number in chosen])
 
 
-def _augmented(image: Image.Image, random: np.random.Generator, *, flips: bool, side: int) -> Image.Image:
-    """Cut, mirror and recolour an image; one much larger than the backbone's input is made smaller first."""
+def _augmented(image: Image.Image, random: np.random.Generator, *, side: int) -> Image.Image:
+    """Cut and recolour an image; one much larger than the backbone's input is made smaller first."""
     image = _cut(image, random)
     factor = min(image.size) // (2 * side) if side else 1
     if factor > 1:
         image = image.reduce(factor)
-    mirrored = random.random() < 0.5
-    if flips and mirrored:
-        image = ImageOps.mirror(image)
     for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         image = change(image).enhance(float(random.uniform(1 - MOST_COLOUR, 1 + MOST_COLOUR)))
     return image

@@ -24,13 +24,15 @@ class OutOfFold:
 
     A class is refused if the probability that the guide gives it ranks its own photos no higher than those of other
     classes: area under the ROC curve of 0.5 or less. All classes are refused if the number of right answers is no
-    surprise: one-sided binomial test against the accuracy that the same answers would have on photos in random order
-    (chance in Cohen's kappa: sum_k share of answers k * share of photos k), p > 0.05. Photos that are answered by
-    models trained on the others are a little harder than chance says, so the test errs towards refusal. Where even
-    right answers alone would not be significant, there are too few photos to tell, and nothing is refused.
+    surprise: one-sided binomial test, p > 0.05, against the accuracy that the same answers would have on photos in
+    random order (chance in Cohen's kappa: sum_k share of answers k * share of photos k). p is doubled if the better of
+    two classifiers was chosen, with and without mirrored views. Photos that are answered by classifiers of all others
+    are a little harder than chance says, so the test errs towards refusal. Where even right answers alone would not be
+    significant, there are too few photos to tell, and nothing is refused.
 
     `classes`, `right`, `counts` and `ranks` are in the order of the classifier's labels: names, right answers, photos
     with an answer, area under the ROC curve (None without an answer). `folds` is 0 where nothing could be measured.
+    `loss` is the mean of -log p of the right class at the temperature, `flips` whether views were mirrored.
     """
 
     classes: tuple[str, ...]
@@ -41,6 +43,8 @@ class OutOfFold:
     temperature: float
     chance: float
     p_value: float | None
+    loss: float | None
+    flips: bool
 
     @property
     def accuracy(self) -> Estimate:
@@ -115,7 +119,9 @@ class OutOfFold:
     def from_json(cls, values: Mapping[str, Any]) -> "OutOfFold":
         """Make it from what `as_json` returned."""
         lists: dict[str, Any] = {key: tuple(values[key]) for key in ("classes", "right", "counts", "ranks")}
-        numbers: dict[str, Any] = {key: values[key] for key in ("folds", "temperature", "chance", "p_value")}
+        numbers: dict[str, Any] = {
+            key: values[key] for key in ("folds", "temperature", "chance", "p_value", "loss", "flips")
+        }
         return cls(**lists, **numbers)
 
 
@@ -151,9 +157,19 @@ def stratified_folds(places: Sequence[int], contents: Sequence[str], most: int, 
 
 
 def measure(
-    logits: torch.Tensor, places: Sequence[int], classes: Sequence[str], folds: int, temperature: float
+    logits: torch.Tensor,
+    places: Sequence[int],
+    classes: Sequence[str],
+    folds: int,
+    temperature: float,
+    *,
+    flips: bool = False,
+    options: int = 1,
 ) -> OutOfFold:
-    """Count the right answers among the logits (heads, B, K) of B photos, and test them against chance."""
+    """Count the right answers among the logits (heads, B, K) of B photos, and test them against chance.
+
+    `options` is the number of classifiers of which this may be the best one (Bonferroni's correction).
+    """
     from scipy.stats import binomtest
 
     probabilities = log_probabilities(logits.double(), temperature).exp().cpu().numpy()
@@ -163,17 +179,19 @@ def measure(
     shares = counts / len(truth) * np.bincount(answers, minlength=len(classes)) / len(truth)
     chance, total = float(shares.sum()), len(truth)
     p_value = None
-    if max(chance, 1 / len(classes)) ** total <= SIGNIFICANT:
+    if options * max(chance, 1 / len(classes)) ** total <= SIGNIFICANT:
         p_value = float(binomtest(int(right.sum()), total, chance, alternative="greater").pvalue)
+        p_value = min(1.0, options * p_value)
     ranks = tuple(_rank(probabilities[:, place], truth == place) for place in range(len(classes)))
     by_class = (tuple(classes), tuple(right.tolist()), tuple(counts.tolist()), ranks)
-    return OutOfFold(*by_class, folds=folds, temperature=temperature, chance=chance, p_value=p_value)
+    loss = -float(np.log(probabilities[np.arange(total), truth]).mean())
+    return OutOfFold(*by_class, folds, temperature, chance, p_value, loss, flips)
 
 
-def unmeasured(classes: Sequence[str]) -> OutOfFold:
+def unmeasured(classes: Sequence[str], *, flips: bool) -> OutOfFold:
     """Say that nothing could be measured."""
     none = (0,) * len(classes)
-    return OutOfFold(tuple(classes), none, none, (None,) * len(classes), 0, 1.0, 1 / len(classes), None)
+    return OutOfFold(tuple(classes), none, none, (None,) * len(classes), 0, 1.0, 1 / len(classes), None, None, flips)
 
 
 def _rank(scores: np.ndarray, own: np.ndarray) -> float | None:

@@ -58,7 +58,10 @@ class FewShotClassifierConfig(Section):
     augmentations: PositiveInt = Field(
         8, description="views of a photo that the heads train on: the photo itself, and others cut from it"
     )
-    flips: bool = Field(True, description="mirror half of the views; not where left and right matter, as in writing")
+    flips: bool | None = Field(
+        None,
+        description="mirror half of the views; if unset, whether that is better is told by the out-of-fold answers",
+    )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="of the loss of the heads")
     folds: Annotated[int, Field(ge=2)] = Field(
         5, description="folds of the out-of-fold answers; never more than the smallest class has photos"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image
 
 import dct_augment
 from dct_augment import classifiers
@@ -140,6 +140,8 @@ def test_a_guide_is_tested_against_what_its_own_answers_would_get_by_chance() ->
     right = measure(logits_of([[0.9, 0.1]] * 36 + [[0.1, 0.9]] * 4), [0] * 36 + [1] * 4, ("a", "b"), 4, 1.0)
     assert right.refused == ()
     assert right.p_value == pytest.approx(0.82**40)
+    chosen = measure(logits_of([[0.9, 0.1]] * 36 + [[0.1, 0.9]] * 4), [0] * 36 + [1] * 4, ("a", "b"), 4, 1.0, options=2)
+    assert chosen.p_value == pytest.approx(2 * 0.82**40)
 
 
 def test_four_photos_are_too_few_to_refuse_a_guide() -> None:
@@ -379,15 +381,33 @@ def test_views_are_the_photo_itself_and_others_that_a_seed_decides() -> None:
     steps = Preprocess.square(16, (0.0,) * 3, (1.0,) * 3)
 
     def mirrored(flips: bool) -> list[bool]:
-        views = Views([half], config(augmentations=12, flips=flips), steps, 5)
+        views = Views([half], steps, count=12, flips=flips, seed=5)
         assert torch.equal(views.view(0, 0), steps(to_tensor(half))[0])
-        assert torch.equal(views.view(0, 3), Views([half], config(flips=flips), steps, 5).view(0, 3))
-        assert not torch.equal(views.view(0, 3), Views([half], config(flips=flips), steps, 6).view(0, 3))
-        return [bool(views.view(0, number)[0, :, 0].mean() < 0.4) for number in range(12)]
+        assert torch.equal(views.view(0, 3), Views([half], steps, count=4, flips=flips, seed=5).view(0, 3))
+        assert not torch.equal(views.view(0, 3), Views([half], steps, count=4, flips=flips, seed=6).view(0, 3))
+        seen = [bool(views.view(0, number)[0, :, 0].mean() < 0.4) for number in range(12)]
+        assert seen == [views.is_mirrored(0, number) for number in range(12)]
+        return seen
 
     assert not any(mirrored(False))
     assert 0 < sum(mirrored(True)) < 12
-    assert ImageOps.mirror(half).getpixel((0, 0)) == (0, 0, 250)
+
+
+def test_views_are_mirrored_only_where_that_helps() -> None:
+    """Of an image and its mirror image as two classes, mirrored views would make one."""
+
+    def half(colour: int, seed: int, *, left: bool) -> Image.Image:
+        pixels = np.asarray(photo(seed)).copy()
+        pixels[:, :15, colour] = 255 if left else 0
+        pixels[:, 15:, colour] = 0 if left else 255
+        return Image.fromarray(pixels)
+
+    photos = [half(0, number, left=number < 5) for number in range(10)]
+    guide = fit(config(), photos, [CLASSES[number // 5].index for number in range(10)], CLASSES[:2])
+    asked = fit(config(flips=True), photos, [CLASSES[number // 5].index for number in range(10)], CLASSES[:2])
+    assert (guide.out_of_fold.flips, asked.out_of_fold.flips) == (False, True)
+    assert guide.out_of_fold.loss < asked.out_of_fold.loss
+    assert any(fit(config(), *coloured(), CLASSES, seed=seed).out_of_fold.flips for seed in range(4))
 
 
 def test_five_photos_of_each_pocket_bird_make_a_guide_on_pockets_backbone() -> None:
