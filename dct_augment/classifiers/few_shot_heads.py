@@ -17,7 +17,7 @@ PENALTY = 1.0
 """Weight of the L2 penalty against the loss of one photo: scikit-learn's C = 1."""
 FLOOR = 0.1
 """A feature that hardly varies is divided by this share of the mean deviation, not by its own, which is noise."""
-ITERATIONS, HISTORY = 100, 10
+ITERATIONS, HISTORY = 50, 10
 """Of L-BFGS; each step of its history takes as much memory as two gradients."""
 
 
@@ -79,7 +79,7 @@ def _random(inputs: int, outputs: int, generators: Sequence[torch.Generator]) ->
 def train(
     features: torch.Tensor, places: torch.Tensor, classes: int, settings: FewShotClassifierConfig, seed: int
 ) -> Heads:
-    """Train heads on the views of photos until nothing changes, at most 100 iterations of L-BFGS on all of them.
+    """Train heads on the views of photos until nothing changes, at most 50 iterations of L-BFGS on all of them.
 
     Each head minimises sum_i w_i CE(softmax(z_i), y_i) + (PENALTY / 2N) |W|^2 over the views i of N photos, with label
     smoothing in CE. The weights w_i are random, Exp(1) from the seed of the head (the Bayesian bootstrap, Rubin 1981),
