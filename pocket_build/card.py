@@ -61,7 +61,7 @@ bird and no digit of the data sets. {{ backbone.TRAIN }} clean drawings a class 
 weights of ImageNet are to photographs. It is no guide or judge by itself.
 
 The benchmark sees its birds (train, val, test) through `dct_augment/pocket/camera.py`: another pose, twigs in the way,
-other light, soft focus, grain. All figures below are of the clean drawings.
+other light, soft focus, grain. All figures below but those of the backbone are of the clean drawings.
 
 ## Recipe
 `python -m pocket_build` rebuilds every file from seeds, with checkpoints, in float32 (autoencoder: bfloat16
@@ -81,7 +81,7 @@ Backbone: {{ backbone.STEPS }} steps of {{ backbone.BATCH }}.
 | {{ name }} | {{ "%.1f"|format(100 * share) }} % | {{ "%.1f"|format(100 * measured["autoencoder copies"][name]) }} % |
 {% endfor %}
 The backbone recognises {{ "%.1f"|format(100 * measured["backbone"]["own classes"]) }} % of new drawings of its own classes. Test accuracy of the benchmark's classifier
-(`real+strong_aug`, mean of {{ quality.SEEDS }} few-shot draws) that starts from it, against one that starts from nothing:
+(`real+strong_aug`, on photographs, mean of {{ quality.SEEDS }} few-shot draws) that starts from it, against one that starts from nothing:
 
 | data set | photos a class |{% for start in quality.STARTS %} {{ start }} |{% endfor %}
 |---|---|{% for start in quality.STARTS %}---|{% endfor %}
