@@ -313,18 +313,21 @@ def _flow(
 
 
 def _plan(settings: "Config", parts: tuple[StageName, ...]) -> None:
-    from dct_augment.pipeline.cost import estimate
+    from dct_augment.pipeline.cost import estimate, folds_hint
     from dct_augment.pipeline.run import Run
 
+    run = Run(settings)
     table = Table(title=f"{settings.name} -> {settings.root}", title_justify="left")
     for column in ("part", "to do", "U-Net evaluations", "seconds, about"):
         table.add_column(column, justify="left" if column == "part" else "right")
     with console.status("measuring one step"):
-        lines = estimate(Run(settings), parts)
+        lines = estimate(run, parts)
     for line in lines:
         seconds = "-" if math.isnan(line.seconds) else f"{line.seconds:,.0f}"
         table.add_row(line.part, line.todo, f"{line.evaluations:,}", seconds)
     Console().print(table)
+    if StageName.ARMS in parts and (hint := folds_hint(run.config)):
+        typer.echo(hint)
 
 
 def _token_table(run: "Run") -> None:

@@ -73,6 +73,25 @@ def estimate(run: "Run", parts: Collection[StageName]) -> list[Line]:
     return lines
 
 
+def folds_hint(config: Config) -> str:
+    """Say what cross-validation costs, what is cheaper, and what is lost by it; empty for a holdout.
+
+    Args:
+        config: of a run, whose protocol is known.
+    """
+    settings = config.benchmark
+    draws = arm_draws(settings)
+    if settings.protocol != "cross_validation" or not draws:
+        return ""
+    hint = f"cross-validation: {counted(len(draws), 'set')} of class tokens for the folds, and one of all photos."
+    if settings.folds > 2:
+        hint += (
+            " Cheaper: --set benchmark.folds=2; then each classifier learns from half of the photos, and its accuracy "
+            "looks lower than that of the one you keep."
+        )
+    return hint
+
+
 def _arm_token_evaluations(config: Config, per_step: int) -> dict[str, int]:
     """U-Net evaluations of one class token of each arm that learns its own."""
     inversion = config.textual_inversion

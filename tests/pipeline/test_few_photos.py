@@ -15,6 +15,7 @@ from dct_augment.benchmark.arms import arm_draws
 from dct_augment.classifiers import few_shot
 from dct_augment.errors import DatasetError
 from dct_augment.images import content
+from dct_augment.pipeline.cost import folds_hint
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import ArmStage, ClassifierStage
 from dct_augment.records import StageName
@@ -169,3 +170,16 @@ def test_photos_of_a_class_that_are_all_copies_are_refused_by_name(tmp_path: Pat
     with pytest.raises(DatasetError, match="class 'kiwi' has 1 different pictures, too few for 2 folds"):
         Run(settings_of(tmp_path)).benchmark()
     assert not (tmp_path / "run" / "tokens").exists()
+
+
+def test_the_cost_of_folds_is_said_with_what_is_cheaper_and_what_is_lost(folder: Path) -> None:
+    run = Run(settings_of(folder, folds=3))
+    assert run.config.benchmark.folds == 2
+    assert folds_hint(run.config) == "cross-validation: 2 sets of class tokens for the folds, and one of all photos."
+    more = run.config.model_copy(update={"benchmark": run.config.benchmark.model_copy(update={"folds": 5})})
+    assert (
+        "5 sets of class tokens for the folds, and one of all photos. Cheaper: --set benchmark.folds=2; "
+        in folds_hint(more)
+    )
+    holdout = run.config.benchmark.model_copy(update={"protocol": "holdout"})
+    assert folds_hint(run.config.model_copy(update={"benchmark": holdout})) == ""
