@@ -72,7 +72,7 @@ def test_training_raises_the_guide_probability_on_fresh_noise(method):
     if method == "direct_align":  # one step from much noise is far from what this untrained model makes in three
         method = {"name": method, "updates_per_image": 1, "positions": ((0.7, 1.0),)}
     word, fresh_seeds, gains = backend().word("a")[None], list(range(100, 116)), []
-    for slug, trained in train(method=method, updates=6, images=3).items():
+    for slug, trained in train(method=method, updates=6, images=3, learning_rate=0.6).items():
         plain = probability(trained.info, None, validation_seeds(trained.info))
         assert trained.best.probability > plain + 0.05, slug
         assert trained.usable

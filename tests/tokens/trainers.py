@@ -121,7 +121,7 @@ def directions() -> tuple[torch.Tensor, torch.Tensor]:
     The direction is the change of the image for a step in some direction of the embedding space, and leads
     away from the image of the plain prompt.
     """
-    backend, generator = tiny.backend(tiny.ONE_LEVEL), torch.Generator().manual_seed(21)
+    backend, generator = tiny.backend(tiny.ONE_LEVEL), torch.Generator().manual_seed(28)
     sampler = Sampler.from_config(backend, SAMPLING, negative_prompt=PROMPTS.negative)
     start = backend.word("a")[None]
 
