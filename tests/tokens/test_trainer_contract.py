@@ -23,7 +23,14 @@ KIWI_ROWS = slice(IMAGES, 2 * IMAGES)  # the second class of the batch
 SLUGS = [info.slug for info in tiny.CLASSES]
 
 METHODS = ("look_ahead", "last_step", "last_k", "full", "lv", "direct_align")
-RESTARTING = {"method": "direct_align", "restarts": 1, "restart_below_accuracy": 1.0, "patience": 1}
+RESTARTING = {
+    "method": "direct_align",
+    "restarts": 1,
+    "restart_below_accuracy": 1.0,
+    "patience": 1,
+    "updates": 2,
+    "validate_every": 1,
+}
 
 each_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 
