@@ -5,6 +5,7 @@ Every builder is cached: a model is made once in a test session, whichever file 
 
 import atexit
 import json
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -262,7 +263,7 @@ def classifier_folder(name: str, labels: Sequence[str] | None, size: int = 32) -
     }
     if labels is not None:
         facts["label_names"] = list(labels)
-    folder = ROOT / f"{name}-{size}-{'labelled' if labels else 'bare'}"
+    folder = ROOT / f"{name}-{size}-{zlib.crc32(repr(labels).encode())}"
     timm.models.save_for_hf(model, str(folder), safe_serialization=True, model_config=facts)
     return folder
 

@@ -9,6 +9,7 @@ import numpy as np
 from dct_augment.datasets.splits import keys, labels, take
 from dct_augment.errors import DatasetError
 from dct_augment.records import ClassInfo, Dataset, Example, Split
+from dct_augment.wording import counted
 
 
 def fold_split(dataset: Dataset, folds: int, repeat: int, fold: int, copies: Iterable[AbstractSet[str]] = ()) -> Split:
@@ -19,13 +20,13 @@ def fold_split(dataset: Dataset, folds: int, repeat: int, fold: int, copies: Ite
 
     Args:
         dataset: the images that can be read and are not left out.
-        folds: how many there are; at most as many as the smallest class has different pictures.
+        folds: how many there are; a class with fewer photos is in the test of as many folds as it has photos.
         repeat: decides the order, from 0.
         fold: which one is the test, from 0.
         copies: sets of keys of training images that show one picture.
 
     Raises:
-        DatasetError: a class has fewer different pictures than there are folds.
+        DatasetError: a class has fewer than two different photos.
     """
     images = dataset.examples("train")
     places = _places(dataset.classes, labels(images), _pictures(list(keys(images)), copies), folds, repeat)
@@ -43,10 +44,11 @@ def _places(
     fold_of: dict[int, int] = {}
     for info in classes:
         of_class = list(pictures_of[info.index])
-        if len(of_class) < folds:
+        if len(of_class) < 2:
+            different = counted(len(of_class), "different photo")
             raise DatasetError(
-                f"class {info.name!r} has {len(of_class)} different pictures, too few for {folds} folds; add some, "
-                f"leave it out with dataset.classes, or set benchmark.folds={max(len(of_class), 2)}"
+                f"class {info.name!r} has {different}; cross-validation needs two, as one cannot both train a classifier "
+                "and test it. Add another one, or leave the class out with dataset.classes"
             )
         generator = np.random.default_rng([repeat, info.index])
         first = int(generator.integers(folds))  # which folds get one more is not the same in every class

@@ -73,8 +73,15 @@ def test_copies_of_a_photo_are_in_one_fold_whatever_their_class() -> None:
 
 def test_a_class_whose_photos_are_all_copies_is_refused_by_name() -> None:
     copies = (frozenset({"1/0", "1/1", "1/2"}),)
-    with pytest.raises(DatasetError, match=r"class 'class 1' has 1 different pictures, too few for 3 folds; .*folds=2"):
+    with pytest.raises(DatasetError, match=r"class 'class 1' has 1 different photo; cross-validation needs two"):
         fold_split(Photos((3, 3)), 3, 0, 0, copies)
+
+
+def test_a_class_of_fewer_photos_than_folds_is_in_the_test_of_as_many_folds() -> None:
+    tests = keys_by_fold(Photos((5, 2)), 5, 0)
+    assert sum(any(key.startswith("1/") for key in test) for test in tests) == 2
+    for fold in range(5):
+        assert {example.label for example in fold_split(Photos((5, 2)), 5, 0, fold).train} == {0, 1}
 
 
 def test_a_fold_says_how_many_photos_of_a_class_it_trains_on_at_most() -> None:

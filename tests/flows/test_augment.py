@@ -136,15 +136,16 @@ class TestUnits:
         config = tiny(tmp_path)
         run = Run(config)
         (unit,) = self.pending(run)
-        self.do(unit, self.job(config, tmp_path))
+        self.do(unit, self.job(run.config, tmp_path))
         assert self.pending(run) == ()  # the class has a token, or a recorded failure
         outcomes = [path.name for path in (tmp_path / "run" / "tokens").glob("one.*")]
         assert outcomes in (["one.safetensors"], ["one.failed.json"])
         assert workers._remote_session is not None
         first = workers._remote_session[1].run.backend
         again = configuration.load("digits", SMALL, classes=["two"], output=tmp_path / "other", per_class=2)
-        (unit,) = self.pending(Run(again))
-        self.do(unit, Job("of-another", again.model_dump(mode="json"), str(tmp_path)))
+        other = Run(again)
+        (unit,) = self.pending(other)
+        self.do(unit, Job("of-another", other.config.model_dump(mode="json"), str(tmp_path)))
         assert workers._remote_session[1].run.backend is first
 
     def test_a_worker_of_another_version_refuses(self, tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_photos_of_a_class_that_are_all_copies_are_refused_by_name(tmp_path: Pat
     write_photos(tmp_path / "photos")
     for number in (1, 2):
         (tmp_path / "photos" / "kiwi" / f"{number}.png").write_bytes((tmp_path / "photos/kiwi/0.png").read_bytes())
-    with pytest.raises(DatasetError, match="class 'kiwi' has 1 different pictures, too few for 2 folds"):
+    with pytest.raises(DatasetError, match="class 'kiwi' has 1 different photo; cross-validation needs two"):
         Run(settings_of(tmp_path)).benchmark()
     assert not (tmp_path / "run" / "tokens").exists()
 
