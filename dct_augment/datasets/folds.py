@@ -47,8 +47,8 @@ def _places(
         if len(of_class) < 2:
             different = counted(len(of_class), "different photo")
             raise DatasetError(
-                f"class {info.name!r} has {different}; cross-validation needs two, as one cannot both train a classifier "
-                "and test it. Add another one, or leave the class out with dataset.classes"
+                f"class {info.name!r} has {different}; cross-validation needs two, as one cannot both train a "
+                "classifier and test it. Add another one, or leave the class out with dataset.classes"
             )
         generator = np.random.default_rng([repeat, info.index])
         first = int(generator.integers(folds))  # which folds get one more is not the same in every class
