@@ -33,12 +33,12 @@ def report(one: Run) -> tuple[dict[str, object], str]:
     return json.loads((page.parent / "summary.json").read_text()), page.read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def remarks(told: list[Progress]) -> list[str]:
     """What was told of the report itself, and not of the look at the data."""
     return [progress.note for progress in told if progress.stage == StageName.REPORT]
 
 
+@pytest.mark.slow
 def test_a_report_with_other_settings_says_which_differ_and_keeps_the_configuration(tmp_path: Path) -> None:
     run(tmp_path)[0].benchmark()
     recorded = (tmp_path / "config.yaml").read_bytes()
