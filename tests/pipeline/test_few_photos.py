@@ -22,7 +22,7 @@ from dct_augment.records import StageName
 
 pytestmark = pytest.mark.slow
 
-BIRDS = {"crane": 2, "kiwi": 3, "flicker woodpecker": 3}
+BIRDS = {"crane": 3, "kiwi": 4, "bat": 4}
 """How many photos of each class."""
 
 SMALL: dict[str, Any] = {
@@ -79,17 +79,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_few_photos_are_tested_by_cross_validation_with_no_more_folds_than_photos(folder: Path) -> None:
     resolved = yaml.safe_load((folder / "run" / "config.yaml").read_text(encoding="utf-8"))
     assert resolved["benchmark"]["protocol"] == "cross_validation"
-    assert resolved["benchmark"]["folds"] == 2
+    assert resolved["benchmark"]["folds"] == 3
     assert (resolved["dataset"]["val"], resolved["dataset"]["test"]) == (0.0, 0.0)
 
 
 def test_every_photo_is_tested_once_in_every_arm(folder: Path) -> None:
     summary = json.loads((folder / "run" / "report" / "summary.json").read_text(encoding="utf-8"))["benchmark"]
-    assert (summary["protocol"], summary["folds"]) == ("cross_validation", 2)
+    assert (summary["protocol"], summary["folds"]) == ("cross_validation", 3)
     assert set(summary["arms"]) == {"real", "real+strong_aug", "plain_prompt", "class_token_few_shot_guide"}
-    assert all(estimate["n"] == 2 for estimate in summary["arms"].values())
+    assert all(estimate["n"] == 3 for estimate in summary["arms"].values())
     confusion = summary["confusion"]["real+strong_aug"]
-    assert confusion["images"] == {"crane": 2, "flicker woodpecker": 3, "kiwi": 3}
+    assert confusion["images"] == {"bat": 4, "crane": 3, "kiwi": 4}
 
 
 def test_the_report_begins_with_the_answer(folder: Path) -> None:
@@ -150,14 +150,14 @@ def test_guide_and_textual_inversion_of_a_fold_see_none_of_its_test_photos(
         before = len(shown)
         stage.do(unit)
         assert all(not images & tests for images in shown[before:])
-    assert len(shown) == 2
+    assert len(shown) == 3
     assert not stage.pending()
 
 
 def test_a_class_of_one_photo_is_refused_before_any_work(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos")
-    (tmp_path / "photos" / "kiwi" / "1.png").unlink()
-    (tmp_path / "photos" / "kiwi" / "2.png").unlink()
+    for number in (1, 2, 3):
+        (tmp_path / "photos" / "kiwi" / f"{number}.png").unlink()
     with pytest.raises(DatasetError, match=r"1 of 3 classes has one image: .kiwi.\. One image cannot both train"):
         Run(settings_of(tmp_path)).benchmark()
     assert not (tmp_path / "run" / "tokens").exists()
@@ -165,7 +165,7 @@ def test_a_class_of_one_photo_is_refused_before_any_work(tmp_path: Path) -> None
 
 def test_photos_of_a_class_that_are_all_copies_are_refused_by_name(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos")
-    for number in (1, 2):
+    for number in (1, 2, 3):
         (tmp_path / "photos" / "kiwi" / f"{number}.png").write_bytes((tmp_path / "photos/kiwi/0.png").read_bytes())
     with pytest.raises(DatasetError, match="class 'kiwi' has 1 different photo; cross-validation needs two"):
         Run(settings_of(tmp_path)).benchmark()
@@ -173,7 +173,7 @@ def test_photos_of_a_class_that_are_all_copies_are_refused_by_name(tmp_path: Pat
 
 
 def test_the_cost_of_folds_is_said_with_what_is_cheaper_and_what_is_lost(folder: Path) -> None:
-    run = Run(settings_of(folder, folds=3))
+    run = Run(settings_of(folder, folds=2))
     assert run.config.benchmark.folds == 2
     assert folds_hint(run.config) == "cross-validation: 2 sets of class tokens for the folds, and one of all photos."
     more = run.config.model_copy(update={"benchmark": run.config.benchmark.model_copy(update={"folds": 5})})
