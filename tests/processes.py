@@ -5,6 +5,7 @@ fork of it: a process of its own, with its own folder, output and exit code.
 """
 
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import resource
 import runpy
@@ -35,10 +36,15 @@ class Program:
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         file_limit: int | None = None,
+        shares_server: bool = False,
     ) -> "Program":
-        """Start it; with `file_limit`, it can write no file of more bytes."""
+        """Start it.
+
+        With `file_limit`, it can write no file of more bytes. With `shares_server`, a server that it wants for
+        processes of its own is the one of tests, which has imported torch.
+        """
         output = folder.parent / f"{folder.name}.log"
-        inputs = (folder, module, arguments, output, dict(environment or {}), file_limit)
+        inputs = (folder, module, arguments, output, dict(environment or {}), file_limit, shares_server)
         process = _FORKSERVER.Process(target=_run, args=inputs)
         process.start()
         return cls(process, output)
@@ -63,6 +69,7 @@ def _run(
     output: Path,
     environment: Mapping[str, str],
     file_limit: int | None,
+    shares_server: bool,
 ) -> None:
     os.setsid()  # a session of its own, whose processes can be listed
     os.chdir(folder)
@@ -75,6 +82,8 @@ def _run(
     if file_limit is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    if shares_server:
+        multiprocessing.forkserver._forkserver.ensure_running = lambda: None  # its address is known here
     warnings.simplefilter("ignore")
     import torch
 

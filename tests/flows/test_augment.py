@@ -87,9 +87,11 @@ def run(command: list[str], folder: Path, variables: dict[str, str]) -> subproce
     )
 
 
-def command(folder: Path, variables: dict[str, str], *words: str) -> tuple[int | None, str]:
+def command(
+    folder: Path, variables: dict[str, str], *words: str, shares_server: bool = False
+) -> tuple[int | None, str]:
     """Run `dct-augment`; the exit code and what it printed."""
-    return Program.start(folder, "dct_augment", *words, environment=variables).end()
+    return Program.start(folder, "dct_augment", *words, environment=variables, shares_server=shares_server).end()
 
 
 def overrides(*more: str) -> list[str]:
@@ -365,7 +367,7 @@ def finished(served: Served) -> str:
     """What `prefect deployment run augment/pocket --watch` printed."""
     narrowed = [
         *SMALL,
-        "benchmark.arms=[real+strong_aug, plain_prompt, class_token]",
+        "benchmark.arms=[real+strong_aug, plain_prompt]",
         "benchmark.ratios=[]",
         "benchmark.per_class_curve=[]",
     ]
@@ -548,8 +550,14 @@ class TestDask:
         )
         here = ["generate", *words, "--output", "here"]
         there = ["run", *words, "--output", "there", "--set", "runner.kind=dask", "--set", "runner.workers=2"]
+        # Dask's workers, too, are forks of the server that has imported torch; they take their environment from Dask.
+        of_workers = {name: variables[name] for name in ("PREFECT_HOME", "PREFECT_API_URL")} | {"FRAGILE": str(marks)}
+        variables |= {
+            "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver",
+            "DASK_DISTRIBUTED__NANNY__ENVIRON": repr(of_workers),
+        }
         for arguments, fragile in ((here, ""), (there, str(marks))):
-            code, printed = command(tmp_path, variables | {"FRAGILE": fragile}, *arguments)
+            code, printed = command(tmp_path, variables | {"FRAGILE": fragile}, *arguments, shares_server=True)
             assert code == 0, printed
         assert {path.name for path in marks.iterdir()} == {"a", "b"}
         made = {name: digest for name, digest in digests(tmp_path / "there").items() if "trials" not in name}
