@@ -28,7 +28,8 @@ from dct_augment.records import ImageKind
 from dct_augment.tokens.class_tokens import ClassTokenTrainer, Update
 from dct_augment.tokens.state import ClassTokenState
 
-CLASSES, SEEDS, POSITION = 4, 4, 0.6
+CLASSES, POSITION = 4, 0.6
+IMAGES = 4  # of a class in an update
 GENERATED = 32  # images of a class
 
 
@@ -53,7 +54,7 @@ class Side:
 def update(trainer: ClassTokenTrainer, bench: Bench) -> Callable[[], torch.Tensor]:
     """The gradients (n, D) of one update of several classes, always of the same images."""
     states = [trainer._new_state(info) for info in bench.classes[:CLASSES]]
-    updates = [Update(state, state.new_seeds(SEEDS), POSITION) for state in states]
+    updates = [Update(state, state.new_seeds(bench.images), POSITION) for state in states]
 
     def work() -> torch.Tensor:
         with trainer._precision():
@@ -136,7 +137,7 @@ def pairs(bench: Bench, compiled: bool, count: int) -> Iterator[tuple[str, Side,
     yield "no gradient through the empty branch", Side(here), Side(here, lambda: both_branches(plain._sampler))
 
     def encoding_again() -> torch.Tensor:
-        for _ in range(CLASSES * SEEDS):
+        for _ in range(len(bench.classes[:CLASSES]) * bench.images):
             bench.backend.encode([bench.settings.prompts.negative])
         return here()
 
@@ -199,11 +200,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it needs a C++ compiler")
     parser.add_argument("--classes", help="comma-separated; all if not given")
+    parser.add_argument("--images", type=int, default=IMAGES, help="images of a class in an update")
     parser.add_argument("--generated", type=int, default=GENERATED, help="images of a class, where some are generated")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    bench = load("pocket", options.overrides, options.classes.split(",") if options.classes else None, 1)
+    bench = load("pocket", options.overrides, options.classes.split(",") if options.classes else None, options.images)
     print("| saving | time with / without | memory with / without | MB with | MB without | cosine |")
     print("|---|---|---|---|---|---|")
     for title, saving, without in pairs(bench, not options.no_compile, options.generated):

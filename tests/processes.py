@@ -83,7 +83,8 @@ def _run(
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     if shares_server:
-        multiprocessing.forkserver._forkserver.ensure_running = lambda: None  # its address is known here
+        # Its address is known here; asked for, another one would be started.
+        vars(multiprocessing.forkserver._forkserver)["ensure_running"] = lambda: None
     warnings.simplefilter("ignore")
     import torch
 

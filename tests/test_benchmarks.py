@@ -103,7 +103,7 @@ def test_picture(finished: Path, tmp_path: Path) -> None:
 
 
 def test_savings(tmp_path: Path) -> None:
-    small = ("--rounds", "1", "--no-compile", "--classes", "crane", "--generated", "2")
+    small = ("--rounds", "1", "--no-compile", "--classes", "crane", "--images", "1", "--generated", "2")
     head, *found = rows(call("savings", *small, *SETS, folder=tmp_path))
     assert len(found) == 7
     cosines = {row[0]: row[head.index("cosine")] for row in found}
