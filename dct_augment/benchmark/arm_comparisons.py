@@ -21,6 +21,7 @@ PAIRS = (
     ("textual_inversion", "real+strong_aug"),
     ("plain_prompt", "real+strong_aug"),
     ("real+strong_aug", "real"),
+    ("real+linear_probe", "real"),
 )
 """Arms that are compared on the same seeds. The first two answer what the run is for."""
 
@@ -56,6 +57,9 @@ def summarize_trials(
 ) -> dict[str, Any]:
     """Return every number of the benchmark.
 
+    Arms are compared by the trials of `downstream.model`. `models` has the accuracy of every arm by model: "" and
+    `downstream.other_models`.
+
     Args:
         trials: A row per trial, as `Trial` has its fields.
         names: The classes by index.
@@ -78,7 +82,9 @@ def summarize_trials(
             "paired": _paired(trials, folds),
             "curves": {},
             "confusion": {},
+            "models": {},
         }
+    trials, of_all_models = trials[trials["other_model"] == ""], trials
     base = _base_setting(trials, shots, per_class)
     at_base = base.trials(trials)
     steps = sorted({int(value) for value in trials["steps"]})
@@ -95,6 +101,7 @@ def summarize_trials(
         "paired": _paired(at_base, folds),
         "curves": _curves(trials, base, folds),
         "confusion": _confusions(at_base, names),
+        "models": _models(base.trials(of_all_models), folds),
         "seconds": float(trials["seconds"].sum()),
     }
 
@@ -182,6 +189,14 @@ def _curve_by_arm(trials: pd.DataFrame, setting: str, folds: int | None) -> dict
             for value, trials_at_value in arm_trials.groupby(setting)
         ]
     return curves
+
+
+def _models(trials: pd.DataFrame, folds: int | None) -> dict[str, dict[str, Any]]:
+    """The accuracy of every arm, by model."""
+    return {
+        str(model): {str(arm): _accuracy(group, folds) for arm, group in of_model.groupby("arm", sort=False)}
+        for model, of_model in trials.groupby("other_model", sort=False)
+    }
 
 
 def _confusions(trials: pd.DataFrame, names: Mapping[int, str]) -> dict[str, Any]:

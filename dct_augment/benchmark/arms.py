@@ -16,7 +16,7 @@ class Arm:
 
     `images` is the kind of its synthetic images, if it has any. `tokens_from` says how their class tokens are learned
     anew from each few-shot draw; if it is None, they are those of the run. With `filtered`, only the images that the
-    filter accepts are used.
+    filter accepts are used. With `linear_probe`, only the last layer is trained, whatever `downstream.train` says.
     """
 
     name: ArmName
@@ -24,6 +24,7 @@ class Arm:
     tokens_from: Literal["few_shot_guide", "textual_inversion"] | None = None
     strong_augmentation: bool = True
     filtered: bool = False
+    linear_probe: bool = False
 
     @property
     def own_images(self) -> bool:
@@ -34,6 +35,7 @@ class Arm:
 _ARMS = (
     Arm("real", strong_augmentation=False),
     Arm("real+strong_aug"),
+    Arm("real+linear_probe", strong_augmentation=False, linear_probe=True),
     Arm("plain_prompt", ImageKind.PLAIN_PROMPT),
     Arm("textual_inversion", ImageKind.CLASS_TOKEN, tokens_from="textual_inversion"),
     Arm("class_token", ImageKind.CLASS_TOKEN),

@@ -1,8 +1,8 @@
-"""Chooses the arm that the user's classifier is trained in, and says how good it is on images that did not choose."""
+"""Chooses the arm, and of several models the model, of the user's classifier; says how good it is on other images."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -11,7 +11,9 @@ from dct_augment.intervals import Estimate, mean_of_folds, mean_t
 
 @dataclass(frozen=True)
 class ArmChoice:
-    """An arm, and the accuracy to expect of a classifier that is trained in the arm chosen so.
+    """An arm with a model, and the accuracy to expect of a classifier that is trained in what was chosen so.
+
+    `other_model` is one of `downstream.other_models`; empty for `downstream.model`.
 
     `by` is whose accuracy chose the arm. The accuracy is `optimistic` if the images it is measured on chose the arm.
     """
@@ -20,6 +22,7 @@ class ArmChoice:
     accuracy: Estimate
     by: Literal["validation", "other_folds", "test"]
     optimistic: bool
+    other_model: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,10 @@ def synthetic_effect(
 ) -> SyntheticEffect | None:
     """Compare the best of the arms with synthetic images with the best of those without; None if either is missing.
 
+    All trials are of one model.
     The best two are chosen by the same trials, so the difference is a little optimistic for both.
     """
-    accuracies = _by_draw(trials, "accuracy")
+    accuracies = _by_draw(trials, "accuracy", ["arm"])
     with_images = accuracies[[arm for arm in accuracies if arm in synthetic]]
     without = accuracies[[arm for arm in accuracies if arm in real]]
     if with_images.empty or without.empty:
@@ -57,7 +61,7 @@ def synthetic_effect(
 
 
 def choose(trials: pd.DataFrame, arms: Collection[str], folds: int | None = None) -> ArmChoice | None:
-    """Choose the best of some arms; None if there is no trial of any.
+    """Choose the best of some arms, with the best model for it; None if there is no trial of any.
 
     Of a holdout, the accuracy on validation images chooses, and that on test images is stated. In cross-validation the
     arm is the one with the best mean over all folds. The stated accuracy is that of choosing: for each fold the arm
@@ -69,32 +73,38 @@ def choose(trials: pd.DataFrame, arms: Collection[str], folds: int | None = None
         folds: Of one repeat of cross-validation, if the trials are its folds; else None.
     """
     table = trials[trials["arm"].isin(arms)]
-    accuracies = _by_draw(table, "accuracy")
+    accuracies = _by_draw(table, "accuracy", _CHOSEN)
     if accuracies.empty:
         return None
     if folds:
         chosen = [_on_fold(accuracies, draw, folds) for draw in accuracies.index]
         estimate = mean_of_folds(chosen, folds, (0, 1))
-        return ArmChoice(_best(accuracies), estimate, "other_folds", optimistic=len(accuracies) < 2)
-    validation = _by_draw(table, "val_accuracy")
+        arm, model = _best(accuracies)
+        return ArmChoice(arm, estimate, "other_folds", optimistic=len(accuracies) < 2, other_model=model)
+    validation = _by_draw(table, "val_accuracy", _CHOSEN)
     validated = len(validation) == len(accuracies) and set(validation) == set(accuracies)
-    arm = _best(validation if validated else accuracies)
-    estimate = mean_t(accuracies[arm].tolist(), (0, 1))
-    return ArmChoice(arm, estimate, "validation" if validated else "test", optimistic=not validated)
+    arm, model = best = _best(validation if validated else accuracies)
+    estimate = mean_t(accuracies[best].tolist(), (0, 1))
+    by: Literal["validation", "test"] = "validation" if validated else "test"
+    return ArmChoice(arm, estimate, by, optimistic=not validated, other_model=model)
 
 
-def _by_draw(trials: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A row per draw that all arms have, a column per arm, in the order of the trials."""
+_CHOSEN = ["arm", "other_model"]
+
+
+def _by_draw(trials: pd.DataFrame, column: str, by: list[str]) -> pd.DataFrame:
+    """A row per draw that all have, a column per arm, or arm and model, in the order of the trials."""
     if trials.empty:
         return pd.DataFrame()
-    table = trials.pivot_table(index="seed", columns="arm", values=column)
-    present = [arm for arm in dict.fromkeys(trials["arm"]) if arm in table]
+    table = trials.pivot_table(index="seed", columns=by if len(by) > 1 else by[0], values=column)
+    order = trials[by].drop_duplicates().itertuples(index=False, name=None)
+    present = [key for key in (row if len(by) > 1 else row[0] for row in order) if key in table]
     return table[present].dropna()
 
 
-def _best(accuracies: pd.DataFrame) -> str:
-    """The arm with the best mean; of equal ones the first, which needs fewer images."""
-    return str(accuracies.mean().round(10).idxmax())
+def _best(accuracies: pd.DataFrame) -> Any:
+    """The column with the best mean; of equal ones the first, which needs fewer images."""
+    return accuracies.mean().round(10).idxmax()
 
 
 def _on_fold(accuracies: pd.DataFrame, draw: int, folds: int) -> float:

@@ -31,22 +31,30 @@ from dct_augment.records import Example, Split, Trial
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """One trial to run: an arm on the few-shot draw of a seed; `per_class` is 0 for arms without synthetic images."""
+    """One trial to run: an arm on the few-shot draw of a seed; `per_class` is 0 for arms without synthetic images.
+
+    `other_model` is one of `downstream.other_models`; empty for `downstream.model`.
+    """
 
     arm: str
     seed: int
     shots: int
     per_class: int = 0
+    other_model: str = ""
 
     @property
     def title(self) -> str:
         """Name the trial for a person."""
         number = f", {self.per_class} per class" if self.per_class else ""
-        return f"{self.arm}, {self.shots} shots, seed {self.seed}{number}"
+        model = f", {self.other_model}" if self.other_model else ""
+        return f"{self.arm}, {self.shots} shots, seed {self.seed}{number}{model}"
 
 
-def plan_trials(settings: BenchmarkConfig) -> tuple[TrialPlan, ...]:
-    """List every trial, seed by seed, then those of the curves; the trials of one draw share their real images."""
+def plan_trials(settings: BenchmarkConfig, other_models: Sequence[str] = ()) -> tuple[TrialPlan, ...]:
+    """List every trial, seed by seed, then those of the curves; the trials of one draw share their real images.
+
+    Other models are trained at the base setting alone, last.
+    """
     seeds = settings.draws
     arms = [ARMS[name] for name in settings.arms]
     plans = [_plan(arm, seed, settings.shot_count, settings.per_class) for seed in seeds for arm in arms]
@@ -60,11 +68,22 @@ def plan_trials(settings: BenchmarkConfig) -> tuple[TrialPlan, ...]:
     for shots in settings.shots_curve:
         for seed in seeds:
             plans += [_plan(arm, seed, shots, settings.per_class) for arm in arms if not arm.own_images]
+    for model in other_models:
+        for seed in seeds:
+            plans += [_plan(arm, seed, settings.shot_count, settings.per_class, model) for arm in arms]
     return tuple(dict.fromkeys(plans))
 
 
-def _plan(arm: Arm, seed: int, shots: int, per_class: int) -> TrialPlan:
-    return TrialPlan(arm.name, seed, shots, per_class if arm.images is not None else 0)
+def _plan(arm: Arm, seed: int, shots: int, per_class: int, other_model: str = "") -> TrialPlan:
+    return TrialPlan(arm.name, seed, shots, per_class if arm.images is not None else 0, other_model)
+
+
+def recipe(settings: DownstreamConfig, arm: str, other_model: str = "") -> DownstreamConfig:
+    """Return the settings of one model in one arm."""
+    update: dict[str, object] = {"model": other_model or settings.model, "other_models": ()}
+    if ARMS[arm].linear_probe:
+        update["train"] = "linear_probe"
+    return settings.model_copy(update=update)
 
 
 @dataclass(frozen=True)
@@ -93,8 +112,7 @@ class TrialRunner:
         self._draws, self._arm_folders, self._device = draws, arm_folders, device
         self._downstream = downstream
         self._accepted = accepted
-        self._transforms = Transforms(model_input(downstream), downstream.randaugment)
-        self._kept_in_memory: dict[str, InMemoryImages] = {}
+        self._inputs: dict[str, _Input] = {}
         self._hashes: dict[str, str] = {}
         self._keys_by_content: dict[Path, Mapping[str, str]] = {}
 
@@ -119,7 +137,9 @@ class TrialRunner:
             split = self._draws.split(shots, seed)
             return self._fit(TrialPlan("real+strong_aug", seed, shots), split, classes, validation=None).model
 
-    def classifier(self, arm: str, split: Split, labels: Mapping[int, int], per_class: int) -> FinalClassifier:
+    def classifier(
+        self, arm: str, split: Split, labels: Mapping[int, int], per_class: int, other_model: str = ""
+    ) -> FinalClassifier:
         """Train the classifier that the user keeps, in an arm whose images are not of one draw.
 
         Args:
@@ -127,6 +147,7 @@ class TrialRunner:
             split: `train` are all photos that it may learn from; `val`, if there is any, chooses the state of training.
             labels: the output of each class, by its index; images of other classes are left out.
             per_class: synthetic images of each class, if the arm has any.
+            other_model: one of `downstream.other_models`; empty for `downstream.model`.
 
         Raises:
             LeakError: a validation image is among the training images, real or synthetic.
@@ -134,8 +155,8 @@ class TrialRunner:
         train, val = _relabel(split.train, labels), _relabel(split.val, labels)
         with _one_thread() if self._device == "cpu" else nullcontext():
             split = Split(split.shots, split.seed, train, val, ())
-            validation = self._read(val) if val else None
-            plan = TrialPlan(arm, split.seed, split.shots, per_class)
+            plan = TrialPlan(arm, split.seed, split.shots, per_class, other_model)
+            validation = self._input(plan).read(val) if val else None
             fitted = self._fit(plan, split, len(labels), validation=validation, labels=labels)
             if validation is None:
                 return FinalClassifier(fitted.model)
@@ -146,8 +167,12 @@ class TrialRunner:
         began = time.monotonic()
         split = self._draws.split(plan.shots, plan.seed)
         classes = 1 + max(info.index for info in self._draws.dataset.classes)
-        fitted = self._fit(plan, split, classes, validation=self._val(split))
-        truth, logits = answer(fitted.model, self._test(split), self._device)
+        images = self._input(plan)
+        validation = images.kept("val", split.val) if split.val else None
+        fitted = self._fit(plan, split, classes, validation=validation)
+        # A test that all draws share is read once, as their validation images are.
+        test = images.kept("test", split.test) if self._draws.shared_test else images.read(split.test)
+        truth, logits = answer(fitted.model, test, self._device)
         predicted = logits.argmax(1).tolist()
         right = sum(label == prediction for label, prediction in zip(truth, predicted, strict=True))
         return Trial(
@@ -162,6 +187,7 @@ class TrialRunner:
             tuple(truth),
             tuple(predicted),
             () if self._draws.shared_test else tuple(tuple(row) for row in logits.double().numpy().round(4).tolist()),
+            plan.other_model,
         )
 
     def _fit(
@@ -176,7 +202,7 @@ class TrialRunner:
         refuse_leaks(split, self._contents(plan), self._content_of)
         return training.fit(
             self._mixture(plan, split, labels),
-            self._downstream,
+            recipe(self._downstream, plan.arm, plan.other_model),
             classes=classes,
             seed=seed_from("classifier", plan.seed) % 2**32,
             mixed=ARMS[plan.arm].strong_augmentation,
@@ -184,24 +210,11 @@ class TrialRunner:
             device=self._device,
         )
 
-    def _test(self, split: Split) -> InMemoryImages:
-        """The test of a draw; one that all draws share is read once."""
-        if not self._draws.shared_test:
-            return self._read(split.test)
-        if "test" not in self._kept_in_memory:
-            self._kept_in_memory["test"] = self._read(split.test)
-        return self._kept_in_memory["test"]
-
-    def _val(self, split: Split) -> InMemoryImages | None:
-        """The validation images, which all draws share; None if there are none."""
-        if not split.val:
-            return None
-        if "val" not in self._kept_in_memory:
-            self._kept_in_memory["val"] = self._read(split.val)
-        return self._kept_in_memory["val"]
-
-    def _read(self, examples: Sequence[Example]) -> InMemoryImages:
-        return InMemoryImages(RealImages(examples, self._transforms.plain))
+    def _input(self, plan: TrialPlan) -> "_Input":
+        if plan.other_model not in self._inputs:
+            settings = recipe(self._downstream, plan.arm, plan.other_model)
+            self._inputs[plan.other_model] = _Input(Transforms(model_input(settings), settings.randaugment))
+        return self._inputs[plan.other_model]
 
     def _contents(self, plan: TrialPlan) -> Mapping[str, str]:
         """The keys of the synthetic images that a trial may train on, by the hash of their pixels."""
@@ -222,7 +235,8 @@ class TrialRunner:
 
     def _mixture(self, plan: TrialPlan, split: Split, labels: Mapping[int, int] | None) -> Mixture:
         settings, arm, folder = self._downstream, ARMS[plan.arm], self._shards(plan)
-        transform = self._transforms.strong if arm.strong_augmentation else self._transforms.light
+        transforms = self._input(plan).transforms
+        transform = transforms.strong if arm.strong_augmentation else transforms.light
         synthetic = None
         if folder is not None:
             synthetic = SyntheticImages(
@@ -244,6 +258,23 @@ class TrialRunner:
         if example.key not in self._hashes:
             self._hashes[example.key] = content(example.open())
         return self._hashes[example.key]
+
+
+class _Input:
+    """How images become the input of one model, and those that are kept in memory."""
+
+    def __init__(self, transforms: Transforms) -> None:
+        self.transforms = transforms
+        self._kept: dict[str, InMemoryImages] = {}
+
+    def read(self, examples: Sequence[Example]) -> InMemoryImages:
+        return InMemoryImages(RealImages(examples, self.transforms.plain))
+
+    def kept(self, name: str, examples: Sequence[Example]) -> InMemoryImages:
+        """Read the images of this name once."""
+        if name not in self._kept:
+            self._kept[name] = self.read(examples)
+        return self._kept[name]
 
 
 @contextmanager

@@ -88,6 +88,7 @@ SPEED_ONLY = frozenset(
 RECORDED_WITH_EACH_RESULT = frozenset(
     {
         "dataset.words",
+        "downstream.other_models",
         "generation.per_class",
         "generation.shard_size",
         "generation.allow_uncertified",
@@ -126,7 +127,7 @@ def identity(settings: Mapping[str, Any], schema: int, part: Part) -> dict[str, 
     decided: dict[str, Any] = {"schema": schema}
     for path in rows:
         _copy(settings, decided, path.split("."))
-    for path in SPEED_ONLY:
+    for path in SPEED_ONLY | RECORDED_WITH_EACH_RESULT:
         _remove(decided, path.split("."))
     return decided
 

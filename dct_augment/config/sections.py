@@ -230,6 +230,7 @@ class GenerationConfig(Section):
 Arm = Literal[
     "real",
     "real+strong_aug",
+    "real+linear_probe",
     "plain_prompt",
     "textual_inversion",
     "class_token",
@@ -241,7 +242,14 @@ Arm = Literal[
 class DownstreamConfig(Section):
     """The low-resource classifier, and how it is trained: the same in every arm."""
 
-    model: str = Field("test_efficientnet_gn", description="any timm model: name, hf-hub:ID, or local-dir:FOLDER")
+    model: str = Field(
+        "test_efficientnet_gn",
+        description="any timm model: name, hf-hub:ID, or local-dir:FOLDER; or a list of them, whose first is this one "
+        "and whose rest are other_models",
+    )
+    other_models: tuple[str, ...] = Field(
+        (), description="models that are also trained and tested in each arm; the best one is kept"
+    )
     pretrained: bool = Field(False, description="whether to start from the published weights of the model")
     train: Literal["fine_tune", "linear_probe"] = Field("fine_tune", description="all weights, or the last layer alone")
     image_size: PositiveInt | None = Field(None, description="side of its input, in pixels; the model's own if unset")
@@ -265,11 +273,28 @@ class DownstreamConfig(Section):
         0.7, description="share of training images that a synthetic image of the class replaces"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _list_of_models(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("model"), list | tuple):
+            return data
+        first, *others = data["model"] or [""]
+        return {**data, "model": first, "other_models": [*others, *data.get("other_models", ())]}
+
     @model_validator(mode="after")
-    def _even(self) -> "DownstreamConfig":
+    def _check(self) -> "DownstreamConfig":
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(f"mixup and cutmix need an even batch_size, not {self.batch_size}")
+        if not all(self.models):
+            raise ValueError("model must name a model, not be empty")
+        if twice := sorted({name for name in self.models if self.models.count(name) > 1}):
+            raise ValueError(f"model and other_models name {', '.join(twice)} twice")
         return self
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All models that are trained in each arm; arms are compared in charts and tables by the first."""
+        return (self.model, *self.other_models)
 
 
 FEW_SHOT_ARMS = ("real", "real+strong_aug", "plain_prompt", "class_token_few_shot_guide")
@@ -322,7 +347,7 @@ class BenchmarkConfig(FewShotSection):
 
 
 FULL_BENCHMARK = (
-    f"benchmark.arms=[{', '.join(get_args(Arm))}]",
+    f"benchmark.arms=[{', '.join(arm for arm in get_args(Arm) if arm != 'real+linear_probe')}]",
     "benchmark.seeds=6",  # of five pairs no exact test can say p < 0.05
     "benchmark.ratios=[1, 5, 10]",
     "benchmark.per_class_curve=[100, 200]",
@@ -413,6 +438,15 @@ class Config(Section):
         if not isinstance(benchmark, dict) or "arms" in benchmark:
             return data
         return {**data, "benchmark": {**benchmark, "arms": FEW_SHOT_ARMS}}
+
+    @model_validator(mode="after")
+    def _probe_needs_weights(self) -> "Config":
+        if "real+linear_probe" in self.benchmark.arms and not self.downstream.pretrained:
+            raise ValueError(
+                "benchmark.arms: real+linear_probe trains one layer on a pretrained model; set downstream.pretrained: "
+                "true, or leave it out"
+            )
+        return self
 
     @property
     def root(self) -> Path:

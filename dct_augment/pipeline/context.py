@@ -48,14 +48,17 @@ class RunContext:
         """The hashes of the models that lie in local folders."""
         return WeightHashes(self.config, self.config.root / "checks" / "weights.json")
 
-    def identity(self, part: Part) -> dict[str, Any]:
+    def identity(self, part: Part, other_model: str = "") -> dict[str, Any]:
         """What decides a part's result: settings, the weights of local models, and the real images of the last look.
 
-        A guide that is made of the photos needs a look at them first.
+        A guide that is made of the photos needs a look at them first. `other_model` stands for `downstream.model`.
         """
         if self.has_few_shot_guide:
             _ = self.data
-        decided = self._with_class_names(self.weights.add_to(self.config.identity(part)))
+        settings = self.config.identity(part)
+        if other_model:
+            settings["downstream"]["model"] = other_model
+        decided = self._with_class_names(self.weights.add_to(settings))
         if "path" in decided.get("dataset", {}) and self._image_index:
             look = _read_json(self.config.root / "data" / "overview.json").get("pictures", "")
             decided["dataset"] |= {"images": configuration.fingerprint(self._image_index, look)}

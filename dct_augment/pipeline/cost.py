@@ -61,7 +61,7 @@ def estimate(run: "Run", parts: Collection[StageName]) -> list[Line]:
             Line(StageName.ARMS, f"tokens and images of {counted(len(draws), 'few-shot draw')}", total, total * pace)
         )
     if StageName.BENCHMARK in parts:
-        trials = len(plan_trials(config.benchmark))
+        trials = len(plan_trials(config.benchmark, config.downstream.other_models))
         lines.append(
             Line(
                 StageName.BENCHMARK,
@@ -156,4 +156,9 @@ def count(config: Config, classes: int, *, guidance_embedded: bool = False) -> W
     of_arm = _arm_token_evaluations(config, per_step)
     of_tokens = token_evaluations(config, per_step) + sum(of_arm[draw.arm] for draw in draws)
     evaluations = classes * of_tokens + images * config.sampling.num_inference_steps * per_step
-    return Work(classes * (1 + len(draws)), images, len(plan_trials(config.benchmark)), evaluations)
+    return Work(
+        classes * (1 + len(draws)),
+        images,
+        len(plan_trials(config.benchmark, config.downstream.other_models)),
+        evaluations,
+    )

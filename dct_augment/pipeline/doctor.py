@@ -90,7 +90,8 @@ def examine(config: Config) -> Iterator[Finding]:
             else:
                 yield _guide(role, member)
     if config.downstream.pretrained:
-        yield _classifier("few-shot classifier", ClassifierConfig(name=config.downstream.model))
+        for name in config.downstream.models:
+            yield _classifier("few-shot classifier", ClassifierConfig(name=name))
     if config.metrics.features not in (None, "auto", "judge", "guide"):
         yield _features(str(config.metrics.features), config.metrics.inception_weights)
     finding, classes, class_count = _dataset(config)

@@ -46,10 +46,10 @@ class WeightHashes:
                     self._with_hash(settings, _paths(member))
                     for settings, member in zip(extended[role], members, strict=True)
                 ]
-        downstream = self._config.downstream
-        if extended.get("downstream") and downstream.model.startswith("local-dir:"):
-            folder = Path(downstream.model.removeprefix("local-dir:")).expanduser()
-            extended["downstream"] = self._with_hash(extended["downstream"], [folder])
+        downstream = extended.get("downstream")
+        if downstream and downstream["model"].startswith("local-dir:"):
+            folder = Path(downstream["model"].removeprefix("local-dir:")).expanduser()
+            extended["downstream"] = self._with_hash(downstream, [folder])
         return extended
 
     def _with_hash(self, settings: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, Any]:

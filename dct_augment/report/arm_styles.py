@@ -35,6 +35,13 @@ ARM_STYLES: Mapping[str, ArmStyle] = {
         glyph="■",
         learns="the few real images, strongly augmented",
     ),
+    "real+linear_probe": ArmStyle(
+        title="linear probe",
+        color="#5c7f67",
+        marker="p",
+        glyph="⬟",
+        learns="the few real images, almost unchanged; only the last layer learns",
+    ),
     "plain_prompt": ArmStyle(
         title="plain prompts",
         color="#b7791f",

@@ -92,13 +92,19 @@ def summarize(
         "classes": class_numbers,
         "certificates": _certificates(class_numbers),
         "confusion": _confusions(recognised, classes),
-        "benchmark": dict(tables.benchmark),
+        "benchmark": _with_model_names(tables.benchmark, config.downstream.model),
         "metrics": _metrics(tables.metrics),
         "filter": _filter_counts(tables.filtered, tables.rows[ImageKind.CLASS_TOKEN], titles),
         "seeds": {section: getattr(config, section).seed for section in ("tokens", "generation", "benchmark")},
         "facts": dict(environment),
     }
     return dict(json_value(summary))
+
+
+def _with_model_names(benchmark: Mapping[str, Any], first: str) -> dict[str, Any]:
+    """Call the first model by its name, too."""
+    models = {name or first: accuracies for name, accuracies in benchmark.get("models", {}).items()}
+    return {**benchmark, "models": models}
 
 
 def _accuracies(recognised: Mapping[str, pd.DataFrame], classes: Sequence[ClassInfo]) -> dict[str, Any]:

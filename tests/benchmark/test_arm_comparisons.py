@@ -9,7 +9,7 @@ import pytest
 from dct_augment.benchmark import arm_comparisons
 from dct_augment.generation.shards import shard_folders
 from dct_augment.report.arm_styles import ARM_STYLES
-from tests.report.pages import NO_TRIALS, ODD, Page, empty, make
+from tests.report.pages import NO_TRIALS, ODD, Page, empty, make, settings
 
 NAMES = {0: "crane", 1: ODD}
 
@@ -17,7 +17,11 @@ NAMES = {0: "crane", 1: ODD}
 def trial(arm: str, seed: int, accuracy: float, *, shots: int = 5, per_class: int = 50, **more: Any) -> dict[str, Any]:
     per_class = 0 if arm.startswith("real") else per_class
     row = {"arm": arm, "shots": shots, "seed": seed, "per_class": per_class, "steps": 100, "accuracy": accuracy}
-    return row | {"val_accuracy": accuracy, "seconds": 1.0, "truth": [0, 0, 1], "predicted": [0, 1, 1]} | more
+    return (
+        row
+        | {"val_accuracy": accuracy, "seconds": 1.0, "truth": [0, 0, 1], "predicted": [0, 1, 1], "other_model": ""}
+        | more
+    )
 
 
 def full() -> pd.DataFrame:
@@ -43,6 +47,20 @@ def full() -> pd.DataFrame:
 
 def summarize(table: pd.DataFrame, shots: int = 5, per_class: int = 50) -> dict[str, Any]:
     return arm_comparisons.summarize_trials(table, NAMES, shots, per_class)
+
+
+def test_arms_are_compared_by_the_first_model_and_every_model_has_its_accuracies(tmp_path: Path) -> None:
+    others = [trial(arm, seed, 0.9, other_model="large") for arm in ("real", "class_token") for seed in range(3)]
+    table = pd.concat([full(), pd.DataFrame(others)], ignore_index=True)
+    summary, text = page(tmp_path, table)
+    assert summary["benchmark"]["arms"] == summarize(full())["arms"]
+    assert summary["benchmark"]["paired"] == summarize(full())["paired"]
+    (first, of_first), (large, of_large) = summary["benchmark"]["models"].items()
+    assert (first, large) == (settings().downstream.model, "large")
+    assert of_first == summary["benchmark"]["arms"]
+    assert {arm: estimate["mean"] for arm, estimate in of_large.items()} == {"real": 0.9, "class_token": 0.9}
+    assert "Accuracy by model" in text
+    assert "Accuracy by model" not in page(tmp_path / "one", full())[1]
 
 
 def page(root: Path, table: pd.DataFrame) -> Any:

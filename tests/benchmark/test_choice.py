@@ -9,7 +9,7 @@ from dct_augment.benchmark.choice import choose, synthetic_effect
 def trials(**accuracies: list[float]) -> pd.DataFrame:
     """A trial per arm and draw; without validation images."""
     rows = [
-        {"arm": arm, "seed": seed, "accuracy": accuracy, "val_accuracy": math.nan}
+        {"arm": arm, "seed": seed, "accuracy": accuracy, "val_accuracy": math.nan, "other_model": ""}
         for arm, values in accuracies.items()
         for seed, accuracy in enumerate(values)
     ]
@@ -24,6 +24,19 @@ def test_of_folds_the_best_arm_is_chosen_and_its_accuracy_is_that_of_choosing_by
     # Fold 0: the others say real (0.5 > 0.4), which has 0.5 there; folds 1 and 2: they say token, which has 0.4.
     assert choice.accuracy.mean == pytest.approx((0.5 + 0.4 + 0.4) / 3)
     assert (choice.by, choice.optimistic) == ("other_folds", False)
+
+
+def test_of_several_models_the_best_is_chosen_with_its_arm_and_each_fold_by_the_others() -> None:
+    large = trials(real=[0.9, 0.3, 0.3], token=[0.6, 0.6, 0.6]).assign(other_model="large")
+    table = pd.concat([trials(real=[0.5, 0.5, 0.5], token=[0.5, 0.4, 0.4]), large], ignore_index=True)
+    choice = choose(table, {"real", "token"}, folds=3)
+    assert choice is not None
+    assert (choice.arm, choice.other_model) == ("token", "large")
+    # Fold 0: the others say large token, 0.6. Folds 1 and 2: large real and large token both have 0.6; real is first.
+    assert choice.accuracy.mean == pytest.approx((0.6 + 0.3 + 0.3) / 3)
+    small = choose(table[table["other_model"] == ""], {"real", "token"}, folds=3)
+    assert small is not None
+    assert (small.arm, small.other_model) == ("real", "")
 
 
 def test_another_repeat_chooses_for_none_of_its_folds() -> None:

@@ -21,8 +21,9 @@ from dct_augment.benchmark.draws import Draws
 from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.benchmark.pool import TrialInputs
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials
-from dct_augment.config import BenchmarkConfig, DownstreamConfig
+from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
 from dct_augment.datasets import few_shot
+from dct_augment.downstream import training
 from dct_augment.downstream.mixing import Mixture, SyntheticImages
 from dct_augment.errors import DatasetError, DctAugmentError, LeakError
 from dct_augment.records import ClassInfo, Example, Split
@@ -102,6 +103,19 @@ def test_the_plan_runs_every_arm_on_every_seed() -> None:
 def test_more_seeds_add_to_the_plan_and_change_nothing() -> None:
     few, many = (plan_trials(BenchmarkConfig(seeds=seeds)) for seeds in (2, 5))
     assert many[: len(few)] == few
+
+
+def test_other_models_add_the_trials_of_every_arm_at_the_base_setting() -> None:
+    settings = BenchmarkConfig(arms=("real", "class_token"), seeds=2, shots_curve=(2,))
+    alone, found = plan_trials(settings), plan_trials(settings, ["b", "c"])
+    assert found[: len(alone)] == alone
+    assert found[len(alone) :] == tuple(
+        TrialPlan(arm, seed, 5, 50 if arm == "class_token" else 0, model)
+        for model in ("b", "c")
+        for seed in (0, 1)
+        for arm in ("real", "class_token")
+    )
+    assert found[-1].title == "class_token, 5 shots, seed 1, 50 per class, c"
 
 
 def test_curves_add_trials_and_repeat_none() -> None:
@@ -239,7 +253,7 @@ def _recording(data: Mixture, seen: list[torch.Tensor]) -> Mixture:
     return Recording()  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("arm", ["real", "real+strong_aug", *SYNTHETIC])
+@pytest.mark.parametrize("arm", list(ARMS))
 def test_every_arm_gives_a_trial(made: ShardRun, new_run: Callable[[str], ShardRun], arm: str) -> None:
     if arm in OWN_IMAGES:
         new_run(f"run/{arm}/2-4").draw()
@@ -277,6 +291,28 @@ def test_a_repeated_trial_trains_the_same_classifier(bench: TrialRunner, arm: st
         split = few_shot(Colors(), planned.shots, planned.seed)
         weights.append(bench._fit(planned, split, 3, validation=None).model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_another_model_is_trained_on_the_same_images_with_its_own_preprocessing(made: ShardRun) -> None:
+    settings = DOWNSTREAM.model_copy(update={"other_models": ("test_resnet",)})
+    bench = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), settings)
+    alone = DownstreamConfig(image_size=32, steps=3, batch_size=8, model="test_resnet")
+    other = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), alone)
+    trial = bench.trial(TrialPlan("real", 0, 2, other_model="test_resnet"))
+    assert trial.other_model == "test_resnet"
+    assert replace(trial, other_model="", seconds=0) == replace(other.trial(TrialPlan("real", 0, 2)), seconds=0)
+    outputs = {label: label for label in range(3)}
+    kept = bench.classifier("real", few_shot(Colors(), "all", 0), outputs, 0, "test_resnet").model
+    assert type(kept).__name__ == "ResNet"
+
+
+def test_a_linear_probe_trains_the_last_layer_alone(bench: TrialRunner) -> None:
+    plan = TrialPlan("real+linear_probe", 0, 2)
+    trained = bench._fit(plan, few_shot(Colors(), 2, 0), 3, validation=None).model.state_dict()
+    training._seed_everything(seed_from("classifier", 0) % 2**32)
+    before = training.create(DOWNSTREAM, 3).state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, trained[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}
 
 
 @pytest.mark.slow

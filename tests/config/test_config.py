@@ -479,6 +479,35 @@ def test_every_row_of_the_table_is_a_setting() -> None:
         assert set(rows) <= known
 
 
+def test_a_list_of_models_is_the_first_and_the_others() -> None:
+    found = config.load("pocket", ["downstream.model=[a, b, c]"]).downstream
+    assert (found.model, found.other_models) == ("a", ("b", "c"))
+    assert config.load("pocket", ["downstream.model=[a]"]).downstream.models == ("a",)
+
+
+def test_other_models_make_no_trial_of_the_first_stale() -> None:
+    one, more = (config.load("pocket", [f"downstream.model={value}"]) for value in ("a", "[a, b]"))
+    assert one.identity("benchmark") == more.identity("benchmark")
+    assert one.identity("arms") == more.identity("arms")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("downstream.model=[]", "model must name a model, not be empty"),
+        ("downstream.model=[a, b, a]", "model and other_models name a twice"),
+        (
+            "benchmark.arms=[real, real+linear_probe]",
+            "benchmark.arms: real+linear_probe trains one layer on a pretrained model; set "
+            "downstream.pretrained: true, or leave it out",
+        ),
+    ],
+)
+def test_models_that_cannot_be_trained_are_named(change: str, problem: str) -> None:
+    (found,) = problems("pocket", [change])
+    assert problem in found
+
+
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_a_key_of_version_1_is_an_error_that_names_the_new_one(old: str, new: str) -> None:
     (problem,) = problems("pocket", [f"{old}=1"])

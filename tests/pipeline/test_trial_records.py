@@ -2,6 +2,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pytest
+
 from dct_augment import config
 from dct_augment.benchmark.trials import TrialPlan
 from dct_augment.pipeline.stages.trial_records import OtherTrials, TrialRecords
@@ -15,7 +17,7 @@ def record(root: Path) -> TrialRecords:
     stored = {"arm": "real", "shots": 5, "seed": 0, "per_class": 0, "accuracy": 0.5, "identity": "of another version"}
     path.write_text(json.dumps(stored))
     settings = config.load("pocket", output=root)
-    return TrialRecords(settings, settings.identity("benchmark"), {})
+    return TrialRecords(settings, {"": settings.identity("benchmark")}, {})
 
 
 def test_a_trial_with_other_settings_is_not_read(tmp_path: Path) -> None:
@@ -36,7 +38,7 @@ PLANS = (TrialPlan("real", 0, 5), TrialPlan("real", 1, 5))
 
 def records(root: Path, *changes: str) -> TrialRecords:
     settings = config.load("pocket", changes, output=root)
-    return TrialRecords(settings, settings.identity("benchmark"), {})
+    return TrialRecords(settings, {"": settings.identity("benchmark")}, {})
 
 
 def test_trials_of_today_are_no_others(tmp_path: Path) -> None:
@@ -69,8 +71,8 @@ def test_the_settings_that_plan_a_trial_are_named(tmp_path: Path) -> None:
 def test_trials_on_other_real_images_are_made_again_by_a_benchmark(tmp_path: Path) -> None:
     settings = config.load("pocket", output=tmp_path)
     before, after = ({**settings.identity("benchmark"), "dataset": {"images": name}} for name in ("before", "after"))
-    TrialRecords(settings, before, {}).write(PLANS[0], TRIAL)
-    others = TrialRecords(settings, after, {}).others(PLANS)
+    TrialRecords(settings, {"": before}, {}).write(PLANS[0], TRIAL)
+    others = TrialRecords(settings, {"": after}, {}).others(PLANS)
     assert others == OtherTrials(1, ("the real images",), 0)
     assert others.remark(tmp_path) == (
         "1 recorded trial was made with other settings or images (the real images). dct-augment benchmark makes them "
@@ -84,6 +86,15 @@ def test_trials_on_other_synthetic_images_are_told_apart(tmp_path: Path) -> None
     path = tmp_path / "benchmark" / "trials" / "real-5-0-0.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"identity": "of other shards"}))
     assert today.others(PLANS) == OtherTrials(1, ("the synthetic images",), 0)
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "[]", '"text"', "{}"])
+def test_a_damaged_trial_is_made_again(tmp_path: Path, damaged: str) -> None:
+    today = records(tmp_path)
+    today.write(PLANS[0], TRIAL)
+    (tmp_path / "benchmark" / "trials" / "real-5-0-0.json").write_text(damaged)
+    assert today.read(PLANS[0]) is None
+    assert today.others(PLANS).count == 0
 
 
 def test_a_trial_without_settings_is_said_to_be_unknown(tmp_path: Path) -> None:

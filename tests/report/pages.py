@@ -149,6 +149,7 @@ def trial_table(path: Path) -> pd.DataFrame:
                 "seconds": 1.5,
                 "truth": [0, 1],
                 "predicted": [0, 1],
+                "other_model": "",
             }
             for arm, values in accuracies.items()
             for seed, accuracy in enumerate(values)

@@ -55,6 +55,7 @@ def trials() -> pd.DataFrame:
                         "seconds": 1.0,
                         "truth": truth,
                         "predicted": predicted,
+                        "other_model": "",
                         "identity": "x",
                     }
                 )

@@ -150,6 +150,7 @@ def test_page_says_significant_differences_in_words(
                 "seconds": 1.0,
                 "truth": [0],
                 "predicted": [0],
+                "other_model": "",
             }
             for seed in range(5)
             for arm, more in (("real+strong_aug", 0.0), ("class_token", gain + seed / 100))
@@ -162,7 +163,7 @@ def test_page_says_significant_differences_in_words(
 def test_page_calls_no_gain_significant_that_is_the_same_in_every_seed(
     tmp_path: Path, shards: Shards, tokens: pd.DataFrame
 ) -> None:
-    trial = {"shots": 5, "steps": 9, "seconds": 1.0, "truth": [0], "predicted": [0]}
+    trial = {"shots": 5, "steps": 9, "seconds": 1.0, "truth": [0], "predicted": [0], "other_model": ""}
     arms = {"real+strong_aug": (0, 0.5), "class_token": (50, 0.75)}
     table = pd.DataFrame(
         [

@@ -206,6 +206,7 @@ def test_page_of_two_hundred_classes_is_below_five_megabytes(tmp_path: Path) -> 
                 "accuracy": 0.5,
                 "seconds": 1.0,
                 "truth": truth,
+                "other_model": "",
                 "predicted": np.where(generator.random(1000) < 0.5, truth, generator.integers(0, 200, 1000)),
             }
             for arm in (

@@ -35,7 +35,7 @@ _MOST_SHOTS = 20
 _NOTES = 3
 _BACKBONE = "vit_small_patch14_dinov2.lvd142m"
 _POCKET_BACKBONE = "pocket/backbone"
-_ARMS = ("real", "real+strong_aug", "plain_prompt", "class_token_few_shot_guide")
+_ARMS = ("real", "real+strong_aug", "real+linear_probe", "plain_prompt", "class_token_few_shot_guide")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dct_augment import config as configuration
 from dct_augment.benchmark.answer import answer
 from dct_augment.benchmark.arms import ARMS
 from dct_augment.benchmark.choice import ArmChoice, SyntheticEffect, choose, synthetic_effect
-from dct_augment.benchmark.trials import FinalClassifier
+from dct_augment.benchmark.trials import FinalClassifier, recipe
 from dct_augment.classifiers import kept
 from dct_augment.config import DatasetOnDisk
 from dct_augment.downstream.mixing import SyntheticImages
@@ -71,15 +71,16 @@ class ClassifierStage(Stage):
         """Plan the classifier if there are trials to choose by, and none that was made like today's."""
         if self.choice is None or self._recorded_identity() == self._identity:
             return ()
-        return (WorkUnit(self.name, 0, self.choice.arm, 1),)
+        return (WorkUnit(self.name, 0, self._kept_title, 1),)
 
     def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
         """Train the classifier and write its folder."""
         assert self.choice is not None
         split = self._photos
-        arm, per_class = self._images_of(self.choice.arm), self._config.benchmark.per_class
-        final = self._trial_stage.runner.classifier(arm, split, self._outputs, per_class)
-        save_classifier(self._folder, final.model, self._config.downstream, self._facts(self.choice, split, final))
+        arm, model = self._images_of(self.choice.arm), self.choice.other_model
+        final = self._trial_stage.runner.classifier(arm, split, self._outputs, self._config.benchmark.per_class, model)
+        settings = recipe(self._config.downstream, arm, model)
+        save_classifier(self._folder, final.model, settings, self._facts(self.choice, split, final))
         on_progress(Progress(self.name, 1, 1, self.summary()))
 
     def publish(self) -> None:
@@ -91,6 +92,7 @@ class ClassifierStage(Stage):
             return None
         titles = class_titles(self._context.classes)
         numbers = answer(self._trials, titles, self.choice, self.effect, self._folds)
+        numbers["kept"]["model"] = self.choice.other_model or self._config.downstream.model
         return AnswerSection(numbers, self._recorded().get("calibration_error"), self._mistakes(titles))
 
     def _mistakes(self, titles: Mapping[int, str]) -> list[Mistake]:
@@ -124,12 +126,20 @@ class ClassifierStage(Stage):
         accuracy = self.choice.accuracy
         optimistic = " (optimistic: the same images chose the arm)" if self.choice.optimistic else ""
         effect = f" {self.effect.verdict}" if self.effect else ""
-        return f"{self.choice.arm}, accuracy {_percent(accuracy)}{optimistic}.{effect}"
+        return f"{self._kept_title}, accuracy {_percent(accuracy)}{optimistic}.{effect}"
+
+    @property
+    def _kept_title(self) -> str:
+        """The arm that is kept; with its model, where there are several."""
+        assert self.choice is not None
+        downstream = self._config.downstream
+        model = self.choice.other_model or downstream.model
+        return f"{self.choice.arm} with {model}" if downstream.other_models else self.choice.arm
 
     @cached_property
     def choice(self) -> ArmChoice | None:
-        """The arm to keep; None if there are no trials."""
-        return choose(self._trials, self._candidates, self._folds)
+        """The arm and the model to keep; None if there are no trials."""
+        return choose(self._trials_of_all_models, self._candidates, self._folds)
 
     @cached_property
     def effect(self) -> SyntheticEffect | None:
@@ -161,7 +171,12 @@ class ClassifierStage(Stage):
 
     @cached_property
     def _trials(self) -> pd.DataFrame:
-        """The trials at the setting at which arms are compared."""
+        """The trials of the model that is kept, at the setting at which arms are compared."""
+        model = self.choice.other_model if self.choice else ""
+        return self._trials_of_all_models[self._trials_of_all_models["other_model"] == model]
+
+    @cached_property
+    def _trials_of_all_models(self) -> pd.DataFrame:
         trials, settings = self._trial_stage.trials(), self._config.benchmark
         return trials[(trials["shots"] == settings.shot_count) & trials["per_class"].isin([0, settings.per_class])]
 
@@ -182,8 +197,9 @@ class ClassifierStage(Stage):
         shards = self._shards
         tars = [] if shards is None else [shards.digest(spec) for spec in shards.layout()]
         classes = [info.slug for info in self._context.classes]
-        trials = sorted(self._trials["identity"])
-        return configuration.fingerprint(self._context.identity("benchmark"), self.choice.arm, classes, trials, tars)
+        trials = sorted(self._trials_of_all_models["identity"])
+        settings = self._context.identity("benchmark", self.choice.other_model)
+        return configuration.fingerprint(settings, self.choice.arm, classes, trials, tars)
 
     @property
     def _shards(self) -> Any:
@@ -271,9 +287,11 @@ class ClassifierStage(Stage):
 
     def _hashes(self) -> dict[str, str]:
         """The hashes of what made the classifier, by name."""
-        hashes = {"settings": configuration.fingerprint(self._context.identity("benchmark"))}
+        assert self.choice is not None
+        settings = self._context.identity("benchmark", self.choice.other_model)
+        hashes = {"settings": configuration.fingerprint(settings)}
         if isinstance(self._config.dataset, DatasetOnDisk):
-            hashes["photos"] = configuration.fingerprint(self._context.identity("benchmark")["dataset"])
+            hashes["photos"] = configuration.fingerprint(settings["dataset"])
         if self._shards is not None:
             hashes["images"] = configuration.fingerprint([self._shards.digest(spec) for spec in self._shards.layout()])
         return hashes

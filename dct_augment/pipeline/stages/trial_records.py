@@ -22,6 +22,7 @@ _PLANNED_BY = {
     "shots": "benchmark.shots or shots_curve",
     "seed": "benchmark.seed or seeds",
     "per_class": "benchmark.per_class, per_class_curve or ratios",
+    "other_model": "downstream.other_models",
 }
 """The settings that decide which trials are planned, by what they decide of a trial."""
 
@@ -57,29 +58,36 @@ class TrialRecords:
     """One JSON file per trial in `benchmark/trials`, with an identity: a hash of all that decides the trial.
 
     All images are there before the first trial, so the shards are read once.
+
+    Args:
+        config: of the run.
+        settings: what decides a trial, by its `other_model`.
+        arm_folders: where the images of the arms are.
     """
 
-    def __init__(self, config: Config, identity: Mapping[str, Any], arm_folders: ArmFolders) -> None:
-        self._config, self._settings, self._arm_folders = config, identity, arm_folders
+    def __init__(self, config: Config, settings: Mapping[str, Mapping[str, Any]], arm_folders: ArmFolders) -> None:
+        self._config, self._settings, self._arm_folders = config, settings, arm_folders
         self._folder = config.root / "benchmark" / "trials"
         self._shard_digests = cache(_shard_digests)
         # Its identities hash settings by their old names. Nothing is added to such a run: all that it has is its own.
         self._is_old = shard_folder(config.root, config.name, ImageKind.CLASS_TOKEN).is_old
 
     def read(self, plan: TrialPlan) -> dict[str, Any] | None:
-        """Read a trial with its identity; None if it was not made with today's settings and images.
+        """Read a trial with its identity; None if it was not made with today's settings and images, or is damaged.
 
         In a run of version 0.1.0, every recorded trial is read.
         """
-        path = self._path(plan)
-        if not path.is_file():
+        record = _read(self._path(plan))
+        if record is None:
             return None
-        record = dict(json.loads(path.read_text(encoding="utf-8")))
         return record if self._is_old or record["identity"] == self._identity(plan) else None
 
     def write(self, plan: TrialPlan, trial: Trial) -> None:
         """Write a trial with its identity, and the settings that are a part of it."""
-        record = dataclasses.asdict(trial) | {"identity": self._identity(plan), "settings": dict(self._settings)}
+        record = dataclasses.asdict(trial) | {
+            "identity": self._identity(plan),
+            "settings": dict(self._settings[plan.other_model]),
+        }
         if record["val_accuracy"] != record["val_accuracy"]:
             record["val_accuracy"] = None  # JSON has no NaN
         files.write_text(self._path(plan), json.dumps(record) + "\n")
@@ -93,7 +101,9 @@ class TrialRecords:
             plan = planned.get(path.name)
             if plan is not None and self.read(plan) is not None:
                 continue
-            record = dict(json.loads(path.read_text(encoding="utf-8")))
+            record = _read(path)
+            if record is None:
+                continue
             found = {*_unplanned(record, plans), *self._differences(record)}
             if not found and "settings" in record:
                 found = {_SYNTHETIC_IMAGES}
@@ -104,14 +114,15 @@ class TrialRecords:
 
     def _differences(self, record: Mapping[str, Any]) -> Iterator[str]:
         """Yield the settings of a trial that are not those of today."""
-        today = json.loads(json.dumps(self._settings))
+        today = json.loads(json.dumps(self._settings.get(record["other_model"], self._settings[""])))
         for line in configuration.differences(record.get("settings", today), today):
             key = line.partition(": ")[0]
             yield _REAL_IMAGES if key == "dataset.images" else key
 
     def _path(self, plan: TrialPlan) -> Path:
-        name = f"{plan.arm}-{plan.shots}-{plan.seed}-{plan.per_class}.json"
-        return self._folder / name
+        name = f"{plan.arm}-{plan.shots}-{plan.seed}-{plan.per_class}"
+        model = f"-{configuration.fingerprint(plan.other_model)[:12]}" if plan.other_model else ""
+        return self._folder / f"{name}{model}.json"
 
     def _identity(self, plan: TrialPlan) -> str:
         """Hash the settings, the plan, and the tars of the images that the trial may train on."""
@@ -121,7 +132,17 @@ class TrialRecords:
             root = arm_folder(self._arm_folders, plan.arm, plan.shots, plan.seed)
             shards = shard_folder(root, self._config.name, kind)
             tars = [digest for first, digest in self._shard_digests(shards) if first < plan.per_class]
-        return configuration.fingerprint(self._settings, [plan.arm, plan.shots, plan.seed, plan.per_class], tars)
+        settings = self._settings[plan.other_model]
+        return configuration.fingerprint(settings, [plan.arm, plan.shots, plan.seed, plan.per_class], tars)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Read the record of a trial; None if it is not there, or damaged."""
+    try:
+        record = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return {"other_model": "", "logits": ()} | record if "identity" in record else None
 
 
 def _unplanned(record: Mapping[str, Any], plans: Sequence[TrialPlan]) -> Iterator[str]:

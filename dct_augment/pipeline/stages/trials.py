@@ -29,8 +29,10 @@ class TrialStage(Stage):
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
-        self._plans: tuple[TrialPlan, ...] = plan_trials(self._config.benchmark)
-        self._records = TrialRecords(self._config, context.identity("benchmark"), context.arm_folders)
+        others = self._config.downstream.other_models
+        self._plans: tuple[TrialPlan, ...] = plan_trials(self._config.benchmark, others)
+        settings = {model: context.identity("benchmark", model) for model in ("", *others)}
+        self._records = TrialRecords(self._config, settings, context.arm_folders)
         self._folder: Path = self._config.root / "benchmark"
         self._pool: TrialPool | None = None
 
