@@ -28,17 +28,18 @@ def init(
     """Look at a folder of photos, and write a commented configuration for them that `run` takes as it is."""
     with console.status("loading"):
         from dct_augment.pipeline import first_config
+        from dct_augment.pipeline.first_config import findings, target
         from dct_augment.pipeline.first_config.models import Machine
         from dct_augment.pipeline.first_config.photos import look_at
 
-    path = to or first_config.default_path(photos)
-    first_config.check_target(path)
+    path = to or target.default_path(photos)
+    target.check_target(path)
     chosen = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
     with bars("stopped; nothing is written") as report:
         found = look_at(photos, chosen, report)
     with console.status("looking at this machine"):
         prepared = first_config.prepare(path, found, Machine.here(), model, _command(photos, to, model, classes))
-        lines = prepared.lines()
+        lines = findings.lines(prepared)
     out = Console(markup=False, highlight=False)
     for line in lines:
         out.print(line, soft_wrap=True)

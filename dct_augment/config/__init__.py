@@ -1,6 +1,7 @@
 """The configuration: one section per stage, read from YAML, checked whole, fingerprinted."""
 
 from dct_augment.config.base import Fraction, PositiveInt, Section
+from dct_augment.config.benchmark import FULL_BENCHMARK, Arm, BenchmarkConfig, DownstreamConfig, MetricsConfig
 from dct_augment.config.classifiers import (
     AnyClassifierConfig,
     ClassifierConfig,
@@ -41,22 +42,16 @@ from dct_augment.config.identity import WEIGHTS, comparable
 from dct_augment.config.loading import DATASETS, available, dump, folders, load, override, validate
 from dct_augment.config.renames import upgrade_token_identity
 from dct_augment.config.sections import (
-    FULL_BENCHMARK,
     SCHEMA_VERSION,
-    Arm,
-    BenchmarkConfig,
     Config,
-    DownstreamConfig,
     GenerationConfig,
-    MetricsConfig,
     ModelConfig,
     PromptsConfig,
     ReportConfig,
     RunnerConfig,
     SamplingConfig,
-    TextualInversionConfig,
-    TokensConfig,
 )
+from dct_augment.config.tokens import TextualInversionConfig, TokensConfig
 
 __all__ = [
     "DATASETS",

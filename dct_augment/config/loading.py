@@ -10,11 +10,12 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from dct_augment.config.benchmark import FULL_BENCHMARK
 from dct_augment.config.by_class import parse_yaml
 from dct_augment.config.classifiers import PRETRAINED
 from dct_augment.config.datasets import AnyDataset, DatasetConfig
 from dct_augment.config.renames import take_out
-from dct_augment.config.sections import FULL_BENCHMARK, Config
+from dct_augment.config.sections import Config
 from dct_augment.errors import ConfigError
 
 

@@ -125,11 +125,7 @@ class TokenFolder:
         """
         best, certificate = trained.best, trained.certificate
         metadata = {
-            "token": self.word(trained.info),
-            "class": trained.info.name,
-            "slug": trained.info.slug,
-            "class_index": trained.info.index,
-            "homonym": trained.info.homonym,
+            **self._untrained(trained.info, identity, base),
             "usable": trained.usable,
             "stop_reason": str(trained.reason),
             "updates": trained.updates,
@@ -141,8 +137,6 @@ class TokenFolder:
             "losses": [round(step.loss, 4) for step in trained.history],
             "validations": json.dumps([asdict(validation) for validation in trained.validations]),
             "origin": "trained",
-            "base_model": json.dumps(dict(base)),
-            "identity": dict(identity),
         }
         if trained.usable:
             self._write(trained.info, formats.split(trained.vector, dict(base["blocks"])), metadata)
@@ -154,26 +148,7 @@ class TokenFolder:
         self, info: ClassInfo, reason: str, identity: Mapping[str, Any], base: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Record that no token of a class can be trained, and why; return the metadata, as those of `save`."""
-        metadata = {
-            "token": self.word(info),
-            "class": info.name,
-            "slug": info.slug,
-            "class_index": info.index,
-            "homonym": info.homonym,
-            "usable": False,
-            "stop_reason": reason,
-            "updates": 0,
-            "attempts": 0,
-            "unet_evaluations": 0,
-            **_certificate_columns(None),
-            "guide_probability": None,
-            "norm": None,
-            "losses": [],
-            "validations": "[]",
-            "origin": "refused",
-            "base_model": json.dumps(dict(base)),
-            "identity": dict(identity),
-        }
+        metadata = {**self._untrained(info, identity, base), "stop_reason": reason, "origin": "refused"}
         files.write_text(self._failed(info), json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
         return metadata
 
@@ -211,28 +186,39 @@ class TokenFolder:
             )
         accuracies = ("guide_accuracy", "plain_guide_accuracy", "judge_accuracy", "plain_judge_accuracy")
         metadata = {
+            **self._untrained(info, identity, base),
+            "usable": True,
+            "stop_reason": "imported",
+            "norm": token.vector.norm(dim=1).max().item(),
+            **{key: token.metadata.get(key) for key in accuracies},
+            "updates": int(token.metadata.get("updates") or 0),
+            "origin": f"imported: {token.word}",
+        }
+        self._write(info, dict(token.parts), metadata)
+        return metadata
+
+    def _untrained(self, info: ClassInfo, identity: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+        """The metadata of a class whose token has not been trained here: every column, empty where nothing is known."""
+        return {
             "token": self.word(info),
             "class": info.name,
             "slug": info.slug,
             "class_index": info.index,
             "homonym": info.homonym,
-            "usable": True,
-            "stop_reason": "imported",
+            "usable": False,
+            "stop_reason": "",
+            "updates": 0,
             "attempts": 0,
             "unet_evaluations": 0,
-            "guide_probability": None,
             **_certificate_columns(None),
-            "norm": token.vector.norm(dim=1).max().item(),
+            "guide_probability": None,
+            "norm": None,
             "losses": [],
             "validations": "[]",
-            **{key: token.metadata.get(key) for key in accuracies},
-            "updates": int(token.metadata.get("updates") or 0),
-            "origin": f"imported: {token.word}",
+            "origin": "",
             "base_model": json.dumps(dict(base)),
             "identity": dict(identity),
         }
-        self._write(info, dict(token.parts), metadata)
-        return metadata
 
     def _write(self, info: ClassInfo, parts: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
         tensors = {key or self.word(info): formats.flat(part) for key, part in parts.items()}

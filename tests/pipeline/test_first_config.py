@@ -18,7 +18,7 @@ from dct_augment.config import FewShotClassifierConfig, by_class
 from dct_augment.datasets.naming import class_infos
 from dct_augment.errors import DatasetError, InputError, ModelError
 from dct_augment.pipeline import first_config
-from dct_augment.pipeline.first_config import FirstConfig, models, words_of
+from dct_augment.pipeline.first_config import FirstConfig, findings, models, target, words_of
 from dct_augment.pipeline.first_config.models import KNOWN, Machine, choose
 from dct_augment.pipeline.first_config.photos import look_at, recognise
 from dct_augment.pipeline.first_config.yaml_text import YamlSection, dump
@@ -86,7 +86,7 @@ def test_the_smallest_class_decides_the_folds_and_more_repeats_make_up_for_it(tm
     prepared = prepare(write_photos(tmp_path / "photos", {"gate": 5, "petal": 3}))
     benchmark = written(prepared).benchmark
     assert (benchmark.folds, benchmark.repeats) == (3, 2)
-    assert prepared._tested() == "test: cross-validation in 3 folds, 2 times over: 'petal' has no more photos"
+    assert findings._tested(prepared) == "test: cross-validation in 3 folds, 2 times over: 'petal' has no more photos"
 
 
 def test_copies_and_unreadable_photos_do_not_count_for_the_folds(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_copies_and_unreadable_photos_do_not_count_for_the_folds(tmp_path: Path)
     prepared = prepare(root)
     assert prepared.photos.different == {"gate": 4, "petal": 3}
     assert prepared.folds == 3
-    state = prepared._state()
+    state = findings._state(prepared)
     assert state.startswith("2 photos cannot be read, left out: petal/0.png (")
     assert state.endswith("; 1 photo is a copy of another one")
 
@@ -109,9 +109,10 @@ def test_a_test_split_of_ones_own_is_the_test_even_of_one_photo_in_train(tmp_pat
     prepared = prepare(root)
     config = written(prepared)
     assert (config.benchmark.shots, config.benchmark.seeds) == (6, 5)
-    assert prepared._tested() == "test: on the test split; trained on 6 photos of a class at most"
+    assert findings._tested(prepared) == "test: on the test split; trained on 6 photos of a class at most"
     assert (
-        "one folder per split and class; 2 classes, 7 training photos, 1 to 6 each; 6 test photos" in prepared._found()
+        "one folder per split and class; 2 classes, 7 training photos, 1 to 6 each; 6 test photos"
+        in findings._found(prepared)
     )
 
 
@@ -125,7 +126,7 @@ def test_a_photo_in_two_splits_is_left_out_of_train_by_the_configuration(tmp_pat
 
 def test_many_photos_without_a_test_split_have_one_held_out(tmp_path: Path) -> None:
     prepared = prepare(write_photos(tmp_path / "photos", {"gate": 50, "petal": 50}))
-    assert prepared._tested().startswith("test: on a fifth of the photos, held out; trained on 20 photos")
+    assert findings._tested(prepared).startswith("test: on a fifth of the photos, held out; trained on 20 photos")
     assert not prepared.photos.has_test
 
 
@@ -319,12 +320,12 @@ def test_models_that_are_not_in_the_cache_are_named_while_offline(tmp_path: Path
     root = write_photos(tmp_path / "photos", {"gate": 2, "petal": 2})
     backbone, classifier = "timm/vit_small_patch14_dinov2.lvd142m", "timm/mobilenetv3_small_100.lamb_in1k"
     offline = Machine(None, 2, {classifier: tmp_path}, offline=True)
-    (line,) = prepare(root, offline)._missing()
+    (line,) = findings._missing(prepare(root, offline))
     assert line.startswith(f"missing: {SD}, {backbone}: not in the Hub's cache, and HF_HUB_OFFLINE is set")
     everything = {SD: snapshot(tmp_path / "sd", "StableDiffusionPipeline"), backbone: tmp_path, classifier: tmp_path}
-    assert prepare(root, Machine(None, 2, everything, offline=True))._missing() == []
-    assert prepare(root, offline, "pocket")._missing() == []
-    assert prepare(root)._missing() == []
+    assert findings._missing(prepare(root, Machine(None, 2, everything, offline=True))) == []
+    assert findings._missing(prepare(root, offline, "pocket")) == []
+    assert findings._missing(prepare(root)) == []
 
 
 # ------------------------------------------------------------------------------------------------------ what is written
@@ -393,7 +394,7 @@ def test_any_value_reads_back(value: object) -> None:
 def test_a_path_of_any_name_reads_back(tmp_path: Path) -> None:
     root = write_photos(tmp_path / "no: 'é'\n#", {"gate": 2, "petal": 2})
     photos = look_at(root)
-    path = first_config.default_path(root)
+    path = target.default_path(root)
     assert path == Path("no-e.yaml")
     prepared = first_config.prepare(tmp_path / path, photos, CPU, None, f"dct-augment init {root}")
     assert written(prepared).dataset.path == root
@@ -412,8 +413,8 @@ def test_a_path_of_any_name_reads_back(tmp_path: Path) -> None:
 )
 def test_file_and_run_are_called_as_the_folder(folder: str, file: str, name: str, tmp_path: Path) -> None:
     (tmp_path / folder).mkdir()
-    path = first_config.default_path(tmp_path / folder)
-    assert (str(path), first_config.run_name(path.stem)) == (file, name)
+    path = target.default_path(tmp_path / folder)
+    assert (str(path), target.run_name(path.stem)) == (file, name)
 
 
 def test_the_words_of_many_classes_are_in_a_file_of_their_own(tmp_path: Path) -> None:
@@ -445,9 +446,9 @@ def test_a_place_that_cannot_be_written_is_named_before_any_work(tmp_path: Path)
                 elsewhere.write()
         else:
             with pytest.raises(InputError, match="is no folder that you may write to"):
-                first_config.check_target(path)
+                target.check_target(path)
     with pytest.raises(InputError, match=r"must end in .yaml"):
-        first_config.check_target(tmp_path / "photos")
+        target.check_target(tmp_path / "photos")
 
 
 def test_each_section_says_what_it_is(tmp_path: Path) -> None:

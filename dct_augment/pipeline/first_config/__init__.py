@@ -1,7 +1,5 @@
 """Writes the first configuration of a user who has photos and nothing else."""
 
-import os
-import re
 import shlex
 import unicodedata
 from collections import Counter
@@ -19,20 +17,21 @@ from dct_augment.errors import InputError
 from dct_augment.pipeline.first_config import models
 from dct_augment.pipeline.first_config.models import Machine, ModelChoice
 from dct_augment.pipeline.first_config.photos import Photos
+from dct_augment.pipeline.first_config.target import refuse_existing, run_name
 from dct_augment.pipeline.first_config.yaml_text import YamlSection, dump, one_line
 from dct_augment.pocket import birds, handwriting
 from dct_augment.records import ClassInfo
-from dct_augment.wording import counted, listed
 
 WORDS_INSIDE = 50
 """Words of more classes are in a file of their own."""
 
-_MOST_FOLDS = 5
+MOST_FOLDS = 5
+"""Folds of cross-validation, at most."""
+
 _FEWEST_DRAWS = 4
 """Draws of cross-validation, at least: with fewer, hardly any interval is narrow enough to say something."""
 
 _MOST_SHOTS = 20
-_NOTES = 3
 _BACKBONE = "vit_small_patch14_dinov2.lvd142m"
 _POCKET_BACKBONE = "pocket/backbone"
 _ARMS = ("real", "real+strong_aug", "real+linear_probe", "plain_prompt", "class_token_few_shot_guide")
@@ -150,7 +149,12 @@ class FirstConfig:
     @property
     def backbone(self) -> str:
         """The pretrained model that the guide is made on."""
-        return _POCKET_BACKBONE if self._is_pocket else _BACKBONE
+        return _POCKET_BACKBONE if self.is_pocket else _BACKBONE
+
+    @property
+    def classifier(self) -> str:
+        """The pretrained model that becomes the user's classifier."""
+        return str(self._downstream().values["model"])
 
     def _tokens(self) -> YamlSection:
         values = {"max_updates": 120, "classes_per_batch": self.model.family.classes_per_batch}
@@ -158,18 +162,18 @@ class FirstConfig:
 
     def _generation(self) -> YamlSection:
         values: dict[str, Any] = {"per_class": self.per_class}
-        if not self._is_pocket:
+        if not self.is_pocket:
             values |= {"image_format": "jpg", "batch_size": self.model.family.batch_size}
         return YamlSection("generation", ["Images of each class; a larger number adds some and changes none."], values)
 
     @property
     def per_class(self) -> int:
         """Images of a class, in a run and in every draw of the benchmark."""
-        return 50 if self._is_pocket or self.machine.gpu_bytes is not None else 20
+        return 50 if self.is_pocket or self.machine.gpu_bytes is not None else 20
 
     def _downstream(self) -> YamlSection:
         comment = "Your classifier: pretrained weights and a short training, the same in every arm."
-        if self._is_pocket:
+        if self.is_pocket:
             values: dict[str, Any] = {"model": _POCKET_BACKBONE, "pretrained": True}
         elif self.machine.gpu_bytes is not None:
             values = {"model": "resnet50.a1_in1k", "pretrained": True}
@@ -202,7 +206,7 @@ class FirstConfig:
     @property
     def folds(self) -> int:
         """As many folds as the smallest class allows, up to 5."""
-        return min(_MOST_FOLDS, *self.photos.different.values())
+        return min(MOST_FOLDS, *self.photos.different.values())
 
     @property
     def repeats(self) -> int:
@@ -215,19 +219,20 @@ class FirstConfig:
         return min(_MOST_SHOTS, max(self.photos.different.values()))
 
     @property
-    def _is_pocket(self) -> bool:
+    def is_pocket(self) -> bool:
+        """Whether the text-to-image model is the shipped one."""
         return self.model.path == models.POCKET
 
     @property
     def _is_world_of_pocket(self) -> bool:
         names = {info.name for info in self.photos.classes}
         birds_names = {bird.name for bird in birds.BIRDS}
-        return self._is_pocket and (names <= birds_names or names <= set(handwriting.NAMES))
+        return self.is_pocket and (names <= birds_names or names <= set(handwriting.NAMES))
 
     @cached_property
     def _shipped(self) -> Config:
         """The shipped configuration of the same model."""
-        if not self._is_pocket:
+        if not self.is_pocket:
             return configuration.load("folder")
         digits = {info.name for info in self.photos.classes} <= set(handwriting.NAMES)
         return configuration.load("digits" if digits else "pocket")
@@ -257,107 +262,6 @@ class FirstConfig:
             raise InputError(
                 f"{str(self.path)!r} cannot be written: {error.strerror or error}. Write it elsewhere: --to FILE.yaml"
             ) from error
-
-    # ------------------------------------------------------------------------------------------- what is told
-
-    def lines(self) -> list[str]:
-        """Say in a few lines what was found and chosen, and what it costs. Loads torch."""
-        found = [self._found(), self._state(), self._chosen(), *self._missing(), self._tested()]
-        return [*found, *self._work(), *self._notes()]
-
-    def _notes(self) -> list[str]:
-        """Say what a user should know of photos and words."""
-        notes = [f"note: {one_line(note)}" for note in self.photos.overview.notes[:_NOTES]]
-        foreign = [info.name for info in self.photos.classes if not info.name.isascii()]
-        if foreign:
-            names = listed([repr(name) for name in foreign], 3)
-            notes.append(f"note: the model reads English; give English words to {names} (dataset.words)")
-        return notes
-
-    def _found(self) -> str:
-        counts = [info.counts["train"] for info in self.photos.overview.classes]
-        each = f"{counts[0]} each" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)} each"
-        found = f"{one_line(str(self.photos.layout.dataset['path']))}: {self.photos.layout.title}; "
-        found += f"{counted(len(counts), 'class')}, {counted(sum(counts), 'training photo')}, {each}"
-        tests = 0 if self.photos.is_cross_validated else self.photos.overview.counts["test"]
-        return found + (f"; {counted(tests, 'test photo')}" if tests else "")
-
-    def _state(self) -> str:
-        overview = self.photos.overview
-        copies = sum(len(group.pictures) - 1 for group in overview.groups)
-        twice = f"{counted(copies, 'photo', 'is')} a copy of another one" if copies else "no photo is there twice"
-        if not overview.unreadable:
-            return f"every photo can be read; {twice}"
-        reasons = listed([f"{picture.key} ({picture.reason})" for picture in overview.unreadable], 3)
-        return f"{counted(len(overview.unreadable), 'photo')} cannot be read, left out: {one_line(reasons)}; {twice}"
-
-    def _chosen(self) -> str:
-        model = self.model
-        restriction = f"; {model.restriction}" if model.restriction else ""
-        return f"model: {model.path}: {model.reason}{restriction}"
-
-    def _missing(self) -> list[str]:
-        """Say what cannot be downloaded, in one line; nothing if nothing is missing."""
-        if self._is_pocket:
-            return []
-        is_folder = Path(self.model.path).expanduser().is_dir()
-        needed = [] if is_folder else [self.model.path]
-        needed += [f"timm/{self.backbone}", f"timm/{self._downstream().values['model']}"]
-        missing = self.machine.missing(needed)
-        if not missing:
-            return []
-        why = "not in the Hub's cache, and HF_HUB_OFFLINE is set; unset it for the first run"
-        return [f"missing: {', '.join(missing)}: {why}"]
-
-    def _tested(self) -> str:
-        if not self.photos.is_cross_validated:
-            whose = "the test split" if self.photos.has_test else "a fifth of the photos, held out"
-            return f"test: on {whose}; trained on {counted(self.shots, 'photo')} of a class at most"
-        smallest = min(self.photos.different.values())
-        names = [info.original_name or info.name for info in self.photos.classes]
-        fewest = [name for name, count in zip(names, self.photos.different.values(), strict=True) if count == smallest]
-        why = f": {listed([repr(name) for name in fewest], 3)} {'has' if len(fewest) == 1 else 'have'} no more photos"
-        repeats = f", {counted(self.repeats, 'time')} over" if self.repeats > 1 else ""
-        return f"test: cross-validation in {self.folds} folds{repeats}{why if smallest < _MOST_FOLDS else ''}"
-
-    def _work(self) -> list[str]:
-        """Say what a run costs, what is cheaper, and what is lost by it. Loads torch."""
-        from dct_augment.pipeline.cost import count
-
-        classes, embedded = len(self.photos.classes), self.model.family.takes_guidance
-        work = count(self.config(), classes, guidance_embedded=embedded)
-        seconds = self.machine.seconds(self.model.family, work.evaluations)
-        line = f"work: {counted(work.tokens, 'class token')}, {counted(work.images, 'image')}, "
-        line += f"{counted(work.trials, 'training')} of the classifier; about {work.evaluations:,} U-Net evaluations, "
-        line += f"{models.duration(seconds)} here (an estimate; --dry-run measures)"
-        cheaper = []
-        for changes, loss in self._cheaper():
-            share = count(self.config(changes), classes, guidance_embedded=embedded).evaluations / work.evaluations
-            cheaper.append(f"{' '.join(f'--set {change}' for change in changes)} ({share:.0%} of it; {loss})")
-        lines = [line, f"cheaper: {'; '.join(cheaper)}"]
-        if self.machine.gpu_bytes is None and self.model.family is models.STABLE_DIFFUSION:
-            lines.append(self._without_gpu())
-        return lines
-
-    def _cheaper(self) -> list[tuple[Sequence[str], str]]:
-        fewer_updates = (["tokens.max_updates=40"], "tokens may be weaker")
-        if not self.photos.is_cross_validated:
-            return [(["benchmark.seeds=3"], "wider intervals"), fewer_updates]
-        if self.folds == 2:
-            return [(["benchmark.repeats=1"], "much wider intervals"), fewer_updates]
-        half = "each classifier learns from half of the photos, and intervals are wider"
-        return [(["benchmark.folds=2", "benchmark.repeats=1"], half), fewer_updates]
-
-    def _without_gpu(self) -> str:
-        """Say how long a model of few steps takes instead. It has the same denoiser, so the work is the difference."""
-        from dct_augment.pipeline.cost import count
-
-        family = models.TURBO
-        steps = [f"sampling.num_inference_steps={family.steps}", f"sampling.guidance_scale={family.guidance_scale}"]
-        evaluations = count(self.config(steps), len(self.photos.classes)).evaluations
-        took = models.duration(self.machine.seconds(family, evaluations))
-        fast = models.FAST
-        return f"faster: a machine with a GPU; or --model {fast.path}, {took} here ({fast.restriction})"
 
 
 def prepare(path: Path, photos: Photos, machine: Machine, requested: str | None, command: str) -> FirstConfig:
@@ -392,43 +296,3 @@ def words_of(classes: Sequence[ClassInfo]) -> dict[str, str]:
         for name, key, info in zip(names, folded, classes, strict=True)
         if key and info.name.strip() and counts[key] == 1
     }
-
-
-def default_path(photos: Path) -> Path:
-    """Return the file that a configuration for some photos is written to: `<folder name>.yaml` here."""
-    name = photos.resolve().name
-    stem = name if photos.is_dir() else name.partition(".")[0]
-    plain = stem.isprintable() and stem[:1] not in ("", "-", ".")
-    return Path(f"{stem if plain else run_name(stem)}.yaml")
-
-
-def run_name(text: str) -> str:
-    """Make a name of a run: ASCII letters, digits, - and _."""
-    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", ascii_text).strip("-_") or "photos"
-
-
-def check_target(path: Path) -> None:
-    """Check that a configuration can be written to a file, before any work.
-
-    Raises:
-        InputError: it is no YAML file, is there already, or its folder cannot be written to.
-    """
-    if path.suffix not in (".yaml", ".yml"):
-        raise InputError(f"--to {str(path)!r} must end in .yaml: that is how commands tell a file from a name")
-    refuse_existing(path)
-    folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(
-            f"{str(path)!r} cannot be written: {str(folder)!r} is no folder that you may write to. Write it elsewhere: "
-            "--to FILE.yaml"
-        )
-
-
-def refuse_existing(*paths: Path | None) -> None:
-    """Raise InputError if one of the files is there already."""
-    for path in paths:
-        if path is not None and (path.exists() or path.is_symlink()):
-            raise InputError(f"{str(path)!r} is there already. Write another file: --to OTHER.yaml; or delete it")

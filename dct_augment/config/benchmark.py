@@ -1,0 +1,154 @@
+"""The benchmark's sections: the classifier, the arms and draws that it is trained on, and the metrics of images."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section
+
+Arm = Literal[
+    "real",
+    "real+strong_aug",
+    "real+linear_probe",
+    "plain_prompt",
+    "textual_inversion",
+    "class_token",
+    "class_token_few_shot_guide",
+    "class_token_filtered",
+]
+
+
+class DownstreamConfig(Section):
+    """The low-resource classifier, and how it is trained: the same in every arm."""
+
+    model: str = Field(
+        "test_efficientnet_gn",
+        description="any timm model: name, hf-hub:ID, or local-dir:FOLDER; or a list of them, whose first is this one "
+        "and whose rest are other_models",
+    )
+    other_models: tuple[str, ...] = Field(
+        (), description="models that are also trained and tested in each arm; the best one is kept"
+    )
+    pretrained: bool = Field(False, description="whether to start from the published weights of the model")
+    train: Literal["fine_tune", "linear_probe"] = Field("fine_tune", description="all weights, or the last layer alone")
+    image_size: PositiveInt | None = Field(None, description="side of its input, in pixels; the model's own if unset")
+    preprocessing: Literal["model", "imagenet"] = Field(
+        "model",
+        description="`model`: the model's own mean, deviation, interpolation and crop; `imagenet`: ImageNet's mean and "
+        "deviation, bilinear, nothing cut",
+    )
+    steps: PositiveInt = Field(100, description="gradient steps, the same in every arm")
+    batch_size: PositiveInt = Field(32, description="images of a gradient step")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum 0.9")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(5e-3, description="peak of the one-cycle schedule")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="of the optimiser")
+    validation_rounds: PositiveInt = Field(
+        4, description="how often the classifier is validated, evenly; the best state is tested"
+    )
+    randaugment: str = Field("rand-m7-n2-mstd0.5", description="timm's RandAugment, of all arms but real")
+    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="timm's mixup alpha, of all arms but real")
+    cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="timm's cutmix alpha, of all arms but real")
+    synthetic_probability: Fraction = Field(
+        0.7, description="share of training images that a synthetic image of the class replaces"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _list_of_models(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("model"), list | tuple):
+            return data
+        first, *others = data["model"] or [""]
+        return {**data, "model": first, "other_models": [*others, *data.get("other_models", ())]}
+
+    @model_validator(mode="after")
+    def _check(self) -> "DownstreamConfig":
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise ValueError(f"mixup and cutmix need an even batch_size, not {self.batch_size}")
+        if not all(self.models):
+            raise ValueError("model must name a model, not be empty")
+        if twice := sorted({name for name in self.models if self.models.count(name) > 1}):
+            raise ValueError(f"model and other_models name {', '.join(twice)} twice")
+        return self
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All models that are trained in each arm; arms are compared in charts and tables by the first."""
+        return (self.model, *self.other_models)
+
+
+FEW_SHOT_ARMS = ("real", "real+strong_aug", "plain_prompt", "class_token_few_shot_guide")
+"""The arms of a run whose guide is made of the photos, if it names no others."""
+
+
+class BenchmarkConfig(FewShotSection):
+    """The trials: which arms the low-resource classifier is trained in, on which few-shot draws."""
+
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = Field(
+        ("real", "real+strong_aug", "plain_prompt", "class_token"),
+        description="ways to train the classifier that are compared",
+    )
+    protocol: Literal["auto", "holdout", "cross_validation"] = Field(
+        "auto",
+        description="`holdout` tests on the test split; `cross_validation` tests each photo once a repeat, by a "
+        "classifier, guide and tokens that have not seen it; `auto` takes it where a data set has no test split of its "
+        "own and a held-out one would have fewer than 10 images of a class",
+    )
+    seeds: Annotated[int, Field(ge=2)] = Field(5, description="few-shot draws of holdout; every arm runs on each")
+    folds: Annotated[int, Field(ge=2)] = Field(
+        5, description="of cross-validation; at most as many as the smallest class has photos"
+    )
+    repeats: PositiveInt = Field(1, description="how often the photos are divided into folds anew")
+    per_class: PositiveInt = Field(50, description="synthetic images per class in the synthetic arms")
+    ratios: tuple[PositiveInt, ...] = Field((), description="further numbers of them, in units of shots: 1, 5, 10")
+    per_class_curve: tuple[PositiveInt, ...] = Field((), description="further numbers of them")
+    shots_curve: tuple[PositiveInt, ...] = Field(
+        (), description="further shots, for the arms whose images do not depend on the real ones"
+    )
+    imbalance: Annotated[float, Field(ge=1)] = Field(
+        1.0, description="long tail: the last class has shots / imbalance images"
+    )
+    filter_confidence: Fraction = Field(
+        0.5, description="class_token_filtered keeps images that the guide gives their class at least so much"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(
+        0, description="the first few-shot seed, or the first repeat of cross-validation; the others follow it"
+    )
+    processes: PositiveInt | None = Field(
+        None, description="trials side by side on a CPU, one per core if unset; changes speed, not results"
+    )
+
+    @property
+    def draws(self) -> range:
+        """The number of every draw of real images: a few-shot seed, or a fold: `repeat * folds + fold`."""
+        if self.protocol == "cross_validation":
+            return range(self.seed * self.folds, (self.seed + self.repeats) * self.folds)
+        return range(self.seed, self.seed + self.seeds)
+
+
+FULL_BENCHMARK = (
+    f"benchmark.arms=[{', '.join(arm for arm in get_args(Arm) if arm != 'real+linear_probe')}]",
+    "benchmark.seeds=6",  # of five pairs no exact test can say p < 0.05
+    "benchmark.ratios=[1, 5, 10]",
+    "benchmark.per_class_curve=[100, 200]",
+    "benchmark.shots_curve=[1, 2, 5, 10, 20]",
+    "generation.per_class=200",
+)
+"""What `dct-augment benchmark --full` sets, before the user's own settings."""
+
+
+class MetricsConfig(Section):
+    """How generated images are measured against real ones."""
+
+    features: str | None = Field(
+        "auto",
+        description="where images are compared: judge, guide, inception, or a timm name "
+        "(vit_small_patch14_dinov2.lvd142m, local-dir:FOLDER); auto: judge or guide, whichever gives features; unset: "
+        "no metrics",
+    )
+    inception_weights: Path | None = Field(None, description="file of the FID Inception weights; downloaded if unset")
+    per_class: PositiveInt = Field(50, description="images per class of each kind: equal numbers can be compared")
+    real_images: Annotated[int, Field(ge=10)] = Field(10_000, description="most real images compared with")
+    nearest_neighbours: PositiveInt = Field(5, description="k of precision, recall, density and coverage")
+    bootstrap_resamples: Annotated[int, Field(ge=20)] = Field(200, description="of the bootstrap intervals")
+    seed: int = Field(0, description="decides which real images are compared with, and the bootstrap")

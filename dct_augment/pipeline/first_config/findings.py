@@ -1,0 +1,119 @@
+"""Says what was found in the photos, what was chosen for them, and what a run costs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dct_augment.pipeline.first_config import MOST_FOLDS, FirstConfig, models
+from dct_augment.pipeline.first_config.yaml_text import one_line
+from dct_augment.wording import counted, listed
+
+_NOTES = 3
+
+
+def lines(first: FirstConfig) -> list[str]:
+    """Say in a few lines what was found and chosen, and what it costs. Loads torch."""
+    found = [_found(first), _state(first), _chosen(first), *_missing(first), _tested(first)]
+    return [*found, *_work(first), *_notes(first)]
+
+
+def _notes(first: FirstConfig) -> list[str]:
+    """Say what a user should know of photos and words."""
+    notes = [f"note: {one_line(note)}" for note in first.photos.overview.notes[:_NOTES]]
+    foreign = [info.name for info in first.photos.classes if not info.name.isascii()]
+    if foreign:
+        names = listed([repr(name) for name in foreign], 3)
+        notes.append(f"note: the model reads English; give English words to {names} (dataset.words)")
+    return notes
+
+
+def _found(first: FirstConfig) -> str:
+    counts = [info.counts["train"] for info in first.photos.overview.classes]
+    each = f"{counts[0]} each" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)} each"
+    found = f"{one_line(str(first.photos.layout.dataset['path']))}: {first.photos.layout.title}; "
+    found += f"{counted(len(counts), 'class')}, {counted(sum(counts), 'training photo')}, {each}"
+    tests = 0 if first.photos.is_cross_validated else first.photos.overview.counts["test"]
+    return found + (f"; {counted(tests, 'test photo')}" if tests else "")
+
+
+def _state(first: FirstConfig) -> str:
+    overview = first.photos.overview
+    copies = sum(len(group.pictures) - 1 for group in overview.groups)
+    twice = f"{counted(copies, 'photo', 'is')} a copy of another one" if copies else "no photo is there twice"
+    if not overview.unreadable:
+        return f"every photo can be read; {twice}"
+    reasons = listed([f"{picture.key} ({picture.reason})" for picture in overview.unreadable], 3)
+    return f"{counted(len(overview.unreadable), 'photo')} cannot be read, left out: {one_line(reasons)}; {twice}"
+
+
+def _chosen(first: FirstConfig) -> str:
+    model = first.model
+    restriction = f"; {model.restriction}" if model.restriction else ""
+    return f"model: {model.path}: {model.reason}{restriction}"
+
+
+def _missing(first: FirstConfig) -> list[str]:
+    """Say what cannot be downloaded, in one line; nothing if nothing is missing."""
+    if first.is_pocket:
+        return []
+    is_folder = Path(first.model.path).expanduser().is_dir()
+    needed = [] if is_folder else [first.model.path]
+    needed += [f"timm/{first.backbone}", f"timm/{first.classifier}"]
+    missing = first.machine.missing(needed)
+    if not missing:
+        return []
+    why = "not in the Hub's cache, and HF_HUB_OFFLINE is set; unset it for the first run"
+    return [f"missing: {', '.join(missing)}: {why}"]
+
+
+def _tested(first: FirstConfig) -> str:
+    if not first.photos.is_cross_validated:
+        whose = "the test split" if first.photos.has_test else "a fifth of the photos, held out"
+        return f"test: on {whose}; trained on {counted(first.shots, 'photo')} of a class at most"
+    smallest = min(first.photos.different.values())
+    names = [info.original_name or info.name for info in first.photos.classes]
+    fewest = [name for name, count in zip(names, first.photos.different.values(), strict=True) if count == smallest]
+    why = f": {listed([repr(name) for name in fewest], 3)} {'has' if len(fewest) == 1 else 'have'} no more photos"
+    repeats = f", {counted(first.repeats, 'time')} over" if first.repeats > 1 else ""
+    return f"test: cross-validation in {first.folds} folds{repeats}{why if smallest < MOST_FOLDS else ''}"
+
+
+def _work(first: FirstConfig) -> list[str]:
+    """Say what a run costs, what is cheaper, and what is lost by it. Loads torch."""
+    from dct_augment.pipeline.cost import count
+
+    classes, embedded = len(first.photos.classes), first.model.family.takes_guidance
+    work = count(first.config(), classes, guidance_embedded=embedded)
+    seconds = first.machine.seconds(first.model.family, work.evaluations)
+    line = f"work: {counted(work.tokens, 'class token')}, {counted(work.images, 'image')}, "
+    line += f"{counted(work.trials, 'training')} of the classifier; about {work.evaluations:,} U-Net evaluations, "
+    line += f"{models.duration(seconds)} here (an estimate; --dry-run measures)"
+    cheaper = []
+    for changes, loss in _cheaper(first):
+        share = count(first.config(changes), classes, guidance_embedded=embedded).evaluations / work.evaluations
+        cheaper.append(f"{' '.join(f'--set {change}' for change in changes)} ({share:.0%} of it; {loss})")
+    lines = [line, f"cheaper: {'; '.join(cheaper)}"]
+    if first.machine.gpu_bytes is None and first.model.family is models.STABLE_DIFFUSION:
+        lines.append(_without_gpu(first))
+    return lines
+
+
+def _cheaper(first: FirstConfig) -> list[tuple[Sequence[str], str]]:
+    fewer_updates = (["tokens.max_updates=40"], "tokens may be weaker")
+    if not first.photos.is_cross_validated:
+        return [(["benchmark.seeds=3"], "wider intervals"), fewer_updates]
+    if first.folds == 2:
+        return [(["benchmark.repeats=1"], "much wider intervals"), fewer_updates]
+    half = "each classifier learns from half of the photos, and intervals are wider"
+    return [(["benchmark.folds=2", "benchmark.repeats=1"], half), fewer_updates]
+
+
+def _without_gpu(first: FirstConfig) -> str:
+    """Say how long a model of few steps takes instead. It has the same denoiser, so the work is the difference."""
+    from dct_augment.pipeline.cost import count
+
+    family = models.TURBO
+    steps = [f"sampling.num_inference_steps={family.steps}", f"sampling.guidance_scale={family.guidance_scale}"]
+    evaluations = count(first.config(steps), len(first.photos.classes)).evaluations
+    took = models.duration(first.machine.seconds(family, evaluations))
+    fast = models.FAST
+    return f"faster: a machine with a GPU; or --model {fast.path}, {took} here ({fast.restriction})"
