@@ -206,7 +206,11 @@ def test_a_table_as_spreadsheets_save_it_is_read(tmp_path: Path) -> None:
         ("a.parquet", b"no parquet", "it cannot be read"),
         ("a.csv", b"path,path,label\na.png,a.png,b\n", "there are 2 columns 'path'; rename all but one"),
         ("a.csv.gz", b"no gzip", "it cannot be read: Not a gzipped file"),
-        ("a.jsonl.gz", gzip.compress(b'{"path": "a.png", "label": "b"}', mtime=0)[:-12] + bytes(12), "it cannot be read: "),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"path": "a.png", "label": "b"}', mtime=0)[:-12] + bytes(12),
+            "it cannot be read: ",
+        ),
         ("a.jsonl", b'{"path": "\\ud800", "label": "b"}', "it cannot be read: 'utf-8' codec can't encode"),
         ("a.jsonl", b'{"path": ' + b"[" * 100_000, "line 1: it is no JSON"),
         ("a.jsonl", b'{"path": "a\\u0000.png", "label": "b"}', "no picture of it .1. is in "),

@@ -77,7 +77,13 @@ def test_a_folder_of_five_photos_per_class_is_tested_in_five_folds(tmp_path: Pat
     config = written(prepared)
     assert (config.name, config.dataset.name, config.dataset.path) == ("photos", "folder", tmp_path / "photos")
     assert (config.benchmark.protocol, config.benchmark.folds, config.benchmark.repeats) == ("auto", 5, 1)
-    assert config.benchmark.arms == ("real", "real+strong_aug", "plain_prompt", "class_token_few_shot_guide")
+    assert config.benchmark.arms == (
+        "real",
+        "real+strong_aug",
+        "real+linear_probe",
+        "plain_prompt",
+        "class_token_few_shot_guide",
+    )
     assert config.guide == (FewShotClassifierConfig(backbone="vit_small_patch14_dinov2.lvd142m"),)
     assert config.dataset.words == {"gate": "gate", "petal": "petal"}
 
