@@ -11,7 +11,7 @@ from dct_augment.classifiers.ensemble import EnsembleClassifier
 from dct_augment.classifiers.names import library_of, refuse_backbone, resolve
 from dct_augment.classifiers.prediction import ClassPrediction
 from dct_augment.classifiers.preprocessing import Preprocess
-from dct_augment.classifiers.sanity_check import check_on_real_images
+from dct_augment.classifiers.sanity_check import FROM_LABELS, FROM_WORDS, check_on_real_images
 from dct_augment.config import (
     AnyClassifierConfig,
     ClassifierConfig,
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from dct_augment.classifiers.few_shot import FewShotClassifier
 
 __all__ = [
+    "FROM_LABELS",
+    "FROM_WORDS",
     "ClassPrediction",
     "Classifier",
     "EnsembleClassifier",

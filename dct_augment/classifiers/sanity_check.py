@@ -10,14 +10,23 @@ from dct_augment.errors import ModelError, UnreadableImageError
 from dct_augment.images import to_tensor
 from dct_augment.records import ClassInfo, Example
 
+FROM_LABELS = "Are its labels in another order (match, labels), or its inputs of another kind (preprocessing, pooling)?"
+FROM_WORDS = "It knows classes by their words alone: say better what the pictures show (dataset.words, templates)."
+
 PER_CLASS, MOST = 4, 200
 """How many images of a class are read, and of all classes together."""
 
 
 def check_on_real_images(
-    classifier: Classifier, classes: Sequence[ClassInfo], examples: Iterable[Example], name: str
+    classifier: Classifier,
+    classes: Sequence[ClassInfo],
+    examples: Iterable[Example],
+    name: str,
+    hint: str = FROM_LABELS,
 ) -> float | None:
     """Measure accuracy on a few real images of each class; None if there are none.
+
+    `hint` says what may be wrong with a classifier that fails.
 
     Raises:
         ModelError: it is no better than three times chance (or half way from chance to 1, for few classes).
@@ -35,8 +44,7 @@ def check_on_real_images(
     if len(classes) > 1 and accuracy < needed:
         raise ModelError(
             f"{name} recognises {accuracy:.0%} of {len(images)} real images of {len(classes)} classes; under "
-            f"{needed:.0%} it cannot guide. Are its labels in another order (match, labels), or its inputs of "
-            "another kind (preprocessing, pooling)?"
+            f"{needed:.0%} it cannot guide. {hint}"
         )
     return accuracy
 

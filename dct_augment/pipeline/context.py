@@ -26,6 +26,7 @@ from dct_augment.pipeline.protocol import load_dataset
 from dct_augment.pipeline.weights import WeightHashes
 from dct_augment.records import Dataset, Example, Progress, ProgressCallback, ignore_progress
 from dct_augment.tokens.files import TokenFolder
+from dct_augment.wording import counted
 
 
 class RunContext:
@@ -138,7 +139,11 @@ class RunContext:
         Raises:
             ModelError: the backbone cannot be had.
         """
-        guide, member = few_shot_guide.make(members, self.photos(), self.classes, folder, self.device)
+        photos = self.photos()
+        if not folder.is_dir():
+            made = f"few_shot: making it of {counted(len(photos), 'photo')}, and measuring it on photos left out"
+            self.progress(Progress("guide", 0, 0, made))
+        guide, member = few_shot_guide.make(members, photos, self.classes, folder, self.device)
         measured = member.out_of_fold
         for note in (measured.summary, *measured.notes):
             self.progress(Progress("guide", 0, 0, f"few_shot: {note}"))
@@ -208,7 +213,9 @@ class RunContext:
         if _read_json(path).get("fingerprint") != fingerprint:
             name = f"{role} {' + '.join(map(classifier_title, members))!r}"
             examples = itertools.chain(self.dataset.examples("val"), self.dataset.examples("train"))
-            accuracy = classifiers.check_on_real_images(loaded, self.dataset.classes, examples, name)
+            by_words = all(member.name == "zero_shot" for member in members)
+            hint = classifiers.FROM_WORDS if by_words else classifiers.FROM_LABELS
+            accuracy = classifiers.check_on_real_images(loaded, self.dataset.classes, examples, name, hint)
             if accuracy is not None:
                 self.progress(Progress(role, 0, 0, f"{name} recognises {accuracy:.0%} of some real images"))
             files.write_text(path, json.dumps({"fingerprint": fingerprint, "accuracy": accuracy}, indent=1) + "\n")

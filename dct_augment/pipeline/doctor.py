@@ -30,7 +30,7 @@ from dct_augment.diffusion.names import cached_file, local_folder
 from dct_augment.diffusion.tokenization import tokenizers_here
 from dct_augment.errors import DatasetError, InputError, ModelError
 from dct_augment.pipeline import text_encoders
-from dct_augment.pipeline.cost import token_evaluations
+from dct_augment.pipeline.cost import count, folds_hint
 from dct_augment.pipeline.prompt_check import check_class_names, check_lengths
 from dct_augment.pipeline.protocol import load_dataset
 from dct_augment.records import ClassInfo
@@ -94,12 +94,12 @@ def examine(config: Config) -> Iterator[Finding]:
             yield _classifier("few-shot classifier", ClassifierConfig(name=name))
     if config.metrics.features not in (None, "auto", "judge", "guide"):
         yield _features(str(config.metrics.features), config.metrics.inception_weights)
-    finding, classes, class_count = _dataset(config)
+    finding, classes, class_count, with_protocol = _dataset(config)
     yield finding
     yield _prompts(config, classes)
     yield from _zero_shot_prompts(config, classes)
     yield _disk(config, class_count)
-    yield _work(config, class_count)
+    yield _work(with_protocol, class_count)
     if address := os.environ.get("PREFECT_API_URL"):
         yield _server(address)
 
@@ -293,8 +293,12 @@ def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "").upper() in ("1", "TRUE", "YES", "ON")
 
 
-def _dataset(config: Config) -> tuple[Finding, tuple[ClassInfo, ...], int | None]:
-    """Examine the data set; also all its classes if it is there, and the number of those of a run if it is known."""
+def _dataset(config: Config) -> tuple[Finding, tuple[ClassInfo, ...], int | None, Config]:
+    """Examine the data set.
+
+    Also returns all its classes if it is there, the number of those of a run if it is known, and the configuration,
+    with a known protocol if the data set is there.
+    """
     what, names = "data set", config.dataset.classes
     if isinstance(config.dataset, HuggingFaceDataset) and datasets.needs_download(config.dataset):
         fix = "it is downloaded when a run begins; or load it once with datasets.load_dataset"
@@ -302,16 +306,16 @@ def _dataset(config: Config) -> tuple[Finding, tuple[ClassInfo, ...], int | None
         for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
             if _is_set(variable):
                 detail, fix = f"{detail}, and {variable} is set", f"unset {variable} for the first run"
-        return Finding(what, "missing", detail, fix), (), None
+        return Finding(what, "missing", detail, fix), (), None, config
     try:
         dataset, config = load_dataset(config)
         classes = datasets.select(dataset, names)
     except DatasetError as error:
         terms, count = _PUBLISHED.get(config.dataset.name, ("", None))
-        return Finding(what, "missing", str(error), terms), (), len(names) if names else count
+        return Finding(what, "missing", str(error), terms), (), len(names) if names else count, config
     sizes = ", ".join(f"{len(dataset.examples(split)):,} {split}" for split in ("train", "val", "test"))
     finding = Finding(what, "ok", f"{dataset.name}: {counted(len(classes), 'class')}; {sizes} images")
-    return finding, dataset.classes, len(classes)
+    return finding, dataset.classes, len(classes), config
 
 
 def _prompts(config: Config, classes: Sequence[ClassInfo]) -> Finding:
@@ -349,19 +353,15 @@ def _disk(config: Config, class_count: int | None) -> Finding:
 def _work(config: Config, class_count: int | None) -> Finding:
     if class_count is None:
         return Finding("work", "ok", "known once the data set is there")
-    from dct_augment.diffusion import evaluations_per_step
-
-    sampling = config.sampling
-    per_step = evaluations_per_step(sampling.guidance_scale, guidance_embedded=_takes_guidance_as_input(config))
-    tokens = token_evaluations(config, per_step) * class_count
-    images = 2 * class_count * config.generation.per_class * sampling.num_inference_steps * per_step
-    detail = f"about {tokens:,} U-Net evaluations for tokens (one whole attempt each), {images:,} for images"
-    pace = (
-        f"; {counted(round((tokens + images) / 3600 / 20), 'hour')} at 20 a second"
-        if config.model.path != "pocket"
-        else ""
+    work = count(config, class_count, guidance_embedded=_takes_guidance_as_input(config))
+    detail = (
+        f"{counted(work.tokens, 'class token')} (one whole attempt each), {counted(work.images, 'image')}, "
+        f"{counted(work.trials, 'training')} of the classifier; about {work.evaluations:,} U-Net evaluations"
     )
-    return Finding("work", "ok", f"{detail}{pace}", "`--dry-run` measures this machine's pace")
+    if config.model.path != "pocket":
+        detail += f", {counted(round(work.evaluations / 3600 / 20), 'hour')} at 20 a second"
+    hints = filter(None, ["`--dry-run` measures this machine's pace", folds_hint(config)])
+    return Finding("work", "ok", detail, "; ".join(hints))
 
 
 def _takes_guidance_as_input(config: Config) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from dct_augment.classifiers import Preprocess, SingleClassifier, check_on_real_images
+from dct_augment.classifiers import FROM_WORDS, Preprocess, SingleClassifier, check_on_real_images
 from dct_augment.errors import ModelError, UnreadableImageError
 from dct_augment.records import Example
 from tests.classifiers.small_models import COLOURS, MeanColour
@@ -28,6 +28,13 @@ def test_a_guide_that_recognises_real_images_passes_the_check():
 def test_a_guide_with_labels_in_the_wrong_order_fails_the_check():
     with pytest.raises(ModelError, match=r"guide x recognises 0% of 8 real images of 2 classes; under 75%"):
         check_on_real_images(guide(), COLOURS, examples("red", "blue"), "guide x")
+
+
+def test_a_failing_check_says_what_may_be_wrong_with_this_kind_of_classifier():
+    with pytest.raises(ModelError, match=r"Are its labels in another order \(match, labels\)"):
+        check_on_real_images(guide(), COLOURS, examples("red", "blue"), "guide x")
+    with pytest.raises(ModelError, match=r"by their words alone: say better what the pictures show \(dataset.words"):
+        check_on_real_images(guide(), COLOURS, examples("red", "blue"), "guide x", FROM_WORDS)
 
 
 def test_the_check_opens_few_images_of_a_class_and_no_more():

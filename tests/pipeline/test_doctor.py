@@ -31,6 +31,23 @@ def test_the_doctor_finds_all_that_pocket_needs() -> None:
     assert "16 classes; 320 train" in findings["data set"].detail
 
 
+def test_the_doctor_counts_the_tokens_of_every_fold_and_says_what_is_cheaper(tmp_path: Path) -> None:
+    for label in ("gate", "petal"):
+        for number in range(4):
+            path = tmp_path / "photos" / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (50 * number, 10, 10)).save(path)
+    few = (
+        f"dataset={{name: folder, path: {tmp_path / 'photos'}}}",
+        "guide={name: few_shot, backbone: pocket/backbone}",
+    )
+    work = examined(*few, "benchmark.folds=4", "benchmark.per_class=3", "generation.per_class=5")["work"]
+    # 2 classes: a token for each of 4 folds and one of all photos; 5 images of each kind, and 3 a fold.
+    assert work.detail.startswith("10 class tokens (one whole attempt each), 44 images, 16 trainings of the classifier")
+    assert "cross-validation: 4 sets of class tokens for the folds, and one of all photos. Cheaper: --set" in work.fix
+    assert "cross-validation" not in examined()["work"].fix
+
+
 def test_the_doctor_names_what_cub_lacks_on_an_empty_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     findings = examined(name="cub")
     missing = {what for what, finding in findings.items() if finding.state == "missing"}
