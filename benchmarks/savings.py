@@ -25,7 +25,7 @@ from dct_augment.diffusion.sampling import guided
 from dct_augment.generation.generator import Generator
 from dct_augment.generation.plan import extend, rows
 from dct_augment.records import ImageKind
-from dct_augment.tokens.class_tokens import ClassTokenTrainer, Update
+from dct_augment.tokens.class_token_trainer import ClassTokenTrainer, Update
 from dct_augment.tokens.state import ClassTokenState
 
 CLASSES, POSITION = 4, 0.6

@@ -15,7 +15,7 @@ from typing import Any
 
 from dct_augment import classifiers, config, datasets, diffusion
 from dct_augment.intervals import Estimate, mean_t
-from dct_augment.tokens.class_tokens import ClassTokenTrainer
+from dct_augment.tokens.class_token_trainer import ClassTokenTrainer
 
 WORDS = ("a", "{class}")
 CLASSES = {

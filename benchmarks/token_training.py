@@ -27,7 +27,7 @@ from dct_augment import classifiers, config, datasets, diffusion, prompts
 from dct_augment.config import Config, seed_from
 from dct_augment.intervals import proportion
 from dct_augment.records import ClassInfo
-from dct_augment.tokens.class_tokens import ClassTokenTrainer
+from dct_augment.tokens.class_token_trainer import ClassTokenTrainer
 
 GOAL, HALFWAY = 0.8, 0.6
 BUDGETS = tuple(round(32 * 2 ** (step / 2)) for step in range(23))  # up to 65,536 evaluations a class

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from dct_augment.config import load as load_config
     from dct_augment.datasets import few_shot
     from dct_augment.datasets import load as load_dataset
+    from dct_augment.datasets.photos import write_photos
     from dct_augment.diffusion import load as load_text_to_image
     from dct_augment.downstream.exporting import export_classifier
     from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
     from dct_augment.errors import DctAugmentError
     from dct_augment.export import export_images
     from dct_augment.pipeline.run import Run
-    from dct_augment.tokens.class_tokens import ClassTokenTrainer
+    from dct_augment.tokens.class_token_trainer import ClassTokenTrainer
 
 __version__ = "0.2.0"
 
@@ -38,10 +39,11 @@ __all__ = [
     "load_config",
     "load_dataset",
     "load_text_to_image",
+    "write_photos",
 ]
 
 _PLACES = {
-    "ClassTokenTrainer": "tokens.class_tokens:ClassTokenTrainer",
+    "ClassTokenTrainer": "tokens.class_token_trainer:ClassTokenTrainer",
     "Config": "config:Config",
     "DctAugmentError": "errors:DctAugmentError",
     "Mixture": "downstream.mixing:Mixture",
@@ -55,6 +57,7 @@ _PLACES = {
     "load_config": "config:load",
     "load_dataset": "datasets:load",
     "load_text_to_image": "diffusion:load",
+    "write_photos": "datasets.photos:write_photos",
 }
 """Where each public name is defined: `module:name`, as the imports above say to type checkers."""
 

@@ -23,7 +23,7 @@ from prefect.artifacts import (
 from dct_augment.pipeline.run import Run
 from dct_augment.records import Progress, ProgressCallback, WorkUnit
 from dct_augment.report import thumbnails
-from dct_augment.report.page import headlines
+from dct_augment.report.page import answer_in_words, headlines
 from dct_augment.report.summary import KINDS, json_value
 
 _EVERY = 3.0  # seconds between two updates of a progress bar
@@ -128,6 +128,8 @@ def _summary(run: Run, page: Path) -> str:
     """The report in a few lines of markdown, with a link to it."""
     path = page.resolve()
     lines = [f"# {run.config.name}", "", f"Report: [{path}]({path.as_uri()})", ""]
+    for line in answer_in_words(run.config.root):
+        lines += [line, ""]
     lines += ["| what | mean | 95 % interval |", "|---|---|---|"]
     lines += [f"| {title} | {mean:.1%} | {interval} |" for title, mean, interval in headlines(run.config.root)]
     failed = run.failed

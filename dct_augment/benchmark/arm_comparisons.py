@@ -200,7 +200,7 @@ def _models(trials: pd.DataFrame, folds: int | None) -> dict[str, dict[str, Any]
 
 
 def _confusions(trials: pd.DataFrame, names: Mapping[int, str]) -> dict[str, Any]:
-    """What the few-shot classifiers take for what on the test images, all seeds together."""
+    """What the low-resource classifiers take for what on the test images, all seeds together."""
     confusions: dict[str, Any] = {}
     for arm in CONFUSED:
         pairs: list[tuple[str, str]] = []

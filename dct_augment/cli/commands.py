@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from dct_augment import __version__
 from dct_augment.cli import data as look
+from dct_augment.cli import demo as demos
 from dct_augment.cli import doctor as doctors
 from dct_augment.cli import export as exports
 from dct_augment.cli import init as inits
@@ -30,6 +30,7 @@ from dct_augment.cli.common import (
     PerClass,
     configure,
     console,
+    print_summary,
     progress_bars,
     running,
     stop,
@@ -67,6 +68,7 @@ app.command()(doctors.doctor)
 app.command()(look.data)
 app.command()(exports.export)
 app.command()(inits.init)
+app.command()(demos.demo)
 app.command()(predictions.predict)
 
 
@@ -75,13 +77,6 @@ def _version(version: Annotated[bool, typer.Option("--version", help="print the 
     if version:
         typer.echo(__version__)
         raise typer.Exit
-
-
-@app.command()
-def demo(output: Annotated[Path, typer.Option("--output", "-o", help="parent of the two runs")] = Path("runs")) -> None:
-    """Run everything on both Pocket data sets: birds into runs/pocket, digits into runs/digits."""
-    for name in ("pocket", "digits"):
-        _run_all(configure(name, output=output / name))
 
 
 @app.command()
@@ -151,7 +146,7 @@ def benchmark(
     with running(settings) as run:
         run.benchmark()
         run.report()
-        _summary(run.config)
+        print_summary(run.config)
         run.check()
 
 
@@ -194,7 +189,7 @@ def report(
     """Write the report of what there is."""
     with running(configure(config, overrides=overrides, classes=classes, output=output)) as run:
         run.report()
-        _summary(run.config)
+        print_summary(run.config)
 
 
 @app.command(name="run")
@@ -208,7 +203,7 @@ def run_command(
     device: Device = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Run all stages as the flow `augment`: tokens, shards, benchmark, report."""
+    """Run all stages as the flow `augment`: tokens, shards, benchmark, classifier, report."""
     settings = configure(
         config,
         overrides=overrides,
@@ -223,7 +218,7 @@ def run_command(
     overrides = [*(overrides or []), *([f"device={device}"] if device else [])]
     with progress_bars() as report:
         page = _flow(config, per_class, settings, overrides, full, report)
-    _summary(settings)
+    print_summary(settings)
     typer.echo(f"report: {page}")
 
 
@@ -281,14 +276,6 @@ def main() -> None:
 def _complain(text: str) -> None:
     console.print("[bold red]error:[/]", end=" ")
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _run_all(settings: "Config") -> None:
-    with running(settings) as run:
-        page = run.run_all()
-        _summary(run.config)
-        typer.echo(f"report: {page}")
-        run.check()
 
 
 def _flow(
@@ -365,15 +352,3 @@ def _shard_table(run: "Run") -> None:
         fallback = rows.loc[rows["kind"] == ImageKind.PLAIN_PROMPT, "class_name"].unique()
         if kind is ImageKind.CLASS_TOKEN and len(fallback):
             typer.echo(f"generated with plain prompts, for want of a certified token: {', '.join(fallback)}")
-
-
-def _summary(settings: "Config") -> None:
-    from dct_augment.report.page import headlines
-
-    table = Table(title=f"{settings.name}: judge and test accuracy, 95 % intervals", title_justify="left")
-    table.add_column("what")
-    table.add_column("mean", justify="right")
-    table.add_column("interval", justify="right")
-    for title, mean, interval in headlines(settings.root):
-        table.add_row(title, f"{mean:.1%}", interval)
-    Console().print(table)

@@ -1,5 +1,6 @@
 """What the commands share: options, the console, and a run with progress bars."""
 
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Table
 
 if TYPE_CHECKING:
     from dct_augment.config import Config
@@ -27,7 +29,7 @@ Classes = Annotated[str | None, typer.Option("--classes", help="only these class
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="run folder; runs/<name> if not given")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1")]
 PerClass = Annotated[int | None, typer.Option("--per-class", help="images per class")]
-Full = Annotated[bool, typer.Option("--full", help="all arms, ratios and curves, six seeds; 200 images a class")]
+Full = Annotated[bool, typer.Option("--full", help="seven arms, ratios and curves, six seeds; 200 images a class")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and its cost, and do nothing")]
 
 
@@ -125,3 +127,21 @@ def _follow(shown: Bars) -> "ProgressCallback":
         shown.update(tasks[progress.stage], completed=progress.done, total=progress.total, note=note)
 
     return report
+
+
+def print_summary(settings: "Config") -> None:
+    """Print the main numbers of a report, what they answer, and what to do next."""
+    from dct_augment.classifiers import kept
+    from dct_augment.report.page import answer_in_words, headlines
+
+    table = Table(title=f"{settings.name}: judge and test accuracy, 95 % intervals", title_justify="left")
+    table.add_column("what")
+    table.add_column("mean", justify="right")
+    table.add_column("interval", justify="right")
+    for title, mean, interval in headlines(settings.root):
+        table.add_row(title, f"{mean:.1%}", interval)
+    Console().print(table)
+    for line in answer_in_words(settings.root):
+        typer.echo(line)
+    if (settings.root / kept.FOLDER).is_dir():
+        typer.echo(f"next: dct-augment predict {shlex.quote(str(settings.root))} PICTURES...")

@@ -27,8 +27,7 @@ def init(
 ) -> None:
     """Look at a folder of photos, and write a commented configuration for them that `run` takes as it is."""
     with console.status("loading"):
-        from dct_augment.pipeline import first_config
-        from dct_augment.pipeline.first_config import findings, target
+        from dct_augment.pipeline.first_config import composing, findings, target
         from dct_augment.pipeline.first_config.models import Machine
         from dct_augment.pipeline.first_config.photos import look_at
 
@@ -38,7 +37,7 @@ def init(
     with bars("stopped; nothing is written") as report:
         found = look_at(photos, chosen, report)
     with console.status("looking at this machine"):
-        prepared = first_config.prepare(path, found, Machine.here(), model, _command(photos, to, model, classes))
+        prepared = composing.prepare(path, found, Machine.here(), model, _command(photos, to, model, classes))
         lines = findings.lines(prepared)
     out = Console(markup=False, highlight=False)
     for line in lines:

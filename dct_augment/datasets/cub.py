@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from dct_augment import files
 from dct_augment.config import CubDataset
 from dct_augment.datasets import image_files
 from dct_augment.datasets.image_files import Box
@@ -13,6 +14,7 @@ from dct_augment.errors import DatasetError
 from dct_augment.wording import counted
 
 _FILES = ("classes.txt", "images.txt", "image_class_labels.txt", "train_test_split.txt")
+_BOXES = "bounding_boxes.txt"
 _SPLIT_FLAGS = {"train": "1", "test": "0"}
 _PUBLISHED = "CUB-200-2011 as published by Caltech Vision (CUB_200_2011.tgz, unpacked)"
 
@@ -23,9 +25,7 @@ def load(settings: CubDataset) -> ImageDataset:
     Raises:
         DatasetError: the folder or one of its files is missing or damaged.
     """
-    root = settings.path.expanduser()
-    if (root / "CUB_200_2011").is_dir():
-        root = root / "CUB_200_2011"
+    root = _root(settings)
     image_files.require(root, *_FILES, "images", published=_PUBLISHED)
     names, paths, labels, flags = (_table(root / file) for file in _FILES)
     boxes = _boxes(root, paths) if settings.crop else {}
@@ -39,6 +39,16 @@ def load(settings: CubDataset) -> ImageDataset:
         splits[split] = image_files.index(root, rows, image_reader(settings), boxes)
     classes = class_infos(list(names.values()), settings.words)
     return complete("cub", classes, splits, settings)
+
+
+def boxes_hash(settings: CubDataset) -> str:
+    """Hash the file that decides where pictures are cut; empty if they are not."""
+    return files.sha256(_root(settings) / _BOXES) if settings.crop else ""
+
+
+def _root(settings: CubDataset) -> Path:
+    root = settings.path.expanduser()
+    return root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
 
 
 def _require_agreement(
@@ -84,8 +94,8 @@ def _table(path: Path) -> dict[str, str]:
 
 def _boxes(root: Path, paths: dict[str, str]) -> dict[str, Box]:
     """Read the bounding box of every image path."""
-    image_files.require(root, "bounding_boxes.txt", published=_PUBLISHED)
-    texts = _table(root / "bounding_boxes.txt")
+    image_files.require(root, _BOXES, published=_PUBLISHED)
+    texts = _table(root / _BOXES)
     if missing := sorted(paths.keys() - texts.keys()):
         raise DatasetError(
             f"the text files in {str(root)!r} do not agree: image {missing[0]!r} is in images.txt but not in "

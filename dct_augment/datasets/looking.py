@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dct_augment import files
-from dct_augment.config import AnyDataset, DatasetOnDisk, fingerprint
-from dct_augment.datasets import duplicates, inspection, reading_pool, splits
+from dct_augment.config import AnyDataset, CubDataset, DatasetOnDisk, fingerprint
+from dct_augment.datasets import cub, duplicates, inspection, reading_pool, splits
 from dct_augment.datasets.inspection import SPLITS, Pictures
 from dct_augment.datasets.naming import names_without_meaning
 from dct_augment.datasets.overview import (
@@ -70,9 +70,10 @@ def look(
 
 
 def _reading(settings: DatasetOnDisk) -> str:
-    """Hash what decides how the pictures of a data set are read, and where they lie."""
+    """Hash what decides how the pictures of a data set are read, where they lie, and where they are cut."""
     decides = {key: value for key, value in settings.model_dump(mode="json").items() if key not in _NOT_OF_READING}
-    return fingerprint(decides, str(Path(settings.path).expanduser().resolve()))
+    boxes = cub.boxes_hash(settings) if isinstance(settings, CubDataset) else ""
+    return fingerprint(decides, str(Path(settings.path).expanduser().resolve()), *([boxes] if boxes else []))
 
 
 def _groups(

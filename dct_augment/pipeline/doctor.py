@@ -91,7 +91,7 @@ def examine(config: Config) -> Iterator[Finding]:
                 yield _guide(role, member)
     if config.downstream.pretrained:
         for name in config.downstream.models:
-            yield _classifier("few-shot classifier", ClassifierConfig(name=name))
+            yield _classifier("low-resource classifier", ClassifierConfig(name=name))
     if config.metrics.features not in (None, "auto", "judge", "guide"):
         yield _features(str(config.metrics.features), config.metrics.inception_weights)
     finding, classes, class_count, with_protocol = _dataset(config)

@@ -6,7 +6,9 @@ from typing import Any
 
 from PIL import Image
 
+from dct_augment.report.arm_styles import arm_style
 from dct_augment.report.data_uris import png_data_uri
+from dct_augment.wording import counted
 
 _SIDE = 96
 
@@ -47,6 +49,35 @@ def summarize(section: AnswerSection) -> dict[str, Any]:
             for mistake in section.mistakes
         ],
     }
+
+
+def in_words(summary: Mapping[str, Any]) -> list[str]:
+    """Say the answer of a run in a line or two; nothing if there is none.
+
+    Args:
+        summary: the whole of `report/summary.json`.
+    """
+    found = summary.get("answer")
+    if not found:
+        return []
+    lines, effect, kept = [], found["effect"], found["kept"]
+    if effect:
+        before, after = (effect[key]["mean"] for key in ("baseline_accuracy", "accuracy"))
+        low, high = effect["difference"]["ci95"]
+        interval = "" if low is None else f", {low * 100:+.0f} to {high * 100:+.0f}"
+        lines.append(
+            f"With up to {counted(summary['benchmark']['shots'], 'photo')} per class: {before:.0%} -> {after:.0%} "
+            f"({effect['difference']['mean'] * 100:+.0f} points{interval}). {effect['verdict']}"
+        )
+    if kept["accuracy"]["mean"] is not None:
+        low, high = kept["accuracy"]["ci95"]
+        interval = "" if low is None else f" ({low:.0%} to {high:.0%})"
+        optimistic = "; optimistic, as the same images chose it" if kept["optimistic"] else ""
+        lines.append(
+            f"Kept: {arm_style(kept['arm']).title}; expect {kept['accuracy']['mean']:.0%}{interval} right on new photos"
+            f"{optimistic}."
+        )
+    return lines
 
 
 def render_mistakes(section: AnswerSection) -> list[tuple[str, str]]:

@@ -108,9 +108,14 @@ def write_report(
     return path
 
 
+def answer_in_words(root: Path) -> list[str]:
+    """Return what a run answers, from its `report/summary.json`, in a line or two; nothing if it answers nothing."""
+    return answer_section.in_words(_read_summary(root))
+
+
 def headlines(root: Path) -> list[tuple[str, float, str]]:
     """Return the main results of a run from its `report/summary.json`: title, mean, and 95 % interval in words."""
-    summary = json.loads((root / "report" / "summary.json").read_text(encoding="utf-8"))
+    summary = _read_summary(root)
     groups = (
         ("judge, ", summary["judge_accuracy"]),
         ("arm ", summary["benchmark"].get("arms", {})),
@@ -123,6 +128,10 @@ def headlines(root: Path) -> list[tuple[str, float, str]]:
                 low, high = ("-" if end is None else f"{end:.1%}" for end in value["ci95"])
                 lines.append((title + name, float(value["mean"]), f"{low} .. {high}"))
     return lines
+
+
+def _read_summary(root: Path) -> dict[str, Any]:
+    return dict(json.loads((root / "report" / "summary.json").read_text(encoding="utf-8")))
 
 
 def _with_titles(classes: Sequence[ClassInfo]) -> list[tuple[ClassInfo, str]]:
@@ -241,7 +250,7 @@ def _role_of_gains(summary: Mapping[str, Any]) -> str:
 
 
 def _matrices(summary: Mapping[str, Any]) -> dict[str, dict[str, confusion_matrices.Matrix]]:
-    """Matrices of the generated images by kind (`images`), and of the few-shot classifiers by arm (`benchmark`)."""
+    """Matrices of the generated images by kind (`images`), and of the low-resource classifiers by arm (`benchmark`)."""
     images = {kind: summary["confusion"][kind] for kind in KINDS if kind in summary["confusion"]}
     arms = summary["benchmark"]["confusion"]
     return {

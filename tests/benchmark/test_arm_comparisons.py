@@ -130,7 +130,11 @@ def test_page_says_what_the_few_shot_guide_means(tmp_path: Path) -> None:
     assert "distillation from a guide trained on all images" in words
     assert "is +10.0 points (95" in words
     assert "It is the same in every seed, so nothing says how sure that is" in words
-    assert "With a guide trained on the few images alone" in words
+    headlines = [
+        "Against strong augmentation, with a guide of the few images alone",
+        "Upper line, as the guide has seen more than the few images: against strong augmentation",
+    ]
+    assert 0 < words.index(headlines[0]) < words.index(headlines[1])  # the honest one comes first
     for shown in ("5 shots", "textual inversion", "10\u00d7", "50 images", "p, sign"):
         assert shown in words
     assert "has no trials on the seeds" not in words

@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from dct_augment import datasets
+from dct_augment.config import CubDataset
+from dct_augment.datasets import look
+from dct_augment.datasets.overview import Sizes
 from tests.datasets.layouts import CUB_NAMES, assert_refused, cub_tree, load
 
 
@@ -61,3 +65,15 @@ def test_a_box_of_an_image_that_is_not_listed_changes_nothing(tmp_path: Path) ->
     path = cub_tree(tmp_path) / "CUB_200_2011" / "bounding_boxes.txt"
     path.write_text(path.read_text() + "99 5.0 6.0 20.0 10.0\n")
     assert {example.open().size for example in load("cub", tmp_path, crop=True).examples("test")} == {(20, 10)}
+
+
+def test_other_boxes_are_another_look_at_the_same_files(tmp_path: Path) -> None:
+    path = cub_tree(tmp_path / "cub") / "CUB_200_2011" / "bounding_boxes.txt"
+    settings = CubDataset(name="cub", path=tmp_path / "cub", crop=True)
+
+    def sizes() -> Sizes | None:
+        return look(datasets.load(settings), settings, tmp_path / "data", processes=1).sizes
+
+    assert sizes() == Sizes((20, 10), (20, 10), (20, 10))
+    path.write_text(path.read_text().replace(" 20.0 10.0", " 12.0 8.0"))
+    assert sizes() == Sizes((12, 8), (12, 8), (12, 8))

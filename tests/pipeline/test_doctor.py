@@ -51,7 +51,7 @@ def test_the_doctor_counts_the_tokens_of_every_fold_and_says_what_is_cheaper(tmp
 def test_the_doctor_names_what_cub_lacks_on_an_empty_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     findings = examined(name="cub")
     missing = {what for what, finding in findings.items() if finding.state == "missing"}
-    assert missing == {"text-to-image model", "guide", "data set", "few-shot classifier"}
+    assert missing == {"text-to-image model", "guide", "data set", "low-resource classifier"}
     assert "downloads it from the Hub; read and accept the licence" in findings["guide"].fix
     assert "Caltech" in findings["data set"].detail + findings["data set"].fix
     assert "40,000 images" in findings["disk"].detail
@@ -97,12 +97,14 @@ def test_the_doctor_says_that_pockets_backbone_is_no_guide() -> None:
     guide = examined("guide=pocket/backbone")["guide"]
     assert (guide.state, "{name: few_shot, backbone: pocket/backbone}" in guide.detail) == ("missing", True)
     downstream = examined("downstream.model=pocket/backbone", "downstream.pretrained=true")
-    assert downstream["few-shot classifier"].state == "ok"
+    assert downstream["low-resource classifier"].state == "ok"
 
 
 def test_the_doctor_examines_the_models_of_downstream_and_metrics(tmp_path: Path) -> None:
     folder = tiny.classifier_folder("test_resnet", ("a", "b"), 32)
-    classifier = examined(f"downstream.model=local-dir:{folder}", "downstream.pretrained=true")["few-shot classifier"]
+    classifier = examined(f"downstream.model=local-dir:{folder}", "downstream.pretrained=true")[
+        "low-resource classifier"
+    ]
     assert classifier.state == "ok"
     assert examined("metrics.features=vit_small_patch14_dinov2.lvd142m")["image features"].state == "missing"
     assert examined("metrics.features=inception")["image features"].state == "ok"

@@ -17,8 +17,8 @@ from dct_augment import config as configuration
 from dct_augment.config import FewShotClassifierConfig, by_class
 from dct_augment.datasets.naming import class_infos
 from dct_augment.errors import DatasetError, InputError, ModelError
-from dct_augment.pipeline import first_config
-from dct_augment.pipeline.first_config import FirstConfig, findings, models, target, words_of
+from dct_augment.pipeline.first_config import composing, findings, models, target
+from dct_augment.pipeline.first_config.composing import FirstConfig, words_of
 from dct_augment.pipeline.first_config.models import KNOWN, Machine, choose
 from dct_augment.pipeline.first_config.photos import look_at, recognise
 from dct_augment.pipeline.first_config.yaml_text import YamlSection, dump
@@ -52,7 +52,7 @@ def write_photo(path: Path, number: int) -> None:
 
 def prepare(photos: Path, machine: Machine = CPU, model: str | None = None) -> FirstConfig:
     path = photos.parent / f"{photos.name}.yaml"
-    return first_config.prepare(path, look_at(photos), machine, model, "dct-augment init photos")
+    return composing.prepare(path, look_at(photos), machine, model, "dct-augment init photos")
 
 
 def written(prepared: FirstConfig) -> configuration.Config:
@@ -226,7 +226,7 @@ def test_a_table_of_photos_becomes_a_configuration(tmp_path: Path) -> None:
         rows = [(path.relative_to(root).as_posix(), path.parent.name) for path in sorted(root.glob("*/*.png"))]
         csv.writer(stream).writerows([("path", "label"), *rows])
     photos = look_at(root / "birds.csv")
-    prepared = first_config.prepare(tmp_path / "birds.yaml", photos, CPU, None, "dct-augment init birds.csv")
+    prepared = composing.prepare(tmp_path / "birds.yaml", photos, CPU, None, "dct-augment init birds.csv")
     config = written(prepared)
     assert config.dataset.name == "manifest"
     assert [info.name for info in load_dataset(config)[0].classes] == ["gate", "petal"]
@@ -402,7 +402,7 @@ def test_a_path_of_any_name_reads_back(tmp_path: Path) -> None:
     photos = look_at(root)
     path = target.default_path(root)
     assert path == Path("no-e.yaml")
-    prepared = first_config.prepare(tmp_path / path, photos, CPU, None, f"dct-augment init {root}")
+    prepared = composing.prepare(tmp_path / path, photos, CPU, None, f"dct-augment init {root}")
     assert written(prepared).dataset.path == root
 
 
@@ -459,7 +459,7 @@ def test_a_place_that_cannot_be_written_is_named_before_any_work(tmp_path: Path)
 
 def test_each_section_says_what_it_is(tmp_path: Path) -> None:
     photos = look_at(write_photos(tmp_path / "photos", {"gate": 2, "petal": 2}))
-    text = first_config.prepare(Path("photos.yaml"), photos, CPU, SD_TURBO, "dct-augment init photos").text
+    text = composing.prepare(Path("photos.yaml"), photos, CPU, SD_TURBO, "dct-augment init photos").text
     text = text.replace(str(tmp_path), "")
     for section in text.split("\n\n"):
         assert section.startswith("# "), section

@@ -12,7 +12,7 @@ from dct_augment.classifiers import Classifier, Preprocess, SingleClassifier
 from dct_augment.config import PromptsConfig, SamplingConfig, TextualInversionConfig, TokensConfig
 from dct_augment.diffusion import Backend, Sampler
 from dct_augment.records import ClassInfo
-from dct_augment.tokens.class_tokens import ClassTokenTrainer
+from dct_augment.tokens.class_token_trainer import ClassTokenTrainer
 from dct_augment.tokens.state import TrainedToken
 from dct_augment.tokens.textual_inversion import TextualInversionTrainer
 from dct_augment.tokens.trainer import Trainer

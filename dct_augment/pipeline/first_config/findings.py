@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dct_augment.pipeline.first_config import MOST_FOLDS, FirstConfig, models
+from dct_augment.pipeline.first_config import models
+from dct_augment.pipeline.first_config.composing import MOST_FOLDS, FirstConfig
 from dct_augment.pipeline.first_config.yaml_text import one_line
 from dct_augment.wording import counted, listed
 

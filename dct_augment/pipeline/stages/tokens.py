@@ -14,7 +14,7 @@ from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.records import ClassInfo, ProgressCallback, StageName, WorkUnit, ignore_progress
 from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import TrainingCheckpoint
-from dct_augment.tokens.class_tokens import ClassTokenTrainer
+from dct_augment.tokens.class_token_trainer import ClassTokenTrainer
 from dct_augment.tokens.groups import extend_groups
 from dct_augment.tokens.textual_inversion import TextualInversionTrainer
 

@@ -1,0 +1,53 @@
+"""Photos of a data set as files: a folder such as a user has it, to try things on."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from dct_augment import files
+from dct_augment.datasets import few_shot
+from dct_augment.records import Dataset, Example
+
+
+def write_photos(
+    dataset: Dataset, folder: Path | str, new: Path | str, *, shots: int = 5, new_photos: int = 10, seed: int = 0
+) -> None:
+    """Write a few photos of each class, and some others; each folder whole or not at all.
+
+    Args:
+        dataset: of which, such as `load_dataset("pocket")`.
+        folder: gets `<class>/<number>.png`, from the training images.
+        new: gets `<number>-<class>.png`, from the test images, one of each class in turn.
+        shots: photos of a class.
+        new_photos: photos in `new`, at most one of a class.
+        seed: decides which.
+
+    Raises:
+        DatasetError: a class has too few images.
+        OSError: a folder is there and not empty, or cannot be written.
+
+    Examples:
+        >>> import dct_augment
+        >>> dct_augment.write_photos(dct_augment.load_dataset("pocket"), "photos", "new", shots=2, new_photos=3)
+        >>> import os
+        >>> sorted(os.listdir("new")), sorted(os.listdir("photos/crane"))
+        (['00-song_sparrow.png', '01-whitecrown_sparrow.png', '02-goldcrown_sparrow.png'], ['00.png', '01.png'])
+    """
+    names = {info.index: info.name.replace(" ", "_") for info in dataset.classes}
+    split = few_shot(dataset, shots, seed)
+    with files.atomic_folder(Path(new)) as partial:
+        for number, example in enumerate(_one_of_each(split.test)[:new_photos]):
+            example.open().save(partial / f"{number:02d}-{names[example.label]}.png")
+    numbers: Counter[int] = Counter()
+    with files.atomic_folder(Path(folder)) as partial:
+        for example in split.train:
+            path = partial / names[example.label] / f"{numbers[example.label]:02d}.png"
+            path.parent.mkdir(exist_ok=True)
+            example.open().save(path)
+            numbers[example.label] += 1
+
+
+def _one_of_each(examples: Sequence[Example]) -> list[Example]:
+    """Return the first example of each class, in the order of the classes."""
+    first = {example.label: example for example in reversed(examples)}
+    return [first[label] for label in sorted(first)]
