@@ -33,7 +33,7 @@ def _photos_to_predictions(output: Path, name: str, dataset: str) -> None:
     given, new = output / "photos" / name, output / "photos" / f"new-{name}"
     config, run_folder = output / f"{name}.yaml", output / name
     if not given.is_dir():
-        write_photos(load(dataset), given, new, new_photos=_NEW_PHOTOS)
+        write_photos(load(dataset), given, new, new_photos=_NEW_PHOTOS, replace=True)  # of a killed demo
     typer.echo(f"{given}: five photos of each class; {new}: {_NEW_PHOTOS} others")
     if not config.is_file():
         _say("init", given, "--to", config, "--model", "pocket", "--yes")

@@ -6,25 +6,34 @@ from pathlib import Path
 
 from dct_augment import files
 from dct_augment.datasets import few_shot
+from dct_augment.errors import InputError
 from dct_augment.records import Dataset, Example
 
 
 def write_photos(
-    dataset: Dataset, folder: Path | str, new: Path | str, *, shots: int = 5, new_photos: int = 10, seed: int = 0
+    dataset: Dataset,
+    folder: Path | str,
+    new: Path | str,
+    *,
+    shots: int = 5,
+    new_photos: int = 10,
+    seed: int = 0,
+    replace: bool = False,
 ) -> None:
     """Write a few photos of each class, and some others; each folder whole or not at all.
 
     Args:
         dataset: of which, such as `load_dataset("pocket")`.
-        folder: gets `<class>/<number>.png`, from the training images.
+        folder: gets `<class>/<number>.png`, from the training images; a class is called by its slug.
         new: gets `<number>-<class>.png`, from the test images, one of each class in turn.
-        shots: photos of a class.
+        shots: photos of a class, or as many as it has.
         new_photos: photos in `new`, at most one of a class.
         seed: decides which.
+        replace: whether folders that are there go.
 
     Raises:
-        DatasetError: a class has too few images.
-        OSError: a folder is there and not empty, or cannot be written.
+        DatasetError: a class has no image.
+        InputError: a folder is there and not empty.
 
     Examples:
         >>> import dct_augment
@@ -33,18 +42,25 @@ def write_photos(
         >>> sorted(os.listdir("new")), sorted(os.listdir("photos/crane"))
         (['00-song_sparrow.png', '01-whitecrown_sparrow.png', '02-goldcrown_sparrow.png'], ['00.png', '01.png'])
     """
-    names = {info.index: info.name.replace(" ", "_") for info in dataset.classes}
+    names = {info.index: info.slug.replace("-", "_") for info in dataset.classes}
     split = few_shot(dataset, shots, seed)
-    with files.atomic_folder(Path(new)) as partial:
+    for target in map(Path, (folder, new)):
+        if not replace and target.exists() and not _is_empty_folder(target):
+            raise InputError(f"{str(target)!r} is there already; give a new folder, or replace=True")
+    with files.atomic_folder(Path(new), replace=replace) as partial:
         for number, example in enumerate(_one_of_each(split.test)[:new_photos]):
             example.open().save(partial / f"{number:02d}-{names[example.label]}.png")
     numbers: Counter[int] = Counter()
-    with files.atomic_folder(Path(folder)) as partial:
+    with files.atomic_folder(Path(folder), replace=replace) as partial:
         for example in split.train:
             path = partial / names[example.label] / f"{numbers[example.label]:02d}.png"
             path.parent.mkdir(exist_ok=True)
             example.open().save(path)
             numbers[example.label] += 1
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _one_of_each(examples: Sequence[Example]) -> list[Example]:
