@@ -36,8 +36,8 @@ def _photos_to_predictions(output: Path, name: str, dataset: str) -> None:
         write_photos(load(dataset), given, new, new_photos=_NEW_PHOTOS, replace=True)  # of a killed demo
     typer.echo(f"{given}: five photos of each class; {new}: {_NEW_PHOTOS} others")
     if not config.is_file():
-        _say("init", given, "--to", config, "--model", "pocket", "--yes")
-        init(given, to=config, model="pocket", yes=True)
+        _say("init", given, "--to", config, "--model", "pocket", "--quick", "--yes")
+        init(given, to=config, model="pocket", quick=True, yes=True)
     _say("run", "--config", config, "--output", run_folder)
     with running(configure(str(config), output=run_folder)) as run:
         page = run.run_all()

@@ -23,6 +23,9 @@ def init(
         typer.Option("--model", help="`pocket`, a folder or a Hub id; what fits this machine if not given"),
     ] = None,
     classes: Classes = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="for a first answer: fewer folds, updates and images, wider intervals")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="write without asking")] = False,
 ) -> None:
     """Look at a folder of photos, and write a commented configuration for them that `run` takes as it is."""
@@ -37,7 +40,9 @@ def init(
     with bars("stopped; nothing is written") as report:
         found = look_at(photos, chosen, report)
     with console.status("looking at this machine"):
-        prepared = composing.prepare(path, found, Machine.here(), model, _command(photos, to, model, classes))
+        prepared = composing.prepare(
+            path, found, Machine.here(), model, _command(photos, to, model, classes, quick), quick=quick
+        )
         lines = findings.lines(prepared)
     out = Console(markup=False, highlight=False)
     for line in lines:
@@ -52,10 +57,12 @@ def init(
     out.print(f"next: dct-augment doctor --config {file}, then dct-augment run --config {file}", soft_wrap=True)
 
 
-def _command(photos: Path, to: Path | None, model: str | None, classes: str | None) -> str:
+def _command(photos: Path, to: Path | None, model: str | None, classes: str | None, quick: bool) -> str:
     """Write the command as the user may call it again."""
     words = ["dct-augment", "init", str(photos)]
     for option, value in (("--to", to), ("--model", model), ("--classes", classes)):
         if value is not None:
             words += [option, str(value)]
+    if quick:
+        words.append("--quick")
     return shlex.join(words)

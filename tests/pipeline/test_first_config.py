@@ -1,6 +1,7 @@
 """What `dct-augment init` finds in photos, chooses for a machine, and writes; nothing here loads torch."""
 
 import csv
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,28 @@ def test_a_folder_of_five_photos_per_class_is_tested_in_five_folds(tmp_path: Pat
     )
     assert config.guide == (FewShotClassifierConfig(backbone="vit_small_patch14_dinov2.lvd142m"),)
     assert config.dataset.words == {"gate": "gate", "petal": "petal"}
+
+
+def test_a_quick_configuration_is_the_same_with_less_work(tmp_path: Path) -> None:
+    prepared = prepare(write_photos(tmp_path / "photos", {"gate": 5, "petal": 3}), model="pocket")
+    quick = dataclasses.replace(prepared, quick=True)
+    config, whole = quick.config(), prepared.config()
+    assert (config.benchmark.folds, config.benchmark.repeats, config.benchmark.per_class) == (2, 1, 20)
+    assert (config.tokens.max_updates, config.tokens.restarts, config.generation.per_class) == (40, 0, 20)
+    assert config.model.tiny_decoder == "pocket"
+    assert (config.guide, config.downstream, config.benchmark.arms) == (
+        whole.guide,
+        whole.downstream,
+        whole.benchmark.arms,
+    )
+    assert [line.partition(":")[0] for line in findings._work(quick)] == ["work"]
+    assert findings._work(prepared)[1].startswith("cheaper: dct-augment init --quick (")
+
+
+def test_a_quick_holdout_has_fewer_draws(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos" / "train", {"gate": 4, "petal": 4}).parent
+    write_photos(photos / "test", {"gate": 12, "petal": 12})
+    assert dataclasses.replace(prepare(photos), quick=True).config().benchmark.seeds == 3
 
 
 def test_the_smallest_class_decides_the_folds_and_more_repeats_make_up_for_it(tmp_path: Path) -> None:

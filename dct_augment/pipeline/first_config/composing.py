@@ -41,7 +41,8 @@ _ARMS = ("real", "real+strong_aug", "real+linear_probe", "plain_prompt", "class_
 class FirstConfig:
     """A configuration for some photos, which is not written yet.
 
-    `command` is what the user called, for the first line of the file.
+    `command` is what the user called, for the first line of the file. `quick` is for a first answer: fewer folds,
+    updates and images.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class FirstConfig:
     machine: Machine
     model: ModelChoice
     command: str
+    quick: bool = False
 
     @property
     def name(self) -> str:
@@ -119,6 +121,8 @@ class FirstConfig:
             values["variant"] = model.variant
         if model.dtype != "float32":
             values["dtype"] = model.dtype
+        if self.quick and self.is_pocket:
+            values["tiny_decoder"] = models.POCKET
         restriction = f" ({model.restriction})" if model.restriction else ""
         comment = [
             f"The text-to-image model: {model.family.title}{restriction}.",
@@ -157,8 +161,11 @@ class FirstConfig:
         return str(self._downstream().values["model"])
 
     def _tokens(self) -> YamlSection:
-        values = {"max_updates": 120, "classes_per_batch": self.model.family.classes_per_batch}
-        return YamlSection("tokens", ["How long a class token trains, at most; fewer updates are faster."], values)
+        values: dict[str, Any] = {"max_updates": 40, "restarts": 0} if self.quick else {"max_updates": 120}
+        values["classes_per_batch"] = self.model.family.classes_per_batch
+        comment = "How long a class token trains, at most; fewer updates are faster."
+        remarks = {"restarts": "How often a class may start again from another word; some ambiguous words need it."}
+        return YamlSection("tokens", [comment], values, remarks)
 
     def _generation(self) -> YamlSection:
         values: dict[str, Any] = {"per_class": self.per_class}
@@ -169,7 +176,7 @@ class FirstConfig:
     @property
     def per_class(self) -> int:
         """Images of a class, in a run and in every draw of the benchmark."""
-        return 50 if self.is_pocket or self.machine.gpu_bytes is not None else 20
+        return 50 if not self.quick and (self.is_pocket or self.machine.gpu_bytes is not None) else 20
 
     def _downstream(self) -> YamlSection:
         comment = "Your classifier: pretrained weights and a short training, the same in every arm."
@@ -193,7 +200,7 @@ class FirstConfig:
             comment = "The test is read once, at the end."
             if not self.photos.has_test:
                 comment += " It is held out of the photos: dataset.test, 0.2 of them if unset."
-            values |= {"shots": self.shots, "seeds": 5}
+            values |= {"shots": self.shots, "seeds": 3 if self.quick else 5}
         values |= {"per_class": self.per_class, "arms": list(_ARMS)}
         remarks = {
             "folds": "At most as many as the smallest class has photos.",
@@ -206,12 +213,12 @@ class FirstConfig:
     @property
     def folds(self) -> int:
         """As many folds as the smallest class allows, up to 5."""
-        return min(MOST_FOLDS, *self.photos.different.values())
+        return min(2 if self.quick else MOST_FOLDS, *self.photos.different.values())
 
     @property
     def repeats(self) -> int:
-        """So many that there are 4 draws at least."""
-        return -(-_FEWEST_DRAWS // self.folds)
+        """So many that there are 4 draws at least; one if it is to be quick."""
+        return 1 if self.quick else -(-_FEWEST_DRAWS // self.folds)
 
     @property
     def shots(self) -> int:
@@ -264,7 +271,9 @@ class FirstConfig:
             ) from error
 
 
-def prepare(path: Path, photos: Photos, machine: Machine, requested: str | None, command: str) -> FirstConfig:
+def prepare(
+    path: Path, photos: Photos, machine: Machine, requested: str | None, command: str, *, quick: bool = False
+) -> FirstConfig:
     """Choose everything for some photos on a machine; nothing is written.
 
     Args:
@@ -273,6 +282,7 @@ def prepare(path: Path, photos: Photos, machine: Machine, requested: str | None,
         machine: what there is.
         requested: text-to-image model that the user wants, if any.
         command: what the user called.
+        quick: whether a first answer is enough, with fewer folds, updates and images.
 
     Raises:
         ModelError: the requested model is none.
@@ -280,7 +290,7 @@ def prepare(path: Path, photos: Photos, machine: Machine, requested: str | None,
     sizes = photos.overview.sizes
     names = [info.name for info in photos.classes]
     model = models.choose(machine, names, max(sizes.median) if sizes else 0, requested)
-    return FirstConfig(path, photos, machine, model, command)
+    return FirstConfig(path, photos, machine, model, command, quick)
 
 
 def words_of(classes: Sequence[ClassInfo]) -> dict[str, str]:

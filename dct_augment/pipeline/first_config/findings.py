@@ -1,6 +1,6 @@
 """Says what was found in the photos, what was chosen for them, and what a run costs."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dct_augment.pipeline.first_config import models
@@ -88,24 +88,23 @@ def _work(first: FirstConfig) -> list[str]:
     line = f"work: {counted(work.tokens, 'class token')}, {counted(work.images, 'image')}, "
     line += f"{counted(work.trials, 'training')} of the classifier; about {work.evaluations:,} U-Net evaluations, "
     line += f"{models.duration(seconds)} here (an estimate; --dry-run measures)"
-    cheaper = []
-    for changes, loss in _cheaper(first):
-        share = count(first.config(changes), classes, guidance_embedded=embedded).evaluations / work.evaluations
-        cheaper.append(f"{' '.join(f'--set {change}' for change in changes)} ({share:.0%} of it; {loss})")
-    lines = [line, f"cheaper: {'; '.join(cheaper)}"]
+    lines = [line] if first.quick else [line, _cheaper(first, work.evaluations)]
     if first.machine.gpu_bytes is None and first.model.family is models.STABLE_DIFFUSION:
         lines.append(_without_gpu(first))
     return lines
 
 
-def _cheaper(first: FirstConfig) -> list[tuple[Sequence[str], str]]:
-    fewer_updates = (["tokens.max_updates=40"], "tokens may be weaker")
-    if not first.photos.is_cross_validated:
-        return [(["benchmark.seeds=3"], "wider intervals"), fewer_updates]
-    if first.folds == 2:
-        return [(["benchmark.repeats=1"], "much wider intervals"), fewer_updates]
-    half = "each classifier learns from half of the photos, and intervals are wider"
-    return [(["benchmark.folds=2", "benchmark.repeats=1"], half), fewer_updates]
+def _cheaper(first: FirstConfig, evaluations: int) -> str:
+    """Say what `--quick` costs, and what is lost by it."""
+    from dct_augment.pipeline.cost import count
+
+    quick = replace(first, quick=True).config()
+    embedded = first.model.family.takes_guidance
+    share = count(quick, len(first.photos.classes), guidance_embedded=embedded).evaluations / evaluations
+    lost = "intervals are wider"
+    if first.photos.is_cross_validated:
+        lost = "each classifier learns from half of the photos, and intervals are much wider"
+    return f"cheaper: dct-augment init --quick ({share:.0%} of it; {lost}; tokens may be weaker)"
 
 
 def _without_gpu(first: FirstConfig) -> str:
