@@ -73,7 +73,7 @@ def test_a_folder_of_birds_becomes_a_configuration_that_run_plans(folder: Path) 
         "every photo can be read; no photo is there twice",
         "model: pocket: it knows all of these classes",
         "test: cross-validation in 5 folds",
-        "work: 24 class tokens, 1,400 images, 25 trainings of the classifier; about ",
+        "work: 24 class tokens, 1,400 images, 30 trainings of the classifier; about ",
         "cheaper: dct-augment init --quick (",
         "written: photos.yaml",
         "next: dct-augment doctor --config photos.yaml, then dct-augment run --config photos.yaml",
@@ -83,7 +83,7 @@ def test_a_folder_of_birds_becomes_a_configuration_that_run_plans(folder: Path) 
     planned = call("run", "--config", "photos.yaml", "--dry-run", "--output", "out")
     assert planned.exit_code == 0, planned.output
     assert "tokens and images of 5 few-shot draws" in planned.stdout
-    assert "25 trials of 100 steps" in planned.stdout
+    assert "30 trials of 100 steps" in planned.stdout
     evaluations = [int(row.split("│")[3].replace(",", "")) for row in planned.stdout.splitlines() if "│" in row]
     assert f"about {sum(evaluations):,} U-Net evaluations" in done.stdout
 
@@ -99,7 +99,7 @@ def test_without_a_gpu_the_time_of_a_large_model_is_told(folder: Path, monkeypat
         "test: cross-validation in 3 folds, 2 times over: 'kind 0', 'kind 1', 'kind 2' ... have no more" in done.stdout
     )
     assert "no GPU here, and Pocket cannot draw your classes" in done.stdout
-    assert "work: 2,100 class tokens, 48,000 images, 30 trainings of the classifier; about " in done.stdout
+    assert "work: 2,100 class tokens, 48,000 images, 36 trainings of the classifier; about " in done.stdout
     assert "faster: a machine with a GPU; or --model stabilityai/sd-turbo, " in done.stdout
     assert "written: other.yaml and other-words.yaml" in done.stdout
     assert configuration.load("other.yaml").name == "other"

@@ -84,6 +84,7 @@ def test_a_folder_of_five_photos_per_class_is_tested_in_five_folds(tmp_path: Pat
         "real+linear_probe",
         "plain_prompt",
         "class_token_few_shot_guide",
+        "class_token",
     )
     assert config.guide == (FewShotClassifierConfig(backbone="vit_small_patch14_dinov2.lvd142m"),)
     assert config.dataset.words == {"gate": "gate", "petal": "petal"}

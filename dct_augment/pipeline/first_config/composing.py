@@ -34,7 +34,7 @@ _FEWEST_DRAWS = 4
 _MOST_SHOTS = 20
 _BACKBONE = "vit_small_patch14_dinov2.lvd142m"
 _POCKET_BACKBONE = "pocket/backbone"
-_ARMS = ("real", "real+strong_aug", "real+linear_probe", "plain_prompt", "class_token_few_shot_guide")
+_ARMS = ("real", "real+strong_aug", "real+linear_probe", "plain_prompt", "class_token_few_shot_guide", "class_token")
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,8 @@ class FirstConfig:
             "folds": "At most as many as the smallest class has photos.",
             "repeats": "How often the photos are divided anew: more give narrower intervals.",
             "shots": "Training photos of each class, at most.",
-            "arms": "Ways to train the classifier that are compared.",
+            "arms": "Ways to train the classifier that are compared. In cross-validation class_token is an upper line, "
+            "never kept: its guide has seen the test photos.",
         }
         return YamlSection("benchmark", [comment], values, remarks)
 
