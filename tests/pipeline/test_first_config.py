@@ -107,8 +107,8 @@ def test_a_quick_configuration_is_the_same_with_less_work(tmp_path: Path) -> Non
 
 
 def test_a_quick_holdout_has_fewer_draws(tmp_path: Path) -> None:
-    photos = write_photos(tmp_path / "photos" / "train", {"gate": 4, "petal": 4}).parent
-    write_photos(photos / "test", {"gate": 12, "petal": 12})
+    counts = {"train/gate": 4, "train/petal": 4, "test/gate": 12, "test/petal": 12}
+    photos = write_photos(tmp_path / "photos", counts)
     assert dataclasses.replace(prepare(photos), quick=True).config().benchmark.seeds == 3
 
 
