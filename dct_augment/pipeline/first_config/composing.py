@@ -206,7 +206,7 @@ class FirstConfig:
             "folds": "At most as many as the smallest class has photos.",
             "repeats": "How often the photos are divided anew: more give narrower intervals.",
             "shots": "Training photos of each class, at most.",
-            "arms": "Ways to train the classifier that are compared. With folds, class_token is an upper line, never kept.",
+            "arms": "Ways to train the classifier that are compared. With folds, class_token is but an upper line.",
         }
         return YamlSection("benchmark", [comment], values, remarks)
 
