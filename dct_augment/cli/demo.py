@@ -10,7 +10,7 @@ from dct_augment.cli.common import configure, print_summary, running
 from dct_augment.cli.init import init
 from dct_augment.cli.predict import predict
 
-_NEW_PHOTOS = 10
+_TEST_PHOTOS, _NEW_PHOTOS = 20, 10
 
 
 def demo(
@@ -20,7 +20,7 @@ def demo(
 ) -> None:
     """Get a classifier out of five photos of each Pocket bird, and of each digit: init, run, predict.
 
-    What is there already is used again.
+    Twenty other photos of each test it. What is there already is used again.
     """
     for name, dataset in (("birds", "pocket"), ("digits", "digits")):
         _photos_to_predictions(output, name, dataset)
@@ -33,8 +33,9 @@ def _photos_to_predictions(output: Path, name: str, dataset: str) -> None:
     given, new = output / "photos" / name, output / "photos" / f"new-{name}"
     config, run_folder = output / f"{name}.yaml", output / name
     if not given.is_dir():
-        write_photos(load(dataset), given, new, new_photos=_NEW_PHOTOS, replace=True)  # of a killed demo
-    typer.echo(f"{given}: five photos of each class; {new}: {_NEW_PHOTOS} others")
+        counts = {"test_photos": _TEST_PHOTOS, "new_photos": _NEW_PHOTOS}
+        write_photos(load(dataset), given, new, **counts, replace=True)  # what a killed demo has left
+    typer.echo(f"{given}: five photos of each class, {_TEST_PHOTOS} to test on; {new}: {_NEW_PHOTOS} others")
     if not config.is_file():
         _say("init", given, "--to", config, "--model", "pocket", "--quick", "--yes")
         init(given, to=config, model="pocket", quick=True, yes=True)

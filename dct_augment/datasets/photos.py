@@ -1,7 +1,7 @@
 """Photos of a data set as files: a folder such as a user has it, to try things on."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dct_augment import files
@@ -16,6 +16,7 @@ def write_photos(
     new: Path | str,
     *,
     shots: int = 5,
+    test_photos: int = 0,
     new_photos: int = 10,
     seed: int = 0,
     replace: bool = False,
@@ -24,9 +25,11 @@ def write_photos(
 
     Args:
         dataset: of which, such as `load_dataset("pocket")`.
-        folder: gets `<class>/<number>.png`, from the training images; a class is called by its slug.
+        folder: gets `<class>/<number>.png`, from the training images; a class is called by its slug. With test photos,
+            `train/<class>/<number>.png` and `test/<class>/<number>.png`.
         new: gets `<number>-<class>.png`, from the test images, one of each class in turn.
         shots: photos of a class, or as many as it has.
+        test_photos: photos of a class to test on, from the test images, none of them in `new`.
         new_photos: photos in `new`, at most one of a class.
         seed: decides which.
         replace: whether folders that are there go.
@@ -44,19 +47,30 @@ def write_photos(
     """
     names = {info.index: info.slug.replace("-", "_") for info in dataset.classes}
     split = few_shot(dataset, shots, seed)
+    firsts = _one_of_each(split.test)
     for target in map(Path, (folder, new)):
         if not replace and target.exists() and not _is_empty_folder(target):
             raise InputError(f"{str(target)!r} is there already; give a new folder, or replace=True")
     with files.atomic_folder(Path(new), replace=replace) as partial:
-        for number, example in enumerate(_one_of_each(split.test)[:new_photos]):
+        for number, example in enumerate(firsts[:new_photos]):
             example.open().save(partial / f"{number:02d}-{names[example.label]}.png")
-    numbers: Counter[int] = Counter()
     with files.atomic_folder(Path(folder), replace=replace) as partial:
-        for example in split.train:
-            path = partial / names[example.label] / f"{numbers[example.label]:02d}.png"
-            path.parent.mkdir(exist_ok=True)
-            example.open().save(path)
-            numbers[example.label] += 1
+        _write_classes(split.train, names, shots, partial / "train" if test_photos else partial)
+        if test_photos:
+            others = [example for example in split.test if example not in firsts]
+            _write_classes(others, names, test_photos, partial / "test")
+
+
+def _write_classes(examples: Sequence[Example], names: Mapping[int, str], most: int, folder: Path) -> None:
+    """Write the first examples of each class, `most` at most, as `<class>/<number>.png`."""
+    numbers: Counter[int] = Counter()
+    for example in examples:
+        if numbers[example.label] == most:
+            continue
+        path = folder / names[example.label] / f"{numbers[example.label]:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        example.open().save(path)
+        numbers[example.label] += 1
 
 
 def _is_empty_folder(path: Path) -> bool:

@@ -95,7 +95,7 @@ def test_a_quick_configuration_is_the_same_with_less_work(tmp_path: Path) -> Non
     quick = dataclasses.replace(prepared, quick=True)
     config, whole = quick.config(), prepared.config()
     assert (config.benchmark.folds, config.benchmark.repeats, config.benchmark.per_class) == (2, 1, 20)
-    assert (config.tokens.max_updates, config.tokens.restarts, config.generation.per_class) == (40, 0, 20)
+    assert (config.tokens.max_updates, config.tokens.restarts, config.generation.per_class) == (40, 1, 20)
     assert config.model.tiny_decoder == "pocket"
     assert (config.guide, config.downstream, config.benchmark.arms) == (
         whole.guide,
@@ -106,9 +106,20 @@ def test_a_quick_configuration_is_the_same_with_less_work(tmp_path: Path) -> Non
     assert findings._work(prepared)[1].startswith("cheaper: dct-augment init --quick (")
 
 
+def test_few_photos_with_a_test_are_all_trained_on_and_tokens_are_trained_once(tmp_path: Path) -> None:
+    counts = {"train/gate": 5, "train/petal": 4, "test/gate": 3, "test/petal": 3}
+    prepared = prepare(write_photos(tmp_path / "photos", counts))
+    config = written(prepared)
+    assert (config.dataset.val, config.benchmark.shots) == (0.0, 5)
+    assert config.benchmark.arms[-1] == "class_token"
+    assert "class_token_few_shot_guide" not in config.benchmark.arms
+    assert (prepared.photos.overview.counts["train"], prepared.photos.overview.counts["val"]) == (9, 0)
+
+
 def test_a_quick_holdout_has_fewer_draws(tmp_path: Path) -> None:
     counts = {"train/gate": 4, "train/petal": 4, "test/gate": 12, "test/petal": 12}
     photos = write_photos(tmp_path / "photos", counts)
+    assert prepare(photos).config().benchmark.seeds == 5
     assert dataclasses.replace(prepare(photos), quick=True).config().benchmark.seeds == 3
 
 

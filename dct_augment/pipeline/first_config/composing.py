@@ -34,7 +34,15 @@ _FEWEST_DRAWS = 4
 _MOST_SHOTS = 20
 _BACKBONE = "vit_small_patch14_dinov2.lvd142m"
 _POCKET_BACKBONE = "pocket/backbone"
-_ARMS = ("real", "real+strong_aug", "real+linear_probe", "plain_prompt", "class_token_few_shot_guide", "class_token")
+_ARMS = ("real", "real+strong_aug", "real+linear_probe", "plain_prompt")
+
+_QUICK_TOKENS = {
+    "max_updates": 40,
+    "restarts": 1,
+    "restart_words": 32,
+    "validation_images": 8,
+    "certificate_images": 12,
+}
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,8 @@ class FirstConfig:
 
     def _dataset(self) -> YamlSection:
         values, remarks = dict(self.photos.layout.dataset), {}
+        if "val" in values:
+            remarks["val"] = "No photo is held out for validation: there are few."
         if "duplicates" in values:
             remarks["duplicates"] = "Some photos are in two splits: copies leave train and val."
         words = words_of(self.photos.classes)
@@ -161,11 +171,10 @@ class FirstConfig:
         return str(self._downstream().values["model"])
 
     def _tokens(self) -> YamlSection:
-        values: dict[str, Any] = {"max_updates": 40, "restarts": 0} if self.quick else {"max_updates": 120}
+        values: dict[str, Any] = dict(_QUICK_TOKENS) if self.quick else {"max_updates": 120}
         values["classes_per_batch"] = self.model.family.classes_per_batch
         comment = "How long a class token trains, at most; fewer updates are faster."
-        remarks = {"restarts": "How often a class may start again from another word; some ambiguous words need it."}
-        return YamlSection("tokens", [comment], values, remarks)
+        return YamlSection("tokens", [comment], values)
 
     def _generation(self) -> YamlSection:
         values: dict[str, Any] = {"per_class": self.per_class}
@@ -201,7 +210,7 @@ class FirstConfig:
             if not self.photos.has_test:
                 comment += " It is held out of the photos: dataset.test, 0.2 of them if unset."
             values |= {"shots": self.shots, "seeds": 3 if self.quick else 5}
-        values |= {"per_class": self.per_class, "arms": list(_ARMS)}
+        values |= {"per_class": self.per_class, "arms": self.arms}
         remarks = {
             "folds": "At most as many as the smallest class has photos.",
             "repeats": "How often the photos are divided anew: more give narrower intervals.",
@@ -219,6 +228,14 @@ class FirstConfig:
     def repeats(self) -> int:
         """So many that there are 4 draws at least; one if it is to be quick."""
         return 1 if self.quick else -(-_FEWEST_DRAWS // self.folds)
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms to compare; the tokens of the run are those of every draw, if each draw has all photos."""
+        if self.photos.is_cross_validated:
+            return [*_ARMS, "class_token_few_shot_guide", "class_token"]
+        all_photos = self.shots == max(self.photos.different.values())
+        return [*_ARMS, "class_token" if all_photos else "class_token_few_shot_guide"]
 
     @property
     def shots(self) -> int:

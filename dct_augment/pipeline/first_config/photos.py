@@ -23,6 +23,7 @@ _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".ta
 _SAVED_BY_DATASETS = ("dataset_dict.json", "state.json")
 _METADATA = tuple(f"metadata.{ending}" for ending in ("csv", "jsonl", "parquet"))
 _NAMED = 5  # classes in a message
+_FEW = 20  # training photos of a class: of fewer, none can be spared for validation
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def look_at(path: Path, classes: Sequence[str] | None = None, progress: Progress
     layout = recognise(path)
     if classes is not None:
         layout = replace(layout, dataset={**layout.dataset, "classes": list(classes)})
+    layout, test_is_given = _keep_few_photos(layout)
     dataset, config = load_dataset(_config(layout))
     chosen = DatasetSubset(dataset.name, datasets.select(dataset, config.dataset.classes), dataset, {})
     _refuse_one_class(chosen, path)
@@ -78,7 +80,7 @@ def look_at(path: Path, classes: Sequence[str] | None = None, progress: Progress
             config = config.model_copy(update={"dataset": _config(layout).dataset})
             overview = datasets.look(chosen, config.dataset, Path(folder), progress)
     used = DatasetSubset(dataset.name, chosen.classes, dataset, overview.without)
-    has_test = config.benchmark.protocol == "holdout" and _has_test(layout)
+    has_test = config.benchmark.protocol == "holdout" and test_is_given
     photos = Photos(layout, config, chosen.classes, overview, _different(used, overview), has_test)
     _refuse_unreadable_classes(photos, path)
     if photos.is_cross_validated:
@@ -176,10 +178,17 @@ def _config(layout: Layout) -> Config:
     return validate({"name": "photos", "dataset": dict(layout.dataset), "guide": {"name": "few_shot"}}, "dataset")
 
 
-def _has_test(layout: Layout) -> bool:
-    """Tell whether there is a test split that is not held out of the training photos."""
+def _keep_few_photos(layout: Layout) -> tuple[Layout, bool]:
+    """Hold no validation out of few training photos with a test beside them; also tell whether there is such a test."""
     nothing_held_out = replace(layout, dataset={**layout.dataset, "val": 0, "test": 0})
-    return bool(len(datasets.load(_config(nothing_held_out).dataset).examples("test")))
+    settings = _config(nothing_held_out).dataset
+    dataset = datasets.load(settings)
+    has_test, has_val = (len(dataset.examples(split)) > 0 for split in ("test", "val"))
+    counts = Counter(labels(dataset.examples("train")))
+    fewest = min((counts[info.index] for info in datasets.select(dataset, settings.classes)), default=0)
+    if has_test and not has_val and fewest < _FEW:
+        return replace(layout, dataset={**layout.dataset, "val": 0.0}), True
+    return layout, has_test
 
 
 def _different(used: Dataset, overview: Overview) -> dict[str, int]:
