@@ -165,6 +165,14 @@ class RunContext:
         """Whether the guide, or a member of it, is made of the photos."""
         return few_shot_guide.few_shot_member(self.config.guide) is not None
 
+    @cached_property
+    def tokens_know_draws_alone(self) -> bool:
+        """Whether the tokens of the run know no other photos than each draw: all of them, by a guide that they made."""
+        settings = self.config.benchmark
+        if settings.protocol != "holdout" or not self.has_few_shot_guide or len(self.config.guide) > 1:
+            return False
+        return settings.shot_count >= datasets.most_images(self.real_images())
+
     def use_guide(self, guide: Classifier) -> None:
         """Take a classifier as guide, however weak: it was trained on a few images of these classes."""
         vars(self)["guide"] = guide

@@ -234,6 +234,13 @@ class Run(RunContext):
     def report(self) -> Path:
         """Write the report of what there is; return the page. Trials made with other settings are counted and told."""
         trials = TrialStage(self)
+        comparisons = arm_comparisons.summarize_trials(
+            trials.trials().drop(columns="identity"),
+            class_titles(self.classes),
+            self.config.benchmark.shot_count,
+            self.config.benchmark.per_class,
+            self.config.benchmark.folds if self.config.benchmark.protocol == "cross_validation" else None,
+        )
         remark = trials.others().remark(self.config.root)
         if remark:
             self.progress(Progress(StageName.REPORT, 0, 0, remark))
@@ -245,13 +252,7 @@ class Run(RunContext):
                 environment=self._environment(),
                 tokens=self.tokens.index(),
                 shards=self.shards,
-                benchmark=arm_comparisons.summarize_trials(
-                    trials.trials().drop(columns="identity"),
-                    class_titles(self.classes),
-                    self.config.benchmark.shot_count,
-                    self.config.benchmark.per_class,
-                    self.config.benchmark.folds if self.config.benchmark.protocol == "cross_validation" else None,
-                ),
+                benchmark={**comparisons, "class_token_knows_more": not self.tokens_know_draws_alone},
                 metrics=self._metrics(),
                 filtered=trials.filtered,
                 real_images=self._real_image_section(),

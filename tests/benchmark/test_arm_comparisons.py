@@ -140,6 +140,16 @@ def test_page_says_what_the_few_shot_guide_means(tmp_path: Path) -> None:
     assert "has no trials on the seeds" not in words
 
 
+def test_page_calls_nothing_distillation_where_the_guide_knows_the_draws_alone(tmp_path: Path) -> None:
+    shards = shard_folders(tmp_path / "none", "try")
+    _, text = make(tmp_path, shards, pd.DataFrame(), full(), class_token_knows_more=False)
+    words = Page(text).text
+    assert "is made of the few photos that every seed has, and of no other" in words
+    assert "distillation" not in words
+    assert "Upper line" not in words
+    assert "Against strong augmentation" in words
+
+
 @pytest.mark.parametrize(
     ("few_shot", "words"),
     [
