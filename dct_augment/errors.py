@@ -47,6 +47,10 @@ class TokenTrainingError(DctAugmentError):
     """No usable class token could be trained."""
 
 
+class UntrainedClassesError(TokenTrainingError):
+    """No usable class token could be trained for some classes; all else is done."""
+
+
 class ShardError(DctAugmentError):
     """A shard, its rows or its hash do not agree."""
 

@@ -1,6 +1,7 @@
 """Reads any picture as 8-bit RGB, upright, as a person sees it; or says in a sentence why it cannot be read."""
 
 import io
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -31,6 +32,9 @@ _NOT_DECODED = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "FPX", "
 _FULL_RANGE = {"I;16": 65535.0, "I;16L": 65535.0, "I;16B": 65535.0, "I;16N": 65535.0, "I": 65535.0, "F": 1.0}
 """The value of white, by Pillow's mode, for pictures of more than 8 bits. Netpbm and PNG store 16 bits as `I`, too."""
 
+_OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+"""Pillow decodes colours of 16 bits by their high bytes alone; in the other order of bytes it decodes the low ones."""
+
 _ROUNDING = 1e-3  # float pictures may be this much outside of 0..1
 _CHANNELS = (1, 3, 4)
 _PIXEL_LIMIT = threading.Lock()
@@ -41,7 +45,8 @@ class ImageReader:
     """How pictures become 8-bit RGB.
 
     The first frame is taken, turned upright by its EXIF orientation. Transparent parts show the background. Pictures of
-    more than 8 bits are mapped from their value range to 0..255; CMYK and Lab are converted by their colour profile.
+    more than 8 bits are mapped from their value range to 0..255, all colours alike; CMYK and Lab are converted by their
+    colour profile.
 
     Args:
         value_range: `full` is 0..65535 of 16-bit pictures and 0..1 of float pictures; `12bit` is 0..4095; `min_max` is
@@ -99,22 +104,49 @@ class ImageReader:
             raise UnreadableImageError(f"it cannot be decoded: {reason} ({type(error).__name__})") from error
 
     def _decode(self, data: bytes) -> Image.Image:
-        with _PIXEL_LIMIT:  # Pillow's own limit is one for the whole process
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                image = Image.open(io.BytesIO(data), formats=_formats(_is_heif(data)))
-            finally:
-                Image.MAX_IMAGE_PIXELS = limit
-        return self._convert(image)
+        image = _open(data)
+        if not _has_deep_colours(image):
+            return self._convert(image)
+        if self.value_range != "full":
+            return self._convert_deep(image, data)
+        converted = self._convert(image)
+        if image.mode in ("RGB", "RGBA", "LA"):
+            colours = [band for band in image.getbands() if band != "A"]
+            highest = max(float(np.asarray(image.getchannel(band)).max()) for band in colours)
+            converted.info[USED_RANGE] = (highest - (image.format == "PPM") / 2) / 255  # Netpbm's are rounded
+        return converted
 
-    def _convert(self, image: Image.Image) -> Image.Image:
+    def _convert_deep(self, image: Image.Image, data: bytes) -> Image.Image:
+        """Map colours of 16 bits by the value range, all three alike; alpha is what it is."""
+        low = _open(data)
+        if not _swap_bytes(low):
+            raise UnreadableImageError(
+                f"its colours ({image.mode}) have more than 8 bits, and dataset.value_range: {self.value_range} cannot "
+                "be applied to this kind; save it as PNG in RGB, or as 8-bit, or set dataset.value_range to full"
+            )
+        self._refuse_large(image)
+        high_bytes, low_bytes = (np.asarray(_loaded(each)).astype(np.uint16) for each in (image, low))
+        values = high_bytes << 8 | low_bytes
+        scaled = self._scaled(values[..., :3], 65535.0)
+        transparent = image.info.get("transparency")
+        if values.shape[-1] == 4:
+            scaled.putalpha(Image.fromarray(high_bytes[..., 3].astype(np.uint8)))
+        elif isinstance(transparent, tuple):
+            scaled.putalpha(Image.fromarray(np.where((values == transparent).all(-1), 0, 255).astype(np.uint8)))
+        converted = self._convert(scaled)
+        converted.info[USED_RANGE] = scaled.info[USED_RANGE]
+        return converted
+
+    def _refuse_large(self, image: Image.Image) -> None:
         width, height = image.size
         if width * height > self.max_pixels:
             raise UnreadableImageError(
                 f"{width} x {height} pixels are more than dataset.max_pixels, which is {self.max_pixels}"
             )
-        image.load()
-        image = _upright(image)
+
+    def _convert(self, image: Image.Image) -> Image.Image:
+        self._refuse_large(image)
+        image = _loaded(image)
         if image.mode in _FULL_RANGE:
             image = self._scaled_with_transparency(image)
         elif image.mode in ("CMYK", "LAB"):
@@ -170,6 +202,56 @@ class ImageReader:
         image = Image.fromarray(np.rint(scaled.clip(0, 1) * 255).astype(np.uint8))
         image.info[USED_RANGE] = float(scaled.max())
         return image
+
+
+def _open(data: bytes) -> Image.Image:
+    """Open a picture of any size; its pixels are not decoded."""
+    with _PIXEL_LIMIT:  # Pillow's own limit is one for the whole process
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data), formats=_formats(_is_heif(data)))
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _raw_modes(image: Image.Image) -> list[str]:
+    """List how the pixels of an opened picture lie in its file, part by part, e.g. `RGB;16B`."""
+    arguments = [tile[3] for tile in getattr(image, "tile", ())]
+    return [str(value[0] if isinstance(value, tuple) and value else value) for value in arguments]
+
+
+def _has_deep_colours(image: Image.Image) -> bool:
+    """Tell whether an opened picture has more than 8 bits a value, of which Pillow decodes 8."""
+    if image.mode in _FULL_RANGE:
+        return False
+    return (image.format == "PPM" and _ppm_white(image) > 255) or any(";16" in mode for mode in _raw_modes(image))
+
+
+def _ppm_white(image: Image.Image) -> int:
+    """Find the value of white of an opened Netpbm picture of colours; Pillow maps it to 255."""
+    for tile in getattr(image, "tile", ()):
+        if isinstance(tile[3], tuple) and isinstance(tile[3][-1], int):
+            return int(tile[3][-1])
+    return 255
+
+
+def _swap_bytes(image: Any) -> bool:
+    """Let an opened picture of 16-bit RGB or RGBA decode to its low bytes; tell whether it is of this kind."""
+    swapped = []
+    for tile, mode in zip(image.tile, _raw_modes(image), strict=True):
+        colours, _, depth = mode.partition(";16")
+        if image.mode not in ("RGB", "RGBA") or colours not in ("RGB", "RGBX", "RGBA") or depth not in _OTHER_BYTE:
+            return False
+        other = f"{colours};16{_OTHER_BYTE[depth]}"
+        swapped.append(tile._replace(args=(other, *tile.args[1:]) if isinstance(tile.args, tuple) else other))
+    image.tile = swapped
+    return bool(swapped)
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    """Decode a picture, and turn it upright."""
+    image.load()
+    return _upright(image)
 
 
 def _upright(image: Image.Image) -> Image.Image:

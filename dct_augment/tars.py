@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+"""What file names of tars end in, compressed or not. zstd is not read, but a message says what to do."""
+
 _END = bytes(1024)  # two empty blocks
 _MEMBER_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 _METADATA = re.compile(r"__[^/]*__($|/)")  # members that the library webdataset skips

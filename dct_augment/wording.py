@@ -33,7 +33,10 @@ def listed(names: Sequence[str], most: int) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Give the words of an error, without the number that the system has for it."""
+    """Give the words of an error, or of the one that it wraps, without the number that the system has for it."""
+    cause = getattr(error, "reason", None)
+    if isinstance(cause, BaseException):  # urllib's
+        return reason_of(cause)
     return getattr(error, "strerror", None) or str(error)
 
 

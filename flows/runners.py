@@ -27,6 +27,7 @@ from dct_augment.config import Config
 from dct_augment.errors import InputError
 from dct_augment.pipeline.stages import Stage
 from dct_augment.records import WorkUnit
+from dct_augment.wording import agreeing, counted, reason_of
 from flows.workers import Job
 
 _ANSWER_WITHIN = 20  # seconds, of a cluster of others
@@ -115,7 +116,8 @@ class Cluster(Runner):
         wanted, gpus = self._config.runner.workers, len(self._gpus)
         if wanted and gpus and wanted > gpus:
             raise InputError(
-                f"runner.workers is {wanted}, but there are {gpus} GPUs and a worker takes one; leave it out to use all"
+                f"runner.workers is {wanted}, but there {agreeing(gpus, 'is')} {counted(gpus, 'GPU')}, and a worker "
+                "takes one; leave it out to use all"
             )
         return wanted or gpus or 2
 
@@ -159,8 +161,8 @@ class Dask(Cluster):
             ) from error
         except OSError as error:
             raise InputError(
-                f"runner.address {address!r}: no Dask scheduler answers ({error}). Start one with `dask scheduler`, or "
-                "leave runner.address out for workers of this run's own"
+                f"runner.address {address!r}: no Dask scheduler answers ({reason_of(error)}). Start one with "
+                "`dask scheduler`, or leave runner.address out for workers of this run's own"
             ) from error
         if self._config.device.startswith("cuda") and not self._on_gpus:
             raise InputError(
@@ -226,8 +228,8 @@ class Ray(Cluster):
             return self._open.enter_context(RayTaskRunner(address=address, init_kwargs=init))
         except ConnectionError as error:
             raise InputError(
-                f"runner.address {address!r}: no Ray cluster answers ({error}). Start one with `ray start --head`, or "
-                "leave runner.address out for workers of this run's own"
+                f"runner.address {address!r}: no Ray cluster answers ({reason_of(error)}). Start one with "
+                "`ray start --head`, or leave runner.address out for workers of this run's own"
             ) from error
 
     def _workers(self) -> int:

@@ -2,6 +2,7 @@
 
 import io
 import random
+import struct
 import sys
 import zlib
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from dct_augment import reading
 from dct_augment.errors import UnreadableImageError
-from dct_augment.reading import ImageReader
+from dct_augment.reading import USED_RANGE, ImageReader
 
 READER = ImageReader()
 
@@ -284,3 +285,98 @@ def test_ten_thousand_damaged_files_are_each_read_or_refused_with_a_reason() -> 
     assert len(reasons) > 500
     assert all(reasons)
     assert not any("\n" in reason for reason in reasons)
+
+
+def deep_png(values: np.ndarray, colour_type: int = 2, transparent: bytes = b"") -> bytes:
+    """Write a PNG of 16 bits a value, which Pillow cannot; colour types are RGB 2, grey with alpha 4, RGBA 6."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    parts = [
+        chunk(b"IHDR", header),
+        chunk(b"tRNS", transparent) if transparent else b"",
+        chunk(b"IDAT", zlib.compress(rows)),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b"")
+
+
+def deep_tiff(values: np.ndarray, order: str, *, compressed: bool) -> bytes:
+    """Write a TIFF of RGB with 16 bits a value; `order` is `<` or `>`."""
+    height, width, count = values.shape
+    data = values.astype(f"{order}u2").tobytes()
+    data = zlib.compress(data) if compressed else data
+    data += b"\0" * (len(data) % 2)
+    depths = 8 + len(data)
+    entries = [
+        (256, width),
+        (257, height),
+        (258, depths),
+        (259, 8 if compressed else 1),
+        (262, 2),
+        (273, 8),
+        (277, count),
+    ]
+    entries += [(278, height), (279, len(data)), (284, 1)]
+    table = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in entries if tag != 258)
+    of_depths = struct.pack(f"{order}HHII", 258, 3, count, depths)
+    table = table[:24] + of_depths + table[24:]
+    directory = struct.pack(f"{order}H", len(entries)) + table + bytes(4)
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", depths + 2 * count)
+    return start + data + struct.pack(f"{order}{count}H", *[16] * count) + directory
+
+
+DEEP = np.random.default_rng(0).integers(0, 4096, (5, 7, 3)).astype(np.uint16)
+DEEP[0, 0] = 0, 4095, 2048
+DEEP_FILES = {
+    "png": deep_png(DEEP),
+    **{
+        f"tiff {order} {compressed}": deep_tiff(DEEP, order, compressed=compressed)
+        for order in "<>"
+        for compressed in (False, True)
+    },
+}
+
+
+@pytest.mark.parametrize("kind", DEEP_FILES)
+def test_16_bit_colours_are_mapped_by_the_value_range_with_all_their_bits(kind: str) -> None:
+    data = DEEP_FILES[kind]
+    expected = np.rint(DEEP / 4095 * 255).astype(np.uint8)
+    for value_range in ("12bit", "min_max", (0.0, 4095.0)):
+        image = ImageReader(value_range=value_range).read(data)
+        assert np.array_equal(np.asarray(image), expected), value_range
+        assert image.info[USED_RANGE] == 1
+    as_before = READER.read(data)
+    assert np.array_equal(np.asarray(as_before), DEEP >> 8)
+    assert as_before.info[USED_RANGE] == 15 / 255
+
+
+def test_transparent_16_bit_colours_keep_their_background() -> None:
+    alpha = np.full((5, 7, 1), 65535, np.uint16)
+    alpha[0, 0] = 0
+    reader = ImageReader(value_range="12bit", background="blue")
+    expected = np.rint(DEEP / 4095 * 255).astype(np.uint8)
+    expected[0, 0] = 0, 0, 255
+    with_alpha = deep_png(np.concatenate([DEEP, alpha], 2), 6)
+    with_transparent_value = deep_png(DEEP, 2, struct.pack(">HHH", *DEEP[0, 0]))
+    for data in (with_alpha, with_transparent_value):
+        assert np.array_equal(np.asarray(reader.read(data)), expected)
+
+
+@pytest.mark.parametrize(
+    "data", [deep_png(DEEP[..., :2], 4), b"P6 1 1 4095\n\x0f\xff\x00\x00\x00\x00"], ids=["grey with alpha", "Netpbm"]
+)
+def test_other_deep_colours_are_refused_for_a_value_range_and_not_nearly_black(data: bytes) -> None:
+    with pytest.raises(
+        UnreadableImageError, match=r"more than 8 bits, and dataset\.value_range: 12bit cannot be applied"
+    ):
+        ImageReader(value_range="12bit").read(data)
+    READER.read(data)
+
+
+def test_a_large_picture_of_16_bit_colours_is_not_decoded() -> None:
+    with pytest.raises(UnreadableImageError, match=r"7 x 5 pixels are more than dataset\.max_pixels"):
+        ImageReader(value_range="12bit", max_pixels=34).read(DEEP_FILES["png"])

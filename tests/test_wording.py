@@ -1,5 +1,7 @@
 """What messages share: numbers with nouns and verbs, and the first of many names."""
 
+from urllib.error import URLError
+
 import pytest
 
 from dct_augment.wording import agreeing, counted, counted_of, listed, reason_of
@@ -55,3 +57,8 @@ def test_the_first_of_many_names_are_listed() -> None:
 def test_an_error_is_said_without_the_number_of_the_system() -> None:
     assert reason_of(FileNotFoundError(2, "No such file or directory", "x.png")) == "No such file or directory"
     assert reason_of(ValueError("a damaged member")) == "a damaged member"
+
+
+def test_an_error_of_the_network_is_said_in_the_words_of_its_cause() -> None:
+    assert reason_of(URLError(ConnectionRefusedError(111, "Connection refused"))) == "Connection refused"
+    assert reason_of(URLError("no host given")) == "<urlopen error no host given>"

@@ -10,13 +10,19 @@ from dct_augment.wording import counted, counted_of, listed
 
 
 def missing_images(dataset: Dataset, settings: BenchmarkConfig) -> list[str]:
-    """Say what a benchmark on these images would lack: a test, or training images of a class.
+    """Say what a benchmark on these images would lack: two classes, a test, or training images of a class.
 
     Args:
         dataset: the images that can be read and are not left out.
         settings: whose protocol is known.
     """
     problems = []
+    if len(dataset.classes) < 2:
+        names = ", ".join(repr(info.original_name or info.name) for info in dataset.classes) or "none"
+        problems.append(
+            f"a classifier tells classes apart, so it needs two or more, and of {dataset.name!r} it has {names}. Add a "
+            "class, or choose others, too (dataset.classes). Tokens and images can be made of one: dct-augment generate"
+        )
     if settings.protocol == "holdout" and not len(dataset.examples("test")):
         problems.append(f"{dataset.name!r} has no test image that can be read; add some, or set dataset.test above 0")
     if settings.protocol == "cross_validation":

@@ -25,6 +25,7 @@ from dct_augment.config import FewShotClassifierConfig, seed_from
 from dct_augment.errors import ModelError
 from dct_augment.images import content, to_tensor
 from dct_augment.records import ClassInfo
+from dct_augment.wording import reason_of
 
 MOST_PIXELS = 224
 """The side of a backbone's input, at most, where the settings do not say: DINOv2's own are 518, which a CPU does not
@@ -121,7 +122,7 @@ class FewShotClassifier(Classifier):
             heads.load_state_dict(tensors)
             tuned = load_file(folder / BACKBONE) if settings.fine_tune else None
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = " ".join(reason_of(error).split())[:200]
             raise ModelError(f"few-shot guide {str(folder)!r} cannot be read: {reason}; make it anew") from error
         backbone = _load_backbone(settings, device)
         if tuned is not None:

@@ -15,7 +15,7 @@ from dct_augment.config import by_class
 from dct_augment.errors import InputError, ModelError
 from dct_augment.prompts import normalize_label, normalize_labels, without_indices
 from dct_augment.records import ClassInfo
-from dct_augment.wording import counted, counted_of
+from dct_augment.wording import counted, counted_of, reason_of
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Labels:
                 lines.append(f"{info.name!r} is " + " and ".join(self._label(output) for output in outputs[:4]))
             else:
                 lines.append(f"{info.name!r}{self._hint(info.name)}")
-        more = f" and {len(unmatched) - 10} more" if len(unmatched) > 10 else ""
+        more = f" and {len(unmatched) - 10:,} more" if len(unmatched) > 10 else ""
         return (
             f"the classifier has no single label for {counted_of(len(unmatched), count, 'class')}: "
             f"{'; '.join(lines)}{more}. Its labels: {_listed(self.names, 20)}. Say which with match: FILE.yaml "
@@ -126,7 +126,7 @@ class Labels:
                 if target == output:
                     names.append(f"{info.name!r} ({info.original_name})" if info.original_name else repr(info.name))
             lines.append(f"{' and '.join(names)} are both {self._label(output)}")
-        more = f" and {len(lines) - 10} more" if len(lines) > 10 else ""
+        more = f" and {len(lines) - 10:,} more" if len(lines) > 10 else ""
         return (
             f"the classifier has one label for several classes: {'; '.join(lines[:10])}{more}. Say which label each "
             "class has with match: FILE.yaml (`class: label`), or match: index"
@@ -154,7 +154,9 @@ def read(path: Path, outputs: int | None = None) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"labels: {path} cannot be read: {error}") from error
+        raise ModelError(
+            f"labels: {path} cannot be read: {reason_of(error)}; correct guide.labels or the file"
+        ) from error
     if path.suffix == ".txt":
         names: Any = [line.strip() for line in text.splitlines() if line.strip()]
     else:

@@ -18,6 +18,7 @@ from dct_augment.classifiers.names import ResolvedName
 from dct_augment.classifiers.preprocessing import Interpolation, Preprocess
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
+from dct_augment.wording import reason_of
 
 _BROKEN = (
     RuntimeError,
@@ -117,7 +118,7 @@ def _state_dict(path: Path, name: str) -> Mapping[str, torch.Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
-        raise ModelError(f"classifier {name!r}: checkpoint {str(path)!r} cannot be read: {error}") from error
+        raise ModelError(f"classifier {name!r}: checkpoint {str(path)!r} cannot be read: {reason_of(error)}") from error
     if not isinstance(state, Mapping):
         raise ModelError(
             f"classifier {name!r}: checkpoint {str(path)!r} holds a {type(state).__name__}, not a state dict"

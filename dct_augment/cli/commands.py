@@ -2,13 +2,13 @@
 
 import math
 import os
+import shlex
 import signal
 import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from dct_augment import __version__
@@ -30,14 +30,16 @@ from dct_augment.cli.common import (
     PerClass,
     configure,
     console,
+    print_report,
     print_summary,
     progress_bars,
     running,
     stop,
+    tables,
 )
-from dct_augment.errors import DctAugmentError
+from dct_augment.errors import DctAugmentError, UntrainedClassesError
 from dct_augment.records import ImageKind, StageName
-from dct_augment.wording import counted
+from dct_augment.wording import counted, reason_of
 
 if TYPE_CHECKING:
     from dct_augment.config import Config
@@ -51,6 +53,15 @@ class ExportFormat(StrEnum):
     ONNX = "onnx"
     TORCH_EXPORT = "torch_export"
 
+
+_PATH_FIXES: dict[type[OSError], str] = {
+    FileExistsError: "move it away, or give another path, e.g. --output",
+    FileNotFoundError: "correct the path",
+    NotADirectoryError: "a folder of this path is a file; correct the path",
+    IsADirectoryError: "it is a folder; give the path of a file",
+    PermissionError: "change its permissions, or give another path",
+}
+"""What a user can do about a path that cannot be used."""
 
 _ENDINGS = {ExportFormat.ONNX: "onnx", ExportFormat.TORCH_EXPORT: "pt2"}
 
@@ -170,7 +181,7 @@ def fit(
     with running(settings) as run:
         folder = run.fit()
         typer.echo(f"classifier: {run.kept_classifier()}")
-        typer.echo(f"in {folder}; try: dct-augment predict {run.config.root} PICTURES")
+        typer.echo(f"in {folder}; try: dct-augment predict {shlex.quote(str(run.config.root))} PICTURES")
         if export:
             from dct_augment.downstream.exporting import export_classifier
 
@@ -216,10 +227,13 @@ def run_command(
     if dry_run:
         return _plan(settings, tuple(StageName))
     overrides = [*(overrides or []), *([f"device={device}"] if device else [])]
-    with progress_bars() as report:
-        page = _flow(config, per_class, settings, overrides, full, report)
-    print_summary(settings)
-    typer.echo(f"report: {page}")
+    try:
+        with progress_bars() as report:
+            page = _flow(config, per_class, settings, overrides, full, report)
+    except UntrainedClassesError:  # all else is done, the report too
+        print_report(settings, settings.root / "report" / "index.html")
+        raise
+    print_report(settings, page)
 
 
 @app.command()
@@ -243,7 +257,9 @@ def verify(
     if not settings.root.is_dir():
         from dct_augment.errors import InputError
 
-        raise InputError(f"{settings.root} does not exist; make it with `dct-augment generate --config {config}`")
+        where = ["--output", str(output)] if output else []
+        command = shlex.join(["dct-augment", "generate", "--config", config, *where])
+        raise InputError(f"{settings.root} does not exist; make it with `{command}`")
     from dct_augment.pipeline.verify import verify as check
 
     found = check(settings.root, settings.name)
@@ -269,8 +285,10 @@ def main() -> None:
         _complain(str(error))
         sys.exit(error.exit_code)
     except OSError as error:
-        _complain(str(error))
-        sys.exit(1)
+        path = f"{str(error.filename)!r}: " if error.filename is not None else ""
+        fix = next((fix for kind, fix in _PATH_FIXES.items() if isinstance(error, kind)), "")
+        _complain(f"{path}{reason_of(error)}{fix and '; '}{fix}")
+        sys.exit(2 if fix else 1)
 
 
 def _complain(text: str) -> None:
@@ -292,7 +310,7 @@ def _flow(
     return augment(
         config,
         per_class=per_class,
-        classes=list(classes) if classes else None,
+        classes=None if classes is None else list(classes),  # none at all is refused by the flow
         output=str(output) if output else None,
         overrides=overrides,
         full=full,
@@ -312,7 +330,7 @@ def _plan(settings: "Config", parts: tuple[StageName, ...]) -> None:
     for line in lines:
         seconds = "-" if math.isnan(line.seconds) else f"{line.seconds:,.0f}"
         table.add_row(line.part, line.todo, f"{line.evaluations:,}", seconds)
-    Console().print(table)
+    tables.print(table)
     if StageName.ARMS in parts and (hint := folds_hint(run.config)):
         typer.echo(hint)
 
@@ -335,7 +353,7 @@ def _token_table(run: "Run") -> None:
         shares = [row[f"{kind}_accuracy"] for kind in ("plain_guide", "guide", "plain_judge", "judge")]
         percents = ["-" if share is None or share != share else f"{share:.0%}" for share in shares]
         table.add_row(row["class"], str(row["updates"]), *percents, row["verdict"] or "-", row["stop_reason"])
-    Console().print(table)
+    tables.print(table)
 
 
 def _shard_table(run: "Run") -> None:

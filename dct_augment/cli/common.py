@@ -14,12 +14,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from dct_augment.errors import InputError
+
 if TYPE_CHECKING:
     from dct_augment.config import Config
     from dct_augment.pipeline.run import Run
     from dct_augment.records import Progress, ProgressCallback
 
 console = Console(stderr=True)
+tables = Console(markup=False, highlight=False)
+"""For tables on stdout: names of classes may look like rich's markup, e.g. `bolt [m6]`."""
 
 ConfigName = Annotated[str, typer.Option("--config", "-c", help="name of a configuration, or path to a YAML file")]
 Overrides = Annotated[
@@ -46,10 +50,24 @@ def configure(
     """Read and check the configuration that a command asks for."""
     from dct_augment import config
 
-    names = None if classes is None else [part.strip() for part in classes.split(",") if part.strip()]
+    names = class_names(classes)
     return config.load(
         name, overrides or [], full=full, per_class=per_class, classes=names, output=output, device=device
     )
+
+
+def class_names(classes: str | None) -> list[str] | None:
+    """List the names that `--classes` gives; None if it is not given.
+
+    Raises:
+        InputError: it names none.
+    """
+    if classes is None:
+        return None
+    names = [part.strip() for part in classes.split(",") if part.strip()]
+    if not names:
+        raise InputError(f"--classes {classes!r} names no class; give names, separated by commas, or leave it out")
+    return names
 
 
 @contextmanager
@@ -79,13 +97,13 @@ def bars(
 ) -> Iterator["ProgressCallback"]:
     """Progress bars on stderr, of work that loads no model; `stopped` is said when it is interrupted."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
     with Bars(*columns, console=console) as shown:
         try:
@@ -129,6 +147,12 @@ def _follow(shown: Bars) -> "ProgressCallback":
     return report
 
 
+def print_report(settings: "Config", page: Path | str) -> None:
+    """Print the summary of a report, and where it lies."""
+    print_summary(settings)
+    typer.echo(f"report: {page}")
+
+
 def print_summary(settings: "Config") -> None:
     """Print the main numbers of a report, what they answer, and what to do next."""
     from dct_augment.classifiers import kept
@@ -140,7 +164,7 @@ def print_summary(settings: "Config") -> None:
     table.add_column("interval", justify="right")
     for title, mean, interval in headlines(settings.root):
         table.add_row(title, f"{mean:.1%}", interval)
-    Console().print(table)
+    tables.print(table)
     for line in answer_in_words(settings.root):
         typer.echo(line)
     if (settings.root / kept.FOLDER).is_dir():

@@ -82,11 +82,11 @@ def _class_table(overview: "Overview", settings: "Config") -> Table:
     table = Table(
         title=f"{settings.name}: {overview.dataset}, {counted(len(overview.classes), 'class')}", title_justify="left"
     )
-    for column in ("number", "class", "called in the data", *splits):
+    for column in ("label", "class", "called in the data", *splits):
         table.add_column(column, justify="left" if column.startswith("c") else "right", overflow="fold")
-    for number, info in enumerate(overview.classes[:_CLASSES]):
+    for info in overview.classes[:_CLASSES]:
         counts = [f"{info.counts[split]:,}" for split in splits]
-        table.add_row(str(number), info.name, info.original_name or info.name, *counts)
+        table.add_row(str(info.index), info.name, info.original_name or info.name, *counts)
     table.add_section()
     table.add_row("", "all", "", *(f"{count:,}" for count in overview.counts.values()))
     return table

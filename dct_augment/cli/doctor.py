@@ -1,10 +1,10 @@
 """`dct-augment doctor`: what a run needs, before it starts."""
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from dct_augment.cli.common import ConfigName, Output, Overrides, configure
+from dct_augment.cli.common import ConfigName, Output, Overrides, configure, tables
 
 COLOURS = {"ok": "green", "warning": "yellow", "missing": "red"}
 
@@ -18,8 +18,8 @@ def doctor(config: ConfigName = "pocket", overrides: Overrides = None, output: O
     for column in ("what", "state", "found", "what to do"):
         table.add_column(column, overflow="fold")
     for finding in findings:
-        state = f"[{COLOURS[finding.state]}]{finding.state}[/]"
+        state = Text(finding.state, style=COLOURS[finding.state])
         table.add_row(finding.what, state, finding.detail, finding.fix)
-    Console().print(table)
+    tables.print(table)
     if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, bars, configure
+from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, bars, class_names, configure
 from dct_augment.errors import InputError
 from dct_augment.wording import counted
 
@@ -42,12 +42,13 @@ def export(
     private: Annotated[bool, typer.Option("--private", help="with --push: only for its owner to see")] = False,
 ) -> None:
     """Export training images for other tools, with a data-set card; plain-prompt images to compare with stay out."""
-    if runs and (output or _is_given(context, "config")):
-        raise InputError("give the folders of runs, or --config and --output of one run, not both")
+    if runs and (output or overrides or _is_given(context, "config")):
+        raise InputError("give the folders of runs, or --config, --set and --output of one run, not both")
     if no_filter and confidence is not None:
         raise InputError("give --filter or --no-filter, not both")
     if private and not push:
         raise InputError("--private is for --push; give both, or leave it out")
+    names = class_names(classes)
     folders = runs or [configure(config, overrides=overrides, output=output).root]
     with bars("stopped; nothing was exported") as report:
         from dct_augment.export import check_push, export_images
@@ -59,7 +60,7 @@ def export(
             folders,
             to,
             kind,
-            classes=None if classes is None else classes.split(","),
+            classes=names,
             filter_confidence=confidence,
             run_filter=not no_filter,
             shared_names=cast("SharedNames | None", shared_names),  # checked there

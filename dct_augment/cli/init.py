@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dct_augment.cli.common import Classes, bars, console
+from dct_augment.cli.common import Classes, bars, class_names, console
 
 
 def init(
@@ -36,7 +36,7 @@ def init(
 
     path = to or target.default_path(photos)
     target.check_target(path)
-    chosen = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
+    chosen = class_names(classes)
     with bars("stopped; nothing is written") as report:
         found = look_at(photos, chosen, report)
     with console.status("looking at this machine"):

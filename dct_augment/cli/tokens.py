@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, configure, running
+from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, configure, running, tables
 from dct_augment.errors import InputError
 from dct_augment.wording import counted
 
@@ -47,7 +46,7 @@ def list_tokens(
         table.add_row(
             str(token.metadata.get("class", "")), token.word, str(len(token.vector)), widths, base, *_shares(token)
         )
-    Console().print(table)
+    tables.print(table)
 
 
 @app.command()
@@ -158,7 +157,7 @@ def compare(
         table.add_row(
             left.word if left.word == right.word else f"{left.word}, {right.word}", f"{cosine:.3f}", *norms, *shares
         )
-    Console().print(table)
+    tables.print(table)
 
 
 def _run_tokens(run: "Run") -> "list[Token]":

@@ -38,7 +38,14 @@ from dct_augment.config.gradient_methods import (
     LookAheadConfig,
     LvConfig,
 )
-from dct_augment.config.identity import WEIGHTS, comparable
+from dct_augment.config.identity import (
+    FEATURES_HASH,
+    INIT_FROM_HASH,
+    MATCH_HASH,
+    TINY_DECODER_HASH,
+    WEIGHTS,
+    comparable,
+)
 from dct_augment.config.loading import DATASETS, available, dump, folders, load, override, validate
 from dct_augment.config.renames import upgrade_token_identity
 from dct_augment.config.sections import (
@@ -56,8 +63,12 @@ from dct_augment.config.tokens import TextualInversionConfig, TokensConfig
 __all__ = [
     "DATASETS",
     "DEFAULT_POSITIONS",
+    "FEATURES_HASH",
     "FULL_BENCHMARK",
+    "INIT_FROM_HASH",
+    "MATCH_HASH",
     "SCHEMA_VERSION",
+    "TINY_DECODER_HASH",
     "WEIGHTS",
     "AircraftDataset",
     "AnyClassifierConfig",

@@ -1,11 +1,33 @@
 """What every part of the configuration is."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _expanded(path: Path) -> Path:
+    """Put the home folder in place of `~`, as a shell does."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"there is no user {path.parts[0]!r}; write the folder out") from error
+
+
+def _as_written(path: Path) -> Path:
+    """Check that a path can be expanded where it is used; it stays as it is, for it decides results by its text."""
+    _expanded(path)
+    return path
+
+
+UserPath = Annotated[Path, AfterValidator(_expanded)]
+"""A path that a user gives; `~` is the home folder."""
+
+WrittenPath = Annotated[Path, AfterValidator(_as_written)]
+"""A path that a user gives and that is part of an identity as it is written; who uses it expands `~`."""
 
 
 def _check_shots(value: Any) -> Any:

@@ -1,11 +1,10 @@
 """The benchmark's sections: the classifier, the arms and draws that it is trained on, and the metrics of images."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section
+from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section, UserPath
 
 Arm = Literal[
     "real",
@@ -146,7 +145,9 @@ class MetricsConfig(Section):
         "(vit_small_patch14_dinov2.lvd142m, local-dir:FOLDER); auto: judge or guide, whichever gives features; unset: "
         "no metrics",
     )
-    inception_weights: Path | None = Field(None, description="file of the FID Inception weights; downloaded if unset")
+    inception_weights: UserPath | None = Field(
+        None, description="file of the FID Inception weights; downloaded if unset"
+    )
     per_class: PositiveInt = Field(50, description="images per class of each kind: equal numbers can be compared")
     real_images: Annotated[int, Field(ge=10)] = Field(10_000, description="most real images compared with")
     nearest_neighbours: PositiveInt = Field(5, description="k of precision, recall, density and coverage")

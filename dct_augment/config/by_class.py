@@ -12,6 +12,7 @@ import yaml
 
 from dct_augment.errors import InputError
 from dct_augment.records import ClassInfo
+from dct_augment.wording import reason_of
 
 DEFAULT = "default"
 """The key whose value is for every class that is not named."""
@@ -83,7 +84,7 @@ def read_text(path: Path, setting: str) -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"{setting} {str(path)!r} is not written in UTF-8; save it as UTF-8 ({error})") from error
     except OSError as error:
-        raise InputError(f"{setting} {str(path)!r} cannot be read: {' '.join(str(error).split())}") from error
+        raise InputError(f"{setting} {str(path)!r} cannot be read: {reason_of(error)}; correct the path") from error
     if not text.strip():
         raise InputError(f"{setting} {str(path)!r} is empty; fill it, or leave the setting out")
     return text
@@ -186,7 +187,7 @@ def check_classes(keys: Iterable[str], classes: Sequence[ClassInfo], setting: st
     for key in unknown[:5]:
         close = difflib.get_close_matches(key, known, n=1)
         described.append(f"{key!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
-    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+    more = f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
     raise InputError(f"{setting}: there is no class {', '.join(described)}{more}")
 
 

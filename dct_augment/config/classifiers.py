@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
-from dct_augment.config.base import PositiveInt, Section
+from dct_augment.config.base import PositiveInt, Section, UserPath, WrittenPath
 from dct_augment.prompts import CLASS_FIELD
 
 
@@ -29,12 +29,14 @@ class ClassifierConfig(Section):
         None, description="told from the name if unset; `function` is never guessed"
     )
     revision: str | None = Field(None, description="branch, tag or commit on the Hub")
-    checkpoint: Path | None = Field(None, description="weights for a timm architecture: safetensors or a torch file")
-    labels: Path | None = Field(None, description="label names in output order: a .txt, .json or .yaml list")
+    checkpoint: UserPath | None = Field(
+        None, description="weights for a timm architecture: safetensors or a torch file"
+    )
+    labels: UserPath | None = Field(None, description="label names in output order: a .txt, .json or .yaml list")
     pooling: Literal["model", "mean_before_norm"] = Field(
         "model", description="`mean_before_norm`: mean of patch tokens, then the final norm (the vit-mae classifiers)"
     )
-    match: Annotated[Literal["name", "index"] | Path, BeforeValidator(_text_or_path)] = Field(
+    match: Annotated[Literal["name", "index"] | WrittenPath, BeforeValidator(_text_or_path)] = Field(
         "name", description="how classes find their label: by name, by index, or a YAML file `class: label`"
     )
     weight: Annotated[float, Field(gt=0)] = Field(1.0, description="in an ensemble")

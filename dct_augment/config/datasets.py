@@ -8,7 +8,7 @@ from PIL import ImageColor
 from pydantic import BeforeValidator, Field, field_validator
 
 from dct_augment.config import by_class
-from dct_augment.config.base import Section
+from dct_augment.config.base import Section, WrittenPath
 from dct_augment.errors import InputError
 
 
@@ -24,7 +24,24 @@ def _check_words(value: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
-Words = Annotated[Path | dict[str, str] | None, BeforeValidator(_check_words)]
+def _check_value_range(value: Any) -> Any:
+    """Refuse what is no value range with one message, not with one for each form that it may have."""
+    is_pair = isinstance(value, list | tuple) and len(value) == 2
+    is_pair = is_pair and all(isinstance(end, int | float) and not isinstance(end, bool) for end in value)
+    if not is_pair and value not in ("full", "12bit", "min_max"):
+        raise ValueError("must be full, 12bit, min_max, or a pair [black, white]")
+    return value
+
+
+def _check_roots(value: Any) -> Any:
+    """Refuse what is neither a folder nor a list of them with one message."""
+    folders = value if isinstance(value, list | tuple) else [value]
+    if value is not None and not all(isinstance(folder, str | Path) for folder in folders):
+        raise ValueError("must be a folder, or a list of folders")
+    return value
+
+
+Words = Annotated[WrittenPath | dict[str, str] | None, BeforeValidator(_check_words)]
 """Prompt words of classes: a file, or the mapping itself."""
 
 
@@ -49,7 +66,7 @@ class DigitsDataset(AnyDataset):
 class DatasetOnDisk(AnyDataset):
     """A data set that the user has in a folder."""
 
-    path: Path = Field(description="folder of the data set")
+    path: WrittenPath = Field(description="folder of the data set")
     words: Words = Field(
         None,
         description="prompt words of classes whose names read badly: `class: words`, or a file of them in YAML, or in "
@@ -58,7 +75,9 @@ class DatasetOnDisk(AnyDataset):
     val: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share held out where there is no val split")
     test: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="share held out where there is no test split")
     seed: int = Field(0, description="of the held-out shares")
-    value_range: Literal["full", "12bit", "min_max"] | tuple[float, float] = Field(
+    value_range: Annotated[
+        Literal["full", "12bit", "min_max"] | tuple[float, float], BeforeValidator(_check_value_range)
+    ] = Field(
         "full",
         description="black and white in pictures of more than 8 bits: `full` (0..65535, float 0..1), "
         "`12bit` (0..4095), `min_max` of each picture, or a pair",
@@ -103,8 +122,8 @@ class ManifestDataset(DatasetOnDisk):
     """A table of pictures: CSV, TSV, JSON lines or parquet with a path and a label in each row."""
 
     name: Literal["manifest"]
-    path: Path = Field(description="the table: .csv, .tsv, .jsonl or .parquet")
-    root: Path | tuple[Path, ...] | None = Field(
+    path: WrittenPath = Field(description="the table: .csv, .tsv, .jsonl or .parquet")
+    root: Annotated[WrittenPath | tuple[WrittenPath, ...] | None, BeforeValidator(_check_roots)] = Field(
         None, description="folder of the pictures, or several: the first that has a path; the table's own if unset"
     )
     path_column: str = Field("path", description="column of the paths")
@@ -139,7 +158,7 @@ class HuggingFaceDataset(DatasetOnDisk):
     """What the package `datasets` reads: a folder in one of its layouts, or a data set of the Hub."""
 
     name: Literal["huggingface"]
-    path: Path = Field(
+    path: WrittenPath = Field(
         description="folder written by `save_to_disk`, of parquet files or of pictures; or `user/name` on the Hub"
     )
     revision: str | None = Field(None, description="commit, branch or tag on the Hub")

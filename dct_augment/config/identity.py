@@ -58,6 +58,12 @@ _CLASSIFIER = (
 WEIGHTS = "weights"
 """What the hash of a local model's files is called beside its settings."""
 
+MATCH_HASH, TINY_DECODER_HASH, INIT_FROM_HASH = "match_sha256", "tiny_decoder_sha256", "init_from_sha256"
+FEATURES_HASH = "features_sha256"
+
+HASHES = (WEIGHTS, MATCH_HASH, TINY_DECODER_HASH, INIT_FROM_HASH, FEATURES_HASH)
+"""What the hashes of files that settings name are called, beside these settings."""
+
 DECIDES: Mapping[Part, tuple[str, ...]] = {
     "tokens": (*_IMAGE_OF_A_PROMPT, "tokens", "textual_inversion"),
     "generation": (*_IMAGE_OF_A_PROMPT, "judge", "generation.image_format", "generation.seed"),
@@ -133,7 +139,7 @@ def identity(settings: Mapping[str, Any], schema: int, part: Part) -> dict[str, 
 
 
 def comparable(identity: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an identity without the hashes of weights that a record of an older version does not have."""
+    """Return an identity without the hashes of files that a record of an older version does not have."""
     result = dict(identity)
     for section, value in identity.items():
         old = recorded.get(section)
@@ -145,9 +151,9 @@ def comparable(identity: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict
 
 
 def _without_new_hash(settings: Any, recorded: Any) -> Any:
-    if isinstance(settings, Mapping) and isinstance(recorded, Mapping) and WEIGHTS not in recorded:
-        return {key: value for key, value in settings.items() if key != WEIGHTS}
-    return settings
+    if not isinstance(settings, Mapping) or not isinstance(recorded, Mapping):
+        return settings
+    return {key: value for key, value in settings.items() if key not in HASHES or key in recorded}
 
 
 def _copy(source: Mapping[str, Any], target: dict[str, Any], path: list[str]) -> None:

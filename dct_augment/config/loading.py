@@ -17,6 +17,7 @@ from dct_augment.config.datasets import AnyDataset, DatasetConfig
 from dct_augment.config.renames import take_out
 from dct_augment.config.sections import Config
 from dct_augment.errors import ConfigError
+from dct_augment.wording import reason_of
 
 
 def folders() -> list[Path]:
@@ -58,7 +59,7 @@ def load(
         The checked configuration; it is frozen.
 
     Raises:
-        ConfigError: the file is missing or not YAML, or any value is wrong; lists every problem.
+        ConfigError: the file is missing, cannot be read or is not YAML, or any value is wrong; lists every problem.
 
     Examples:
         >>> import dct_augment
@@ -69,6 +70,8 @@ def load(
     path = _find(name_or_path)
     try:
         data = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(str(path), [f"it cannot be read: {reason_of(error)}; give a YAML file"]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(data, dict):
@@ -236,6 +239,8 @@ def _sections(loc: Iterable[Any]) -> list[type[BaseModel]]:
     for part in loc:
         if isinstance(part, int):
             continue
+        if not sections:  # inside a setting that is no section: the place is one of the forms that it may have
+            return []
         if len(sections) > 1:
             sections = [section for section in sections if part in _tags(section)]
         else:

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from dct_augment.config import by_class
-from dct_augment.config.base import PositiveInt, Section
+from dct_augment.config.base import PositiveInt, Section, UserPath
 from dct_augment.config.benchmark import FEW_SHOT_ARMS, BenchmarkConfig, DownstreamConfig, MetricsConfig
 from dct_augment.config.classifiers import Ensemble, is_few_shot
 from dct_augment.config.datasets import DatasetConfig
-from dct_augment.config.identity import Part, identity
+from dct_augment.config.identity import INIT_FROM_HASH, Part, identity
 from dct_augment.config.tokens import TextualInversionConfig, TokensConfig
 from dct_augment.errors import InputError
 from dct_augment.prompts import CLASS_FIELD, CONTEXT_FIELD, TOKEN_FIELD
@@ -155,7 +155,7 @@ class Config(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] = Field(
         description="letters, digits, - and _; names the run folder and the shards"
     )
-    output: Path | None = Field(None, description="run folder; `runs/<name>` if unset")
+    output: UserPath | None = Field(None, description="run folder; `runs/<name>` if unset")
     device: str = Field("auto", description="`auto` takes CUDA if there is one; or `cpu`, `cuda`, `cuda:1`")
     dataset: DatasetConfig
     model: ModelConfig = ModelConfig()
@@ -216,7 +216,11 @@ class Config(Section):
             narrowed["prompts"] = {**whole["prompts"], "contexts": _shared(contexts)}
         if isinstance(self.tokens.init_word, dict) and "tokens" in whole:
             words = {info.slug: self.tokens.init_word_of(info) for info in classes}
-            narrowed["tokens"] = {**whole["tokens"], "init_word": _shared(words)}
+            narrowed["tokens"] = {**narrowed["tokens"], "init_word": _shared(words)}
+        starts = whole.get("tokens", {}).get(INIT_FROM_HASH)
+        if isinstance(starts, Mapping):
+            hashes = {info.slug: starts.get(info.slug) for info in classes}
+            narrowed["tokens"] = {**narrowed["tokens"], INIT_FROM_HASH: _shared(hashes)}
         return narrowed
 
 

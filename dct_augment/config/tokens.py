@@ -1,13 +1,12 @@
 """How tokens are trained: by the gradient of a classifier, or from a few real images."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from dct_augment.config import by_class
-from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section
+from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section, UserPath
 from dct_augment.config.gradient_methods import DirectAlignConfig, GradientMethodConfig
 from dct_augment.errors import InputError
 from dct_augment.prompts import CLASS_FIELD
@@ -31,7 +30,7 @@ class TokensConfig(Section):
         description="word that a token starts from, the mean of its pieces if the tokenizer splits it; `{class}` is "
         "the class's own name; or `class: word`, where `default` is every class that is not named",
     )
-    init_from: Path | None = Field(
+    init_from: UserPath | None = Field(
         None, description="a token file, or a folder with <class-slug>.safetensors, to start from instead of init_word"
     )
     images_per_update: PositiveInt = Field(2, description="images of a class in one update")

@@ -68,6 +68,7 @@ def find_layout(root: Path) -> FolderLayout:
     pictures_beside = [name for name in others if with_classes and holds_pictures(root / name)]
     if not with_classes or (pictures_beside and not only_folders):
         _refuse_splits_without_classes(root, candidates, others)
+        _refuse_folder_around_all(root, "", names)
         _refuse_splits_in_classes(root, names)
         return FolderLayout({"train": ("",)})
     filled = [name for name in candidates if name in with_classes or holds_pictures(root / name)]
@@ -100,6 +101,8 @@ def _split_layout(
             )
         if folders := tuple(name for name in members if name not in without):
             splits[split] = folders
+    for folder in splits["train"]:
+        _refuse_folder_around_all(root, folder, image_files.folder_names(root / folder))
     if others:
         notes.append(f"folders beside the splits are left out: {shortened(others)}")
     if eval_names := [name for name in groups.get("val", ()) if name.lower().startswith("eval")]:
@@ -114,6 +117,30 @@ def _refuse_splits_without_classes(root: Path, candidates: Sequence[str], others
     raise DatasetError(
         f"{str(root)!r} has only {' and '.join(map(repr, candidates))}, which hold pictures but no class folders; "
         f"{_ONE_FOLDER_PER_CLASS}, inside of them. If they are your classes, rename them"
+    )
+
+
+def _refuse_folder_around_all(root: Path, split_folder: str, names: Sequence[str]) -> None:
+    """Raise DatasetError if the only class folder holds the classes, or the splits, in folders of its own."""
+    if len(names) != 1:
+        return
+    place = root / split_folder / names[0]
+    inner = image_files.folder_names(place)
+    while len(inner) == 1 and not holds_pictures(place):
+        place /= inner[0]
+        inner = image_files.folder_names(place)
+    filled = [name for name in inner if any(True for _ in image_files.paths_below(place / name))]
+    without_classes = all(map(split_words.split_of, filled)) and any(holds_pictures(place / name) for name in filled)
+    if len(filled) < 2 or holds_pictures(place) or without_classes:
+        return
+    fix = (
+        f"move them up into {str(root / split_folder)!r}"
+        if split_folder
+        else f"did you mean dataset.path {str(place)!r}?"
+    )
+    raise DatasetError(
+        f"{str(root / split_folder)!r} has one class folder, {names[0]!r}, which holds no pictures but folders of "
+        f"them: {shortened(filled)}; {fix}"
     )
 
 

@@ -76,8 +76,9 @@ def _as_folder(settings: HuggingFaceDataset) -> FolderDataset:
     `train` makes all others disappear, and `Testing/` is trained on.
 
     Raises:
-        DatasetError: columns are named that an imagefolder has not.
+        DatasetError: columns are named that an imagefolder has not, or a subset or revision.
     """
+    _refuse_without_effect(settings, "subset", "revision", what="a folder of pictures")
     for setting, only in (("image_column", "image"), ("label_column", "label")):
         if getattr(settings, setting) != only:
             raise DatasetError(
@@ -86,6 +87,16 @@ def _as_folder(settings: HuggingFaceDataset) -> FolderDataset:
             )
     common = {key: getattr(settings, key) for key in DatasetOnDisk.model_fields}
     return FolderDataset(**common | {"name": "folder", "title": settings.title, "class_order": "alphabetical"})
+
+
+def _refuse_without_effect(settings: HuggingFaceDataset, *names: str, what: str) -> None:
+    """Raise DatasetError for settings that say which of several data sets to read, where there is one."""
+    for name in names:
+        if (value := getattr(settings, name)) is not None:
+            raise DatasetError(
+                f"dataset.{name} {value!r} has no effect: {str(settings.path)!r} is {what}; leave it out, or give the "
+                "path of another folder"
+            )
 
 
 class TableImages(IndexedImages):
@@ -188,8 +199,10 @@ def _stored(settings: HuggingFaceDataset) -> Any:
     root = settings.path.expanduser()
     try:
         if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            _refuse_without_effect(settings, "subset", "revision", what="a folder that save_to_disk wrote")
             return datasets.load_from_disk(str(root))
         if root.is_dir():
+            _refuse_without_effect(settings, "revision", what="a folder on this machine")
             return _load_folder(root, settings.subset)
         if root.exists() or not _HUB_ID.fullmatch(str(settings.path)):
             raise DatasetError("it is no folder, and no data set of the Hub, which is called user/name")

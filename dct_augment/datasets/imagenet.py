@@ -11,6 +11,7 @@ from dct_augment.datasets.folder import labelled_paths
 from dct_augment.datasets.naming import class_infos
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError
+from dct_augment.wording import reason_of
 
 _PUBLISHED = "ImageNet's train and val folders, each with one folder per WordNet id (n01440764, ...)"
 
@@ -55,6 +56,8 @@ def words() -> dict[str, str]:
     try:
         text = (folder / "data" / "_info" / "imagenet_synset_to_lemma.txt").read_text(encoding="utf-8")
     except OSError as error:
-        raise DatasetError(f"timm's list of ImageNet names cannot be read: {error}. Reinstall timm") from error
+        raise DatasetError(
+            f"timm's list of ImageNet names cannot be read: {reason_of(error)}. Reinstall timm"
+        ) from error
     rows = (line.split("\t", 1) for line in text.splitlines() if "\t" in line)
     return {wordnet_id: names.split(",")[0].strip().lower() for wordnet_id, names in rows}

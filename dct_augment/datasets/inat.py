@@ -1,7 +1,6 @@
 """Reads iNaturalist 2017, 2018, 2019 and 2021 with their COCO-style annotation files."""
 
 import difflib
-import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from dct_augment.config import INaturalistDataset
 from dct_augment.datasets import image_files
+from dct_augment.datasets.annotations import read_json
 from dct_augment.datasets.class_labels import HIDDEN
 from dct_augment.datasets.naming import class_infos
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
@@ -77,7 +77,7 @@ def _read(path: Path) -> _Annotations:
     Raises:
         DatasetError: it is none, or an entry lacks what it must have.
     """
-    data = _json(path)
+    data = read_json(path, f"the lists {', '.join(_KEYS)} of a COCO-style annotation file")
     if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in _KEYS):
         raise DatasetError(f"{str(path)!r} is not a COCO-style annotation file: it must have lists {', '.join(_KEYS)}")
     for key, required in _KEYS.items():
@@ -101,13 +101,6 @@ def _is_value(value: Any) -> bool:
     return isinstance(value, int | str) and value != ""
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{str(path)!r} is not a COCO-style annotation file: {error}") from error
-
-
 def _with_names(categories: Sequence[Category], root: Path, year: int) -> Sequence[Category]:
     """Give the categories real names: 2018 and 2019 hid them, and published them later in categories.json."""
     if not all(str(category["name"]).isdigit() for category in categories):
@@ -118,14 +111,15 @@ def _with_names(categories: Sequence[Category], root: Path, year: int) -> Sequen
             f"the class names of iNaturalist {year} are hidden in {_TRAIN[year][0]}; put the categories.json that was "
             f"published later into {str(root)!r}"
         )
-    data = _json(path)
+    data = read_json(path, "a list of categories with id and name")
     if not isinstance(data, list) or not all(
         isinstance(entry, dict) and {"id", "name"} <= entry.keys() for entry in data
     ):
         raise DatasetError(f"{str(path)!r} is damaged: it must be a list of categories with id and name")
     published = {category["id"]: category for category in data}
     if missing := [category["id"] for category in categories if category["id"] not in published]:
-        raise DatasetError(f"{str(path)!r} lacks category {missing[0]} and {len(missing) - 1} more; get the whole file")
+        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+        raise DatasetError(f"{str(path)!r} lacks category {missing[0]}{more}; get the whole file")
     return [published[category["id"]] for category in categories]
 
 

@@ -1,7 +1,8 @@
 """Opens every picture of a data set once: its size, its hashes, or the reason why it cannot be read.
 
 What was learned is kept in a table. A picture whose file has the size and the time of before is not opened again,
-unless it could not be read: what was wrong may have been mended elsewhere, by a permission or a package.
+unless it could not be read: what was wrong may have been mended elsewhere, by a permission or a package. What is known
+of other pictures stays: those of classes or splits that are not looked at today.
 """
 
 import os
@@ -34,7 +35,7 @@ SIDE = 32
 SIGNATURE = 48
 """Numbers in a signature: mean red, green and blue in each of 4 x 4 parts of a picture."""
 
-_SCHEMA = "1"  # of the table; a table with another is made anew
+_SCHEMA = "2"  # of the table; a table with another is made anew
 _SAVE_EVERY = 300.0  # seconds
 
 _PICTURE = np.dtype(
@@ -107,10 +108,12 @@ def inspect(
         processes: how many read side by side; one per core if None.
     """
     pictures = _index(examples)
-    recorded = _recall(pictures, table, reading)
+    stored = _read(table, reading)
+    others = None if stored is None else _recall(pictures, stored)
     rows = np.flatnonzero(~pictures.rows["opened"])
-    if not len(rows) and recorded == len(pictures):
+    if not len(rows) and stored is not None:
         return pictures
+    del stored
     saved = time.monotonic()
     done = 0
     try:
@@ -124,10 +127,10 @@ def inspect(
             done += len(learned)
             progress(Progress("data", done, len(rows), "pictures read"))
             if time.monotonic() - saved > _SAVE_EVERY:
-                _write(pictures, table, reading)
+                _write(pictures, others, table, reading)
                 saved = time.monotonic()
     finally:
-        _write(pictures, table, reading)
+        _write(pictures, others, table, reading)
     return pictures
 
 
@@ -190,7 +193,7 @@ def _stamp(path: str) -> tuple[int, int]:
         status = os.stat(path)
     except NotADirectoryError:  # a row of a file, as of CIFAR
         return _stamp(os.path.dirname(path))
-    except OSError:
+    except (OSError, ValueError):  # a path with a null byte; reading the picture says so
         return -1, -1
     return status.st_size, status.st_mtime_ns
 
@@ -229,11 +232,8 @@ def _measure(image: Image.Image, row: np.void) -> None:
     row["used_range"] = image.info.get(USED_RANGE, np.nan)
 
 
-def _recall(pictures: Pictures, table: Path, reading: str) -> int:
-    """Take from the table what is known of pictures whose stamp is the same; return how many rows it has."""
-    stored = _read(table, reading)
-    if stored is None:
-        return -1
+def _recall(pictures: Pictures, stored: pa.Table) -> pa.Table:
+    """Take from the table what is known of pictures whose stamp is the same; return the rows of other pictures."""
     places = pc.index_in(pictures.keys, value_set=stored["key"].combine_chunks())
     here = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
     there = places.drop_null().to_numpy()
@@ -248,7 +248,7 @@ def _recall(pictures: Pictures, table: Path, reading: str) -> int:
         values = _fixed(column) if name in _BYTES else column.to_numpy(zero_copy_only=False)
         pictures.rows[name][here] = values[there]
     pictures.rows["opened"][here] = True
-    return len(stored)
+    return stored.filter(pc.invert(pc.is_in(stored["key"], value_set=pictures.keys)))
 
 
 def _fixed(column: pa.Array) -> np.ndarray:
@@ -270,8 +270,8 @@ def _read(table: Path, reading: str) -> pa.Table | None:
     return stored
 
 
-def _write(pictures: Pictures, path: Path, reading: str) -> None:
-    """Write a row per picture that was opened."""
+def _write(pictures: Pictures, others: pa.Table | None, path: Path, reading: str) -> None:
+    """Write a row per picture that was opened, and the rows of other pictures as they were."""
     rows = np.flatnonzero(pictures.rows["opened"])
     chosen = pictures.rows[rows]
     columns = {
@@ -289,6 +289,9 @@ def _write(pictures: Pictures, path: Path, reading: str) -> None:
         else:
             columns[name] = values
     columns["reason"] = pa.array((pictures.reasons.get(row, "") for row in rows.tolist()), pa.string())
-    stored = pa.table(columns).replace_schema_metadata({"schema": _SCHEMA, "reading": reading})
+    stored = pa.table(columns)
+    if others is not None and len(others):
+        stored = pa.concat_tables([stored, others.cast(stored.schema)]).unify_dictionaries()
+    stored = stored.replace_schema_metadata({"schema": _SCHEMA, "reading": reading})
     with files.atomic(path) as partial:
         pq.write_table(stored, partial, compression="zstd")

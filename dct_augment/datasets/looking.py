@@ -157,6 +157,7 @@ def _counts(classes: Sequence[ClassInfo], examples: Mapping[str, Sequence[Exampl
     counted = {split: np.bincount(np.asarray(splits.labels(examples[split]), int), minlength=most) for split in SPLITS}
     return tuple(
         ClassCounts(
+            info.index,
             info.name,
             info.slug,
             info.original_name,
@@ -256,8 +257,11 @@ def _without(pictures: Pictures, left_out: np.ndarray) -> dict[str, frozenset[st
 def _write(overview: Overview, folder: Path, digest: str) -> None:
     """Write the tables and `overview.json`; nothing where all is as before."""
     text = json.dumps({**overview.as_json(), "pictures": digest}, indent=1) + "\n"
-    path = folder / "overview.json"
-    if path.is_file() and path.read_bytes() == text.encode():
+    path, duplicate_table = folder / "overview.json", folder / "duplicates.parquet"
+    are_there = _is_table(folder / "unreadable.parquet", "") and (
+        not overview.searched or _is_table(duplicate_table, digest)
+    )
+    if are_there and path.is_file() and path.read_bytes() == text.encode():
         return
     unreadable = [(picture.split, picture.key, picture.class_name, picture.reason) for picture in overview.unreadable]
     _write_table(folder / "unreadable.parquet", {"split": str, "key": str, "class": str, "reason": str}, unreadable, "")
@@ -268,8 +272,17 @@ def _write(overview: Overview, folder: Path, digest: str) -> None:
             rows.append((*place, group.kind, picture.split, picture.key, picture.class_name, picture.left_out))
     columns = {"row": int, "group": int, "kind": str, "split": str, "key": str, "class": str, "left_out": bool}
     if overview.searched:
-        _write_table(folder / "duplicates.parquet", columns, rows, digest)
+        _write_table(duplicate_table, columns, rows, digest)
     files.write_text(path, text)
+
+
+def _is_table(path: Path, digest: str) -> bool:
+    """Tell whether a table is there that was made of the pictures with this digest."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException):
+        return False
+    return bool(metadata.get(b"pictures") == digest.encode())
 
 
 def _write_table(path: Path, columns: Mapping[str, type], rows: Sequence[tuple[Any, ...]], digest: str) -> None:

@@ -154,10 +154,18 @@ def _wanted(names: Sequence[str], settings: ManifestDataset) -> list[str]:
         if list(names).count(column) > 1:
             raise DatasetError(f"there are {list(names).count(column)} columns {column!r}; rename all but one")
     if settings.split_column not in names:
-        if settings.split_column != "split":
-            raise DatasetError(f"there is no column {settings.split_column!r} (dataset.split_column)")
+        _refuse_missing_splits(names, settings)
         return [settings.path_column, settings.label_column]
     return [settings.path_column, settings.label_column, settings.split_column]
+
+
+def _refuse_missing_splits(names: Sequence[str], settings: ManifestDataset) -> None:
+    """Raise DatasetError if the user names a column of splits that is not there: the test would be trained on."""
+    if settings.split_column != ManifestDataset.model_fields["split_column"].default:
+        raise DatasetError(
+            f"there is no column {settings.split_column!r}; there are {', '.join(names) or 'none'}. Name that of the "
+            "splits, or leave it out: dataset.split_column"
+        )
 
 
 def _read_parquet(file: Path, settings: ManifestDataset) -> _Columns:
@@ -178,14 +186,17 @@ def _columns(table: pa.Table, settings: ManifestDataset, *, text: bool) -> _Colu
 
 def _read_json_lines(file: Path, settings: ManifestDataset) -> _Columns:
     paths, splits, places = [], [], []
+    names: dict[str, None] = {}
     labels: dict[class_labels.Label, int] = {}
     with _open_text(file) as stream:
-        rows = _json_rows(stream, settings)
+        rows = _json_rows(stream, settings, names)
         while chunk := list(islice(rows, _CHUNK)):
             paths.append(pa.array([path for path, _, _ in chunk], pa.large_string()))
             splits.append(pa.array([split for _, _, split in chunk], pa.large_string()))
             for _, label, _ in chunk:
                 places.append(class_labels.UNLABELLED if label is None else labels.setdefault(label, len(labels)))
+    if paths and settings.split_column not in names:
+        _refuse_missing_splits(list(names), settings)
     split_column = pa.chunked_array(splits, pa.large_string())
     return _Columns(
         pa.chunked_array(paths, pa.large_string()),
@@ -195,9 +206,9 @@ def _read_json_lines(file: Path, settings: ManifestDataset) -> _Columns:
 
 
 def _json_rows(
-    stream: TextIO, settings: ManifestDataset
+    stream: TextIO, settings: ManifestDataset, names: dict[str, None]
 ) -> Iterator[tuple[str, class_labels.Label | None, str | None]]:
-    """Yield path, label and split of each line."""
+    """Yield path, label and split of each line; `names` gets all keys that there are."""
     for number, line in enumerate(stream, 1):
         if not line.strip():
             continue
@@ -208,8 +219,9 @@ def _json_rows(
                 raise DatasetError(f"it is no JSON: {error}") from error
             if not isinstance(row, dict):
                 raise DatasetError("it is no JSON object; a line is one, {...}")
-            if number == 1:
+            if not names:  # a row may lack its split, but the first one has all others
                 _wanted([*row, settings.split_column], settings)
+            names.update(dict.fromkeys(row))
             path, split = row.get(settings.path_column), row.get(settings.split_column)
             if not isinstance(path, str):
                 raise DatasetError(f"{settings.path_column!r} is {path!r}, not a path")

@@ -19,8 +19,9 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """How many pictures a class has in each split, before any is left out."""
+    """How many pictures a class has in each split, before any is left out; `index` is its label."""
 
+    index: int
     name: str
     slug: str
     original_name: str
@@ -73,7 +74,7 @@ class DuplicateGroup:
 
     def __str__(self) -> str:
         names = [picture.title for picture in self.pictures]
-        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        more = f" and {len(names) - 4:,} more" if len(names) > 4 else ""
         return f"{' = '.join(names[:4])}{more} ({self.kind})"
 
 

@@ -17,12 +17,16 @@ from dct_augment.wording import agreeing, counted_of, listed
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A data set: its short name, its classes, the images of each split, and remarks on how they were read."""
+    """A data set: its short name, its classes, the images of each split, and remarks on how they were read.
+
+    `held_out` are the splits that the layout lacks.
+    """
 
     name: str
     classes: tuple[ClassInfo, ...]
     splits: Mapping[str, Sequence[Example]] = field(repr=False)
     notes: tuple[str, ...] = ()
+    held_out: frozenset[str] = frozenset()
 
     def examples(self, split: str) -> Sequence[Example]:
         """Return the labelled images of `train`, `val` or `test`."""
@@ -50,14 +54,15 @@ def complete(
     """
     shares = {"val": settings.val, "test": settings.test}
     missing = {split: share for split, share in shares.items() if not len(splits.get(split, ()))}
-    empty = [split for split, share in missing.items() if split in splits and share]
+    held_out = frozenset(shares.keys() - splits.keys())
+    empty = [split for split, share in missing.items() if split not in held_out and share]
     notes = [*notes, *(f"split {split} has no picture; it is held out of train" for split in empty)]
     if missing:
         train = splits["train"]
         rows = hold_out(keys(train), missing, settings.seed)
         splits = {**splits, **{split: take(train, numbers) for split, numbers in rows.items()}}
     _refuse_empty_classes(classes, splits["train"], settings.path.expanduser())
-    return ImageDataset(name, classes, splits, tuple(notes))
+    return ImageDataset(name, classes, splits, tuple(notes), held_out)
 
 
 def hold_out(keys: Iterable[str], shares: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:

@@ -34,7 +34,6 @@ from dct_augment.records import Example
 from dct_augment.tars import Span, TarSample
 from dct_augment.wording import agreeing, counted, reason_of
 
-_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _IMAGES = frozenset(suffix.removeprefix(".") for suffix in SUFFIXES)
 _LABEL_KEYS = ("cls", "label", "class", "class_name", "class_id", "class_index")
 _NAME_KEYS = ("class_name", "label_name", "class")
@@ -183,7 +182,7 @@ class _Index:
         """
         if not any(len(places) for rows in self.rows.values() for places in rows.places):
             key = self._settings.image_key
-            wanted = f"a picture .{key.lstrip('.')}, which dataset.image_key names" if key else "a picture"
+            wanted = f"a picture .{_ending(key)}, which dataset.image_key names" if key else "a picture"
             there = shortened(sorted(self._endings), 8) or "nothing"
             raise DatasetError(
                 f"{str(root)!r}: no sample ({self._without_picture:,} read) has {wanted}; there is {there}"
@@ -206,7 +205,7 @@ class _Index:
     def _image(self, key: str, members: Mapping[str, _Member]) -> _Member | None:
         """Find the picture of a sample: the member whose last ending is a picture's."""
         if self._settings.image_key is not None:
-            return members.get(self._settings.image_key.lower().lstrip("."))
+            return members.get(_ending(self._settings.image_key))
         endings = [ending for ending in members if ending.rpartition(".")[2] in _IMAGES]
         plain = [ending for ending in endings if "." not in ending]
         if len(endings) > 1 and len(plain) != 1:
@@ -223,14 +222,15 @@ class _Index:
             label_key = self._settings.label_key
             if label_key is None:
                 label_key = next((name for name in _LABEL_KEYS if name in members or name in metadata), None)
-            if label_key is None or (label_key not in members and label_key not in metadata):
+            ending = _ending(label_key or "")
+            if label_key is None or (ending not in members and label_key not in metadata):
                 wanted = f"nor {label_key!r}" if label_key else f"nor one of {', '.join(_LABEL_KEYS)}"
                 raise DatasetError(
-                    f"it has no label: no member .{label_key or 'cls'}, {wanted} in its JSON, which has "
+                    f"it has no label: no member .{ending or 'cls'}, {wanted} in its JSON, which has "
                     f"{', '.join(metadata) or 'nothing'}. Name what holds the label: dataset.label_key"
                 )
-            if label_key in members:
-                label = _label_of_member(members[label_key].read(stream))
+            if ending in members:
+                label = _label_of_member(members[ending].read(stream))
             else:
                 value = metadata[label_key]
                 label = label_of_text(value) if isinstance(value, str) else label_of(value)
@@ -253,6 +253,11 @@ class _Index:
                         "made with the same classes. Read them apart"
                     )
                 return
+
+
+def _ending(setting: str) -> str:
+    """Write an ending that a setting names as those of members are written."""
+    return setting.lower().lstrip(".")
 
 
 def _number(values: dict[Label, int], label: Label) -> int:
@@ -342,7 +347,7 @@ def _find_tars(root: Path) -> list[Path]:
 
 
 def _is_tar(path: Path) -> bool:
-    return path.name.lower().endswith(_ENDINGS) and not path.name.startswith(".") and path.is_file()
+    return path.name.lower().endswith(tars.TAR_ENDINGS) and not path.name.startswith(".") and path.is_file()
 
 
 def _without_plain_prompts(root: Path, paths: list[Path], notes: list[str]) -> list[Path]:
@@ -409,7 +414,7 @@ def _class_names(root: Path, labels: Sequence[Label], in_tars: Mapping[int, str]
             )
         return [listed[label] for label in numbers]
     if missing := [label for label in numbers if label not in in_tars]:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
         raise DatasetError(
             f"no name for label {missing[0]}{more}; put them into {str(path)!r}, a line each, in label order from 0"
         )

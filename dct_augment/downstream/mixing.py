@@ -19,6 +19,7 @@ from dct_augment.errors import DatasetError, ShardError
 from dct_augment.generation.shards import SPLITS
 from dct_augment.records import Example
 from dct_augment.tars import Span
+from dct_augment.wording import reason_of
 
 Transform = Callable[[Image.Image], Any]
 _IMAGES = ("png", "webp", "jpg")
@@ -199,4 +200,4 @@ def _index(tar: Path) -> list[_StoredImage]:
                     images.append(_StoredImage(sample.key, int(sample.members["cls"].read(stream)), tar, span))
         return images
     except (OSError, tarfile.TarError, ValueError, KeyError) as error:
-        raise ShardError(f"{tar} cannot be read: {error}; `dct-augment verify` tells more") from error
+        raise ShardError(f"{tar} cannot be read: {reason_of(error)}; `dct-augment verify` tells more") from error

@@ -12,8 +12,6 @@ from dct_augment.datasets.image_files import LeftOut, is_picture_name, paths_bel
 from dct_augment.errors import DatasetError, InputError, UnreadableImageError
 from dct_augment.wording import counted, listed, reason_of
 
-_TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-
 
 @dataclass(frozen=True)
 class PictureFile:
@@ -92,7 +90,7 @@ def _expanded(argument: str) -> list[Path]:
 
 
 def _is_tar(path: Path) -> bool:
-    return path.name.lower().endswith(_TAR_ENDINGS)
+    return path.name.lower().endswith(tars.TAR_ENDINGS)
 
 
 def _members(tar: Path) -> Iterator[PictureFile]:

@@ -160,9 +160,15 @@ def _facts(run: SourceRun) -> list[str]:
         f"- guide: {_classifiers(identity.get('guide')) or unknown}",
         f"- judge: {_classifiers(identity.get('judge')) or 'none'}",
         f"- prompts: {', '.join(f'`{text}`' for text in prompts.get('templates') or ()) or unknown}",
-        f"- contexts: {', '.join(f'`{text}`' for text in prompts.get('contexts') or () if text) or 'none'}",
+        f"- contexts: {', '.join(f'`{text}`' for text in _contexts(prompts.get('contexts'))) or 'none'}",
         f"- sampling: {', '.join(steps) or unknown}",
     ]
+
+
+def _contexts(contexts: Any) -> list[str]:
+    """List the texts of contexts, which are the same for all classes or given class by class; each once."""
+    lists = contexts.values() if isinstance(contexts, Mapping) else [contexts or ()]
+    return list(dict.fromkeys(text for texts in lists for text in texts if text))
 
 
 def _sampling(sampling: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from dct_augment.export.rows import ExportClass
 from dct_augment.export.runs import SourceRun
 from dct_augment.export.selection import ClassTally
 from dct_augment.prompts import slugs
+from dct_augment.wording import counted, listed
 
 SharedNames = Literal["merge", "separate"]
 """What becomes of a class name that two data sets share: one class, or one of each data set."""
@@ -75,10 +76,10 @@ def _groups(
                 group.name, group.slug = f"{group.name} ({prefix})", f"{group.slug}-{prefix}"
             groups.append(group)
     if shared and shared_names is None:
+        names = f"{counted(len(shared), 'class name')}: {listed(shared, 5)}"
         raise InputError(
-            f"the runs are of different data sets that share {len(shared)} class names: {', '.join(shared[:5])}"
-            f"{', ...' if len(shared) > 5 else ''}. Say what that means: --shared-names merge if it is the same class, "
-            "--shared-names separate if it is another one"
+            f"the runs are of different data sets that share {names}. Say what that means: --shared-names merge if it "
+            "is the same class, --shared-names separate if it is another one"
         )
     return groups
 

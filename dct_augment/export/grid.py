@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dct_augment.errors import ShardError
 from dct_augment.export.rows import ExportImage
 from dct_augment.images import UNREADABLE_IMAGE
+from dct_augment.wording import reason_of
 
 FILE = "grid.png"
 MOST_CLASSES, IMAGES_OF_A_CLASS = 40, 8
@@ -37,7 +38,9 @@ class Grid:
         try:
             picture = Image.open(io.BytesIO(image.data)).convert("RGB")
         except UNREADABLE_IMAGE as error:
-            raise ShardError(f"image {image.row['key']!r} cannot be read: {error}; generate its shard again") from error
+            raise ShardError(
+                f"image {image.row['key']!r} cannot be read: {reason_of(error)}; generate its shard again"
+            ) from error
         picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
         row.append(picture)
         self._names[label] = image.target.folder  # ASCII, which the built-in font has

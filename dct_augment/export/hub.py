@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dct_augment.errors import ExportError, InputError
 from dct_augment.export.exporting import MARK
+from dct_augment.wording import reason_of
 
 MOST_FILES_OF_A_FOLDER = 10_000
 """What the Hub takes in one folder."""
@@ -96,7 +97,7 @@ def _asking(repository: str, folder: Path) -> Iterator[None]:
         fix = {401: "log in with `hf auth login`", 403: "use a token with write access to it"}.get(status, "try again")
         raise _failed(repository, folder, f"the Hub answers {status}", fix) from error
     except (OSError, HTTPError) as error:
-        raise _failed(repository, folder, f"the Hub cannot be reached: {error}", "try again") from error
+        raise _failed(repository, folder, f"the Hub cannot be reached: {reason_of(error)}", "try again") from error
 
 
 def _failed(repository: str, folder: Path, reason: str, fix: str) -> ExportError:

@@ -20,6 +20,7 @@ from dct_augment.generation.filter import rejection
 from dct_augment.generation.plan import ShardSpec
 from dct_augment.images import UNREADABLE_IMAGE, content
 from dct_augment.records import ImageKind, Progress, ProgressCallback
+from dct_augment.wording import reason_of
 
 STAGE = "export"
 _ENDINGS = ("png", "webp", "jpg")
@@ -250,14 +251,14 @@ def _read(
                 ending = next(ending for ending in members if ending in _ENDINGS)
                 yield row, ending, members[ending].read(stream)
     except (OSError, TarError, KeyError, StopIteration) as error:
-        raise _damaged(run, f"{tar} does not hold what its rows say ({error})") from error
+        raise _damaged(run, f"{tar} does not hold what its rows say ({reason_of(error)})") from error
 
 
 def _decode(run: SourceRun, row: Mapping[str, Any], data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data)).convert("RGB")
     except UNREADABLE_IMAGE as error:
-        raise _damaged(run, f"image {row['key']!r} of {run.root} cannot be read: {error}") from error
+        raise _damaged(run, f"image {row['key']!r} of {run.root} cannot be read: {reason_of(error)}") from error
 
 
 def _damaged(run: SourceRun, what: str) -> ShardError:

@@ -24,6 +24,7 @@ from dct_augment.errors import ShardError, StaleRunError
 from dct_augment.generation.plan import Layout, ShardSpec
 from dct_augment.images import UNREADABLE_IMAGE
 from dct_augment.records import GeneratedImage, ImageKind
+from dct_augment.wording import counted, reason_of
 
 FOLDERS = {ImageKind.CLASS_TOKEN: "shards", ImageKind.PLAIN_PROMPT: "comparison"}
 """The folder of each kind in a run folder. The one that training code reads holds training images only."""
@@ -263,9 +264,11 @@ def _tar_problems(tar: Path, rows: pd.DataFrame) -> list[str]:
     try:
         labels = {key: label for key, label, _ in read(tar)}
     except (ShardError, OSError) as error:
-        return [f"{tar.name}: {error}"]
+        return [f"{tar.name}: {reason_of(error)}"]
     wrong = sorted(key for key in {*labels, *expected} if labels.get(key) != expected.get(key))
-    return [f"{tar.name}: {len(wrong)} images disagree with their rows, first {wrong[0]!r}"] if wrong else []
+    return (
+        [f"{tar.name}: {counted(len(wrong), 'image', 'disagrees')} with the rows, first {wrong[0]!r}"] if wrong else []
+    )
 
 
 def read(tar: Path) -> Iterator[tuple[str, int, Image.Image]]:
@@ -285,7 +288,7 @@ def read(tar: Path) -> Iterator[tuple[str, int, Image.Image]]:
                 image = Image.open(io.BytesIO(image_span.read(stream))).convert("RGB")
                 yield sample.key, int(label_span.read(stream)), image
     except (*UNREADABLE_IMAGE, tarfile.TarError) as error:
-        raise ShardError(f"{tar.name} cannot be read: {error}") from error
+        raise ShardError(f"{tar.name} cannot be read: {reason_of(error)}") from error
 
 
 def _members(image: GeneratedImage, image_format: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class RunContext:
         return WeightHashes(self.config, self.config.root / "checks" / "weights.json")
 
     def identity(self, part: Part, other_model: str = "") -> dict[str, Any]:
-        """What decides a part's result: settings, the weights of local models, and the real images of the last look.
+        """What decides a part's result: settings, the content of local files, and the real images of the last look.
 
         A guide that is made of the photos needs a look at them first. `other_model` stands for `downstream.model`.
         """
@@ -61,9 +61,17 @@ class RunContext:
             settings["downstream"]["model"] = other_model
         decided = self._with_class_names(self.weights.add_to(settings))
         if "path" in decided.get("dataset", {}) and self._image_index:
-            look = _read_json(self.config.root / "data" / "overview.json").get("pictures", "")
-            decided["dataset"] |= {"images": configuration.fingerprint(self._image_index, look)}
+            decided["dataset"] |= {"images": configuration.fingerprint(self._image_index, self._last_look())}
         return decided
+
+    def _last_look(self) -> str:
+        """The hash of the pictures as the last look found them; empty without one. One at other classes is renewed."""
+        path = self.config.root / "data" / "overview.json"
+        last = _read_json(path)
+        if last and _slugs(last) != [info.slug for info in self.classes]:
+            _ = self.data
+            last = _read_json(path)
+        return str(last.get("pictures", ""))
 
     def _with_class_names(self, identity: dict[str, Any]) -> dict[str, Any]:
         """Add the names of all classes to each zero-shot classifier: they make it, and are no setting of its own."""
@@ -276,6 +284,13 @@ class RunContext:
             for group in self.data.groups
         ]
         return Draws(images, self.config.benchmark, [keys for keys in copies if len(keys) > 1])
+
+
+def _slugs(overview: Mapping[str, Any]) -> list[str]:
+    """List the classes of a look; none if its file is of no known form."""
+    classes = overview.get("classes")
+    rows = classes if isinstance(classes, list) else []
+    return [str(row.get("slug")) for row in rows if isinstance(row, dict)]
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

@@ -34,7 +34,7 @@ from dct_augment.pipeline.cost import count, folds_hint
 from dct_augment.pipeline.prompt_check import check_class_names, check_lengths
 from dct_augment.pipeline.protocol import load_dataset
 from dct_augment.records import ClassInfo
-from dct_augment.wording import counted
+from dct_augment.wording import counted, reason_of
 
 State = Literal["ok", "warning", "missing"]
 
@@ -159,12 +159,34 @@ def _text_to_image(config: Config) -> Finding:
     is_local = folder is not None
     if index is None or not index.is_file():
         return _absent(what, path, "model_index.json", is_local)
-    parts = json.loads(index.read_text(encoding="utf-8"))
+    if damaged := _damaged_file(index):
+        fix = f"delete {index.parent / damaged}, and download the model again; or correct model.path"
+        return Finding(what, "missing", f"{path}: {damaged} is damaged", fix)
+    parts = _read_json(index) or {}
     missing = [part for part in _needed_parts(parts) if not _has_weights(index.parent / part, config.model.variant)]
     if missing:
         return _absent(what, path, ", ".join(missing), is_local)
     size = f"{_folder_bytes(index.parent) / 1e9:.1f} GB"
     return Finding(what, "ok", f"{path}: {parts['_class_name']}, {size} in {index.parent}")
+
+
+def _damaged_file(index: Path) -> str:
+    """Find a JSON file of a pipeline that is none, or an index that names no pipeline; empty if all are sound."""
+    parts = _read_json(index)
+    if parts is None or "_class_name" not in parts:
+        return index.name
+    names = (f"{part}/config.json" for part in _needed_parts(parts))
+    present = (name for name in names if (index.parent / name).is_file())
+    return next((name for name in present if _read_json(index.parent / name) is None), "")
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None if it is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _needed_parts(model_index: Mapping[str, Any]) -> list[str]:
@@ -201,7 +223,8 @@ def _guide(role: str, member: ClassifierConfig | FewShotClassifierConfig) -> Fin
 
 def _classifier(role: str, member: ClassifierConfig) -> Finding:
     name = member.name
-    for path in (member.checkpoint, member.labels, member.match if isinstance(member.match, Path) else None):
+    match = member.match.expanduser() if isinstance(member.match, Path) else None
+    for path in (member.checkpoint, member.labels, match):
         if path is not None and not path.is_file():
             return Finding(role, "missing", f"{name}: {path} does not exist", "correct the path")
     try:
@@ -370,7 +393,7 @@ def _takes_guidance_as_input(config: Config) -> bool:
     path = cached_file(config.model.path, part, config.model.revision) if folder is None else folder / part
     if path is None or not path.is_file():
         return False
-    return json.loads(path.read_text(encoding="utf-8")).get("time_cond_proj_dim") is not None
+    return (_read_json(path) or {}).get("time_cond_proj_dim") is not None
 
 
 def _server(address: str) -> Finding:
@@ -379,7 +402,9 @@ def _server(address: str) -> Finding:
         with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=5):
             return Finding(what, "ok", address)
     except (urllib.error.URLError, OSError, ValueError) as error:
-        return Finding(what, "warning", f"{address} does not answer: {error}", "start it, or unset PREFECT_API_URL")
+        return Finding(
+            what, "warning", f"{address} does not answer: {reason_of(error)}", "start it, or unset PREFECT_API_URL"
+        )
 
 
 def _folder_bytes(folder: Path) -> int:

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
+
+from PIL import Image
 
 from dct_augment import classifiers, files
 from dct_augment.classifiers import Classifier
@@ -11,6 +13,26 @@ from dct_augment.records import ClassInfo, Example
 
 if TYPE_CHECKING:
     from dct_augment.classifiers.few_shot import FewShotClassifier
+
+
+class _Opened(Sequence[Image.Image]):
+    """The pictures of some photos, each read when it is taken: in memory they would be large."""
+
+    def __init__(self, photos: Sequence[Example]) -> None:
+        self._photos = photos
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    @overload
+    def __getitem__(self, place: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, place: slice) -> "_Opened": ...
+    def __getitem__(self, place: int | slice) -> "Image.Image | _Opened":
+        """Read one picture, or take the photos of a slice."""
+        if isinstance(place, slice):
+            return _Opened(self._photos[place])
+        return self._photos[place].open()
 
 
 def few_shot_member(members: Sequence[AnyClassifierConfig]) -> FewShotClassifierConfig | None:
@@ -45,8 +67,7 @@ def make(
     settings = few_shot_member(members)
     assert settings is not None
     if not folder.is_dir():
-        images = [photo.open() for photo in photos]
-        made = fit(settings, images, [photo.label for photo in photos], classes, device=device)
+        made = fit(settings, _Opened(photos), [photo.label for photo in photos], classes, device=device)
         with files.atomic_folder(folder) as partial:
             made.save(partial)
     member = FewShotClassifier.load(folder, device)

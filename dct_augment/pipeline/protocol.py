@@ -52,7 +52,8 @@ def _hold_out(dataset: Dataset, config: Config) -> Dataset:
     """Hold out of the training images the splits that the layout lacks."""
     if not isinstance(dataset, ImageDataset) or not isinstance(config.dataset, DatasetOnDisk):
         return dataset
-    return complete(dataset.name, dataset.classes, dataset.splits, config.dataset, dataset.notes)
+    in_layout = {split: examples for split, examples in dataset.splits.items() if split not in dataset.held_out}
+    return complete(dataset.name, dataset.classes, in_layout, config.dataset, dataset.notes)
 
 
 def _choose(dataset: Dataset, config: Config) -> str:

@@ -20,7 +20,7 @@ from dct_augment import files
 from dct_augment.benchmark import arm_comparisons
 from dct_augment.benchmark.arms import ARMS
 from dct_augment.classifiers import kept
-from dct_augment.errors import TokenTrainingError
+from dct_augment.errors import TokenTrainingError, UntrainedClassesError
 from dct_augment.generation import plan
 from dct_augment.metrics.accuracy import class_titles
 from dct_augment.pipeline.context import RunContext
@@ -220,19 +220,23 @@ class Run(RunContext):
         """Say which classes got no token.
 
         Raises:
-            TokenTrainingError: there are such classes, and `on_class_failure` is not `skip`; the others are done.
+            UntrainedClassesError: some are such classes, and `on_class_failure` is not `skip`; the others are done.
+            TokenTrainingError: all are.
         """
         failed = self.failed
         if failed and self.config.on_class_failure == "fail":
             reasons = ", ".join(f"{name} ({reason})" for name, reason in failed.items())
             of_classes = counted_of(len(failed), len(self.classes), "class")
-            raise TokenTrainingError(
+            kind = UntrainedClassesError if self._has_tokens() else TokenTrainingError
+            raise kind(
                 f"no class token for {of_classes}: {reasons}. The others are done. Try other "
                 "settings for these with another --output, e.g. --set tokens.seed=1, or set on_class_failure=skip"
             )
 
     def report(self) -> Path:
         """Write the report of what there is; return the page. Trials made with other settings are counted and told."""
+        if any((self.config.root / "benchmark" / "trials").glob("*.json")):
+            _ = self.data  # which trials are of today's images is known after a look
         trials = TrialStage(self)
         comparisons = arm_comparisons.summarize_trials(
             trials.trials().drop(columns="identity"),

@@ -1,4 +1,4 @@
-"""Recognises models in local folders by what their files hold: other weights under the same path are another model."""
+"""Recognises models and other files of the user's own by what they hold: other weights make another model."""
 
 import hashlib
 import json
@@ -9,8 +9,13 @@ from typing import Any
 from dct_augment import files
 from dct_augment.classifiers import names as classifier_names
 from dct_augment.config import (
+    FEATURES_HASH,
+    INIT_FROM_HASH,
+    MATCH_HASH,
+    TINY_DECODER_HASH,
     WEIGHTS,
     AnyClassifierConfig,
+    ClassifierConfig,
     Config,
     FewShotClassifierConfig,
     ZeroShotClassifierConfig,
@@ -33,30 +38,49 @@ class WeightHashes:
         self._known, self._changed = _read(cache), False
 
     def add_to(self, identity: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an identity with the hash of every local model in it, as its section's `weights`."""
+        """Return an identity with the hash of every local file that decides it, beside the setting that names it.
+
+        A model's own is `weights` of its section; `HASHES` has the names of all.
+        """
         extended = dict(identity)
         if "model" in extended:
-            folder = diffusion_names.local_folder(self._config.model.path)
-            if folder is not None and self._config.model.path != "pocket":
-                extended["model"] = self._with_hash(extended["model"], [folder])
+            model = self._with_hash(extended["model"], _model_folder(self._config.model.path))
+            tiny_decoder = _model_folder(self._config.model.tiny_decoder)
+            extended["model"] = self._with_hash(model, tiny_decoder, TINY_DECODER_HASH)
         for role in ("guide", "judge"):
             members = getattr(self._config, role)
             if extended.get(role) and members:
                 extended[role] = [
-                    self._with_hash(settings, _paths(member))
+                    self._with_hash(self._with_hash(settings, _paths(member)), _match_file(member), MATCH_HASH)
                     for settings, member in zip(extended[role], members, strict=True)
                 ]
+        if "tokens" in extended:
+            extended["tokens"] = self._with_starts(extended["tokens"])
+        if "metrics" in extended:
+            extended["metrics"] = self._with_hash(extended["metrics"], _features_files(self._config), FEATURES_HASH)
         downstream = extended.get("downstream")
         if downstream and downstream["model"].startswith("local-dir:"):
             folder = Path(downstream["model"].removeprefix("local-dir:")).expanduser()
             extended["downstream"] = self._with_hash(downstream, [folder])
         return extended
 
-    def _with_hash(self, settings: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, Any]:
+    def _with_hash(self, settings: Mapping[str, Any], paths: Iterable[Path], key: str = WEIGHTS) -> dict[str, Any]:
         hashes = [[path.name, self._hash(path)] for given in paths for path in _files(given)]
         if not hashes:
             return dict(settings)
-        return {**settings, WEIGHTS: hashlib.sha256(json.dumps(hashes).encode()).hexdigest()}
+        return {**settings, key: hashlib.sha256(json.dumps(hashes).encode()).hexdigest()}
+
+    def _with_starts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Add the hash of the token file that training begins from; of a folder, those of its files, by class."""
+        start = self._config.tokens.init_from
+        if start is None or settings.get("init_from") is None:
+            return dict(settings)
+        if not start.is_dir():
+            return self._with_hash(settings, [start], INIT_FROM_HASH)
+        return {
+            **settings,
+            INIT_FROM_HASH: {file.stem: self._hash(file) for file in sorted(start.glob("*.safetensors"))},
+        }
 
     def _hash(self, path: Path) -> str:
         stat = path.stat()
@@ -84,6 +108,28 @@ def _paths(member: AnyClassifierConfig) -> list[Path]:
         return _folder(classifier_names.resolve_zero_shot(member.model))
     folders = _folder(classifier_names.resolve(member.name, member.library))
     return folders + [Path(path).expanduser() for path in (member.checkpoint, member.labels) if path is not None]
+
+
+def _match_file(member: AnyClassifierConfig) -> list[Path]:
+    """The file `class: label` of a classifier, if it has one."""
+    match = member.match if isinstance(member, ClassifierConfig) else None
+    return [match.expanduser()] if isinstance(match, Path) else []
+
+
+def _model_folder(path: str | None) -> list[Path]:
+    """The folder of a text-to-image model, or a part of one, of the user's own."""
+    folder = diffusion_names.local_folder(path) if path and path != "pocket" else None
+    return [folder] if folder is not None else []
+
+
+def _features_files(config: Config) -> list[Path]:
+    """Where the files are of the model in whose features images are compared."""
+    features, weights = config.metrics.features or "", config.metrics.inception_weights
+    if features == "inception" and weights is not None:
+        return [weights]
+    if features in ("", "auto", "judge", "guide", "inception"):
+        return []
+    return _folder(classifier_names.resolve(features, "timm"))
 
 
 def _folder(resolved: classifier_names.ResolvedName) -> list[Path]:

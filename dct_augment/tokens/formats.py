@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from dct_augment import files
 from dct_augment.diffusion import split_by_encoder
 from dct_augment.errors import InputError
+from dct_augment.wording import reason_of
 
 FORMATS = ("diffusers", "a1111", "comfyui", "bundle")
 PAIR = ("clip_l", "clip_g")
@@ -167,7 +168,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"token file {str(path)!r} is not a safetensors file: {error}") from error
+        raise InputError(f"token file {str(path)!r} is not a safetensors file: {reason_of(error)}") from error
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:

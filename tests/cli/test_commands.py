@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.table import Table
+from typer.testing import CliRunner
 
 from dct_augment import __version__
+from dct_augment.cli import app, commands
+from dct_augment.cli.common import bars, tables
+from dct_augment.config import Config
+from dct_augment.errors import UntrainedClassesError
+from dct_augment.pipeline.run import Run
+from dct_augment.records import Progress
 from tests.conftest import ShardRun
 from tests.processes import Program
 
@@ -93,7 +101,14 @@ def test_version(call: Call) -> None:
         (["train", "--set", "tokens.max_update=3"], "did you mean 'max_updates'"),
         (["train", "--set", "nonsense"], "section.key=value"),
         (["generate", "--per-class", "0"], "generation.per_class"),
-        (["verify"], "runs/pocket does not exist"),
+        (["generate", "--config", "/proc/self/mem"], "it cannot be read: Input/output error"),
+        (["run", "--classes", ""], "--classes '' names no class"),
+        (["train", "--classes", " ,"], "--classes ' ,' names no class"),
+        (["export", "--to", "out", "--classes", ""], "--classes '' names no class"),
+        (["verify"], "runs/pocket does not exist; make it with `dct-augment generate --config pocket`"),
+        (["verify", "-o", "my run"], "with `dct-augment generate --config pocket --output 'my run'`"),
+        (["export", "a", "--to", "out", "--set", "name=x"], "not both"),
+        (["export", "a", "--to", "out", "-c", "pocket"], "not both"),
         (["export", "--to", "out"], "runs/pocket does not exist"),
         (["export", "gone", "--to", "out"], "gone does not exist"),
         (["export", "a", "--to", "out", "--output", "b"], "not both"),
@@ -157,3 +172,48 @@ def test_export_loads_no_torch(finished: tuple[ShardRun, tuple[str, ...]], tmp_p
     arguments = ["export", str(finished[0].root), "--to", str(tmp_path / "out")]
     assert loaded_by(HELP.format(arguments=arguments)) == {"pandas"}
     assert (tmp_path / "out" / "README.md").is_file()
+
+
+@pytest.mark.slow
+def test_a_file_in_place_of_a_run_folder_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    code, printed = forked(tmp_path, "generate", "--output", "README.md")
+    assert (code, "Traceback" in printed, "Errno" in printed) == (2, False, False)
+    assert "error: 'README.md': File exists; move it away, or give another path, e.g. --output" in printed
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("class", title="of runs/[a]")
+    table.add_row("bolt [m6] [/x]")
+    tables.print(table)
+    assert "bolt [m6] [/x]" in (shown := capsys.readouterr().out)
+    assert "of runs/[a]" in shown
+    with bars() as report:
+        report(Progress("tokens", 1, 2, "bolt [m6] [/x]"))
+
+
+def test_the_doctor_shows_the_extras_of_an_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    done = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1"}).invoke(
+        app, ["doctor", "--set", "metrics.features=inception"]
+    )
+    assert "pip install 'dct-augment[inception]'" in " ".join(done.stdout.split())
+
+
+@pytest.mark.slow
+def test_a_run_in_which_a_class_got_no_token_prints_its_report_and_then_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ending(config: str, per_class: object, settings: Config, *rest: object) -> str:
+        """Do what the flow does at its end, without Prefect."""
+        Run(settings).report()
+        raise UntrainedClassesError("no class token for 1 of 2 classes")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(commands, "_flow", ending)
+    done = CliRunner().invoke(app, ["run", "--classes", "crane,kiwi"])
+    assert isinstance(done.exception, UntrainedClassesError)
+    assert "report: runs/pocket/report/index.html" in done.stdout
+    assert "judge and test accuracy" in done.stdout

@@ -114,3 +114,11 @@ def test_a_damaged_file_of_the_last_look_is_made_again_and_stops_no_report(root:
     assert "overview.json is damaged; `dct-augment data` makes it again" in " ".join(report.stderr.split())
     assert call("--config", "birds.yaml").exit_code == 0
     assert path.read_bytes() == whole
+
+
+def test_some_classes_are_listed_with_their_labels_in_the_data(root: Path) -> None:
+    done = call("--config", "birds.yaml", "--classes", "flower")
+    assert done.exit_code == 2  # a classifier needs another one
+    assert "a classifier tells classes apart" in done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if " flower " in line and "│" in line]
+    assert row.split()[1] == "1"

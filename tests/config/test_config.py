@@ -216,6 +216,28 @@ def test_keyword_arguments_are_checked_too() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
+        (
+            "dataset={name: folder, path: x, value_range: 8bit}",
+            "--set dataset.value_range: must be full, 12bit, min_max, or a pair",
+        ),
+        (
+            "dataset={name: folder, path: x, value_range: [0]}",
+            "--set dataset.value_range: must be full, 12bit, min_max, or a pair",
+        ),
+        ("dataset={name: folder, path: x, value_range: [5, 1]}", "--set dataset.value_range: [5.0, 1.0] has no extent"),
+        (
+            "dataset={name: folder, path: ~nobody-here/x}",
+            "--set dataset.path: there is no user '~nobody-here'",
+        ),
+        (
+            "dataset={name: manifest, path: x, root: 5}",
+            "--set dataset.root: must be a folder, or a list",
+        ),
+        (
+            "dataset={name: manifest, path: x, root: [a, 5]}",
+            "--set dataset.root: must be a folder, or a list",
+        ),
+        ("output=~nobody-here/x", "--set output: there is no user '~nobody-here'"),
         ("guide.match=4", "--set guide.match: must be 'name', 'index', or a YAML file `class: label`, got 4"),
         ("guide={name: few_shot, haed: mlp}", "--set guide.haed: unknown key (did you mean 'head'?); allowed here: "),
         ("guide=[zero_shot, {name: few_shot, heads: 0}]", "--set guide.1.heads: input should be greater than or equal"),
@@ -629,3 +651,25 @@ def test_words_of_classes_are_dumped_and_read_again() -> None:
     for words in ("words.yaml", {"crane": "crane bird"}):
         first = config.validate({"name": "x", "dataset": {"name": "folder", "path": "x", "words": words}, "guide": "x"})
         assert config.validate(yaml.safe_load(config.dump(first))) == first
+
+
+def test_the_home_folder_stands_for_a_tilde_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    guide = "guide={name: resnet18, checkpoint: ~/a.pth, labels: ~/a.txt}"
+    more = ["tokens.init_from=~/start", "metrics.inception_weights=~/inception.pth", "output=~/runs/birds"]
+    loaded = config.load("pocket", [guide, *more])
+    (member,) = loaded.guide
+    assert isinstance(member, config.ClassifierConfig)
+    paths = (loaded.root, member.checkpoint, member.labels, loaded.tokens.init_from, loaded.metrics.inception_weights)
+    assert paths == tuple(tmp_path / name for name in ("runs/birds", "a.pth", "a.txt", "start", "inception.pth"))
+
+
+def test_a_path_that_decides_results_by_its_text_stays_as_it_is_written() -> None:
+    loaded = config.load("pocket", ["dataset={name: folder, path: ~/photos}"])
+    assert loaded.identity("benchmark")["dataset"]["path"] == "~/photos"
+
+
+@pytest.mark.parametrize("file", ["/proc/self/mem"])
+def test_a_file_that_cannot_be_read_is_told_in_words(file: str) -> None:
+    (problem,) = problems(file)
+    assert problem == "it cannot be read: Input/output error; give a YAML file"

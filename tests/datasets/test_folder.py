@@ -319,3 +319,35 @@ def test_file_names_that_are_no_text_are_counted_or_named(tmp_path: Path) -> Non
     assert len(data.examples("train")) == 8
     os.mkdir(os.fsencode(root) + b"/\xfe")
     assert_refused("is not UTF-8; rename it", "folder", root)
+
+
+def test_a_path_one_level_too_high_is_refused_with_the_right_one(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        save_image(tmp_path / "photos" / "archive" / name / "0.jpg")
+    hint = (
+        f"one class folder, 'archive', .* 'cat', 'dog'; did you mean dataset.path '{tmp_path / 'photos' / 'archive'}'"
+    )
+    assert_refused(hint, "folder", tmp_path / "photos")
+    assert_refused("did you mean dataset.path '.*/photos/archive'", "folder", tmp_path)
+    assert len(load("folder", tmp_path / "photos" / "archive", val=0, test=0).classes) == 2
+
+
+def test_a_path_one_level_above_the_splits_is_refused_with_the_right_one(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            save_image(tmp_path / "archive" / split / name / "0.jpg")
+    assert_refused("did you mean dataset.path '.*/archive'", "folder", tmp_path)
+
+
+def test_a_folder_around_all_classes_of_a_split_is_refused(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            save_image(tmp_path / split / "archive" / name / "0.jpg")
+    assert_refused("one class folder, 'archive', .*; move them up into '.*/train'", "folder", tmp_path)
+
+
+def test_one_class_alone_is_a_data_set_to_generate_for(tmp_path: Path) -> None:
+    save_image(tmp_path / "photos" / "cat" / "0.jpg")
+    save_image(tmp_path / "deep" / "cat" / "2020" / "0.jpg")
+    for root in (tmp_path / "photos", tmp_path / "deep"):
+        assert [info.name for info in load("folder", root, val=0, test=0).classes] == ["cat"]

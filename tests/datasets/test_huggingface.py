@@ -333,6 +333,16 @@ def test_an_imagefolder_is_read_as_the_package_reads_it(tmp_path: Path) -> None:
     assert [info.original_name for info in data.classes] == theirs["train"].features["label"].names
 
 
+@pytest.mark.parametrize(("setting", "value"), [("subset", "raw"), ("revision", "v1")])
+def test_settings_that_a_folder_of_pictures_would_ignore_are_refused(tmp_path: Path, setting: str, value: str) -> None:
+    for name in ("car", "plane"):
+        save_image(tmp_path / "pictures" / name / "0.png")
+    root = save(tmp_path / "saved", train=table())
+    for path, what in ((tmp_path / "pictures", "a folder of pictures"), (root, "a folder that save_to_disk wrote")):
+        message = f"dataset.{setting} '{value}' has no effect: '{path}' is {what}; leave it out"
+        assert_refused(message, "huggingface", path, **{setting: value})
+
+
 def test_an_imagefolder_loses_no_class_that_is_called_like_a_split(tmp_path: Path) -> None:
     """`datasets` itself reads the class `train` alone, or makes `Testing/` a part of train."""
     for name, place in (("train", 0), ("car", 1)):

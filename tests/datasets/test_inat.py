@@ -112,8 +112,15 @@ def test_a_file_name_that_is_no_text_is_one_message(tmp_path: Path) -> None:
 def test_a_damaged_list_of_published_names_is_one_message(tmp_path: Path) -> None:
     path = inat_tree(tmp_path, 2019) / "categories.json"
     path.write_text("[{")
-    assert_refused("categories.json' is not a COCO-style", "inat", tmp_path, version=2019)
+    assert_refused(
+        "categories.json' is damaged: it is no JSON .* It must hold a list of categories",
+        "inat",
+        tmp_path,
+        version=2019,
+    )
     path.write_text('[{"id": 0}]')
     assert_refused("must be a list of categories with id and name", "inat", tmp_path, version=2019)
     path.write_text('[{"id": 0, "name": "Grus grus"}]')
     assert_refused("lacks category 1 and 1 more", "inat", tmp_path, version=2019)
+    path.write_text('[{"id": 0, "name": "Grus grus"}, {"id": 1, "name": "Apteryx australis"}]')
+    assert_refused("lacks category 2; get the whole file", "inat", tmp_path, version=2019)

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import tarfile
@@ -69,7 +70,25 @@ def test_changed_and_new_pictures_alone_are_opened(tmp_path: Path) -> None:
     pictures, opened = read(root, tmp_path)
     assert opened == 2
     assert pictures.rows["content"][0].tobytes().hex() == images.content(photograph(5))
-    assert pq.read_table(tmp_path / "pictures.parquet").num_rows == 24
+    rows = {row["key"]: row for row in pq.read_table(tmp_path / "pictures.parquet").to_pylist()}
+    assert len(rows) == 25  # what was known of the removed one stays
+    assert rows["train/china/00.png"]["content"].hex() == images.content(photograph(5))
+
+
+def test_a_look_at_one_class_forgets_nothing_of_the_others(tmp_path: Path) -> None:
+    root = photograph_tree(tmp_path / "data")
+    read(root, tmp_path)
+    data = load("folder", root)
+    one_class = datasets.DatasetSubset("x", data.classes[:1], data, {})
+    save(root / "train" / "china" / "00.png", 5)
+    told: list[Progress] = []
+    table = tmp_path / "pictures.parquet"
+    inspect({split: one_class.examples(split) for split in SPLITS}, table, "{}", told.append)
+    assert told[-1].done == 1
+    rows = pq.read_table(table).to_pylist()
+    assert sorted({row["key"] for row in rows}) == sorted(row["key"] for row in rows)
+    assert len(rows) == 24
+    assert read(root, tmp_path)[1] == 0
 
 
 def test_a_picture_of_the_same_size_and_another_time_is_opened_again(tmp_path: Path) -> None:
@@ -334,3 +353,49 @@ def test_a_row_of_a_file_of_many_changes_with_that_file(tmp_path: Path) -> None:
     batch.write_bytes(b"rows")
     assert inspection._stamp(str(batch / "00042")) == inspection._stamp(str(batch)) != (-1, -1)
     assert inspection._stamp(str(tmp_path / "gone" / "00042")) == (-1, -1)
+
+
+def test_tables_that_were_removed_are_written_again(tmp_path: Path) -> None:
+    root, out = photograph_tree(tmp_path / "data"), tmp_path / "out"
+    shutil.copy(root / "train" / "china" / "00.png", root / "train" / "china" / "copy.png")
+    first = look(root, out)
+    for name in ("duplicates.parquet", "unreadable.parquet"):
+        before = pq.read_table(out / name)
+        (out / name).unlink()
+        assert look(root, out) == first
+        assert pq.read_table(out / name).equals(before)
+
+
+def test_a_row_with_a_null_byte_in_its_path_is_unreadable(tmp_path: Path) -> None:
+    root = photograph_tree(tmp_path / "data")
+    paths = [
+        *(f"train/china/{path.name}" for path in sorted((root / "train" / "china").iterdir())),
+        "train/china/0\0.png",
+    ]
+    rows = [{"path": path, "label": "ab"[number % 2]} for number, path in enumerate(paths)]
+    (root / "birds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (picture,) = look(root / "birds.jsonl", tmp_path / "out", "manifest", val=0, test=0).unreadable
+    assert (picture.key, picture.reason) == ("train/china/0\0.png", "its path is none: embedded null byte")
+
+
+def test_a_class_is_listed_with_its_label(tmp_path: Path) -> None:
+    data = load("folder", photograph_tree(tmp_path / "data"))
+    section = config.validate(
+        {"name": "x", "dataset": {"name": "folder", "path": str(tmp_path / "data")}, "guide": {"name": "x"}}
+    ).dataset
+    flower = datasets.DatasetSubset("x", data.classes[1:], data, {})
+    overview = datasets.look(flower, section, tmp_path / "out")
+    assert [info["index"] for info in overview.as_json()["classes"]] == [1]
+
+
+def test_dark_pictures_of_16_bit_colour_are_told(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for number in range(3):
+            rows = np.random.default_rng([number, ord(name)]).integers(0, 4096, (20, 20, 3)).astype(">u2")
+            path = tmp_path / "data" / name / f"{number}.ppm"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"P6 20 20 65535\n" + rows.tobytes())
+    notes = " ".join(look(tmp_path / "data", tmp_path / "out").notes)
+    assert (
+        "6 images of more than 8 bits use less than 1/16 of the range and look black: set dataset.value_range" in notes
+    )

@@ -76,7 +76,12 @@ def test_columns_can_have_other_names(tmp_path: Path) -> None:
     assert [len(data.examples(split)) for split in ("train", "test")] == [12, 8]
     assert_refused("no column 'path'; there are file_name, species, fold, extra", "manifest", table)
     assert_refused("no column 'label';.*dataset.label_column", "manifest", table, path_column="file_name")
-    assert_refused("no column 'sp' .dataset.split_column", "manifest", table, **{**settings, "split_column": "sp"})
+    assert_refused(
+        "no column 'sp'; there are file_name, .*dataset.split_column",
+        "manifest",
+        table,
+        **{**settings, "split_column": "sp"},
+    )
 
 
 def test_pictures_are_looked_for_in_each_root_in_turn(tmp_path: Path) -> None:
@@ -234,3 +239,26 @@ def test_an_index_of_a_table_is_small(tmp_path: Path) -> None:
     examples = load("manifest", tmp_path / "a.csv", val=0, test=0).examples("train")
     assert isinstance(examples, ImageFiles)
     assert (examples.paths.nbytes + examples.labels.nbytes) / len(examples) < 60
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_a_mistyped_column_of_splits_is_refused_and_the_test_is_not_trained_on(tmp_path: Path, ending: str) -> None:
+    rows = [row | {"fold": "train" if number < 12 else "test"} for number, row in enumerate(picture_rows(tmp_path))]
+    table = write(tmp_path / f"birds{ending}", rows)
+    assert_refused(
+        "no column 'folds'; there are path, label, fold.*split_column", "manifest", table, split_column="folds"
+    )
+    assert len(load("manifest", table, val=0, split_column="fold").examples("test")) == 8
+
+
+def test_json_lines_may_begin_with_an_empty_line_and_name_a_split_late(tmp_path: Path) -> None:
+    first, *rest = picture_rows(tmp_path)
+    rows = [
+        first | {"fold": "train"},
+        *({"path": row["path"], "label": row["label"], "fold": "test"} for row in rest[:4]),
+    ]
+    rows += [row | {"fold": "train"} for row in rest[4:]]
+    table = tmp_path / "birds.jsonl"
+    table.write_text("\n" + "".join(json.dumps(row) + "\n" for row in rows))
+    assert len(load("manifest", table, val=0, split_column="fold").examples("test")) == 4
+    assert_refused("line 2.*no column 'labels'", "manifest", table, label_column="labels")

@@ -379,3 +379,17 @@ def test_an_index_of_tars_is_small(tmp_path: Path) -> None:
     assert isinstance(examples, TarImages)
     assert (examples.table.nbytes + examples.labels.nbytes) / len(examples) < 70
     assert examples[-1].key == "a.tar/000002999"
+
+
+@pytest.mark.parametrize("label_key", [".species", "SPECIES", ".Species"])
+def test_a_label_key_is_written_as_an_image_key_may_be(tmp_path: Path, label_key: str) -> None:
+    write_tar(tmp_path / "a.tar", {"x.png": image(0), "x.species": b"crane", "y.png": image(1), "y.species": b"gull"})
+    data = load("webdataset", tmp_path, val=0, test=0, label_key=label_key)
+    assert [info.name for info in data.classes] == ["crane", "gull"]
+    assert_refused("no member .sort", "webdataset", tmp_path, label_key=".Sort")
+
+
+def test_a_label_key_of_the_json_member_keeps_its_case(tmp_path: Path) -> None:
+    members = {"x.png": image(0), "x.json": b'{"Species": "crane"}'}
+    write_tar(tmp_path / "a.tar", members)
+    assert load("webdataset", tmp_path, val=0, test=0, label_key="Species").classes[0].name == "crane"

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dct_augment.errors import ExportError, InputError
 from dct_augment.export import FORMATS, export_images
-from dct_augment.export.card import _classifiers
+from dct_augment.export.card import _classifiers, _contexts
 from dct_augment.export.licences import licence
 from dct_augment.records import ClassInfo
 from tests.export.finished_runs import finish
@@ -85,6 +85,12 @@ def test_the_card_says_what_made_the_images(run: Path, tmp_path: Path) -> None:
 def test_a_card_says_what_a_guide_of_photos_is_made_on() -> None:
     members = [{"name": "few_shot", "backbone": "local-dir:/home/somebody/net"}, {"name": "pocket/birds-guide"}]
     assert _classifiers(members) == "`few_shot` on `local-dir:net` + `pocket/birds-guide`"
+
+
+def test_a_card_lists_the_texts_of_contexts_that_are_set_class_by_class() -> None:
+    assert _contexts({"crane": ["at sea", ""], "gull": ["at sea", "in fog"]}) == ["at sea", "in fog"]
+    assert _contexts(["", "at sea"]) == ["at sea"]
+    assert _contexts(None) == []
 
 
 def test_the_card_says_what_is_left_out_and_why(tmp_path: Path) -> None:

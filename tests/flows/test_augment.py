@@ -418,7 +418,7 @@ class TestServe:
 
     def test_bad_input_fails_at_once_with_its_message(self, served: Served) -> None:
         done = served.deployment(
-            "pocket", output="bad", classes=["crane"], overrides=[*SMALL, "guide.name=local-dir:nowhere"]
+            "pocket", output="bad", classes=["crane", "kiwi"], overrides=[*SMALL, "guide.name=local-dir:nowhere"]
         )
         assert "Failed" in done.stdout
         runs = served.post("/flow_runs/filter", {"flow_runs": {"state": {"name": {"any_": ["Failed"]}}}})
@@ -611,7 +611,7 @@ def test_a_wrong_config_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: 
 def test_the_flows_module_runs_a_config_offline_and_a_kill_leaves_no_process(home: Path, tmp_path: Path) -> None:
     variables = environment(home)
     config = tmp_path / "mine.yaml"
-    shipped = configuration.load("digits", SMALL, classes=["one"], per_class=2)
+    shipped = configuration.load("digits", SMALL, classes=["one", "seven"], per_class=2)
     config.write_text(configuration.dump(shipped))
     program = Program.start(tmp_path, "flows.augment", str(config), environment=variables)
     plan = tmp_path / "runs" / "digits" / "tokens" / "plan.json"

@@ -206,3 +206,29 @@ def test_the_doctor_warns_of_a_zero_shot_classifier_with_the_generators_text_enc
         "zero_shot openai/clip-vit-large-patch14 has the text encoder of the text-to-image"
     )
     assert f"{role}'s text encoder" not in examined(generator, f"{role}={zero_shot('openai/clip-vit-base-patch32')}")
+
+
+@pytest.mark.parametrize("file", ["model_index.json", "unet/config.json"])
+@pytest.mark.parametrize("content", ["", "[1]"])
+def test_a_damaged_file_of_a_text_to_image_model_is_one_finding(tmp_path: Path, file: str, content: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny.pipeline_folder(), folder)
+    (folder / file).write_text(content or (folder / file).read_text()[:40])
+    (finding,) = [
+        found for found in examine(config.load("pocket", [f"model.path={folder}"])) if found.state == "missing"
+    ]
+    assert (finding.what, finding.detail) == ("text-to-image model", f"{folder}: {file} is damaged")
+    assert f"delete {folder / file}, and download the model again" in finding.fix
+
+
+def test_the_doctor_finds_files_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("names.txt", "match.yaml"):
+        (tmp_path / name).write_text("crane: crane")
+    assert examined("guide.labels=~/names.txt", "guide.match=~/match.yaml")["guide"].state == "ok"
+    assert "gone.yaml does not exist" in examined("guide.match=~/gone.yaml")["guide"].detail
+
+
+def test_a_server_that_does_not_answer_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    assert examined()["Prefect server"].detail == "http://127.0.0.1:9/api does not answer: Connection refused"

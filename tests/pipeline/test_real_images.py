@@ -127,3 +127,52 @@ def test_a_repaired_picture_makes_another_result(root: Path, tmp_path: Path) -> 
     assert again.identity("benchmark") == before  # until somebody looks
     again.real_images()
     assert again.identity("benchmark") != before
+
+
+def test_a_look_at_one_class_is_not_taken_for_that_of_the_run(root: Path, tmp_path: Path) -> None:
+    run, _ = run_on(root, tmp_path / "out", duplicates="drop")
+    run.real_images()
+    before = run.identity("benchmark")
+    one_class, _ = run_on(root, tmp_path / "out", duplicates="drop", classes=["china"])
+    assert [info.name for info in one_class.data.classes] == ["china"]
+    again, _ = run_on(root, tmp_path / "out", duplicates="drop")
+    assert again.identity("benchmark") == before
+
+
+def test_one_class_can_be_generated_for_and_not_be_tested(root: Path, tmp_path: Path) -> None:
+    run, _ = run_on(root, tmp_path / "out", duplicates="drop", classes=["china"])
+    next(iter(run.stages(StageName.CLASS_TOKEN_IMAGES)))
+    with pytest.raises(DatasetError, match=r"needs two or more, and of 'data' it has 'china'\. Add a class"):
+        list(run.stages(StageName.BENCHMARK))
+
+
+def test_a_split_that_a_layout_never_had_is_held_out_without_a_word(root: Path, tmp_path: Path) -> None:
+    shutil.rmtree(root / "val")
+    assert run_on(root, tmp_path / "out")[0].dataset.notes == ()
+    (root / "val" / "china").mkdir(parents=True)
+    (note,) = run_on(root, tmp_path / "out")[0].dataset.notes
+    assert note == "split val: 'val' holds no picture; the split is left out"
+
+
+@pytest.mark.slow
+def test_a_report_looks_at_the_images_before_it_says_which_trials_are_of_today(root: Path, tmp_path: Path) -> None:
+    quick = {
+        "downstream": {"image_size": 32, "batch_size": 4, "steps": 2},
+        "benchmark": {"arms": ["real"], "shots": 1, "seeds": 2, "processes": 1},
+        "metrics": {"features": None},
+    }
+    data = {"name": "x", "output": str(tmp_path / "out"), "guide": {"name": "pocket/birds-guide", "match": "index"}}
+    section = {"name": "folder", "path": str(root), "duplicates": "drop"}
+
+    def reported() -> str | None:
+        told: list[Progress] = []
+        Run(config.validate({**data, **quick, "dataset": section}), told.append).report()
+        return next((progress.note for progress in told if progress.stage == StageName.REPORT), None)
+
+    Run(config.validate({**data, **quick, "dataset": section})).benchmark()
+    _ = Run(config.validate({**data, **quick, "dataset": {**section, "classes": ["china"]}})).data
+    assert reported() is None
+    (root / "test" / "china" / "06.png").write_bytes(b"no picture")
+    remark = reported()
+    assert remark is not None
+    assert remark.startswith("2 recorded trials were made with other settings or images (the real images)")

@@ -9,8 +9,10 @@ from PIL import Image
 
 from dct_augment import config
 from dct_augment.config import Config, comparable
+from dct_augment.config.identity import Part
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.weights import WeightHashes
+from dct_augment.records import ClassInfo
 
 
 def settings(**sections: object) -> Config:
@@ -108,3 +110,68 @@ def test_a_record_without_hashes_is_compared_without_them(tmp_path: Path) -> Non
     today, old = identity(loaded, tmp_path), loaded.identity("generation")
     assert comparable(today, old) == old
     assert comparable(today, today) == today
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "file", "key"),
+    [
+        ("generation", {"guide": {"name": "resnet18", "match": "FILE"}}, "labels.yaml", "guide.match_sha256"),
+        (
+            "generation",
+            {"model": {"path": "owner/name", "tiny_decoder": "FOLDER"}},
+            "a.safetensors",
+            "model.tiny_decoder_sha256",
+        ),
+        ("tokens", {"tokens": {"init_from": "FILE"}}, "start.safetensors", "tokens.init_from_sha256"),
+        ("metrics", {"metrics": {"features": "local-dir:FOLDER"}}, "a.safetensors", "metrics.features_sha256"),
+        (
+            "metrics",
+            {"metrics": {"features": "inception", "inception_weights": "FILE"}},
+            "weights.pth",
+            "metrics.features_sha256",
+        ),
+    ],
+    ids=["match", "tiny decoder", "init_from", "features", "inception"],
+)
+def test_other_content_of_a_file_that_decides_a_result_is_another_result(
+    part: Part, changes: dict[str, dict[str, str]], file: str, key: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "files"
+    names = {"FILE": str(folder / file), "FOLDER": str(folder), "local-dir:FOLDER": f"local-dir:{folder}"}
+    sections = {name: {k: names.get(v, v) for k, v in section.items()} for name, section in changes.items()}
+    loaded = settings(**sections)
+    hashes = WeightHashes(loaded, tmp_path / "weights.json")
+    write(folder / file, b"first", 1)
+    first = hashes.add_to(loaded.identity(part))
+    write(folder / file, b"other", 2)
+    changed = hashes.add_to(loaded.identity(part))
+    (line,) = config.differences(first, changed)
+    assert line.startswith(f"{key}: ")
+    without = loaded.identity(part)
+    assert comparable(changed, without) == without
+
+
+def test_a_record_with_the_hash_of_a_model_alone_is_compared_by_that_alone(tmp_path: Path) -> None:
+    write(tmp_path / "model" / "model.safetensors", b"first", 1)
+    match = write(tmp_path / "labels.yaml", b"crane: Kranich", 1)
+    loaded = settings(guide={"name": f"local-dir:{tmp_path / 'model'}", "match": str(match)})
+    today = identity(loaded, tmp_path)
+    old = {**today, "guide": [{key: value for key, value in today["guide"][0].items() if key != "match_sha256"}]}
+    assert "weights" in old["guide"][0]
+    assert comparable(today, old) == old
+
+
+def test_the_start_of_one_class_makes_nothing_stale_that_is_of_another(tmp_path: Path) -> None:
+    for slug in ("crane", "kiwi"):
+        write(tmp_path / "start" / f"{slug}.safetensors", b"first", 1)
+    loaded = settings(tokens={"init_from": str(tmp_path / "start")})
+    crane, kiwi, gull = (ClassInfo(number, name, name) for number, name in enumerate(("crane", "kiwi", "gull")))
+
+    def narrowed(info: ClassInfo) -> dict[str, Any]:
+        whole = WeightHashes(loaded, tmp_path / "weights.json").add_to(loaded.identity("tokens"))
+        return loaded.narrow(whole, [info])
+
+    before = {info.slug: narrowed(info) for info in (crane, kiwi, gull)}
+    write(tmp_path / "start" / "kiwi.safetensors", b"other", 2)
+    changed = [info.slug for info in (crane, kiwi, gull) if narrowed(info) != before[info.slug]]
+    assert changed == ["kiwi"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dct_augment import datasets
+from dct_augment import datasets, tars
 from dct_augment.benchmark.requirements import missing_images
 from dct_augment.config import Config, validate
 from dct_augment.datasets import DatasetSubset, Overview, image_files, split_words
@@ -19,7 +19,6 @@ from dct_augment.records import ClassInfo, Dataset, ProgressCallback, ignore_pro
 from dct_augment.wording import counted, listed
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _SAVED_BY_DATASETS = ("dataset_dict.json", "state.json")
 _METADATA = tuple(f"metadata.{ending}" for ending in ("csv", "jsonl", "parquet"))
 _NAMED = 5  # classes in a message
@@ -121,7 +120,7 @@ def _recognise_folder(path: Path) -> Layout:
             return _layout("parquet files as the Hub has them", "huggingface", path)
         if inside.intersection(_METADATA):
             return _layout("an imagefolder of the package datasets, with metadata", "huggingface", path)
-        if any(name.lower().endswith(_TARS) for name in inside):
+        if any(name.lower().endswith(tars.TAR_ENDINGS) for name in inside):
             return _layout("WebDataset shards", "webdataset", path)
     if not folders:
         _refuse_flat_folder(path, names)
@@ -153,7 +152,7 @@ def _recognise_file(path: Path) -> Layout:
     name = path.name.lower().removesuffix(".gz")
     if name.endswith(_TABLES):
         return _layout("a table of pictures", "manifest", path)
-    if path.name.lower().endswith(_TARS):
+    if path.name.lower().endswith(tars.TAR_ENDINGS):
         raise DatasetError(f"{str(path)!r} is one tar; give the folder that holds it")
     raise DatasetError(
         f"{str(path)!r} is a file. Give the folder that holds your photos, in one folder per class, or a table of them "

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from dct_augment.classifiers import kept
 from dct_augment.config import DatasetOnDisk
 from dct_augment.downstream.mixing import SyntheticImages
 from dct_augment.downstream.saving import AccuracyEstimate, ClassifierFacts, save_classifier
+from dct_augment.errors import UnreadableImageError
 from dct_augment.generation.shards import FOLDERS
 from dct_augment.intervals import Estimate, mean_of_folds, mean_t
 from dct_augment.metrics.accuracy import class_titles
@@ -114,10 +116,10 @@ class ClassifierStage(Stage):
             if predicted != photo.label and predicted in examples and predicted in titles:
                 mistakes.append((times / len(predictions), times, len(predictions), photo, predicted))
         mistakes.sort(key=lambda mistake: (-mistake[0], -mistake[1]))
-        return [
-            Mistake(titles[photo.label], titles[predicted], times, tests, photo.open(), examples[predicted].open())
-            for _, times, tests, photo, predicted in mistakes[:_MISTAKES]
-        ]
+        found = (
+            _mistake(photo, examples[predicted], titles, times, tests) for _, times, tests, photo, predicted in mistakes
+        )
+        return list(islice((mistake for mistake in found if mistake is not None), _MISTAKES))
 
     def summary(self) -> str:
         """Say in one line which arm was kept, how good it is, and whether synthetic images help."""
@@ -295,6 +297,15 @@ class ClassifierStage(Stage):
         if self._shards is not None:
             hashes["images"] = configuration.fingerprint([self._shards.digest(spec) for spec in self._shards.layout()])
         return hashes
+
+
+def _mistake(photo: Example, taken_for: Example, titles: Mapping[int, str], times: int, tests: int) -> Mistake | None:
+    """Show a mistake with its photos; None if one can no longer be read."""
+    try:
+        pictures = photo.open(), taken_for.open()
+    except UnreadableImageError:
+        return None
+    return Mistake(titles[photo.label], titles[taken_for.label], times, tests, *pictures)
 
 
 def _calibrate(answers: Sequence[_Answers]) -> tuple[float, float | None]:

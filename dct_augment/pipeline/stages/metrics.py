@@ -128,9 +128,11 @@ class MetricStage(Stage):
     def _reference(self) -> torch.Tensor:
         """Features (N, D) of the real training and validation images."""
         dataset, most = self._context.real_images(), self._config.metrics.real_images
-        examples = [*dataset.examples("train"), *dataset.examples("val")]
-        order = np.random.default_rng(self._config.metrics.seed).permutation(len(examples))[:most]
-        return self._measure(_opened(examples[index] for index in sorted(order))).features
+        train, val = dataset.examples("train"), dataset.examples("val")
+        order = np.random.default_rng(self._config.metrics.seed).permutation(len(train) + len(val))[:most]
+        rows = np.sort(order).tolist()  # the examples of these alone are made
+        examples = (train[row] if row < len(train) else val[row - len(train)] for row in rows)
+        return self._measure(_opened(examples)).features
 
     def _images(self, kind: str) -> Labelled:
         if kind == _REAL:
