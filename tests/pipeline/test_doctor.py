@@ -214,10 +214,8 @@ def test_a_damaged_file_of_a_text_to_image_model_is_one_finding(tmp_path: Path, 
     folder = tmp_path / "model"
     shutil.copytree(tiny.pipeline_folder(), folder)
     (folder / file).write_text(content or (folder / file).read_text()[:40])
-    (finding,) = [
-        found for found in examine(config.load("pocket", [f"model.path={folder}"])) if found.state == "missing"
-    ]
-    assert (finding.what, finding.detail) == ("text-to-image model", f"{folder}: {file} is damaged")
+    finding = examined(f"model.path={folder}")["text-to-image model"]
+    assert (finding.state, finding.detail) == ("missing", f"{folder}: {file} is damaged")
     assert f"delete {folder / file}, and download the model again" in finding.fix
 
 
