@@ -130,7 +130,7 @@ def test_images_that_two_runs_have_alike_are_exported_once(tmp_path: Path) -> No
 def test_a_class_name_that_two_data_sets_share_needs_a_decision(tmp_path: Path) -> None:
     first = finish(tmp_path / "a")
     second = finish(tmp_path / "b", name="short", classes=SHORT, dataset="data/short", seed=1)
-    with pytest.raises(InputError, match=r"share 1 class names: 'gull' of 'folder data/birds' and of 'folder data/sho"):
+    with pytest.raises(InputError, match=r"share 1 class name: 'gull' of 'folder data/birds' and of 'folder data/sho"):
         export([first, second], tmp_path / "out")
     merged = export([first, second], tmp_path / "merged", shared_names="merge")
     assert merged.images == {"song sparrow": 3, "Çà bird": 3, "gull": 6, "tern": 3}
