@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true  # templates in some packages do not compile
 	@touch $@
 
-demo: install  ## tokens -> shards -> benchmark -> report on both Pocket data sets
+demo: install  ## five photos of each Pocket bird and digit -> init -> run -> predict
 	$(BIN)/dct-augment demo
 
 test: install  ## the test suite, in two processes of one thread each, and its branch coverage
