@@ -11,7 +11,7 @@ BINS = 15
 """Bins of equal width, as in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017 (arXiv 1706.04599)."""
 
 LOWEST, HIGHEST = 0.05, 20.0
-"""Between these a temperature is looked for: from few answers, all of them right, it would go to 0."""
+"""Between these a temperature is looked for."""
 
 
 @dataclass(frozen=True)
@@ -36,34 +36,57 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 
 def temperature(logits: np.ndarray, labels: Sequence[int] | np.ndarray) -> float:
-    """Find the temperature T that minimises the mean negative log likelihood of softmax(logits / T).
+    """Find the temperature T at which probabilities fit the right classes best: those of softmax(logits / T).
+
+    Minimises the mean of -sum_k t_k log p_k (Guo et al. 2017, section 4.2). t is 1 - 1 / (N + 2) for the right class,
+    and the rest is shared by the others, as in Platt 1999 ("Probabilistic outputs for support vector machines"): N
+    right answers do not prove that the next one is right, too. Without this a classifier that makes no error among a
+    few images would become infinitely sure.
 
     Args:
-        logits: (N, K), of images that had no part in training.
+        logits: (N, K), of images that had no part in training; or (H, N, K) of H heads, whose probabilities are
+            averaged.
         labels: (N,), the right class of each, 0..K-1.
 
     Returns:
-        A number between `LOWEST` and `HIGHEST`; 1 where the likelihood is the same at all of them. Guo et al. 2017,
-        section 4.2.
+        A number between `LOWEST` and `HIGHEST`; 1 where the fit is the same at all of them.
 
     Raises:
         InputError: no logits, other shapes, or values that are not finite.
     """
     from scipy.optimize import minimize_scalar
 
-    logits, labels = _checked(logits, labels)
+    heads = np.asarray(logits, np.float64)
+    heads = heads if heads.ndim == 3 else heads[None]
+    for head in heads:
+        _, labels = _checked(head, labels)
+    targets = _smoothed(np.asarray(labels), heads.shape[2])
 
     def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        highest = scaled.max(1)
-        log_sums = highest + np.log(np.exp(scaled - highest[:, None]).sum(1))
-        return float((log_sums - scaled[np.arange(len(labels)), labels]).mean())
+        return float(-(targets * _log_mean_softmax(heads / np.exp(log_temperature))).sum(1).mean())
 
     bounds = (float(np.log(LOWEST)), float(np.log(HIGHEST)))
-    # The loss is convex in 1 / T, so it has one valley in log T.
+    # For one head the loss is convex in 1 / T, so it has one valley in log T.
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-8})
     best = float(found.x) if found.fun < loss(0.0) else 0.0
     return float(np.exp(best))
+
+
+def _smoothed(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Make the targets (N, K) of `temperature`."""
+    rest = 1 / (len(labels) + 2)
+    targets = np.full((len(labels), classes), rest / max(classes - 1, 1))
+    targets[np.arange(len(labels)), labels] = 1 - rest
+    return targets
+
+
+def _log_mean_softmax(logits: np.ndarray) -> np.ndarray:
+    """Compute the logarithm (N, K) of the mean softmax of heads (H, N, K)."""
+    shifted = logits - logits.max(2, keepdims=True)
+    log_softmax = shifted - np.log(np.exp(shifted).sum(2, keepdims=True))
+    highest = log_softmax.max(0)
+    mean: np.ndarray = highest + np.log(np.exp(log_softmax - highest).mean(0))
+    return mean
 
 
 def reliability(

@@ -81,6 +81,13 @@ def proportion(right: int, count: int) -> Estimate:
     return Estimate(share, min(low, share), max(high, share), count)  # rounding must not leave the share outside
 
 
+def wider(estimate: Estimate, other: Estimate) -> Estimate:
+    """Return an estimate with the interval of another one of the same value if that is wider; it holds the mean."""
+    if other.high - other.low <= estimate.high - estimate.low:
+        return estimate
+    return Estimate(estimate.mean, min(other.low, estimate.mean), max(other.high, estimate.mean), estimate.count)
+
+
 def paired_gain(both: int, first: int, second: int, neither: int) -> Estimate:
     """Return the difference of two shares of the same n cases, first minus second, with Newcombe's interval.
 

@@ -58,14 +58,29 @@ def test_the_temperature_undoes_a_scale() -> None:
 
 
 def test_the_temperature_of_two_answers_is_the_one_of_the_formula() -> None:
-    """Logits (1, 0), right three times in four: 1 / (1 + exp(-1 / T)) = 3/4, so T = 1 / log 3."""
+    """Logits (1, 0), right three times in four, each right answer taken for 5/6: 1 / (1 + exp(-1 / T)) = 2/3."""
     logits = np.array([[1.0, 0.0]] * 4)
-    assert calibration.temperature(logits, [0, 0, 0, 1]) == pytest.approx(1 / math.log(3), rel=1e-4)
+    assert calibration.temperature(logits, [0, 0, 0, 1]) == pytest.approx(1 / math.log(2), rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [4, 30])
+@pytest.mark.parametrize("heads", [None, 3])
+def test_answers_without_an_error_are_as_sure_as_their_number(count: int, heads: int | None) -> None:
+    """Logits (1, -1), and (count + 1) / (count + 2) for the right class; heads that are alike are as one."""
+    logits = np.tile([1.0, -1.0], (count, 1) if heads is None else (heads, count, 1))
+    assert calibration.temperature(logits, [0] * count) == pytest.approx(2 / math.log(count + 1), rel=1e-3)
+
+
+def test_the_probabilities_of_heads_are_averaged() -> None:
+    """Logits (1, 0) and (0, 0), right once in one, taken for 2/3: softmax(1 / T) is 5/6, so T = 1 / log 5."""
+    logits = np.array([[[1.0, 0.0]], [[0.0, 0.0]]])
+    assert calibration.temperature(logits, [0]) == pytest.approx(1 / math.log(5), rel=1e-4)
+    assert calibration.temperature(logits[:1], [0]) == pytest.approx(1 / math.log(2), rel=1e-4)
 
 
 def test_the_temperature_stays_within_bounds_and_is_1_where_it_makes_no_difference() -> None:
     logits = np.array([[1.0, 0.0], [0.0, 1.0]])
-    assert calibration.temperature(logits, [0, 1]) == pytest.approx(calibration.LOWEST, rel=1e-3)
+    assert calibration.temperature(logits / 99, [0, 1]) == pytest.approx(calibration.LOWEST, rel=1e-3)
     assert calibration.temperature(logits, [1, 0]) == pytest.approx(calibration.HIGHEST, rel=1e-3)
     assert calibration.temperature(np.zeros((3, 2)), [0, 1, 1]) == 1
     assert calibration.temperature(np.array([[900.0, 0.0], [0.0, 900.0]] * 3), [0, 1, 0, 0, 0, 1]) < math.inf
@@ -75,9 +90,12 @@ def test_the_temperature_stays_within_bounds_and_is_1_where_it_makes_no_differen
 def test_no_other_temperature_is_likelier(seed: int, classes: int, count: int, other: float) -> None:
     rng = np.random.default_rng(seed)
     logits, labels = rng.normal(size=(count, classes)) * 3, rng.integers(0, classes, count)
+    targets = np.full((count, classes), 1 / (count + 2) / (classes - 1))
+    targets[np.arange(count), labels] = 1 - 1 / (count + 2)
 
     def loss(temperature: float) -> float:
-        return float(-np.log(calibration.softmax(logits, temperature)[np.arange(count), labels] + 1e-300).mean())
+        log_probabilities = np.log(calibration.softmax(logits, temperature) + 1e-300)
+        return float(-(targets * log_probabilities).sum(1).mean())
 
     assert loss(calibration.temperature(logits, labels)) <= loss(other) + 1e-6
 

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from dct_augment.benchmark.choice import ArmChoice, SyntheticEffect
-from dct_augment.intervals import estimate_json, mean_of_folds, mean_t, proportion
+from dct_augment.benchmark.image_counts import images_per_answer
+from dct_augment.intervals import Estimate, estimate_json, mean_of_folds, mean_t, proportion
 
 NAMED = 5
 """Classes that are named of each kind: that gain, that lose, to photograph next."""
@@ -28,7 +29,7 @@ def answer(
         effect: What synthetic images do, if arms with and without them were compared.
         folds: Of one repeat of cross-validation, if the trials are its folds; else None.
     """
-    kept = _class_accuracies(trials, choice.arm)
+    kept = _class_accuracies(trials, choice.arm, folds)
     result: dict[str, Any] = {
         "kept": {
             "arm": choice.arm,
@@ -42,7 +43,7 @@ def answer(
     }
     if effect is None:
         return result
-    with_images, without = _class_accuracies(trials, effect.arm), _class_accuracies(trials, effect.baseline)
+    with_images, without = (_class_accuracies(trials, arm, folds) for arm in (effect.arm, effect.baseline))
     gains = {
         name: with_images.loc[index, "share"] - without.loc[index, "share"]
         for index, name in names.items()
@@ -68,27 +69,30 @@ def _accuracy(trials: pd.DataFrame, arm: str, folds: int | None) -> dict[str, An
     return estimate_json(mean_of_folds(values, folds, (0, 1)) if folds else mean_t(values, (0, 1)))
 
 
-def _class_accuracies(trials: pd.DataFrame, arm: str) -> pd.DataFrame:
-    """Count, by class index, the right answers, all answers, and their share, over all draws."""
+def _class_accuracies(trials: pd.DataFrame, arm: str, folds: int | None) -> pd.DataFrame:
+    """Give, by class index, the share of right answers over all draws, and the number of test images."""
+    of_arm = trials[trials["arm"] == arm]
     answers = [
         (truth, truth == predicted)
-        for row in trials[trials["arm"] == arm].to_dict("records")
+        for row in of_arm.to_dict("records")
         for truth, predicted in zip(row["truth"], row["predicted"], strict=True)
     ]
     table = pd.DataFrame(answers, columns=["truth", "right"])
-    counts = table.groupby("truth")["right"].agg(["sum", "count"])
-    return counts.assign(share=counts["sum"] / counts["count"])
+    accuracies = table.groupby("truth")["right"].agg(share="mean", images="count")
+    images = accuracies["images"] * images_per_answer(max(len(of_arm), 1), folds)
+    return accuracies.assign(images=images.round().astype(int))
 
 
 def _class_numbers(accuracies: pd.DataFrame, index: int) -> dict[str, Any]:
-    """The share of a class's test images that are recognised, with Wilson's interval."""
+    """The share of right answers of a class, with Wilson's interval over its test images, each counted once."""
     if index not in accuracies.index:
         return estimate_json(None)
-    right, count = (int(accuracies.loc[index, column]) for column in ("sum", "count"))
-    return estimate_json(proportion(right, count))
+    share, images = float(accuracies.loc[index, "share"]), int(accuracies.loc[index, "images"])
+    interval = proportion(round(share * images), images)
+    return estimate_json(Estimate(share, min(interval.low, share), max(interval.high, share), images))
 
 
 def _weakest(accuracies: pd.DataFrame, names: Mapping[int, str]) -> list[str]:
-    """Name the classes with the lowest accuracy; of equal ones that with fewer answers, whose interval is wider."""
+    """Name the classes with the lowest accuracy; of equal ones that with fewer images, whose interval is wider."""
     known = accuracies[accuracies.index.isin(list(names)) & (accuracies["share"] < 1)]
-    return [names[int(index)] for index in known.sort_values(["share", "count"], kind="stable").index[:NAMED]]
+    return [names[int(index)] for index in known.sort_values(["share", "images"], kind="stable").index[:NAMED]]

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from dct_augment.intervals import Estimate, mean_of_folds, mean_t
+from dct_augment.benchmark.image_counts import images_per_answer
+from dct_augment.intervals import Estimate, mean_of_folds, mean_t, proportion, wider
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ class SyntheticEffect:
 
     @property
     def verdict(self) -> str:
-        """Say it in words; a difference whose interval holds 0 is not clear."""
+        """Say it in words; a difference whose interval holds 0 is not clear, nor is one without any spread."""
+        if self.difference.low == self.difference.high:
+            return "Synthetic images make no clear difference."
         if self.difference.low > 0:
             return "Synthetic images help."
         return "Synthetic images hurt." if self.difference.high < 0 else "Synthetic images make no clear difference."
@@ -65,7 +68,8 @@ def choose(trials: pd.DataFrame, arms: Collection[str], folds: int | None = None
 
     Of a holdout, the accuracy on validation images chooses, and that on test images is stated. In cross-validation the
     arm is the one with the best mean over all folds. The stated accuracy is that of choosing: for each fold the arm
-    that is best on the other folds of its repeat, measured on the fold.
+    that is best on the other folds of its repeat, measured on the fold. Its interval is that over the draws or
+    Wilson's over the test images, whichever is wider: draws that are all alike do not make an accuracy sure.
 
     Args:
         trials: A row per trial at one setting, as `Trial` has its fields.
@@ -78,18 +82,26 @@ def choose(trials: pd.DataFrame, arms: Collection[str], folds: int | None = None
         return None
     if folds:
         chosen = [_on_fold(accuracies, draw, folds) for draw in accuracies.index]
-        estimate = mean_of_folds(chosen, folds, (0, 1))
-        arm, model = _best(accuracies)
+        arm, model = best = _best(accuracies)
+        estimate = _with_images(mean_of_folds(chosen, folds, (0, 1)), table, best, folds)
         return ArmChoice(arm, estimate, "other_folds", optimistic=len(accuracies) < 2, other_model=model)
     validation = _by_draw(table, "val_accuracy", _CHOSEN)
     validated = len(validation) == len(accuracies) and set(validation) == set(accuracies)
     arm, model = best = _best(validation if validated else accuracies)
-    estimate = mean_t(accuracies[best].tolist(), (0, 1))
+    estimate = _with_images(mean_t(accuracies[best].tolist(), (0, 1)), table, best, folds)
     by: Literal["validation", "test"] = "validation" if validated else "test"
     return ArmChoice(arm, estimate, by, optimistic=not validated, other_model=model)
 
 
 _CHOSEN = ["arm", "other_model"]
+
+
+def _with_images(over_draws: Estimate, trials: pd.DataFrame, chosen: tuple[str, str], folds: int | None) -> Estimate:
+    """Return the accuracy over draws with the interval over the test images of what was chosen, if that is wider."""
+    arm, model = chosen
+    rows = trials[(trials["arm"] == arm) & (trials["other_model"] == model)]
+    images = round(sum(map(len, rows["truth"])) * images_per_answer(len(rows), folds))
+    return wider(over_draws, proportion(round(over_draws.mean * images), images))
 
 
 def _by_draw(trials: pd.DataFrame, column: str, by: list[str]) -> pd.DataFrame:

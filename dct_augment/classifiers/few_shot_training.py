@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
+from dct_augment import calibration
 from dct_augment.classifiers.backbones import Backbone
 from dct_augment.classifiers.few_shot_heads import Heads, cross_entropies, train
 from dct_augment.classifiers.few_shot_views import Views
-from dct_augment.classifiers.out_of_fold import OutOfFold, fit_temperature, measure
+from dct_augment.classifiers.out_of_fold import OutOfFold, measure
 from dct_augment.config import FewShotClassifierConfig, seed_from
 
 BATCH = 32
@@ -112,5 +113,5 @@ class Fitting:
             answers.append(self._answers(self.trained_on(rest), fold))
             answered += fold
         logits, places = torch.cat(answers, 1), self._places[answered].tolist()
-        temperature = fit_temperature(logits, places)
+        temperature = calibration.temperature(logits.double().cpu().numpy(), places)
         return measure(logits, places, self._names, len(folds), temperature, flips=self._views.flips, options=options)

@@ -1,6 +1,5 @@
 """Measures a few-shot classifier on photos that had no part in it: folds, accuracy, temperature, refused classes."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,8 +13,6 @@ from dct_augment.intervals import Estimate, proportion
 
 SIGNIFICANT = 0.05
 """A guide whose answers would be as good by chance in more cases than this is refused."""
-LOWEST, HIGHEST = 0.05, 20.0
-"""Between these a temperature is looked for."""
 
 
 @dataclass(frozen=True)
@@ -200,29 +197,6 @@ def _rank(scores: np.ndarray, own: np.ndarray) -> float | None:
         return None
     difference = scores[own][:, None] - scores[~own][None, :]
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())
-
-
-def fit_temperature(logits: torch.Tensor, places: Sequence[int]) -> float:
-    """Find the temperature T at which the averaged probabilities of logits (heads, B, K) fit the right classes best.
-
-    Minimises the mean of -sum_k t_k log p_k over T in 0.05 .. 20, where p is the average of the heads' softmax(z / T).
-    t is 1 - 1 / (B + 2) for the right class, and the rest is shared by the others, as in Platt 1999 ("Probabilistic
-    outputs for support vector machines"): B right answers do not prove that the next one is right, too. Without this a
-    classifier without an error would become infinitely sure, and its gradient would vanish.
-    """
-    from scipy.optimize import minimize_scalar
-
-    count, classes = logits.shape[1:]
-    rest = 1 / (count + 2)
-    targets = torch.full((count, classes), rest / max(classes - 1, 1), dtype=torch.float64)
-    targets[torch.arange(count), torch.as_tensor(places)] = 1 - rest
-    logits = logits.double().cpu()
-
-    def loss(log_temperature: float) -> float:
-        return float(-(targets * log_probabilities(logits, math.exp(log_temperature))).sum(1).mean())
-
-    found = minimize_scalar(loss, bounds=(math.log(LOWEST), math.log(HIGHEST)), method="bounded")
-    return math.exp(float(found.x))
 
 
 def _listed(names: Sequence[str], most: int = 10) -> str:

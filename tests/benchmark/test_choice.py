@@ -1,15 +1,18 @@
 import math
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from dct_augment.benchmark.choice import choose, synthetic_effect
+from dct_augment.intervals import mean_of_folds, proportion
 
 
 def trials(**accuracies: list[float]) -> pd.DataFrame:
-    """A trial per arm and draw; without validation images."""
+    """A trial per arm and draw, each with five test images; without validation images."""
+    same: dict[str, Any] = {"val_accuracy": math.nan, "other_model": "", "truth": (0,) * 5}
     rows = [
-        {"arm": arm, "seed": seed, "accuracy": accuracy, "val_accuracy": math.nan, "other_model": ""}
+        {"arm": arm, "seed": seed, "accuracy": accuracy, **same}
         for arm, values in accuracies.items()
         for seed, accuracy in enumerate(values)
     ]
@@ -74,6 +77,8 @@ def test_only_some_arms_may_be_chosen_and_of_equal_ones_the_first() -> None:
         ([0.7, 0.72, 0.71, 0.7], "Synthetic images help."),
         ([0.3, 0.32, 0.31, 0.3], "Synthetic images hurt."),
         ([0.9, 0.2, 0.8, 0.3], "Synthetic images make no clear difference."),
+        ([0.6, 0.6, 0.6, 0.6], "Synthetic images make no clear difference."),  # no spread is no certainty
+        ([0.4, 0.4, 0.4, 0.4], "Synthetic images make no clear difference."),
     ],
 )
 def test_what_synthetic_images_do_is_said_by_the_interval_of_the_paired_difference(
@@ -84,6 +89,23 @@ def test_what_synthetic_images_do_is_said_by_the_interval_of_the_paired_differen
     assert effect is not None
     assert (effect.arm, effect.baseline, effect.verdict) == ("token", "strong", verdict)
     assert effect.difference.mean == pytest.approx(sum(token) / 4 - 0.5)
+
+
+@pytest.mark.parametrize(("folds", "images"), [(2, 10), (None, 5)])
+def test_draws_that_are_all_right_do_not_make_the_accuracy_sure(folds: int | None, images: int) -> None:
+    """Two folds have ten photos, tested in each of two repeats; four draws of a holdout share five test images."""
+    choice = choose(trials(real=[1.0, 1.0, 1.0, 1.0]), {"real"}, folds)
+    assert choice is not None
+    wilson = proportion(images, images)
+    assert (choice.accuracy.low, choice.accuracy.high, choice.accuracy.mean) == (wilson.low, 1.0, 1.0)
+    assert choice.accuracy.low == pytest.approx({10: 0.7225, 5: 0.5655}[images], abs=1e-4)
+
+
+def test_an_interval_over_draws_that_is_wider_than_that_over_images_is_kept() -> None:
+    values = [0.2, 1.0, 0.2, 1.0]
+    choice = choose(trials(real=values), {"real"}, folds=2)
+    assert choice is not None
+    assert choice.accuracy == mean_of_folds(values, 2, (0, 1))
 
 
 def test_without_both_kinds_of_arms_nothing_is_said_of_synthetic_images() -> None:
