@@ -64,7 +64,7 @@ class Classifier(ABC):
     @torch.no_grad()
     def predictions(self, images: torch.Tensor, targets: Sequence[int]) -> list[Prediction]:
         """Predict the label of each image (B, 3, H, W); `targets` are the labels that they should have, as indices."""
-        probabilities = self.logits(images).softmax(1)
+        probabilities = (self.logits(images) / self.temperature).softmax(1)
         best = probabilities.argmax(1).tolist()
         rows = torch.arange(len(probabilities), device=probabilities.device)
         of_targets = probabilities[rows, torch.tensor(targets, device=probabilities.device)].tolist()

@@ -57,7 +57,8 @@ class EnsembleClassifier(Classifier):
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Compute log-probabilities (B, K) of the mixture, which are logits too; gradients flow to the images.
 
-        log sum_m w_m p_m, summed as logarithms: a probability too small for float32 still has a gradient.
+        log sum_m w_m p_m with p_m = softmax(z_m / T_m), summed as logarithms: a probability too small for float32 still
+        has a gradient. T_m is the temperature of a member.
         """
         return self._mixed([member.logits(images) for member in self._members])
 
@@ -73,10 +74,12 @@ class EnsembleClassifier(Classifier):
         )
 
     def _mixed(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Mix the logits of the members."""
+        """Mix the logits of the members, each at its temperature."""
         votes = []
-        for member_logits, log_weight, outputs in zip(logits, self._log_weights, self._outputs, strict=True):
-            log_probabilities = member_logits.log_softmax(1)
+        temperatures = [member.temperature for member in self._members]
+        of_members = zip(logits, temperatures, self._log_weights, self._outputs, strict=True)
+        for member_logits, temperature, log_weight, outputs in of_members:
+            log_probabilities = (member_logits / temperature).log_softmax(1)
             impossible = log_probabilities.new_full((len(log_probabilities), 1), -torch.inf)
             votes.append(torch.cat([log_probabilities, impossible], 1)[:, outputs] + log_weight)
         return torch.stack(votes).logsumexp(0)

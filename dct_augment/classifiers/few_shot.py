@@ -81,7 +81,8 @@ class FewShotClassifier(Classifier):
         missing = [info.name for info in classes if info.slug not in self._places]
         if missing:
             raise ModelError(
-                f"the few-shot guide was made of photos of other classes, without {missing[:10]}; make it anew"
+                f"the few-shot guide was made of photos of other classes, without {missing[:10]}; make one of "
+                "photos of all classes with dct_augment.classifiers.few_shot.fit"
             )
         return tuple(self._places[info.slug] for info in classes)
 
@@ -123,14 +124,14 @@ class FewShotClassifier(Classifier):
             tuned = load_file(folder / BACKBONE) if settings.fine_tune else None
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(reason_of(error).split())[:200]
-            raise ModelError(f"few-shot guide {str(folder)!r} cannot be read: {reason}; make it anew") from error
+            raise ModelError(f"few-shot guide {str(folder)!r} cannot be read: {reason}; {_again(folder)}") from error
         backbone = _load_backbone(settings, device)
         if tuned is not None:
             backbone.model.load_state_dict(tuned)
         elif _hash(backbone) != description["backbone_sha256"]:
             raise ModelError(
                 f"few-shot guide {str(folder)!r} was made on other weights of {settings.backbone!r} than are there now;"
-                " make it anew, or give a revision"
+                f" {_again(folder)}, or give the old weights as guide.revision"
             )
         return cls(settings, classes, backbone, heads.to(device).requires_grad_(False), out_of_fold, device)
 
@@ -245,6 +246,11 @@ def _places(images: Sequence[Any], labels: Sequence[int], classes: Sequence[Clas
             "or leave the classes out with dataset.classes"
         )
     return places
+
+
+def _again(folder: Path) -> str:
+    """Say how a guide is made again."""
+    return f"delete the folder {str(folder)!r}, and the same command makes the guide again"
 
 
 def _load_backbone(settings: FewShotClassifierConfig, device: str) -> Backbone:

@@ -50,6 +50,16 @@ def test_an_ensemble_averages_probabilities_by_weight(vote_settings):
     assert probabilities.shape == (len(guide.labels),)
 
 
+def test_a_calibrated_member_votes_with_its_calibrated_probabilities():
+    calibrated, other = (classifier_of(FixedLogits(*logits), "blue", "red") for logits in ((8.0, 0.0), (0.0, 1.0)))
+    calibrated.temperature = 4.0
+    vote = EnsembleClassifier([calibrated, other], [3, 1], COLOURS)
+    of_members = torch.stack([torch.tensor([8.0, 0.0]) / 4, torch.tensor([0.0, 1.0])]).softmax(1)
+    torch.testing.assert_close(vote.logits(BLACK).exp()[0], (3 * of_members[0] + of_members[1]) / 4)
+    (alone,) = calibrated.predictions(BLACK, [0])
+    assert alone.probability == pytest.approx(of_members[0, 0].item())
+
+
 def test_many_unlikely_labels_do_not_outvote_the_likeliest_in_an_ensemble():
     """Together they are likelier than the target, which every member has first all the same."""
     member = classifier_of(FixedLogits(3.0, *[0.0] * 999), "blue", *(f"label {n}" for n in range(999)))
