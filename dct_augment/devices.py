@@ -1,4 +1,4 @@
-"""Names of torch devices. torch is imported when first needed."""
+"""Names of torch devices, and whether their memory ran out. torch is imported when first needed."""
 
 from dct_augment.errors import InputError
 
@@ -18,3 +18,14 @@ def resolve_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} is not available here: {error}. Use auto, cpu, or cuda") from error
     return name
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or a CPU."""
+    import torch
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    # accelerate goes by the words of an error, which need not be those of torch's own class.
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and should_reduce_batch_size(error)

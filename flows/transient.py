@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import State
 
-from dct_augment.diffusion.memory import is_out_of_memory
+from dct_augment.devices import is_out_of_memory
 
 _ERRNOS = frozenset(
     {

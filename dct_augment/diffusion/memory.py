@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 
+from dct_augment.devices import is_out_of_memory
 from dct_augment.errors import DctAugmentError
 from dct_augment.records import Progress, ProgressCallback, ignore_progress
 from dct_augment.wording import counted
@@ -105,11 +105,3 @@ class ShrinkingBatches:
             advice += f", or lower {self._settings}" if self._settings else ""
             raise DctAugmentError(f"out of memory with a single {self._noun}: {advice}") from error
         self.size = size // 2
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or a CPU."""
-    # accelerate goes by the words of an error, which need not be those of torch's own class.
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and should_reduce_batch_size(error)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dct_augment.classifiers.names import resolve
 from dct_augment.config import DownstreamConfig
+from dct_augment.devices import is_out_of_memory
 from dct_augment.downstream.mixing import Mixture
 from dct_augment.downstream.prediction import accuracy
 from dct_augment.downstream.transforms import InMemoryImages, ModelInput, cannot_be_made, model_input
@@ -51,8 +52,25 @@ def fit(
 
     Raises:
         ModelError: unknown model.
-        DctAugmentError: the loss is not finite.
+        DctAugmentError: the loss is not finite, or memory runs out.
     """
+    try:
+        return _fit(data, settings, classes, seed, mixed, validation, device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _out_of_memory(settings, device) from error
+
+
+def _fit(
+    data: Mixture,
+    settings: DownstreamConfig,
+    classes: int,
+    seed: int,
+    mixed: bool,
+    validation: InMemoryImages | None,
+    device: str,
+) -> TrainedClassifier:
     _seed_everything(seed)
     model = create(settings, classes).to(device)
     train = _training_mode(model, settings)
@@ -136,7 +154,9 @@ def _training_mode(model: Any, settings: DownstreamConfig) -> Callable[[], Any]:
     if settings.train == "fine_tune":
         return model.train
     model.requires_grad_(False)
-    model.get_classifier().requires_grad_(True)
+    heads = model.get_classifier()
+    for head in heads if isinstance(heads, tuple | list) else [heads]:  # distilled models have two
+        head.requires_grad_(True)
     return model.eval
 
 
@@ -144,6 +164,14 @@ def _mixup(settings: DownstreamConfig, classes: int) -> Any:
     if not (settings.mixup or settings.cutmix):
         return None
     return Mixup(mixup_alpha=settings.mixup, cutmix_alpha=settings.cutmix, label_smoothing=0.0, num_classes=classes)
+
+
+def _out_of_memory(settings: DownstreamConfig, device: str) -> DctAugmentError:
+    size = settings.image_size or f"unset: {model_input(settings).size[0]}"
+    return DctAugmentError(
+        f"out of memory on {device} while {settings.model!r} is trained: lower "
+        f"downstream.batch_size, now {settings.batch_size}, or downstream.image_size, now {size}"
+    )
 
 
 def _refuse_infinite(loss: torch.Tensor, step: int, settings: DownstreamConfig) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from dct_augment import classifiers
 from dct_augment.config import ClassifierConfig, DownstreamConfig
-from dct_augment.downstream import training
+from dct_augment.downstream import prediction, training
 from dct_augment.downstream.mixing import Mixture, RealImages
 from dct_augment.downstream.saving import save
 from dct_augment.downstream.training import TrainedClassifier
@@ -139,6 +139,50 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_fix() -> None:
 def test_an_unknown_model_is_one_message(name: str) -> None:
     with pytest.raises(ModelError, match=f"downstream.model '{name}' cannot be made"):
         training.create(settings(model=name), 3)
+
+
+def test_both_heads_of_a_distilled_model_are_probed() -> None:
+    chosen = settings(model="deit_tiny_distilled_patch16_224", train="linear_probe", steps=1, batch_size=2)
+    head = {f"{name}.{kind}" for name in ("head", "head_dist") for kind in ("weight", "bias")}
+    assert moved(fit(chosen), chosen) == head
+
+
+def out_of_memory(*_: Any) -> torch.Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def test_training_that_runs_out_of_memory_names_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.functional, "cross_entropy", out_of_memory)
+    with pytest.raises(DctAugmentError) as caught:
+        fit(SETTINGS)
+    assert str(caught.value) == (
+        "out of memory on cpu while 'test_efficientnet_gn' is trained: lower downstream.batch_size, now 8, or "
+        "downstream.image_size, now 32"
+    )
+
+
+class Narrow(nn.Module):
+    """Holds no more than so many images."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.batches = most, list[int]()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(images))
+        return images.mean((2, 3)) if len(images) <= self.most else out_of_memory()
+
+
+def test_answers_that_run_out_of_memory_are_given_in_smaller_batches() -> None:
+    tensors = Transforms(model_input(SETTINGS), SETTINGS.randaugment)
+    images = InMemoryImages(RealImages(examples(0), tensors.plain))
+    narrow, wide = Narrow(3), Narrow(99)
+    (truth, logits), (expected_truth, expected) = prediction.answer(narrow, images), prediction.answer(wide, images)
+    assert (narrow.batches, wide.batches) == ([12, 6, 3, 3, 3, 3], [12])
+    assert truth == expected_truth == [example.label for example in examples(0)]
+    torch.testing.assert_close(logits, expected)
+    with pytest.raises(DctAugmentError, match=r"a single image: lower downstream.image_size, now 32 x 32 pixels"):
+        prediction.answer(Narrow(0), images)
 
 
 def test_pretrained_weights_come_from_a_folder(tmp_path: Path) -> None:
