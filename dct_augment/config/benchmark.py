@@ -1,5 +1,6 @@
 """The benchmark's sections: the classifier, the arms and draws that it is trained on, and the metrics of images."""
 
+import math
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
@@ -24,7 +25,7 @@ class DownstreamConfig(Section):
     model: str = Field(
         "test_efficientnet_gn",
         description="any timm model: name, hf-hub:ID, or local-dir:FOLDER; or a list of them, whose first is this one "
-        "and whose rest are other_models",
+        "and whose rest take the place of other_models",
     )
     other_models: tuple[str, ...] = Field(
         (), description="models that are also trained and tested in each arm; the best one is kept"
@@ -58,7 +59,7 @@ class DownstreamConfig(Section):
         if not isinstance(data, dict) or not isinstance(data.get("model"), list | tuple):
             return data
         first, *others = data["model"] or [""]
-        return {**data, "model": first, "other_models": [*others, *data.get("other_models", ())]}
+        return {**data, "model": first, "other_models": others}
 
     @model_validator(mode="after")
     def _check(self) -> "DownstreamConfig":
@@ -123,6 +124,17 @@ class BenchmarkConfig(FewShotSection):
         if self.protocol == "cross_validation":
             return range(self.seed * self.folds, (self.seed + self.repeats) * self.folds)
         return range(self.seed, self.seed + self.seeds)
+
+    def at_most(self, per_class: int) -> "BenchmarkConfig":
+        """Return the settings without what needs more synthetic images of a class than these."""
+        most_ratio = math.inf if self.shots == "all" else per_class / self.shot_count
+        return self.model_copy(
+            update={
+                "per_class": min(self.per_class, per_class),
+                "per_class_curve": tuple(count for count in self.per_class_curve if count <= per_class),
+                "ratios": tuple(ratio for ratio in self.ratios if ratio <= most_ratio),
+            }
+        )
 
 
 FULL_BENCHMARK = (

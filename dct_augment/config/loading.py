@@ -50,7 +50,7 @@ def load(
         name_or_path: name of a configuration (`pocket`, `cub`, ...), or path to a YAML file.
         overrides: settings as `section.key=value`, the value written as in YAML; a later one wins.
         full: whether to take the settings of the whole benchmark first.
-        per_class: generated images per class.
+        per_class: generated images per class; a benchmark takes no more.
         classes: only these classes, by name or slug.
         output: run folder; `runs/<name>` if not given.
         device: `auto`, `cpu`, `cuda`, or `cuda:1`.
@@ -94,6 +94,8 @@ def load(
         without_overrides = _check(data)[1]
         problems += [problem if problem in without_overrides else f"--set {problem}" for problem in found]
         raise ConfigError(str(path) if in_file else f"settings given over {path}", problems)
+    if per_class is not None:
+        config = config.model_copy(update={"benchmark": config.benchmark.at_most(per_class)})
     return config
 
 

@@ -507,6 +507,34 @@ def test_a_list_of_models_is_the_first_and_the_others() -> None:
     assert config.load("pocket", ["downstream.model=[a]"]).downstream.models == ("a",)
 
 
+@pytest.mark.parametrize("others", ["[x]", "null", "xyz"])
+def test_a_list_of_models_takes_the_place_of_the_other_models(others: str) -> None:
+    found = config.load("pocket", [f"downstream.other_models={others}", "downstream.model=[a, b]"]).downstream
+    assert found.models == ("a", "b")
+
+
+def test_a_recorded_list_of_models_is_given_again(write_config: Callable[[object], str]) -> None:
+    recorded = config.load("pocket", ["downstream.model=[a, b]"]).model_dump(mode="json")
+    found = config.load(write_config(recorded), ["downstream.model=[a, b]"]).downstream
+    assert found.models == ("a", "b")
+
+
+@pytest.mark.parametrize("others", ["null", "xyz"])
+def test_other_models_that_are_no_list_are_one_message(others: str) -> None:
+    (problem,) = problems("pocket", [f"downstream.other_models={others}"])
+    assert problem.startswith("--set downstream.other_models: must be a list, got ")
+
+
+def test_a_number_of_generated_images_limits_a_benchmark() -> None:
+    given = ["benchmark.per_class_curve=[5, 20]", "benchmark.ratios=[1, 2, 10]", "benchmark.shots=5"]
+    few = config.load("pocket", given, per_class=10)
+    assert few.generation.per_class == 10
+    limited = (few.benchmark.per_class, few.benchmark.per_class_curve, few.benchmark.ratios)
+    assert limited == (10, (5,), (1, 2))
+    many = config.load("pocket", given, per_class=200).benchmark
+    assert (many.per_class, many.per_class_curve, many.ratios) == (50, (5, 20), (1, 2, 10))
+
+
 def test_other_models_make_no_trial_of_the_first_stale() -> None:
     one, more = (config.load("pocket", [f"downstream.model={value}"]) for value in ("a", "[a, b]"))
     assert one.identity("benchmark") == more.identity("benchmark")
