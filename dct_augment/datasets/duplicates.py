@@ -54,6 +54,16 @@ def find_duplicates(pictures: Pictures, thumbnails: Thumbnails) -> np.ndarray:
     _join_near(pictures, candidates, groups, thumbnails)
     roots = groups.roots()
     roots[first < 0] = -1
+    return _without_single(roots)
+
+
+def find_exact(pictures: Pictures) -> np.ndarray:
+    """Group the pictures that are the same in every pixel, as `find_duplicates` does; none is opened for it."""
+    return _without_single(_first_with_same_content(pictures))
+
+
+def _without_single(roots: np.ndarray) -> np.ndarray:
+    """Set the root of each picture that is alone in its group to -1."""
     sizes = np.bincount(roots[roots >= 0], minlength=len(roots))
     roots[(roots >= 0) & (sizes[roots] == 1)] = -1
     return roots

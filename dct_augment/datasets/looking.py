@@ -44,8 +44,9 @@ def look(
 ) -> Overview:
     """Look at a data set, and write what was found into a folder.
 
-    Reads the pictures of all splits and searches duplicates. With `dataset.duplicates: keep`, nothing is searched, and
-    where there is a test split, val and test pictures alone are read. A shipped data set has no files to read.
+    Reads the pictures of all splits and searches duplicates. With `dataset.duplicates: keep`, exact copies alone are
+    found, and where there is a test split, val and test pictures alone are read and nothing is searched. A shipped data
+    set has no files to read.
 
     Args:
         dataset: the data set, with the classes that are used.
@@ -61,7 +62,8 @@ def look(
     inspected = SPLITS if whole else ("val", "test")
     read = {split: examples[split] for split in inspected}
     pictures = inspection.inspect(read, folder / "pictures.parquet", _reading(settings), progress, processes)
-    groups = np.full(len(pictures), -1)
+    # Without a test, the folds of cross-validation have to know the copies even if these are kept.
+    groups = duplicates.find_exact(pictures) if whole else np.full(len(pictures), -1)
     if settings.duplicates != "keep":
         groups = _groups(read, pictures, folder / "duplicates.parquet", progress, processes)
     overview = _overview(dataset, examples, settings.duplicates, inspected, pictures, groups)

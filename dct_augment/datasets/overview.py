@@ -154,7 +154,8 @@ class Overview:
 
     def _duplicates_line(self) -> str:
         if not self.searched:
-            return "duplicates: not searched (dataset.duplicates: keep)"
+            copies = counted(len(self.groups), "group of exact copies") + ", kept in one fold; near ones "
+            return f"duplicates: {copies if self.groups else ''}not searched (dataset.duplicates: keep)"
         if not self.groups:
             return "duplicates: none"
         exact = sum(group.kind == "exact" for group in self.groups)
