@@ -69,6 +69,8 @@ def summarize_trials(
     """
     protocol = {"protocol": "cross_validation" if folds else "holdout", "folds": folds}
     method = _FOLDS_METHOD if folds else _HOLDOUT_METHOD
+    of_all_models = trials
+    trials = trials[trials["other_model"] == ""] if len(trials) else trials
     if trials.empty:
         return {
             **protocol,
@@ -82,9 +84,8 @@ def summarize_trials(
             "paired": _paired(trials, folds),
             "curves": {},
             "confusion": {},
-            "models": {},
+            "models": _models_at(of_all_models, shots, per_class, folds),
         }
-    trials, of_all_models = trials[trials["other_model"] == ""], trials
     base = _base_setting(trials, shots, per_class)
     at_base = base.trials(trials)
     steps = sorted({int(value) for value in trials["steps"]})
@@ -104,6 +105,13 @@ def summarize_trials(
         "models": _models(base.trials(of_all_models), folds),
         "seconds": float(trials["seconds"].sum()),
     }
+
+
+def _models_at(trials: pd.DataFrame, shots: int, per_class: int, folds: int | None) -> dict[str, dict[str, Any]]:
+    """The accuracy of every arm by model, where only other models have trials."""
+    if trials.empty:
+        return {}
+    return _models(_base_setting(trials, shots, per_class).trials(trials), folds)
 
 
 def _base_setting(trials: pd.DataFrame, shots: int, per_class: int) -> _BaseSetting:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dct_augment.benchmark.draws import draw_title
 from dct_augment.config import Arm as ArmName
 from dct_augment.config import BenchmarkConfig
 from dct_augment.records import ImageKind
@@ -55,10 +56,9 @@ class ArmDraw:
     shots: int
     seed: int
 
-    @property
-    def title(self) -> str:
+    def title(self, settings: BenchmarkConfig) -> str:
         """Name the arm and the draw for a person."""
-        return f"{self.arm}, {self.shots} shots, seed {self.seed}"
+        return f"{self.arm}, {self.shots} shots, {draw_title(settings, self.seed)}"
 
 
 def arm_draws(settings: BenchmarkConfig) -> tuple[ArmDraw, ...]:

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from dct_augment.config import BenchmarkConfig
 from dct_augment.datasets import few_shot
 from dct_augment.datasets.folds import fold_split
-from dct_augment.records import Dataset, Split
+from dct_augment.records import Dataset, Example, Split
+
+
+def draw_title(settings: BenchmarkConfig, number: int) -> str:
+    """Name a draw for a person: its few-shot seed, or its fold."""
+    if settings.protocol != "cross_validation":
+        return f"seed {number}"
+    repeat, fold = divmod(number, settings.folds)
+    return f"fold {fold + 1} of {settings.folds}" + (f", repeat {repeat + 1}" if repeat else "")
 
 
 @dataclass(frozen=True)
@@ -39,14 +47,13 @@ class Draws:
         Raises:
             DatasetError: a class has too few images.
         """
-        if self.settings.protocol == "cross_validation":
+        if not self.shared_test:
             repeat, fold = divmod(number, self.settings.folds)
             return fold_split(self.dataset, self.settings.folds, repeat, fold, self.copies)
         return few_shot(self.dataset, shots, number, self.settings.imbalance)
 
-    def title(self, number: int) -> str:
-        """Name a draw for a person."""
-        if self.settings.protocol == "cross_validation":
-            repeat, fold = divmod(number, self.settings.folds)
-            return f"fold {fold + 1} of {self.settings.folds}" + (f", repeat {repeat + 1}" if repeat else "")
-        return f"seed {number}"
+    def test(self, number: int) -> tuple[Example, ...]:
+        """Return the test images of one draw; none is opened for it."""
+        if not self.shared_test:
+            return self.split(0, number).test
+        return tuple(self.dataset.examples("test"))

@@ -20,6 +20,8 @@ def refuse_leaks(
     for name in ("val", "test"):
         for example in getattr(split, name):
             pixels = content_of(example)
-            training_key = training.get(pixels) or (synthetic or {}).get(pixels)
-            if training_key is not None:
-                raise LeakError(f"{name} image {example.key!r} is the same picture as training image {training_key!r}")
+            same = f"{name} image {example.key!r} is the same picture as training image"
+            if (key := training.get(pixels)) is not None:
+                raise LeakError(f"{same} {key!r}; remove one of them, or set dataset.duplicates: drop")
+            if synthetic and (key := synthetic.get(pixels)) is not None:
+                raise LeakError(f"{same} {key!r}, which was generated; set another generation.seed and --output")

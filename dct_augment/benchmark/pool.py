@@ -9,7 +9,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import cast
@@ -45,8 +45,10 @@ def parallel_trials(settings: BenchmarkConfig, device: str) -> int:
 
 def run(
     inputs: TrialInputs, plans: Sequence[TrialPlan], *, device: str = "cpu", processes: int = 1
-) -> Generator[Trial, None, None]:
-    """Run trials, yielding them in order; on a CPU, `processes` of them side by side.
+) -> Generator[tuple[TrialPlan, Trial], None, None]:
+    """Run trials, yielding each as soon as it is done; on a CPU, `processes` of them side by side.
+
+    Where trials run side by side, one that fails stops no other: its error is raised after the last.
 
     Raises:
         LeakError: a validation or test image is among the training images.
@@ -55,7 +57,8 @@ def run(
     processes = min(processes, len(plans)) if device == "cpu" else 1
     if processes <= 1:
         runner = inputs.make(device)
-        yield from map(runner.trial, plans)
+        for plan in plans:
+            yield plan, runner.trial(plan)
         return
     with TrialPool(inputs, processes) as trial_pool:
         yield from trial_pool.trials(plans)
@@ -78,22 +81,33 @@ class TrialPool:
         Raises:
             DctAugmentError: a process died.
         """
-        (trial,) = self.trials([plan])
+        ((_, trial),) = self.trials([plan])
         return trial
 
-    def trials(self, plans: Sequence[TrialPlan]) -> Iterator[Trial]:
-        """Run trials, yielding them in order.
+    def trials(self, plans: Sequence[TrialPlan]) -> Iterator[tuple[TrialPlan, Trial]]:
+        """Run trials, yielding each with its plan as soon as it is done.
 
         Raises:
             DctAugmentError: a process died.
+            Exception: the first error of a trial, after all others are done.
         """
-        try:
-            yield from self._pool.map(_trial, plans)
-        except BrokenProcessPool as error:
+        running = {self._pool.submit(_trial, plan): plan for plan in plans}
+        first_error: Exception | None = None
+        for future in as_completed(tuple(running)):
+            plan = running.pop(future)  # so that what is taken is not kept
+            try:
+                trial = future.result()
+            except Exception as error:
+                first_error = first_error or error
+            else:
+                yield plan, trial
+        if isinstance(first_error, BrokenProcessPool):
             raise DctAugmentError(
                 f"one of {self._processes} benchmark processes died, perhaps out of memory; finished trials are kept. "
                 "Go on with fewer: --set benchmark.processes=1"
-            ) from error
+            ) from first_error
+        if first_error is not None:
+            raise first_error
 
     def __enter__(self) -> "TrialPool":
         return self

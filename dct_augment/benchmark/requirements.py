@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from dct_augment.benchmark.arms import ARMS
+from dct_augment.benchmark.draws import Draws, draw_title
 from dct_augment.config import BenchmarkConfig
 from dct_augment.datasets import few_shot
 from dct_augment.datasets.splits import labels
@@ -49,6 +51,56 @@ def _classes_of_one_image(dataset: Dataset) -> list[str]:
         "and test it; add another one, or leave the class out with dataset.classes. Tokens and images can be made "
         "without a test: dct-augment generate"
     ]
+
+
+def empty_fold(draws: Draws) -> str:
+    """Say which fold of cross-validation has no photo to test; empty if each has one."""
+    if draws.shared_test:
+        return ""
+    settings = draws.settings
+    for number in settings.draws:
+        split = draws.split(settings.shot_count, number)
+        if not split.test:
+            photos = counted(len(split.train), "photo")
+            return (
+                f"{draw_title(settings, number)} has no photo to test: there are {photos} that can be read, and copies "
+                f"of one are in one fold. Set benchmark.folds={_most_folds(draws)}, or add photos (`dct-augment data` "
+                "names those that cannot be read)"
+            )
+    return ""
+
+
+def _most_folds(draws: Draws) -> int:
+    """How many folds have a photo of every class: as many as the smallest class has different ones, two at least."""
+    first_of = {key: min(group) for group in draws.copies for key in group}
+    different: dict[int, set[str]] = {info.index: set() for info in draws.dataset.classes}
+    for example in draws.dataset.examples("train"):
+        different[example.label].add(first_of.get(example.key, example.key))
+    return max(2, min(map(len, different.values())))
+
+
+def missing_synthetic_images(settings: BenchmarkConfig, per_class: int, *, few_shot_guide: bool = False) -> str:
+    """Say which setting asks for more images of a class than the run generates; empty if none does.
+
+    Args:
+        settings: with a number of shots that is known.
+        per_class: `generation.per_class`.
+        few_shot_guide: whether the guide is made of the photos: then the classifier that is kept may learn from the
+            run's images in an arm whose trials have images of their own.
+    """
+    of_run = [arm for arm in settings.arms if ARMS[arm].images is not None and not ARMS[arm].own_images]
+    kept = [arm for arm in settings.arms if few_shot_guide and ARMS[arm].tokens_from == "few_shot_guide"]
+    asked = {"benchmark.per_class": settings.per_class} if of_run or kept else {}
+    if of_run:
+        asked |= {"benchmark.per_class_curve": max(settings.per_class_curve, default=0)}
+        asked |= {"benchmark.ratios": max(settings.ratios, default=0) * settings.shot_count}
+    for setting, count in asked.items():
+        if count > per_class:
+            return (
+                f"{setting} asks for {counted(count, 'synthetic image')} of a class, but generation.per_class is "
+                f"{per_class} ({', '.join(of_run or kept)}). Set generation.per_class={count}, or lower {setting}"
+            )
+    return ""
 
 
 def classes_with_fewer_images(dataset: Dataset, settings: BenchmarkConfig) -> str:

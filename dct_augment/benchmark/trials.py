@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dct_augment.benchmark.arms import ARMS, Arm, ArmFolders, arm_folder
-from dct_augment.benchmark.draws import Draws
+from dct_augment.benchmark.draws import Draws, draw_title
 from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
 from dct_augment.downstream import training
@@ -42,12 +42,11 @@ class TrialPlan:
     per_class: int = 0
     other_model: str = ""
 
-    @property
-    def title(self) -> str:
+    def title(self, settings: BenchmarkConfig) -> str:
         """Name the trial for a person."""
         number = f", {self.per_class} per class" if self.per_class else ""
         model = f", {self.other_model}" if self.other_model else ""
-        return f"{self.arm}, {self.shots} shots, seed {self.seed}{number}{model}"
+        return f"{self.arm}, {self.shots} shots, {draw_title(settings, self.seed)}{number}{model}"
 
 
 def plan_trials(settings: BenchmarkConfig, other_models: Sequence[str] = ()) -> tuple[TrialPlan, ...]:
@@ -112,7 +111,7 @@ class TrialRunner:
         self._draws, self._arm_folders, self._device = draws, arm_folders, device
         self._downstream = downstream
         self._accepted = accepted
-        self._inputs: dict[str, _Input] = {}
+        self._input_of: dict[str, _Input] = {}  # of the model at work alone
         self._hashes: dict[str, str] = {}
         self._keys_by_content: dict[Path, Mapping[str, str]] = {}
 
@@ -211,10 +210,10 @@ class TrialRunner:
         )
 
     def _input(self, plan: TrialPlan) -> "_Input":
-        if plan.other_model not in self._inputs:
+        if plan.other_model not in self._input_of:
             settings = recipe(self._downstream, plan.arm, plan.other_model)
-            self._inputs[plan.other_model] = _Input(Transforms(model_input(settings), settings.randaugment))
-        return self._inputs[plan.other_model]
+            self._input_of = {plan.other_model: _Input(Transforms(model_input(settings), settings.randaugment))}
+        return self._input_of[plan.other_model]
 
     def _contents(self, plan: TrialPlan) -> Mapping[str, str]:
         """The keys of the synthetic images that a trial may train on, by the hash of their pixels."""
@@ -288,5 +287,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _relabel(examples: Sequence[Example], labels: Mapping[int, int]) -> tuple[Example, ...]:
-    """Give each example the output of its class as label."""
-    return tuple(dataclasses.replace(example, label=labels[example.label]) for example in examples)
+    """Give each example the output of its class as label; leave out those of other classes."""
+    return tuple(
+        dataclasses.replace(example, label=labels[example.label]) for example in examples if example.label in labels
+    )

@@ -155,8 +155,7 @@ def print_report(settings: "Config", page: Path | str) -> None:
 
 def print_summary(settings: "Config") -> None:
     """Print the main numbers of a report, what they answer, and what to do next."""
-    from dct_augment.classifiers import kept
-    from dct_augment.report.page import answer_in_words, headlines
+    from dct_augment.report.page import answer_in_words, classifier_is_made, headlines
 
     table = Table(title=f"{settings.name}: judge and test accuracy, 95 % intervals", title_justify="left")
     table.add_column("what")
@@ -167,5 +166,5 @@ def print_summary(settings: "Config") -> None:
     tables.print(table)
     for line in answer_in_words(settings.root):
         typer.echo(line)
-    if (settings.root / kept.FOLDER).is_dir():
+    if classifier_is_made(settings.root):
         typer.echo(f"next: dct-augment predict {shlex.quote(str(settings.root))} PICTURES...")

@@ -30,10 +30,20 @@ from dct_augment.wording import counted
 
 
 class RunContext:
-    """Models are loaded when first needed and kept; remarks go to `progress`."""
+    """Models are loaded when first needed and kept; remarks go to `progress`.
 
-    def __init__(self, config: Config, progress: ProgressCallback = ignore_progress) -> None:
-        self.dataset, self.config = load_dataset(config)
+    Args:
+        config: a loaded configuration.
+        progress: receives remarks, and the progress of every stage.
+        outer: of a run inside another one, that other one: its data set is taken over, and what local models hold.
+    """
+
+    def __init__(
+        self, config: Config, progress: ProgressCallback = ignore_progress, outer: "RunContext | None" = None
+    ) -> None:
+        self._outer = outer
+        self.dataset: Dataset
+        self.dataset, self.config = load_dataset(config) if outer is None else (outer.dataset, config)
         self.classes = datasets.select(self.dataset, config.dataset.classes)
         check_class_names(config, self.dataset.classes)
         self.progress = progress
@@ -47,6 +57,8 @@ class RunContext:
     @cached_property
     def weights(self) -> WeightHashes:
         """The hashes of the models that lie in local folders."""
+        if self._outer is not None:
+            return self._outer.weights.of(self.config)
         return WeightHashes(self.config, self.config.root / "checks" / "weights.json")
 
     def identity(self, part: Part, other_model: str = "") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Recognises models and other files of the user's own by what they hold: other weights make another model."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -35,7 +36,14 @@ class WeightHashes:
 
     def __init__(self, config: Config, cache: Path) -> None:
         self._config, self._cache = config, cache
-        self._known, self._changed = _read(cache), False
+        self._known = _read(cache)
+        self._remembered = dict(self._known)
+
+    def of(self, config: Config) -> "WeightHashes":
+        """Return the hashes of the models of a run inside this one; what is read for it is remembered here, too."""
+        others = copy.copy(self)
+        others._config = config
+        return others
 
     def add_to(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Return an identity with the hash of every local file that decides it, beside the setting that names it.
@@ -59,9 +67,9 @@ class WeightHashes:
         if "metrics" in extended:
             extended["metrics"] = self._with_hash(extended["metrics"], _features_files(self._config), FEATURES_HASH)
         downstream = extended.get("downstream")
-        if downstream and downstream["model"].startswith("local-dir:"):
-            folder = Path(downstream["model"].removeprefix("local-dir:")).expanduser()
-            extended["downstream"] = self._with_hash(downstream, [folder])
+        if downstream:
+            folders = _folder(classifier_names.resolve(downstream["model"], "timm"))
+            extended["downstream"] = self._with_hash(downstream, folders)
         return extended
 
     def _with_hash(self, settings: Mapping[str, Any], paths: Iterable[Path], key: str = WEIGHTS) -> dict[str, Any]:
@@ -90,14 +98,13 @@ class WeightHashes:
             return str(known[2])
         digest = files.sha256(path)
         self._known[str(path.resolve())] = [*stamp, digest]
-        self._changed = True
         return digest
 
     def save(self) -> None:
         """Remember the hashes for the next command."""
-        if self._changed:
+        if self._known != self._remembered:
             files.write_text(self._cache, json.dumps(self._known, indent=1) + "\n")
-            self._changed = False
+            self._remembered = dict(self._known)
 
 
 def _paths(member: AnyClassifierConfig) -> list[Path]:

@@ -27,7 +27,10 @@ class Mistake:
 
 @dataclass(frozen=True)
 class AnswerSection:
-    """The numbers of `benchmark.answer`, the calibration error of the kept classifier, and its mistakes."""
+    """The numbers of `benchmark.answer`, the calibration error of the kept classifier, and its mistakes.
+
+    In `numbers["kept"]`, `model` is the name of its model, and `made` is whether the classifier is there, as chosen.
+    """
 
     numbers: Mapping[str, Any]
     calibration_error: float | None = None
@@ -61,23 +64,29 @@ def in_words(summary: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
     lines, effect, kept = [], found["effect"], found["kept"]
-    if effect:
-        before, after = (effect[key]["mean"] for key in ("baseline_accuracy", "accuracy"))
-        low, high = effect["difference"]["ci95"]
-        interval = "" if low is None else f", {low * 100:+.0f} to {high * 100:+.0f}"
-        lines.append(
-            f"With up to {counted(summary['benchmark']['shots'], 'photo')} per class: {before:.0%} -> {after:.0%} "
-            f"({effect['difference']['mean'] * 100:+.0f} points{interval}). {effect['verdict']}"
-        )
+    benchmark = summary["benchmark"]
+    model = f" with {kept['model']}" if len(benchmark["models"]) > 1 else ""
+    if effect and benchmark["shots"] is not None:
+        lines.append(_effect_in_words(effect, f"With up to {counted(benchmark['shots'], 'photo')} per class{model}"))
     if kept["accuracy"]["mean"] is not None:
         low, high = kept["accuracy"]["ci95"]
         interval = "" if low is None else f" ({low:.0%} to {high:.0%})"
         optimistic = "; optimistic, as the same images chose it" if kept["optimistic"] else ""
-        lines.append(
-            f"Kept: {arm_style(kept['arm']).title}; expect {kept['accuracy']['mean']:.0%}{interval} right on new photos"
-            f"{optimistic}."
-        )
+        title = f"{'Kept' if kept['made'] else 'To keep'}: {arm_style(kept['arm']).title}{model}"
+        accuracy = f"{kept['accuracy']['mean']:.0%}{interval}"
+        lines.append(f"{title}; expect {accuracy} right on new photos{optimistic}.")
+    if not kept["made"]:
+        lines.append("The classifier is not made yet: dct-augment fit")
     return lines
+
+
+def _effect_in_words(effect: Mapping[str, Any], beginning: str) -> str:
+    """Say what synthetic images do in one line."""
+    before, after = (effect[key]["mean"] for key in ("baseline_accuracy", "accuracy"))
+    low, high = effect["difference"]["ci95"]
+    interval = "" if low is None else f", {low * 100:+.0f} to {high * 100:+.0f}"
+    points = effect["difference"]["mean"] * 100
+    return f"{beginning}: {before:.0%} -> {after:.0%} ({points:+.0f} points{interval}). {effect['verdict']}"
 
 
 def render_mistakes(section: AnswerSection) -> list[tuple[str, str]]:

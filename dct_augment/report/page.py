@@ -113,6 +113,12 @@ def answer_in_words(root: Path) -> list[str]:
     return answer_section.in_words(_read_summary(root))
 
 
+def classifier_is_made(root: Path) -> bool:
+    """Whether a run has kept the classifier that its `report/summary.json` speaks of."""
+    answer = _read_summary(root).get("answer")
+    return answer is not None and bool(answer["kept"]["made"])
+
+
 def headlines(root: Path) -> list[tuple[str, float, str]]:
     """Return the main results of a run from its `report/summary.json`: title, mean, and 95 % interval in words."""
     summary = _read_summary(root)

@@ -108,6 +108,14 @@ def test_benchmark_without_trials_has_no_arms() -> None:
     assert (numbers["arms"], numbers["confusion"], numbers["steps"]) == ({}, {}, None)
 
 
+def test_trials_of_other_models_alone_are_shown_by_model(tmp_path: Path) -> None:
+    others = [trial(arm, seed, 0.9, other_model="large") for arm in ("real", "class_token") for seed in range(3)]
+    summary, _ = page(tmp_path, pd.DataFrame(others))
+    assert (summary["benchmark"]["arms"], summary["benchmark"]["shots"]) == ({}, None)
+    of_large = summary["benchmark"]["models"]["large"]
+    assert {arm: estimate["mean"] for arm, estimate in of_large.items()} == {"real": 0.9, "class_token": 0.9}
+
+
 def test_confusions_are_summed_over_the_seeds_of_the_base_setting() -> None:
     confusion = summarize(full())["confusion"]
     assert list(confusion) == [arm for arm in arm_comparisons.CONFUSED if arm in set(full()["arm"])]

@@ -1,6 +1,7 @@
 import math
 import os
 import random
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from dct_augment.benchmark.arms import ARMS, arm_draws
 from dct_augment.benchmark.draws import Draws
 from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.benchmark.pool import TrialInputs
+from dct_augment.benchmark.requirements import empty_fold, missing_synthetic_images
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials
 from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
 from dct_augment.datasets import few_shot
@@ -115,7 +117,7 @@ def test_other_models_add_the_trials_of_every_arm_at_the_base_setting() -> None:
         for seed in (0, 1)
         for arm in ("real", "class_token")
     )
-    assert found[-1].title == "class_token, 5 shots, seed 1, 50 per class, c"
+    assert found[-1].title(settings) == "class_token, 5 shots, seed 1, 50 per class, c"
 
 
 def test_curves_add_trials_and_repeat_none() -> None:
@@ -178,7 +180,10 @@ def test_a_clean_split_is_no_leak() -> None:
 
 
 def test_the_same_picture_under_another_key_is_a_leak() -> None:
-    with pytest.raises(LeakError, match=r"test image 'twin' is the same picture as training image 'train-ca-bird-1'"):
+    message = (
+        r"test image 'twin' is the same .* image 'train-ca-bird-1'; remove one of them, or set dataset.duplicates: "
+    )
+    with pytest.raises(LeakError, match=message):
         refuse_leaks(few_shot(Leaky(), 4, 0))
 
 
@@ -198,7 +203,9 @@ def test_a_synthetic_image_that_is_a_test_picture_is_a_leak(made: ShardRun) -> N
 
     bench = TrialRunner(Draws(Copied(), BENCHMARK), arm_folders(made), DOWNSTREAM)
     bench.trial(TrialPlan("real", 0, 2))
-    with pytest.raises(LeakError, match=r"test image 'copy' is the same picture as training image 'crane-000002'"):
+    with pytest.raises(
+        LeakError, match=r"test image 'copy' is the same picture as training image 'crane-000002', which was gen"
+    ):
         bench.trial(TrialPlan("class_token", 0, 2, 3))
 
 
@@ -321,11 +328,12 @@ def test_trials_side_by_side_are_the_same_trials(made: ShardRun) -> None:
     plans = [TrialPlan("real", 3, 2), TrialPlan("class_token", 3, 2, 3), TrialPlan("real", 4, 2)]
     source, before = TrialInputs(Draws(Colors(), BENCHMARK), arm_folders(made), downstream), torch.get_num_threads()
     found = [
-        [replace(trial, seconds=0.0) for trial in pool.run(source, plans, processes=processes)]
+        {plan: replace(trial, seconds=0.0) for plan, trial in pool.run(source, plans, processes=processes)}
         for processes in (1, 2, 9)
     ]
     assert found[0] == found[1] == found[2]
-    assert [(trial.arm, trial.seed) for trial in found[0]] == [(planned.arm, planned.seed) for planned in plans]
+    assert all((trial.arm, trial.seed) == (plan.arm, plan.seed) for plan, trial in found[0].items())
+    assert list(found[0]) == plans
     assert torch.get_num_threads() == before
 
 
@@ -333,6 +341,16 @@ def test_a_leak_is_found_in_every_process(made: ShardRun) -> None:
     inputs = TrialInputs(Draws(Leaky(), BENCHMARK), arm_folders(made), DOWNSTREAM)
     with pytest.raises(LeakError):
         list(pool.run(inputs, [TrialPlan("real", 0, 4)] * 2, processes=2))
+
+
+def test_a_trial_that_fails_takes_no_other_with_it(made: ShardRun) -> None:
+    """The images of draw 4 are missing; its trial is the first, and its error comes last."""
+    inputs = TrialInputs(Draws(Colors(), BENCHMARK), arm_folders(made), DOWNSTREAM)
+    plans = [TrialPlan("textual_inversion", 4, 2, 3), TrialPlan("real", 0, 2), TrialPlan("real", 1, 2)]
+    done: list[TrialPlan] = []
+    with pytest.raises(DatasetError, match=r"holds no _info\.json"):
+        done.extend(plan for plan, _ in pool.run(inputs, plans, processes=2))
+    assert sorted(done, key=plans.index) == plans[1:]
 
 
 def test_a_process_that_dies_is_one_message(made: ShardRun) -> None:
@@ -358,6 +376,59 @@ def test_a_repeat_of_cross_validation_has_a_trial_per_fold_and_arm() -> None:
     ]
     with_own_images = FOLDS.model_copy(update={"arms": ("textual_inversion",)})
     assert [draw.seed for draw in arm_draws(with_own_images)] == [0, 1, 2, 3]
+
+
+def test_a_trial_of_a_fold_is_named_by_it() -> None:
+    assert TrialPlan("real", 3, 2).title(FOLDS) == "real, 2 shots, fold 2 of 2, repeat 2"
+    with_own_images = FOLDS.model_copy(update={"arms": ("textual_inversion",)})
+    assert arm_draws(with_own_images)[0].title(with_own_images) == "textual_inversion, 2 shots, fold 1 of 2"
+
+
+def test_a_fold_without_a_photo_is_named_with_the_fix_before_any_work() -> None:
+    """Three of the four photos of each class are one picture, so there are two different ones for four folds."""
+    copies = [frozenset(f"train-{info.slug}-{n}" for n in (1, 2, 3)) for info in CLASSES]
+    four = FOLDS.model_copy(update={"folds": 4, "repeats": 9})
+    problem = empty_fold(Draws(Photos(), four, copies))
+    assert re.match(r"fold \d of 4(, repeat \d)? has no photo to test: there are 12 photos that can be read", problem)
+    assert "Set benchmark.folds=2, or add photos" in problem
+    assert empty_fold(Draws(Photos(), FOLDS, copies)) == ""
+    assert empty_fold(Draws(Photos(), four)) == ""
+    assert empty_fold(Draws(Colors(), BENCHMARK)) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting", "count"),
+    [
+        ({"per_class": 11}, "benchmark.per_class", 11),
+        ({"per_class_curve": (5, 12)}, "benchmark.per_class_curve", 12),
+        ({"ratios": (1, 5), "shots": 3}, "benchmark.ratios", 15),
+    ],
+)
+def test_more_synthetic_images_than_are_generated_are_refused_by_both_settings(
+    changes: dict[str, object], setting: str, count: int
+) -> None:
+    given = {"arms": ("real", "plain_prompt"), "per_class": 10, **changes}
+    settings = BenchmarkConfig.model_validate(given)
+    assert missing_synthetic_images(settings, 10) == (
+        f"{setting} asks for {count} synthetic images of a class, but generation.per_class is 10 (plain_prompt). Set "
+        f"generation.per_class={count}, or lower {setting}"
+    )
+    assert missing_synthetic_images(settings, count) == ""
+    for arms in (("real",), ("real", "class_token_few_shot_guide")):
+        assert missing_synthetic_images(settings.model_copy(update={"arms": arms}), 1) == ""
+
+
+def test_images_of_all_photos_are_as_many_as_those_of_a_fold_if_the_classifier_may_learn_from_them() -> None:
+    settings = BenchmarkConfig(arms=("class_token_few_shot_guide",), per_class=20, per_class_curve=(90,))
+    problem = missing_synthetic_images(settings, 10, few_shot_guide=True)
+    assert problem.startswith("benchmark.per_class asks for 20 synthetic images of a class")
+
+
+def test_only_the_images_of_the_model_at_work_are_kept(bench: TrialRunner) -> None:
+    first = bench._input(TrialPlan("real", 0, 2))
+    assert bench._input(TrialPlan("real+linear_probe", 1, 2)) is first
+    bench._input(TrialPlan("real", 0, 2, other_model="test_resnet"))
+    assert list(bench._input_of) == ["test_resnet"]
 
 
 def test_each_photo_is_tested_once_a_repeat_by_a_classifier_that_has_not_seen_it(made: ShardRun) -> None:
@@ -404,8 +475,9 @@ def test_the_kept_classifier_learns_from_all_photos_of_the_chosen_classes_alone(
             return [replace(example, open=partial(_noted, read, example)) for example in super().examples(split)]
 
     runner = TrialRunner(Draws(Watched(), FOLDS), arm_folders(made), DOWNSTREAM.model_copy(update={"steps": 9}))
-    photos = tuple(example for example in Watched().examples("train") if example.label != 1)
-    final = runner.classifier("class_token", Split(4, 0, photos, (), ()), {0: 0, 2: 1}, 3)
+    everything = tuple(Watched().examples("train"))
+    photos = [example for example in everything if example.label != 1]
+    final = runner.classifier("class_token", Split(4, 0, everything, (), ()), {0: 0, 2: 1}, 3)
     assert final.model(torch.zeros(2, 3, 32, 32)).shape == (2, 2)
     assert final.logits is None
     assert set(read) == {example.key for example in photos}

@@ -41,6 +41,7 @@ SMALL = [
     "sampling.num_inference_steps=2",
     "model.dtype=float32",
     "generation.per_class=2",
+    "benchmark.per_class=2",
     "downstream.steps=2",
     "downstream.model=test_efficientnet_gn",
     "downstream.pretrained=false",

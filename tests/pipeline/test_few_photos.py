@@ -1,6 +1,7 @@
 """A folder of a few photos per class, through the whole pipeline: folds, guides of photos, the kept classifier."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from dct_augment.images import content
 from dct_augment.pipeline.cost import folds_hint
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import ArmStage, ClassifierStage
+from dct_augment.reading import ImageReader
 from dct_augment.records import StageName
+from dct_augment.report.answer import AnswerSection
 
 pytestmark = pytest.mark.slow
 
@@ -116,6 +119,45 @@ def test_a_second_run_does_nothing(folder: Path) -> None:
     for stage in run.stages(StageName.REPORT):
         assert stage.pending() == ()
     assert {path: path.stat().st_mtime_ns for path in (folder / "run" / "classifier").iterdir()} == before
+
+
+def test_a_kept_classifier_without_its_weights_or_of_other_settings_is_not_made(folder: Path, tmp_path: Path) -> None:
+    def section(**benchmark: Any) -> AnswerSection:
+        stage = ClassifierStage(Run(settings_of(folder, **benchmark).model_copy(update={"output": copy})))
+        found = stage.answer_section()
+        assert found is not None
+        assert bool(stage.pending()) is not found.numbers["kept"]["made"]
+        return found
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder / "run", copy)
+    whole = section()
+    recorded = json.loads((copy / "classifier" / "classifier.json").read_text(encoding="utf-8"))
+    assert (whole.numbers["kept"]["made"], whole.calibration_error) == (True, recorded["calibration_error"])
+    assert recorded["calibration_error"] is not None
+    other = section(arms=["real", "real+strong_aug"])
+    assert (other.numbers["kept"]["made"], other.calibration_error) == (False, None)
+    weights = copy / "classifier" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert not section().numbers["kept"]["made"]
+    weights.unlink()
+    assert not section().numbers["kept"]["made"]
+
+
+def test_a_report_opens_the_photos_that_it_shows_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = ClassifierStage(Run(settings_of(folder)))
+    opened: list[Path] = []
+    original = ImageReader.read
+
+    def recorded(self: ImageReader, source: Any) -> Image.Image:
+        opened.append(source)
+        return original(self, source)
+
+    _ = stage._context.data
+    monkeypatch.setattr(ImageReader, "read", recorded)
+    section = stage.answer_section()
+    assert section is not None
+    assert len(opened) == 2 * len(section.mistakes) > 0
 
 
 def test_another_arm_among_those_compared_makes_the_classifier_anew(folder: Path) -> None:

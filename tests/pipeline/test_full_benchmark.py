@@ -132,7 +132,7 @@ def test_other_settings_redo_what_depends_on_them_and_nothing_else(whole: Run) -
     arms, trials, _ = pending("downstream.steps=3")
     guides = {f"class_token_few_shot_guide, 2 shots, seed {seed}" for seed in (0, 1)}
     assert arms == guides  # trained by the recipe of the benchmark's classifier
-    assert trials == {plan.title for plan in plan_trials(whole.config.benchmark)}
+    assert trials == {plan.title(whole.config.benchmark) for plan in plan_trials(whole.config.benchmark)}
     measured = {"real", *SYNTHETIC} - {"class_token_filtered"}
     assert pending("metrics.bootstrap_resamples=21") == (set(), set(), measured)
 

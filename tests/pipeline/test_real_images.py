@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from dct_augment import config, datasets
-from dct_augment.errors import DatasetError
+from dct_augment.benchmark.leaks import refuse_leaks
+from dct_augment.errors import DatasetError, ModelError
 from dct_augment.pipeline import Run
 from dct_augment.records import Progress, StageName
 from tests.datasets.layouts import keys
@@ -59,6 +60,35 @@ def test_dropped_copies_are_in_no_few_shot_draw(root: Path, tmp_path: Path) -> N
 def test_keep_leaves_copies_where_they_are(root: Path, tmp_path: Path) -> None:
     run, _ = run_on(root, tmp_path / "out", duplicates="keep")
     assert "train/china/copy.png" in keys(run.real_images(), "train")
+
+
+def test_kept_copies_of_a_photo_are_in_one_fold(tmp_path: Path) -> None:
+    for name, first in (("china", 0), ("flower", 10)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(4):
+            save(tmp_path / "data" / name / f"{number}.png", first + number)
+    shutil.copy(tmp_path / "data" / "china" / "0.png", tmp_path / "data" / "china" / "copy.png")
+    run, told = run_on(tmp_path / "data", tmp_path / "out", duplicates="keep")
+    draws = run.draws()
+    assert not draws.shared_test
+    assert draws.copies == [frozenset({"china/0.png", "china/copy.png"})]
+    for number in draws.settings.draws:
+        refuse_leaks(draws.split(9, number))
+    assert (
+        "duplicates: 1 group of exact copies, kept in one fold; near ones not searched (dataset.duplicates: keep)"
+        in [progress.note for progress in told]
+    )
+
+
+def test_a_model_that_does_not_exist_is_named_before_any_work(root: Path, tmp_path: Path) -> None:
+    (root / "train" / "china" / "copy.png").unlink()
+    run, _ = run_on(root, tmp_path / "out")
+    downstream = run.config.downstream.model_copy(update={"other_models": ("test_resnet", "resnet_o")})
+    benchmark = run.config.benchmark.model_copy(update={"arms": ("real",)})
+    config = run.config.model_copy(update={"downstream": downstream, "benchmark": benchmark})
+    with pytest.raises(ModelError, match=r"downstream.model 'resnet_o' cannot be made: Unknown model"):
+        Run(config).benchmark()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "data"}
 
 
 def test_a_picture_that_cannot_be_read_is_left_out_of_each_split_until_it_is_repaired(

@@ -2,10 +2,12 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dct_augment import config
+from dct_augment import config, files
 from dct_augment.benchmark.trials import TrialPlan
+from dct_augment.errors import DctAugmentError
 from dct_augment.pipeline.stages.trial_records import OtherTrials, TrialRecords
 from dct_augment.records import Trial
 
@@ -86,6 +88,40 @@ def test_trials_on_other_synthetic_images_are_told_apart(tmp_path: Path) -> None
     path = tmp_path / "benchmark" / "trials" / "real-5-0-0.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"identity": "of other shards"}))
     assert today.others(PLANS) == OtherTrials(1, ("the synthetic images",), 0)
+
+
+WITH_LOGITS = dataclasses.replace(TRIAL, logits=((0.125, -3.0), (2.5, 1.0)))
+NPY = Path("benchmark", "trials", "real-5-0-0.npy")
+
+
+def test_logits_lie_beside_the_record_and_are_read_back(tmp_path: Path) -> None:
+    today = records(tmp_path)
+    today.write(PLANS[0], WITH_LOGITS)
+    assert np.load(tmp_path / NPY).dtype == np.float32
+    assert today.logits(PLANS[0]).tolist() == [[0.125, -3.0], [2.5, 1.0]]
+    record = json.loads((tmp_path / NPY).with_suffix(".json").read_text())
+    assert record["logits"] == files.sha256(tmp_path / NPY)
+    today.write(PLANS[1], TRIAL)
+    assert [path.name for path in (tmp_path / "benchmark" / "trials").glob("*.npy")] == [NPY.name]
+
+
+def test_a_trial_without_its_logits_is_made_again(tmp_path: Path) -> None:
+    today = records(tmp_path)
+    today.write(PLANS[0], WITH_LOGITS)
+    np.save(tmp_path / NPY, np.zeros((2, 2), np.float32))
+    with pytest.raises(DctAugmentError, match=r"real-5-0-0.npy' does not hold the logits .* delete the file"):
+        today.logits(PLANS[0])
+    (tmp_path / NPY).unlink()
+    assert today.read(PLANS[0]) is None
+
+
+def test_logits_of_an_older_version_are_read_from_the_record(tmp_path: Path) -> None:
+    today = records(tmp_path)
+    today.write(PLANS[0], TRIAL)
+    path = (tmp_path / NPY).with_suffix(".json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"logits": WITH_LOGITS.logits}))
+    assert today.read(PLANS[0]) is not None
+    assert today.logits(PLANS[0]).tolist() == [[0.125, -3.0], [2.5, 1.0]]
 
 
 @pytest.mark.parametrize("damaged", ["", "{", "[]", '"text"', "{}"])

@@ -48,6 +48,55 @@ def test_other_weights_under_the_same_path_are_another_model(setting: str, tmp_p
     assert line.startswith(f"{section}.weights: ")
 
 
+def of_benchmark(loaded: Config, folder: Path) -> dict[str, Any]:
+    return WeightHashes(loaded, folder / "checks" / "weights.json").add_to(loaded.identity("benchmark"))
+
+
+@pytest.mark.parametrize("prefix", ["local-dir:", ""])
+def test_other_weights_of_a_low_resource_classifier_are_another_one_however_its_folder_is_written(
+    prefix: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "mine" / "model.safetensors", b"first", 1)
+    loaded = settings(downstream={"model": f"{prefix}{tmp_path / 'mine'}"})
+    first = of_benchmark(loaded, tmp_path)
+    write(file, b"other", 2)
+    (line,) = config.differences(first, of_benchmark(loaded, tmp_path))
+    assert line.startswith("downstream.weights: ")
+
+
+@pytest.mark.parametrize("prefix", ["local-dir:", ""])
+def test_of_a_run_only_the_kept_classifier_counts(prefix: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write(run / "config.yaml", b"name: x", 1)
+    write(run / "classifier" / "config.json", b"{}", 1)
+    file = write(run / "classifier" / "model.safetensors", b"first", 1)
+    loaded = settings(downstream={"model": f"{prefix}{run}"})
+    first = of_benchmark(loaded, tmp_path)
+    assert "weights" in first["downstream"]
+    write(run / "times.json", b"{}", 1)
+    write(run / "report" / "summary.json", b"{}", 1)
+    assert of_benchmark(loaded, tmp_path) == first
+    write(file, b"other", 2)
+    assert of_benchmark(loaded, tmp_path) != first
+
+
+def test_a_run_inside_another_one_reads_no_model_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "model" / "model.safetensors", b"first", 1)
+    photos = tmp_path / "photos"
+    for name in ("crane", "kiwi"):
+        (photos / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (4, 4), (number, 0, 0)).save(photos / name / f"{number}.png")
+    dataset = {"name": "folder", "path": str(photos)}
+    given = settings(model={"path": str(tmp_path / "model")}, dataset=dataset, output=str(tmp_path / "run"))
+    outer = RunContext(given)
+    expected = outer.identity("generation")
+    monkeypatch.setattr("dct_augment.files.sha256", None)  # a call would fail
+    inner = RunContext(outer.config.model_copy(update={"output": tmp_path / "run" / "arms" / "x"}), outer=outer)
+    assert inner.identity("generation") == expected
+    assert inner.dataset is outer.dataset
+
+
 @pytest.mark.parametrize("role", ["guide", "judge"])
 def test_other_weights_of_a_zero_shot_model_in_a_folder_are_another_classifier(role: str, tmp_path: Path) -> None:
     file = write(tmp_path / "clip" / "model.safetensors", b"first", 1)

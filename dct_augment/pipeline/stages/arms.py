@@ -28,11 +28,11 @@ class ArmStage(Stage):
         """Plan the arms and draws with tokens or images that are missing."""
         units = []
         for number, draw in enumerate(arm_draws(self._config.benchmark)):
-            inner = RunContext(self._inner_config(draw))
+            inner = RunContext(self._inner_config(draw), outer=self._context)
             with files.lock(inner.config.root):
                 inner_units = [unit for stage in _inner_stages(inner) for unit in stage.pending()]
             if inner_units:
-                units.append(WorkUnit(self.name, number, draw.title, self._size))
+                units.append(WorkUnit(self.name, number, draw.title(self._config.benchmark), self._size))
         return tuple(units)
 
     def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
@@ -62,7 +62,7 @@ class ArmStage(Stage):
         """The run of one arm on one draw, with the models of this one, and the photos of the draw."""
         context = self._context
         _ = context.backend, context.guide, context.judge  # loaded once for all draws
-        inner = RunContext(self._inner_config(draw), context.progress)
+        inner = RunContext(self._inner_config(draw), context.progress, outer=context)
         inner.reuse_models(context)
         inner.use_data(context)
         inner.use_photos(context.draws().split(draw.shots, draw.seed).train)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
-from dct_augment import calibration, datasets
+from dct_augment import calibration, datasets, files
 from dct_augment import config as configuration
 from dct_augment.benchmark.answer import answer
 from dct_augment.benchmark.arms import ARMS
@@ -46,9 +48,12 @@ _MISTAKES = 12
 
 _REAL_ARMS = tuple(name for name, arm in ARMS.items() if arm.images is None)
 _METHODS = {
-    "other_folds": "cross-validation; for each fold the other folds chose the arm; interval: corrected resampled t",
-    "validation": "on the test split, which had no part in choosing; interval: Student's t over few-shot draws",
-    "test": "optimistic: the same images chose the arm; interval: Student's t over few-shot draws",
+    "other_folds": "cross-validation; for each fold the other folds chose the arm; interval: corrected resampled t, "
+    "or Wilson's over test images if that is wider",
+    "validation": "on the test split, which had no part in choosing; interval: Student's t over few-shot draws, or "
+    "Wilson's over test images if that is wider",
+    "test": "optimistic: the same images chose the arm; interval: Student's t over few-shot draws, or Wilson's "
+    "over test images if that is wider",
 }
 
 
@@ -71,7 +76,7 @@ class ClassifierStage(Stage):
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """Plan the classifier if there are trials to choose by, and none that was made like today's."""
-        if self.choice is None or self._recorded_identity() == self._identity:
+        if self.choice is None or self._is_current:
             return ()
         return (WorkUnit(self.name, 0, self._kept_title, 1),)
 
@@ -95,7 +100,9 @@ class ClassifierStage(Stage):
         titles = class_titles(self._context.classes)
         numbers = answer(self._trials, titles, self.choice, self.effect, self._folds)
         numbers["kept"]["model"] = self.choice.other_model or self._config.downstream.model
-        return AnswerSection(numbers, self._recorded().get("calibration_error"), self._mistakes(titles))
+        numbers["kept"]["made"] = self._is_current
+        error = self._recorded().get("calibration_error") if self._is_current else None
+        return AnswerSection(numbers, error, self._mistakes(titles))
 
     def _mistakes(self, titles: Mapping[int, str]) -> list[Mistake]:
         """The photos that the kept arm took for another class most often, each beside a photo of that class."""
@@ -104,20 +111,22 @@ class ClassifierStage(Stage):
         photo_of: dict[str, Example] = {}
         draws = self._context.draws()
         for row in self._trials[self._trials["arm"] == self.choice.arm].to_dict("records"):
-            test = draws.split(row["shots"], row["seed"]).test
-            for example, predicted in zip(test, row["predicted"], strict=True):
+            for example, predicted in zip(draws.test(row["seed"]), row["predicted"], strict=True):
                 answers.setdefault(example.key, []).append(predicted)
                 photo_of[example.key] = example
-        examples = {example.label: example for example in reversed(self._photos.train)}
+        photos_of: dict[int, list[Example]] = {}
+        for example in self._context.real_images().examples("train"):
+            photos_of.setdefault(example.label, []).append(example)
         mistakes = []
         for key, predictions in answers.items():
             photo = photo_of[key]
             predicted, times = Counter(predictions).most_common(1)[0]
-            if predicted != photo.label and predicted in examples and predicted in titles:
+            if predicted != photo.label and predicted in photos_of and predicted in titles:
                 mistakes.append((times / len(predictions), times, len(predictions), photo, predicted))
         mistakes.sort(key=lambda mistake: (-mistake[0], -mistake[1]))
         found = (
-            _mistake(photo, examples[predicted], titles, times, tests) for _, times, tests, photo, predicted in mistakes
+            _mistake(photo, photos_of[predicted], titles, times, tests)
+            for _, times, tests, photo, predicted in mistakes
         )
         return list(islice((mistake for mistake in found if mistake is not None), _MISTAKES))
 
@@ -216,9 +225,17 @@ class ClassifierStage(Stage):
         except (OSError, ValueError, TypeError):
             return {}
 
-    def _recorded_identity(self) -> str:
-        made_from = self._recorded().get("made_from")
-        return str(made_from.get("identity", "")) if isinstance(made_from, dict) else ""
+    @property
+    def _is_current(self) -> bool:
+        """Whether the kept classifier is whole, and made of what is there today as today's settings say."""
+        recorded = self._recorded()
+        made_from, hashes = recorded.get("made_from"), recorded.get("files")
+        if not isinstance(made_from, dict) or made_from.get("identity") != self._identity:
+            return False
+        return isinstance(hashes, dict) and all(
+            (self._folder / name).is_file() and files.sha256(self._folder / name) == digest
+            for name, digest in hashes.items()
+        )
 
     def _facts(self, choice: ArmChoice, split: Split, final: FinalClassifier) -> ClassifierFacts:
         """What the classifier was made of and how good it is."""
@@ -284,7 +301,7 @@ class ClassifierStage(Stage):
         answers = []
         for row in self._trials[self._trials["arm"] == arm].to_dict("records"):
             labels = np.array([self._outputs[label] for label in row["truth"]])
-            answers.append((np.array(row["logits"])[:, columns], labels))
+            answers.append((self._trial_stage.logits(row)[:, columns], labels))
         return answers
 
     def _hashes(self) -> dict[str, str]:
@@ -299,13 +316,22 @@ class ClassifierStage(Stage):
         return hashes
 
 
-def _mistake(photo: Example, taken_for: Example, titles: Mapping[int, str], times: int, tests: int) -> Mistake | None:
-    """Show a mistake with its photos; None if one can no longer be read."""
-    try:
-        pictures = photo.open(), taken_for.open()
-    except UnreadableImageError:
+def _mistake(
+    photo: Example, taken_for: Sequence[Example], titles: Mapping[int, str], times: int, tests: int
+) -> Mistake | None:
+    """Show a mistake with a photo of the class that it was taken for; None if there is none that can be read."""
+    picture, other = _first_readable([photo]), _first_readable(taken_for)
+    if picture is None or other is None:
         return None
-    return Mistake(titles[photo.label], titles[taken_for.label], times, tests, *pictures)
+    return Mistake(titles[photo.label], titles[taken_for[0].label], times, tests, picture, other)
+
+
+def _first_readable(photos: Sequence[Example]) -> Image.Image | None:
+    """Open the first photo that can be read."""
+    for photo in photos:
+        with suppress(UnreadableImageError):
+            return photo.open()
+    return None
 
 
 def _calibrate(answers: Sequence[_Answers]) -> tuple[float, float | None]:

@@ -8,11 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dct_augment import config as configuration
 from dct_augment import files
 from dct_augment.benchmark.arms import ARMS, ArmFolders, arm_folder
 from dct_augment.benchmark.trials import TrialPlan
 from dct_augment.config import Config
+from dct_augment.errors import DctAugmentError
 from dct_augment.generation.shards import ShardFolder, shard_folder
 from dct_augment.records import ImageKind, Trial
 from dct_augment.wording import counted
@@ -57,6 +60,8 @@ class OtherTrials:
 class TrialRecords:
     """One JSON file per trial in `benchmark/trials`, with an identity: a hash of all that decides the trial.
 
+    The logits of cross-validation lie beside it in `<trial>.npy`, whose SHA-256 is in the record.
+
     All images are there before the first trial, so the shards are read once.
 
     Args:
@@ -75,22 +80,56 @@ class TrialRecords:
     def read(self, plan: TrialPlan) -> dict[str, Any] | None:
         """Read a trial with its identity; None if it was not made with today's settings and images, or is damaged.
 
+        Its logits are not read; without their file a trial is damaged.
+
         In a run of version 0.1.0, every recorded trial is read.
         """
         record = _read(self._path(plan))
-        if record is None:
+        if record is None or not self._has_logits(plan, record):
             return None
         return record if self._is_old or record["identity"] == self._identity(plan) else None
 
     def write(self, plan: TrialPlan, trial: Trial) -> None:
-        """Write a trial with its identity, and the settings that are a part of it."""
-        record = dataclasses.asdict(trial) | {
+        """Write a trial with its identity, and the settings that are a part of it; its logits, if any, in a file."""
+        digest = self._write_logits(plan, trial) if trial.logits else None
+        record = dataclasses.asdict(dataclasses.replace(trial, logits=())) | {
+            "logits": digest,
             "identity": self._identity(plan),
             "settings": dict(self._settings[plan.other_model]),
         }
         if record["val_accuracy"] != record["val_accuracy"]:
             record["val_accuracy"] = None  # JSON has no NaN
         files.write_text(self._path(plan), json.dumps(record) + "\n")
+
+    def _write_logits(self, plan: TrialPlan, trial: Trial) -> str:
+        """Write `<trial>.npy`, float32; return its SHA-256."""
+        path = self._path(plan).with_suffix(".npy")
+        with files.atomic(path) as partial, partial.open("wb") as stream:
+            np.save(stream, np.array(trial.logits, np.float32))
+        return files.sha256(path)
+
+    def _has_logits(self, plan: TrialPlan, record: Mapping[str, Any]) -> bool:
+        """Whether the file of a trial's logits is there, if it has one."""
+        return not isinstance(record["logits"], str) or self._path(plan).with_suffix(".npy").is_file()
+
+    def logits(self, plan: TrialPlan) -> np.ndarray:
+        """Read the logits (N, K) of a recorded trial; those of an older version are in its record.
+
+        Raises:
+            DctAugmentError: they are not those that were written.
+        """
+        record = _read(self._path(plan)) or {}
+        recorded = record.get("logits", ())
+        if not isinstance(recorded, str):
+            return np.array(recorded, np.float32)
+        path = self._path(plan).with_suffix(".npy")
+        if not path.is_file() or files.sha256(path) != recorded:
+            raise DctAugmentError(
+                f"{str(path)!r} does not hold the logits that were recorded; delete the file, and the same command "
+                "runs the trial again"
+            )
+        logits: np.ndarray = np.load(path)
+        return logits
 
     def others(self, plans: Sequence[TrialPlan]) -> OtherTrials:
         """Find the recorded trials that are not in the plan, or not made with today's settings and images."""

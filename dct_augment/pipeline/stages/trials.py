@@ -1,20 +1,28 @@
 """The stage of benchmark trials."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dct_augment import files
 from dct_augment.benchmark import pool
 from dct_augment.benchmark.arms import ARMS
 from dct_augment.benchmark.pool import TrialInputs, TrialPool
-from dct_augment.benchmark.requirements import classes_with_fewer_images, missing_images
-from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials
-from dct_augment.errors import DatasetError
+from dct_augment.benchmark.requirements import (
+    classes_with_fewer_images,
+    empty_fold,
+    missing_images,
+    missing_synthetic_images,
+)
+from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials, recipe
+from dct_augment.downstream.transforms import model_input
+from dct_augment.errors import DatasetError, InputError
 from dct_augment.generation.filter import filter_images
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
@@ -41,21 +49,36 @@ class TrialStage(Stage):
 
         Raises:
             DatasetError: there is no test, or a class has no image, or too few different ones for its folds.
+            InputError: trials ask for more synthetic images than are generated.
+            ModelError: a model of the trials that are missing does not exist.
         """
         images = self._context.real_images()
         problems = missing_images(images, self._config.benchmark)
         if problems:
             raise DatasetError("; ".join(problems))
-        self._context.draws().split(self._config.benchmark.shot_count, self._config.benchmark.draws[0])
+        draws = self._context.draws()
+        draws.split(self._config.benchmark.shot_count, self._config.benchmark.draws[0])
+        if problem := empty_fold(draws):
+            raise DatasetError(problem)
+        few_shot_guide, per_class = self._context.has_few_shot_guide, self._config.generation.per_class
+        if problem := missing_synthetic_images(self._config.benchmark, per_class, few_shot_guide=few_shot_guide):
+            raise InputError(problem)
+        self._check_models()
         if note := classes_with_fewer_images(images, self._config.benchmark):
             self._context.progress(Progress("data", 0, 0, note))
+
+    def _check_models(self) -> None:
+        """Read the configurations of the models whose trials are missing; a finished run needs none of them."""
+        missing = [plan.other_model for plan in self._plans if self._records.read(plan) is None]
+        for other_model in dict.fromkeys(missing):
+            model_input(recipe(self._config.downstream, self._config.benchmark.arms[0], other_model))
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """Plan the trials that are not recorded with today's settings and images; record what each seed draws."""
         units = []
         for number, plan in enumerate(self._plans):
             if self._records.read(plan) is None:
-                units.append(WorkUnit(self.name, number, plan.title, 1))
+                units.append(WorkUnit(self.name, number, plan.title(self._config.benchmark), 1))
         if units:
             self._write_splits()
             if len(self.filtered):
@@ -74,7 +97,7 @@ class TrialStage(Stage):
         trials = pool.run(self._inputs, plans, device=self._context.device, processes=self.max_parallel)
         # Closed at once when a stop arrives here: its processes would wait for work, and the exit for them.
         with closing(trials):
-            for number, (plan, trial) in enumerate(zip(plans, trials, strict=True), 1):
+            for number, (plan, trial) in enumerate(trials, 1):
                 self._records.write(plan, trial)
                 on_progress(Progress(self.name, number, len(units), f"{trial.arm} {trial.accuracy:.1%}"))
 
@@ -96,13 +119,19 @@ class TrialStage(Stage):
         """Write `benchmark/trials.parquet`: a row per trial."""
         trials = self.trials()
         if len(trials):
-            _write_table(trials.drop(columns="logits"), self._folder / "trials.parquet")
+            _write_table(trials, self._folder / "trials.parquet")
 
     def trials(self) -> pd.DataFrame:
-        """Read the recorded trials of the plan that were made with today's settings and images."""
+        """Read the recorded trials of the plan that were made with today's settings and images, without logits."""
         records = [record for plan in self._plans if (record := self._records.read(plan)) is not None]
-        columns = [field.name for field in dataclasses.fields(Trial)]
+        columns = [field.name for field in dataclasses.fields(Trial) if field.name != "logits"]
         return pd.DataFrame(records, columns=[*columns, "identity"]).astype({"val_accuracy": float})
+
+    def logits(self, row: Mapping[str, Any]) -> np.ndarray:
+        """Read the logits (N, K) of a row of `trials`."""
+        return self._records.logits(
+            TrialPlan(**{field.name: row[field.name] for field in dataclasses.fields(TrialPlan)})
+        )
 
     def others(self) -> OtherTrials:
         """Find the recorded trials that are not of the plan, or were made with other settings or images."""
