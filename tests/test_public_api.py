@@ -27,6 +27,7 @@ FUNCTIONS = (
     "load_config",
     "load_dataset",
     "load_text_to_image",
+    "write_photos",
 )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from dct_augment.benchmark.image_counts import images_per_answer
@@ -21,7 +22,7 @@ class ArmChoice:
 
     arm: str
     accuracy: Estimate
-    by: Literal["validation", "other_folds", "test"]
+    by: Literal["validation", "other_folds", "other_half", "test"]
     optimistic: bool
     other_model: str = ""
 
@@ -50,7 +51,8 @@ def synthetic_effect(
     """Compare the best of the arms with synthetic images with the best of those without; None if either is missing.
 
     All trials are of one model.
-    The best two are chosen by the same trials, so the difference is a little optimistic for both.
+    The best two are chosen by the same trials, so the difference is a little optimistic for both. In a holdout, its
+    interval is that over draws or that over test images, whichever is wider: draws may have the same photos.
     """
     accuracies = _by_draw(trials, "accuracy", ["arm"])
     with_images = accuracies[[arm for arm in accuracies if arm in synthetic]]
@@ -59,14 +61,19 @@ def synthetic_effect(
         return None
     arm, baseline = _best(with_images), _best(without)
     differences = [round(float(value), 10) for value in accuracies[arm] - accuracies[baseline]]
-    mean = mean_of_folds(differences, folds, (-1, 1)) if folds else mean_t(differences, (-1, 1))
-    return SyntheticEffect(arm, baseline, mean)
+    if folds:
+        return SyntheticEffect(arm, baseline, mean_of_folds(differences, folds, (-1, 1)))
+    by_image = _right(trials[trials["arm"] == arm]).mean() - _right(trials[trials["arm"] == baseline]).mean()
+    over_images = mean_t(by_image.tolist(), (-1, 1))
+    return SyntheticEffect(arm, baseline, wider(mean_t(differences, (-1, 1)), over_images))
 
 
 def choose(trials: pd.DataFrame, arms: Collection[str], folds: int | None = None) -> ArmChoice | None:
     """Choose the best of some arms, with the best model for it; None if there is no trial of any.
 
-    Of a holdout, the accuracy on validation images chooses, and that on test images is stated. In cross-validation the
+    Of a holdout, the accuracy on validation images chooses, and that on test images is stated. Without validation
+    images each half of the test images chooses for the other half: the stated accuracy is the mean of both, and the arm
+    is the one with the best mean over all. In cross-validation the
     arm is the one with the best mean over all folds. The stated accuracy is that of choosing: for each fold the arm
     that is best on the other folds of its repeat, measured on the fold. Its interval is that over the draws or
     Wilson's over the test images, whichever is wider: draws that are all alike do not make an accuracy sure.
@@ -86,11 +93,14 @@ def choose(trials: pd.DataFrame, arms: Collection[str], folds: int | None = None
         estimate = _with_images(mean_of_folds(chosen, folds, (0, 1)), table, best, folds)
         return ArmChoice(arm, estimate, "other_folds", optimistic=len(accuracies) < 2, other_model=model)
     validation = _by_draw(table, "val_accuracy", _CHOSEN)
-    validated = len(validation) == len(accuracies) and set(validation) == set(accuracies)
-    arm, model = best = _best(validation if validated else accuracies)
-    estimate = _with_images(mean_t(accuracies[best].tolist(), (0, 1)), table, best, folds)
-    by: Literal["validation", "test"] = "validation" if validated else "test"
-    return ArmChoice(arm, estimate, by, optimistic=not validated, other_model=model)
+    if len(validation) == len(accuracies) and set(validation) == set(accuracies):
+        arm, model = best = _best(validation)
+        estimate = _with_images(mean_t(accuracies[best].tolist(), (0, 1)), table, best, folds)
+        return ArmChoice(arm, estimate, "validation", optimistic=False, other_model=model)
+    arm, model = best = _best(accuracies)
+    halves = _on_halves(table, accuracies)
+    estimate = _with_images(mean_t(halves or accuracies[best].tolist(), (0, 1)), table, best, folds)
+    return ArmChoice(arm, estimate, "other_half" if halves else "test", optimistic=not halves, other_model=model)
 
 
 _CHOSEN = ["arm", "other_model"]
@@ -117,6 +127,30 @@ def _by_draw(trials: pd.DataFrame, column: str, by: list[str]) -> pd.DataFrame:
 def _best(accuracies: pd.DataFrame) -> Any:
     """The column with the best mean; of equal ones the first, which needs fewer images."""
     return accuracies.mean().round(10).idxmax()
+
+
+def _right(trials: pd.DataFrame) -> pd.DataFrame:
+    """Tell which test images were recognised: a row per trial, a column per image."""
+    return pd.DataFrame(np.array(trials["truth"].tolist()) == np.array(trials["predicted"].tolist()), trials["seed"])
+
+
+def _on_halves(trials: pd.DataFrame, accuracies: pd.DataFrame) -> list[float]:
+    """For each draw, the accuracy on each half of the test images of what is best on the other half, averaged.
+
+    Every second image of a class is in one half. Nothing, if a half has none.
+    """
+    truth = pd.Series(trials["truth"].iloc[0])
+    is_second = (truth.groupby(truth).cumcount() % 2 == 1).to_numpy()
+    if not is_second.any():
+        return []
+    right = {key: _right(group).loc[accuracies.index] for key, group in trials.groupby(_CHOSEN)}
+    first, second = (
+        pd.DataFrame({key: right[key].loc[:, half].mean(axis=1) for key in accuracies})
+        for half in (~is_second, is_second)
+    )
+    share = is_second.mean()
+    mean = (1 - share) * first[_best(second)] + share * second[_best(first)]
+    return [float(value) for value in mean]
 
 
 def _on_fold(accuracies: pd.DataFrame, draw: int, folds: int) -> float:

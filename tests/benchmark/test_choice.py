@@ -8,11 +8,17 @@ from dct_augment.benchmark.choice import choose, synthetic_effect
 from dct_augment.intervals import mean_of_folds, proportion
 
 
+def first_right(accuracy: float) -> tuple[int, ...]:
+    """Answers of which the first are right."""
+    right = round(accuracy * 5)
+    return (0,) * right + (1,) * (5 - right)
+
+
 def trials(**accuracies: list[float]) -> pd.DataFrame:
     """A trial per arm and draw, each with five test images; without validation images."""
     same: dict[str, Any] = {"val_accuracy": math.nan, "other_model": "", "truth": (0,) * 5}
     rows = [
-        {"arm": arm, "seed": seed, "accuracy": accuracy, **same}
+        {"arm": arm, "seed": seed, "accuracy": accuracy, "predicted": first_right(accuracy), **same}
         for arm, values in accuracies.items()
         for seed, accuracy in enumerate(values)
     ]
@@ -57,10 +63,55 @@ def test_of_a_holdout_validation_chooses_and_the_test_is_stated() -> None:
     assert choice.accuracy.mean == pytest.approx(0.6)
 
 
-def test_without_validation_images_the_accuracy_is_called_optimistic() -> None:
-    choice = choose(trials(real=[0.6, 0.6], token=[0.5, 0.8]), {"real", "token"})
+def test_without_validation_images_each_half_of_the_test_chooses_for_the_other() -> None:
+    """Four images of class 0, the second and the fourth in one half. Each arm is right on one half alone."""
+    answers = {"real": (0, 1, 0, 1), "token": (1, 0, 1, 0)}
+    rows = [
+        {"arm": arm, "seed": seed, "accuracy": 0.5, "val_accuracy": math.nan, "other_model": "", "truth": (0, 0, 0, 0)}
+        | {"predicted": predicted}
+        for arm, predicted in answers.items()
+        for seed in (0, 1)
+    ]
+    choice = choose(pd.DataFrame(rows), set(answers))
+    assert choice is not None
+    assert (choice.arm, choice.by, choice.optimistic) == ("real", "other_half", False)
+    assert choice.accuracy.mean == 0.0  # what looks best on one half is wrong on all of the other
+
+
+def test_halves_of_a_test_have_half_of_each_class() -> None:
+    """Two classes in turn: of each, the second image is in the second half."""
+    rows = [
+        {
+            "arm": "real",
+            "seed": seed,
+            "accuracy": 0.5,
+            "val_accuracy": math.nan,
+            "other_model": "",
+            "truth": (0, 1, 0, 1),
+        }
+        | {"predicted": (0, 0, 0, 0)}
+        for seed in (0, 1)
+    ]
+    choice = choose(pd.DataFrame(rows), {"real"})
+    assert choice is not None
+    assert (choice.by, choice.accuracy.mean) == ("other_half", 0.5)
+
+
+def test_an_accuracy_that_nothing_else_can_choose_for_is_called_optimistic() -> None:
+    table = trials(real=[1.0, 0.0], token=[1.0, 1.0]).assign(truth=[(0,)] * 4, predicted=[(0,), (1,), (0,), (0,)])
+    choice = choose(table, {"real", "token"})
     assert choice is not None
     assert (choice.arm, choice.by, choice.optimistic) == ("token", "test", True)
+
+
+def test_the_interval_of_a_difference_allows_for_few_test_images() -> None:
+    """All draws gain one image of five: they are sure of each other, and five images are not."""
+    table = trials(real=[0.4, 0.4, 0.4, 0.4], token=[0.6, 0.6, 0.6, 0.6])
+    effect = synthetic_effect(table, {"token"}, {"real"})
+    assert effect is not None
+    assert effect.difference.mean == pytest.approx(0.2)
+    assert effect.difference.low < 0
+    assert effect.verdict == "Synthetic images make no clear difference."
 
 
 def test_only_some_arms_may_be_chosen_and_of_equal_ones_the_first() -> None:

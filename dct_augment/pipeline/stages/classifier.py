@@ -52,6 +52,8 @@ _METHODS = {
     "or Wilson's over test images if that is wider",
     "validation": "on the test split, which had no part in choosing; interval: Student's t over few-shot draws, or "
     "Wilson's over test images if that is wider",
+    "other_half": "on the test split; for each half of it the other half chose the arm; interval: Student's t over "
+    "few-shot draws, or Wilson's over test images if that is wider",
     "test": "optimistic: the same images chose the arm; interval: Student's t over few-shot draws, or Wilson's "
     "over test images if that is wider",
 }
