@@ -20,7 +20,7 @@ def write_photos(
     new_photos: int = 10,
     seed: int = 0,
     replace: bool = False,
-) -> None:
+) -> int:
     """Write a few photos of each class, and some others; each folder whole or not at all.
 
     Args:
@@ -34,6 +34,9 @@ def write_photos(
         seed: decides which.
         replace: whether folders that are there go.
 
+    Returns:
+        How many photos are in `folder`.
+
     Raises:
         DatasetError: a class has no image.
         InputError: a folder is there and not empty.
@@ -41,6 +44,7 @@ def write_photos(
     Examples:
         >>> import dct_augment
         >>> dct_augment.write_photos(dct_augment.load_dataset("pocket"), "photos", "new", shots=2, new_photos=3)
+        32
         >>> import os
         >>> sorted(os.listdir("new")), sorted(os.listdir("photos/crane"))
         (['00-song_sparrow.png', '01-whitecrown_sparrow.png', '02-goldcrown_sparrow.png'], ['00.png', '01.png'])
@@ -55,14 +59,15 @@ def write_photos(
         for number, example in enumerate(firsts[:new_photos]):
             example.open().save(partial / f"{number:02d}-{names[example.label]}.png")
     with files.atomic_folder(Path(folder), replace=replace) as partial:
-        _write_classes(split.train, names, shots, partial / "train" if test_photos else partial)
+        count = _write_classes(split.train, names, shots, partial / "train" if test_photos else partial)
         if test_photos:
             others = [example for example in split.test if example not in firsts]
-            _write_classes(others, names, test_photos, partial / "test")
+            count += _write_classes(others, names, test_photos, partial / "test")
+    return count
 
 
-def _write_classes(examples: Sequence[Example], names: Mapping[int, str], most: int, folder: Path) -> None:
-    """Write the first examples of each class, `most` at most, as `<class>/<number>.png`."""
+def _write_classes(examples: Sequence[Example], names: Mapping[int, str], most: int, folder: Path) -> int:
+    """Write the first examples of each class, `most` at most, as `<class>/<number>.png`; return how many."""
     numbers: Counter[int] = Counter()
     for example in examples:
         if numbers[example.label] == most:
@@ -71,6 +76,7 @@ def _write_classes(examples: Sequence[Example], names: Mapping[int, str], most: 
         path.parent.mkdir(parents=True, exist_ok=True)
         example.open().save(path)
         numbers[example.label] += 1
+    return numbers.total()
 
 
 def _is_empty_folder(path: Path) -> bool:

@@ -17,7 +17,7 @@ def contents(folder: Path) -> list[str]:
 
 def test_photos_of_each_class_and_new_ones_are_different_pictures(tmp_path: Path) -> None:
     digits = dct_augment.load_dataset("digits")
-    write_photos(digits, tmp_path / "photos", tmp_path / "new", shots=3, test_photos=2, new_photos=4)
+    assert write_photos(digits, tmp_path / "photos", tmp_path / "new", shots=3, test_photos=2, new_photos=4) == 50
     for split, count in (("train", 3), ("test", 2)):
         folders = sorted((tmp_path / "photos" / split).iterdir())
         assert len(folders) == 10
