@@ -96,7 +96,7 @@ def test_a_quick_configuration_is_the_same_with_less_work(tmp_path: Path) -> Non
     config, whole = quick.config(), prepared.config()
     assert (config.benchmark.folds, config.benchmark.repeats, config.benchmark.per_class) == (2, 1, 20)
     assert (config.tokens.max_updates, config.tokens.restarts, config.generation.per_class) == (40, 1, 20)
-    assert config.model.tiny_decoder == "pocket"
+    assert (config.model.tiny_decoder, config.metrics.features) == ("pocket", None)
     assert (config.guide, config.downstream, config.benchmark.arms) == (
         whole.guide,
         whole.downstream,

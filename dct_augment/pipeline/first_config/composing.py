@@ -40,6 +40,7 @@ _QUICK_TOKENS = {
     "max_updates": 40,
     "restarts": 1,
     "restart_words": 32,
+    "restart_below_accuracy": 0.2,
     "validation_images": 8,
     "certificate_images": 12,
 }
@@ -83,7 +84,7 @@ class FirstConfig:
         return f"{comment}\n{dump(words_of(self.photos.classes))}\n"
 
     def _sections(self) -> list[YamlSection]:
-        return [
+        sections = [
             self._head(),
             self._dataset(),
             self._model(),
@@ -95,6 +96,7 @@ class FirstConfig:
             self._downstream(),
             self._benchmark(),
         ]
+        return [*sections, self._metrics()] if self.quick else sections
 
     def _head(self) -> YamlSection:
         file = one_line(shlex.quote(str(self.path)))
@@ -218,6 +220,10 @@ class FirstConfig:
             "arms": "Ways to train the classifier that are compared. With folds, class_token is but an upper line.",
         }
         return YamlSection("benchmark", [comment], values, remarks)
+
+    def _metrics(self) -> YamlSection:
+        comment = "FID and other metrics of the images are not measured; without this section they are."
+        return YamlSection("metrics", [comment], {"features": None})
 
     @property
     def folds(self) -> int:
