@@ -192,7 +192,7 @@ class FirstConfig:
     def _downstream(self) -> YamlSection:
         comment = "Your classifier: pretrained weights and a short training, the same in every arm."
         if self.is_pocket:
-            values: dict[str, Any] = {"model": _POCKET_BACKBONE, "pretrained": True}
+            values: dict[str, Any] = {"model": _POCKET_BACKBONE, "pretrained": True, "synthetic_probability": 0.3}
         elif self.machine.gpu_bytes is not None:
             values = {"model": "resnet50.a1_in1k", "pretrained": True}
             values |= {"steps": 1000, "learning_rate": 3.0e-4, "synthetic_probability": 0.5}
