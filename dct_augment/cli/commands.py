@@ -32,10 +32,10 @@ from dct_augment.cli.common import (
     console,
     print_report,
     print_summary,
+    print_table,
     progress_bars,
     running,
     stop,
-    tables,
 )
 from dct_augment.errors import DctAugmentError, UntrainedClassesError
 from dct_augment.records import ImageKind, StageName
@@ -330,7 +330,7 @@ def _plan(settings: "Config", parts: tuple[StageName, ...]) -> None:
     for line in lines:
         seconds = "-" if math.isnan(line.seconds) else f"{line.seconds:,.0f}"
         table.add_row(line.part, line.todo, f"{line.evaluations:,}", seconds)
-    tables.print(table)
+    print_table(table)
     if StageName.ARMS in parts and (hint := folds_hint(run.config)):
         typer.echo(hint)
 
@@ -353,7 +353,7 @@ def _token_table(run: "Run") -> None:
         shares = [row[f"{kind}_accuracy"] for kind in ("plain_guide", "guide", "plain_judge", "judge")]
         percents = ["-" if share is None or share != share else f"{share:.0%}" for share in shares]
         table.add_row(row["class"], str(row["updates"]), *percents, row["verdict"] or "-", row["stop_reason"])
-    tables.print(table)
+    print_table(table)
 
 
 def _shard_table(run: "Run") -> None:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from dct_augment.records import Progress, ProgressCallback
 
 console = Console(stderr=True)
-tables = Console(markup=False, highlight=False)
-"""For tables on stdout: names of classes may look like rich's markup, e.g. `bolt [m6]`."""
 
 ConfigName = Annotated[str, typer.Option("--config", "-c", help="name of a configuration, or path to a YAML file")]
 Overrides = Annotated[
@@ -153,6 +151,11 @@ def print_report(settings: "Config", page: Path | str) -> None:
     typer.echo(f"report: {page}")
 
 
+def print_table(table: Table) -> None:
+    """Print a table on stdout, as wide as the terminal is now; what users have written is no markup."""
+    Console(markup=False, highlight=False).print(table)
+
+
 def print_summary(settings: "Config") -> None:
     """Print the main numbers of a report, what they answer, and what to do next."""
     from dct_augment.report.page import answer_in_words, classifier_is_made, headlines
@@ -163,7 +166,7 @@ def print_summary(settings: "Config") -> None:
     table.add_column("interval", justify="right")
     for title, mean, interval in headlines(settings.root):
         table.add_row(title, f"{mean:.1%}", interval)
-    tables.print(table)
+    print_table(table)
     for line in answer_in_words(settings.root):
         typer.echo(line)
     if classifier_is_made(settings.root):

@@ -4,7 +4,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from dct_augment.cli.common import ConfigName, Output, Overrides, configure, tables
+from dct_augment.cli.common import ConfigName, Output, Overrides, configure, print_table
 
 COLOURS = {"ok": "green", "warning": "yellow", "missing": "red"}
 
@@ -20,6 +20,6 @@ def doctor(config: ConfigName = "pocket", overrides: Overrides = None, output: O
     for finding in findings:
         state = Text(finding.state, style=COLOURS[finding.state])
         table.add_row(finding.what, state, finding.detail, finding.fix)
-    tables.print(table)
+    print_table(table)
     if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)

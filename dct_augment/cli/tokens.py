@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, configure, running, tables
+from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, configure, print_table, running
 from dct_augment.errors import InputError
 from dct_augment.wording import counted
 
@@ -46,7 +46,7 @@ def list_tokens(
         table.add_row(
             str(token.metadata.get("class", "")), token.word, str(len(token.vector)), widths, base, *_shares(token)
         )
-    tables.print(table)
+    print_table(table)
 
 
 @app.command()
@@ -157,7 +157,7 @@ def compare(
         table.add_row(
             left.word if left.word == right.word else f"{left.word}, {right.word}", f"{cosine:.3f}", *norms, *shares
         )
-    tables.print(table)
+    print_table(table)
 
 
 def _run_tokens(run: "Run") -> "list[Token]":

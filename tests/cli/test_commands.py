@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from dct_augment import __version__
 from dct_augment.cli import app, commands
-from dct_augment.cli.common import bars, tables
+from dct_augment.cli.common import bars, print_table
 from dct_augment.config import Config
 from dct_augment.errors import UntrainedClassesError
 from dct_augment.pipeline.run import Run
@@ -186,7 +186,7 @@ def test_a_file_in_place_of_a_run_folder_is_one_message_and_exit_code_2(tmp_path
 def test_names_that_look_like_markup_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table("class", title="of runs/[a]")
     table.add_row("bolt [m6] [/x]")
-    tables.print(table)
+    print_table(table)
     assert "bolt [m6] [/x]" in (shown := capsys.readouterr().out)
     assert "of runs/[a]" in shown
     with bars() as report:
