@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test test-fast lint docs format weights clean
+.PHONY: help install demo test test-fast slow-list lint docs format weights clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -28,6 +28,9 @@ test: install  ## the test suite, in two processes of one thread each, and its b
 
 test-fast: install  ## the tests that take seconds, for work in progress
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+slow-list: install  ## which tests make test-fast leaves out: measured anew
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --write-slow-list
 
 lint: install  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -2,8 +2,10 @@
 
 import multiprocessing
 import multiprocessing.forkserver
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +29,51 @@ CLASSES = (ClassInfo(0, "crane", "crane", True), ClassInfo(1, "Çà bird", "ca-b
 COLORS = ((220, 30, 30), (30, 200, 60), (40, 60, 230))
 
 
+SLOW_LIST = Path(__file__).parent / "slow.txt"
+"""Tests that took long in some run of all of them, without their parameters: `make slow-list` writes it."""
+
+_LONG, _LONG_IN_ALL = 0.3, 1.0  # seconds of one case of a test, and of all its cases
+_measured: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+_long_files: set[Path] = set()
+
+
+@cache
+def _slow_tests() -> frozenset[str]:
+    return frozenset(SLOW_LIST.read_text(encoding="utf-8").splitlines())
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test as slow that is known to be; what is marked in its file takes many seconds."""
+    if item.get_closest_marker("slow"):
+        _long_files.add(item.path)
+    if item.nodeid.partition("[")[0] in _slow_tests():
+        item.add_marker(pytest.mark.slow)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files with slow tests first: the quick ones then fill both processes to the end.
+    """Run the files with the longest tests first: the quick ones then fill all processes to the end."""
+    items.sort(key=lambda item: item.path not in _long_files)
 
-    Tests of every model family are slow in sum: the fast ones are those of the first family.
-    """
-    for item in items:
-        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        if parameters.get("family", "epsilon") != "epsilon":
-            item.add_marker(pytest.mark.slow)
-    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow_files)
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes the list of slow tests."""
+    parser.addoption("--write-slow-list", action="store_true", help=f"write {SLOW_LIST.name} by how long tests took")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add up how long a case took, with what it needs."""
+    _measured[report.nodeid.partition("[")[0]][report.nodeid] += report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the list of slow tests, if asked; the processes of xdist do not."""
+    if not session.config.getoption("--write-slow-list") or hasattr(session.config, "workerinput"):
+        return
+    slow = [
+        name for name, cases in _measured.items() if max(cases.values()) >= _LONG or sum(cases.values()) >= _LONG_IN_ALL
+    ]
+    SLOW_LIST.write_text("".join(f"{name}\n" for name in sorted(slow)), encoding="utf-8")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
