@@ -51,10 +51,13 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
             model = timm.create_model(pinned(resolved, member.revision), pretrained=True)
     except _BROKEN as error:
         reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"classifier {member.name!r} cannot be loaded: {reason}. Names are those of timm.list_models(), hf-hub:ID, "
-            "or local-dir:FOLDER; without a network only what is in the Hub's cache loads"
-        ) from error
+        fix = (
+            "Names are those of timm.list_models(), hf-hub:ID, or local-dir:FOLDER; without a network only what is in "
+            "the Hub's cache loads"
+        )
+        if resolved.is_local and not member.checkpoint:
+            fix = "Its files are damaged, or of another model: write them again; dct-augment fit makes that of a run"
+        raise ModelError(f"classifier {member.name!r} cannot be loaded: {reason}. {fix}") from error
     names, ids = _labels(member, model)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     steps = preprocess(model).same_as(transform, member.name)

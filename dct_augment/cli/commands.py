@@ -199,6 +199,7 @@ def report(
 ) -> None:
     """Write the report of what there is."""
     with running(configure(config, overrides=overrides, classes=classes, output=output)) as run:
+        run.refuse_other_trials()
         run.report()
         print_summary(run.config)
 

@@ -206,7 +206,8 @@ def _explain(problem: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     if kind == "too_short":
         return f"{where}: must have at least {problem['ctx']['min_length']} item, got {value!r}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[0].lower()}{message[1:]}, got {value!r}"
+    got = "" if isinstance(value, Mapping) else f", got {value!r}"  # a whole section says nothing
+    return f"{where}: {message[0].lower()}{message[1:]}{got}"
 
 
 def _what_it_must_be(loc: Sequence[Any], where: str, value: Any) -> str:

@@ -129,6 +129,8 @@ def save(model: nn.Module, settings: DownstreamConfig, names: list[str], folder:
     if taken.fixed_size and taken.size != taken.own_size:
         model_config["model_args"] = {"img_size": taken.size}
     save_for_hf(timm_model, str(folder), model_config=model_config, safe_serialization=True)
+    # safetensors writes a file that its owner alone may read.
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
 
 
 def _preprocessing(taken: ModelInput) -> dict[str, Any]:

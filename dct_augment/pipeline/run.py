@@ -8,6 +8,7 @@ or wherever `execute` takes them.
 import importlib.metadata
 import json
 import platform
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from dct_augment import files
 from dct_augment.benchmark import arm_comparisons
 from dct_augment.benchmark.arms import ARMS
 from dct_augment.classifiers import kept
-from dct_augment.errors import TokenTrainingError, UntrainedClassesError
+from dct_augment.errors import StaleRunError, TokenTrainingError, UntrainedClassesError
 from dct_augment.generation import plan
 from dct_augment.metrics.accuracy import class_titles
 from dct_augment.pipeline.context import RunContext
@@ -263,6 +264,18 @@ class Run(RunContext):
                 other_trials=remark,
                 answer=ClassifierStage(self).answer_section(),
             )
+
+    def refuse_other_trials(self) -> None:
+        """Check that a report would show trials, if there are any and there is a report.
+
+        Raises:
+            StaleRunError: all recorded trials were made with other settings or images.
+        """
+        trials = TrialStage(self)
+        page = self.config.root / "report" / "index.html"
+        if page.is_file() and trials.trials().empty and (remark := trials.others().remark(self.config.root)):
+            own = shlex.join(["--config", str(self.config.root / "config.yaml"), "--output", str(self.config.root)])
+            raise StaleRunError(f"{remark} {page} stays as it is. With those settings: dct-augment report {own}")
 
     def _real_image_section(self) -> RealImageSection | None:
         """Read what the last look at the data set found; None if there was none, or its file is damaged."""

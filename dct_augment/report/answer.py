@@ -76,7 +76,7 @@ def in_words(summary: Mapping[str, Any]) -> list[str]:
         accuracy = f"{kept['accuracy']['mean']:.0%}{interval}"
         lines.append(f"{title}; expect {accuracy} right on new photos{optimistic}.")
     if not kept["made"]:
-        lines.append("The classifier is not made yet: dct-augment fit")
+        lines.append("The classifier is not made yet: dct-augment fit, with the same options")
     return lines
 
 
@@ -85,6 +85,8 @@ def _effect_in_words(effect: Mapping[str, Any], beginning: str) -> str:
     before, after = (effect[key]["mean"] for key in ("baseline_accuracy", "accuracy"))
     low, high = effect["difference"]["ci95"]
     interval = "" if low is None else f", {low * 100:+.0f} to {high * 100:+.0f}"
+    if low is not None and low == high:
+        interval = ", the same in every draw"
     points = effect["difference"]["mean"] * 100
     return f"{beginning}: {before:.0%} -> {after:.0%} ({points:+.0f} points{interval}). {effect['verdict']}"
 

@@ -74,7 +74,7 @@ def test_a_folder_of_birds_becomes_a_configuration_that_run_plans(folder: Path) 
         "model: pocket: it knows all of these classes",
         "test: cross-validation in 5 folds",
         "work: 24 class tokens, 1,400 images, 30 trainings of the classifier; about ",
-        "cheaper: dct-augment init --quick (",
+        "cheaper: dct-augment init photos --quick --to photos-quick.yaml (",
         "written: photos.yaml",
         "next: dct-augment doctor --config photos.yaml, then dct-augment run --config photos.yaml",
     ):

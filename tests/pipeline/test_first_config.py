@@ -103,7 +103,8 @@ def test_a_quick_configuration_is_the_same_with_less_work(tmp_path: Path) -> Non
         whole.benchmark.arms,
     )
     assert [line.partition(":")[0] for line in findings._work(quick)] == ["work"]
-    assert findings._work(prepared)[1].startswith("cheaper: dct-augment init --quick (")
+    assert findings._tested(quick) == "test: cross-validation in 2 folds"
+    assert findings._work(prepared)[1].startswith("cheaper: dct-augment init photos --quick --to ")
 
 
 def test_few_photos_with_a_test_are_all_trained_on_and_tokens_are_trained_once(tmp_path: Path) -> None:

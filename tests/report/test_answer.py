@@ -36,7 +36,7 @@ def test_of_several_models_the_one_is_named_whose_numbers_these_are() -> None:
 def test_a_classifier_that_is_chosen_and_not_made_is_said_to_be_missing() -> None:
     _, kept, missing = in_words(summary(made=False))
     assert kept.startswith("To keep: plain prompts; expect 80%")
-    assert missing == "The classifier is not made yet: dct-augment fit"
+    assert missing == "The classifier is not made yet: dct-augment fit, with the same options"
 
 
 def test_without_trials_of_the_first_model_nothing_is_said_of_shots() -> None:

@@ -1,5 +1,6 @@
 """Says what was found in the photos, what was chosen for them, and what a run costs."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,8 +75,10 @@ def _tested(first: FirstConfig) -> str:
     names = [info.original_name or info.name for info in first.photos.classes]
     fewest = [name for name, count in zip(names, first.photos.different.values(), strict=True) if count == smallest]
     why = f": {listed([repr(name) for name in fewest], 3)} {'has' if len(fewest) == 1 else 'have'} no more photos"
+    if not first.folds == smallest < MOST_FOLDS:
+        why = ""
     repeats = f", {counted(first.repeats, 'time')} over" if first.repeats > 1 else ""
-    return f"test: cross-validation in {first.folds} folds{repeats}{why if smallest < MOST_FOLDS else ''}"
+    return f"test: cross-validation in {first.folds} folds{repeats}{why}"
 
 
 def _work(first: FirstConfig) -> list[str]:
@@ -104,7 +107,9 @@ def _cheaper(first: FirstConfig, evaluations: int) -> str:
     lost = "intervals are wider"
     if first.photos.is_cross_validated:
         lost = "each classifier learns from half of the photos, and intervals are much wider"
-    return f"cheaper: dct-augment init --quick ({share:.0%} of it; {lost}; tokens may be weaker)"
+    path = shlex.quote(str(first.path.with_stem(f"{first.path.stem}-quick")))
+    command = one_line(f"{first.command} --quick --to {path}")
+    return f"cheaper: {command} ({share:.0%} of it; {lost}; tokens may be weaker)"
 
 
 def _without_gpu(first: FirstConfig) -> str:

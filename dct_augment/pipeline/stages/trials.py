@@ -21,6 +21,7 @@ from dct_augment.benchmark.requirements import (
     missing_synthetic_images,
 )
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials, recipe
+from dct_augment.downstream import training
 from dct_augment.downstream.transforms import model_input
 from dct_augment.errors import DatasetError, InputError
 from dct_augment.generation.filter import filter_images
@@ -68,10 +69,16 @@ class TrialStage(Stage):
             self._context.progress(Progress("data", 0, 0, note))
 
     def _check_models(self) -> None:
-        """Read the configurations of the models whose trials are missing; a finished run needs none of them."""
+        """Read the configurations of the models whose trials are missing, and have their weights here.
+
+        A finished run needs none of them.
+        """
         missing = [plan.other_model for plan in self._plans if self._records.read(plan) is None]
         for other_model in dict.fromkeys(missing):
-            model_input(recipe(self._config.downstream, self._config.benchmark.arms[0], other_model))
+            settings = recipe(self._config.downstream, self._config.benchmark.arms[0], other_model)
+            model_input(settings)
+            if settings.pretrained:
+                training.create(settings, len(self._context.classes))
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """Plan the trials that are not recorded with today's settings and images; record what each seed draws."""
