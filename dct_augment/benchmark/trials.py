@@ -23,7 +23,7 @@ from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
 from dct_augment.downstream import training
 from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
 from dct_augment.downstream.prediction import answer
-from dct_augment.downstream.transforms import InMemoryImages, Transforms, model_input
+from dct_augment.downstream.transforms import InMemoryImages, Transforms
 from dct_augment.generation.shards import FOLDERS
 from dct_augment.images import content
 from dct_augment.records import Example, Split, Trial
@@ -212,7 +212,7 @@ class TrialRunner:
     def _input(self, plan: TrialPlan) -> "_Input":
         if plan.other_model not in self._input_of:
             settings = recipe(self._downstream, plan.arm, plan.other_model)
-            self._input_of = {plan.other_model: _Input(Transforms(model_input(settings), settings.randaugment))}
+            self._input_of = {plan.other_model: _Input(Transforms(settings))}
         return self._input_of[plan.other_model]
 
     def _contents(self, plan: TrialPlan) -> Mapping[str, str]:

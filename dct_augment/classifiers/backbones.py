@@ -56,7 +56,8 @@ def load(
         resolved = resolve(name, "timm")
         if resolved.is_local and not (Path(resolved.location) / "config.json").is_file():
             raise FileNotFoundError(f"no config.json in {resolved.location!r}")
-        model = timm.create_model(pinned(resolved, revision), pretrained=True, num_classes=0)
+        with torch.random.fork_rng([]):  # random weights are drawn before the pretrained ones are read
+            model = timm.create_model(pinned(resolved, revision), pretrained=True, num_classes=0)
     except Exception as error:  # whatever timm raises on a name, folder or file that it cannot read
         reason = " ".join(str(error).split())[:300]
         raise ModelError(

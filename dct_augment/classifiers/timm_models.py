@@ -45,10 +45,11 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
     if resolved.is_local and not (Path(resolved.location) / "config.json").is_file():
         raise ModelError(f"classifier {member.name!r}: no config.json in {resolved.location!r}")
     try:
-        if member.checkpoint:
-            model = _from_checkpoint(member)
-        else:
-            model = timm.create_model(pinned(resolved, member.revision), pretrained=True)
+        with torch.random.fork_rng([]):  # random weights are drawn before the pretrained ones are read
+            if member.checkpoint:
+                model = _from_checkpoint(member)
+            else:
+                model = timm.create_model(pinned(resolved, member.revision), pretrained=True)
     except _BROKEN as error:
         reason = " ".join(str(error).split())[:300]
         fix = (

@@ -1,7 +1,14 @@
 """The configuration: one section per stage, read from YAML, checked whole, fingerprinted."""
 
 from dct_augment.config.base import Fraction, PositiveInt, Section
-from dct_augment.config.benchmark import FULL_BENCHMARK, Arm, BenchmarkConfig, DownstreamConfig, MetricsConfig
+from dct_augment.config.benchmark import (
+    FULL_BENCHMARK,
+    MAGNITUDES,
+    Arm,
+    BenchmarkConfig,
+    DownstreamConfig,
+    MetricsConfig,
+)
 from dct_augment.config.classifiers import (
     AnyClassifierConfig,
     ClassifierConfig,
@@ -66,6 +73,7 @@ __all__ = [
     "FEATURES_HASH",
     "FULL_BENCHMARK",
     "INIT_FROM_HASH",
+    "MAGNITUDES",
     "MATCH_HASH",
     "SCHEMA_VERSION",
     "TINY_DECODER_HASH",

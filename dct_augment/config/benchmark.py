@@ -18,6 +18,9 @@ Arm = Literal[
     "class_token_filtered",
 ]
 
+MAGNITUDES = 31
+"""How many magnitudes torchvision's RandAugment has; the strongest is 30."""
+
 
 class DownstreamConfig(Section):
     """The low-resource classifier, and how it is trained: the same in every arm."""
@@ -46,9 +49,14 @@ class DownstreamConfig(Section):
     validation_rounds: PositiveInt = Field(
         4, description="how often the classifier is validated, evenly; the best state is tested"
     )
-    randaugment: str = Field("rand-m7-n2-mstd0.5", description="timm's RandAugment, of all arms but real")
-    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="timm's mixup alpha, of all arms but real")
-    cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="timm's cutmix alpha, of all arms but real")
+    randaugment_operations: PositiveInt = Field(
+        2, description="how many operations RandAugment applies to an image, in all arms but real"
+    )
+    randaugment_magnitude: Annotated[int, Field(ge=0, lt=MAGNITUDES)] = Field(
+        20, description=f"how strong they are: 0 to {MAGNITUDES - 1}"
+    )
+    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of mixup, of all arms but real; 0 is off")
+    cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of cutmix, of all arms but real; 0 is off")
     synthetic_probability: Fraction = Field(
         0.7, description="share of training images that a synthetic image of the class replaces"
     )
@@ -63,8 +71,8 @@ class DownstreamConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "DownstreamConfig":
-        if (self.mixup or self.cutmix) and self.batch_size % 2:
-            raise ValueError(f"mixup and cutmix need an even batch_size, not {self.batch_size}")
+        if (self.mixup or self.cutmix) and self.batch_size < 2:
+            raise ValueError("mixup and cutmix mix images of a batch: they need a batch_size of 2 or more, not 1")
         if not all(self.models):
             raise ValueError("model must name a model, not be empty")
         if twice := sorted({name for name in self.models if self.models.count(name) > 1}):

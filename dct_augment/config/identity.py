@@ -50,7 +50,8 @@ _CLASSIFIER = (
     "downstream.optimizer",
     "downstream.learning_rate",
     "downstream.weight_decay",
-    "downstream.randaugment",
+    "downstream.randaugment_operations",
+    "downstream.randaugment_magnitude",
     "downstream.mixup",
     "downstream.cutmix",
 )

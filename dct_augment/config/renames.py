@@ -1,5 +1,6 @@
 """Keys of earlier versions of the configuration: each is an error that names the new one."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +14,12 @@ _CLASSIFIER = (
     "optimizer",
     "learning_rate",
     "weight_decay",
-    "randaugment",
     "mixup",
     "cutmix",
     "synthetic_probability",
 )
+
+_RANDAUGMENT = "downstream.randaugment_operations and downstream.randaugment_magnitude"
 
 RENAMED: Mapping[str, str] = {
     "dataset.image": "dataset.image_column",
@@ -38,9 +40,11 @@ RENAMED: Mapping[str, str] = {
     "metrics.resamples": "metrics.bootstrap_resamples",
     "benchmark.validations": "downstream.validation_rounds",
     "report.strip": "report.images_per_class",
+    "benchmark.randaugment": _RANDAUGMENT,
+    "downstream.randaugment": _RANDAUGMENT,
     **{f"benchmark.{key}": f"downstream.{key}" for key in _CLASSIFIER},
 }
-"""Old key to new key: schema 1 (version 0.1.0) to schema 2."""
+"""Old key to what it is called now; most are of schema 1 (version 0.1.0)."""
 
 _OF_METHOD = {
     "last_k": {"last_k": "steps"},
@@ -57,17 +61,29 @@ def take_out(data: dict[str, Any]) -> list[str]:
         section, _, key = old.partition(".")
         values = data.get(section)
         if isinstance(values, dict) and key in values:
-            del values[key]
-            problems.append(f"{old}: is called {new} now; {_what_to_do(old)}")
+            value = values.pop(key)
+            problems.append(f"{old}: is called {new} now; {_what_to_do(old, value)}")
     return problems
 
 
-def _what_to_do(old: str) -> str:
-    """Say that a setting of one gradient method has no place under another."""
+def _what_to_do(old: str, value: Any) -> str:
+    """Say what to write instead: that a setting of one gradient method has no place under another, and numbers."""
+    if RENAMED[old] == _RANDAUGMENT:
+        return f"write {_randaugment(value)}"
     methods = [name for name, keys in _OF_METHOD.items() if old.removeprefix("tokens.") in keys]
     if not methods:
         return "rename it"
     return f"rename it if tokens.method is {' or '.join(methods)}, else delete it"
+
+
+def _randaugment(value: Any) -> str:
+    """Say timm's `rand-m7-n2` in numbers: its magnitude 10 is 30 today. What it does not say is 10, and 2."""
+    text = str(value)
+    magnitude, operations = re.search(r"-m(\d+)", text), re.search(r"-n(\d+)", text)
+    count = int(operations[1]) if operations else 2
+    if not text.startswith("rand") or count < 1:
+        return "how many operations an image gets, and how strong they are, 0 to 30"
+    return f"{count} and {min(30, 3 * int(magnitude[1]) if magnitude else 30)}"
 
 
 def upgrade_token_identity(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,17 +1,16 @@
 """The low-resource classifier: one recipe for every arm of the benchmark, and for a few-shot guide."""
 
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import timm
 import torch
-from timm.data import Mixup
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
 
 from dct_augment.classifiers.names import resolve
 from dct_augment.config import DownstreamConfig
@@ -47,6 +46,7 @@ def fit(
 ) -> TrainedClassifier:
     """Train a classifier of `classes` outputs on `settings.steps` batches, all its randomness from `seed`.
 
+    It draws from torch's generators alone, those of the CPU and of `device`, and leaves them as they were.
     Validates `settings.validation_rounds` times, evenly, and returns the best state; of equal ones the last. `mixed`
     applies mixup and cutmix.
 
@@ -55,7 +55,8 @@ def fit(
         DctAugmentError: the loss is not finite, or memory runs out.
     """
     try:
-        return _fit(data, settings, classes, seed, mixed, validation, device)
+        with _seeded(seed, torch.device(device)):
+            return _fit(data, settings, classes, mixed, validation, device)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -66,18 +67,16 @@ def _fit(
     data: Mixture,
     settings: DownstreamConfig,
     classes: int,
-    seed: int,
     mixed: bool,
     validation: InMemoryImages | None,
     device: str,
 ) -> TrainedClassifier:
-    _seed_everything(seed)
     model = create(settings, classes).to(device)
     train = _training_mode(model, settings)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = _OPTIMIZERS[settings.optimizer](weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps + 1)
-    mix = _mixup(settings, classes) if mixed else None
+    mix = _mix(settings, classes) if mixed else None
     validation_steps = {
         round(settings.steps * (n + 1) / settings.validation_rounds) for n in range(settings.validation_rounds)
     }
@@ -160,10 +159,14 @@ def _training_mode(model: Any, settings: DownstreamConfig) -> Callable[[], Any]:
     return model.eval
 
 
-def _mixup(settings: DownstreamConfig, classes: int) -> Any:
-    if not (settings.mixup or settings.cutmix):
-        return None
-    return Mixup(mixup_alpha=settings.mixup, cutmix_alpha=settings.cutmix, label_smoothing=0.0, num_classes=classes)
+def _mix(settings: DownstreamConfig, classes: int) -> v2.Transform | None:
+    """Mix each image of a batch with the one before it, and their labels; with both settings one or the other way."""
+    ways: list[v2.Transform] = []
+    if settings.mixup:
+        ways.append(v2.MixUp(alpha=settings.mixup, num_classes=classes))
+    if settings.cutmix:
+        ways.append(v2.CutMix(alpha=settings.cutmix, num_classes=classes))
+    return v2.RandomChoice(ways) if ways else None
 
 
 def _out_of_memory(settings: DownstreamConfig, device: str) -> DctAugmentError:
@@ -182,8 +185,19 @@ def _refuse_infinite(loss: torch.Tensor, step: int, settings: DownstreamConfig) 
         )
 
 
-def _seed_everything(seed: int) -> None:
-    """Seed all three generators: timm's transforms draw from `random` and NumPy, not from torch."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators of the CPU and of a device; afterwards they are as they were.
+
+    `torch.manual_seed` would seed all other devices, too.
+    """
+    if device.type == "cpu":
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(seed)
+            yield
+        return
+    with torch.random.fork_rng([device], device_type=device.type):
+        torch.default_generator.manual_seed(seed)
+        state = torch.Generator(device).manual_seed(seed).get_state()
+        torch.get_device_module(device).set_rng_state(state, device)
+        yield

@@ -6,13 +6,16 @@ from typing import Any
 
 import timm
 import torch
+from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform, resolve_data_config
 from timm.models import PretrainedCfg, load_model_config_from_hf
 from timm.models._hub import load_model_config_from_path
 from torch.utils.data import Dataset
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from dct_augment.classifiers.names import resolve
-from dct_augment.config import DownstreamConfig
+from dct_augment.config import MAGNITUDES, DownstreamConfig
 from dct_augment.downstream.mixing import RealImages, Transform
 from dct_augment.errors import ModelError
 
@@ -33,33 +36,55 @@ class ModelInput:
     own_size: tuple[int, int]
     fixed_size: bool = False
 
-    @property
-    def shared(self) -> dict[str, Any]:
-        """What training and testing have in common, as timm's `create_transform` takes it."""
-        return {
-            "input_size": (3, *self.size),
-            "mean": self.mean,
-            "std": self.std,
-            "interpolation": self.interpolation,
-        }
-
 
 class Transforms:
-    """From an RGB picture to a tensor (3, H, W): plain for testing, light and strong for training."""
+    """From an RGB picture to a tensor (3, H, W): plain for testing, light and strong for training.
 
-    def __init__(self, taken: ModelInput, randaugment: str) -> None:
+    `plain` is timm's own and draws nothing. The others are torchvision's, which draw from torch's generator alone;
+    timm's draw from `random` and NumPy, and so do other threads: the event loop of Dask, the client of Prefect.
+    """
+
+    def __init__(self, settings: DownstreamConfig) -> None:
+        taken = model_input(settings)
         self.plain: Transform = create_transform(
-            **taken.shared, crop_pct=taken.crop_pct, crop_mode=taken.crop_mode, is_training=False
+            (3, *taken.size),
+            is_training=False,
+            interpolation=taken.interpolation,
+            mean=taken.mean,
+            std=taken.std,
+            crop_pct=taken.crop_pct,
+            crop_mode=taken.crop_mode,
         )
-        light = {"scale": (0.8, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0, "color_jitter": None}
-        self.light: Transform = create_transform(**taken.shared, is_training=True, **light)
-        self.strong: Transform = create_transform(
-            **taken.shared,
-            is_training=True,
-            auto_augment=randaugment,
-            re_prob=0.1,
-            **(light | {"scale": (0.6, 1.0)}),
+        normalised = _Normalised(taken)
+        self.light: Transform = v2.Compose([_crop(taken, 0.8), normalised])
+        augment = v2.RandAugment(
+            settings.randaugment_operations,
+            settings.randaugment_magnitude,
+            MAGNITUDES,
+            interpolation="bilinear",  # Pillow rotates with nearest, bilinear and bicubic alone
+            fill=[round(255 * mean) for mean in taken.mean],  # 0 once normalised, as what is erased
         )
+        self.strong: Transform = v2.Compose([_crop(taken, 0.6), augment, normalised, v2.RandomErasing(p=0.1)])
+
+
+class _Normalised:
+    """From an RGB picture to a tensor (3, H, W), (x / 255 - mean) / std.
+
+    In two operations: torchvision's three transforms take twice as long as the crop.
+    """
+
+    def __init__(self, taken: ModelInput) -> None:
+        mean, std = (torch.tensor(values)[:, None, None] for values in (taken.mean, taken.std))
+        self._scale, self._shift = 1 / (255 * std), mean / std
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        pixels: torch.Tensor = pil_to_tensor(image)
+        return pixels.mul(self._scale).sub_(self._shift)
+
+
+def _crop(taken: ModelInput, least_area: float) -> v2.Transform:
+    """Cut a square part of a picture, of this share of its area or more, and resize it to the model's input."""
+    return v2.RandomResizedCrop(taken.size, (least_area, 1.0), (1.0, 1.0), interpolation=taken.interpolation)
 
 
 class InMemoryImages(Dataset[tuple[torch.Tensor, int]]):

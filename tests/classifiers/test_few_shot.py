@@ -25,6 +25,7 @@ from dct_augment.errors import ModelError
 from dct_augment.images import to_tensor
 from dct_augment.records import ClassInfo
 from tests import tiny
+from tests.random_generators import other_thread_draws, random_states
 
 CLASSES = (ClassInfo(3, "red", "red"), ClassInfo(5, "green", "green"), ClassInfo(8, "blue", "blue"))
 """Their indices are not their places."""
@@ -205,6 +206,21 @@ def test_the_same_photos_and_seed_give_the_same_bits(guide: FewShotClassifier) -
     assert again.out_of_fold == guide.out_of_fold
     for changed in (fit(config(), *coloured(), CLASSES, seed=1), fit(config(seed=1), *coloured(), CLASSES)):
         assert not torch.equal(changed.logits(IMAGES), guide.logits(IMAGES))
+
+
+@pytest.mark.parametrize("changes", [{"head": "mlp"}, {"fine_tune": True, "folds": 2}])
+def test_a_fit_shares_no_random_generator_with_other_threads_or_its_caller(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dct_augment.classifiers.few_shot_training.FINE_TUNE_STEPS", 3)
+    before = random_states()
+    alone = fit(config(**changes), *coloured(3), CLASSES)
+    assert random_states() == before
+    torch.manual_seed(99)
+    with other_thread_draws():
+        beside = fit(config(**changes), *coloured(3), CLASSES)
+    assert alone.out_of_fold == beside.out_of_fold
+    assert torch.equal(alone.logits(IMAGES), beside.logits(IMAGES))
 
 
 def test_features_are_those_of_the_backbone(guide: FewShotClassifier) -> None:

@@ -561,7 +561,41 @@ def test_models_that_cannot_be_trained_are_named(change: str, problem: str) -> N
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_a_key_of_version_1_is_an_error_that_names_the_new_one(old: str, new: str) -> None:
     (problem,) = problems("pocket", [f"{old}=1"])
-    assert problem.startswith(f"--set {old}: is called {new} now; rename it")
+    what_to_do = "write " if old.endswith(".randaugment") else "rename it"
+    assert problem.startswith(f"--set {old}: is called {new} now; {what_to_do}")
+
+
+@pytest.mark.parametrize("section", ["benchmark", "downstream"])
+@pytest.mark.parametrize(
+    ("value", "numbers"),
+    [
+        ("rand-m7-n2-mstd0.5", "2 and 21"),
+        ("rand-n3-m12-inc1", "3 and 30"),
+        ("rand-mstd0.5", "2 and 30"),
+        ("rand-m0-n1", "1 and 0"),
+        ("augmix-m5", "how many operations an image gets, and how strong they are, 0 to 30"),
+        ("rand-m7-n0", "how many operations an image gets, and how strong they are, 0 to 30"),
+    ],
+)
+def test_the_old_randaugment_says_its_two_numbers(section: str, value: str, numbers: str) -> None:
+    (problem,) = problems("pocket", [f"{section}.randaugment={value}"])
+    assert problem == (
+        f"--set {section}.randaugment: is called downstream.randaugment_operations and "
+        f"downstream.randaugment_magnitude now; write {numbers}"
+    )
+
+
+@pytest.mark.parametrize("change", ["randaugment_operations=0", "randaugment_magnitude=31", "randaugment_magnitude=-1"])
+def test_randaugment_has_31_magnitudes_and_at_least_one_operation(change: str) -> None:
+    (problem,) = problems("pocket", [f"downstream.{change}"])
+    assert change.partition("=")[0] in problem
+
+
+@pytest.mark.parametrize("change", ["randaugment_operations=3", "randaugment_magnitude=9"])
+@pytest.mark.parametrize("part", ["arms", "benchmark"])
+def test_other_augmentation_makes_other_trials_and_guides_of_draws(change: str, part: Part) -> None:
+    changed = config.load("pocket", [f"downstream.{change}"])
+    assert fingerprint(changed.identity(part)) != fingerprint(config.load("pocket").identity(part))
 
 
 def test_an_old_setting_of_one_gradient_method_says_of_which() -> None:

@@ -70,7 +70,7 @@ def test_timm_itself_loads_what_is_kept_with_the_same_logits_and_preprocessing(
     data = timm.data.resolve_model_data_config(loaded)
     own = timm.data.create_transform(**data, is_training=False)
     image = speckled(1, 7).resize((90, 70), Image.Resampling.BICUBIC)
-    assert torch.equal(own(image), Transforms(taken, settings.randaugment).plain(image))
+    assert torch.equal(own(image), Transforms(settings).plain(image))
     assert loaded.pretrained_cfg["label_names"] == ["crane", "Çà bird", "gull"]
     assert timm.data.resolve_model_data_config(loaded, use_test_size=True) == data
 
@@ -80,7 +80,7 @@ def test_a_kept_classifier_answers_as_the_model_did_and_knows_its_temperature(tm
     save_classifier(root / "classifier", model, SETTINGS, FACTS)
     (root / "config.yaml").write_text("name: photos\n")
     image = speckled(2, 5).resize((64, 48))
-    logits = model(Transforms(model_input(SETTINGS), SETTINGS.randaugment).plain(image)[None])[0].double()
+    logits = model(Transforms(SETTINGS).plain(image)[None])[0].double()
     expected = (logits / 1.7).softmax(0)
     for place in (root, str(root), root / "classifier"):
         classifier = dct_augment.load_classifier(str(place))

@@ -1,7 +1,6 @@
 """A classifier gets its images as its model is published for: size, mean, deviation, interpolation and crop."""
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from dct_augment.config import DownstreamConfig
 from dct_augment.downstream import training
 from dct_augment.downstream.transforms import Transforms, model_input
 from dct_augment.errors import ModelError
+from tests.random_generators import random_states
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -62,31 +62,85 @@ def test_the_whole_picture_is_tested_at_the_size_for_which_that_is_published() -
     assert model_input(settings(model="resnet50.a1_in1k", image_size=256)).crop_pct == 0.95
 
 
-def test_imagenets_preprocessing_gives_the_bits_that_every_model_had_before() -> None:
-    old_plain = create_transform(48, crop_pct=1.0)
-    light: dict[str, Any] = {"scale": (0.8, 1.0), "ratio": (1.0, 1.0), "hflip": 0.0, "color_jitter": None}
-    old_light = create_transform(48, is_training=True, **light)
-    strong = light | {"scale": (0.6, 1.0), "auto_augment": "rand-m7-n2-mstd0.5", "re_prob": 0.1}
-    old_strong = create_transform(48, is_training=True, **strong)
-    new = Transforms(model_input(settings(image_size=48, preprocessing="imagenet")), "rand-m7-n2-mstd0.5")
-    image = picture()
-    for old, transform in ((old_plain, new.plain), (old_light, new.light), (old_strong, new.strong)):
-        results = []
-        for function in (old, transform):
-            training._seed_everything(5)
-            results.append(torch.stack([function(image) for _ in range(20)]))
-        assert torch.equal(*results)
+def test_imagenets_preprocessing_is_tested_with_nothing_cut() -> None:
+    transforms, image = Transforms(settings(image_size=48, preprocessing="imagenet")), picture()
+    assert torch.equal(transforms.plain(image), create_transform(48, crop_pct=1.0)(image))
 
 
 def test_the_models_own_preprocessing_is_that_of_timm_in_testing_and_normalises_alike_in_training() -> None:
-    taken = model_input(settings(model="test_efficientnet_gn", image_size=64))
-    transforms, image = Transforms(taken, "rand-m7-n2-mstd0.5"), picture()
+    transforms, image = Transforms(settings(model="test_efficientnet_gn", image_size=64)), picture()
     own = timm.data.resolve_model_data_config(timm.create_model("test_efficientnet_gn")) | {"input_size": (3, 64, 64)}
     assert torch.equal(transforms.plain(image), create_transform(**own, is_training=False)(image))
     grey = Image.new("RGB", (80, 80), (191, 191, 191))
-    random.seed(0)
     for transform in (transforms.plain, transforms.light):
         torch.testing.assert_close(transform(grey), torch.full((3, 64, 64), (191 / 255 - 0.5) / 0.5))
+
+
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos")
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (90, 60), (48, 48)])
+def test_a_picture_of_any_size_becomes_the_input_of_the_model(
+    tmp_path: Path, interpolation: str, size: tuple[int, int]
+) -> None:
+    pretrained = {"input_size": [3, 40, 48], "interpolation": interpolation, "std": [0.5, 0.25, 0.2]}
+    config = {"architecture": "test_resnet", "pretrained_cfg": pretrained}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    transforms = Transforms(settings(model=f"local-dir:{tmp_path}", randaugment_operations=5))
+    for transform in (transforms.plain, transforms.light, transforms.strong):
+        for _ in range(4):
+            tensor = transform(picture(*size))
+            assert type(tensor) is torch.Tensor
+            assert (tensor.shape, tensor.dtype) == ((3, 40, 48), torch.float32)
+            assert tensor.isfinite().all()
+
+
+def test_every_operation_works_at_every_magnitude_and_leaves_pixels_in_their_range() -> None:
+    image = picture()
+    for magnitude in (0, 20, 30):
+        strong = Transforms(settings(image_size=32, randaugment_operations=40, randaugment_magnitude=magnitude)).strong
+        pixels = torch.stack([strong(image) for _ in range(5)]) * 0.5 + 0.5
+        assert -1e-5 < pixels.min() < pixels.max() < 1 + 1e-5
+
+
+def test_what_is_moved_in_and_what_is_erased_is_the_mean_of_the_model() -> None:
+    torch.manual_seed(0)
+    white = Image.new("RGB", (64, 64), "white")
+    strong: Any = Transforms(settings(image_size=64, preprocessing="imagenet")).strong
+    augment, erase = strong.transforms[1], strong.transforms[-1]
+    moved = augment._apply_image_or_video_transform(white, "TranslateX", 20.0, augment.interpolation, augment._fill)
+    assert moved.getpixel((0, 30)) == tuple(round(255 * mean) for mean in IMAGENET[0])
+    erased = torch.stack([erase(torch.ones(3, 64, 64)) for _ in range(400)])
+    shares = (erased == 0).float().mean((1, 2, 3))
+    assert 0.05 < (shares > 0).float().mean() < 0.17  # one in ten
+    assert 0.015 < shares[shares > 0].min() < shares.max() < 0.34
+    assert set(erased.unique().tolist()) == {0.0, 1.0}
+
+
+def test_light_shows_at_least_80_percent_and_changes_no_colour() -> None:
+    ramp = Image.fromarray(np.tile(np.arange(100, dtype=np.uint8)[None, :, None], (100, 1, 3)))
+    light = Transforms(settings(image_size=100, preprocessing="imagenet")).light
+    mean, std = (torch.tensor(values)[:, None, None] for values in IMAGENET)
+    for _ in range(20):
+        shown = (light(ramp) * std + mean) * 255
+        assert shown[0, 0, -1] - shown[0, 0, 0] > 87  # sqrt(0.8) of 100 columns, less the edges
+        torch.testing.assert_close(shown[0], shown[2])
+
+
+def test_training_draws_from_torch_alone_and_testing_draws_nothing() -> None:
+    transforms, image = Transforms(settings(image_size=32)), picture(80, 80)
+    before = random_states()
+    transforms.plain(image)
+    assert random_states() == before
+    for transform in (transforms.light, transforms.strong):
+        drawn = []
+        for _ in range(2):
+            torch.manual_seed(5)
+            drawn.append(torch.stack([transform(image) for _ in range(20)]))
+        assert torch.equal(*drawn)
+        assert not torch.equal(drawn[0][0], drawn[0][1])
+    assert random_states()[1:] == before[1:]
 
 
 def test_a_folder_says_what_its_model_takes(tmp_path: Path) -> None:
