@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,13 +18,14 @@ def random_states() -> tuple[list[int], Any, str]:
 
 @contextmanager
 def other_thread_draws() -> Iterator[None]:
-    """Draw from `random` and NumPy in another thread without a pause, as the event loop of Dask does now and then."""
+    """Draw from `random` and NumPy in another thread all the time, as the event loop of Dask does now and then."""
     stop = threading.Event()
 
     def draw() -> None:
         while not stop.is_set():
             random.random()
             np.random.random()
+            time.sleep(1e-4)  # the other thread needs Python, too
 
     thread = threading.Thread(target=draw)
     thread.start()
