@@ -1,12 +1,15 @@
 """Files that are either whole or not there: temporary name, fsync, rename."""
 
+import errno
 import hashlib
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from dct_augment.errors import BusyRunError
 
@@ -22,7 +25,9 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        mode = _mode_of_new_files(path.parent)
         yield partial
+        _open_to_others(partial, mode)
         with partial.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(partial, path)
@@ -43,9 +48,11 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
+        mode = _mode_of_new_files(partial)
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
+                _open_to_others(file, mode)
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
         if replace and path.is_dir():
@@ -54,6 +61,22 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _mode_of_new_files(folder: Path) -> int:
+    """Make a file to tell the mode of new ones: to read the umask itself is to change it for all threads."""
+    path = folder / f".{os.getpid()}-{threading.get_ident()}.mode.partial"
+    path.touch()
+    mode = path.stat().st_mode
+    path.unlink()
+    return mode
+
+
+def _open_to_others(file: Path, mode: int) -> None:
+    """Give a file at least the mode of a new one: safetensors writes files that only their owner may read."""
+    missing = mode & ~file.stat().st_mode
+    if missing:
+        file.chmod(file.stat().st_mode | missing)
 
 
 def _exchange(partial: Path, path: Path) -> None:
@@ -86,6 +109,24 @@ def _is_running(process: int) -> bool:
     except PermissionError:
         return True
     return process != os.getpid()
+
+
+def check_writable(folder: Path) -> None:
+    """Check that a folder can be written in, or made; nothing is left there.
+
+    Raises:
+        OSError: it cannot; the error names the path.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
+    if not existing.is_dir():
+        kind = FileExistsError if existing == folder else NotADirectoryError
+        number = errno.EEXIST if existing == folder else errno.ENOTDIR
+        raise kind(number, os.strerror(number), str(existing))
+    try:
+        with TemporaryDirectory(prefix=".", suffix=".partial", dir=existing):
+            pass
+    except OSError as error:
+        raise PermissionError(errno.EACCES, f"cannot be written: {error.strerror}", str(existing)) from error
 
 
 def write_text(path: Path, text: str) -> None:

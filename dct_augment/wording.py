@@ -1,6 +1,9 @@
 """Words that messages share: numbers with their nouns and verbs, the first of many names, what the system says."""
 
-from collections.abc import Sequence
+import difflib
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 _PLURAL_VERBS = {"is": "are", "was": "were", "has": "have", "does": "do", "cannot": "cannot"}
 
@@ -30,6 +33,23 @@ def agreeing(number: int, verb: str) -> str:
 def listed(names: Sequence[str], most: int) -> str:
     """List names for a message: the first few of many, and `...` for the others."""
     return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """Suggest the name that is spelled most like a word, in brackets; empty if none is."""
+    close = difflib.get_close_matches(word, list(allowed), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def command_of(verb: str, root: Path) -> str:
+    """Write a command on a run folder, with the settings of the last work in it, if they are there."""
+    return shlex.join(["dct-augment", *verb.split(), *settings_of(root)])
+
+
+def settings_of(root: Path) -> list[str]:
+    """List the options that give a command the settings of the last work in a run folder; none if it has none."""
+    path = root / "config.yaml"
+    return ["--config", str(path), "--output", str(root)] if path.is_file() else []
 
 
 def reason_of(error: BaseException) -> str:

@@ -5,7 +5,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from dct_augment import files
 from dct_augment.errors import BusyRunError
@@ -179,3 +181,37 @@ def test_what_killed_processes_left_of_a_folder_is_removed_and_that_of_running_o
     with files.atomic_folder(tmp_path / "out"):
         pass
     assert listing(tmp_path) == sorted([*kept, "out"])
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_have_the_mode_that_the_umask_gives(tmp_path: Path, umask: int, mode: int) -> None:
+    """safetensors gives its files 0600, whatever the umask says."""
+    before = os.umask(umask)
+    try:
+        with files.atomic(tmp_path / "token.safetensors") as partial:
+            save_file({"token": np.zeros(2, np.float32)}, partial)
+        with files.atomic_folder(tmp_path / "guide") as folder:
+            save_file({"token": np.zeros(2, np.float32)}, folder / "heads.safetensors")
+    finally:
+        os.umask(before)
+    written = [tmp_path / "token.safetensors", tmp_path / "guide" / "heads.safetensors"]
+    assert [oct(path.stat().st_mode & 0o777) for path in written] == [oct(mode)] * 2
+    assert [path.name for path in (tmp_path / "guide").iterdir()] == ["heads.safetensors"]
+
+
+def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
+    files.check_writable(tmp_path)
+    files.check_writable(tmp_path / "new" / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path, error in (
+        (tmp_path / "file", FileExistsError),
+        (tmp_path / "file" / "run", NotADirectoryError),
+        (Path("/proc/run"), PermissionError),
+    ):
+        with pytest.raises(error) as caught:
+            files.check_writable(path)
+        assert caught.value.filename in (str(tmp_path / "file"), "/proc")

@@ -1,10 +1,11 @@
 """What messages share: numbers with nouns and verbs, and the first of many names."""
 
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
 
-from dct_augment.wording import agreeing, counted, counted_of, listed, reason_of
+from dct_augment.wording import agreeing, command_of, counted, counted_of, listed, reason_of
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,12 @@ def test_an_error_is_said_without_the_number_of_the_system() -> None:
 def test_an_error_of_the_network_is_said_in_the_words_of_its_cause() -> None:
     assert reason_of(URLError(ConnectionRefusedError(111, "Connection refused"))) == "Connection refused"
     assert reason_of(URLError("no host given")) == "<urlopen error no host given>"
+
+
+def test_a_command_on_a_run_has_the_settings_of_its_last_work(tmp_path: Path) -> None:
+    root = tmp_path / "my run"
+    assert command_of("generate --plain", root) == "dct-augment generate --plain"
+    root.mkdir()
+    (root / "config.yaml").write_text("name: x")
+    given = f"--config '{root}/config.yaml' --output '{root}'"
+    assert command_of("generate --plain", root) == f"dct-augment generate --plain {given}"

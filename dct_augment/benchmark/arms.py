@@ -71,6 +71,21 @@ def arm_draws(settings: BenchmarkConfig) -> tuple[ArmDraw, ...]:
     return tuple(draws)
 
 
+REAL = "real"
+"""The kind of images that real test images are, measured as if they were generated: what can be reached."""
+
+
+def measured_kinds(settings: BenchmarkConfig) -> tuple[str, ...]:
+    """List the kinds of images whose metrics are measured: those of the arms, and the real test images.
+
+    In cross-validation every real image is among those compared with, so none is left to be measured.
+    """
+    arms = tuple(arm for arm in settings.arms if ARMS[arm].images is not None and not ARMS[arm].filtered)
+    if not arms or settings.protocol == "cross_validation":
+        return arms
+    return (REAL, *arms)
+
+
 ArmFolders = Mapping[str, Path]
 """Where the synthetic images of each arm are: a run folder, or one for each draw in this folder (`own_images`)."""
 

@@ -90,10 +90,7 @@ def missing_synthetic_images(settings: BenchmarkConfig, per_class: int, *, few_s
     """
     of_run = [arm for arm in settings.arms if ARMS[arm].images is not None and not ARMS[arm].own_images]
     kept = [arm for arm in settings.arms if few_shot_guide and ARMS[arm].tokens_from == "few_shot_guide"]
-    asked = {"benchmark.per_class": settings.per_class} if of_run or kept else {}
-    if of_run:
-        asked |= {"benchmark.per_class_curve": max(settings.per_class_curve, default=0)}
-        asked |= {"benchmark.ratios": max(settings.ratios, default=0) * settings.shot_count}
+    asked = _asked_for(settings) if of_run else {"benchmark.per_class": settings.per_class} if kept else {}
     for setting, count in asked.items():
         if count > per_class:
             return (
@@ -101,6 +98,20 @@ def missing_synthetic_images(settings: BenchmarkConfig, per_class: int, *, few_s
                 f"{per_class} ({', '.join(of_run or kept)}). Set generation.per_class={count}, or lower {setting}"
             )
     return ""
+
+
+def most_synthetic_images(settings: BenchmarkConfig) -> int:
+    """Say how many images of a class the trials of the run's own images train on, at most."""
+    return max(_asked_for(settings).values())
+
+
+def _asked_for(settings: BenchmarkConfig) -> dict[str, int]:
+    """The settings that ask for synthetic images, with the most images of a class that each asks for."""
+    return {
+        "benchmark.per_class": settings.per_class,
+        "benchmark.per_class_curve": max(settings.per_class_curve, default=0),
+        "benchmark.ratios": max(settings.ratios, default=0) * settings.shot_count if settings.ratios else 0,
+    }
 
 
 def classes_with_fewer_images(dataset: Dataset, settings: BenchmarkConfig) -> str:

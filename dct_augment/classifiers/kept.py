@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dct_augment.errors import ModelError
+from dct_augment.wording import command_of
 
 FOLDER = "classifier"
 """Where a run keeps its classifier."""
@@ -35,10 +36,7 @@ def find(folder: Path) -> Path:
     if (folder / FOLDER / "config.json").is_file():
         return folder / FOLDER
     if (folder / _RUN_FILE).is_file():
-        raise ModelError(
-            f"the run {str(folder)!r} has no classifier yet; make it with "
-            f"`dct-augment fit --config {folder / _RUN_FILE}`"
-        )
+        raise ModelError(f"the run {str(folder)!r} has no classifier yet; make it with `{command_of('fit', folder)}`")
     return folder
 
 
@@ -56,7 +54,9 @@ def read_settings(folder: Path) -> PredictionSettings:
         threshold = data["threshold"]
         settings = PredictionSettings(float(data["temperature"]), None if threshold is None else float(threshold))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{str(path)!r} is damaged: {error!r}; make it again with `dct-augment fit`") from error
+        raise ModelError(
+            f"{str(path)!r} is damaged: {error!r}; make it again with `{command_of('fit', folder.parent)}`"
+        ) from error
     if not (settings.temperature > 0 and math.isfinite(settings.temperature)):
         raise ModelError(f"{str(path)!r}: temperature must be a number above 0, not {settings.temperature}")
     if settings.threshold is not None and not 0 <= settings.threshold <= 1:

@@ -28,6 +28,7 @@ from dct_augment.cli.common import (
     Output,
     Overrides,
     PerClass,
+    command,
     configure,
     console,
     print_report,
@@ -38,6 +39,7 @@ from dct_augment.cli.common import (
     stop,
 )
 from dct_augment.errors import DctAugmentError, UntrainedClassesError
+from dct_augment.files import check_writable
 from dct_augment.records import ImageKind, StageName
 from dct_augment.wording import counted, reason_of
 
@@ -153,7 +155,7 @@ def benchmark(
     """Train the low-resource classifier in every arm; makes missing tokens and images first."""
     settings = configure(config, overrides=overrides, classes=classes, output=output, device=device, full=full)
     if dry_run:
-        return _plan(settings, tuple(StageName))
+        return _plan(settings, tuple(StageName), StageName.BENCHMARK)
     with running(settings) as run:
         run.benchmark()
         run.report()
@@ -228,6 +230,7 @@ def run_command(
     if dry_run:
         return _plan(settings, tuple(StageName))
     overrides = [*(overrides or []), *([f"device={device}"] if device else [])]
+    check_writable(settings.root)
     try:
         with progress_bars() as report:
             page = _flow(config, per_class, settings, overrides, full, report)
@@ -258,9 +261,8 @@ def verify(
     if not settings.root.is_dir():
         from dct_augment.errors import InputError
 
-        where = ["--output", str(output)] if output else []
-        command = shlex.join(["dct-augment", "generate", "--config", config, *where])
-        raise InputError(f"{settings.root} does not exist; make it with `{command}`")
+        make = command("generate", config, overrides=overrides, output=output)
+        raise InputError(f"{settings.root} does not exist; make it with `{make}`")
     from dct_augment.pipeline.verify import verify as check
 
     found = check(settings.root, settings.name)
@@ -318,7 +320,7 @@ def _flow(
     )
 
 
-def _plan(settings: "Config", parts: tuple[StageName, ...]) -> None:
+def _plan(settings: "Config", parts: tuple[StageName, ...], goal: StageName = StageName.REPORT) -> None:
     from dct_augment.pipeline.cost import estimate, folds_hint
     from dct_augment.pipeline.run import Run
 
@@ -327,7 +329,7 @@ def _plan(settings: "Config", parts: tuple[StageName, ...]) -> None:
     for column in ("part", "to do", "U-Net evaluations", "seconds, about"):
         table.add_column(column, justify="left" if column == "part" else "right")
     with console.status("measuring one step"):
-        lines = estimate(run, parts)
+        lines = estimate(run, parts, goal)
     for line in lines:
         seconds = "-" if math.isnan(line.seconds) else f"{line.seconds:,.0f}"
         table.add_row(line.part, line.todo, f"{line.evaluations:,}", seconds)
@@ -338,20 +340,13 @@ def _plan(settings: "Config", parts: tuple[StageName, ...]) -> None:
 
 def _token_table(run: "Run") -> None:
     index = run.tokens.index()
+    roles = ("guide", "judge") if run.config.judge else ("guide",)
     table = Table(title=f"class tokens in {run.tokens.path}", title_justify="left")
-    for column in (
-        "class",
-        "updates",
-        "guide before",
-        "guide after",
-        "judge before",
-        "judge after",
-        "verdict",
-        "stopped",
-    ):
+    of_roles = [f"{role} {when}" for role in roles for when in ("before", "after")]
+    for column in ("class", "updates", *of_roles, "verdict", "stopped"):
         table.add_column(column, justify="left" if column in ("class", "verdict", "stopped") else "right")
     for row in index.to_dict("records"):
-        shares = [row[f"{kind}_accuracy"] for kind in ("plain_guide", "guide", "plain_judge", "judge")]
+        shares = [row[f"{prefix}{role}_accuracy"] for role in roles for prefix in ("plain_", "")]
         percents = ["-" if share is None or share != share else f"{share:.0%}" for share in shares]
         table.add_row(row["class"], str(row["updates"]), *percents, row["verdict"] or "-", row["stop_reason"])
     print_table(table)

@@ -2,6 +2,7 @@
 
 import shlex
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +11,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from dct_augment.errors import InputError
+from dct_augment.files import check_writable
 
 if TYPE_CHECKING:
     from dct_augment.config import Config
@@ -22,6 +34,12 @@ if TYPE_CHECKING:
     from dct_augment.records import Progress, ProgressCallback
 
 console = Console(stderr=True)
+
+_NARROW = 110
+"""Columns of a terminal below which bars are short, so that the notes beside them can be read."""
+
+_UNLIMITED = 10_000
+"""Columns of what is no terminal."""
 
 ConfigName = Annotated[str, typer.Option("--config", "-c", help="name of a configuration, or path to a YAML file")]
 Overrides = Annotated[
@@ -68,9 +86,25 @@ def class_names(classes: str | None) -> list[str] | None:
     return names
 
 
+def command(verb: str, config: str, *, overrides: list[str] | None = None, output: Path | None = None) -> str:
+    """Write a command with the options of this one."""
+    words = ["dct-augment", *verb.split(), "--config", config]
+    for setting in overrides or ():
+        words += ["--set", setting]
+    if output is not None:
+        words += ["--output", str(output)]
+    return shlex.join(words)
+
+
 @contextmanager
-def running(settings: "Config") -> Iterator["Run"]:
-    """A run with progress bars on stderr."""
+def running(settings: "Config", *, writes: bool = True) -> Iterator["Run"]:
+    """A run with progress bars on stderr; one that `writes` is refused before models are loaded if it cannot.
+
+    Raises:
+        OSError: nothing can be written in the folder of the run.
+    """
+    if writes:
+        check_writable(settings.root)
     with progress_bars() as report:
         from dct_augment.pipeline.run import Run
 
@@ -94,14 +128,15 @@ def bars(
     stopped: str = "stopped; what is finished is kept, and the same command goes on from there",
 ) -> Iterator["ProgressCallback"]:
     """Progress bars on stderr, of work that loads no model; `stopped` is said when it is interrupted."""
+    # Where a line is too narrow, rich shortens the columns that may wrap: the description and the note alone.
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim", markup=False),
+        _ShortenedColumn("description"),
+        BarColumn(12 if console.width < _NARROW else 40, table_column=Column(no_wrap=True)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TextColumn("ETA", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        _ShortenedColumn("note", style="dim"),
     )
     with Bars(*columns, console=console) as shown:
         try:
@@ -110,6 +145,19 @@ def bars(
             shown.stop()
             console.print(stopped)
             raise
+
+
+class _ShortenedColumn(ProgressColumn):
+    """Shows the description or a field of a task in one line, cut with an ellipsis where there is no room for it."""
+
+    def __init__(self, name: str, style: str = "") -> None:
+        super().__init__()
+        self._name, self._style = name, style
+
+    def render(self, task: Task) -> Text:
+        """Render the text of a task."""
+        text = task.description if self._name == "description" else str(task.fields[self._name])
+        return Text(text, style=self._style, no_wrap=True, overflow="ellipsis")
 
 
 _stopped_by: signal.Signals | None = None
@@ -138,7 +186,7 @@ def _follow(shown: Bars) -> "ProgressCallback":
             shown.console.print(f"{progress.stage}: {progress.note}", markup=False, highlight=False)
             return
         if progress.stage not in tasks:
-            tasks[progress.stage] = shown.add_task(progress.stage, note="")
+            tasks[progress.stage] = shown.add_task(progress.stage, total=progress.total, note="")
         note = progress.note if len(progress.note) < 48 else progress.note[:45] + "..."
         shown.update(tasks[progress.stage], completed=progress.done, total=progress.total, note=note)
 
@@ -153,14 +201,19 @@ def print_report(settings: "Config", page: Path | str) -> None:
 
 def print_table(table: Table) -> None:
     """Print a table on stdout, as wide as the terminal is now; what users have written is no markup."""
-    Console(markup=False, highlight=False).print(table)
+    out = Console(markup=False, highlight=False)
+    if not sys.stdout.isatty():  # a file or another program gets all of it
+        wide = Console(markup=False, highlight=False, width=_UNLIMITED)
+        out.width = max(out.width, wide.measure(table).maximum)
+    out.print(table)
 
 
 def print_summary(settings: "Config") -> None:
     """Print the main numbers of a report, what they answer, and what to do next."""
     from dct_augment.report.page import answer_in_words, classifier_is_made, headlines
 
-    table = Table(title=f"{settings.name}: judge and test accuracy, 95 % intervals", title_justify="left")
+    measured = "judge and test accuracy" if settings.judge else "test accuracy"
+    table = Table(title=f"{settings.name}: {measured}, 95 % intervals", title_justify="left")
     table.add_column("what")
     table.add_column("mean", justify="right")
     table.add_column("interval", justify="right")

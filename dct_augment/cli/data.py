@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, bars, configure, console
+from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, bars, configure, console, print_table
 from dct_augment.wording import counted
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _look(settings: "Config") -> "Overview":
 
 def _print(overview: "Overview", settings: "Config") -> None:
     out = Console(markup=False, highlight=False)
-    out.print(_class_table(overview, settings))
+    print_table(_class_table(overview, settings))
     if len(overview.classes) > _CLASSES:
         out.print(f"and {counted(len(overview.classes) - _CLASSES, 'more class')}; --json has all")
     for line in overview.lines()[:-1] if overview.notes or overview.homonyms else overview.lines():
@@ -98,7 +98,7 @@ def _print_unreadable(out: Console, overview: "Overview") -> None:
         table.add_column(column, overflow="fold")
     for picture in overview.unreadable[:_LISTED]:
         table.add_row(picture.split, picture.key, picture.class_name, picture.reason)
-    out.print(table)
+    print_table(table)
     _print_more(out, len(overview.unreadable))
 
 
@@ -114,7 +114,7 @@ def _print_duplicates(out: Console, overview: "Overview") -> None:
         names = [f"{p.title} ({p.class_name}){' left out' if p.left_out else ''}" for p in group.pictures[:6]]
         more = [f"and {len(group.pictures) - 6:,} more"] if len(group.pictures) > 6 else []
         table.add_row(group.kind, ", ".join(across) or "-", "\n".join([*names, *more]))
-    out.print(table)
+    print_table(table)
     _print_more(out, len(overview.groups))
 
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dct_augment.cli.common import Device, console
 from dct_augment.errors import InputError
+from dct_augment.files import check_writable
 from dct_augment.wording import counted, counted_of
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def predict(
 
     sources = PictureFiles(pictures)
     sources.refuse_none()
+    if csv_file:
+        _check_csv(csv_file)
     classifier = _load(run_or_folder, device or "auto")
     top = min(top, len(classifier.labels))
     with ExitStack() as outputs:
@@ -163,13 +166,23 @@ def _table_rows(labels: tuple[str, ...]) -> Row:
     return row
 
 
+def _check_csv(path: Path) -> None:
+    """Check that a file can be written, before a model is loaded for it.
+
+    Raises:
+        InputError: it is a folder.
+        OSError: nothing can be written where it is to be.
+    """
+    if path.is_dir():
+        raise InputError(f"--csv {str(path)!r} is a folder; give the path of a file")
+    check_writable(path.parent)
+
+
 @contextmanager
 def _csv_rows(path: Path, top: int) -> Iterator[Row]:
     """Write a CSV file, whole or not at all."""
     from dct_augment import files
 
-    if path.is_dir():
-        raise InputError(f"--csv {str(path)!r} is a folder; give the path of a file")
     with (
         files.atomic(path) as partial,
         partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out,

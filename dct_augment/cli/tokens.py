@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, configure, print_table, running
+from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, command, configure, print_table, running
 from dct_augment.errors import InputError
+from dct_augment.files import check_writable
 from dct_augment.wording import counted
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="List, show, export, import and compare class tokens.")
 
+_SUFFIXES = (".safetensors", ".pt", ".bin")
 ACCURACIES = ("plain_guide_accuracy", "guide_accuracy", "plain_judge_accuracy", "judge_accuracy")
 
 
@@ -24,28 +26,20 @@ def list_tokens(
     config: ConfigName = "pocket", overrides: Overrides = None, classes: Classes = None, output: Output = None
 ) -> None:
     """List the tokens of a run."""
-    with running(configure(config, overrides=overrides, classes=classes, output=output)) as run:
+    with running(configure(config, overrides=overrides, classes=classes, output=output), writes=False) as run:
         tokens = _run_tokens(run)
     table = Table(title=f"class tokens in {run.tokens.path}", title_justify="left")
-    for column in (
-        "class",
-        "token",
-        "vectors",
-        "width",
-        "base model",
-        "guide before",
-        "guide",
-        "judge before",
-        "judge",
-    ):
+    judged = run.config.judge is not None
+    accuracies = ACCURACIES if judged else ACCURACIES[:2]
+    titles = ["guide before", "guide", *(["judge before", "judge"] if judged else [])]
+    for column in ("class", "token", "vectors", "width", "base model", *titles):
         left = column in ("class", "token", "base model")
         table.add_column(column, justify="left" if left else "right", overflow="fold")
     for token in tokens:
         widths = " + ".join(map(str, token.widths))
         base = _base(token)
-        table.add_row(
-            str(token.metadata.get("class", "")), token.word, str(len(token.vector)), widths, base, *_shares(token)
-        )
+        shares = [_share(token.metadata.get(key)) for key in accuracies]
+        table.add_row(str(token.metadata.get("class", "")), token.word, str(len(token.vector)), widths, base, *shares)
     print_table(table)
 
 
@@ -85,12 +79,14 @@ def export(
     output: Output = None,
 ) -> None:
     """Write tokens for another tool."""
-    with running(configure(config, overrides=overrides, classes=classes, output=output)) as run:
+    check_writable(to)
+    with running(configure(config, overrides=overrides, classes=classes, output=output), writes=False) as run:
         from dct_augment.tokens import formats
 
         tokens = _run_tokens(run)
         if not tokens:
-            raise InputError(f"there are no tokens in {run.tokens.path}; make them with `dct-augment train`")
+            train = command("train", config, overrides=overrides, output=output)
+            raise InputError(f"there are no tokens in {run.tokens.path}; make them with `{train}`")
         written = formats.write(tokens, to, kind, run.config.name)
     typer.echo(f"{counted(len(tokens), 'token')} in {counted(len(written), 'file')} in {to}")
 
@@ -132,13 +128,17 @@ def import_token(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="a token file, or a folder of them")],
-    second: Annotated[Path, typer.Argument(help="another")],
+    first: Annotated[str, typer.Argument(help="a token file, a folder of them, or a class of the run of --config")],
+    second: Annotated[str, typer.Argument(help="another")],
+    config: ConfigName = "pocket",
+    overrides: Overrides = None,
+    output: Output = None,
 ) -> None:
     """Compare tokens: direction, length, and measured accuracies."""
     from torch.nn.functional import cosine_similarity
 
-    pairs = _pairs(_collect(first), _collect(second))
+    left_tokens, right_tokens = (_file_or_class(given, config, overrides, output) for given in (first, second))
+    pairs = _pairs(left_tokens, right_tokens)
     if not pairs:
         raise InputError(f"{first} and {second} have no token of the same name; give two files to compare any two")
     table = Table(title=f"{first} and {second}", title_justify="left")
@@ -165,15 +165,24 @@ def _run_tokens(run: "Run") -> "list[Token]":
 
 
 def _named(name: str, config: str, overrides: list[str] | None, output: Path | None) -> "list[Token]":
-    if Path(name).suffix in (".safetensors", ".pt", ".bin"):
+    if Path(name).suffix in _SUFFIXES:
         from dct_augment.tokens import formats
 
         return formats.read(Path(name))
-    with running(configure(config, overrides=overrides, classes=name, output=output)) as run:
+    with running(configure(config, overrides=overrides, classes=name, output=output), writes=False) as run:
         tokens = _run_tokens(run)
     if not tokens:
-        raise InputError(f"class {name!r} has no token in {run.tokens.path}; make it with `dct-augment train`")
+        train = command("train", config, overrides=overrides, output=output)
+        raise InputError(f"class {name!r} has no token in {run.tokens.path}; make it with `{train}`")
     return tokens
+
+
+def _file_or_class(given: str, config: str, overrides: list[str] | None, output: Path | None) -> "dict[str, Token]":
+    """Read the tokens of a file or folder; what is neither is the name of a class."""
+    path = Path(given)
+    if path.exists() or path.suffix in _SUFFIXES or len(path.parts) > 1:
+        return _collect(path)
+    return {token.word: token for token in _named(given, config, overrides, output)}
 
 
 def _collect(path: Path) -> "dict[str, Token]":
@@ -197,10 +206,6 @@ def _base(token: "Token") -> str:
 
     base = json.loads(token.metadata.get("base_model", "null")) or {}
     return f"{base.get('path', '?')}{'@' + base['revision'] if base.get('revision') else ''}"
-
-
-def _shares(token: "Token") -> list[str]:
-    return [_share(token.metadata.get(key)) for key in ACCURACIES]
 
 
 def _share(value: Any) -> str:

@@ -1,7 +1,6 @@
 """Settings that a user gives class by class, in the configuration or in a file of their own: `class: value`."""
 
 import csv
-import difflib
 import io
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ import yaml
 
 from dct_augment.errors import InputError
 from dct_augment.records import ClassInfo
-from dct_augment.wording import reason_of
+from dct_augment.wording import did_you_mean, reason_of
 
 DEFAULT = "default"
 """The key whose value is for every class that is not named."""
@@ -183,10 +182,7 @@ def check_classes(keys: Iterable[str], classes: Sequence[ClassInfo], setting: st
     unknown = [key for key in keys if key not in known]
     if not unknown:
         return
-    described = []
-    for key in unknown[:5]:
-        close = difflib.get_close_matches(key, known, n=1)
-        described.append(f"{key!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+    described = [f"{key!r}{did_you_mean(key, known)}" for key in unknown[:5]]
     more = f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
     raise InputError(f"{setting}: there is no class {', '.join(described)}{more}")
 

@@ -1,7 +1,6 @@
 """From YAML and overrides to a checked configuration; every problem is named at once."""
 
 import copy
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,7 +16,7 @@ from dct_augment.config.datasets import AnyDataset, DatasetConfig
 from dct_augment.config.renames import take_out
 from dct_augment.config.sections import Config
 from dct_augment.errors import ConfigError
-from dct_augment.wording import reason_of
+from dct_augment.wording import did_you_mean, reason_of
 
 
 def folders() -> list[Path]:
@@ -147,7 +146,10 @@ def _find(name_or_path: str) -> Path:
             return folder / f"{name_or_path}.yaml"
     raise ConfigError(
         name_or_path,
-        [f"no such configuration{_hint(name_or_path, available())}; give a path or one of: " + ", ".join(available())],
+        [
+            f"no such configuration{did_you_mean(name_or_path, available())}; give a path or one of: "
+            + ", ".join(available())
+        ],
     )
 
 
@@ -194,11 +196,11 @@ def _explain(problem: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     where = ".".join(_place(loc, data)) or "configuration"
     if kind == "union_tag_invalid":
         names = [tag for model in _sections(loc) for tag in _tags(model)]
-        hint = _hint(str(value["name"]), names)
+        hint = did_you_mean(str(value["name"]), names)
         return f"{where}.name: {value['name']!r} is unknown{hint}; choose one of: {', '.join(names)}"
     if kind == "extra_forbidden":
         names = list(_sections(loc[:-1])[0].model_fields)
-        return f"{where}: unknown key{_hint(str(loc[-1]), names)}; allowed here: {', '.join(names)}"
+        return f"{where}: unknown key{did_you_mean(str(loc[-1]), names)}; allowed here: {', '.join(names)}"
     if kind in ("missing", "union_tag_not_found"):
         return f"{where}{'.name' if kind != 'missing' else ''}: missing; add it"
     if kind in ("model_type", "model_attributes_type", "tuple_type"):
@@ -271,8 +273,3 @@ def _models(annotation: Any) -> list[Any]:
 
 
 DATASETS: dict[str, type[AnyDataset]] = {tag: model for model in _models(DatasetConfig) for tag in _tags(model)}
-
-
-def _hint(word: str, allowed: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(allowed), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

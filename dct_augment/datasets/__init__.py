@@ -28,7 +28,7 @@ from dct_augment.datasets.overview import Overview
 from dct_augment.datasets.splits import keys, labels, take
 from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.records import ClassInfo, Dataset, Example, Split
-from dct_augment.wording import reason_of
+from dct_augment.wording import did_you_mean, reason_of
 
 __all__ = ["DatasetSubset", "Overview", "few_shot", "load", "look", "select"]
 
@@ -104,7 +104,9 @@ def select(dataset: Dataset, names: Sequence[str] | None) -> tuple[ClassInfo, ..
         raise DatasetError(f"no class given; {dataset.name!r} has: {available}")
     existing = {spelling for info in dataset.classes for spelling in info.spellings}
     if unknown := sorted(requested - existing):
-        raise DatasetError(f"classes {', '.join(map(repr, unknown))} are not in {dataset.name!r}; it has: {available}")
+        named = ", ".join(f"{name!r}{did_you_mean(name, existing)}" for name in unknown)
+        more = " ..." if len(dataset.classes) > 200 else ""
+        raise DatasetError(f"classes {named} are not in {dataset.name!r}; it has: {available}{more}")
     return tuple(info for info in dataset.classes if requested.intersection(info.spellings))
 
 

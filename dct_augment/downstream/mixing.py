@@ -19,7 +19,7 @@ from dct_augment.errors import DatasetError, ShardError
 from dct_augment.generation.shards import SPLITS
 from dct_augment.records import Example
 from dct_augment.tars import Span
-from dct_augment.wording import reason_of
+from dct_augment.wording import command_of, reason_of
 
 Transform = Callable[[Image.Image], Any]
 _IMAGES = ("png", "webp", "jpg")
@@ -172,17 +172,22 @@ def _tar_names(folder: Path) -> list[str]:
     """The tars of a shard folder, as its `_info.json` names them."""
     path = folder / "_info.json"
     if not path.is_file():
-        raise DatasetError(f"{folder} holds no _info.json; make shards with `dct-augment generate`")
+        raise DatasetError(f"{folder} holds no _info.json; make shards with `{_generate(folder)}`")
     try:
         splits = dict(json.loads(path.read_text(encoding="utf-8"))["splits"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} is damaged: {error}; run `dct-augment generate` again") from error
+        raise DatasetError(f"{path} is damaged: {error}; `{_generate(folder)}` makes it again") from error
     for split in SPLITS.values():
         if split in splits:
             return list(splits[split]["filenames"])
     raise DatasetError(
         f"{folder} has no split {' or '.join(map(repr, SPLITS.values()))}; it has: {', '.join(splits) or 'none'}"
     )
+
+
+def _generate(shards: Path) -> str:
+    """Write the command that makes the shards of a run."""
+    return command_of("generate", shards.parent)
 
 
 def _index(tar: Path) -> list[_StoredImage]:
@@ -200,4 +205,5 @@ def _index(tar: Path) -> list[_StoredImage]:
                     images.append(_StoredImage(sample.key, int(sample.members["cls"].read(stream)), tar, span))
         return images
     except (OSError, tarfile.TarError, ValueError, KeyError) as error:
-        raise ShardError(f"{tar} cannot be read: {reason_of(error)}; `dct-augment verify` tells more") from error
+        again = command_of("verify", tar.parent.parent)
+        raise ShardError(f"{tar} cannot be read: {reason_of(error)}; `{again}` tells more") from error

@@ -20,7 +20,7 @@ from dct_augment.generation.filter import rejection
 from dct_augment.generation.plan import ShardSpec
 from dct_augment.images import UNREADABLE_IMAGE, content
 from dct_augment.records import ImageKind, Progress, ProgressCallback
-from dct_augment.wording import reason_of
+from dct_augment.wording import command_of, reason_of
 
 STAGE = "export"
 _ENDINGS = ("png", "webp", "jpg")
@@ -263,5 +263,6 @@ def _decode(run: SourceRun, row: Mapping[str, Any], data: bytes) -> Image.Image:
 
 def _damaged(run: SourceRun, what: str) -> ShardError:
     return ShardError(
-        f"{what}. `dct-augment verify` tells more; `dct-augment generate` makes the shard again. Nothing was exported"
+        f"{what}. `{command_of('verify', run.root)}` tells more; `{command_of('generate', run.root)}` makes the shard "
+        "again. Nothing was exported"
     )

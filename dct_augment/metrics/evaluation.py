@@ -10,6 +10,7 @@ from dct_augment.intervals import Estimate
 from dct_augment.metrics.distances import frechet_distance, kernel_distance
 from dct_augment.metrics.diversity import class_diversity
 from dct_augment.metrics.neighbourhoods import neighbourhood_scores
+from dct_augment.records import Progress, ProgressCallback, StageName, ignore_progress
 
 ENOUGH_FOR_KID = 100
 ENOUGH_FOR_NEIGHBOURHOODS = 1000
@@ -27,7 +28,14 @@ class Metric:
 
 
 def evaluate(
-    real: torch.Tensor, synthetic: torch.Tensor, labels: torch.Tensor, *, k: int, resamples: int, seed: int
+    real: torch.Tensor,
+    synthetic: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    k: int,
+    resamples: int,
+    seed: int,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> dict[str, Metric]:
     """Return all metrics of generated features (M, D) with their labels (M,), against real ones (N, D).
 
@@ -41,13 +49,14 @@ def evaluate(
         k: Which nearest neighbour is the end of an image's neighbourhood.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
+        on_progress: Hears of every resample of a distance, FID first: 2 * `resamples` in all.
     """
     rng = np.random.default_rng(seed)
     fewest = min(len(real), len(synthetic))
     metrics: dict[str, Metric] = {}
     if fewest > 1:
-        fid = _distance_estimate(frechet_distance, real, synthetic, resamples, rng)
-        kid = _distance_estimate(kernel_distance, real, synthetic, resamples, rng)
+        fid = _distance_estimate(frechet_distance, real, synthetic, resamples, rng, _told(on_progress, "FID", 0, 2))
+        kid = _distance_estimate(kernel_distance, real, synthetic, resamples, rng, _told(on_progress, "KID", 1, 2))
         metrics["fid"] = Metric(fid, _fid_warning(fewest, real.shape[1]))
         metrics["kid"] = Metric(kid, _warning(fewest, ENOUGH_FOR_KID))
     if fewest > k:
@@ -60,8 +69,23 @@ def evaluate(
     return metrics
 
 
+def _told(on_progress: ProgressCallback, name: str, place: int, of: int) -> Callable[[int, int], None]:
+    """Make what tells of resample `done` of `total` of one distance, the one at `place` among `of`."""
+
+    def tell(done: int, total: int) -> None:
+        note = f"{name}, resample {done} of {total}"
+        on_progress(Progress(StageName.METRICS, place * total + done, of * total, note))
+
+    return tell
+
+
 def _distance_estimate(
-    distance: Distance, real: torch.Tensor, synthetic: torch.Tensor, resamples: int, rng: np.random.Generator
+    distance: Distance,
+    real: torch.Tensor,
+    synthetic: torch.Tensor,
+    resamples: int,
+    rng: np.random.Generator,
+    tell: Callable[[int, int], None],
 ) -> Estimate:
     """A distance with the interval of the bootstrap over both sets.
 
@@ -70,9 +94,10 @@ def _distance_estimate(
     """
     value = distance(real, synthetic)
     resampled = []
-    for _ in range(resamples):
+    for done in range(1, resamples + 1):
         resampled_real = _resample(real, rng)
         resampled.append(distance(resampled_real, _resample(synthetic, rng)))
+        tell(done, resamples)
     low, high = value + np.quantile(resampled, [0.025, 0.975]) - np.mean(resampled)
     return Estimate(value, float(low), float(high), len(synthetic))
 

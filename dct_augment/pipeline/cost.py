@@ -5,10 +5,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dct_augment.benchmark.arms import arm_draws
+from dct_augment.benchmark.arms import ARMS, REAL, arm_draws, measured_kinds
 from dct_augment.benchmark.trials import plan_trials
 from dct_augment.config import Config
-from dct_augment.records import ImageKind, StageName
+from dct_augment.pipeline.first_config import models
+from dct_augment.pipeline.first_config.models import Machine
+from dct_augment.records import Dataset, ImageKind, StageName
 from dct_augment.wording import counted
 
 if TYPE_CHECKING:
@@ -25,8 +27,11 @@ class Line:
     seconds: float
 
 
-def estimate(run: "Run", parts: Collection[StageName]) -> list[Line]:
-    """The work that is left in each part; for tokens one whole attempt a class: stops save, restarts add."""
+def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageName.REPORT) -> list[Line]:
+    """The work that is left in each part; for tokens one whole attempt a class: stops save, restarts add.
+
+    `goal` decides how many images of a class there are to be.
+    """
     from dct_augment.pipeline.stages import ImageStage, TokenStage
 
     config, lines = run.config, []
@@ -46,7 +51,7 @@ def estimate(run: "Run", parts: Collection[StageName]) -> list[Line]:
             )
         )
     for kind in ImageKind:
-        stage = ImageStage(run, kind)
+        stage = ImageStage(run, kind, run.images_per_class(goal))
         if stage.name in parts:
             layout = stage.layout(run.classes)
             todo = [spec for spec in layout if not run.shards[kind].parquet(spec).is_file()]
@@ -70,6 +75,8 @@ def estimate(run: "Run", parts: Collection[StageName]) -> list[Line]:
                 float("nan"),
             )
         )
+    if StageName.METRICS in parts and (embedded := metric_work(config, len(run.classes), run.dataset)):
+        lines.append(Line(StageName.METRICS, embedded, 0, float("nan")))
     return lines
 
 
@@ -130,35 +137,87 @@ def _seconds_per_evaluation(run: "Run", batch: int = 8) -> float:
     return min(times) / batch
 
 
+def metric_work(config: Config, classes: int, dataset: Dataset) -> str:
+    """Say what the metrics of images take: images to embed, and resamples; empty if none are measured.
+
+    Args:
+        config: its protocol is known.
+        classes: how many there are.
+        dataset: the real images; those of all its classes are counted.
+    """
+    settings, kinds = config.metrics, measured_kinds(config.benchmark)
+    if not settings.features or not kinds:
+        return ""
+    real = {split: len(dataset.examples(split)) for split in ("train", "val", "test")}
+    images = min(settings.real_images, real["train"] + real["val"])
+    for kind in kinds:
+        if kind == REAL:
+            images += min(settings.real_images, real["test"])
+        else:
+            own = ARMS[kind].own_images
+            made = config.benchmark.per_class if own else config.generation.per_class
+            images += classes * min(settings.per_class, made)
+    return (
+        f"up to {counted(images, 'image')} to embed; {counted(settings.bootstrap_resamples, 'resample')} of FID and of "
+        f"KID for {counted(len(kinds), 'kind')} of images"
+    )
+
+
 @dataclass(frozen=True)
 class Work:
-    """What a whole run makes: class tokens, images, trained classifiers, and the U-Net evaluations of all of it."""
+    """What a whole run makes: class tokens, images, trained classifiers, and the U-Net evaluations of all of it.
+
+    `seconds` is about how long the evaluations take on a machine.
+    """
 
     tokens: int
     images: int
     trials: int
     evaluations: int
+    seconds: float
+
+    @property
+    def in_words(self) -> str:
+        """Say all of it in a line: what `init` and `doctor` print."""
+        return (
+            f"{counted(self.tokens, 'class token')}, {counted(self.images, 'image')}, "
+            f"{counted(self.trials, 'training')} of the classifier; about {self.evaluations:,} U-Net evaluations (one "
+            f"whole attempt at each token), {duration(self.seconds)} here (an estimate; --dry-run measures)"
+        )
 
 
-def count(config: Config, classes: int, *, guidance_embedded: bool = False) -> Work:
-    """Count the work of a whole run by its configuration alone, one whole attempt for each token.
+def duration(seconds: float) -> str:
+    """Say roughly how long something takes."""
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:,.0f} {unit}s"
+    return "a minute"
+
+
+def count(config: Config, classes: int, machine: Machine) -> Work:
+    """Count the work of a whole run by its configuration and the files of its model, one whole attempt for each token.
+
+    No model is loaded.
 
     Args:
         config: its protocol is known.
         classes: how many there are.
-        guidance_embedded: whether the model takes guidance as an input (LCM), so that a step is one evaluation.
+        machine: where it is to run.
     """
     from dct_augment.diffusion import evaluations_per_step
 
-    draws = arm_draws(config.benchmark)
-    per_step = evaluations_per_step(config.sampling.guidance_scale, guidance_embedded=guidance_embedded)
+    model, draws = config.model, arm_draws(config.benchmark)
+    embedded = models.takes_guidance(model.path, model.revision)
+    per_step = evaluations_per_step(config.sampling.guidance_scale, guidance_embedded=embedded)
     images = classes * (len(ImageKind) * config.generation.per_class + len(draws) * config.benchmark.per_class)
     of_arm = _arm_token_evaluations(config, per_step)
     of_tokens = token_evaluations(config, per_step) + sum(of_arm[draw.arm] for draw in draws)
     evaluations = classes * of_tokens + images * config.sampling.num_inference_steps * per_step
+    family, size = models.family_of(model.path, model.revision), models.size_of(model.path, model.revision)
     return Work(
         classes * (1 + len(draws)),
         images,
         len(plan_trials(config.benchmark, config.downstream.other_models)),
         evaluations,
+        machine.seconds(family, evaluations, size),
     )

@@ -30,10 +30,11 @@ from dct_augment.diffusion.names import cached_file, local_folder
 from dct_augment.diffusion.tokenization import tokenizers_here
 from dct_augment.errors import DatasetError, InputError, ModelError
 from dct_augment.pipeline import text_encoders
-from dct_augment.pipeline.cost import count, folds_hint
+from dct_augment.pipeline.cost import Work, count, folds_hint, metric_work
+from dct_augment.pipeline.first_config import models
 from dct_augment.pipeline.prompt_check import check_class_names, check_lengths
 from dct_augment.pipeline.protocol import load_dataset
-from dct_augment.records import ClassInfo
+from dct_augment.records import ClassInfo, Dataset
 from dct_augment.wording import counted, reason_of
 
 State = Literal["ok", "warning", "missing"]
@@ -94,12 +95,15 @@ def examine(config: Config) -> Iterator[Finding]:
             yield _classifier("low-resource classifier", ClassifierConfig(name=name))
     if config.metrics.features not in (None, "auto", "judge", "guide"):
         yield _features(str(config.metrics.features), config.metrics.inception_weights)
-    finding, classes, class_count, with_protocol = _dataset(config)
+    finding, dataset, class_count, with_protocol = _dataset(config)
     yield finding
+    classes = () if dataset is None else dataset.classes
     yield _prompts(config, classes)
     yield from _zero_shot_prompts(config, classes)
-    yield _disk(config, class_count)
-    yield _work(with_protocol, class_count)
+    work = None if class_count is None else count(with_protocol, class_count, _machine_of(config))
+    yield _disk(config, None if work is None else work.images)
+    yield _work(with_protocol, work)
+    yield _metrics(with_protocol, class_count, dataset)
     if address := os.environ.get("PREFECT_API_URL"):
         yield _server(address)
 
@@ -133,6 +137,12 @@ def _machine(config: Config) -> Finding:
         fix = "a large model on a CPU takes minutes an image; use a CUDA GPU, or --config pocket to try things out"
         return Finding("machine", "warning", f"no GPU; {memory}", fix)
     return Finding("machine", "ok", f"no GPU, none needed; {memory}")
+
+
+def _machine_of(config: Config) -> models.Machine:
+    """The machine as this configuration uses it: `device: cpu` leaves its GPU alone."""
+    machine = models.Machine.here()
+    return replace(machine, gpu_bytes=None) if config.device == "cpu" else machine
 
 
 def _gpus() -> str:
@@ -316,10 +326,10 @@ def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "").upper() in ("1", "TRUE", "YES", "ON")
 
 
-def _dataset(config: Config) -> tuple[Finding, tuple[ClassInfo, ...], int | None, Config]:
+def _dataset(config: Config) -> tuple[Finding, Dataset | None, int | None, Config]:
     """Examine the data set.
 
-    Also returns all its classes if it is there, the number of those of a run if it is known, and the configuration,
+    Also returns the data set if it is there, the number of the classes of a run if it is known, and the configuration,
     with a known protocol if the data set is there.
     """
     what, names = "data set", config.dataset.classes
@@ -329,16 +339,16 @@ def _dataset(config: Config) -> tuple[Finding, tuple[ClassInfo, ...], int | None
         for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
             if _is_set(variable):
                 detail, fix = f"{detail}, and {variable} is set", f"unset {variable} for the first run"
-        return Finding(what, "missing", detail, fix), (), None, config
+        return Finding(what, "missing", detail, fix), None, None, config
     try:
         dataset, config = load_dataset(config)
         classes = datasets.select(dataset, names)
     except DatasetError as error:
         terms, count = _PUBLISHED.get(config.dataset.name, ("", None))
-        return Finding(what, "missing", str(error), terms), (), len(names) if names else count, config
+        return Finding(what, "missing", str(error), terms), None, len(names) if names else count, config
     sizes = ", ".join(f"{len(dataset.examples(split)):,} {split}" for split in ("train", "val", "test"))
     finding = Finding(what, "ok", f"{dataset.name}: {counted(len(classes), 'class')}; {sizes} images")
-    return finding, dataset.classes, len(classes), config
+    return finding, dataset, len(classes), config
 
 
 def _prompts(config: Config, classes: Sequence[ClassInfo]) -> Finding:
@@ -357,43 +367,34 @@ def _prompts(config: Config, classes: Sequence[ClassInfo]) -> Finding:
     return Finding(what, "ok", f"the text encoder reads all of every prompt, up to {tokenizers[0].room} pieces")
 
 
-def _disk(config: Config, class_count: int | None) -> Finding:
+def _disk(config: Config, images: int | None) -> Finding:
     folder = config.root.absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    if class_count is None:
+    if images is None:
         return Finding("disk", "ok", f"{free / 1e9:.0f} GB free; the need is known once the data set is there")
-    side = 64 if config.model.path == "pocket" else 512
-    images = 2 * class_count * config.generation.per_class
+    side = models.size_of(config.model.path, config.model.revision).side
     needed = images * side * side * _BYTES_PER_PIXEL[config.generation.image_format]
-    detail = f"about {needed / 1e6:,.0f} MB for {images:,} images, with and without tokens; {free / 1e9:.0f} GB free"
+    detail = f"about {needed / 1e6:,.0f} MB for {images:,} images of {side} pixels; {free / 1e9:.0f} GB free"
     if free < needed:
         return Finding("disk", "missing", detail, "choose another --output, fewer --per-class, or image_format=jpg")
     return Finding("disk", "ok", detail)
 
 
-def _work(config: Config, class_count: int | None) -> Finding:
-    if class_count is None:
+def _work(config: Config, work: Work | None) -> Finding:
+    if work is None:
         return Finding("work", "ok", "known once the data set is there")
-    work = count(config, class_count, guidance_embedded=_takes_guidance_as_input(config))
-    detail = (
-        f"{counted(work.tokens, 'class token')} (one whole attempt each), {counted(work.images, 'image')}, "
-        f"{counted(work.trials, 'training')} of the classifier; about {work.evaluations:,} U-Net evaluations"
-    )
-    if config.model.path != "pocket":
-        detail += f", {counted(round(work.evaluations / 3600 / 20), 'hour')} at 20 a second"
-    hints = filter(None, ["`--dry-run` measures this machine's pace", folds_hint(config)])
-    return Finding("work", "ok", detail, "; ".join(hints))
+    return Finding("work", "ok", work.in_words, folds_hint(config))
 
 
-def _takes_guidance_as_input(config: Config) -> bool:
-    """Whether the model is a latent consistency model (LCM); no, where it is not there to be read."""
-    folder, part = local_folder(config.model.path), "unet/config.json"
-    path = cached_file(config.model.path, part, config.model.revision) if folder is None else folder / part
-    if path is None or not path.is_file():
-        return False
-    return (_read_json(path) or {}).get("time_cond_proj_dim") is not None
+def _metrics(config: Config, classes: int | None, dataset: Dataset | None) -> Finding:
+    """Say what the metrics of images take."""
+    if dataset is None or classes is None:
+        return Finding("metrics", "ok", "known once the data set is there")
+    detail = metric_work(config, classes, dataset)
+    fix = "fewer: --set metrics.real_images=1000, or --set metrics.features=null for none" if detail else ""
+    return Finding("metrics", "ok", detail or "none are measured", fix)
 
 
 def _server(address: str) -> Finding:

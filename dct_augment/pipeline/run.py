@@ -8,7 +8,6 @@ or wherever `execute` takes them.
 import importlib.metadata
 import json
 import platform
-import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from dct_augment import config as configuration
 from dct_augment import files
 from dct_augment.benchmark import arm_comparisons
 from dct_augment.benchmark.arms import ARMS
+from dct_augment.benchmark.requirements import most_synthetic_images
 from dct_augment.classifiers import kept
 from dct_augment.errors import StaleRunError, TokenTrainingError, UntrainedClassesError
 from dct_augment.generation import plan
@@ -30,7 +30,7 @@ from dct_augment.records import ClassInfo, ImageKind, Progress, StageName, WorkU
 from dct_augment.report.page import write_report
 from dct_augment.report.real_images import RealImageSection, load_section
 from dct_augment.tokens import formats
-from dct_augment.wording import counted_of
+from dct_augment.wording import command_of, counted_of
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "webdataset", "pandas", "pyarrow")
 
@@ -130,12 +130,19 @@ class Run(RunContext):
             yield TokenStage(self, self._classes_to_train())
         for name, kind in ((stage, kind) for kind, stage in IMAGE_STAGES.items()):
             if name in names:
-                yield ImageStage(self, kind)
+                yield ImageStage(self, kind, self.images_per_class(goal))
         if measuring and StageName.TOKENS in names and not self._has_tokens():
             self.check()
         for name in (StageName.ARMS, StageName.BENCHMARK, StageName.METRICS, StageName.CLASSIFIER):
             if name in names:
                 yield STAGES[name](self)
+
+    def images_per_class(self, goal: StageName) -> int:
+        """Say how many images of a class a goal needs: a benchmark alone makes those that its trials train on."""
+        per_class = self.config.generation.per_class
+        if goal not in (StageName.BENCHMARK, StageName.METRICS):
+            return per_class
+        return min(per_class, most_synthetic_images(self.config.benchmark))
 
     def _needed_stages(self, goal: StageName) -> frozenset[StageName]:
         """List what a goal needs: a benchmark the images of its arms, a report those of class tokens in any case."""
@@ -191,8 +198,10 @@ class Run(RunContext):
 
     def _times(self) -> dict[str, float]:
         """Seconds spent in each stage so far, over all commands."""
-        path = self.config.root / "times.json"
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        try:
+            return dict(json.loads((self.config.root / "times.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):  # damaged, or not there
+            return {}
 
     def unfinished(self, kind: ImageKind) -> plan.Layout:
         """The shards that were planned before and are not written yet."""
@@ -273,9 +282,10 @@ class Run(RunContext):
         """
         trials = TrialStage(self)
         page = self.config.root / "report" / "index.html"
-        if page.is_file() and trials.trials().empty and (remark := trials.others().remark(self.config.root)):
-            own = shlex.join(["--config", str(self.config.root / "config.yaml"), "--output", str(self.config.root)])
-            raise StaleRunError(f"{remark} {page} stays as it is. With those settings: dct-augment report {own}")
+        others = trials.others()
+        if page.is_file() and trials.trials().empty and others.count:
+            own = command_of("report", self.config.root)
+            raise StaleRunError(f"{others.remark(self.config.root)} {page} stays as it is. With those settings: {own}")
 
     def _real_image_section(self) -> RealImageSection | None:
         """Read what the last look at the data set found; None if there was none, or its file is damaged."""
@@ -285,7 +295,8 @@ class Run(RunContext):
         try:
             return load_section(json.loads(path.read_text(encoding="utf-8")), self.dataset)
         except (ValueError, KeyError, TypeError):
-            self.progress(Progress("data", 0, 0, f"{path} is damaged; `dct-augment data` makes it again"))
+            again = command_of("data", self.config.root)
+            self.progress(Progress("data", 0, 0, f"{path} is damaged; `{again}` makes it again"))
             return None
 
     def _metrics(self) -> pd.DataFrame:

@@ -4,6 +4,7 @@ The page shows the numbers of the JSON file and computes none of its own.
 """
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from dct_augment.report.answer import AnswerSection
 from dct_augment.report.arm_styles import arm_style, arms_in_page_order, in_page_order
 from dct_augment.report.real_images import RealImageSection
 from dct_augment.report.summary import KINDS, Tables, json_value, summarize
+from dct_augment.wording import settings_of
 
 CHARTS_BUDGET = 800_000
 """Characters of training curves in the page: some 120 classes."""
@@ -85,7 +87,9 @@ def write_report(
     summary["real_images"] = real_image_section.summarize(real_images) if real_images else None
     summary["other_trials"] = other_trials or None
     summary["answer"] = json_value(answer_section.summarize(answer)) if answer else None
-    template = _jinja_environment().get_template("report.html.j2")
+    environment_of_page = _jinja_environment()
+    environment_of_page.globals["options"] = "".join(f" {word}" for word in map(shlex.quote, settings_of(root)))
+    template = environment_of_page.get_template("report.html.j2")
     page = template.render(
         summary=summary,
         config=dump(config),

@@ -1,5 +1,6 @@
 """The command line as a user meets it: in its own process, and only what needs no model."""
 
+import io
 import os
 import subprocess
 import sys
@@ -7,17 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from rich.console import Console
 from rich.table import Table
 from typer.testing import CliRunner
 
 from dct_augment import __version__
-from dct_augment.cli import app, commands
+from dct_augment.cli import app, commands, common
 from dct_augment.cli.common import bars, print_table
 from dct_augment.config import Config
 from dct_augment.errors import UntrainedClassesError
 from dct_augment.pipeline.run import Run
 from dct_augment.records import Progress
+from dct_augment.tokens import formats
 from tests.conftest import ShardRun
 from tests.processes import Program
 
@@ -191,6 +195,68 @@ def test_names_that_look_like_markup_are_shown_as_they_are(capsys: pytest.Captur
     assert "of runs/[a]" in shown
     with bars() as report:
         report(Progress("tokens", 1, 2, "bolt [m6] [/x]"))
+
+
+def test_a_table_in_a_pipe_is_as_wide_as_its_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    table = Table("class", "verdict", "stopped")
+    table.add_row("crane " * 20, "certified", "validation accuracy " * 10)
+    print_table(table)
+    assert f"{'crane ' * 19}crane" in (shown := capsys.readouterr().out)
+    assert f"{'validation accuracy ' * 9}validation accuracy" in shown
+
+
+def test_progress_shows_its_counts_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    terminal = Console(file=file, width=80, force_terminal=True, color_system=None)
+    monkeypatch.setattr(common, "console", terminal)
+    with bars() as report:
+        report(Progress("a stage with a name that is rather long", 1234, 56789, "crane, update 12 of 160, and so on"))
+    lines = [line for line in file.getvalue().splitlines() if "a stage" in line]
+    assert len(lines) == 2
+    assert all("/56789 " in line for line in lines)
+    assert " 1234/56789 " in lines[-1]
+    assert "crane" in lines[-1]
+
+
+def test_a_class_without_a_token_is_said_with_the_command_that_trains_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--config", "digits", "--set", "tokens.seed=3", "--output", "my run"]
+    done = CliRunner().invoke(app, ["tokens", "show", "seven", *options])
+    assert str(done.exception) == (
+        "class 'seven' has no token in my run/tokens; make it with `dct-augment train --config digits --set "
+        "tokens.seed=3 --output 'my run'`"
+    )
+    done = CliRunner().invoke(app, ["tokens", "show", "sevn", *options])
+    assert "'sevn' (did you mean 'seven'?)" in str(done.exception)
+
+
+def test_tokens_of_a_run_are_compared_by_class_with_files(
+    finished: tuple[ShardRun, tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, options = finished
+    formats.save({"a": torch.tensor([1.0, 0.0])}, run.root / "tokens" / "crane.safetensors", {"token": "a"})
+    formats.save({"b": torch.tensor([1.0, 1.0])}, run.root / "other.safetensors", {"token": "b"})
+    done = CliRunner().invoke(app, ["tokens", "compare", "crane", str(run.root / "other.safetensors"), *options])
+    assert "a, b" in done.stdout, done.exception
+    assert "0.707" in done.stdout
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(settings: Config, report: object) -> None:
+        raise AssertionError("a run was made")
+
+    monkeypatch.setattr("dct_augment.pipeline.run.Run", load)
+    (tmp_path / "file").write_text("mine")
+    for command in ("train", "generate", "benchmark", "fit", "report", "run"):
+        for folder, error in ((tmp_path / "file", FileExistsError), (Path("/proc/run"), PermissionError)):
+            assert isinstance(CliRunner().invoke(app, [command, "--output", str(folder)]).exception, error)
 
 
 def test_the_doctor_shows_the_extras_of_an_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

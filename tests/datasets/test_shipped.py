@@ -131,6 +131,11 @@ def test_select_names_every_unknown_class_and_all_there_are() -> None:
         datasets.select(datasets.load("digits"), ["emu", "one", "dodo"])
 
 
+def test_select_suggests_the_class_that_is_spelled_like_an_unknown_one() -> None:
+    with pytest.raises(DatasetError, match=r"classes 'sevn' \(did you mean 'seven'\?\), 'xyz' are not in"):
+        datasets.select(datasets.load("digits"), ["xyz", "sevn"])
+
+
 def test_selecting_no_class_is_refused(dataset: Dataset) -> None:
     with pytest.raises(DatasetError, match="no class given"):
         datasets.select(dataset, [])

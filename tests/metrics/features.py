@@ -9,8 +9,8 @@ K = 5
 """Which nearest neighbour ends a neighbourhood."""
 
 NEIGHBOURS = {"precision", "recall", "density", "coverage"}
-SIZES = [(90, 70, 8), (40, 60, 5), (60, 60, 3), (25, 30, 64)]
-"""Real images, generated ones, features: either set larger, both alike, more features than images."""
+SIZES = [(90, 70, 8), (40, 60, 5), (60, 60, 3), (25, 30, 64), (25, 90, 64), (90, 25, 64)]
+"""Real images, generated ones, features: either set larger, both alike, more features than images of both or one."""
 
 
 def normal(count: int, width: int, seed: int, shift: float = 0.0) -> torch.Tensor:

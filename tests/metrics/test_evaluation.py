@@ -12,6 +12,7 @@ from dct_augment.intervals import estimate_json
 from dct_augment.metrics.distances import frechet_distance, kernel_distance
 from dct_augment.metrics.diversity import class_diversity
 from dct_augment.metrics.evaluation import Metric, evaluate
+from dct_augment.records import Progress
 from tests.metrics.features import NEIGHBOURS, K, normal, pair
 from tests.metrics.test_neighbourhoods import means
 
@@ -130,6 +131,13 @@ def test_equal_features_are_far_from_varied_ones():
     assert metrics["fid"].estimate.low > 200
     assert metrics["diversity"].estimate.mean == pytest.approx(0, abs=1e-9)
     assert all(metrics[name].estimate.mean == 0 for name in NEIGHBOURS)
+
+
+def test_every_resample_of_a_distance_is_told():
+    heard: list[Progress] = []
+    evaluate(*pair(9, 8, 3), torch.zeros(8), k=K, resamples=3, seed=0, on_progress=heard.append)
+    assert [(progress.done, progress.total) for progress in heard] == [(done, 6) for done in range(1, 7)]
+    assert [heard[0].note, heard[5].note] == ["FID, resample 1 of 3", "KID, resample 3 of 3"]
 
 
 def test_images_that_are_alone_in_their_class_have_no_diversity():

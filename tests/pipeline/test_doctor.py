@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from dct_augment import config
+from dct_augment.pipeline.cost import count
 from dct_augment.pipeline.doctor import Finding, examine
+from dct_augment.pipeline.first_config import models
 from tests import tiny
 from tests.classifiers import zero_shot_models
 
@@ -43,9 +46,41 @@ def test_the_doctor_counts_the_tokens_of_every_fold_and_says_what_is_cheaper(tmp
     )
     work = examined(*few, "benchmark.folds=4", "benchmark.per_class=3", "generation.per_class=5")["work"]
     # 2 classes: a token for each of 4 folds and one of all photos; 5 images of each kind, and 3 a fold.
-    assert work.detail.startswith("10 class tokens (one whole attempt each), 44 images, 16 trainings of the classifier")
+    assert work.detail.startswith("10 class tokens, 44 images, 16 trainings of the classifier; about ")
     assert "cross-validation: 4 sets of class tokens for the folds, and one of all photos. Cheaper: --set" in work.fix
     assert "cross-validation" not in examined()["work"].fix
+
+
+def test_the_doctor_reads_the_size_of_a_model_from_its_files() -> None:
+    """The tiny model has images of 16 pixels: `LATENT` of 8, and a VAE of two levels."""
+    folder = tiny.pipeline_folder()
+    findings = examined(f"model.path={folder}", "generation.per_class=3", "generation.image_format=png")
+    assert models.size_of(str(folder)) == models.ModelSize(16, 8, weights_of(folder / "unet"))
+    assert "for 96 images of 16 pixels" in findings["disk"].detail
+    machine = models.Machine(None, 2, {}, offline=True)
+    usual = machine.seconds(models.STABLE_DIFFUSION, 1000)
+    assert machine.seconds(models.STABLE_DIFFUSION, 1000, models.size_of(str(folder))) < usual / 1000
+    assert machine.seconds(models.STABLE_DIFFUSION, 1000, models.STABLE_DIFFUSION.size) == usual
+
+
+def weights_of(folder: Path) -> int:
+    return sum(tensor.size for file in folder.glob("*.safetensors") for tensor in load_file(file).values())
+
+
+def test_the_doctor_and_init_have_one_estimate_of_the_work() -> None:
+    settings = config.load("pocket")
+    work = count(settings, 16, models.Machine.here())
+    assert examined()["work"].detail == work.in_words
+    assert work.in_words.endswith(" here (an estimate; --dry-run measures)")
+
+
+def test_the_doctor_counts_the_images_that_metrics_embed() -> None:
+    few = ("metrics.real_images=100", "metrics.per_class=10", "benchmark.arms=[real, plain_prompt, class_token]")
+    # 100 real images to compare with, 100 of the test, and 10 of 16 classes with each of two kinds of prompts.
+    assert examined(*few)["metrics"].detail == (
+        "up to 520 images to embed; 200 resamples of FID and of KID for 3 kinds of images"
+    )
+    assert examined("metrics.features=null")["metrics"].detail == "none are measured"
 
 
 def test_the_doctor_names_what_cub_lacks_on_an_empty_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,8 +77,8 @@ def test_trials_on_other_real_images_are_made_again_by_a_benchmark(tmp_path: Pat
     others = TrialRecords(settings, {"": after}, {}).others(PLANS)
     assert others == OtherTrials(1, ("the real images",), 0)
     assert others.remark(tmp_path) == (
-        "1 recorded trial was made with other settings or images (the real images). dct-augment benchmark makes them "
-        "again with the images of today."
+        "1 recorded trial was made with other settings or images (the real images). `dct-augment benchmark` makes "
+        "them again with the images of today."
     )
 
 
@@ -130,7 +130,16 @@ def test_a_damaged_trial_is_made_again(tmp_path: Path, damaged: str) -> None:
     today.write(PLANS[0], TRIAL)
     (tmp_path / "benchmark" / "trials" / "real-5-0-0.json").write_text(damaged)
     assert today.read(PLANS[0]) is None
-    assert today.others(PLANS).count == 0
+    others = today.others(PLANS)
+    assert others.count == 0
+    assert others.remark(tmp_path) == (
+        f"1 recorded trial cannot be read: {tmp_path / 'benchmark' / 'trials' / 'real-5-0-0.json'}. "
+        "`dct-augment benchmark` makes what is damaged again."
+    )
+    (tmp_path / "config.yaml").write_text("name: x")
+    assert f"`dct-augment benchmark --config {tmp_path / 'config.yaml'} --output {tmp_path}` makes" in others.remark(
+        tmp_path
+    )
 
 
 def test_a_trial_without_settings_is_said_to_be_unknown(tmp_path: Path) -> None:

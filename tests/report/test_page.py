@@ -350,3 +350,21 @@ def test_configuration_and_seeds_are_on_the_page(tmp_path: Path) -> None:
     text = Page(page).text
     assert "seed, generation 4711" in text
     assert "guidance_scale: 7.0" in text
+
+
+def test_tables_of_tokens_speak_of_a_judge_only_where_there_is_one(tmp_path: Path, tokens: pd.DataFrame) -> None:
+    none = shard_folders(tmp_path / "none", "try")
+    _, judged = make(tmp_path, none, tokens, NO_TRIALS)
+    _, alone = make(tmp_path, none, tokens, NO_TRIALS, config=settings(judge=None))
+    for title in ('<th scope="col">Judge gain</th>', '<th scope="col">Judge</th>', "and of the judge"):
+        assert (title in judged, title in alone) == (True, False)
+    cells = [page.count("<td") + page.count("<th") for page in (judged, alone)]
+    assert cells[0] - cells[1] == 2 * (1 + len(CLASSES))  # a column less in each of two tables
+
+
+def test_commands_on_the_page_have_the_configuration_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: try")
+    _, page = empty(tmp_path)
+    given = f"--config {tmp_path}/config.yaml --output {tmp_path}"
+    assert f"<code>dct-augment train {given}</code>" in page
+    assert f"<code>dct-augment benchmark --full {given}</code>" in page

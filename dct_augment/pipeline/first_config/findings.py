@@ -85,12 +85,8 @@ def _work(first: FirstConfig) -> list[str]:
     """Say what a run costs, what is cheaper, and what is lost by it. Loads torch."""
     from dct_augment.pipeline.cost import count
 
-    classes, embedded = len(first.photos.classes), first.model.family.takes_guidance
-    work = count(first.config(), classes, guidance_embedded=embedded)
-    seconds = first.machine.seconds(first.model.family, work.evaluations)
-    line = f"work: {counted(work.tokens, 'class token')}, {counted(work.images, 'image')}, "
-    line += f"{counted(work.trials, 'training')} of the classifier; about {work.evaluations:,} U-Net evaluations, "
-    line += f"{models.duration(seconds)} here (an estimate; --dry-run measures)"
+    work = count(first.config(), len(first.photos.classes), first.machine)
+    line = f"work: {work.in_words}"
     lines = [line] if first.quick else [line, _cheaper(first, work.evaluations)]
     if first.machine.gpu_bytes is None and first.model.family is models.STABLE_DIFFUSION:
         lines.append(_without_gpu(first))
@@ -102,8 +98,7 @@ def _cheaper(first: FirstConfig, evaluations: int) -> str:
     from dct_augment.pipeline.cost import count
 
     quick = replace(first, quick=True).config()
-    embedded = first.model.family.takes_guidance
-    share = count(quick, len(first.photos.classes), guidance_embedded=embedded).evaluations / evaluations
+    share = count(quick, len(first.photos.classes), first.machine).evaluations / evaluations
     lost = "intervals are wider"
     if first.photos.is_cross_validated:
         lost = "each classifier learns from half of the photos, and intervals are much wider"
@@ -114,11 +109,10 @@ def _cheaper(first: FirstConfig, evaluations: int) -> str:
 
 def _without_gpu(first: FirstConfig) -> str:
     """Say how long a model of few steps takes instead. It has the same denoiser, so the work is the difference."""
-    from dct_augment.pipeline.cost import count
+    from dct_augment.pipeline.cost import count, duration
 
-    family = models.TURBO
+    family, fast = models.TURBO, models.FAST
     steps = [f"sampling.num_inference_steps={family.steps}", f"sampling.guidance_scale={family.guidance_scale}"]
-    evaluations = count(first.config(steps), len(first.photos.classes)).evaluations
-    took = models.duration(first.machine.seconds(family, evaluations))
-    fast = models.FAST
+    faster = first.config([*steps, f"model.path={fast.path}", "model.revision=null"])
+    took = duration(count(faster, len(first.photos.classes), first.machine).seconds)
     return f"faster: a machine with a GPU; or --model {fast.path}, {took} here ({fast.restriction})"

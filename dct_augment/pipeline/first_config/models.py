@@ -1,10 +1,12 @@
 """Chooses the text-to-image model that fits a machine, with settings that suit it."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dct_augment.errors import ModelError
 from dct_augment.pocket import captions
@@ -17,11 +19,21 @@ _POCKET_SIDE = 128
 
 
 @dataclass(frozen=True)
+class ModelSize:
+    """What the cost of a model goes by: sides of its images and latents in pixels, and weights of its denoiser."""
+
+    side: int
+    latent_side: int
+    weights: int
+
+
+@dataclass(frozen=True)
 class ModelFamily:
     """How models of one kind are used, and what they need.
 
     `gpu_bytes` is the free memory of a GPU for its training in float16. An evaluation of its denoiser for one image
-    takes `1 / gpu_rate` seconds on a GPU, and `core_seconds` on one core of a CPU: round numbers, for estimates.
+    takes `1 / gpu_rate` seconds on a GPU, and `core_seconds` on one core of a CPU: round numbers, for estimates, of a
+    model of the usual `size`.
     """
 
     title: str
@@ -32,16 +44,18 @@ class ModelFamily:
     core_seconds: float
     classes_per_batch: int
     batch_size: int
+    size: ModelSize
     takes_guidance: bool = False
 
 
-POCKET_FAMILY = ModelFamily("Pocket", 5, 3.0, 0, 1000, 0.01, 8, 50)
-STABLE_DIFFUSION = ModelFamily("Stable Diffusion", 30, 7.0, 6 * _GB, 20, 20, 4, 8)
-TURBO = ModelFamily("Stable Diffusion Turbo", 2, 1.0, 6 * _GB, 20, 20, 4, 8)
-LCM = ModelFamily("a latent consistency model", 4, 7.0, 6 * _GB, 20, 20, 4, 8, takes_guidance=True)
-SDXL = ModelFamily("Stable Diffusion XL", 30, 7.0, 22 * _GB, 4, 90, 1, 4)
-SDXL_TURBO = ModelFamily("SDXL-Turbo", 2, 1.0, 22 * _GB, 10, 45, 2, 8)
-PIXART = ModelFamily("PixArt-Sigma", 20, 4.5, 22 * _GB, 8, 45, 2, 8)
+_USUAL = ModelSize(512, 64, 860_000_000)
+POCKET_FAMILY = ModelFamily("Pocket", 5, 3.0, 0, 1000, 0.01, 8, 50, ModelSize(64, 8, 4_300_000))
+STABLE_DIFFUSION = ModelFamily("Stable Diffusion", 30, 7.0, 6 * _GB, 20, 20, 4, 8, _USUAL)
+TURBO = ModelFamily("Stable Diffusion Turbo", 2, 1.0, 6 * _GB, 20, 20, 4, 8, _USUAL)
+LCM = ModelFamily("a latent consistency model", 4, 7.0, 6 * _GB, 20, 20, 4, 8, _USUAL, takes_guidance=True)
+SDXL = ModelFamily("Stable Diffusion XL", 30, 7.0, 22 * _GB, 4, 90, 1, 4, ModelSize(1024, 128, 2_570_000_000))
+SDXL_TURBO = ModelFamily("SDXL-Turbo", 2, 1.0, 22 * _GB, 10, 45, 2, 8, ModelSize(512, 64, 2_570_000_000))
+PIXART = ModelFamily("PixArt-Sigma", 20, 4.5, 22 * _GB, 8, 45, 2, 8, ModelSize(1024, 128, 610_000_000))
 
 _BY_PIPELINE: Mapping[str, tuple[ModelFamily, ModelFamily]] = {
     "StableDiffusionPipeline": (STABLE_DIFFUSION, TURBO),
@@ -100,11 +114,20 @@ class Machine:
         """List the repositories of the Hub that can be had neither from the cache nor from the Hub."""
         return [repository for repository in repositories if repository not in self.cached] if self.offline else []
 
-    def seconds(self, family: ModelFamily, evaluations: int) -> float:
-        """Estimate how long evaluations of a denoiser take here."""
+    def seconds(self, family: ModelFamily, evaluations: int, size: ModelSize | None = None) -> float:
+        """Estimate how long evaluations of a denoiser take here; of the family's usual size, if none is given.
+
+        No model is taken to be faster than Pocket: of a small one, the time is that of its calls.
+        """
+        share = 1.0 if size is None else _share(size, family.size)
         if self.gpu_bytes is not None:
-            return evaluations / family.gpu_rate
-        return evaluations * family.core_seconds / self.cores
+            return evaluations * max(share / family.gpu_rate, 1 / POCKET_FAMILY.gpu_rate)
+        return evaluations * max(share * family.core_seconds, POCKET_FAMILY.core_seconds) / self.cores
+
+
+def _share(size: ModelSize, usual: ModelSize) -> float:
+    """How much an evaluation costs of that of the usual size: by weights, and by pixels of the latents."""
+    return (size.weights / usual.weights) * (size.latent_side / usual.latent_side) ** 2
 
 
 def cached_models() -> dict[str, Path]:
@@ -261,14 +284,73 @@ def _family(path: str, pipeline: str) -> ModelFamily:
     return few_steps if any(word in name for word in ("turbo", "lightning", "hyper")) else many_steps
 
 
+def family_of(path: str, revision: str | None = None) -> ModelFamily:
+    """Tell the family of a text-to-image model: by its files if it is here, else by its name. Loads torch."""
+    from dct_augment.diffusion.names import folder_here
+
+    if path == POCKET:
+        return POCKET_FAMILY
+    if known := next((model for model in KNOWN if model.path == path), None):
+        return known.family
+    folder = folder_here(path, revision)
+    pipeline = _pipeline(folder) if folder is not None else ""
+    return _family(path, pipeline if pipeline in _BY_PIPELINE else "")
+
+
+def size_of(path: str, revision: str | None = None) -> ModelSize:
+    """Read the size of a text-to-image model from its files; that of its family, where they are not here. Loads torch.
+
+    No weights are loaded: the headers of their files tell how many there are.
+    """
+    from dct_augment.diffusion.names import folder_here
+
+    usual, folder = family_of(path, revision).size, folder_here(path, revision)
+    if folder is None:
+        return usual
+    part = "transformer" if (folder / "transformer").is_dir() else "unet"
+    latent_side = _read(folder / part / "config.json").get("sample_size")
+    levels = _read(folder / "vae" / "config.json").get("block_out_channels")
+    if isinstance(latent_side, list):
+        latent_side = max(latent_side)
+    if not isinstance(latent_side, int) or not isinstance(levels, list):
+        return usual
+    return ModelSize(latent_side * 2 ** (len(levels) - 1), latent_side, _weights(folder / part) or usual.weights)
+
+
+def takes_guidance(path: str, revision: str | None = None) -> bool:
+    """Tell whether a model takes guidance as an input (LCM), so that a step is one evaluation. Loads torch."""
+    from dct_augment.diffusion.names import folder_here
+
+    folder = folder_here(path, revision)
+    if folder is None:
+        return family_of(path, revision).takes_guidance
+    return _read(folder / "unet" / "config.json").get("time_cond_proj_dim") is not None
+
+
+def _weights(folder: Path) -> int:
+    """Count the weights of one variant of a component, by the headers of its safetensors files; 0 if there are none."""
+    from safetensors import SafetensorError, safe_open
+
+    counts: dict[str, int] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        variant = "fp16" if ".fp16." in file.name else ""
+        try:
+            with safe_open(file, "np") as tensors:
+                shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+        except (SafetensorError, OSError):
+            return 0
+        counts[variant] = counts.get(variant, 0) + sum(map(math.prod, shapes))
+    return max(counts.values(), default=0)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """Read a JSON object; an empty one if it is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def _variant(folder: Path) -> str | None:
     """Tell whether a folder holds the weights in float16 files of their own."""
     return "fp16" if any(folder.glob("*/*.fp16.safetensors")) else None
-
-
-def duration(seconds: float) -> str:
-    """Say roughly how long something takes."""
-    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:,.0f} {unit}s"
-    return "a minute"

@@ -30,17 +30,22 @@ class ImageStage(Stage):
     """Images of one kind; a unit is a shard.
 
     Among the class-token images, a class whose token is not certified is generated with its plain prompt.
+
+    Args:
+        context: of the run.
+        kind: of images.
+        per_class: images of a class; `generation.per_class` if not given.
     """
 
-    def __init__(self, context: RunContext, kind: ImageKind) -> None:
+    def __init__(self, context: RunContext, kind: ImageKind, per_class: int | None = None) -> None:
         super().__init__(context)
+        self._per_class = per_class or context.config.generation.per_class
         self.name = IMAGE_STAGES[kind]
         self._kind, self._shards = kind, context.shards[kind]
 
     def layout(self, classes: Sequence[ClassInfo]) -> plan.Layout:
-        """Extend the recorded layout to what the configuration asks for of these classes."""
-        settings = self._config.generation
-        return plan.extend(self._shards.layout(), classes, settings.per_class, settings.shard_size)
+        """Extend the recorded layout to what is asked for of these classes."""
+        return plan.extend(self._shards.layout(), classes, self._per_class, self._config.generation.shard_size)
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """Plan the shards that are not there, or not intact."""

@@ -1,7 +1,7 @@
 """The stage of image metrics: every kind of generated image against real ones."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from PIL import Image
 
 from dct_augment import config as configuration
 from dct_augment import files
-from dct_augment.benchmark.arms import ARMS, arm_folder
+from dct_augment.benchmark.arms import ARMS, REAL, arm_folder, measured_kinds
 from dct_augment.classifiers import Classifier, features
 from dct_augment.config import classifier_title
 from dct_augment.downstream.mixing import SyntheticImages
@@ -26,9 +26,9 @@ from dct_augment.metrics.evaluation import Metric, evaluate
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.records import Example, Progress, ProgressCallback, StageName, WorkUnit, ignore_progress
+from dct_augment.wording import counted
 
 _BATCH = 64
-_REAL = "real"  # the test images, measured as if they were generated: what can be reached
 
 Labelled = Iterable[tuple[Image.Image, int]]
 
@@ -43,18 +43,17 @@ class MetricStage(Stage):
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
-        settings = context.config.benchmark
-        arms = [arm for arm in settings.arms if ARMS[arm].images is not None and not ARMS[arm].filtered]
-        # In cross-validation every real image is among those compared with, so none is left to be measured.
-        kinds = arms if settings.protocol == "cross_validation" else [_REAL, *arms]
-        self._kinds = kinds if arms and context.config.metrics.features else []
+        kinds = measured_kinds(context.config.benchmark)
+        self._kinds = kinds if context.config.metrics.features else ()
+        self._real_features: torch.Tensor | None = None
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """Plan the kinds that are not measured with today's settings and images."""
         units = []
         for number, kind in enumerate(self._kinds):
             if self._recorded_rows(kind) is None:
-                units.append(WorkUnit(self.name, number, kind, 1))
+                # A unit is as large as the resamples of its two distances.
+                units.append(WorkUnit(self.name, number, kind, 2 * self._config.metrics.bootstrap_resamples))
         if units:
             try:
                 _ = self._features
@@ -68,20 +67,24 @@ class MetricStage(Stage):
     def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
         """Measure one kind of images."""
         kind, settings = self._kinds[unit.number], self._config.metrics
-        measured = self._measure(self._images(kind))
+        on_progress = _of_kind(kind, on_progress)
+        reference = self._reference(on_progress, unit.size)
+        measured = self._measure(self._images(kind), "image", on_progress, unit.size)
         metrics = evaluate(
-            self._reference,
+            reference,
             measured.features,
             measured.labels,
             k=settings.nearest_neighbours,
             resamples=settings.bootstrap_resamples,
             seed=settings.seed,
+            on_progress=on_progress,
         )
         for name, right in measured.recognised.items():
             metrics[name] = Metric(proportion(sum(right), len(right)))
-        rows = [self._row(kind, name, metric, len(measured.labels)) for name, metric in metrics.items()]
+        counts = {"n_real": len(reference), "n_synthetic": len(measured.labels)}
+        rows = [self._row(kind, name, metric, counts) for name, metric in metrics.items()]
         files.write_text(self._file(kind), json.dumps({"identity": self._identity(kind), "rows": rows}) + "\n")
-        on_progress(Progress(self.name, 1, 1, kind))
+        on_progress(Progress(self.name, unit.size, unit.size, "measured"))
 
     def publish(self) -> None:
         """Write `benchmark/metrics.parquet`: a row per kind and metric."""
@@ -90,7 +93,7 @@ class MetricStage(Stage):
             with files.atomic(self._folder / "metrics.parquet") as partial:
                 pd.DataFrame(rows).to_parquet(partial, index=False)
 
-    def _row(self, kind: str, name: str, metric: Metric, count: int) -> dict[str, Any]:
+    def _row(self, kind: str, name: str, metric: Metric, counts: Mapping[str, int]) -> dict[str, Any]:
         estimate = metric.estimate
         return {
             "kind": kind,
@@ -98,8 +101,7 @@ class MetricStage(Stage):
             "value": estimate.mean,
             "low": estimate.low,
             "high": estimate.high,
-            "n_real": len(self._reference),
-            "n_synthetic": count,
+            **counts,
             "features": self._features[0],
             "warning": metric.warning,
         }
@@ -124,18 +126,20 @@ class MetricStage(Stage):
         classifier.features(torch.zeros(1, 3, 64, 64))
         return f"{name} ({' + '.join(map(classifier_title, members or ()))})", classifier.features
 
-    @cached_property
-    def _reference(self) -> torch.Tensor:
-        """Features (N, D) of the real training and validation images."""
+    def _reference(self, on_progress: ProgressCallback, size: int) -> torch.Tensor:
+        """Take the features (N, D) of the real training and validation images, once; `size` is that of the unit."""
+        if self._real_features is not None:
+            return self._real_features
         dataset, most = self._context.real_images(), self._config.metrics.real_images
         train, val = dataset.examples("train"), dataset.examples("val")
         order = np.random.default_rng(self._config.metrics.seed).permutation(len(train) + len(val))[:most]
         rows = np.sort(order).tolist()  # the examples of these alone are made
         examples = (train[row] if row < len(train) else val[row - len(train)] for row in rows)
-        return self._measure(_opened(examples)).features
+        self._real_features = self._measure(_opened(examples), "real image", on_progress, size).features
+        return self._real_features
 
     def _images(self, kind: str) -> Labelled:
-        if kind == _REAL:
+        if kind == REAL:
             examples = self._context.real_images().examples("test")[: self._config.metrics.real_images]
             return _opened(examples)
         class_indices = {info.index for info in self._context.classes}
@@ -150,8 +154,8 @@ class MetricStage(Stage):
         assert image_kind is not None
         return shard_folder(root, self._config.name, image_kind)
 
-    def _measure(self, images: Labelled) -> "_Measured":
-        """Take the features of images, and let guide and judge classify them."""
+    def _measure(self, images: Labelled, noun: str, on_progress: ProgressCallback, size: int) -> "_Measured":
+        """Take the features of images, and let guide and judge classify them; say how many are done."""
         measured = _Measured()
         for batch in _batches(images):
             pictures = torch.cat([square(picture, self._side) for picture, _ in batch])
@@ -161,6 +165,7 @@ class MetricStage(Stage):
                 if classifier is not None:
                     recognised |= _recognised(role, classifier, self._targets(classifier, labels), pictures)
             measured.add(self._features[1](pictures), labels, recognised)
+            on_progress(Progress(self.name, 0, size, f"{counted(measured.count, noun)} embedded"))
         return measured
 
     def _targets(self, classifier: Classifier, labels: list[int]) -> list[int]:
@@ -171,18 +176,20 @@ class MetricStage(Stage):
     @cached_property
     def _side(self) -> int:
         """Pixels of the square that every image is brought to: those of a generated image."""
-        first = next(kind for kind in self._kinds if kind != _REAL)
+        first = next(kind for kind in self._kinds if kind != REAL)
         return int(SyntheticImages(self._shards(first).path, per_class=1)[0][0].width)
 
     def _recorded_rows(self, kind: str) -> list[dict[str, Any]] | None:
         """Read the metrics of a kind; None unless they were measured with today's settings and images."""
-        path = self._file(kind)
-        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            record = dict(json.loads(self._file(kind).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):  # damaged, or not there
+            return None
         return list(record["rows"]) if record.get("identity") == self._identity(kind) else None
 
     def _identity(self, kind: str) -> str:
         tars: list[str] = []
-        if kind != _REAL:
+        if kind != REAL:
             shards, per_class = self._shards(kind), self._config.metrics.per_class
             tars = [shards.digest(spec) for spec in shards.layout() if spec.first_number < per_class]
         return configuration.fingerprint(self._context.identity("metrics"), kind, tars)
@@ -216,6 +223,19 @@ class _Measured:
     @property
     def labels(self) -> torch.Tensor:
         return torch.tensor(self._labels)
+
+    @property
+    def count(self) -> int:
+        return len(self._labels)
+
+
+def _of_kind(kind: str, on_progress: ProgressCallback) -> ProgressCallback:
+    """Make a callback whose notes begin with the kind of images."""
+
+    def pass_on(progress: Progress) -> None:
+        on_progress(Progress(progress.stage, progress.done, progress.total, f"{kind}: {progress.note}"))
+
+    return pass_on
 
 
 @torch.no_grad()

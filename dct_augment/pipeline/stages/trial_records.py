@@ -18,7 +18,7 @@ from dct_augment.config import Config
 from dct_augment.errors import DctAugmentError
 from dct_augment.generation.shards import ShardFolder, shard_folder
 from dct_augment.records import ImageKind, Trial
-from dct_augment.wording import counted
+from dct_augment.wording import command_of, counted, listed
 
 _PLANNED_BY = {
     "arm": "benchmark.arms",
@@ -37,15 +37,26 @@ class OtherTrials:
     """Recorded trials that the configuration does not have: how many, and what differs.
 
     `differences` are keys of settings, or kinds of images. Of `unknown` trials the settings were not recorded, as
-    older versions did.
+    older versions did. `damaged` are the files of trials that cannot be read.
     """
 
     count: int
     differences: tuple[str, ...]
     unknown: int
+    damaged: tuple[Path, ...] = ()
 
     def remark(self, root: Path) -> str:
-        """Say how many there are, what differs, and how to see them; empty if there are none."""
+        """Say how many there are, what differs, how to see them, and which cannot be read; empty if there are none."""
+        return " ".join(filter(None, [self._others(root), self._damaged(root)]))
+
+    def _damaged(self, root: Path) -> str:
+        if not self.damaged:
+            return ""
+        names = listed(list(map(str, self.damaged)), 3)
+        which = counted(len(self.damaged), "recorded trial")
+        return f"{which} cannot be read: {names}. `{command_of('benchmark', root)}` makes what is damaged again."
+
+    def _others(self, root: Path) -> str:
         if not self.count:
             return ""
         which = ", ".join(self.differences)
@@ -53,7 +64,7 @@ class OtherTrials:
             which += f"{'; ' if which else ''}of {counted(self.unknown, 'trial')} it is not recorded with which"
         made = f"{counted(self.count, 'recorded trial', 'was')} made with other settings or images ({which})."
         if {*self.differences} <= {_REAL_IMAGES, _SYNTHETIC_IMAGES} and not self.unknown:
-            return f"{made} dct-augment benchmark makes them again with the images of today."
+            return f"{made} `{command_of('benchmark', root)}` makes them again with the images of today."
         return f"{made} To see them, give the same --set. {root / 'config.yaml'} has the settings of the last work."
 
 
@@ -110,7 +121,11 @@ class TrialRecords:
 
     def _has_logits(self, plan: TrialPlan, record: Mapping[str, Any]) -> bool:
         """Whether the file of a trial's logits is there, if it has one."""
-        return not isinstance(record["logits"], str) or self._path(plan).with_suffix(".npy").is_file()
+        return self._has_own_logits(self._path(plan), record)
+
+    @staticmethod
+    def _has_own_logits(path: Path, record: Mapping[str, Any]) -> bool:
+        return not isinstance(record["logits"], str) or path.with_suffix(".npy").is_file()
 
     def logits(self, plan: TrialPlan) -> np.ndarray:
         """Read the logits (N, K) of a recorded trial; those of an older version are in its record.
@@ -136,12 +151,14 @@ class TrialRecords:
         planned = {self._path(plan).name: plan for plan in plans}
         differences: set[str] = set()
         count = unknown = 0
+        damaged = []
         for path in sorted(self._folder.glob("*.json")):
             plan = planned.get(path.name)
             if plan is not None and self.read(plan) is not None:
                 continue
             record = _read(path)
-            if record is None:
+            if record is None or not self._has_own_logits(path, record):
+                damaged.append(path)
                 continue
             found = {*_unplanned(record, plans), *self._differences(record)}
             if not found and "settings" in record:
@@ -149,7 +166,7 @@ class TrialRecords:
             count += 1
             unknown += not found
             differences |= found
-        return OtherTrials(count, tuple(sorted(differences)), unknown)
+        return OtherTrials(count, tuple(sorted(differences)), unknown, tuple(damaged))
 
     def _differences(self, record: Mapping[str, Any]) -> Iterator[str]:
         """Yield the settings of a trial that are not those of today."""
