@@ -1,7 +1,7 @@
 """Loads guides and judges: the one door through which stages reach a classifier."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
@@ -52,6 +52,7 @@ def load(
     *,
     few_shot: "FewShotClassifier | Sequence[FewShotClassifier] | None" = None,
     device: str = "cpu",
+    on_remark: Callable[[str], None] | None = None,
 ) -> Classifier:
     """Load a classifier: that of a run, a guide or a judge. Several vote over `classes`.
 
@@ -62,6 +63,7 @@ def load(
             alone needs none.
         few_shot: what `dct_augment.classifiers.few_shot.fit` made of photos, for the few_shot members of its settings.
         device: torch device.
+        on_remark: hears what a user should know: how pictures are prepared for a checkpoint, which does not say it.
 
     Returns:
         The frozen classifier. `predict` takes pictures of any kind: paths, PIL images, arrays. `logits` takes images
@@ -85,9 +87,20 @@ def load(
         members = _MEMBERS.validate_python(members)
     made = () if few_shot is None else few_shot if isinstance(few_shot, Sequence) else (few_shot,)
     loaded = [_load(member, classes, made, device) for member in members]
+    for member, classifier in zip(members, loaded, strict=True):
+        if on_remark and isinstance(member, ClassifierConfig) and member.checkpoint:
+            on_remark(_preparation(member, classifier))
     if len(loaded) == 1:
         return loaded[0]
     return EnsembleClassifier(loaded, [member.weight for member in members], classes)
+
+
+def _preparation(member: ClassifierConfig, classifier: Classifier) -> str:
+    """Say how pictures are prepared for a checkpoint, and whether its user has said so."""
+    assert isinstance(classifier, SingleClassifier)
+    unset = [key for key in ("input_size", "mean", "std", "interpolation") if getattr(member, key) is None]
+    advice = f"; as timm has it for the architecture, set what differs: {', '.join(unset)}" if unset else ""
+    return f"{member.name} of {member.checkpoint}: {classifier.preprocess.in_words}{advice}"
 
 
 def _load(
@@ -129,7 +142,7 @@ def _pretrained(member: ClassifierConfig, device: str) -> SingleClassifier:
 
 def _refuse_unused(member: ClassifierConfig, library: str, *, is_local: bool) -> None:
     """Raise ModelError for a setting that has no effect on the classifier."""
-    settings = {
+    settings: dict[str, object] = {
         "revision": member.revision,
         "checkpoint": member.checkpoint,
         "pooling": member.pooling if member.pooling != "model" else None,
@@ -138,6 +151,12 @@ def _refuse_unused(member: ClassifierConfig, library: str, *, is_local: bool) ->
         if value is not None and key not in _SETTINGS[library]:
             raise ModelError(
                 f"classifier {member.name!r}: {key}: {value} has no effect on a classifier of {library}; remove it"
+            )
+    for key in ("input_size", "mean", "std", "interpolation"):
+        if getattr(member, key) is not None and not member.checkpoint:
+            raise ModelError(
+                f"classifier {member.name!r}: {key} has no effect on a classifier that carries its preprocessing; "
+                "remove it. It is for a checkpoint"
             )
     if member.revision and (is_local or member.checkpoint):
         raise ModelError(

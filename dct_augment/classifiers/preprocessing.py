@@ -40,6 +40,14 @@ class Preprocess:
         """Resize the full image to a square, bicubic."""
         return cls(mean, std, resize=(size, size))
 
+    @property
+    def in_words(self) -> str:
+        """Say what is done, in a line."""
+        height, width = self.crop or self.resize or ("any", "any")
+        first = f"shorter side to {self.shortest}" if self.shortest else f"to {self.resize}" if self.resize else "no"
+        mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (self.mean, self.std))
+        return f"input {height} x {width} pixels (resized: {first}, {self.interpolation}), mean {mean}, std {std}"
+
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Turn images (B, 3, H, W) in [-1, 1] into the model's input (B, 3, h, w)."""
         pixels = (images.clamp(-1, 1) + 1) / 2

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,28 @@ def _from_checkpoint(member: ClassifierConfig) -> nn.Module:
     weight = state.get(f"{head}.weight")
     if weight is None:
         raise ModelError(f"classifier {member.name!r}: checkpoint {str(path)!r} has no classifier ({head}.weight)")
-    model = timm.create_model(member.name, num_classes=len(weight))
+    model: Any = _architecture(member, len(weight))
     model.load_state_dict(state)
-    return model
+    model.pretrained_cfg = {**model.pretrained_cfg, **_prepared_as(member)}
+    loaded: nn.Module = model
+    return loaded
+
+
+def _architecture(member: ClassifierConfig, outputs: int) -> Any:
+    """Create the architecture; one that must be made for the size of its input, for that."""
+    if member.input_size is not None:
+        with suppress(TypeError):  # a convolutional network takes any size, and no such argument
+            return timm.create_model(member.name, num_classes=outputs, img_size=member.input_size)
+    return timm.create_model(member.name, num_classes=outputs)
+
+
+def _prepared_as(member: ClassifierConfig) -> dict[str, Any]:
+    """Return what the user says of the preprocessing of a checkpoint, as timm names it."""
+    given = {"mean": member.mean, "std": member.std, "interpolation": member.interpolation}
+    data: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if member.input_size is not None:
+        data |= {"input_size": (3, member.input_size, member.input_size)}
+    return data
 
 
 def _state_dict(path: Path, name: str) -> Mapping[str, torch.Tensor]:

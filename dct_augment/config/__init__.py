@@ -16,6 +16,7 @@ from dct_augment.config.classifiers import (
     FewShotClassifierConfig,
     ZeroShotClassifierConfig,
     classifier_title,
+    what_it_saw,
 )
 from dct_augment.config.datasets import (
     AircraftDataset,
@@ -133,4 +134,5 @@ __all__ = [
     "seed_from",
     "upgrade_token_identity",
     "validate",
+    "what_it_saw",
 ]

@@ -1,6 +1,6 @@
 """The settings of a guide or judge: a pretrained classifier, one made of a few photos, or one made of class names."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,6 +8,12 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from dct_augment.config.base import PositiveInt, Section, UserPath, WrittenPath
 from dct_augment.prompts import CLASS_FIELD
+
+Colour = tuple[float, float, float]
+PositiveColour = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+Saw = Literal["these_photos", "this_training_set", "unknown"]
+"""Which pictures a classifier has learned from."""
 
 
 def _text_or_path(value: Any) -> Any:
@@ -38,6 +44,23 @@ class ClassifierConfig(Section):
     )
     match: Annotated[Literal["name", "index"] | WrittenPath, BeforeValidator(_text_or_path)] = Field(
         "name", description="how classes find their label: by name, by index, or a YAML file `class: label`"
+    )
+    input_size: PositiveInt | None = Field(
+        None, description="of a checkpoint: side of its input, in pixels; as timm has it for the architecture if unset"
+    )
+    mean: Colour | None = Field(
+        None, description="of a checkpoint: mean of red, green and blue, 0 to 1; the architecture's if unset"
+    )
+    std: PositiveColour | None = Field(
+        None, description="of a checkpoint: deviation of red, green and blue; the architecture's if unset"
+    )
+    interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos"] | None = Field(
+        None, description="of a checkpoint: how pictures are resized; the architecture's if unset"
+    )
+    saw: Saw | None = Field(
+        None,
+        description="what it has learned from, for the report alone: `these_photos` of the run, `this_training_set` "
+        "(all of it), or `unknown`; if unset, Pocket's have seen this_training_set, and of others it is unknown",
     )
     weight: Annotated[float, Field(gt=0)] = Field(1.0, description="in an ensemble")
 
@@ -103,6 +126,21 @@ def classifier_title(member: AnyClassifierConfig) -> str:
     if isinstance(member, ZeroShotClassifierConfig):
         return f"{member.name} on {member.model}"
     return member.name
+
+
+def what_it_saw(members: Iterable[AnyClassifierConfig]) -> Saw:
+    """Tell which pictures a guide or judge has learned from: of its members, the one that has seen most."""
+    seen = {_seen_by(member) for member in members}
+    order: tuple[Saw, ...] = ("this_training_set", "unknown", "these_photos")
+    return next(saw for saw in order if saw in seen)
+
+
+def _seen_by(member: AnyClassifierConfig) -> Saw:
+    if isinstance(member, FewShotClassifierConfig):
+        return "these_photos"
+    if isinstance(member, ZeroShotClassifierConfig):
+        return "unknown"
+    return member.saw or ("this_training_set" if member.name.startswith("pocket/") else "unknown")
 
 
 _MADE_HERE = ("few_shot", "zero_shot")

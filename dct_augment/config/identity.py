@@ -116,6 +116,13 @@ PRESENTATION = frozenset({"name", "output", "report", "on_class_failure"})
 """Settings that change where results lie and how they are shown."""
 
 
+TOLD_OF_CLASSIFIERS = frozenset({"saw"})
+"""Settings of a guide or judge that the report tells, and that change nothing else."""
+
+PREPROCESSING = ("input_size", "mean", "std", "interpolation")
+"""Settings of a guide or judge that decide results where they are set."""
+
+
 def identity(settings: Mapping[str, Any], schema: int, part: Part) -> dict[str, Any]:
     """Return the settings that decide a part's result, nested as the configuration is.
 
@@ -136,7 +143,19 @@ def identity(settings: Mapping[str, Any], schema: int, part: Part) -> dict[str, 
         _copy(settings, decided, path.split("."))
     for path in SPEED_ONLY | RECORDED_WITH_EACH_RESULT:
         _remove(decided, path.split("."))
+    for role in ("guide", "judge"):
+        if decided.get(role):
+            decided[role] = [_deciding(member) for member in decided[role]]
     return decided
+
+
+def _deciding(member: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a classifier that decide what is made.
+
+    Those of its preprocessing are younger than the first runs, whose identities are without them.
+    """
+    unset = {key for key in PREPROCESSING if member.get(key) is None}
+    return {key: value for key, value in member.items() if key not in unset | TOLD_OF_CLASSIFIERS}
 
 
 def comparable(identity: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:

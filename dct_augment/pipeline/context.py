@@ -12,7 +12,7 @@ from dct_augment import config as configuration
 from dct_augment.benchmark.arms import ARMS
 from dct_augment.benchmark.draws import Draws
 from dct_augment.classifiers import Classifier
-from dct_augment.config import AnyClassifierConfig, Config, DatasetOnDisk, classifier_title
+from dct_augment.config import AnyClassifierConfig, Config, DatasetOnDisk, classifier_title, what_it_saw
 from dct_augment.config.identity import Part
 from dct_augment.datasets import Overview
 from dct_augment.datasets.splits import index_hash
@@ -27,6 +27,9 @@ from dct_augment.pipeline.weights import WeightHashes
 from dct_augment.records import Dataset, Example, Progress, ProgressCallback, ignore_progress
 from dct_augment.tokens.files import TokenFolder
 from dct_augment.wording import counted
+
+_MUCH_WORSE = 0.8
+"""A share of the accuracy of the other classifier; one that reaches less is warned of."""
 
 
 class RunContext:
@@ -189,9 +192,22 @@ class RunContext:
     def tokens_know_draws_alone(self) -> bool:
         """Whether the tokens of the run know no other photos than each draw: all of them, by a guide that they made."""
         settings = self.config.benchmark
-        if settings.protocol != "holdout" or not self.has_few_shot_guide or len(self.config.guide) > 1:
+        if settings.protocol != "holdout" or what_it_saw(self.config.guide) != "these_photos":
             return False
         return settings.shot_count >= datasets.most_images(self.real_images())
+
+    @property
+    def guide_saw(self) -> str:
+        """What the run's guide has seen, as the report tells it.
+
+        `draw`: the photos of each draw alone; `all_photos` of the run; `this_training_set`; `web`: pictures with their
+        captions; `unknown`.
+        """
+        saw = what_it_saw(self.config.guide)
+        if saw == "these_photos":
+            return "draw" if self.tokens_know_draws_alone else "all_photos"
+        unknown = [member for member in self.config.guide if what_it_saw([member]) == "unknown"]
+        return "web" if saw == "unknown" and all(member.name == "zero_shot" for member in unknown) else saw
 
     def use_guide(self, guide: Classifier) -> None:
         """Take a classifier as guide, however weak: it was trained on a few images of these classes."""
@@ -234,12 +250,14 @@ class RunContext:
 
     def _classifier(self, members: tuple[AnyClassifierConfig, ...], role: str) -> Classifier:
         """Load a guide or judge, and check it on real images, once per run folder and setting."""
-        loaded = classifiers.load(members, self.dataset.classes, device=self.device)
-        path = self.config.root / "checks" / f"{role}.json"
-        names = [info.name for info in self.dataset.classes]
-        fingerprint = configuration.fingerprint(self.identity("metrics")[role], names)
+        loaded = classifiers.load(
+            members,
+            self.dataset.classes,
+            device=self.device,
+            on_remark=lambda remark: self.progress(Progress(role, 0, 0, remark)),
+        )
+        path, fingerprint, name = self._check_file(role), self._check_fingerprint(role), _named(role, members)
         if _read_json(path).get("fingerprint") != fingerprint:
-            name = f"{role} {' + '.join(map(classifier_title, members))!r}"
             examples = itertools.chain(self.dataset.examples("val"), self.dataset.examples("train"))
             by_words = all(member.name == "zero_shot" for member in members)
             hint = classifiers.FROM_WORDS if by_words else classifiers.FROM_LABELS
@@ -247,7 +265,37 @@ class RunContext:
             if accuracy is not None:
                 self.progress(Progress(role, 0, 0, f"{name} recognises {accuracy:.0%} of some real images"))
             files.write_text(path, json.dumps({"fingerprint": fingerprint, "accuracy": accuracy}, indent=1) + "\n")
+        self._compare_accuracies()
         return loaded
+
+    def _check_file(self, role: str) -> Path:
+        return self.config.root / "checks" / f"{role}.json"
+
+    def _check_fingerprint(self, role: str) -> str:
+        names = [info.name for info in self.dataset.classes]
+        return configuration.fingerprint(self.identity("metrics")[role], names)
+
+    def _compare_accuracies(self) -> None:
+        """Warn of a guide or judge that is much worse on real images than the other one, once both are measured."""
+        accuracies = {}
+        for role, members in (("guide", self.config.guide), ("judge", self.config.judge)):
+            check = _read_json(self._check_file(role)) if members else {}
+            if check.get("accuracy") is None or check["fingerprint"] != self._check_fingerprint(role):
+                return
+            accuracies[role] = float(check["accuracy"])
+        worse, better = sorted(accuracies, key=accuracies.__getitem__)
+        if accuracies[worse] >= _MUCH_WORSE * accuracies[better]:
+            return
+        self.progress(
+            Progress(
+                worse,
+                0,
+                0,
+                f"warning: the {worse} recognises {accuracies[worse]:.0%} of some real images, the {better} "
+                f"{accuracies[better]:.0%}. The likely cause is its preprocessing: is it that of its training? (of a "
+                "checkpoint: input_size, mean, std, interpolation)",
+            )
+        )
 
     @property
     def base_model(self) -> dict[str, Any]:
@@ -296,6 +344,10 @@ class RunContext:
             for group in self.data.groups
         ]
         return Draws(images, self.config.benchmark, [keys for keys in copies if len(keys) > 1])
+
+
+def _named(role: str, members: Sequence[AnyClassifierConfig]) -> str:
+    return f"{role} {' + '.join(map(classifier_title, members))!r}"
 
 
 def _slugs(overview: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from dct_augment import datasets, pocket
+from dct_augment.classifiers import shapes
 from dct_augment.classifiers.names import refuse_backbone, resolve, resolve_zero_shot
 from dct_augment.config import (
     ClassifierConfig,
@@ -83,21 +84,21 @@ def examine(config: Config) -> Iterator[Finding]:
     """Examine everything that a run with this configuration needs."""
     yield _packages()
     yield _machine(config)
+    dataset_finding, dataset, class_count, with_protocol = _dataset(config)
+    classes = () if dataset is None else dataset.classes
     yield _text_to_image(config)
     for role, members in (("guide", config.guide), ("judge", config.judge or ())):
         for member in members:
             if isinstance(member, ZeroShotClassifierConfig):
                 yield from _zero_shot(role, member, config)
             else:
-                yield _guide(role, member)
+                yield _guide(role, member, classes)
     if config.downstream.pretrained:
         for name in config.downstream.models:
             yield _classifier("low-resource classifier", ClassifierConfig(name=name))
     if config.metrics.features not in (None, "auto", "judge", "guide"):
         yield _features(str(config.metrics.features), config.metrics.inception_weights)
-    finding, dataset, class_count, with_protocol = _dataset(config)
-    yield finding
-    classes = () if dataset is None else dataset.classes
+    yield dataset_finding
     yield _prompts(config, classes)
     yield from _zero_shot_prompts(config, classes)
     work = None if class_count is None else count(with_protocol, class_count, _machine_of(config))
@@ -218,8 +219,8 @@ def _has_weights(folder: Path, variant: str | None) -> bool:
     return any(file.name.endswith(ending) for file in folder.iterdir())
 
 
-def _guide(role: str, member: ClassifierConfig | FewShotClassifierConfig) -> Finding:
-    """Examine a guide or judge; of one that is made of photos, its backbone."""
+def _guide(role: str, member: ClassifierConfig | FewShotClassifierConfig, classes: Sequence[ClassInfo]) -> Finding:
+    """Examine a guide or judge: files, labels, input; of one that is made of photos, its backbone."""
     if isinstance(member, FewShotClassifierConfig):
         backbone = ClassifierConfig(name=member.backbone, library="timm", revision=member.revision)
         finding = _classifier(role, backbone)
@@ -228,7 +229,20 @@ def _guide(role: str, member: ClassifierConfig | FewShotClassifierConfig) -> Fin
         refuse_backbone(resolve(member.name, member.library))
     except ModelError as error:
         return Finding(role, "missing", str(error), "correct the name")
-    return _classifier(role, member)
+    finding = _classifier(role, member)
+    return finding if finding.state != "ok" else _with_shape(finding, member, classes)
+
+
+def _with_shape(finding: Finding, member: ClassifierConfig, classes: Sequence[ClassInfo]) -> Finding:
+    """Add labels and size of the input of a classifier, if its files tell them; check that each class has a label."""
+    try:
+        shape = shapes.shape_of(member, resolve(member.name, member.library))
+        shape.check(classes, member.match)
+    except ModelError as error:
+        fix = "give labels: FILE or match: FILE, or another classifier"
+        return replace(finding, state="missing", detail=f"{member.name}: {error}", fix=fix)
+    more = f"; {shape.in_words}" if shape.in_words else ""
+    return replace(finding, detail=finding.detail + more)
 
 
 def _classifier(role: str, member: ClassifierConfig) -> Finding:

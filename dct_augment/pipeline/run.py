@@ -266,7 +266,7 @@ class Run(RunContext):
                 environment=self._environment(),
                 tokens=self.tokens.index(),
                 shards=self.shards,
-                benchmark={**comparisons, "class_token_knows_more": not self.tokens_know_draws_alone},
+                benchmark={**comparisons, "guide_saw": self.guide_saw},
                 metrics=self._metrics(),
                 filtered=trials.filtered,
                 real_images=self._real_image_section(),

@@ -61,7 +61,7 @@ ARM_STYLES: Mapping[str, ArmStyle] = {
         color="#3b82c4",
         marker="o",
         glyph="●",
-        learns="the same, and images generated with class tokens, whose guide was trained on the whole training set",
+        learns="the same, and images generated with class tokens of the run, whose guide is told below",
     ),
     "class_token_few_shot_guide": ArmStyle(
         title="few-shot-guide tokens",

@@ -150,12 +150,35 @@ def test_page_says_what_the_few_shot_guide_means(tmp_path: Path) -> None:
 
 def test_page_calls_nothing_distillation_where_the_guide_knows_the_draws_alone(tmp_path: Path) -> None:
     shards = shard_folders(tmp_path / "none", "try")
-    _, text = make(tmp_path, shards, pd.DataFrame(), full(), class_token_knows_more=False)
+    _, text = make(tmp_path, shards, pd.DataFrame(), full(), guide_saw="draw")
     words = Page(text).text
     assert "is made of the few photos that every seed has, and of no other" in words
     assert "distillation" not in words
     assert "Upper line" not in words
     assert "Against strong augmentation" in words
+
+
+@pytest.mark.parametrize(
+    ("saw", "said", "title"),
+    [
+        (
+            "unknown",
+            "It is not known what the guide of the",
+            "With a guide that may have seen more than the few images:",
+        ),
+        ("web", "has learned from pictures of the web", "With a guide that has seen pictures of the web:"),
+        ("all_photos", "was trained on all training photos of the run", "Upper line"),
+    ],
+)
+def test_page_says_of_the_guide_what_it_has_seen(tmp_path: Path, saw: str, said: str, title: str) -> None:
+    shards = shard_folders(tmp_path / "none", "try")
+    _, text = make(tmp_path, shards, pd.DataFrame(), full(), guide_saw=saw)
+    words = Page(text).text
+    assert said in words
+    assert title in words
+    assert "whole training set" not in words
+    for of_more in ("distillation", "pper line"):
+        assert (of_more in words) == (saw == "all_photos")
 
 
 @pytest.mark.parametrize(

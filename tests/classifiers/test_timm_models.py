@@ -122,6 +122,35 @@ def test_a_timm_architecture_takes_its_weights_from_a_checkpoint(tmp_path, suffi
             classifiers.load([ClassifierConfig(name="test_resnet", checkpoint=broken)])
 
 
+def test_a_checkpoint_is_prepared_for_as_its_user_says(tmp_path):
+    weights = tmp_path / "weights.pth"
+    torch.save(timm.create_model("test_resnet", num_classes=4).state_dict(), weights)
+    own = ClassifierConfig(name="test_resnet", checkpoint=weights, match="index")
+    given = {"input_size": 48, "mean": MEAN, "std": STD, "interpolation": "bilinear"}
+    said = ClassifierConfig(name="test_resnet", checkpoint=weights, match="index", **given)
+    remarks: list[str] = []
+    preprocess = classifiers.load([said], on_remark=remarks.append).preprocess
+    assert (preprocess.crop, tuple(preprocess.mean), tuple(preprocess.std)) == ((48, 48), MEAN, STD)
+    assert preprocess.interpolation == "bilinear"
+    classifiers.load([own], on_remark=remarks.append)
+    assert "input 48 x 48 pixels" in remarks[0]
+    assert remarks[0].endswith("bilinear), mean 0.4 0.5 0.6, std 0.2 0.25 0.3")
+    assert remarks[1].endswith("set what differs: input_size, mean, std, interpolation")
+
+
+def test_a_vision_transformer_of_a_checkpoint_is_made_for_the_size_of_its_input(tmp_path):
+    weights = tmp_path / "vit.pth"
+    torch.save(timm.create_model("test_vit", num_classes=4, img_size=64).state_dict(), weights)
+    guide = classifiers.load([ClassifierConfig(name="test_vit", checkpoint=weights, match="index", input_size=64)])
+    assert guide.logits(torch.zeros(1, 3, 30, 30)).shape == (1, 4)
+
+
+def test_preprocessing_is_refused_where_the_classifier_carries_its_own():
+    folder = tiny.classifier_folder("test_resnet", LABELS, 32)
+    with pytest.raises(ModelError, match="input_size has no effect on a classifier that carries its preprocessing"):
+        classifiers.load([ClassifierConfig(name=f"local-dir:{folder}", input_size=48)])
+
+
 def test_an_unknown_timm_architecture_is_refused_by_name():
     with pytest.raises(ModelError, match="'no_such_net_at_all' cannot be loaded"):
         classifiers.load("no_such_net_at_all")

@@ -735,3 +735,14 @@ def test_a_path_that_decides_results_by_its_text_stays_as_it_is_written() -> Non
 def test_a_file_that_cannot_be_read_is_told_in_words(file: str) -> None:
     (problem,) = problems(file)
     assert problem == "it cannot be read: Input/output error; give a YAML file"
+
+
+def test_what_a_guide_has_seen_changes_nothing_that_is_made() -> None:
+    member = {"name": "resnet50", "checkpoint": "best.pth"}
+    silent, said = (changed(guide=member | more) for more in ({}, {"saw": "these_photos"}))
+    prepared = changed(guide=member | {"mean": [0.5, 0.5, 0.5]})
+    for part in get_args(Part):
+        assert silent.identity(part) == said.identity(part)
+    assert "mean" not in silent.identity("tokens")["guide"][0]  # that of runs of earlier versions
+    assert prepared.identity("tokens")["guide"][0]["mean"] == [0.5, 0.5, 0.5]
+    assert prepared.identity("tokens") != silent.identity("tokens")

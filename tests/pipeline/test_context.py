@@ -1,12 +1,14 @@
 """What a run knows of its own models and draws, before any work."""
 
+import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from dct_augment import config
+from dct_augment import config, pocket
 from dct_augment.pipeline.context import RunContext
+from dct_augment.records import Progress
 
 
 @pytest.fixture
@@ -43,3 +45,51 @@ def test_tokens_know_the_photos_of_a_draw_alone_where_each_draw_has_all(
     )
     context = RunContext(config.load("pocket", [*few, *changes], output=tmp_path / "run"))
     assert context.tokens_know_draws_alone == draws_alone
+
+
+@pytest.mark.parametrize(
+    ("guide", "saw"),
+    [
+        ("pocket/birds-guide", "this_training_set"),
+        ("resnet50", "unknown"),
+        ("{name: resnet50, saw: this_training_set}", "this_training_set"),
+        ("{name: resnet50, saw: these_photos}", "draw"),
+        ("{name: few_shot, backbone: pocket/backbone}", "draw"),
+        ("{name: zero_shot}", "web"),
+        ("[{name: zero_shot}, {name: resnet50}]", "unknown"),
+        ("[{name: few_shot, backbone: pocket/backbone}, {name: zero_shot}]", "web"),
+        ("[{name: resnet50}, {name: pocket/birds-guide}]", "this_training_set"),
+    ],
+)
+def test_a_run_knows_what_its_guide_has_seen(photos: Path, tmp_path: Path, guide: str, saw: str) -> None:
+    given = [f"dataset={{name: folder, path: {photos}, val: 0}}", f"guide={guide}", "benchmark.shots=4"]
+    assert RunContext(config.load("pocket", given, output=tmp_path / "run")).guide_saw == saw
+    if saw == "draw":
+        fewer = config.load("pocket", [*given, "benchmark.shots=3"], output=tmp_path / "run")
+        assert RunContext(fewer).guide_saw == "all_photos"
+
+
+def test_a_guide_much_worse_than_the_judge_is_warned_of(tmp_path: Path) -> None:
+    """A checkpoint of the Pocket guide, told to have another mean, recognises fewer birds."""
+    folder = pocket.path("birds-guide")
+    settings = json.loads((folder / "config.json").read_text())
+    (tmp_path / "labels.json").write_text(json.dumps(settings["label_names"]))
+    guide = {
+        "name": settings["architecture"],
+        "checkpoint": str(folder / "model.safetensors"),
+        "labels": str(tmp_path / "labels.json"),
+        "input_size": settings["pretrained_cfg"]["input_size"][-1],
+    }
+    heard: list[Progress] = []
+    for mean, warned in (([0.7, 0.7, 0.7], True), (settings["pretrained_cfg"]["mean"], False)):
+        member = guide | {"mean": mean, "std": settings["pretrained_cfg"]["std"]}
+        given = config.load("pocket", [f"guide={json.dumps(member)}"], output=tmp_path / str(warned))
+        context = RunContext(given, heard.append)
+        heard.clear()
+        assert context.judge is not None
+        assert [progress.note for progress in heard if "warning" in progress.note] == []  # nothing to compare with yet
+        _ = context.guide
+        notes = [progress.note for progress in heard if progress.stage == "guide"]
+        assert f"mean {mean[0]:.3g}" in notes[0]
+        assert [note for note in notes if note.startswith("warning: the guide recognises ")] == notes[2:]
+        assert (len(notes) == 3) == warned

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from dct_augment import config
+from dct_augment import config, datasets, pocket
 from dct_augment.pipeline.cost import count
 from dct_augment.pipeline.doctor import Finding, examine
 from dct_augment.pipeline.first_config import models
@@ -49,6 +49,18 @@ def test_the_doctor_counts_the_tokens_of_every_fold_and_says_what_is_cheaper(tmp
     assert work.detail.startswith("10 class tokens, 44 images, 16 trainings of the classifier; about ")
     assert "cross-validation: 4 sets of class tokens for the folds, and one of all photos. Cheaper: --set" in work.fix
     assert "cross-validation" not in examined()["work"].fix
+
+
+def test_the_doctor_checks_labels_without_loading_weights(tmp_path: Path) -> None:
+    folder = tiny.classifier_folder("test_resnet", ("a", "crane"), 32)
+    guide = examined(f"guide.name=local-dir:{folder}")["guide"]
+    assert (guide.state, "no single label for 15 of 16 classes" in guide.detail) == ("missing", True)
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    guide = examined(f"guide={{name: 'local-dir:{folder}', labels: {tmp_path / 'names.txt'}}}")["guide"]
+    assert (guide.state, "names 3 labels, but the classifier has 2 outputs" in guide.detail) == ("missing", True)
+    findings = examined("guide.name=pocket/digits-guide")
+    assert (findings["guide"].state, findings["judge"].state) == ("missing", "ok")
+    assert findings["judge"].detail == "pocket/birds-judge, shipped; 20 labels, input 64 pixels"
 
 
 def test_the_doctor_reads_the_size_of_a_model_from_its_files() -> None:
@@ -110,8 +122,10 @@ def test_the_doctor_tells_a_complete_text_to_image_model_from_one_that_lacks_a_p
 
 
 def test_the_doctor_names_classifiers_that_cannot_be_found(tmp_path: Path) -> None:
-    folder = tiny.classifier_folder("test_resnet", ("a", "b"), 32)
-    assert examined(f"guide.name=local-dir:{folder}")["guide"].state == "ok"
+    names = [info.name for info in datasets.load("pocket").classes]
+    folder = tiny.classifier_folder("test_resnet", tuple(names), 32)
+    guide = examined(f"guide.name=local-dir:{folder}")["guide"]
+    assert (guide.state, guide.detail) == ("ok", f"local-dir:{folder}, a folder; 16 labels, input 32 pixels")
     for name in ("local-dir:/none", "./none", "pocket/none", "resnet50.a1_in1k", "some/classifier"):
         guide = examined(f"guide.name={name}")["guide"]
         assert (guide.state, bool(guide.fix), name in guide.detail) == ("missing", True, True)
@@ -256,8 +270,9 @@ def test_a_damaged_file_of_a_text_to_image_model_is_one_finding(tmp_path: Path, 
 
 def test_the_doctor_finds_files_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("names.txt", "match.yaml"):
-        (tmp_path / name).write_text("crane: crane")
+    labels = json.loads((pocket.path("birds-guide") / "config.json").read_text())["label_names"]
+    (tmp_path / "names.txt").write_text("\n".join(labels))
+    (tmp_path / "match.yaml").write_text("crane: crane")
     assert examined("guide.labels=~/names.txt", "guide.match=~/match.yaml")["guide"].state == "ok"
     assert "gone.yaml does not exist" in examined("guide.match=~/gone.yaml")["guide"].detail
 

@@ -165,7 +165,7 @@ def make(root: Path, shards: Shards, tokens: pd.DataFrame, trials: pd.DataFrame,
     arguments |= changes
     settings_, titles_ = arguments["config"].benchmark, class_titles(arguments["classes"])
     benchmark = summarize_trials(trials, titles_, settings_.shots, settings_.per_class)
-    benchmark["class_token_knows_more"] = arguments.pop("class_token_knows_more", True)
+    benchmark["guide_saw"] = arguments.pop("guide_saw", "this_training_set")
     path = write_report(root, **arguments, tokens=tokens, shards=shards, benchmark=benchmark)
     assert path == root / "report" / "index.html"
     text = (root / "report" / "summary.json").read_text(encoding="utf-8")
