@@ -219,7 +219,8 @@ def ours(bench: Bench, trainer: ClassTokenTrainer, settings: Config) -> Snapshot
     certificate *= sampler(bench.backend, settings).evaluations_per_step
     for trained in trainer.train(bench.classes, checkpoint=record):
         slug = trained.info.slug
-        found[slug].append(Snapshot(trained.evaluations - certificate, spent[slug], trained.vector))
+        training = trained.evaluations - (certificate if trained.certificate else 0)
+        found[slug].append(Snapshot(training, spent[slug], trained.vector))
     return found
 
 
@@ -300,7 +301,8 @@ def variants(bench: Bench) -> Iterator[tuple[str, Variant | Paper]]:
 
 def load(name: str, overrides: Sequence[str], classes: Sequence[str] | None, images: int) -> Bench:
     """The models and classes of a configuration, with a tiny decoder at hand."""
-    settings = config.load(name, overrides, classes=classes)
+    # Every class is trained, and every certificate costs the same.
+    settings = config.load(name, ["tokens.plain_first=false", "tokens.certificate_looks=1", *overrides], classes=classes)
     dataset = datasets.load(settings.dataset)
     backend = diffusion.load(**settings.model.model_dump() | {"tiny_decoder": settings.model.tiny_decoder or "pocket"})
     guide, judge = (

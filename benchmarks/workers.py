@@ -29,7 +29,8 @@ def config(folder: Path, workers: int, *, updates: int, classes: list[str] | Non
     if warm:  # as many units as there are workers: each loads its models
         settings += ["tokens.classes_per_work_unit=1", "tokens.max_updates=1"]
     else:
-        settings += ["tokens.classes_per_work_unit=2", f"tokens.max_updates={updates}", "tokens.target_accuracy=1.0"]
+        settings += ["tokens.classes_per_work_unit=2", f"tokens.max_updates={updates}", "tokens.plain_first=false"]
+        settings += ["tokens.target_accuracy=1.0", "tokens.certificate_looks=1"]
         settings += ["tokens.target_probability=1.0"]
     chosen = ["crane", "kiwi"][:workers] if warm else classes
     return configuration.load("pocket", settings, output=folder, classes=chosen)

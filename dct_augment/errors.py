@@ -44,11 +44,11 @@ class BusyRunError(InputError):
 
 
 class TokenTrainingError(DctAugmentError):
-    """No usable class token could be trained."""
+    """The training of every class token failed."""
 
 
 class UntrainedClassesError(TokenTrainingError):
-    """No usable class token could be trained for some classes; all else is done."""
+    """The training of the tokens of some classes failed; all else is done."""
 
 
 class ShardError(DctAugmentError):

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95 % interval."""
+    """A mean and its interval, of 95 % unless said otherwise."""
 
     mean: float
     low: float
@@ -70,13 +70,13 @@ def mean_of_folds(values: Sequence[float], folds: int, within: tuple[float, floa
 
 
 @lru_cache(4096)  # a test comes with each interval, a millisecond; a report asks for thousands, most of them equal
-def proportion(right: int, count: int) -> Estimate:
-    """Return a share of successes with Wilson's interval (in [0, 1] for any count)."""
+def proportion(right: int, count: int, level: float = 0.95) -> Estimate:
+    """Return a share of successes with Wilson's interval of this level (in [0, 1] for any count)."""
     if count == 0:
         return Estimate(math.nan, 0.0, 1.0, 0)
     from scipy.stats import binomtest
 
-    share, interval = right / count, binomtest(right, count).proportion_ci(0.95, method="wilson")
+    share, interval = right / count, binomtest(right, count).proportion_ci(level, method="wilson")
     low, high = float(interval.low), float(interval.high)
     return Estimate(share, min(low, share), max(high, share), count)  # rounding must not leave the share outside
 
@@ -88,7 +88,7 @@ def wider(estimate: Estimate, other: Estimate) -> Estimate:
     return Estimate(estimate.mean, min(other.low, estimate.mean), max(other.high, estimate.mean), estimate.count)
 
 
-def paired_gain(both: int, first: int, second: int, neither: int) -> Estimate:
+def paired_gain(both: int, first: int, second: int, neither: int, level: float = 0.95) -> Estimate:
     """Return the difference of two shares of the same n cases, first minus second, with Newcombe's interval.
 
     The counts are of cases that both, only the first, only the second, or neither got right. Newcombe 1998
@@ -98,7 +98,7 @@ def paired_gain(both: int, first: int, second: int, neither: int) -> Estimate:
     count = both + first + second + neither
     if count == 0:
         return Estimate(math.nan, -1.0, 1.0, 0)
-    share_1, share_2 = proportion(both + first, count), proportion(both + second, count)
+    share_1, share_2 = proportion(both + first, count, level), proportion(both + second, count, level)
     correlation = _paired_correlation(both, first, second, neither)
 
     def reach(a: float, b: float) -> float:

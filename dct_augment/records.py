@@ -83,13 +83,14 @@ class Split:
 
 
 class StopReason(StrEnum):
-    """Why the training of a class token ended."""
+    """Why the training of a class token ended, or did not begin."""
 
     TARGET = "target reached"
     PATIENCE = "no more progress"
     UPDATES = "all updates done"
     NON_FINITE = "loss not finite"
-    NO_EFFECT = "no effect"
+    PLAIN_IS_ENOUGH = "plain prompt is enough"
+    REFUSED = "the few-shot guide is no better than chance for this class"
 
 
 class Verdict(StrEnum):

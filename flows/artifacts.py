@@ -132,7 +132,7 @@ def _summary(run: Run, page: Path) -> str:
         lines += [line, ""]
     lines += ["| what | mean | 95 % interval |", "|---|---|---|"]
     lines += [f"| {title} | {mean:.1%} | {interval} |" for title, mean, interval in headlines(run.config.root)]
-    failed = run.failed
-    if failed:
-        lines += ["", "No token for: " + ", ".join(f"{name} ({reason})" for name, reason in failed.items())]
+    without = run.without_token
+    if without:
+        lines += ["", "No token for: " + ", ".join(f"{name} ({reason})" for name, reason in without.items())]
     return "\n".join(lines)

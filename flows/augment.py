@@ -55,7 +55,7 @@ def augment(
 
     Raises:
         InputError: a parameter or setting cannot be used.
-        TokenTrainingError: some classes got no token, and `on_class_failure` is not `skip`; all else is done.
+        TokenTrainingError: the training of classes failed, and `on_class_failure` is not `skip`; all else is done.
     """
     _stop_when_the_worker_ends()
     folder = Path(output) if output else None

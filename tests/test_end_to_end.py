@@ -26,6 +26,7 @@ SMALL = [
     "tokens.classes_per_work_unit=2",
     "tokens.restarts=0",
     "tokens.certificate_images=2",
+    "tokens.plain_first=false",
     "tokens.target_accuracy=0.01",
     "tokens.target_probability=0.0",
     "tokens.learning_rate=4",

@@ -109,6 +109,7 @@ def train(
         run.train()
         _token_table(run)
         run.check()
+        run.check_guide()
 
 
 @app.command()

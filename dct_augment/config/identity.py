@@ -62,6 +62,9 @@ WEIGHTS = "weights"
 MATCH_HASH, TINY_DECODER_HASH, INIT_FROM_HASH = "match_sha256", "tiny_decoder_sha256", "init_from_sha256"
 FEATURES_HASH = "features_sha256"
 
+NEW_SETTINGS = ("certificate_looks", "plain_first")
+"""Settings of today that older versions had not: what they made without these is still good."""
+
 HASHES = (WEIGHTS, MATCH_HASH, TINY_DECODER_HASH, INIT_FROM_HASH, FEATURES_HASH)
 """What the hashes of files that settings name are called, beside these settings."""
 
@@ -159,21 +162,21 @@ def _deciding(member: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def comparable(identity: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an identity without the hashes of files that a record of an older version does not have."""
+    """Return an identity without the settings and hashes of files that a record of an older version does not have."""
     result = dict(identity)
     for section, value in identity.items():
         old = recorded.get(section)
         if isinstance(value, Mapping) and isinstance(old, Mapping):
-            result[section] = _without_new_hash(value, old)
+            result[section] = _without_new(value, old)
         elif isinstance(value, list) and isinstance(old, list) and len(value) == len(old):
-            result[section] = [_without_new_hash(new, before) for new, before in zip(value, old, strict=True)]
+            result[section] = [_without_new(new, before) for new, before in zip(value, old, strict=True)]
     return result
 
 
-def _without_new_hash(settings: Any, recorded: Any) -> Any:
+def _without_new(settings: Any, recorded: Any) -> Any:
     if not isinstance(settings, Mapping) or not isinstance(recorded, Mapping):
         return settings
-    return {key: value for key, value in settings.items() if key not in HASHES or key in recorded}
+    return {key: value for key, value in settings.items() if key not in (*HASHES, *NEW_SETTINGS) or key in recorded}
 
 
 def _copy(source: Mapping[str, Any], target: dict[str, Any], path: list[str]) -> None:

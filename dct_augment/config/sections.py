@@ -172,7 +172,9 @@ class Config(Section):
     report: ReportConfig = ReportConfig()
     runner: RunnerConfig = RunnerConfig()
     on_class_failure: Literal["fail", "skip"] = Field(
-        "fail", description="how a run ends when a class got no token; the others are done either way"
+        "fail",
+        description="how a run ends when the loss of a class was not finite, so that it got no token; the others are done "
+        "either way. A class that needs no token, or that the few-shot guide is refused for, is no failure",
     )
 
     @model_validator(mode="before")

@@ -34,6 +34,11 @@ class TokensConfig(Section):
         None, description="a token file, or a folder with <class-slug>.safetensors, to start from instead of init_word"
     )
     images_per_update: PositiveInt = Field(2, description="images of a class in one update")
+    plain_first: bool = Field(
+        True,
+        description="whether a class whose plain prompt reaches target_accuracy and target_probability gets no token; "
+        "for the objective `classifier`",
+    )
     max_updates: PositiveInt = Field(120, description="updates of one attempt, at most")
     learning_rate: Annotated[float, Field(gt=0)] = Field(
         0.2, description="Adam step in units of the mean word norm, spread over all dimensions"
@@ -64,7 +69,10 @@ class TokensConfig(Section):
     )
     restart_below_accuracy: Fraction = Field(0.8, description="restart only if the best accuracy is below this")
     certificate_images: Annotated[int, Field(ge=2)] = Field(
-        24, description="fresh images with and without the token, by which it is certified"
+        24, description="fresh images with and without the token, at the first look of its certificate"
+    )
+    certificate_looks: PositiveInt = Field(
+        3, description="looks of a certificate, at most; each doubles the images while nothing is decided"
     )
     min_diversity_ratio: Fraction = Field(
         0.5, description="diversity, over that of the plain prompt, below which a token is called collapsed"

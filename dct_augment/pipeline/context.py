@@ -18,13 +18,12 @@ from dct_augment.datasets import Overview
 from dct_augment.datasets.splits import index_hash
 from dct_augment.devices import resolve_device
 from dct_augment.diffusion import Backend, Sampler
-from dct_augment.errors import ModelError
 from dct_augment.generation.shards import shard_folders
 from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.prompt_check import check_class_names, check_lengths, check_start_words
 from dct_augment.pipeline.protocol import load_dataset
 from dct_augment.pipeline.weights import WeightHashes
-from dct_augment.records import Dataset, Example, Progress, ProgressCallback, ignore_progress
+from dct_augment.records import Dataset, Example, Progress, ProgressCallback, StopReason, ignore_progress
 from dct_augment.tokens.files import TokenFolder
 from dct_augment.wording import counted
 
@@ -52,8 +51,7 @@ class RunContext:
         self.progress = progress
         self.guided_classes = self.classes if self.has_few_shot_guide else self.dataset.classes
         self.photos_of_draw: tuple[Example, ...] | None = None
-        self.refusals: Mapping[str, str] = {}
-        self._refusal = ""
+        self._refusals: Mapping[str, str] = {}
         self.tokens = TokenFolder(config.root / "tokens", self.dataset.name)
         self.shards = shard_folders(config.root, config.name)
 
@@ -140,19 +138,26 @@ class RunContext:
 
     @cached_property
     def guide(self) -> Classifier:
-        """The classifier whose gradient trains the tokens.
+        """The classifier whose gradient trains the tokens. One of the photos may be refused for classes (`refusals`).
 
         Raises:
-            ModelError: it cannot be had, or is no better than chance.
+            ModelError: it cannot be had, or is one that is no better than chance though it knows other images.
         """
         if not self.has_few_shot_guide:
             return self._classifier(self.config.guide, "guide")
         made_of = [example.key for example in self.photos()], [info.name for info in self.classes]
         name = configuration.fingerprint(self.identity("tokens")["guide"], self.identity("arms"), *made_of)[:8]
-        guide = self.make_guide(self.config.guide, self.config.root / "guide" / name)
-        if len(self.refusals) == len(self.classes):
-            raise ModelError(self._refusal)
-        return guide
+        return self.make_guide(self.config.guide, self.config.root / "guide" / name)
+
+    @property
+    def refusals(self) -> Mapping[str, str]:
+        """The classes, by slug, for which the guide is no better than chance, so that they get no token; and why.
+
+        A guide of the photos is made for it if there is none.
+        """
+        if self.has_few_shot_guide:
+            _ = self.guide
+        return self._refusals
 
     def make_guide(self, members: Sequence[AnyClassifierConfig], folder: Path) -> Classifier:
         """Make a guide of `photos`, or read what was made before from its folder; say how good it is.
@@ -170,11 +175,9 @@ class RunContext:
         measured = member.out_of_fold
         for note in (measured.summary, *measured.notes):
             self.progress(Progress("guide", 0, 0, f"few_shot: {note}"))
-        self._refusal = measured.refusal
         if measured.refusal and len(members) == 1:
             self.progress(Progress("guide", 0, 0, measured.refusal))
-            reason = "the few-shot guide is no better than chance for this class"
-            self.refusals = {info.slug: reason for info in self.classes if info.name in measured.refused}
+            self._refusals = {info.slug: StopReason.REFUSED for info in self.classes if info.name in measured.refused}
         vars(self)["guide"], self.guided_classes = guide, self.classes
         return guide
 

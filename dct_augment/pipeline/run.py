@@ -21,12 +21,12 @@ from dct_augment.benchmark import arm_comparisons
 from dct_augment.benchmark.arms import ARMS
 from dct_augment.benchmark.requirements import most_synthetic_images
 from dct_augment.classifiers import kept
-from dct_augment.errors import StaleRunError, TokenTrainingError, UntrainedClassesError
+from dct_augment.errors import ModelError, StaleRunError, TokenTrainingError, UntrainedClassesError
 from dct_augment.generation import plan
 from dct_augment.metrics.accuracy import class_titles
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages import IMAGE_STAGES, STAGES, ClassifierStage, ImageStage, Stage, TokenStage, TrialStage
-from dct_augment.records import ClassInfo, ImageKind, Progress, StageName, WorkUnit
+from dct_augment.records import ClassInfo, ImageKind, Progress, StageName, StopReason, WorkUnit
 from dct_augment.report.page import write_report
 from dct_augment.report.real_images import RealImageSection, load_section
 from dct_augment.tokens import formats
@@ -115,7 +115,7 @@ class Run(RunContext):
             StaleRunError: version 0.1.0 made the images of this run.
             InputError: a text encoder would cut a prompt.
             DatasetError: a few-shot draw needs more images than there are.
-            TokenTrainingError: no class got a token, so there is nothing to measure.
+            TokenTrainingError: the training of every class failed.
         """
         names = self._needed_stages(goal)
         for kind, stage in IMAGE_STAGES.items():
@@ -131,7 +131,7 @@ class Run(RunContext):
         for name, kind in ((stage, kind) for kind, stage in IMAGE_STAGES.items()):
             if name in names:
                 yield ImageStage(self, kind, self.images_per_class(goal))
-        if measuring and StageName.TOKENS in names and not self._has_tokens():
+        if measuring and StageName.TOKENS in names and self._all_failed:
             self.check()
         for name in (StageName.ARMS, StageName.BENCHMARK, StageName.METRICS, StageName.CLASSIFIER):
             if name in names:
@@ -160,8 +160,9 @@ class Run(RunContext):
         unfinished = {slug for spec in self.unfinished(ImageKind.CLASS_TOKEN) for slug in spec.ranges}
         return [info for info in self.dataset.classes if info in self.classes or info.slug in unfinished]
 
-    def _has_tokens(self) -> bool:
-        return any(self.tokens.file(info).is_file() for info in self.classes)
+    @property
+    def _all_failed(self) -> bool:
+        return len(self.failed) == len(self.classes)
 
     def run_stages(self, stages: Iterable[Stage], execute: Execute | None = None) -> None:
         """Do what is missing in each stage, and write its index.
@@ -222,12 +223,17 @@ class Run(RunContext):
             TokenStage(self).publish()
 
     @property
+    def without_token(self) -> dict[str, str]:
+        """The chosen classes that have no token, by name, and why: they need none, or none could be trained."""
+        return TokenStage(self).without_token()
+
+    @property
     def failed(self) -> dict[str, str]:
-        """The chosen classes for which no usable token could be trained, and why."""
+        """Those of them whose training failed, as the loss was not finite."""
         return TokenStage(self).failed()
 
     def check(self) -> None:
-        """Say which classes got no token.
+        """Say of which classes the training failed. A class that needs no token, or is refused, is no failure.
 
         Raises:
             UntrainedClassesError: some are such classes, and `on_class_failure` is not `skip`; the others are done.
@@ -237,10 +243,24 @@ class Run(RunContext):
         if failed and self.config.on_class_failure == "fail":
             reasons = ", ".join(f"{name} ({reason})" for name, reason in failed.items())
             of_classes = counted_of(len(failed), len(self.classes), "class")
-            kind = UntrainedClassesError if self._has_tokens() else TokenTrainingError
+            kind = TokenTrainingError if self._all_failed else UntrainedClassesError
             raise kind(
                 f"no class token for {of_classes}: {reasons}. The others are done. Try other "
                 "settings for these with another --output, e.g. --set tokens.seed=1, or set on_class_failure=skip"
+            )
+
+    def check_guide(self) -> None:
+        """Say that there is no token at all because the guide is refused for every class.
+
+        Raises:
+            ModelError: it is.
+        """
+        reasons = self.without_token
+        if len(reasons) == len(self.classes) and set(reasons.values()) == {StopReason.REFUSED}:
+            raise ModelError(
+                f"no class token could be trained: {', '.join(reasons)} ({StopReason.REFUSED}). Give more photos, look for wrong "
+                "labels among them (`dct-augment data`), choose another guide.backbone, or give a guide that knows the "
+                "classes. `dct-augment run` goes on without tokens, with plain prompts"
             )
 
     def report(self) -> Path:

@@ -55,15 +55,16 @@ def summarize(section: AnswerSection) -> dict[str, Any]:
 
 
 def in_words(summary: Mapping[str, Any]) -> list[str]:
-    """Say the answer of a run in a line or two; nothing if there is none.
+    """Say the answer of a run in a line or two, and why it has no token at all; nothing if there is none.
 
     Args:
         summary: the whole of `report/summary.json`.
     """
-    found = summary.get("answer")
+    found, no_token = summary.get("answer"), summary.get("no_token")
+    lines = [no_token] if no_token else []
     if not found:
-        return []
-    lines, effect, kept = [], found["effect"], found["kept"]
+        return lines
+    effect, kept = found["effect"], found["kept"]
     benchmark = summary["benchmark"]
     model = f" with {kept['model']}" if len(benchmark["models"]) > 1 else ""
     if effect and benchmark["shots"] is not None:

@@ -13,7 +13,8 @@ from dct_augment.config import Config, classifier_title
 from dct_augment.intervals import Estimate, estimate_json
 from dct_augment.metrics import accuracy
 from dct_augment.metrics.accuracy import ROLES
-from dct_augment.records import ClassInfo, ImageKind
+from dct_augment.records import ClassInfo, ImageKind, StopReason
+from dct_augment.wording import listed
 
 SCHEMA_VERSION = 2
 
@@ -35,6 +36,9 @@ METRICS = (
 )
 """Metrics of generated images, in the order of the page."""
 
+_NAMED = 10
+"""So many classes without a token are named in a sentence."""
+
 VERDICTS = ("certified", "no_gain", "collapsed", "worse")
 
 _TOKEN_COLUMNS = (
@@ -55,6 +59,9 @@ _TOKEN_COLUMNS = (
     "diversity",
     "plain_diversity",
 )
+
+_NEW_COLUMNS = ("certificate_images", "gain_level", "plain_validation_accuracy", "plain_validation_probability")
+"""Columns that an index of an older version does not have."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,7 @@ def summarize(
         "gains": gains,
         "classes": class_numbers,
         "certificates": _certificates(class_numbers),
+        "no_token": _no_token(class_numbers),
         "confusion": _confusions(recognised, classes),
         "benchmark": _with_model_names(tables.benchmark, config.downstream.model),
         "metrics": _metrics(tables.metrics),
@@ -152,6 +160,7 @@ def _class_numbers(info: ClassInfo, recognised: Mapping[str, pd.DataFrame], toke
 def _token_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the token index; an imported token has no certificate, which parquet keeps as None or NaN."""
     numbers: dict[str, Any] = {column: json_value(row[column]) for column in _TOKEN_COLUMNS}
+    numbers |= {column: json_value(row.get(column)) for column in _NEW_COLUMNS}
     for prefix in ("", "judge_"):
         ends = [row[f"{prefix}gain_low"], row[f"{prefix}gain_high"]]
         numbers[f"{prefix}gain"] = {"mean": row[f"{prefix}gain"], "ci95": ends}
@@ -173,16 +182,41 @@ def _image_counts(table: pd.DataFrame) -> dict[str, int]:
 
 
 def _certificates(class_numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """How many tokens have which verdict, and the classes whose images use the plain prompt instead."""
-    tokens = [numbers["token"] for numbers in class_numbers.values() if numbers["token"]]
+    """How many tokens have which verdict, and the classes whose images use the plain prompt instead.
+
+    `untrained` are the classes without a token, by the reason for it.
+    """
+    records = [numbers["token"] for numbers in class_numbers.values() if numbers["token"]]
+    tokens = [record for record in records if record["usable"]]
     verdicts = Counter(token["verdict"] for token in tokens)
     return {
         "counts": {verdict: verdicts[verdict] for verdict in VERDICTS} if tokens else {},
         "without": verdicts[None],
         "tokens": len(tokens),
+        "untrained": _untrained(class_numbers),
         "fallback": [title for title, numbers in class_numbers.items() if numbers["class_token"]["fallback"]],
         "fallback_images": sum(numbers["class_token"]["fallback"] for numbers in class_numbers.values()),
     }
+
+
+def _untrained(class_numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Group the classes that have no token, though it was their turn, by the reason for it."""
+    untrained: dict[str, list[str]] = {}
+    for title, numbers in class_numbers.items():
+        if numbers["token"] and not numbers["token"]["usable"]:
+            untrained.setdefault(numbers["token"]["stop_reason"], []).append(title)
+    return untrained
+
+
+def _no_token(class_numbers: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Say in one sentence why no class at all has a token; None if some class has one, or its turn is still to come."""
+    untrained = _untrained(class_numbers)
+    if not untrained or sum(map(len, untrained.values())) < len(class_numbers):
+        return None
+    if set(untrained) == {StopReason.PLAIN_IS_ENOUGH}:
+        return "No class token was trained, as the plain prompt is enough for every class."
+    reasons = "; ".join(f"{listed(titles, _NAMED)} ({reason})" for reason, titles in untrained.items())
+    return f"No class token could be trained, so this run's images are of plain prompts: {reasons}."
 
 
 def _confusions(recognised: Mapping[str, pd.DataFrame], classes: Sequence[ClassInfo]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Discriminative Class Tokens (arXiv 2303.17155), section 3. Many classes share on
 its own loss, optimiser and random stream, so the number of slots changes speed, and results by rounding only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +96,9 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         return ClassTokenState(info, target, self._initial(info), self._word_norms, self._tokens_config)
 
     def _train_round(self, states: Sequence[ClassTokenState]) -> None:
-        """See `Trainer`."""
+        """See `Trainer`; a class whose plain prompt is enough is not trained."""
+        self._validate_plain([state for state in states if state.needs_plain_validation])
+        states = [state for state in states if state.reason is None]
         self._update(states)
         self._validate([state for state in states if state.reason is None and state.needs_validation])
         for state in states:
@@ -105,21 +107,21 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
 
     @torch.no_grad()
     def _finish(self, state: ClassTokenState) -> TrainedToken:
-        """See `Trainer`: the best vector, certified."""
-        certificate, _ = self._certify(state, state.best_vector)
-        state.set_certificate(certificate)
+        """See `Trainer`: the best vector, certified if it is usable."""
+        certificate = self._certify(state, state.best_vector)[0] if state.usable else None
         return TrainedToken(
             info=state.info,
             vector=state.best_vector,
             usable=state.usable,
             reason=state.reason or StopReason.UPDATES,
             updates=state.updates,
-            attempts=state.attempt.number + 1,
+            attempts=state.attempt.number + 1 if state.updates else 0,
             evaluations=state.evaluations,
             best=state.best,
             certificate=certificate,
             history=tuple(state.history),
             validations=tuple(state.validations),
+            plain=state.plain,
         )
 
     def _update(self, states: Sequence[ClassTokenState]) -> None:
@@ -177,15 +179,28 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
     @torch.no_grad()
     def _validate(self, states: Sequence[ClassTokenState]) -> None:
         """Let the guide recognise fresh images of each class, always from the same noise."""
-        if not states:
-            return
         count = self._tokens_config.validation_images
         encoded = [(state, self._encode(state.info, state.vector, first=0, count=count)) for state in states]
-        for batch, images in self._batches.run(encoded, self._validation_images):
-            for (state, _), class_images in zip(batch, images, strict=True):
-                state.record_validation(*self._recognised(class_images, state.target))
+        for state, images in self._validation_images(encoded):
+            state.record_validation(*self._recognised(images, state.target))
 
-    def _validation_images(self, encoded: Sequence[tuple[ClassTokenState, Conditioning]]) -> list[torch.Tensor]:
+    @torch.no_grad()
+    def _validate_plain(self, states: Sequence[ClassTokenState]) -> None:
+        """Let the guide recognise images of each class with its plain prompt, from the noise of all validations."""
+        count = self._tokens_config.validation_images
+        encoded = [(state, self._encode_plain(state.info, first=0, count=count)) for state in states]
+        for state, images in self._validation_images(encoded):
+            state.record_plain_validation(*self._recognised(images, state.target))
+
+    def _validation_images(
+        self, encoded: Sequence[tuple[ClassTokenState, Conditioning]]
+    ) -> Iterator[tuple[ClassTokenState, torch.Tensor]]:
+        """Generate the validation images of each class, (validation_images, 3, H, W), as many as memory holds."""
+        for batch, images in self._batches.run(encoded, self._validation_batch):
+            for (state, _), class_images in zip(batch, images, strict=True):
+                yield state, class_images
+
+    def _validation_batch(self, encoded: Sequence[tuple[ClassTokenState, Conditioning]]) -> list[torch.Tensor]:
         """Generate the validation images of some classes in one batch, (validation_images, 3, H, W) each."""
         trajectories = [self._sampler.begin(state.validation_seeds, conditioning) for state, conditioning in encoded]
         evaluations = self._sampler.advance(trajectories)

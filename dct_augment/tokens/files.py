@@ -123,7 +123,7 @@ class TokenFolder:
         text-to-image model it is an embedding: path, revision, family, and `blocks`: the items of
         `Backend.encoder_widths`.
         """
-        best, certificate = trained.best, trained.certificate
+        best, plain, certificate = trained.best, trained.plain, trained.certificate
         metadata = {
             **self._untrained(trained.info, identity, base),
             "usable": trained.usable,
@@ -133,6 +133,8 @@ class TokenFolder:
             "unet_evaluations": trained.evaluations,
             **_certificate_columns(certificate),
             "guide_probability": best.probability if best else None,
+            "plain_validation_accuracy": plain.accuracy if plain else None,
+            "plain_validation_probability": plain.probability if plain else None,
             "norm": trained.vector.norm(dim=1).max().item(),
             "losses": [round(step.loss, 4) for step in trained.history],
             "validations": json.dumps([asdict(validation) for validation in trained.validations]),
@@ -212,6 +214,8 @@ class TokenFolder:
             "unet_evaluations": 0,
             **_certificate_columns(None),
             "guide_probability": None,
+            "plain_validation_accuracy": None,
+            "plain_validation_probability": None,
             "norm": None,
             "losses": [],
             "validations": "[]",
@@ -247,6 +251,8 @@ def _certificate_columns(certificate: Certificate | None) -> dict[str, Any]:
     judge = certificate.judge if certificate else None
     columns: dict[str, Any] = {
         "verdict": str(certificate.verdict) if certificate else None,
+        "certificate_images": certificate.guide.gain.count if certificate else None,
+        "gain_level": round(certificate.level, 4) if certificate else None,
         "mean_pixel_change": round(certificate.mean_pixel_change, 2) if certificate else None,
         "diversity": certificate.diversity if certificate else None,
         "plain_diversity": certificate.plain_diversity if certificate else None,

@@ -50,6 +50,7 @@ class TrainedToken:
     """What training one class gave: the best vector (n, d) and how it came about.
 
     `best` is the validation that chose the vector; the certificate compares it with the plain prompt on fresh noise.
+    A class without a usable token has none. `plain` is the validation of the plain prompt, if there was one.
     """
 
     info: ClassInfo
@@ -63,6 +64,7 @@ class TrainedToken:
     certificate: Certificate | None
     history: tuple[Step, ...]
     validations: tuple[Validation, ...]
+    plain: Validation | None = None
 
 
 @dataclass
@@ -92,7 +94,8 @@ class ClassTokenState:
     to norm 1 after backward, and an Adam step has the length `learning_rate` x the mean word norm. With
     several text encoders, each one's part steps and is limited relative to its own words.
 
-    `finished` are clean latents (B, C, h, w) that have `times_used` so many updates.
+    `finished` are clean latents (B, C, h, w) that have `times_used` so many updates. `plain` is the validation of the
+    plain prompt, which comes before the first update if `plain_first` is set.
     """
 
     info: ClassInfo
@@ -105,8 +108,8 @@ class ClassTokenState:
     evaluations: int = 0
     updates: int = 0
     reason: StopReason | None = None
-    certificate: Certificate | None = None
     finished: torch.Tensor | None = None
+    plain: Validation | None = None
     times_used: int = 0
 
     def __post_init__(self) -> None:
@@ -212,6 +215,17 @@ class ClassTokenState:
     def _updates_are_used_up(self) -> bool:
         return self.attempt.updates >= self.config.max_updates
 
+    @property
+    def needs_plain_validation(self) -> bool:
+        """Whether it is still to be seen what the plain prompt does."""
+        return self.config.plain_first and self.plain is None
+
+    def record_plain_validation(self, accuracy: float, probability: float) -> None:
+        """Take into account what the plain prompt does on validation noise; a class where that is enough stops."""
+        self.plain = Validation(0, accuracy, probability)
+        if self._reaches_the_target(self.plain):
+            self.reason = StopReason.PLAIN_IS_ENOUGH
+
     def record_validation(self, accuracy: float, probability: float) -> None:
         """Take a validation into account: keep the best state; stop, ask for a restart, or go on."""
         validation = Validation(self.updates, accuracy, probability)
@@ -241,16 +255,10 @@ class ClassTokenState:
     def _may_restart(self) -> bool:
         return self.attempt.number < self.config.restarts
 
-    def set_certificate(self, certificate: Certificate) -> None:
-        """Take the certificate of the best state; a token that changes less than one grey level has no effect."""
-        self.certificate = certificate
-        if self.reason is not StopReason.NON_FINITE and (self.best is None or certificate.mean_pixel_change < 1.0):
-            self.reason = StopReason.NO_EFFECT
-
     @property
     def usable(self) -> bool:
         """Whether there is a token at all; its certificate says whether it is worth using."""
-        return self.reason not in (StopReason.NON_FINITE, StopReason.NO_EFFECT)
+        return self.reason not in (StopReason.NON_FINITE, StopReason.PLAIN_IS_ENOUGH)
 
     def state(self) -> dict[str, Any]:
         """Return all that a later process needs to go on exactly here: tensors and plain values."""
@@ -264,6 +272,7 @@ class ClassTokenState:
             "history": [astuple(step) for step in self.history],
             "validations": [astuple(validation) for validation in self.validations],
             "best": astuple(self.best) if self.best else None,
+            "plain": astuple(self.plain) if self.plain else None,
             "finished": self.finished,
             "counters": {
                 "evaluations": self.evaluations,
@@ -285,6 +294,7 @@ class ClassTokenState:
         self.history = [Step(*values) for values in state["history"]]
         self.validations = [Validation(*values) for values in state["validations"]]
         self.best = Validation(*state["best"]) if state["best"] else None
+        self.plain = Validation(*state["plain"]) if state["plain"] else None
         self.finished = state["finished"]
         counters = state["counters"]
         self.evaluations, self.updates = counters["evaluations"], counters["updates"]

@@ -213,20 +213,21 @@ class TextualInversionTrainer(Trainer[InversionState]):
 
     @torch.no_grad()
     def _finish(self, state: InversionState) -> TrainedToken:
-        """See `Trainer`: the last vector, certified."""
-        vector, updates = state.vector.detach().clone(), len(state.history)
-        certificate, images = self._certify(state, vector)
-        (target,) = self._guide.targets([state.info])
-        probability = self._guide.logits(images).softmax(1)[:, target].mean().item()
+        """See `Trainer`: the last vector, certified if it is usable."""
+        vector, usable = state.vector.detach().clone(), state.reason is not StopReason.NON_FINITE
+        certificate, best = None, None
+        if usable:
+            certificate, probability = self._certify(state, vector)
+            best = Validation(len(state.history), certificate.guide.token, probability)
         return TrainedToken(
             info=state.info,
             vector=vector,
-            usable=state.reason is not StopReason.NON_FINITE,
+            usable=usable,
             reason=state.reason or StopReason.UPDATES,
-            updates=updates,
+            updates=len(state.history),
             attempts=1,
             evaluations=state.evaluations,
-            best=Validation(updates, certificate.guide.token, probability),
+            best=best,
             certificate=certificate,
             history=tuple(state.history),
             validations=(),

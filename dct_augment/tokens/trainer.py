@@ -17,7 +17,7 @@ from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, TokensConfig
 from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches
 from dct_augment.records import ClassInfo, Progress, ProgressCallback, StopReason, ignore_progress
-from dct_augment.tokens.certificate import Certificate, Score, certify, score
+from dct_augment.tokens.certificate import Certificate, Certification, PairedTest, Recognised
 from dct_augment.tokens.state import Step, TrainedToken, new_seeds
 
 PLACEHOLDER = "<dct-training>"
@@ -190,18 +190,23 @@ class Trainer(ABC, Generic[State]):
             active.append(state)
         return _Queue(classes, waiting, active)
 
-    def _certify(self, state: State, vector: torch.Tensor) -> tuple[Certificate, torch.Tensor]:
-        """Compare a vector (n, D) with the plain prompt, on fresh noise; also its images (B, 3, H, W)."""
-        info, count = state.info, self._tokens_config.certificate_images
-        seeds = new_seeds(state.generator, count)
-        token_images = self._generate(state, seeds, self._encode(info, vector, first=0, count=count))
-        plain_prompts = self._prompts(info, token=None, first=0, count=count)
-        plain_images = self._generate(state, seeds, self._backend.encode(plain_prompts))
-        guide, judge = _score(self._guide, info, plain_images, token_images), None
-        if self._judge is not None:
-            judge = _score(self._judge, info, plain_images, token_images)
-        certificate = certify(plain_images, token_images, guide, judge, self._tokens_config.min_diversity_ratio)
-        return certificate, token_images
+    def _certify(self, state: State, vector: torch.Tensor) -> tuple[Certificate, float]:
+        """Compare a vector (n, D) with the plain prompt, on fresh noise, in as many looks as it takes.
+
+        Also returns the guide's mean probability of the class with the vector.
+        """
+        info, settings = state.info, self._tokens_config
+        test = PairedTest(settings.certificate_images, settings.certificate_looks)
+        certification, probabilities = Certification(test, settings.min_diversity_ratio), []
+        while count := certification.next_pairs:
+            seeds, first = new_seeds(state.generator, count), test.pairs
+            token = self._generate(state, seeds, self._encode(info, vector, first=first, count=count))
+            plain = self._generate(state, seeds, self._encode_plain(info, first=first, count=count))
+            guide, probability = _recognised(self._guide, info, plain, token)
+            judge = _recognised(self._judge, info, plain, token)[0] if self._judge else None
+            certification.add(plain, token, guide, judge)
+            probabilities.append(probability)
+        return certification.certificate(), torch.cat(probabilities).mean().item()
 
     def _generate(self, state: State, seeds: Sequence[int], conditioning: Conditioning) -> torch.Tensor:
         """Generate images of one class (B, 3, H, W) from these seeds, as many at once as memory holds."""
@@ -221,6 +226,10 @@ class Trainer(ABC, Generic[State]):
         lines = self._prompts(info, token=PLACEHOLDER, first=first, count=count)
         return self._backend.encode(lines, vector.expand(count, -1, -1))
 
+    def _encode_plain(self, info: ClassInfo, *, first: int, count: int) -> Conditioning:
+        """Encode the plain prompts of `count` images."""
+        return self._backend.encode(self._prompts(info, token=None, first=first, count=count))
+
     def _prompts(self, info: ClassInfo, *, token: str | None, first: int, count: int) -> list[str]:
         """Build the prompts number `first` and following of a class."""
         lines, contexts = [], self._prompts_config.contexts_of(info)
@@ -230,9 +239,11 @@ class Trainer(ABC, Generic[State]):
         return lines
 
 
-def _score(classifier: Classifier, info: ClassInfo, plain: torch.Tensor, token: torch.Tensor) -> Score:
-    """Score images with the plain prompt and with the token by one classifier."""
+def _recognised(
+    classifier: Classifier, info: ClassInfo, plain: torch.Tensor, token: torch.Tensor
+) -> tuple[Recognised, torch.Tensor]:
+    """Let one classifier recognise images with the plain prompt and with the token; its probabilities (n,) of these."""
     (target,) = classifier.targets([info])
     plain_right = (classifier.logits(plain).argmax(1) == target).cpu()
-    token_right = (classifier.logits(token).argmax(1) == target).cpu()
-    return score(plain_right, token_right)
+    probabilities = classifier.logits(token).softmax(1).cpu()
+    return Recognised.count(plain_right, probabilities.argmax(1) == target), probabilities[:, target]

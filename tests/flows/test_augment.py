@@ -44,6 +44,7 @@ SMALL = [
     "tokens.certificate_images=2",
     "tokens.images_per_update=2",
     "tokens.classes_per_work_unit=1",
+    "tokens.plain_first=false",
     "tokens.target_accuracy=0.01",
     "tokens.target_probability=0.0",
     "tokens.learning_rate=4",

@@ -32,6 +32,7 @@ SMALL = [
     "tokens.validate_every=2",
     "tokens.validation_images=2",
     "tokens.images_per_update=2",
+    "tokens.plain_first=false",
     "tokens.target_accuracy=0.0",
     "tokens.target_probability=0.0",
     "tokens.restarts=0",

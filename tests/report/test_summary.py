@@ -10,7 +10,8 @@ from PIL import Image
 
 from dct_augment.generation.shards import shard_folders
 from dct_augment.pipeline.run import Run
-from dct_augment.records import ClassInfo, GeneratedImage, ImageKind, PlanRow
+from dct_augment.records import ClassInfo, GeneratedImage, ImageKind, PlanRow, StopReason
+from dct_augment.report.answer import in_words
 from tests.report.pages import (
     NO_TRIALS,
     ODD,
@@ -58,6 +59,7 @@ def test_report_counts_certificates_and_classes_that_use_the_plain_prompt(tmp_pa
         "counts": {"certified": 1, "no_gain": 1, "collapsed": 0, "worse": 0},
         "without": 0,
         "tokens": 2,
+        "untrained": {},
         "fallback": [ODD],
         "fallback_images": 4,
     }
@@ -75,6 +77,50 @@ def test_report_counts_certificates_and_classes_that_use_the_plain_prompt(tmp_pa
     assert f"1 class uses the plain prompt instead of a token, for 4 images: {ODD}." in words
     assert "+50.0 +25.0 to +75.0" in words
     assert words.count("token not used") == 2  # at its images and in the table of gains
+
+
+def without(tokens: pd.DataFrame, *reasons: str | None) -> pd.DataFrame:
+    """The tokens, but those of the classes with a reason were not trained."""
+    usable = [reason is None for reason in reasons]
+    stopped = [reason or "target reached" for reason in reasons]
+    return tokens.assign(usable=usable, stop_reason=stopped)
+
+
+def test_classes_without_a_token_are_counted_by_reason_and_not_called_imported(
+    tmp_path: Path, shards: Shards, tokens: pd.DataFrame
+) -> None:
+    some = without(certified(tokens), None, StopReason.PLAIN_IS_ENOUGH)
+    summary, text = make(tmp_path, shards, some, NO_TRIALS)
+    assert summary["certificates"]["untrained"] == {"plain prompt is enough": [ODD]}
+    assert (summary["certificates"]["tokens"], summary["certificates"]["counts"]["no_gain"]) == (1, 0)
+    assert summary["no_token"] is None
+    assert f"No token for {ODD} (plain prompt is enough)." in Page(text).text
+    assert "imported" not in Page(text).text
+    assert in_words(summary) == []
+
+
+@pytest.mark.parametrize(
+    ("reasons", "sentence"),
+    [
+        (
+            (StopReason.REFUSED, StopReason.REFUSED),
+            "No class token could be trained, so this run's images are of plain prompts: crane, "
+            f"{ODD} (the few-shot guide is no better than chance for this class).",
+        ),
+        (
+            (StopReason.PLAIN_IS_ENOUGH, StopReason.PLAIN_IS_ENOUGH),
+            "No class token was trained, as the plain prompt is enough for every class.",
+        ),
+    ],
+)
+def test_a_run_without_any_token_says_why_in_a_sentence(
+    tmp_path: Path, shards: Shards, tokens: pd.DataFrame, reasons: tuple[str, str], sentence: str
+) -> None:
+    summary, text = make(tmp_path, shards, without(tokens, *reasons), NO_TRIALS)
+    assert summary["no_token"] == sentence
+    assert in_words(summary) == [sentence]
+    assert Page(text).text.count(sentence) == 1
+    assert "imported" not in Page(text).text
 
 
 def test_page_says_that_imported_tokens_have_no_certificate(

@@ -11,7 +11,7 @@ import torch
 
 from dct_augment import prompts
 from dct_augment.diffusion import Sampler, WordNorms, split_by_encoder
-from dct_augment.records import ClassInfo, Verdict
+from dct_augment.records import ClassInfo, StopReason, Verdict
 from dct_augment.tokens.files import TokenFolder
 from dct_augment.tokens.state import ClassTokenState, TrainedToken, Validation
 from tests import tiny
@@ -123,6 +123,38 @@ def test_a_guide_that_is_blind_to_images_certifies_no_token(tmp_path):
         rows.append(folder.save(trained, {"schema": 1}, base))
     folder.publish(rows)
     assert "certified" not in folder.index()["verdict"].tolist()
+
+
+def test_a_class_whose_plain_prompt_is_enough_gets_no_token_and_costs_one_validation(tmp_path):
+    class Sure(torch.nn.Module):
+        """Takes every image for a crane."""
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return pixels.mean((1, 2, 3))[:, None] * 0 + torch.tensor([[0.0, 9.0, 0.0, 0.0]])
+
+    changes: dict[str, Any] = {"guide": classifier(Sure()), "updates": 1, "validate_every": 1}
+    tokens = train(plain_first=True, target_probability=0.9, **changes)
+    crane = tokens.pop("crane")
+    assert (crane.reason, crane.usable, crane.certificate) == (StopReason.PLAIN_IS_ENOUGH, False, None)
+    assert (crane.updates, crane.attempts, crane.evaluations) == (0, 0, 4 * 3 * 2)  # images, steps, branches
+    expected = train(**changes)
+    for slug, trained in tokens.items():
+        assert (trained.plain.accuracy, trained.usable) == (0.0, True)
+        assert trained.evaluations == expected[slug].evaluations + 4 * 3 * 2
+        torch.testing.assert_close(trained.vector, expected[slug].vector, atol=2e-4, rtol=0)
+    folder = TokenFolder(tmp_path, "tiny")
+    base = {"path": "tiny", "revision": None, "family": "StableDiffusion", "blocks": [("", tiny.WIDTH)]}
+    metadata = folder.save(crane, {"schema": 2}, base)
+    assert not folder.is_usable(crane.info, any_verdict=True)
+    assert (metadata["stop_reason"], metadata["plain_validation_accuracy"]) == ("plain prompt is enough", 1.0)
+    assert metadata["plain_validation_probability"] > 0.9
+
+
+def test_a_token_that_changes_no_image_is_an_ordinary_token_without_gain():
+    start = backend().word("a")[None]
+    for trained in train(updates=1, learning_rate=1e-6, starts={info.slug: start for info in tiny.CLASSES}).values():
+        assert (trained.reason, trained.usable) == (StopReason.UPDATES, True)
+        assert trained.certificate is not None
 
 
 def test_the_norm_of_every_vector_of_a_token_is_limited():

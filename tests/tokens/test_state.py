@@ -8,7 +8,6 @@ from dct_augment.diffusion import WordNorms
 from dct_augment.records import StopReason
 from dct_augment.tokens.state import ClassTokenState, Validation
 from tests import tiny
-from tests.tokens.certificates import certificate
 
 CONFIG = TokensConfig(
     max_updates=30,
@@ -146,25 +145,24 @@ def test_a_class_above_the_accuracy_for_restarts_is_not_restarted():
 
 
 @pytest.mark.parametrize(
-    ("pixel_change", "validated", "reason"),
-    [(5.0, True, StopReason.UPDATES), (0.9, True, StopReason.NO_EFFECT), (5.0, False, StopReason.NO_EFFECT)],
+    ("accuracy", "probability", "reason"),
+    [(0.95, 0.8, StopReason.PLAIN_IS_ENOUGH), (0.95, 0.79, None), (0.94, 0.9, None)],
 )
-def test_a_token_that_changes_no_image_or_was_never_validated_has_no_effect(pixel_change, validated, reason):
-    state = new_state(restarts=0)
-    if validated:
-        validate(state, 0.7, 0.6)
-    state.reason = StopReason.UPDATES
-    state.set_certificate(certificate(pixel_change))
-    assert state.reason is reason
-    assert state.usable is (reason is StopReason.UPDATES)
-    assert state.certificate == certificate(pixel_change)
-
-
-def test_a_certificate_keeps_the_reason_of_a_class_whose_loss_was_not_finite():
+def test_a_class_whose_plain_prompt_reaches_both_targets_needs_no_token(accuracy, probability, reason):
     state = new_state()
-    step(state, None)
-    state.set_certificate(certificate(0.0))
-    assert (state.reason, state.usable) == (StopReason.NON_FINITE, False)
+    assert state.needs_plain_validation
+    state.record_plain_validation(accuracy, probability)
+    assert not state.needs_plain_validation
+    assert (state.reason, state.usable) == (reason, reason is None)
+    assert state.plain == Validation(0, accuracy, probability)
+    assert (state.validations, state.best) == ([], None)
+    again = new_state()
+    again.restore(state.state())
+    assert again.plain == state.plain
+
+
+def test_without_plain_first_the_plain_prompt_is_not_looked_at():
+    assert not new_state(plain_first=False).needs_plain_validation
 
 
 def test_the_cosine_schedule_ends_in_short_steps():

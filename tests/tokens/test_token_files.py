@@ -27,8 +27,8 @@ def trained_token(count: int = 1, info: ClassInfo = tiny.CLASSES[2]) -> TrainedT
 
 
 def failed_token(info: ClassInfo) -> TrainedToken:
-    """A token that changes nothing."""
-    return replace(trained_token(info=info), usable=False, reason=StopReason.NO_EFFECT, best=None, certificate=None)
+    """A class whose loss was not finite."""
+    return replace(trained_token(info=info), usable=False, reason=StopReason.NON_FINITE, best=None, certificate=None)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -115,7 +115,7 @@ def test_the_index_has_a_row_for_each_class_in_order(tmp_path):
     index = folder.index()
     assert index["slug"].tolist() == ["crane", "kiwi", "red-bird"]
     assert index["usable"].tolist() == [False, True, True]
-    assert index["stop_reason"].tolist()[0] == "no effect"
+    assert index["stop_reason"].tolist()[0] == "loss not finite"
     assert index["guide_accuracy"].isna().tolist() == [True, False, False]
     assert "identity" not in index
 
@@ -130,6 +130,20 @@ def test_a_failed_class_is_recorded_for_its_settings_until_it_has_a_token(tmp_pa
     assert folder.failure(replace(info, name="heron"), IDENTITY) is None
     folder.save(trained_token(info=info), IDENTITY, BASE)
     assert folder.failure(info, IDENTITY) is None
+
+
+def test_a_token_of_an_older_version_without_the_newer_settings_is_still_known(tmp_path):
+    folder, info = TokenFolder(tmp_path, "tiny"), tiny.CLASSES[0]
+    today = {**IDENTITY, "tokens": {**IDENTITY["tokens"], "certificate_looks": 3, "plain_first": True}}
+    old = folder.save(failed_token(info), IDENTITY, BASE) | {"stop_reason": "no effect"}
+    (tmp_path / "crane.failed.json").write_text(json.dumps(old))
+    assert folder.failure(info, today) == old
+    folder.save(trained_token(info=info), IDENTITY, BASE)
+    assert folder.metadata(info, today) is not None
+    folder.save(trained_token(info=info), today, BASE)
+    changed = {**today, "tokens": {**today["tokens"], "certificate_looks": 1}}
+    with pytest.raises(StaleRunError, match=r"tokens\.certificate_looks: 3 -> 1"):
+        folder.metadata(info, changed)
 
 
 def test_groups_are_recorded_and_a_damaged_record_of_groups_is_named(tmp_path):

@@ -144,6 +144,21 @@ class TestReproduction:
 
 
 @each_objective
+def test_an_undecided_certificate_takes_more_images_whatever_the_other_classes(objective):
+    changes: dict[str, Any] = {"certificate_images": 4, "certificate_looks": 3, "updates": 1}
+    together = train(objective, **changes)
+    counts = [trained.certificate.guide.gain.count for trained in together.values()]
+    assert set(counts) <= {4, 8, 16}
+    assert max(counts) > 4
+    for slug, trained in together.items():
+        count = trained.certificate.guide.gain.count
+        first_alone = train(objective, [trained.info], **changes, **{"classes_per_batch": 1})[slug]
+        assert first_alone.certificate.guide == trained.certificate.guide
+        once = train(objective, [trained.info], **{**changes, "certificate_looks": 1})[slug]
+        assert trained.evaluations - once.evaluations == 2 * (count - 4) * 3 * 2  # kinds, images, steps, branches
+
+
+@each_objective
 @pytest.mark.parametrize("family", ["epsilon", "xl", "pixart"])
 def test_training_changes_no_weight_of_the_model_and_no_word_of_its_vocabulary(objective, family):
     model = tiny.backend(family)
@@ -193,7 +208,8 @@ class TestProgress:
         model = tiny.backend("epsilon")
         sampling = SamplingConfig(num_inference_steps=3, guidance_scale=scale, scheduler=scheduler)
         with counted(model) as evaluations:
-            tokens = train(objective, backend=model, sampling=sampling, updates=2, certificate_images=7)
+            changes: dict[str, Any] = {"certificate_images": 4, "certificate_looks": 3, "plain_first": True}
+            tokens = train(objective, backend=model, sampling=sampling, updates=2, **changes)
         assert sum(trained.evaluations for trained in tokens.values()) == evaluations[0]
 
 
@@ -314,7 +330,11 @@ class StoppableTraining:
 
 @pytest.fixture(
     scope="module",
-    params=[("classifier", {"method": "look_ahead"}), ("classifier", RESTARTING), ("textual_inversion", {})],
+    params=[
+        ("classifier", {"method": "look_ahead", "plain_first": True, "certificate_looks": 3}),
+        ("classifier", RESTARTING),
+        ("textual_inversion", {}),
+    ],
     ids=["look_ahead", "restarting", "textual_inversion"],
 )
 def training(request, tmp_path_factory) -> StoppableTraining:

@@ -36,6 +36,8 @@ TOKENS = TokensConfig(
     restart_words=4,
     classes_per_batch=3,
     certificate_images=2,
+    certificate_looks=1,
+    plain_first=False,
 )
 INVERSION = TextualInversionConfig()
 

@@ -11,7 +11,7 @@ from dct_augment import datasets
 from dct_augment.errors import InputError
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.records import ClassInfo, ProgressCallback, StageName, WorkUnit, ignore_progress
+from dct_augment.records import ClassInfo, ProgressCallback, StageName, StopReason, WorkUnit, ignore_progress
 from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import TrainingCheckpoint
 from dct_augment.tokens.class_token_trainer import ClassTokenTrainer
@@ -44,10 +44,14 @@ class TokenStage(Stage):
         """The classes that have neither a token nor a failure with these settings."""
         return tuple(info for info in self._classes if self._metadata(info) is None)
 
-    def failed(self) -> dict[str, str]:
-        """Why a class got no token, by name."""
+    def without_token(self) -> dict[str, str]:
+        """Why a class has no token, by name: none is needed, the guide is refused for it, or its training failed."""
         failures = {info.name: self._context.tokens.failure(info, self._identity(info)) for info in self._classes}
         return {name: metadata["stop_reason"] for name, metadata in failures.items() if metadata}
+
+    def failed(self) -> dict[str, str]:
+        """The classes whose training failed, by name, and why."""
+        return {name: reason for name, reason in self.without_token().items() if reason == StopReason.NON_FINITE}
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """The groups with classes that are missing."""
@@ -81,10 +85,10 @@ class TokenStage(Stage):
         finished = {slug for slug, info in class_of.items() if self._metadata(info)}
         missing = [slug for slug in unit.classes if slug not in finished]
         checkpoint = self._checkpoint(unit.number)
-        for info in (class_of[slug] for slug in missing):
-            if reason := context.refusals.get(info.slug):
-                context.tokens.refuse(info, reason, self._identity(info), context.base_model)
-        missing = [slug for slug in missing if slug not in context.refusals]
+        refusals = context.refusals if missing else {}
+        for info in (class_of[slug] for slug in missing if slug in refusals):
+            context.tokens.refuse(info, refusals[info.slug], self._identity(info), context.base_model)
+        missing = [slug for slug in missing if slug not in refusals]
         if missing:
             state = checkpoint.read(missing, finished)
             order = [class_of[slug] for slug in (state["classes"] if state else missing)]
