@@ -302,7 +302,9 @@ def variants(bench: Bench) -> Iterator[tuple[str, Variant | Paper]]:
 def load(name: str, overrides: Sequence[str], classes: Sequence[str] | None, images: int) -> Bench:
     """The models and classes of a configuration, with a tiny decoder at hand."""
     # Every class is trained, and every certificate costs the same.
-    settings = config.load(name, ["tokens.plain_first=false", "tokens.certificate_looks=1", *overrides], classes=classes)
+    settings = config.load(
+        name, ["tokens.plain_first=false", "tokens.certificate_looks=1", *overrides], classes=classes
+    )
     dataset = datasets.load(settings.dataset)
     backend = diffusion.load(**settings.model.model_dump() | {"tiny_decoder": settings.model.tiny_decoder or "pocket"})
     guide, judge = (

@@ -173,8 +173,8 @@ class Config(Section):
     runner: RunnerConfig = RunnerConfig()
     on_class_failure: Literal["fail", "skip"] = Field(
         "fail",
-        description="how a run ends when the loss of a class was not finite, so that it got no token; the others are done "
-        "either way. A class that needs no token, or that the few-shot guide is refused for, is no failure",
+        description="how a run ends when the loss of a class was not finite, so that it got no token; the others are "
+        "done either way. A class that needs no token, or for which the few-shot guide is refused, is no failure",
     )
 
     @model_validator(mode="before")

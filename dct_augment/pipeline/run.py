@@ -30,7 +30,7 @@ from dct_augment.records import ClassInfo, ImageKind, Progress, StageName, StopR
 from dct_augment.report.page import write_report
 from dct_augment.report.real_images import RealImageSection, load_section
 from dct_augment.tokens import formats
-from dct_augment.wording import command_of, counted_of
+from dct_augment.wording import command_of, counted_of, listed
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "webdataset", "pandas", "pyarrow")
 
@@ -258,9 +258,9 @@ class Run(RunContext):
         reasons = self.without_token
         if len(reasons) == len(self.classes) and set(reasons.values()) == {StopReason.REFUSED}:
             raise ModelError(
-                f"no class token could be trained: {', '.join(reasons)} ({StopReason.REFUSED}). Give more photos, look for wrong "
-                "labels among them (`dct-augment data`), choose another guide.backbone, or give a guide that knows the "
-                "classes. `dct-augment run` goes on without tokens, with plain prompts"
+                f"no class token could be trained: {listed(list(reasons), 10)} ({StopReason.REFUSED}). Give more "
+                "photos, look for wrong labels among them (`dct-augment data`), choose another guide.backbone, or give "
+                "a guide that knows the classes. `dct-augment run` goes on without tokens, with plain prompts"
             )
 
     def report(self) -> Path:

@@ -44,7 +44,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Recognised:
-    """Of how many pairs of images a classifier recognises both, only that with the token, only the plain one, neither."""
+    """In how many pairs of images a classifier recognises both, only that with the token, only the plain one, none."""
 
     both: int = 0
     only_token: int = 0

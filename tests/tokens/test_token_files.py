@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,11 @@ from tests import tiny
 from tests.tokens.certificates import certificate
 
 BASE = {"path": "tiny", "revision": None, "family": "StableDiffusion", "blocks": [("", tiny.WIDTH)]}
-IDENTITY = {"schema": 2, "tokens": {"seed": 0, "look_ahead": [[0.1, 0.5]]}, "guide": {"name": "pocket/x"}}
+IDENTITY: dict[str, Any] = {
+    "schema": 2,
+    "tokens": {"seed": 0, "look_ahead": [[0.1, 0.5]]},
+    "guide": {"name": "pocket/x"},
+}
 
 
 def trained_token(count: int = 1, info: ClassInfo = tiny.CLASSES[2]) -> TrainedToken:

@@ -152,7 +152,7 @@ def test_an_undecided_certificate_takes_more_images_whatever_the_other_classes(o
     assert max(counts) > 4
     for slug, trained in together.items():
         count = trained.certificate.guide.gain.count
-        first_alone = train(objective, [trained.info], **changes, **{"classes_per_batch": 1})[slug]
+        first_alone = train(objective, [trained.info], **changes, classes_per_batch=1)[slug]
         assert first_alone.certificate.guide == trained.certificate.guide
         once = train(objective, [trained.info], **{**changes, "certificate_looks": 1})[slug]
         assert trained.evaluations - once.evaluations == 2 * (count - 4) * 3 * 2  # kinds, images, steps, branches
