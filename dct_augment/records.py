@@ -160,8 +160,8 @@ class GeneratedImage:
 class Trial:
     """One trained and tested classifier: an arm on one few-shot draw.
 
-    It is trained with at most `per_class` synthetic images of each class. `other_model` is one of
-    `downstream.other_models`; empty for `downstream.model`.
+    It is trained with at most `per_class` synthetic images of each class, and with `synthetic_images` in all: fewer
+    where some failed or were filtered. `other_model` is one of `downstream.other_models`; empty for `downstream.model`.
 
     `truth` and `predicted` are class indices of the test images, in their order; `val_accuracy` is that of the state
     that was tested, NaN without a validation split. `logits` (N, K) of these images are kept in cross-validation alone,
@@ -180,6 +180,7 @@ class Trial:
     predicted: tuple[int, ...] = field(repr=False)
     logits: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
     other_model: str = ""
+    synthetic_images: int = 0
 
 
 class StageName(StrEnum):

@@ -23,7 +23,8 @@ def missing_images(dataset: Dataset, settings: BenchmarkConfig) -> list[str]:
         names = ", ".join(repr(info.original_name or info.name) for info in dataset.classes) or "none"
         problems.append(
             f"a classifier tells classes apart, so it needs two or more, and of {dataset.name!r} it has {names}. Add a "
-            "class, or choose others, too (dataset.classes). Tokens and images can be made of one: dct-augment generate"
+            "class, or choose others, too (dataset.classes). Tokens and images can be made of one: dct-augment "
+            "generate, with the same options"
         )
     if settings.protocol == "holdout" and not len(dataset.examples("test")):
         problems.append(f"{dataset.name!r} has no test image that can be read; add some, or set dataset.test above 0")
@@ -49,7 +50,7 @@ def _classes_of_one_image(dataset: Dataset) -> list[str]:
     return [
         f"{classes_have} one image: {listed(list(map(repr, single)), 10)}. One image cannot both train a classifier "
         "and test it; add another one, or leave the class out with dataset.classes. Tokens and images can be made "
-        "without a test: dct-augment generate"
+        "without a test: dct-augment generate, with the same options"
     ]
 
 
@@ -65,7 +66,7 @@ def empty_fold(draws: Draws) -> str:
             return (
                 f"{draw_title(settings, number)} has no photo to test: there are {photos} that can be read, and copies "
                 f"of one are in one fold. Set benchmark.folds={_most_folds(draws)}, or add photos (`dct-augment data` "
-                "names those that cannot be read)"
+                "with the same options names those that cannot be read)"
             )
     return ""
 

@@ -133,8 +133,8 @@ class TrialRunner:
             LeakError: a validation or test image is among them.
         """
         with _one_thread() if self._device == "cpu" else nullcontext():
-            split = self._draws.split(shots, seed)
-            return self._fit(TrialPlan("real+strong_aug", seed, shots), split, classes, validation=None).model
+            split, plan = self._draws.split(shots, seed), TrialPlan("real+strong_aug", seed, shots)
+            return self._fit(plan, split, self._mixture(plan, split), classes, validation=None).model
 
     def classifier(
         self, arm: str, split: Split, labels: Mapping[int, int], per_class: int, other_model: str = ""
@@ -156,7 +156,7 @@ class TrialRunner:
             split = Split(split.shots, split.seed, train, val, ())
             plan = TrialPlan(arm, split.seed, split.shots, per_class, other_model)
             validation = self._input(plan).read(val) if val else None
-            fitted = self._fit(plan, split, len(labels), validation=validation, labels=labels)
+            fitted = self._fit(plan, split, self._mixture(plan, split, labels), len(labels), validation=validation)
             if validation is None:
                 return FinalClassifier(fitted.model)
             truth, logits = answer(fitted.model, validation, self._device)
@@ -168,7 +168,8 @@ class TrialRunner:
         classes = 1 + max(info.index for info in self._draws.dataset.classes)
         images = self._input(plan)
         validation = images.kept("val", split.val) if split.val else None
-        fitted = self._fit(plan, split, classes, validation=validation)
+        mixture = self._mixture(plan, split)
+        fitted = self._fit(plan, split, mixture, classes, validation=validation)
         # A test that all draws share is read once, as their validation images are.
         test = images.kept("test", split.test) if self._draws.shared_test else images.read(split.test)
         truth, logits = answer(fitted.model, test, self._device)
@@ -187,20 +188,21 @@ class TrialRunner:
             tuple(predicted),
             () if self._draws.shared_test else tuple(tuple(row) for row in logits.double().numpy().round(4).tolist()),
             plan.other_model,
+            mixture.synthetic_count,
         )
 
     def _fit(
         self,
         plan: TrialPlan,
         split: Split,
+        mixture: Mixture,
         classes: int,
         *,
         validation: InMemoryImages | None,
-        labels: Mapping[int, int] | None = None,
     ) -> training.TrainedClassifier:
         refuse_leaks(split, self._contents(plan), self._content_of)
         return training.fit(
-            self._mixture(plan, split, labels),
+            mixture,
             recipe(self._downstream, plan.arm, plan.other_model),
             classes=classes,
             seed=seed_from("classifier", plan.seed) % 2**32,
@@ -232,7 +234,7 @@ class TrialRunner:
             return None
         return arm_folder(self._arm_folders, plan.arm, plan.shots, plan.seed) / FOLDERS[kind]
 
-    def _mixture(self, plan: TrialPlan, split: Split, labels: Mapping[int, int] | None) -> Mixture:
+    def _mixture(self, plan: TrialPlan, split: Split, labels: Mapping[int, int] | None = None) -> Mixture:
         settings, arm, folder = self._downstream, ARMS[plan.arm], self._shards(plan)
         transforms = self._input(plan).transforms
         transform = transforms.strong if arm.strong_augmentation else transforms.light

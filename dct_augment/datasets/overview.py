@@ -141,7 +141,11 @@ class Overview:
             names, number = listed(list(self.homonyms), NAMED), len(self.homonyms)
             remarks.insert(0, f"{counted(number, 'name', 'belongs')} to more than one class: {names}")
         if remarks:
-            more = f" ({counted(len(remarks) - 1, 'more note')}: dct-augment data)" if len(remarks) > 1 else ""
+            more = (
+                f" ({counted(len(remarks) - 1, 'more note')}: dct-augment data, with the same options)"
+                if len(remarks) > 1
+                else ""
+            )
             lines.append(remarks[0] + more)
         return lines
 

@@ -147,6 +147,11 @@ class Mixture:
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def synthetic_count(self) -> int:
+        """How many different synthetic images there are to draw from."""
+        return sum(map(len, self._members.values()))
+
     def __getitem__(self, index: int) -> tuple[Any, int]:
         if not 0 <= index < self._length:
             raise IndexError(index)

@@ -11,6 +11,7 @@ import yaml
 from dct_augment.errors import ConfigError, InputError
 from dct_augment.generation.shards import SPLITS, ShardFolder, shard_folder
 from dct_augment.records import ImageKind
+from dct_augment.wording import command_of
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _run_name(root: Path) -> str:
         InputError: the folder is no run, or there is more than one run in it.
     """
     folder = root / "shards"
-    make = "make images with `dct-augment generate`, or give the folder of a run that has some"
+    make = f"make images with `{command_of('generate', root)}`, or give the folder of a run that has some"
     if not root.is_dir():
         raise InputError(f"{root} does not exist; {make}")
     ending = re.compile(rf"-{SPLITS[ImageKind.CLASS_TOKEN]}-\d+$")

@@ -102,6 +102,17 @@ def test_the_plan_runs_every_arm_on_every_seed() -> None:
     )
 
 
+def test_a_trial_records_how_many_synthetic_images_it_was_trained_with(shard_run: ShardRun) -> None:
+    layout = shard_run.draw(per_class=4, failed=("crane-000001",))
+    assert sum(map(len, layout)) == 12
+    runner = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(shard_run), DOWNSTREAM)
+    made = [
+        runner.trial(plan).synthetic_images for plan in (TrialPlan("class_token", 0, 2, 4), TrialPlan("real", 0, 2))
+    ]
+    assert made == [11, 0]
+    assert runner.trial(TrialPlan("class_token", 0, 2, 3)).synthetic_images == 9
+
+
 def test_more_seeds_add_to_the_plan_and_change_nothing() -> None:
     few, many = (plan_trials(BenchmarkConfig(seeds=seeds)) for seeds in (2, 5))
     assert many[: len(few)] == few
@@ -236,7 +247,7 @@ def test_a_few_shot_guide_sees_the_images_of_its_draw_alone(made: ShardRun) -> N
     opened.clear()
     batches: list[torch.Tensor] = []
     keep = bench._mixture
-    bench._mixture = lambda planned, split, labels: _recording(keep(planned, split, labels), batches)  # type: ignore[method-assign, assignment]
+    bench._mixture = lambda *arguments: _recording(keep(*arguments), batches)  # type: ignore[method-assign]
     guide = bench.guide(2, 5, 7)
     assert guide(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
     assert not any(weight.requires_grad for weight in guide.parameters())
@@ -296,7 +307,8 @@ def test_a_repeated_trial_trains_the_same_classifier(bench: TrialRunner, arm: st
     for disturbance in (1, 2):
         random.seed(disturbance)
         split = few_shot(Colors(), planned.shots, planned.seed)
-        weights.append(bench._fit(planned, split, 3, validation=None).model.state_dict())
+        fitted = bench._fit(planned, split, bench._mixture(planned, split), 3, validation=None)
+        weights.append(fitted.model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
@@ -315,7 +327,8 @@ def test_another_model_is_trained_on_the_same_images_with_its_own_preprocessing(
 
 def test_a_linear_probe_trains_the_last_layer_alone(bench: TrialRunner) -> None:
     plan = TrialPlan("real+linear_probe", 0, 2)
-    trained = bench._fit(plan, few_shot(Colors(), 2, 0), 3, validation=None).model.state_dict()
+    split = few_shot(Colors(), 2, 0)
+    trained = bench._fit(plan, split, bench._mixture(plan, split), 3, validation=None).model.state_dict()
     torch.manual_seed(seed_from("classifier", 0) % 2**32)
     before = training.create(DOWNSTREAM, 3).state_dict()
     changed = {name for name, value in before.items() if not torch.equal(value, trained[name])}
