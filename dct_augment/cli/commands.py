@@ -18,6 +18,7 @@ from dct_augment.cli import doctor as doctors
 from dct_augment.cli import export as exports
 from dct_augment.cli import init as inits
 from dct_augment.cli import predict as predictions
+from dct_augment.cli import study as studies
 from dct_augment.cli import tokens
 from dct_augment.cli.common import (
     Classes,
@@ -83,6 +84,7 @@ app.command()(exports.export)
 app.command()(inits.init)
 app.command()(demos.demo)
 app.command()(predictions.predict)
+app.command()(studies.study)
 
 
 @app.callback(invoke_without_command=True)

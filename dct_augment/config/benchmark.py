@@ -122,6 +122,11 @@ class BenchmarkConfig(FewShotSection):
     seed: Annotated[int, Field(ge=0)] = Field(
         0, description="the first few-shot seed, or the first repeat of cross-validation; the others follow it"
     )
+    arms_folder: UserPath | None = Field(
+        None,
+        description="where tokens and images of arms that learn from each draw are kept, `arms` in the run folder if "
+        "unset; runs with one such folder share what is the same in them",
+    )
     processes: PositiveInt | None = Field(
         None, description="trials side by side on a CPU, one per core if unset; changes speed, not results"
     )

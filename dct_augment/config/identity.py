@@ -115,7 +115,7 @@ RECORDED_WITH_EACH_RESULT = frozenset(
 )
 """Settings that say which results there are: names of classes, numbers of images, plans of trials."""
 
-PRESENTATION = frozenset({"name", "output", "report", "on_class_failure"})
+PRESENTATION = frozenset({"name", "output", "report", "on_class_failure", "benchmark.arms_folder"})
 """Settings that change where results lie and how they are shown."""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from dct_augment import classifiers, datasets, diffusion, files
 from dct_augment import config as configuration
-from dct_augment.benchmark.arms import ARMS
+from dct_augment.benchmark.arms import ARMS, Arm, ArmDraw
 from dct_augment.benchmark.draws import Draws
 from dct_augment.classifiers import Classifier
 from dct_augment.config import AnyClassifierConfig, Config, DatasetOnDisk, classifier_title, what_it_saw
@@ -27,8 +27,13 @@ from dct_augment.records import Dataset, Example, Progress, ProgressCallback, St
 from dct_augment.tokens.files import TokenFolder
 from dct_augment.wording import counted
 
+<<<<<<< HEAD
 _MUCH_WORSE = 0.8
 """A share of the accuracy of the other classifier; one that reaches less is warned of."""
+=======
+_SET_BY_THE_DRAW = ("shots", "few_shot_seed", "imbalance")
+"""What an arm takes from its draw, whatever the section of textual inversion says."""
+>>>>>>> 04055db (Studies: one question, answered by runs that share tokens and images)
 
 
 class RunContext:
@@ -216,6 +221,10 @@ class RunContext:
         """Take a classifier as guide, however weak: it was trained on a few images of these classes."""
         vars(self)["guide"] = guide
 
+    def use_token_folder(self, folder: Path) -> None:
+        """Keep class tokens in a folder that is not of this run alone."""
+        self.tokens = TokenFolder(folder, self.dataset.name)
+
     def use_photos(self, photos: Sequence[Example]) -> None:
         """Let guide and tokens be made of the training images of a draw alone."""
         self.photos_of_draw = tuple(photos)
@@ -229,19 +238,43 @@ class RunContext:
     @property
     def arm_folders(self) -> dict[str, Path]:
         """The folders of the synthetic images of each arm; that of an arm with own images carries their identity."""
-        root, identity = self.config.root, self.identity("arms")
-        folders: dict[str, Path] = {}
-        for name, arm in ARMS.items():
-            if arm.own_images:
-                # Only a guide that is no `few_shot` is trained by the recipe of the benchmark's classifier.
-                with_recipe = arm.tokens_from == "few_shot_guide" and not self.has_few_shot_guide
-                decides = identity if with_recipe else {**identity, "downstream": None}
-                if arm.tokens_from == "textual_inversion":
-                    decides.pop("guide", None)
-                folders[name] = root / "arms" / f"{name}-{configuration.fingerprint(decides)[:8]}"
-            elif arm.images is not None:
-                folders[name] = root
-        return folders
+        settings = self.config.generation
+        images = {**self.identity("generation"), "allow_uncertified": settings.allow_uncertified}
+        images.pop("guide", None)
+        return {
+            name: self._arms_root / f"{name}-{self._arm_fingerprint(arm, images)}"
+            if arm.own_images
+            else self.config.root
+            for name, arm in ARMS.items()
+            if arm.images is not None
+        }
+
+    def arm_token_folder(self, draw: ArmDraw) -> Path:
+        """The folder of the class tokens that an arm learns from one draw.
+
+        Arms whose images differ by settings of generation alone, in runs with one `benchmark.arms_folder`, share it.
+        """
+        arm = ARMS[draw.arm]
+        return self._arms_root / f"tokens-{draw.arm}-{self._arm_fingerprint(arm)}" / f"{draw.shots}-{draw.seed}"
+
+    @property
+    def _arms_root(self) -> Path:
+        return self.config.benchmark.arms_folder or self.config.root / "arms"
+
+    def _arm_fingerprint(self, arm: Arm, images: Mapping[str, Any] | None = None) -> str:
+        """Hash what decides the tokens of an arm with images of its own, and its images if their settings are given."""
+        tokens = self.identity("tokens")
+        if arm.tokens_from == "textual_inversion":
+            inversion = self.config.textual_inversion.model_dump(mode="json")
+            tokens["textual_inversion"] = {key: inversion[key] for key in inversion if key not in _SET_BY_THE_DRAW}
+        decides = {**self.identity("arms"), "tokens": tokens}
+        if arm.tokens_from == "textual_inversion" or not self.has_few_shot_guide:
+            tokens.pop("guide", None)  # the arm has none, or one of its own
+            decides.pop("guide", None)
+        # Only a guide that is no `few_shot` is trained by the recipe of the benchmark's classifier.
+        if arm.tokens_from != "few_shot_guide" or self.has_few_shot_guide:
+            decides["downstream"] = None
+        return configuration.fingerprint(decides, images or {})[:8]
 
     def reuse_models(self, other: "RunContext") -> None:
         """Take over what another run of this process has loaded from the same settings."""

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from dct_augment import config
-from dct_augment.benchmark.arms import ARMS, arm_draws, arm_folder
+from dct_augment.benchmark.arms import ARMS, ArmDraw, arm_draws, arm_folder
 from dct_augment.benchmark.trials import plan_trials
 from dct_augment.classifiers import Classifier
+from dct_augment.config import Arm as ArmName
 from dct_augment.downstream.mixing import SyntheticImages
 from dct_augment.errors import ModelError
 from dct_augment.pipeline.context import RunContext
@@ -73,6 +74,10 @@ def arm_home(one: Run, arm: str, seed: int) -> Path:
     return arm_folder(one.arm_folders, arm, 2, seed)
 
 
+def arm_tokens(one: Run, arm: ArmName, seed: int) -> Path:
+    return one.arm_token_folder(ArmDraw(arm, 2, seed))
+
+
 def trials(one: Run) -> pd.DataFrame:
     return pd.read_parquet(one.config.root / "benchmark" / "trials.parquet")
 
@@ -92,7 +97,7 @@ def test_every_planned_trial_is_recorded_with_its_answers(whole: Run) -> None:
 def test_arms_of_their_own_are_runs_inside_the_run(whole: Run) -> None:
     root = whole.config.root
     assert {path.parent.name.rpartition("-")[0] + " " + path.name for path in (root / "arms").glob("*/*")} == {
-        f"{arm} 2-{seed}" for arm in OWN_IMAGES for seed in (0, 1)
+        f"{folder} 2-{seed}" for arm in OWN_IMAGES for folder in (arm, f"tokens-{arm}") for seed in (0, 1)
     }
     drawn = {}
     for draw in arm_draws(whole.config.benchmark):
@@ -108,7 +113,8 @@ def test_arms_of_their_own_are_runs_inside_the_run(whole: Run) -> None:
         2,
         1,
     )
-    guides = [arm_home(whole, "class_token_few_shot_guide", seed) / "guide" / "model.safetensors" for seed in (0, 1)]
+    few_shot: ArmName = "class_token_few_shot_guide"
+    guides = [arm_tokens(whole, few_shot, seed) / "guide" / "model.safetensors" for seed in (0, 1)]
     assert guides[0].read_bytes() != guides[1].read_bytes()
 
 
@@ -163,16 +169,17 @@ def test_what_a_kill_left_in_an_arm_is_swept_and_made_again(whole: Run, tmp_path
     copy = tmp_path / "copy"
     shutil.copytree(whole.config.root, copy)
     other = run(copy)
-    inner = arm_home(other, "class_token_few_shot_guide", 0)
-    guide, partial = inner / "guide", inner / ".guide.123.partial"
+    tokens = arm_tokens(other, "class_token_few_shot_guide", 0)
+    guide, partial = tokens / "guide", tokens / ".guide.123.partial"
     guide.rename(partial)
-    shutil.rmtree(inner / "tokens")
+    for path in [*tokens.glob("*.safetensors"), *tokens.glob("*.json")]:
+        path.unlink()
     other.benchmark()
     assert (guide / "model.safetensors").read_bytes() == (
         whole.config.root / guide.relative_to(copy) / "model.safetensors"
     ).read_bytes()
     assert not partial.exists()
-    assert list(inner.glob("tokens/*.safetensors")) or list(inner.glob("tokens/*.failed.json"))
+    assert list(tokens.glob("*.safetensors")) or list(tokens.glob("*.failed.json"))
 
 
 def test_metrics_have_every_kind_with_intervals_and_counts(whole: Run) -> None:

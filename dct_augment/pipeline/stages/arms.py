@@ -1,12 +1,13 @@
 """The stage of images that depend on a few-shot draw: each arm and draw is a run of its own inside this one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from dct_augment import classifiers, files
 from dct_augment import config as configuration
 from dct_augment.benchmark.arms import ARMS, ArmDraw, arm_draws, arm_folder
 from dct_augment.benchmark.trials import TrialRunner
-from dct_augment.config import ClassifierConfig, Config
+from dct_augment.config import AnyClassifierConfig, ClassifierConfig, Config, FewShotClassifierConfig
 from dct_augment.downstream.saving import save
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.images import ImageStage
@@ -28,8 +29,8 @@ class ArmStage(Stage):
         """Plan the arms and draws with tokens or images that are missing."""
         units = []
         for number, draw in enumerate(arm_draws(self._config.benchmark)):
-            inner = RunContext(self._inner_config(draw), outer=self._context)
-            with files.lock(inner.config.root):
+            inner = self._inner_run(draw)
+            with _locked(inner):
                 inner_units = [unit for stage in _inner_stages(inner) for unit in stage.pending()]
             if inner_units:
                 units.append(WorkUnit(self.name, number, draw.title(self._config.benchmark), self._size))
@@ -39,8 +40,9 @@ class ArmStage(Stage):
         """Train the tokens of one arm on one draw, and generate its images."""
         draw = arm_draws(self._config.benchmark)[unit.number]
         inner = self._inner(draw)
-        with files.lock(inner.config.root):
+        with _locked(inner):
             files.sweep(inner.config.root)
+            files.sweep(inner.tokens.path)
             if ARMS[draw.arm].tokens_from == "few_shot_guide":
                 self._make_guide(inner, draw)
             files.write_text(inner.config.root / "config.yaml", configuration.dump(inner.config))
@@ -61,11 +63,19 @@ class ArmStage(Stage):
     def _inner(self, draw: ArmDraw) -> RunContext:
         """The run of one arm on one draw, with the models of this one, and the photos of the draw."""
         context = self._context
-        _ = context.backend, context.guide, context.judge  # loaded once for all draws
-        inner = RunContext(self._inner_config(draw), context.progress, outer=context)
+        _ = context.backend, context.judge  # loaded once for all draws
+        if not context.has_few_shot_guide:
+            _ = context.guide
+        inner = self._inner_run(draw)
         inner.reuse_models(context)
         inner.use_data(context)
         inner.use_photos(context.draws().split(draw.shots, draw.seed).train)
+        return inner
+
+    def _inner_run(self, draw: ArmDraw) -> RunContext:
+        """The run of one arm on one draw; its tokens lie where arms with other settings of generation find them."""
+        inner = RunContext(self._inner_config(draw), self._context.progress, outer=self._context)
+        inner.use_token_folder(self._context.arm_token_folder(draw))
         return inner
 
     def _inner_config(self, draw: ArmDraw) -> Config:
@@ -73,21 +83,34 @@ class ArmStage(Stage):
         config = self._config
         root = arm_folder(self._context.arm_folders, draw.arm, draw.shots, draw.seed)
         inverting = ARMS[draw.arm].tokens_from == "textual_inversion"
-        generation = {"per_class": config.benchmark.per_class, "allow_uncertified": inverting}
+        generation = {
+            "per_class": config.benchmark.per_class,
+            "allow_uncertified": inverting or config.generation.allow_uncertified,
+            "seed": config.generation.seed + draw.seed,
+        }
+        # Everything random is drawn anew for each draw, so that intervals hold what varies.
+        seed = config.tokens.seed + draw.seed
         update = {"output": root, "generation": config.generation.model_copy(update=generation)}
         if inverting:
-            few_shot = {"shots": draw.shots, "few_shot_seed": draw.seed, "imbalance": config.benchmark.imbalance}
+            few_shot = {
+                "shots": draw.shots,
+                "few_shot_seed": draw.seed,
+                "imbalance": config.benchmark.imbalance,
+                "seed": config.textual_inversion.seed + draw.seed,
+            }
             update["textual_inversion"] = config.textual_inversion.model_copy(update=few_shot)
             # Tokens from elsewhere may know other images than the draw's.
-            tokens = {"objective": "textual_inversion", "init_from": None}
+            tokens = {"objective": "textual_inversion", "init_from": None, "seed": seed}
             update["tokens"] = config.tokens.model_copy(update=tokens)
         else:
             # Named by what it was made of, not by where it lies: a run folder may be moved.
-            made = ClassifierConfig(name=f"few-shot/{root.parent.name}/{root.name}", match="index")
+            folder = self._context.arm_token_folder(draw)
+            made = ClassifierConfig(name=f"few-shot/{folder.parent.name}/{folder.name}", match="index")
             others = [
                 member for member in config.guide if self._context.has_few_shot_guide and member.name != "few_shot"
             ]
             update["guide"] = (made, *others)
+            update["tokens"] = config.tokens.model_copy(update={"seed": seed})
         return config.model_copy(update=update)
 
     def _make_guide(self, inner: RunContext, draw: ArmDraw) -> None:
@@ -95,10 +118,10 @@ class ArmStage(Stage):
 
         It is made like the run's own if that is `few_shot`, else it is the low-resource classifier.
         """
-        context, folder = self._context, inner.config.root / "guide"
+        context, folder = self._context, inner.tokens.path / "guide"
         classes = context.dataset.classes
         if context.has_few_shot_guide:
-            inner.make_guide(context.config.guide, folder)
+            inner.make_guide(_seeded(context.config.guide, draw.seed), folder)
             return
         if not folder.is_dir():
             runner = TrialRunner(context.draws(), {}, self._config.downstream, context.device)
@@ -108,6 +131,23 @@ class ArmStage(Stage):
                 save(guide, self._config.downstream, labels, partial)
         member = ClassifierConfig(name=f"local-dir:{folder}", match="index")
         inner.use_guide(classifiers.load((member,), classes, device=context.device))
+
+
+def _seeded(members: Sequence[AnyClassifierConfig], draw: int) -> tuple[AnyClassifierConfig, ...]:
+    """Give the few-shot member of a guide the random numbers of a draw."""
+    seeded = []
+    for member in members:
+        if isinstance(member, FewShotClassifierConfig):
+            member = member.model_copy(update={"seed": member.seed + draw})
+        seeded.append(member)
+    return tuple(seeded)
+
+
+@contextmanager
+def _locked(inner: RunContext) -> Iterator[None]:
+    """Keep other processes out of the folder of an inner run, and of that of its tokens."""
+    with files.lock(inner.config.root), files.lock(inner.tokens.path):
+        yield
 
 
 def _as_part_of(unit: WorkUnit, before: int, on_progress: ProgressCallback) -> ProgressCallback:

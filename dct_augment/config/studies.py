@@ -1,0 +1,166 @@
+"""A study: one question, and the runs that answer it. It is read from `configs/studies/NAME.yaml`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from dct_augment.config.base import PositiveInt, Section
+from dct_augment.config.benchmark import Arm
+from dct_augment.config.by_class import parse_yaml
+from dct_augment.config.loading import folders
+from dct_augment.errors import ConfigError, InputError
+from dct_augment.wording import reason_of
+
+BEST_REAL = "best_real"
+"""The row that a claim may be against: for each draw the real-only row that is best on the other draws."""
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+Settings = tuple[str, ...]
+"""Settings as `section.key=value`; a later one wins."""
+
+
+class Draws(Section):
+    """Few-shot draws: the first seed, and how many follow it."""
+
+    first: Annotated[int, Field(ge=0)]
+    count: Annotated[int, Field(ge=2)]
+
+
+class StudyDataset(Section):
+    """A data set of a study: the configuration that it is taken from, and further settings."""
+
+    config: str
+    settings: Settings = ()
+
+
+class StudyRow(Section):
+    """One row of the study's table: an arm of the benchmark with settings of its own."""
+
+    arm: Arm
+    settings: Settings = ()
+    why: str = ""
+
+    @property
+    def is_real_only(self) -> bool:
+        """Whether its classifier learns from real images alone."""
+        return self.arm.startswith("real")
+
+
+class Claim(Section):
+    """A comparison that was fixed before the first trial; all of a study are one family of tests."""
+
+    row: str
+    against: str = BEST_REAL
+
+
+class Study(Section):
+    """A question and its protocol: everything random is drawn anew for each draw, and rows are paired by it.
+
+    `draws` are reported; `tuning` are other ones, on which settings are chosen. `quick` has fewer of all.
+    """
+
+    question: str
+    datasets: Annotated[dict[Name, StudyDataset], Field(min_length=1)]
+    recipes: Annotated[dict[Name, Settings], Field(min_length=1, default_factory=lambda: {"default": ()})]
+    shots: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    draws: Draws
+    tuning: Draws
+    settings: Settings = ()
+    rows: Annotated[dict[Name, StudyRow], Field(min_length=2)]
+    claims: tuple[Claim, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Study":
+        known = {*self.rows, BEST_REAL}
+        unknown = [name for claim in self.claims for name in (claim.row, claim.against) if name not in known]
+        if unknown:
+            raise ValueError(f"claims name {', '.join(unknown)}, which is no row; rows: {', '.join(self.rows)}")
+        real_only = [name for name, row in self.rows.items() if row.is_real_only]
+        if not real_only and any(claim.against == BEST_REAL for claim in self.claims):
+            raise ValueError(f"claims are against {BEST_REAL}, but no row has an arm of real images alone")
+        reported = range(self.draws.first, self.draws.first + self.draws.count)
+        shared = set(reported) & set(range(self.tuning.first, self.tuning.first + self.tuning.count))
+        if shared:
+            raise ValueError(f"draws and tuning share the seeds {sorted(shared)}; settings are chosen on other draws")
+        return self
+
+    def narrowed(
+        self,
+        *,
+        shots: int | None = None,
+        datasets: Sequence[str] | None = None,
+        rows: Sequence[str] | None = None,
+    ) -> "Study":
+        """Return the study of these shots, data sets and rows alone; claims about other rows are left out.
+
+        Raises:
+            InputError: the study does not have one of them.
+        """
+        kept_shots = _chosen("--shots", self.shots, None if shots is None else (shots,))
+        kept_datasets = _chosen("--datasets", tuple(self.datasets), datasets)
+        kept_rows = _chosen("--rows", tuple(self.rows), rows)
+        claims = [
+            claim
+            for claim in self.claims
+            if claim.row in kept_rows and (claim.against in kept_rows or claim.against == BEST_REAL)
+        ]
+        return self.model_copy(
+            update={
+                "shots": kept_shots,
+                "datasets": {name: self.datasets[name] for name in kept_datasets},
+                "rows": {name: self.rows[name] for name in kept_rows},
+                "claims": tuple(claims),
+            }
+        )
+
+
+def _chosen(option: str, all_of_them: Sequence[Any], chosen: Sequence[Any] | None) -> tuple[Any, ...]:
+    """Keep what was chosen, in the order of the study; all, if nothing was.
+
+    Raises:
+        InputError: something is not in the study, or nothing is left.
+    """
+    if chosen is None:
+        return tuple(all_of_them)
+    unknown = [str(value) for value in chosen if value not in all_of_them]
+    if unknown or not chosen:
+        known = ", ".join(map(str, all_of_them))
+        raise InputError(f"{option}: the study has no {', '.join(unknown) or 'empty choice'}; it has {known}")
+    return tuple(value for value in all_of_them if value in chosen)
+
+
+def available_studies() -> dict[str, Path]:
+    """Where the studies are that `load_study` finds, by name."""
+    found: dict[str, Path] = {}
+    for folder in folders():
+        for path in sorted((folder / "studies").glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def load_study(name_or_path: str) -> Study:
+    """Read a study by name (`gain`) or path.
+
+    Raises:
+        ConfigError: there is no such study, or it is wrong; every problem is named.
+    """
+    known = available_studies()
+    path = known.get(name_or_path, Path(name_or_path))
+    if not path.is_file():
+        raise ConfigError(name_or_path, [f"no such study; give a path to a YAML file or one of: {', '.join(known)}"])
+    try:
+        data = parse_yaml(path.read_text(encoding="utf-8"))
+        return Study.model_validate(data)
+    except OSError as error:
+        raise ConfigError(str(path), [f"it cannot be read: {reason_of(error)}"]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, problem['loc'])) or 'study'}: {problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors()
+        ]
+        raise ConfigError(str(path), problems) from error

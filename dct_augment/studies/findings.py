@@ -1,0 +1,166 @@
+"""What the trials of a study say: rows of each cell, claims with their tests, and what could have been seen."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dct_augment.config.studies import BEST_REAL, Claim
+from dct_augment.intervals import Estimate, mean_t, permutation_test
+from dct_augment.studies.plan import Cell
+
+_POWER = 0.8
+
+
+@dataclass(frozen=True)
+class RowFinding:
+    """One row of one cell: its accuracy over draws, and that minus the best real-only row's, paired by draw."""
+
+    cell: Cell
+    row: str
+    accuracy: Estimate
+    gain: Estimate | None
+
+
+@dataclass(frozen=True)
+class ClaimFinding:
+    """A claim in one cell: the paired difference, exact p-value, Holm's over the family, smallest visible effect."""
+
+    cell: Cell
+    claim: Claim
+    difference: Estimate
+    p_value: float
+    holm_p: float
+    detectable: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a study found, and the cells and rows that have no trials yet."""
+
+    rows: tuple[RowFinding, ...]
+    claims: tuple[ClaimFinding, ...]
+    missing: tuple[str, ...]
+
+
+def find(
+    trials: pd.DataFrame, cells: Sequence[Cell], rows: Sequence[str], real_only: Sequence[str], claims: Sequence[Claim]
+) -> Findings:
+    """Compare the rows of each cell.
+
+    Args:
+        trials: a row per trial: `dataset`, `recipe`, `shots`, `row`, `seed`, `accuracy`, `val_accuracy`.
+        cells: of the study.
+        rows: of the study.
+        real_only: the rows without synthetic images.
+        claims: that are tested; all cells together are one family (Holm 1979).
+    """
+    found: list[RowFinding] = []
+    tested: list[tuple[Cell, Claim, list[float]]] = []
+    missing = []
+    for cell in cells:
+        of_cell = trials[
+            (trials["dataset"] == cell.dataset) & (trials["recipe"] == cell.recipe) & (trials["shots"] == cell.shots)
+        ]
+        accuracies = _table(of_cell, "accuracy")
+        best = best_on_other_draws(accuracies, _table(of_cell, "val_accuracy"), real_only)
+        for row in rows:
+            if row not in accuracies:
+                missing.append(f"{cell.title}: {row}")
+                continue
+            gains = _differences(accuracies[row], best)
+            found.append(RowFinding(cell, row, mean_t(_values(accuracies[row]), (0, 1)), _mean(gains)))
+        columns = {**{row: accuracies[row] for row in accuracies}, BEST_REAL: best}
+        for claim in claims:
+            if claim.row in columns and claim.against in columns:
+                differences = _differences(columns[claim.row], columns[claim.against])
+                if len(differences) > 1:
+                    tested.append((cell, claim, differences))
+    p_values = [permutation_test(differences) for _, _, differences in tested]
+    pairs = zip(tested, p_values, holm(p_values), strict=True)
+    return Findings(
+        tuple(found),
+        tuple(
+            ClaimFinding(cell, claim, mean_t(differences, (-1, 1)), p_value, adjusted, detectable_effect(differences))
+            for (cell, claim, differences), p_value, adjusted in pairs
+        ),
+        tuple(missing),
+    )
+
+
+def best_on_other_draws(accuracies: pd.DataFrame, validation: pd.DataFrame, rows: Sequence[str]) -> pd.Series:
+    """For each draw, the accuracy of the row whose validation accuracy is best on all other draws.
+
+    So neither the draw nor its test images have a part in the choice.
+
+    Args:
+        accuracies: on the test split, draws by rows.
+        validation: on the validation split, likewise; where it has no value, the test of the other draws chooses.
+        rows: that may be chosen.
+    """
+    present = [row for row in rows if row in accuracies]
+    table = accuracies[present].dropna() if present else accuracies.iloc[:0]
+    if len(table) < 2:
+        return pd.Series(dtype=float)
+    chosen_by = validation.reindex(index=table.index, columns=present)
+    if chosen_by.isna().to_numpy().any():
+        chosen_by = table
+    return pd.Series(
+        {draw: table.loc[draw, chosen_by.drop(index=draw).mean().round(10).idxmax()] for draw in table.index}
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust the p-values of a family of tests by Holm's step-down procedure (1979)."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def detectable_effect(differences: Sequence[float]) -> float:
+    """The smallest true difference that as many draws with this spread show four times in five (two-sided, 5 %)."""
+    from scipy.stats import sem, t
+
+    freedom = len(differences) - 1
+    return float((t.ppf(0.975, freedom) + t.ppf(_POWER, freedom)) * sem(differences))
+
+
+def _table(trials: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Draws by rows."""
+    if trials.empty:
+        return pd.DataFrame()
+    return trials.pivot_table(index="seed", columns="row", values=column, dropna=False)
+
+
+def _differences(row: pd.Series, other: pd.Series) -> list[float]:
+    """Row minus other for every draw that both have; rounded, so that equal accuracies are equal."""
+    return [round(float(value), 10) for value in (row - other).dropna()]
+
+
+def _values(row: pd.Series) -> list[float]:
+    return [float(value) for value in row.dropna()]
+
+
+def _mean(differences: Sequence[float]) -> Estimate | None:
+    return mean_t(differences, (-1, 1)) if differences else None
+
+
+def points(estimate: Estimate | None) -> str:
+    """Write a difference in points with its 95 % interval."""
+    if estimate is None:
+        return "-"
+    if not math.isfinite(estimate.low):
+        return f"{100 * estimate.mean:+.1f}"
+    return f"{100 * estimate.mean:+.1f} ({100 * estimate.low:+.1f} .. {100 * estimate.high:+.1f})"
+
+
+def by_cell(findings: Findings) -> Mapping[Cell, list[RowFinding]]:
+    """Group rows by their cell."""
+    grouped: dict[Cell, list[RowFinding]] = {}
+    for row in findings.rows:
+        grouped.setdefault(row.cell, []).append(row)
+    return grouped

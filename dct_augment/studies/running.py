@@ -1,0 +1,138 @@
+"""Runs a study: its runs in order, each resumable; gathers their trials, and writes what they say."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dct_augment import files
+from dct_augment.config.studies import Draws, Study
+from dct_augment.intervals import Estimate, estimate_json
+from dct_augment.pipeline.run import Run
+from dct_augment.pipeline.stages import TrialStage
+from dct_augment.records import ProgressCallback, ignore_progress
+from dct_augment.studies import plan
+from dct_augment.studies.findings import Findings, find, points
+from dct_augment.studies.plan import PlannedRun
+
+_COLUMNS = ("dataset", "recipe", "shots", "row", "seed", "accuracy", "val_accuracy", "steps", "per_class")
+
+
+def run_study(
+    study: Study, draws: Draws, root: Path, on_progress: ProgressCallback = ignore_progress, *, only_read: bool = False
+) -> Findings:
+    """Do what is missing of a study, and write `findings.json`, `findings.md` and `trials.parquet` after each run.
+
+    Args:
+        study: the question and its protocol.
+        draws: those of the report, or those for tuning.
+        root: the folder of the study on these draws.
+        on_progress: receives the progress of every run.
+        only_read: whether to make nothing, and say what the finished trials say.
+    """
+    planned = list(plan.runs(study, draws, root))  # every setting is checked before any work
+    tables: list[pd.DataFrame] = []
+    findings = _findings(study, tables)
+    previous: Run | None = None
+    for planned_run in planned:
+        if only_read and not planned_run.config.root.is_dir():
+            continue
+        run = Run(planned_run.config, on_progress)
+        if previous is not None:
+            run.reuse_models(previous)
+        previous = run
+        if not only_read:
+            run.benchmark()
+        tables.append(_trials(run, planned_run))
+        findings = _findings(study, tables)
+        _write(study, findings, tables, root)
+    return findings
+
+
+def _trials(run: Run, planned: PlannedRun) -> pd.DataFrame:
+    """The trials of a run by the rows of the study."""
+    trials = TrialStage(run).trials()
+    row_of = {arm: row for row, arm in planned.arm_of.items()}
+    cell = planned.cell
+    table = trials.assign(dataset=cell.dataset, recipe=cell.recipe, row=trials["arm"].map(row_of))
+    return table[list(_COLUMNS)]
+
+
+def _findings(study: Study, tables: Sequence[pd.DataFrame]) -> Findings:
+    trials = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(_COLUMNS))
+    real_only = [name for name, row in study.rows.items() if row.is_real_only]
+    return find(trials, plan.cells(study), list(study.rows), real_only, study.claims)
+
+
+def _write(study: Study, findings: Findings, tables: Sequence[pd.DataFrame], root: Path) -> None:
+    with files.atomic(root / "trials.parquet") as partial:
+        pd.concat(tables, ignore_index=True).to_parquet(partial, index=False)
+    files.write_text(root / "findings.json", json.dumps(_as_json(study, findings), indent=1) + "\n")
+    files.write_text(root / "findings.md", "\n".join(markdown(study, findings)) + "\n")
+
+
+def _as_json(study: Study, findings: Findings) -> dict[str, Any]:
+    return {
+        "question": study.question,
+        "protocol": study.model_dump(mode="json"),
+        "rows": [
+            {
+                **asdict(row.cell),
+                "row": row.row,
+                "accuracy": estimate_json(row.accuracy),
+                "gain_over_best_real": estimate_json(row.gain),
+            }
+            for row in findings.rows
+        ],
+        "claims": [
+            {
+                **asdict(found.cell),
+                **found.claim.model_dump(),
+                "difference": estimate_json(found.difference),
+                "permutation_p": round(found.p_value, 6),
+                "holm_p": round(found.holm_p, 6),
+                "detectable": round(found.detectable, 4),
+            }
+            for found in findings.claims
+        ],
+        "missing": list(findings.missing),
+    }
+
+
+def markdown(study: Study, findings: Findings) -> list[str]:
+    """Write the findings as Markdown: the question, the claims, a table of all rows."""
+    lines = [study.question, ""]
+    if findings.claims:
+        lines += _rows(
+            ("claim", "where", "points", "p", "Holm's p", "smallest effect seen 4 times in 5"),
+            [
+                (
+                    f"`{found.claim.row}` - `{found.claim.against}`",
+                    found.cell.title,
+                    points(found.difference),
+                    f"{found.p_value:.3f}",
+                    f"{found.holm_p:.3f}",
+                    f"{100 * found.detectable:.1f}",
+                )
+                for found in findings.claims
+            ],
+        )
+    cells = list(dict.fromkeys(row.cell for row in findings.rows))
+    texts = {(row.row, row.cell): (_percent(row.accuracy), points(row.gain)) for row in findings.rows}
+    for cell in cells:
+        head = (cell.title, "test accuracy, %", "points over the best real-only row")
+        lines += _rows(head, [(f"`{row}`", *texts[row, cell]) for row in study.rows if (row, cell) in texts])
+    if findings.missing:
+        lines += [f"Not measured yet: {len(findings.missing)} of {len(study.rows) * len(plan.cells(study))} rows."]
+    return lines
+
+
+def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [*(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)), ""]
+
+
+def _percent(accuracy: Estimate) -> str:
+    return f"{100 * accuracy.mean:.1f} ({100 * accuracy.low:.1f} .. {100 * accuracy.high:.1f})"

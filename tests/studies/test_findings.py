@@ -1,0 +1,65 @@
+"""Findings of a study: the best real-only row of other draws, claims as one family, and what could be seen."""
+
+import pandas as pd
+import pytest
+
+from dct_augment.config.studies import Claim
+from dct_augment.studies.findings import best_on_other_draws, detectable_effect, find, holm
+from dct_augment.studies.plan import Cell
+
+CELL = Cell("birds", "default", 5)
+
+
+def trials(accuracies: dict[str, list[float]], validation: dict[str, list[float]] | None = None) -> pd.DataFrame:
+    rows = []
+    for row, values in accuracies.items():
+        for seed, value in enumerate(values):
+            val = validation[row][seed] if validation else float("nan")
+            rows.append(("birds", "default", 5, row, 100 + seed, value, val))
+    return pd.DataFrame(rows, columns=["dataset", "recipe", "shots", "row", "seed", "accuracy", "val_accuracy"])
+
+
+def test_holm_multiplies_the_smallest_p_by_the_family_and_never_falls() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_the_best_real_row_of_a_draw_is_chosen_by_the_validation_of_the_others() -> None:
+    test = pd.DataFrame({"real": [0.9, 0.1, 0.2], "strong": [0.5, 0.6, 0.7]})
+    validation = pd.DataFrame({"real": [0.0, 0.9, 0.9], "strong": [0.8, 0.5, 0.5]})
+    # Draw 0: the others prefer real (.9 to .5); draws 1 and 2: real has .45, strong .65.
+    assert best_on_other_draws(test, validation, ["real", "strong"]).tolist() == [0.9, 0.6, 0.7]
+
+
+def test_without_validation_the_test_of_the_other_draws_chooses() -> None:
+    test = pd.DataFrame({"real": [0.9, 0.1, 0.2], "strong": [0.5, 0.6, 0.7]})
+    none = pd.DataFrame({"real": [float("nan")] * 3, "strong": [float("nan")] * 3})
+    assert best_on_other_draws(test, none, ["real", "strong"]).tolist() == [0.5, 0.1, 0.7]
+
+
+def test_one_draw_has_no_other_one_to_choose_by() -> None:
+    test = pd.DataFrame({"real": [0.9]})
+    assert best_on_other_draws(test, test, ["real"]).empty
+
+
+def test_a_claim_is_paired_by_draw_and_its_p_value_is_exact() -> None:
+    table = trials({"real": [0.5, 0.6, 0.4, 0.5, 0.6], "tokens": [0.6, 0.7, 0.5, 0.6, 0.7]})
+    (found,) = find(table, [CELL], ["real", "tokens"], ["real"], [Claim(row="tokens")]).claims
+    assert found.difference.mean == pytest.approx(0.1)
+    assert found.p_value == pytest.approx(2 / 2**5)
+    assert found.holm_p == found.p_value
+
+
+def test_a_row_without_trials_is_named() -> None:
+    findings = find(trials({"real": [0.5, 0.6]}), [CELL], ["real", "tokens"], ["real"], [Claim(row="tokens")])
+    assert findings.missing == ("birds, default, 5 shots: tokens",)
+    assert findings.claims == ()
+    assert [row.row for row in findings.rows] == ["real"]
+
+
+def test_the_detectable_effect_shrinks_with_the_draws() -> None:
+    few, many = [0.0, 0.1, 0.05, 0.02], [0.0, 0.1, 0.05, 0.02] * 4
+    assert detectable_effect(many) < detectable_effect(few) / 2
+    # Four draws, sd .0435, standard error .0217; t(3) quantiles 3.182 and 0.978.
+    assert detectable_effect(few) == pytest.approx(0.0217 * (3.182 + 0.978), rel=0.01)

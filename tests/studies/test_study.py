@@ -1,0 +1,134 @@
+"""A study, from its YAML file to its findings."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from dct_augment.cli import app
+from dct_augment.config.studies import available_studies, load_study
+from dct_augment.errors import ConfigError, InputError
+from dct_augment.studies import plan
+from dct_augment.studies.running import run_study
+
+STUDY = {
+    "question": "Does the study run?",
+    "datasets": {"birds": {"config": "pocket", "settings": ["dataset.classes=[crane, kiwi, bat]"]}},
+    "shots": [2],
+    "draws": {"first": 100, "count": 2},
+    "tuning": {"first": 1000, "count": 2},
+    "settings": [
+        "guide={name: few_shot, backbone: pocket/backbone, augmentations: 2, folds: 2}",
+        "judge=null",
+        "metrics.features=null",
+        "tokens.max_updates=1",
+        "tokens.restarts=0",
+        "tokens.certificate_images=2",
+        "tokens.validation_images=2",
+        "sampling.num_inference_steps=2",
+        "benchmark.per_class=2",
+        "benchmark.processes=1",
+        "downstream.steps=2",
+        "downstream.batch_size=4",
+        "downstream.validation_rounds=1",
+    ],
+    "rows": {
+        "real": {"arm": "real"},
+        "tokens": {"arm": "class_token_few_shot_guide"},
+        "share": {"arm": "class_token_few_shot_guide", "settings": ["downstream.synthetic_probability=0.3"]},
+        "noise": {"arm": "class_token_few_shot_guide", "settings": ["generation.seed=7"]},
+    },
+    "claims": [{"row": "tokens"}],
+}
+
+
+def written(folder: Path, **changes: object) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(STUDY | changes))
+    return path
+
+
+def test_rows_of_one_study_share_tokens_and_images_and_a_second_call_makes_nothing(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    study = load_study(str(written(tmp_path)))
+    findings = run_study(study, study.draws, tmp_path / "out")
+    arms = tmp_path / "out" / "arms" / "birds"
+    folders = sorted(path.name.rpartition("-")[0] for path in arms.iterdir())
+    # One folder of tokens for all three rows; images once for the two shares, once for the other noise.
+    arm = "class_token_few_shot_guide"
+    assert folders == [arm, arm, f"tokens-{arm}"]
+    assert {row.row for row in findings.rows} == set(study.rows)
+    assert not findings.missing
+    written_files = {path: path.stat().st_mtime_ns for path in arms.rglob("*.*") if path.is_file()}
+    trials = sorted((tmp_path / "out").glob("birds-*/*/benchmark/trials/*.json"))
+    texts = [path.read_text() for path in trials]
+    assert run_study(study, study.draws, tmp_path / "out") == findings
+    assert {path: path.stat().st_mtime_ns for path in written_files} == written_files
+    assert [path.read_text() for path in trials] == texts
+    recorded = json.loads((tmp_path / "out" / "findings.json").read_text())
+    assert [claim["row"] for claim in recorded["claims"]] == ["tokens"]
+    assert recorded["protocol"]["draws"] == {"first": 100, "count": 2}
+    assert "`tokens` - `best_real`" in (tmp_path / "out" / "findings.md").read_text()
+
+
+def test_each_draw_has_noise_of_its_own(tmp_path: Path) -> None:
+    study = load_study(str(written(tmp_path)))
+    planned = list(plan.runs(study, study.draws, tmp_path))
+    assert [dict(run.arm_of) for run in planned] == [
+        {"real": "real", "tokens": "class_token_few_shot_guide"},
+        {"share": "class_token_few_shot_guide"},
+        {"noise": "class_token_few_shot_guide"},
+    ]
+    assert len({run.config.root for run in planned}) == 3
+    assert {run.config.benchmark.arms_folder for run in planned} == {tmp_path / "arms" / "birds"}
+    assert list(planned[0].config.benchmark.draws) == [100, 101]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"claims": [{"row": "tokenz"}]}, "tokenz"),
+        ({"tuning": {"first": 101, "count": 2}}, "share the seeds [101]"),
+        ({"rows": {"a": {"arm": "rael"}, "b": {"arm": "real"}}}, "rows.a.arm"),
+        ({"shots": []}, "shots"),
+        ({"datasets": {}}, "datasets"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_wrong_study_is_one_message_that_names_the_fault(
+    tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_study(str(written(tmp_path, **changes)))
+    assert words in str(caught.value)
+
+
+def test_an_unknown_study_names_those_that_there_are() -> None:
+    with pytest.raises(ConfigError, match="gain"):
+        load_study("no_such_study")
+
+
+def test_a_study_can_be_narrowed_to_what_it_has(tmp_path: Path) -> None:
+    study = load_study(str(written(tmp_path)))
+    assert list(study.narrowed(rows=["share", "real"]).rows) == ["real", "share"]
+    assert study.narrowed(rows=["real", "share"]).claims == ()
+    with pytest.raises(InputError, match="--shots: the study has no 3; it has 2"):
+        study.narrowed(shots=3)
+    with pytest.raises(InputError, match="fish"):
+        study.narrowed(datasets=["fish"])
+
+
+def test_every_shipped_study_can_be_planned(tmp_path: Path) -> None:
+    for name in available_studies():
+        study = load_study(name)
+        assert list(plan.runs(study, study.draws, tmp_path))
+
+
+def test_the_command_lists_studies_with_their_questions() -> None:
+    result = CliRunner().invoke(app, ["study", "--list"])
+    assert result.exit_code == 0
+    for name in available_studies():
+        assert f"{name}: {load_study(name).question}" in result.stdout
