@@ -206,7 +206,7 @@ class TrialRunner:
             recipe(self._downstream, plan.arm, plan.other_model),
             classes=classes,
             seed=seed_from("classifier", plan.seed) % 2**32,
-            mixed=ARMS[plan.arm].strong_augmentation,
+            mixed=self._is_strong(plan),
             validation=validation,
             device=self._device,
         )
@@ -237,7 +237,7 @@ class TrialRunner:
     def _mixture(self, plan: TrialPlan, split: Split, labels: Mapping[int, int] | None = None) -> Mixture:
         settings, arm, folder = self._downstream, ARMS[plan.arm], self._shards(plan)
         transforms = self._input(plan).transforms
-        transform = transforms.strong if arm.strong_augmentation else transforms.light
+        transform = transforms.strong if self._is_strong(plan) else transforms.light
         synthetic = None
         if folder is not None:
             synthetic = SyntheticImages(
@@ -252,8 +252,15 @@ class TrialRunner:
             synthetic,
             probability=settings.synthetic_probability,
             length=settings.steps * settings.batch_size,
+            real_last=round(settings.real_images_last * settings.steps) * settings.batch_size,
             seed=seed_from("mixture", plan.seed),
         )
+
+    def _is_strong(self, plan: TrialPlan) -> bool:
+        """Whether a trial augments its training images strongly."""
+        if self._downstream.augmentation == "by_arm":
+            return ARMS[plan.arm].strong_augmentation
+        return self._downstream.augmentation == "strong"
 
     def _content_of(self, example: Example) -> str:
         if example.key not in self._hashes:

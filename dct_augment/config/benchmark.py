@@ -49,6 +49,10 @@ class DownstreamConfig(Section):
     validation_rounds: PositiveInt = Field(
         4, description="how often the classifier is validated, evenly; the best state is tested"
     )
+    augmentation: Literal["by_arm", "light", "strong"] = Field(
+        "by_arm",
+        description="of training images; `by_arm`: light in `real` and `real+linear_probe`, strong in the others",
+    )
     randaugment_operations: PositiveInt = Field(
         2, description="how many operations RandAugment applies to an image, in all arms but real"
     )
@@ -60,6 +64,7 @@ class DownstreamConfig(Section):
     synthetic_probability: Fraction = Field(
         0.7, description="share of training images that a synthetic image of the class replaces"
     )
+    real_images_last: Fraction = Field(0.0, description="share of the steps, at the end, that see real images alone")
 
     @model_validator(mode="before")
     @classmethod
@@ -73,6 +78,10 @@ class DownstreamConfig(Section):
     def _check(self) -> "DownstreamConfig":
         if (self.mixup or self.cutmix) and self.batch_size < 2:
             raise ValueError("mixup and cutmix mix images of a batch: they need a batch_size of 2 or more, not 1")
+        if (self.mixup or self.cutmix) and self.augmentation == "light":
+            raise ValueError(
+                "mixup and cutmix are part of strong augmentation; with augmentation: light leave them out"
+            )
         if not all(self.models):
             raise ValueError("model must name a model, not be empty")
         if twice := sorted({name for name in self.models if self.models.count(name) > 1}):

@@ -115,6 +115,7 @@ class Mixture:
         length: number of items: gradient steps times batch size.
         seed: decides every item.
         classes: only these labels are replaced; all if not given.
+        real_last: number of items at the end that are real images all of them.
 
     Examples:
         >>> import dct_augment
@@ -134,8 +135,10 @@ class Mixture:
         length: int,
         seed: int = 0,
         classes: Collection[int] | None = None,
+        real_last: int = 0,
     ) -> None:
         self._real, self._synthetic, self._length = real, synthetic, length
+        self._mixed = length - real_last
         self._probability, self._seed = probability, seed
         labels = np.array(synthetic.labels if synthetic is not None else [], dtype=int)
         self._members = {
@@ -158,7 +161,7 @@ class Mixture:
         rng = np.random.default_rng([self._seed, index])
         chosen = int(rng.integers(len(self._real)))
         label = self._real.labels[chosen]
-        if label in self._members and rng.random() < self._probability:
+        if index < self._mixed and label in self._members and rng.random() < self._probability:
             return self._synthetic[int(rng.choice(self._members[label]))]  # type: ignore[index]
         return self._real[chosen]
 

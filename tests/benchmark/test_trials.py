@@ -28,7 +28,7 @@ from dct_augment.datasets import few_shot
 from dct_augment.downstream import training
 from dct_augment.downstream.mixing import Mixture, SyntheticImages
 from dct_augment.errors import DatasetError, DctAugmentError, LeakError
-from dct_augment.records import ClassInfo, Example, Split
+from dct_augment.records import ClassInfo, Example, Split, Trial
 from tests.conftest import CLASSES, ShardRun, speckled
 
 BENCHMARK = BenchmarkConfig(shots=2, seeds=2, per_class=3)
@@ -333,6 +333,29 @@ def test_a_linear_probe_trains_the_last_layer_alone(bench: TrialRunner) -> None:
     before = training.create(DOWNSTREAM, 3).state_dict()
     changed = {name for name, value in before.items() if not torch.equal(value, trained[name])}
     assert changed == {"classifier.weight", "classifier.bias"}
+
+
+def test_augmentation_is_that_of_the_arm_unless_it_is_set(made: ShardRun) -> None:
+    def answers(arm: str, augmentation: str) -> Trial:
+        downstream = DOWNSTREAM.model_copy(update={"augmentation": augmentation})
+        runner = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), downstream)
+        return replace(runner.trial(TrialPlan(arm, 0, 2)), arm="", seconds=0)
+
+    light, strong = answers("real", "by_arm"), answers("real+strong_aug", "by_arm")
+    assert answers("real+strong_aug", "light") == light
+    assert answers("real", "strong") == strong
+    assert light.predicted != strong.predicted
+
+
+def test_the_last_steps_can_see_real_images_alone(made: ShardRun) -> None:
+    def answers(probability: float, real_images_last: float) -> Trial:
+        update = {"synthetic_probability": probability, "real_images_last": real_images_last}
+        downstream = DOWNSTREAM.model_copy(update=update)
+        runner = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), downstream)
+        return replace(runner.trial(TrialPlan("class_token", 0, 2, 2)), seconds=0)
+
+    assert answers(1.0, 1.0).val_accuracy == answers(0.0, 0.0).val_accuracy
+    assert answers(1.0, 1.0) == answers(0.0, 0.0)
 
 
 @pytest.mark.slow

@@ -159,6 +159,11 @@ def test_without_synthetic_images_all_is_real() -> None:
     assert not any(is_synthetic(mixture[index]) for index in range(30))
 
 
+def test_the_last_draws_can_be_real_alone(synthetic: SyntheticImages) -> None:
+    mixture = Mixture(REAL, synthetic, probability=1.0, length=60, real_last=20)
+    assert [is_synthetic(mixture[index]) for index in range(60)] == [True] * 40 + [False] * 20
+
+
 @pytest.mark.parametrize("index", [-1, 30])
 def test_there_is_no_draw_outside_the_length(index: int) -> None:
     with pytest.raises(IndexError):
