@@ -12,7 +12,7 @@ from timm.models import PretrainedCfg, load_model_config_from_hf
 from timm.models._hub import load_model_config_from_path
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
-from torchvision.transforms.v2.functional import pil_to_tensor
+from torchvision.transforms.v2.functional import pil_to_tensor, resized_crop
 
 from dct_augment.classifiers.names import resolve
 from dct_augment.config import MAGNITUDES, DownstreamConfig
@@ -56,7 +56,7 @@ class Transforms:
             crop_mode=taken.crop_mode,
         )
         normalised = _Normalised(taken)
-        self.light: Transform = v2.Compose([_crop(taken, 0.8), normalised])
+        self.light: Transform = v2.Compose([_SquareCrop(taken, 0.8), normalised])
         augment = v2.RandAugment(
             settings.randaugment_operations,
             settings.randaugment_magnitude,
@@ -64,7 +64,7 @@ class Transforms:
             interpolation="bilinear",  # Pillow rotates with nearest, bilinear and bicubic alone
             fill=[round(255 * mean) for mean in taken.mean],  # 0 once normalised, as what is erased
         )
-        self.strong: Transform = v2.Compose([_crop(taken, 0.6), augment, normalised, v2.RandomErasing(p=0.1)])
+        self.strong: Transform = v2.Compose([_SquareCrop(taken, 0.6), augment, normalised, v2.RandomErasing(p=0.1)])
 
 
 class _Normalised:
@@ -82,9 +82,25 @@ class _Normalised:
         return pixels.mul(self._scale).sub_(self._shift)
 
 
-def _crop(taken: ModelInput, least_area: float) -> v2.Transform:
-    """Cut a square part of a picture, of this share of its area or more, and resize it to the model's input."""
-    return v2.RandomResizedCrop(taken.size, (least_area, 1.0), (1.0, 1.0), interpolation=taken.interpolation)
+class _SquareCrop(v2.Transform):
+    """Cut a square out of a picture, anywhere, and resize it to the model's input.
+
+    Its area is a share of that of the largest square in the picture, uniform from `least_area` to 1. RandomResizedCrop
+    takes shares of the whole picture, so that on photos of 3:2 no square fits, and it falls back to the middle.
+    """
+
+    def __init__(self, taken: ModelInput, least_area: float) -> None:
+        super().__init__()
+        self._least_area, self._size = least_area, taken.size
+        self._interpolation = v2.InterpolationMode(taken.interpolation)
+
+    def forward(self, image: Image.Image) -> Image.Image:
+        shorter = min(image.size)
+        area = self._least_area + (1 - self._least_area) * torch.rand(()).item()
+        side = max(round(area**0.5 * shorter), 1)
+        left, top = (int(torch.randint(length - side + 1, ())) for length in image.size)
+        cropped: Image.Image = resized_crop(image, top, left, side, side, list(self._size), self._interpolation)
+        return cropped
 
 
 class InMemoryImages(Dataset[tuple[torch.Tensor, int]]):

@@ -187,3 +187,20 @@ def test_another_size_changes_no_weight_of_a_model_that_takes_any() -> None:
         torch.manual_seed(0)
         states.append(training.create(settings(image_size=size), 3).state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize(("width", "height"), [(90, 60), (60, 90), (40, 160)])
+@pytest.mark.parametrize("strong", [False, True])
+def test_a_crop_is_anywhere_in_a_photo_that_is_no_square(width: int, height: int, strong: bool) -> None:
+    ramp = np.zeros((height, width, 3), np.uint8)
+    ramp[:] = (
+        np.linspace(0, 255, max(width, height))
+        .astype(np.uint8)[: width if width > height else height]
+        .reshape((1, width, 1) if width > height else (height, 1, 1))
+    )
+    transforms = Transforms(settings(image_size=16, preprocessing="imagenet", randaugment_magnitude=0))
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        transform = transforms.strong if strong else transforms.light
+        means = torch.stack([transform(Image.fromarray(ramp)).mean() for _ in range(60)])
+    assert means.max() - means.min() > 0.3  # the middle alone would have one value
