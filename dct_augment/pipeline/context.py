@@ -27,13 +27,11 @@ from dct_augment.records import Dataset, Example, Progress, ProgressCallback, St
 from dct_augment.tokens.files import TokenFolder
 from dct_augment.wording import counted
 
-<<<<<<< HEAD
 _MUCH_WORSE = 0.8
 """A share of the accuracy of the other classifier; one that reaches less is warned of."""
-=======
+
 _SET_BY_THE_DRAW = ("shots", "few_shot_seed", "imbalance")
 """What an arm takes from its draw, whatever the section of textual inversion says."""
->>>>>>> 04055db (Studies: one question, answered by runs that share tokens and images)
 
 
 class RunContext:
