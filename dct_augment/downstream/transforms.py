@@ -82,7 +82,7 @@ class _Normalised:
         return pixels.mul(self._scale).sub_(self._shift)
 
 
-class _SquareCrop(v2.Transform):
+class _SquareCrop:
     """Cut a square out of a picture, anywhere, and resize it to the model's input.
 
     Its area is a share of that of the largest square in the picture, uniform from `least_area` to 1. RandomResizedCrop
@@ -90,11 +90,10 @@ class _SquareCrop(v2.Transform):
     """
 
     def __init__(self, taken: ModelInput, least_area: float) -> None:
-        super().__init__()
         self._least_area, self._size = least_area, taken.size
         self._interpolation = v2.InterpolationMode(taken.interpolation)
 
-    def forward(self, image: Image.Image) -> Image.Image:
+    def __call__(self, image: Image.Image) -> Image.Image:
         shorter = min(image.size)
         area = self._least_area + (1 - self._least_area) * torch.rand(()).item()
         side = max(round(area**0.5 * shorter), 1)

@@ -192,7 +192,7 @@ def test_guide_and_textual_inversion_of_a_fold_see_none_of_its_test_photos(
         before = len(shown)
         stage.do(unit)
         assert all(not images & tests for images in shown[before:])
-    assert len(shown) == 4  # both arms, both folds
+    assert len(shown) == 6  # one for each arm and fold
     assert not stage.pending()
 
 
