@@ -33,7 +33,7 @@ def test_the_best_real_row_of_a_draw_is_chosen_by_the_validation_of_the_others()
 
 
 def test_without_validation_the_test_of_the_other_draws_chooses() -> None:
-    test = pd.DataFrame({"real": [0.9, 0.1, 0.2], "strong": [0.5, 0.6, 0.7]})
+    test = pd.DataFrame({"real": [0.9, 0.1, 0.9], "strong": [0.5, 0.6, 0.7]})
     none = pd.DataFrame({"real": [float("nan")] * 3, "strong": [float("nan")] * 3})
     assert best_on_other_draws(test, none, ["real", "strong"]).tolist() == [0.5, 0.1, 0.7]
 
