@@ -123,6 +123,8 @@ class PlanRow:
     """One image to generate: a pure function of the configuration, whatever else is generated.
 
     `key` is unique in a run. `token_sha256` is that of the class token's file; empty if the prompt is the plain one.
+    `start_key` is that of the training photo that the image starts from, and `strength` the share of the steps that it
+    goes through from there: empty and 1 if it starts from noise alone.
     """
 
     key: str
@@ -133,6 +135,8 @@ class PlanRow:
     prompt: str
     seed: int
     token_sha256: str = ""
+    start_key: str = ""
+    strength: float = 1.0
 
     @property
     def kind(self) -> ImageKind:

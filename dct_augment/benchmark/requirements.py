@@ -115,6 +115,35 @@ def _asked_for(settings: BenchmarkConfig) -> dict[str, int]:
     }
 
 
+def images_that_know_more(settings: BenchmarkConfig, start: str, *, draws_have_all_photos: bool) -> str:
+    """Say which arms would train on images that start from photos which their draw does not have; empty if none would.
+
+    Args:
+        settings: whose protocol is known.
+        start: `generation.start`.
+        draws_have_all_photos: whether each draw at the base setting has all training photos.
+    """
+    of_run = [arm for arm in settings.arms if ARMS[arm].images is not None and not ARMS[arm].own_images]
+    smaller = [shots for shots in settings.shots_curve if shots < settings.shot_count]
+    if start == "noise" or not of_run or (draws_have_all_photos and not smaller):
+        return ""
+    they_start = f"with generation.start: {start}, the images of {', '.join(of_run)} start from all training photos"
+    if draws_have_all_photos:
+        return (
+            f"benchmark.shots_curve has {smaller[0]}: {they_start}, more than such a draw has. Leave "
+            "benchmark.shots_curve out, or set generation.start: noise"
+        )
+    what = "photos that it is tested on" if settings.protocol == "cross_validation" else "photos that it does not have"
+    honest = [arm for arm in settings.arms if arm not in of_run]
+    per_draw = [arm.name for arm in ARMS.values() if arm.own_images]
+    if not set(honest) & set(per_draw):
+        honest.append("class_token_few_shot_guide")
+    return (
+        f"benchmark.arms: {they_start}; for a draw these are also {what}. Take arms whose images are made for each "
+        f"draw ({', '.join(per_draw)}): benchmark.arms=[{', '.join(honest)}], or set generation.start: noise"
+    )
+
+
 def classes_with_fewer_images(dataset: Dataset, settings: BenchmarkConfig) -> str:
     """Say which classes have fewer training images than the draws ask for; empty if none has.
 

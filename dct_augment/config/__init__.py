@@ -65,6 +65,7 @@ from dct_augment.config.sections import (
     ReportConfig,
     RunnerConfig,
     SamplingConfig,
+    steps_of_strength,
 )
 from dct_augment.config.tokens import TextualInversionConfig, TokensConfig
 
@@ -132,6 +133,7 @@ __all__ = [
     "load",
     "override",
     "seed_from",
+    "steps_of_strength",
     "upgrade_token_identity",
     "validate",
     "what_it_saw",

@@ -39,6 +39,7 @@ _REAL_IMAGES = tuple(
     )
 )
 _IMAGE_OF_A_PROMPT = ("dataset.name", "model", "prompts", "sampling", "guide")
+_GENERATION = ("image_format", "seed", "start", "strengths", "guidance_scale")
 _CLASSIFIER = (
     "downstream.model",
     "downstream.pretrained",
@@ -71,7 +72,7 @@ HASHES = (WEIGHTS, MATCH_HASH, TINY_DECODER_HASH, INIT_FROM_HASH, FEATURES_HASH)
 
 DECIDES: Mapping[Part, tuple[str, ...]] = {
     "tokens": (*_IMAGE_OF_A_PROMPT, "tokens", "textual_inversion"),
-    "generation": (*_IMAGE_OF_A_PROMPT, "judge", "generation.image_format", "generation.seed"),
+    "generation": (*_IMAGE_OF_A_PROMPT, "judge", *(f"generation.{key}" for key in _GENERATION)),
     # The guide that is trained on a few-shot draw: nothing chooses it, and no synthetic image has a part in it.
     "arms": (*_REAL_IMAGES, *_CLASSIFIER, "benchmark.imbalance"),
     "benchmark": (*_REAL_IMAGES, "downstream", "benchmark.imbalance", "benchmark.filter_confidence"),
@@ -150,6 +151,8 @@ def identity(settings: Mapping[str, Any], schema: int, part: Part) -> dict[str, 
     for role in ("guide", "judge"):
         if decided.get(role):
             decided[role] = [_deciding(member) for member in decided[role]]
+    if part == "generation":
+        _remove_what_changes_nothing(decided)
     return decided
 
 
@@ -160,6 +163,15 @@ def _deciding(member: Mapping[str, Any]) -> dict[str, Any]:
     """
     unset = {key for key in PREPROCESSING if member.get(key) is None}
     return {key: value for key, value in member.items() if key not in unset | TOLD_OF_CLASSIFIERS}
+
+
+def _remove_what_changes_nothing(decided: dict[str, Any]) -> None:
+    """Take out settings that leave images as they are without them, so that those of older versions stay done."""
+    generation = decided["generation"]
+    if generation["start"] == "noise":
+        del generation["start"], generation["strengths"]
+    if generation["guidance_scale"] in (None, decided["sampling"]["guidance_scale"]):
+        del generation["guidance_scale"]
 
 
 def comparable(identity: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,8 +108,16 @@ class SamplingConfig(Section):
     )
 
 
+Strength = Annotated[float, Field(gt=0, lt=1)]
+
+
+def steps_of_strength(strength: float, steps: int) -> int:
+    """Count the last denoising steps that an image goes through from its start image, 1 at least (arXiv 2108.01073)."""
+    return max(round(strength * steps), 1)
+
+
 class GenerationConfig(Section):
-    """How many images are generated, and how they are stored."""
+    """How many images are generated, what they start from, and how they are stored."""
 
     per_class: PositiveInt = Field(50, description="images of a class; a larger number adds images and changes none")
     shard_size: PositiveInt = Field(100, description="images per shard: the unit of work and of retry")
@@ -118,7 +126,30 @@ class GenerationConfig(Section):
         "png", description="png and webp are without loss, jpg has quality 95"
     )
     allow_uncertified: bool = Field(False, description="use tokens that were not certified, too")
-    seed: int = Field(0, description="decides the noise of every image")
+    seed: int = Field(0, description="decides the noise of every image, and its start image")
+    start: Literal["noise", "same_class", "any_class"] = Field(
+        "noise",
+        description="what denoising begins with: noise alone, or a training photo with noise on it, of the same class "
+        "or of any class",
+    )
+    strengths: Annotated[tuple[Strength, ...], Field(min_length=1)] = Field(
+        (0.8,),
+        description="the share of the denoising steps that an image goes through from its start image, in turn; a "
+        "lower one keeps more of the photo",
+    )
+    guidance_scale: Annotated[float, Field(ge=1, le=50)] | None = Field(
+        None,
+        description="guidance of generated images where it is not that of training; `sampling.guidance_scale` if unset",
+    )
+
+    @model_validator(mode="after")
+    def _strengths_have_effect(self) -> "GenerationConfig":
+        default = type(self).model_fields["strengths"].default
+        if self.start == "noise" and self.strengths != default:
+            raise ValueError(
+                "strengths have no effect with start: noise; set start: same_class or any_class, or leave them out"
+            )
+        return self
 
 
 class RunnerConfig(Section):
@@ -195,6 +226,20 @@ class Config(Section):
                 "benchmark.arms: real+linear_probe trains one layer on a pretrained model; set downstream.pretrained: "
                 "true, or leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _strengths_keep_something(self) -> "Config":
+        steps, generation = self.sampling.num_inference_steps, self.generation
+        if generation.start == "noise":
+            return self
+        for strength in generation.strengths:
+            if steps_of_strength(strength, steps) == steps:
+                smaller = f"a strength of {(steps - 1) / steps:.2g} or less" if steps > 1 else "start: noise"
+                raise ValueError(
+                    f"generation.strengths: {strength:g} of {steps} sampling.num_inference_steps is all of them, which "
+                    f"keeps nothing of the start image. Set {smaller}, or more steps"
+                )
         return self
 
     @property

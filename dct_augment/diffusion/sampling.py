@@ -13,14 +13,17 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from dct_augment.config import SamplingConfig
+from dct_augment.config import SamplingConfig, steps_of_strength
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
+from dct_augment.diffusion.skipping import skip_steps
 
 
 @dataclass
 class Trajectory:
     """Latents (B, C, h, w) that are denoised together, at step `index` of their own scheduler.
+
+    They are given as standard normal noise, or `at_level`, as the scheduler has them at this step.
 
     `generators`, one per image, feed the schedulers that add noise at every step (LCM, Euler ancestral).
     """
@@ -30,9 +33,11 @@ class Trajectory:
     conditioning: Conditioning
     index: int = 0
     generators: list[torch.Generator] = field(default_factory=list, repr=False)
+    at_level: bool = False
 
     def __post_init__(self) -> None:
-        self.latents = self.latents * self.scheduler.init_noise_sigma
+        if not self.at_level:
+            self.latents = self.latents * self.scheduler.init_noise_sigma
         noisy = "generator" in inspect.signature(self.scheduler.step).parameters
         self._options = {"generator": self.generators} if noisy and self.generators else {}
 
@@ -153,6 +158,24 @@ class Sampler:
         noise = self.backend.noise(generators)
         scheduler = self.backend.scheduler(self.steps if steps is None else steps, self.scheduler_name)
         return Trajectory(scheduler, noise, conditioning, generators=generators)
+
+    def begin_at(
+        self, clean: torch.Tensor, seeds: Sequence[int], conditioning: Conditioning, strength: float
+    ) -> Trajectory:
+        """Start from clean latents (B, C, h, w) with the noise of these seeds on them: SDEdit (arXiv 2108.01073).
+
+        The last `strength` of the steps are left, one at least, as in `StableDiffusionImg2ImgPipeline`.
+        """
+        generators = self.backend.generators(seeds)
+        scheduler = self.backend.scheduler(self.steps, self.scheduler_name)
+        index = skip_steps(scheduler, self.steps - steps_of_strength(strength, self.steps))
+        # The scheduler rounds its levels to the type of the latents.
+        exact = torch.promote_types(clean.dtype, torch.float32)
+        noise = self.backend.noise(generators).to(exact)
+        noisy = scheduler.add_noise(clean.to(noise), noise, scheduler.timesteps[index : index + 1])
+        return Trajectory(
+            scheduler, noisy.to(self.backend.dtype), conditioning, index, generators=generators, at_level=True
+        )
 
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, *, checkpointed: bool = False

@@ -152,6 +152,9 @@ def _facts(run: SourceRun) -> list[str]:
     revision = f", revision `{model['revision']}`" if model.get("revision") else ""
     name = f"`{public(path)}`{revision}" if path else unknown
     rights = licence(path, model.get("revision")) if path else ""
+    guidance = (identity.get("generation") or {}).get("guidance_scale")
+    if guidance is not None:
+        sampling = {**sampling, "guidance_scale": guidance}
     steps = [f"{value} {what}" for what, value in _sampling(sampling)]
     return [
         f"- data set: {run.public_data_set or unknown}",
@@ -162,6 +165,7 @@ def _facts(run: SourceRun) -> list[str]:
         f"- prompts: {', '.join(f'`{text}`' for text in prompts.get('templates') or ()) or unknown}",
         f"- contexts: {', '.join(f'`{text}`' for text in _contexts(prompts.get('contexts'))) or 'none'}",
         f"- sampling: {', '.join(steps) or unknown}",
+        *_start(identity.get("generation") or {}),
     ]
 
 
@@ -174,6 +178,18 @@ def _contexts(contexts: Any) -> list[str]:
 def _sampling(sampling: Mapping[str, Any]) -> list[tuple[str, Any]]:
     words = {"num_inference_steps": "steps", "guidance_scale": "guidance scale", "scheduler": "scheduler"}
     return [(word, sampling[key]) for key, word in words.items() if sampling.get(key) is not None]
+
+
+def _start(generation: Mapping[str, Any]) -> list[str]:
+    """Say that images started from real photos, which decides who may have them."""
+    if generation.get("start", "noise") == "noise":
+        return []
+    whose = {"same_class": "of the same class", "any_class": "of any class"}[generation["start"]]
+    strengths = ", ".join(f"{strength:g}" for strength in generation["strengths"])
+    return [
+        f"- **start images**: each image started from a real training photo {whose}, strength {strengths}; "
+        "it may look like this photo, and rights in the photo may hold for it"
+    ]
 
 
 def _classifiers(members: Any) -> str:

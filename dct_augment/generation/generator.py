@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from dct_augment.classifiers import Classifier
-from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches
+from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches, Trajectory
+from dct_augment.generation.start_images import StartImages
 from dct_augment.images import to_pixels
 from dct_augment.records import ClassInfo, GeneratedImage, PlanRow, ProgressCallback, ignore_progress
 
@@ -47,9 +48,11 @@ class Generator:
         classes: Sequence[ClassInfo],
         guide: Classifier | None = None,
         judge: Classifier | None = None,
+        starts: StartImages | None = None,
         on_progress: ProgressCallback = ignore_progress,
     ) -> None:
         self._sampler = sampler
+        self._starts = starts
         self._on_progress = on_progress
         self._batch_size: int | None = None  # what memory was found to hold
         self._encoded: dict[tuple[str, str], Conditioning] = {}
@@ -66,8 +69,8 @@ class Generator:
 
         `vectors` (n, d) are the class tokens by slug; a class without one is generated with its plain prompt.
 
-        An image that is not finite becomes a failed one: a row with an error and no pixels. Where memory
-        runs out, the batch is halved, for good; the images stay what they are.
+        An image that is not finite, or whose start image cannot be read, becomes a failed one: a row with an error and
+        no pixels. Where memory runs out, the batch is halved, for good; the images stay what they are.
 
         Raises:
             DctAugmentError: memory runs out with a single image.
@@ -91,8 +94,31 @@ class Generator:
     @torch.no_grad()
     def _generate_batch(self, rows: Sequence[PlanRow], vectors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Generate images (B, 3, H, W) in [-1, 1]."""
+        starts = self._starts.latents(row.start_key for row in rows if row.start_key) if self._starts else {}
+        possible = [place for place, row in enumerate(rows) if not row.start_key or row.start_key in starts]
+        size = self._sampler.backend.image_size
+        images = torch.full((len(rows), 3, size, size), float("nan"), device=self._sampler.backend.device)
+        by_strength: dict[float, list[int]] = {}
+        for place in possible:
+            by_strength.setdefault(rows[place].strength, []).append(place)
+        trajectories = [
+            self._begin([rows[place] for place in places], vectors, starts) for places in by_strength.values()
+        ]
+        self._sampler.advance(trajectories)
+        for places, trajectory in zip(by_strength.values(), trajectories, strict=True):
+            images[places] = self._sampler.images(trajectory)
+        return images
+
+    def _begin(
+        self, rows: Sequence[PlanRow], vectors: Mapping[str, torch.Tensor], starts: Mapping[str, torch.Tensor]
+    ) -> Trajectory:
+        """Begin the images of rows of one strength."""
         conditioning = Conditioning.cat(self._encode_prompt(row, vectors.get(row.slug)) for row in rows)
-        return self._sampler.generate([row.seed for row in rows], conditioning)
+        seeds = [row.seed for row in rows]
+        if not rows[0].start_key:
+            return self._sampler.begin(seeds, conditioning)
+        clean = torch.stack([starts[row.start_key] for row in rows])
+        return self._sampler.begin_at(clean, seeds, conditioning, rows[0].strength)
 
     def _encode_prompt(self, row: PlanRow, vector: torch.Tensor | None) -> Conditioning:
         """Encode one prompt, once: those of a class are few, and its images many."""
@@ -112,7 +138,8 @@ class Generator:
         generated = []
         for number, row in enumerate(rows):
             if not is_finite[number]:
-                generated.append(GeneratedImage(row, None, "failed", "image is not finite"))
+                problem = self._starts.problem(row.start_key) if self._starts else ""
+                generated.append(GeneratedImage(row, None, "failed", problem or "image is not finite"))
                 continue
             fields: dict[str, Any] = {}
             for of_scorer in scores:

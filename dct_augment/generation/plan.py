@@ -1,10 +1,11 @@
 """The plan of images: which ones to generate, and in which shard each lies. It is pure, and it only grows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dct_augment import prompts
 from dct_augment.config import PromptsConfig, seed_from
+from dct_augment.generation.start_images import StartChoice
 from dct_augment.records import ClassInfo, ClassToken, ImageKind, PlanRow
 
 # No slug has an underscore, so the prefix makes no key of another class ("tiger" and "plain tiger").
@@ -61,19 +62,28 @@ def rows(
     prompts_config: PromptsConfig,
     tokens: Mapping[str, ClassToken],
     seed: int,
+    starts: StartChoice | None = None,
 ) -> tuple[PlanRow, ...]:
     """List the plan rows of one shard, number by number over its classes.
 
-    `tokens` holds the class token of each slug; a class without one gets its plain prompt.
-    Class-token and plain-prompt images of the same number share a seed, so they can be compared in pairs.
+    `tokens` holds the class token of each slug; a class without one gets its plain prompt. `starts` chooses start
+    images; without it, images start from noise.
+    Class-token and plain-prompt images of the same number share a seed and a start image, so they can be compared in
+    pairs.
     """
     by_slug = {info.slug: info for info in classes}
     planned: list[PlanRow] = []
     for number in range(max((stop for _, stop in spec.ranges.values()), default=0)):
         for slug, (start, stop) in spec.ranges.items():
             if start <= number < stop:
-                planned.append(_row(kind, by_slug[slug], number, prompts_config, tokens.get(slug), seed))
+                row = _row(kind, by_slug[slug], number, prompts_config, tokens.get(slug), seed)
+                planned.append(_started(row, seed, starts) if starts else row)
     return tuple(planned)
+
+
+def _started(row: PlanRow, seed: int, starts: StartChoice) -> PlanRow:
+    start_key, strength = starts.key(seed, row.slug, row.number), starts.strength(row.number)
+    return replace(row, start_key=start_key, strength=strength)
 
 
 def _row(

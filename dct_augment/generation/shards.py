@@ -34,6 +34,9 @@ SPLITS = {ImageKind.CLASS_TOKEN: "train", ImageKind.PLAIN_PROMPT: "plain_prompt"
 
 _OLD_PLAIN_SPLIT = "plain"  # version 0.1.0 kept plain-prompt images in `shards/` too, under this name
 
+_FROM_NOISE: dict[str, Any] = {"start_key": "", "strength": 1.0}
+"""What the row of an image says that starts from noise. Its tar says nothing: it stays what it was, byte for byte."""
+
 _MTIME = 0.0
 _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "png": ("PNG", {}),
@@ -177,6 +180,9 @@ class ShardFolder:
         frames = []
         for spec, stored in self._finished():
             frame = stored.table.to_pandas().rename(columns={"source": "kind"})  # its name in version 0.1.0
+            for name, value in _FROM_NOISE.items():  # an earlier version had no start images
+                if name not in frame:
+                    frame[name] = value
             frames.append(frame.assign(shard=self.tar(spec).name))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
@@ -297,7 +303,10 @@ def _members(image: GeneratedImage, image_format: str) -> dict[str, Any]:
     pillow_format, options = _FORMATS[image_format]
     buffer = io.BytesIO()
     image.image.save(buffer, format=pillow_format, **options)
-    metadata = {key: value for key, value in _record(image).items() if value == value and value is not None}
+    record = _record(image)
+    if not image.row.start_key:
+        record = {key: value for key, value in record.items() if key not in _FROM_NOISE}
+    metadata = {key: value for key, value in record.items() if value == value and value is not None}
     return {
         "__key__": image.row.key,
         image_format: buffer.getvalue(),
@@ -318,6 +327,8 @@ def _record(image: GeneratedImage) -> dict[str, Any]:
         "seed": row.seed,
         "kind": str(row.kind),
         "token_sha256": row.token_sha256,
+        "start_key": row.start_key,
+        "strength": row.strength,
         "status": image.status,
         "error": image.error,
         "guide_label": image.guide_label,

@@ -22,6 +22,7 @@ from dct_augment.generation.shards import shard_folders
 from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.prompt_check import check_class_names, check_lengths, check_start_words
 from dct_augment.pipeline.protocol import load_dataset
+from dct_augment.pipeline.start_photos import PhotoContents, StartPhotos
 from dct_augment.pipeline.weights import WeightHashes
 from dct_augment.records import Dataset, Example, Progress, ProgressCallback, StopReason, ignore_progress
 from dct_augment.tokens.files import TokenFolder
@@ -121,7 +122,7 @@ class RunContext:
 
     @cached_property
     def sampler(self) -> Sampler:
-        """The text-to-image model with the steps and the guidance that training and generation share.
+        """The text-to-image model with the steps and the guidance of training, validation and certificate.
 
         Raises:
             InputError: it would cut a prompt, or does not know a start word.
@@ -129,6 +130,15 @@ class RunContext:
         check_lengths([encoder.prompts for encoder in self.backend.encoders], self.config, self.classes)
         check_start_words(self.backend, self.config, self.classes)
         return Sampler.from_config(self.backend, self.config.sampling, negative_prompt=self.config.prompts.negative)
+
+    @cached_property
+    def generation_sampler(self) -> Sampler:
+        """The sampler of the images that are generated, whose guidance may be another one than that of training."""
+        scale, training = self.config.generation.guidance_scale, self.sampler
+        if scale in (None, training.guidance_scale):
+            return training
+        settings = self.config.sampling.model_copy(update={"guidance_scale": scale})
+        return Sampler.from_config(self.backend, settings, negative_prompt=self.config.prompts.negative)
 
     def check_prompts(self) -> None:
         """Check the lengths of all prompts if the model's tokenizers are on this machine; no model is loaded.
@@ -197,8 +207,13 @@ class RunContext:
     @cached_property
     def tokens_know_draws_alone(self) -> bool:
         """Whether the tokens of the run know no other photos than each draw: all of them, by a guide that they made."""
+        return what_it_saw(self.config.guide) == "these_photos" and self.draws_have_all_photos
+
+    @cached_property
+    def draws_have_all_photos(self) -> bool:
+        """Whether every draw of the benchmark has all training photos of the run."""
         settings = self.config.benchmark
-        if settings.protocol != "holdout" or what_it_saw(self.config.guide) != "these_photos":
+        if settings.protocol != "holdout" or settings.imbalance != 1:
             return False
         return settings.shot_count >= datasets.most_images(self.real_images())
 
@@ -215,6 +230,20 @@ class RunContext:
         unknown = [member for member in self.config.guide if what_it_saw([member]) == "unknown"]
         return "web" if saw == "unknown" and all(member.name == "zero_shot" for member in unknown) else saw
 
+    @cached_property
+    def start_photos(self) -> StartPhotos | None:
+        """The photos that images start from; None if that is noise.
+
+        Raises:
+            InputError: images of a class would have no photo to start from.
+        """
+        return None if self.config.generation.start == "noise" else StartPhotos(self)
+
+    @cached_property
+    def photo_contents(self) -> PhotoContents:
+        """The content of the training photos of the run, and of its draws."""
+        return PhotoContents(self) if self._outer is None else self._outer.photo_contents
+
     def use_guide(self, guide: Classifier) -> None:
         """Take a classifier as guide, however weak: it was trained on a few images of these classes."""
         vars(self)["guide"] = guide
@@ -228,7 +257,7 @@ class RunContext:
         self.photos_of_draw = tuple(photos)
 
     def photos(self) -> tuple[Example, ...]:
-        """The training images that a few-shot guide is made of: those of the draw, or else all."""
+        """The training images that guide and images are made from: those of the draw, or else all."""
         if self.photos_of_draw is not None:
             return self.photos_of_draw
         return tuple(self.real_images().examples("train"))

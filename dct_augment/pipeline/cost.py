@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dct_augment.benchmark.arms import ARMS, REAL, arm_draws, measured_kinds
 from dct_augment.benchmark.trials import plan_trials
-from dct_augment.config import Config
+from dct_augment.config import Config, steps_of_strength
 from dct_augment.pipeline.first_config import models
 from dct_augment.pipeline.first_config.models import Machine
 from dct_augment.records import Dataset, ImageKind, StageName
@@ -36,7 +36,7 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
 
     config, lines = run.config, []
     per_step = run.sampler.evaluations_per_step
-    per_image = config.sampling.num_inference_steps * per_step
+    per_image = image_evaluations(config, guidance_embedded=run.backend.guidance_embedded)
     pace = _seconds_per_evaluation(run)
     if StageName.TOKENS in parts:
         settings = config.tokens
@@ -108,6 +108,18 @@ def _arm_token_evaluations(config: Config, per_step: int) -> dict[str, int]:
         "textual_inversion": 3 * inversion.steps * inversion.batch_size + certificate,
         "class_token_few_shot_guide": token_evaluations(config, per_step),
     }
+
+
+def image_evaluations(config: Config, *, guidance_embedded: bool) -> int:
+    """U-Net evaluations of one generated image: one from a start image goes through a part of the steps."""
+    from dct_augment.diffusion import evaluations_per_step
+
+    steps, settings = config.sampling.num_inference_steps, config.generation
+    if settings.start != "noise":
+        counts = [steps_of_strength(strength, steps) for strength in settings.strengths]
+        steps = round(sum(counts) / len(counts))
+    scale = settings.guidance_scale or config.sampling.guidance_scale
+    return steps * evaluations_per_step(scale, guidance_embedded=guidance_embedded)
 
 
 def token_evaluations(config: Config, per_step: int) -> int:
@@ -212,7 +224,7 @@ def count(config: Config, classes: int, machine: Machine) -> Work:
     images = classes * (len(ImageKind) * config.generation.per_class + len(draws) * config.benchmark.per_class)
     of_arm = _arm_token_evaluations(config, per_step)
     of_tokens = token_evaluations(config, per_step) + sum(of_arm[draw.arm] for draw in draws)
-    evaluations = classes * of_tokens + images * config.sampling.num_inference_steps * per_step
+    evaluations = classes * of_tokens + images * image_evaluations(config, guidance_embedded=embedded)
     family, size = models.family_of(model.path, model.revision), models.size_of(model.path, model.revision)
     return Work(
         classes * (1 + len(draws)),

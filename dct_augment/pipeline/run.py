@@ -113,7 +113,7 @@ class Run(RunContext):
 
         Raises:
             StaleRunError: version 0.1.0 made the images of this run.
-            InputError: a text encoder would cut a prompt.
+            InputError: a text encoder would cut a prompt, or images of a class have no photo to start from.
             DatasetError: a few-shot draw needs more images than there are.
             TokenTrainingError: the training of every class failed.
         """
@@ -122,6 +122,8 @@ class Run(RunContext):
             if stage in names:
                 self.shards[kind].refuse_old_layout()  # before anything is written
         self.check_prompts()
+        if names & set(IMAGE_STAGES.values()):
+            _ = self.start_photos  # a class may have none
         measuring = StageName.BENCHMARK in names
         if measuring:
             self.real_images()  # the look comes first: what it finds decides which trials are done

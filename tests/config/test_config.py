@@ -387,6 +387,8 @@ def test_identity_leaves_out_what_only_changes_speed_and_amount(section: dict[st
         ({"tokens": {"seed": 1}}, ["tokens"], "tokens.seed: 0 -> 1"),
         ({"generation": {"seed": 1}}, ["generation"], "generation.seed: 0 -> 1"),
         ({"generation": {"image_format": "jpg"}}, ["generation"], "generation.image_format: 'png' -> 'jpg'"),
+        ({"generation": {"guidance_scale": 2.0}}, ["generation"], "generation.guidance_scale: None -> 2.0"),
+        ({"generation": {"guidance_scale": 7.0}}, [], ""),  # that of training
         ({"sampling": {"guidance_scale": 2.0}}, ["tokens", "generation"], "sampling.guidance_scale: 7.0 -> 2.0"),
         ({"prompts": {"contexts": ["x"]}}, ["tokens", "generation"], "prompts.contexts: [''] -> ['x']"),
         ({"guide": {"name": "x"}}, ["tokens", "generation", "metrics"], "guide.name: 'pocket/birds-guide' -> 'x'"),
@@ -400,6 +402,45 @@ def test_identity_holds_what_decides_the_result(section: dict[str, Any], stages:
     for stage in STAGES:
         found = differences(changed().identity(stage), changed(**section).identity(stage))
         assert found == ([said] if stage in stages else [])
+
+
+def test_a_start_image_is_part_of_the_identity_and_noise_is_not() -> None:
+    before, after = (changed(generation={"start": start}).identity("generation") for start in ("noise", "any_class"))
+    assert differences(before, after) == [
+        "generation.start: None -> 'any_class'",
+        "generation.strengths: None -> [0.8]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            ["generation.strengths=[0.5]"],
+            "generation: strengths have no effect with start: noise; set start",
+        ),
+        (
+            ["generation.start=any_class", "generation.strengths=[0.3, 1]"],
+            "strengths.1: .* less than 1, got 1",
+        ),
+        (["generation.start=any_class", "generation.strengths=[]"], "generation.strengths: must have at least 1 item"),
+        (["generation.start=photo"], "generation.start: .*'noise', 'same_class' or 'any_class'"),
+        (
+            ["generation.start=same_class", "generation.strengths=[0.2, 0.95]"],
+            r"strengths: 0\.95 of 5 sampling\.num_inference_steps is all of them.*0\.8 or less, or more steps",
+        ),
+        (["generation.start=same_class", "sampling.num_inference_steps=1"], "Set start: noise, or more steps"),
+        (["generation.guidance_scale=0.5"], r"generation\.guidance_scale: .*greater than or equal to 1, got 0\.5"),
+    ],
+)
+def test_a_setting_of_start_images_that_cannot_be_is_named(settings: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        config.load("pocket", settings)
+
+
+@pytest.mark.parametrize(("strength", "steps"), [(0.8, 24), (0.5, 15), (0.001, 1), (0.05, 2)])
+def test_a_strength_is_a_number_of_steps_one_at_least(strength: float, steps: int) -> None:
+    assert config.steps_of_strength(strength, 30) == steps
 
 
 CLASSES = [ClassInfo(0, "crane", "crane"), ClassInfo(1, "kiwi", "kiwi"), ClassInfo(2, "bat", "bat")]

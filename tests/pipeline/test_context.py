@@ -30,6 +30,7 @@ def photos(tmp_path: Path) -> Path:
     [
         ((), True),
         (("benchmark.shots=3",), False),
+        (("benchmark.imbalance=2",), False),
         (("benchmark.protocol=cross_validation",), False),
         (("guide=[{name: few_shot, backbone: pocket/backbone}, {name: pocket/birds-guide}]",), False),
         (("guide=pocket/birds-guide",), False),

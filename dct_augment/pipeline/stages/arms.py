@@ -30,6 +30,8 @@ class ArmStage(Stage):
         units = []
         for number, draw in enumerate(arm_draws(self._config.benchmark)):
             inner = self._inner_run(draw)
+            if self._config.generation.start != "noise":
+                self._use_photos(inner, draw)  # they are part of what makes its images
             with _locked(inner):
                 inner_units = [unit for stage in _inner_stages(inner) for unit in stage.pending()]
             if inner_units:
@@ -68,8 +70,7 @@ class ArmStage(Stage):
             _ = context.guide
         inner = self._inner_run(draw)
         inner.reuse_models(context)
-        inner.use_data(context)
-        inner.use_photos(context.draws().split(draw.shots, draw.seed).train)
+        self._use_photos(inner, draw)
         return inner
 
     def _inner_run(self, draw: ArmDraw) -> RunContext:
@@ -77,6 +78,11 @@ class ArmStage(Stage):
         inner = RunContext(self._inner_config(draw), self._context.progress, outer=self._context)
         inner.use_token_folder(self._context.arm_token_folder(draw))
         return inner
+
+    def _use_photos(self, inner: RunContext, draw: ArmDraw) -> None:
+        """Let the inner run know the photos of its draw alone."""
+        inner.use_data(self._context)
+        inner.use_photos(self._context.draws().split(draw.shots, draw.seed).train)
 
     def _inner_config(self, draw: ArmDraw) -> Config:
         """The configuration of the run of one arm on one draw."""

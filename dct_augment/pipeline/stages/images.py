@@ -7,6 +7,7 @@ from typing import Any
 from dct_augment.generation import plan
 from dct_augment.generation.generator import Generator
 from dct_augment.generation.plan import ShardSpec
+from dct_augment.generation.start_images import StartImages
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.records import (
@@ -63,7 +64,9 @@ class ImageStage(Stage):
         context, settings = self._context, self._config.generation
         spec = self._shards.layout()[unit.number]
         identity, tokens, classes = self._identity(spec), self._tokens(spec), context.dataset.classes
-        rows = plan.rows(spec, self._kind, classes, self._config.prompts, tokens, settings.seed)
+        photos = context.start_photos
+        starts = photos.choice if photos else None
+        rows = plan.rows(spec, self._kind, classes, self._config.prompts, tokens, settings.seed, starts)
         vectors = {info.slug: context.tokens.vector(info) for info in classes if info.slug in tokens}
         images = []
         for image in self._generator.generate(rows, vectors, settings.batch_size):
@@ -78,11 +81,17 @@ class ImageStage(Stage):
     def _identity(self, spec: ShardSpec) -> dict[str, Any]:
         """All that decides the pixels of a shard."""
         classes = [info for info in self._context.dataset.classes if info.slug in spec.ranges]
-        return self._config.narrow(self._context.identity("generation"), classes) | {
-            "kind": str(self._kind),
-            "tokens": {slug: token.sha256 for slug, token in self._tokens(spec).items()},
-            "names": {info.slug: info.name for info in classes},
-        }
+        photos = self._context.start_photos
+        started = {"start_images": photos.identity(spec.ranges)} if photos else {}
+        return (
+            self._config.narrow(self._context.identity("generation"), classes)
+            | started
+            | {
+                "kind": str(self._kind),
+                "tokens": {slug: token.sha256 for slug, token in self._tokens(spec).items()},
+                "names": {info.slug: info.name for info in classes},
+            }
+        )
 
     def _tokens(self, spec: ShardSpec) -> dict[str, ClassToken]:
         """The class token of each class of a shard that is to be generated with it, by slug."""
@@ -98,10 +107,12 @@ class ImageStage(Stage):
     @cached_property
     def _generator(self) -> Generator:
         context = self._context
+        photos, sampler = context.start_photos, context.generation_sampler
         return Generator(
-            context.sampler,
+            sampler,
             classes=context.guided_classes,
             guide=context.guide,
             judge=context.judge,
+            starts=StartImages(sampler.backend, photos.photos) if photos else None,
             on_progress=context.progress,
         )

@@ -17,6 +17,7 @@ from dct_augment.benchmark.pool import TrialInputs, TrialPool
 from dct_augment.benchmark.requirements import (
     classes_with_fewer_images,
     empty_fold,
+    images_that_know_more,
     missing_images,
     missing_synthetic_images,
 )
@@ -50,7 +51,8 @@ class TrialStage(Stage):
 
         Raises:
             DatasetError: there is no test, or a class has no image, or too few different ones for its folds.
-            InputError: trials ask for more synthetic images than are generated.
+            InputError: trials ask for more synthetic images than are generated, or for images that start from photos
+                which a draw does not have.
             ModelError: a model of the trials that are missing does not exist.
         """
         images = self._context.real_images()
@@ -63,6 +65,9 @@ class TrialStage(Stage):
             raise DatasetError(problem)
         few_shot_guide, per_class = self._context.has_few_shot_guide, self._config.generation.per_class
         if problem := missing_synthetic_images(self._config.benchmark, per_class, few_shot_guide=few_shot_guide):
+            raise InputError(problem)
+        start, own = self._config.generation.start, self._context.draws_have_all_photos
+        if problem := images_that_know_more(self._config.benchmark, start, draws_have_all_photos=own):
             raise InputError(problem)
         self._check_models()
         if note := classes_with_fewer_images(images, self._config.benchmark):
