@@ -20,7 +20,7 @@ from tests import tiny
 
 KEYS = {"crane": ["a", "b", "c"], "kiwi": ["d"], "red-bird": ["e", "f"]}
 SLUG_OF = {key: slug for slug, keys in KEYS.items() for key in keys}
-STRENGTHS = (0.2, 0.9)
+STRENGTHS = (0.2, 0.8)
 
 
 def choice(*, any_class: bool = False) -> StartChoice:
@@ -36,7 +36,7 @@ def test_an_image_starts_from_a_photo_of_its_class_and_each_as_often() -> None:
     planned = rows(choice())
     assert {SLUG_OF[row.start_key] == row.slug for row in planned} == {True}
     assert Counter(row.start_key for row in planned) == {"a": 2, "b": 2, "c": 2, "d": 6, "e": 3, "f": 3}
-    assert [row.strength for row in planned if row.slug == "kiwi"] == [0.2, 0.9] * 3
+    assert [row.strength for row in planned if row.slug == "kiwi"] == [0.2, 0.8] * 3
 
 
 def test_the_start_image_is_of_seed_class_and_number_alone() -> None:
@@ -80,7 +80,7 @@ def photos(unreadable: str = "") -> list[Example]:
 
 
 def generate(planned: tuple[PlanRow, ...], batch_size: int = 4, unreadable: str = "") -> list[GeneratedImage]:
-    sampler = Sampler(tiny.backend(), steps=10, guidance_scale=3.0)
+    sampler = Sampler(tiny.backend(), steps=5, guidance_scale=3.0)
     generator = Generator(sampler, classes=tiny.CLASSES, starts=StartImages(tiny.backend(), photos(unreadable)))
     return list(generator.generate(planned, {}, batch_size))
 
@@ -92,20 +92,20 @@ def array(image: GeneratedImage) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def generated() -> list[GeneratedImage]:
-    return generate(rows(choice()))
+    return generate(rows(choice(), 3))
 
 
 def test_an_image_of_a_low_strength_is_nearer_to_its_photo(generated: list[GeneratedImage]) -> None:
-    backend, distances = tiny.backend(), {0.2: 0.0, 0.9: 0.0}
+    backend, distances = tiny.backend(), {0.2: 0.0, 0.8: 0.0}
     for image in generated:
         mean, _ = backend.encode_images(square(picture(image.row.start_key), backend.image_size))
         photo = backend.decode(mean).clamp(-1, 1)[0].permute(1, 2, 0).numpy()
         distances[image.row.strength] += float(np.square((photo + 1) * 127.5 - array(image)).mean())
-    assert 0 < distances[0.2] < distances[0.9]
+    assert 0 < distances[0.2] < distances[0.8]
 
 
 def test_twice_is_the_same_to_the_byte_and_other_batches_within_a_grey_level(generated: list[GeneratedImage]) -> None:
-    planned = rows(choice())
+    planned = rows(choice(), 3)
     assert [image.row for image in generated] == list(planned)
     assert [array(image).tobytes() for image in generate(planned)] == [array(image).tobytes() for image in generated]
     for size in (1, 100):
@@ -114,16 +114,16 @@ def test_twice_is_the_same_to_the_byte_and_other_batches_within_a_grey_level(gen
 
 
 def test_rows_from_noise_and_from_photos_share_a_batch(generated: list[GeneratedImage]) -> None:
-    planned = rows(choice())
+    planned = rows(choice(), 3)
     mixed = tuple(row if row.number % 2 else replace(row, start_key="", strength=1.0) for row in planned)
-    alone = generate(rows(None))
+    alone = generate(rows(None, 3))
     for image, from_photo, from_noise in zip(generate(mixed), generated, alone, strict=True):
         expected = from_photo if image.row.start_key else from_noise
         assert np.abs(array(image) - array(expected)).max() <= 1
 
 
 def test_a_photo_that_cannot_be_read_makes_failed_rows_and_no_others(generated: list[GeneratedImage]) -> None:
-    for image, sound in zip(generate(rows(choice()), unreadable="b"), generated, strict=True):
+    for image, sound in zip(generate(rows(choice(), 3), unreadable="b"), generated, strict=True):
         if image.row.start_key == "b":
             assert (image.image, image.status) == (None, "failed")
             assert image.error == "start image 'b' cannot be read: it is cut"
