@@ -17,6 +17,8 @@ PAIRS = (
     ("class_token_few_shot_guide", "real+strong_aug"),
     ("class_token_few_shot_guide", "plain_prompt"),
     ("class_token_few_shot_guide", "textual_inversion"),
+    ("class_token_few_shot_guide", "image_variation"),
+    ("image_variation", "real+strong_aug"),
     ("class_token_filtered", "class_token"),
     ("textual_inversion", "real+strong_aug"),
     ("plain_prompt", "real+strong_aug"),

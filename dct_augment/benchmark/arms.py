@@ -16,13 +16,15 @@ class Arm:
     """What the classifier of one arm trains on, beside the few-shot images that all arms have.
 
     `images` is the kind of its synthetic images, if it has any. `tokens_from` says how their class tokens are learned
-    anew from each few-shot draw; if it is None, they are those of the run. With `filtered`, only the images that the
-    filter accepts are used. With `linear_probe`, only the last layer is trained, whatever `downstream.train` says.
+    anew from each few-shot draw; if it is None, they are those of the run. With `starts_from_photos`, images are
+    variations of the photos of the draw. With `filtered`, only the images that the filter accepts are used. With
+    `linear_probe`, only the last layer is trained, whatever `downstream.train` says.
     """
 
     name: ArmName
     images: ImageKind | None = None
     tokens_from: Literal["few_shot_guide", "textual_inversion"] | None = None
+    starts_from_photos: bool = False
     strong_augmentation: bool = True
     filtered: bool = False
     linear_probe: bool = False
@@ -30,7 +32,12 @@ class Arm:
     @property
     def own_images(self) -> bool:
         """Whether the images are generated anew for each few-shot draw."""
-        return self.tokens_from is not None
+        return self.tokens_from is not None or self.starts_from_photos
+
+    @property
+    def guide_of_draw(self) -> bool:
+        """Whether a guide that knows the photos of the draw alone trains its tokens, or scores its images."""
+        return self.own_images and self.tokens_from != "textual_inversion"
 
 
 _ARMS = (
@@ -38,6 +45,7 @@ _ARMS = (
     Arm("real+strong_aug"),
     Arm("real+linear_probe", strong_augmentation=False, linear_probe=True),
     Arm("plain_prompt", ImageKind.PLAIN_PROMPT),
+    Arm("image_variation", ImageKind.PLAIN_PROMPT, starts_from_photos=True),
     Arm("textual_inversion", ImageKind.CLASS_TOKEN, tokens_from="textual_inversion"),
     Arm("class_token", ImageKind.CLASS_TOKEN),
     Arm("class_token_few_shot_guide", ImageKind.CLASS_TOKEN, tokens_from="few_shot_guide"),

@@ -12,6 +12,7 @@ Arm = Literal[
     "real+strong_aug",
     "real+linear_probe",
     "plain_prompt",
+    "image_variation",
     "textual_inversion",
     "class_token",
     "class_token_few_shot_guide",
@@ -159,8 +160,9 @@ class BenchmarkConfig(FewShotSection):
         )
 
 
+_NOT_IN_FULL = ("real+linear_probe", "image_variation")
 FULL_BENCHMARK = (
-    f"benchmark.arms=[{', '.join(arm for arm in get_args(Arm) if arm != 'real+linear_probe')}]",
+    f"benchmark.arms=[{', '.join(arm for arm in get_args(Arm) if arm not in _NOT_IN_FULL)}]",
     "benchmark.seeds=6",  # of five pairs no exact test can say p < 0.05
     "benchmark.ratios=[1, 5, 10]",
     "benchmark.per_class_curve=[100, 200]",

@@ -282,7 +282,8 @@ class RunContext:
         Arms whose images differ by settings of generation alone, in runs with one `benchmark.arms_folder`, share it.
         """
         arm = ARMS[draw.arm]
-        return self._arms_root / f"tokens-{draw.arm}-{self._arm_fingerprint(arm)}" / f"{draw.shots}-{draw.seed}"
+        name = draw.arm if arm.tokens_from else "class_token_few_shot_guide"  # their guide is the same
+        return self._arms_root / f"tokens-{name}-{self._arm_fingerprint(arm)}" / f"{draw.shots}-{draw.seed}"
 
     @property
     def _arms_root(self) -> Path:
@@ -299,7 +300,7 @@ class RunContext:
             tokens.pop("guide", None)  # the arm has none, or one of its own
             decides.pop("guide", None)
         # Only a guide that is no `few_shot` is trained by the recipe of the benchmark's classifier.
-        if arm.tokens_from != "few_shot_guide" or self.has_few_shot_guide:
+        if not arm.guide_of_draw or self.has_few_shot_guide:
             decides["downstream"] = None
         return configuration.fingerprint(decides, images or {})[:8]
 

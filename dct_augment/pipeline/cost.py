@@ -100,11 +100,12 @@ def folds_hint(config: Config) -> str:
 
 
 def _arm_token_evaluations(config: Config, per_step: int) -> dict[str, int]:
-    """U-Net evaluations of one class token of each arm that learns its own."""
+    """U-Net evaluations of one class token of each arm with images of its own; 0 without tokens."""
     inversion = config.textual_inversion
     per_image = config.sampling.num_inference_steps * per_step
     certificate = 2 * config.tokens.certificate_images * per_image
     return {
+        "image_variation": 0,
         "textual_inversion": 3 * inversion.steps * inversion.batch_size + certificate,
         "class_token_few_shot_guide": token_evaluations(config, per_step),
     }
@@ -227,7 +228,7 @@ def count(config: Config, classes: int, machine: Machine) -> Work:
     evaluations = classes * of_tokens + images * image_evaluations(config, guidance_embedded=embedded)
     family, size = models.family_of(model.path, model.revision), models.size_of(model.path, model.revision)
     return Work(
-        classes * (1 + len(draws)),
+        classes * (1 + sum(ARMS[draw.arm].tokens_from is not None for draw in draws)),
         images,
         len(plan_trials(config.benchmark, config.downstream.other_models)),
         evaluations,

@@ -49,6 +49,13 @@ ARM_STYLES: Mapping[str, ArmStyle] = {
         glyph="▲",
         learns="the same, and images generated with plain prompts",
     ),
+    "image_variation": ArmStyle(
+        title="image variations",
+        color="#a3794f",
+        marker="<",
+        glyph="◀",
+        learns="the same, and images that plain prompts make of these few real images with noise on them",
+    ),
     "textual_inversion": ArmStyle(
         title="textual inversion",
         color="#8a63d2",

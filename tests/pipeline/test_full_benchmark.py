@@ -52,8 +52,8 @@ SMALL = [
     "metrics.nearest_neighbours=2",
 ]
 
-OWN_IMAGES = [name for name, arm in ARMS.items() if arm.own_images]
-SYNTHETIC = [name for name, arm in ARMS.items() if arm.images is not None]
+OWN_IMAGES = [name for name, arm in ARMS.items() if arm.tokens_from]
+SYNTHETIC = [name for name, arm in ARMS.items() if arm.images is not None and name != "image_variation"]
 
 
 def run(output: Path, *more: str) -> Run:

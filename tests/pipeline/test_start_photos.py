@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from dct_augment import config, datasets
-from dct_augment.benchmark.arms import arm_draws
+from dct_augment.benchmark.arms import arm_draws, arm_folder
 from dct_augment.datasets.photos import write_photos
 from dct_augment.errors import InputError, StaleRunError
+from dct_augment.generation.shards import shard_folder
 from dct_augment.images import square, to_pixels
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.cost import image_evaluations
@@ -142,7 +144,7 @@ def test_a_class_without_a_photo_is_named_before_any_work(photos: Path) -> None:
         (("benchmark.shots=3",), r"images of plain_prompt, class_token start .* photos that it does not have"),
         (
             ("benchmark.protocol=cross_validation",),
-            r"photos that it is tested on\. Take .* each draw \(textual_inversion",
+            r"photos that it is tested on\. Take .* each draw \(image_variation",
         ),
         (("benchmark.imbalance=2",), r"benchmark\.arms=\[real, real\+strong_aug, class_token_few_shot_guide\]"),
         (("benchmark.shots_curve=[2]",), r"benchmark\.shots_curve has 2"),
@@ -179,3 +181,27 @@ def test_images_of_a_fold_start_from_none_of_its_test_photos(photos: Path) -> No
         assert not starts[-1] & {photo.key for photo in split.test}
     assert len(starts) == 2
     assert starts[0] != starts[1]
+
+
+@pytest.mark.slow
+def test_image_variations_are_plain_prompts_that_start_from_photos_of_their_draw(photos: Path) -> None:
+    small = (
+        "benchmark.arms=[real, image_variation]",
+        "benchmark.shots=2",
+        "benchmark.seeds=2",
+        "benchmark.per_class=2",
+    )
+    more = ("downstream.steps=1", "downstream.batch_size=2", "metrics.features=null", "benchmark.processes=1")
+    run = few(photos, *small, *more, "guide={name: few_shot, backbone: pocket/backbone, folds: 2}", start="noise")
+    run.benchmark()
+    for seed in (0, 1):
+        folder = arm_folder(run.arm_folders, "image_variation", 2, seed)
+        rows = shard_folder(folder, run.config.name, PLAIN).rows()
+        own = {photo.key for photo in run.draws().split(2, seed).train}
+        assert set(rows["start_key"]) <= own
+        assert set(rows["strength"]) == {0.8}
+        assert len(rows) == 4
+    assert not list(run.config.root.rglob("*.safetensors"))[2:]  # the guides of two draws, and no token
+    arms = set(pd.read_parquet(run.config.root / "benchmark" / "trials.parquet")["arm"])
+    assert arms == {"real", "image_variation"}
+    assert ArmStage(run).pending() == ()

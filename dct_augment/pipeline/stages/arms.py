@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from dct_augment import classifiers, files
 from dct_augment import config as configuration
@@ -13,7 +14,7 @@ from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.images import ImageStage
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.tokens import TokenStage
-from dct_augment.records import ImageKind, Progress, ProgressCallback, StageName, WorkUnit, ignore_progress
+from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit, ignore_progress
 
 
 class ArmStage(Stage):
@@ -30,10 +31,10 @@ class ArmStage(Stage):
         units = []
         for number, draw in enumerate(arm_draws(self._config.benchmark)):
             inner = self._inner_run(draw)
-            if self._config.generation.start != "noise":
+            if inner.config.generation.start != "noise":
                 self._use_photos(inner, draw)  # they are part of what makes its images
             with _locked(inner):
-                inner_units = [unit for stage in _inner_stages(inner) for unit in stage.pending()]
+                inner_units = [unit for stage in _inner_stages(inner, draw) for unit in stage.pending()]
             if inner_units:
                 units.append(WorkUnit(self.name, number, draw.title(self._config.benchmark), self._size))
         return tuple(units)
@@ -45,11 +46,11 @@ class ArmStage(Stage):
         with _locked(inner):
             files.sweep(inner.config.root)
             files.sweep(inner.tokens.path)
-            if ARMS[draw.arm].tokens_from == "few_shot_guide":
+            if ARMS[draw.arm].guide_of_draw:
                 self._make_guide(inner, draw)
             files.write_text(inner.config.root / "config.yaml", configuration.dump(inner.config))
             done = 0
-            for stage in _inner_stages(inner):
+            for stage in _inner_stages(inner, draw):
                 inner_units = stage.pending()
                 stage.do_all(inner_units, _as_part_of(unit, done, on_progress))
                 stage.publish()
@@ -89,11 +90,13 @@ class ArmStage(Stage):
         config = self._config
         root = arm_folder(self._context.arm_folders, draw.arm, draw.shots, draw.seed)
         inverting = ARMS[draw.arm].tokens_from == "textual_inversion"
-        generation = {
+        generation: dict[str, Any] = {
             "per_class": config.benchmark.per_class,
             "allow_uncertified": inverting or config.generation.allow_uncertified,
             "seed": config.generation.seed + draw.seed,
         }
+        if ARMS[draw.arm].starts_from_photos and config.generation.start == "noise":
+            generation["start"] = "same_class"
         # Everything random is drawn anew for each draw, so that intervals hold what varies.
         seed = config.tokens.seed + draw.seed
         update = {"output": root, "generation": config.generation.model_copy(update=generation)}
@@ -166,5 +169,9 @@ def _as_part_of(unit: WorkUnit, before: int, on_progress: ProgressCallback) -> P
     return pass_on
 
 
-def _inner_stages(inner: RunContext) -> Sequence[Stage]:
-    return (TokenStage(inner, inner.classes), ImageStage(inner, ImageKind.CLASS_TOKEN))
+def _inner_stages(inner: RunContext, draw: ArmDraw) -> Sequence[Stage]:
+    """The stages of the inner run of a draw: tokens, if the arm has any, and images."""
+    arm = ARMS[draw.arm]
+    assert arm.images is not None
+    images = ImageStage(inner, arm.images)
+    return (TokenStage(inner, inner.classes), images) if arm.tokens_from else (images,)
