@@ -37,10 +37,14 @@ class StudyDataset(Section):
 
 
 class StudyRow(Section):
-    """One row of the study's table: an arm of the benchmark with settings of its own."""
+    """One row of the study's table: an arm of the benchmark with settings of its own.
+
+    It is measured with these `recipes` alone, if it names any.
+    """
 
     arm: Arm
     settings: Settings = ()
+    recipes: tuple[Name, ...] = ()
     why: str = ""
 
     @property
@@ -56,10 +60,20 @@ class Claim(Section):
     against: str = BEST_REAL
 
 
+class Less(Section):
+    """The part of a study that shows the direction in minutes."""
+
+    draws: Annotated[int, Field(ge=2)]
+    shots: tuple[PositiveInt, ...]
+    datasets: tuple[Name, ...]
+    recipes: tuple[Name, ...]
+    rows: tuple[Name, ...]
+
+
 class Study(Section):
     """A question and its protocol: everything random is drawn anew for each draw, and rows are paired by it.
 
-    `draws` are reported; `tuning` are other ones, on which settings are chosen. `quick` has fewer of all.
+    `draws` are reported; `tuning` are other ones, on which settings are chosen. `quick` is a part of it.
     """
 
     question: str
@@ -71,6 +85,7 @@ class Study(Section):
     settings: Settings = ()
     rows: Annotated[dict[Name, StudyRow], Field(min_length=2)]
     claims: tuple[Claim, ...] = ()
+    quick: Less | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "Study":
@@ -78,6 +93,11 @@ class Study(Section):
         unknown = [name for claim in self.claims for name in (claim.row, claim.against) if name not in known]
         if unknown:
             raise ValueError(f"claims name {', '.join(unknown)}, which is no row; rows: {', '.join(self.rows)}")
+        recipes = {name for row in self.rows.values() for name in row.recipes} - set(self.recipes)
+        if recipes:
+            raise ValueError(
+                f"rows name {', '.join(sorted(recipes))}, which is no recipe; recipes: {', '.join(self.recipes)}"
+            )
         real_only = [name for name, row in self.rows.items() if row.is_real_only]
         if not real_only and any(claim.against == BEST_REAL for claim in self.claims):
             raise ValueError(f"claims are against {BEST_REAL}, but no row has an arm of real images alone")
@@ -87,20 +107,26 @@ class Study(Section):
             raise ValueError(f"draws and tuning share the seeds {sorted(shared)}; settings are chosen on other draws")
         return self
 
+    def rows_of(self, recipe: str) -> dict[str, StudyRow]:
+        """Return the rows that are measured with a recipe."""
+        return {name: row for name, row in self.rows.items() if not row.recipes or recipe in row.recipes}
+
     def narrowed(
         self,
         *,
-        shots: int | None = None,
+        shots: Sequence[int] | None = None,
         datasets: Sequence[str] | None = None,
+        recipes: Sequence[str] | None = None,
         rows: Sequence[str] | None = None,
     ) -> "Study":
-        """Return the study of these shots, data sets and rows alone; claims about other rows are left out.
+        """Return the study of these shots, data sets, recipes and rows alone, without claims about other rows.
 
         Raises:
             InputError: the study does not have one of them.
         """
-        kept_shots = _chosen("--shots", self.shots, None if shots is None else (shots,))
+        kept_shots = _chosen("--shots", self.shots, shots)
         kept_datasets = _chosen("--datasets", tuple(self.datasets), datasets)
+        kept_recipes = _chosen("--recipes", tuple(self.recipes), recipes)
         kept_rows = _chosen("--rows", tuple(self.rows), rows)
         claims = [
             claim
@@ -111,6 +137,7 @@ class Study(Section):
             update={
                 "shots": kept_shots,
                 "datasets": {name: self.datasets[name] for name in kept_datasets},
+                "recipes": {name: self.recipes[name] for name in kept_recipes},
                 "rows": {name: self.rows[name] for name in kept_rows},
                 "claims": tuple(claims),
             }

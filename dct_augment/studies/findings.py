@@ -45,27 +45,26 @@ class Findings:
 
 
 def find(
-    trials: pd.DataFrame, cells: Sequence[Cell], rows: Sequence[str], real_only: Sequence[str], claims: Sequence[Claim]
+    trials: pd.DataFrame, rows: Mapping[Cell, Sequence[str]], real_only: Sequence[str], claims: Sequence[Claim]
 ) -> Findings:
     """Compare the rows of each cell.
 
     Args:
         trials: a row per trial: `dataset`, `recipe`, `shots`, `row`, `seed`, `accuracy`, `val_accuracy`.
-        cells: of the study.
-        rows: of the study.
+        rows: of the study, by cell.
         real_only: the rows without synthetic images.
         claims: that are tested; all cells together are one family (Holm 1979).
     """
     found: list[RowFinding] = []
     tested: list[tuple[Cell, Claim, list[float]]] = []
     missing = []
-    for cell in cells:
+    for cell, rows_of_cell in rows.items():
         of_cell = trials[
             (trials["dataset"] == cell.dataset) & (trials["recipe"] == cell.recipe) & (trials["shots"] == cell.shots)
         ]
         accuracies = _table(of_cell, "accuracy")
         best = best_on_other_draws(accuracies, _table(of_cell, "val_accuracy"), real_only)
-        for row in rows:
+        for row in rows_of_cell:
             if row not in accuracies:
                 missing.append(f"{cell.title}: {row}")
                 continue

@@ -64,7 +64,7 @@ def _trials(run: Run, planned: PlannedRun) -> pd.DataFrame:
 def _findings(study: Study, tables: Sequence[pd.DataFrame]) -> Findings:
     trials = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(_COLUMNS))
     real_only = [name for name, row in study.rows.items() if row.is_real_only]
-    return find(trials, plan.cells(study), list(study.rows), real_only, study.claims)
+    return find(trials, plan.rows(study), real_only, study.claims)
 
 
 def _write(study: Study, findings: Findings, tables: Sequence[pd.DataFrame], root: Path) -> None:
@@ -126,7 +126,7 @@ def markdown(study: Study, findings: Findings) -> list[str]:
         head = (cell.title, "test accuracy, %", "points over the best real-only row")
         lines += _rows(head, [(f"`{row}`", *texts[row, cell]) for row in study.rows if (row, cell) in texts])
     if findings.missing:
-        lines += [f"Not measured yet: {len(findings.missing)} of {len(study.rows) * len(plan.cells(study))} rows."]
+        lines += [f"Not measured yet: {len(findings.missing)} of {sum(map(len, plan.rows(study).values()))} rows."]
     return lines
 
 

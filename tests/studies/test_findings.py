@@ -45,14 +45,14 @@ def test_one_draw_has_no_other_one_to_choose_by() -> None:
 
 def test_a_claim_is_paired_by_draw_and_its_p_value_is_exact() -> None:
     table = trials({"real": [0.5, 0.6, 0.4, 0.5, 0.6], "tokens": [0.6, 0.7, 0.5, 0.6, 0.7]})
-    (found,) = find(table, [CELL], ["real", "tokens"], ["real"], [Claim(row="tokens")]).claims
+    (found,) = find(table, {CELL: ["real", "tokens"]}, ["real"], [Claim(row="tokens")]).claims
     assert found.difference.mean == pytest.approx(0.1)
     assert found.p_value == pytest.approx(2 / 2**5)
     assert found.holm_p == found.p_value
 
 
 def test_a_row_without_trials_is_named() -> None:
-    findings = find(trials({"real": [0.5, 0.6]}), [CELL], ["real", "tokens"], ["real"], [Claim(row="tokens")])
+    findings = find(trials({"real": [0.5, 0.6]}), {CELL: ["real", "tokens"]}, ["real"], [Claim(row="tokens")])
     assert findings.missing == ("birds, default, 5 shots: tokens",)
     assert findings.claims == ()
     assert [row.row for row in findings.rows] == ["real"]

@@ -47,7 +47,7 @@ STUDY = {
 
 def written(folder: Path, **changes: object) -> Path:
     path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(STUDY | changes))
+    path.write_text(yaml.safe_dump(STUDY | changes, sort_keys=False))
     return path
 
 
@@ -93,6 +93,7 @@ def test_each_draw_has_noise_of_its_own(tmp_path: Path) -> None:
         ({"claims": [{"row": "tokenz"}]}, "tokenz"),
         ({"tuning": {"first": 101, "count": 2}}, "share the seeds [101]"),
         ({"rows": {"a": {"arm": "rael"}, "b": {"arm": "real"}}}, "rows.a.arm"),
+        ({"claims": [], "rows": {"a": {"arm": "real", "recipes": ["slow"]}, "b": {"arm": "real"}}}, "name slow, which"),
         ({"shots": []}, "shots"),
         ({"datasets": {}}, "datasets"),
         ({"colour": "red"}, "colour"),
@@ -106,6 +107,21 @@ def test_a_wrong_study_is_one_message_that_names_the_fault(
     assert words in str(caught.value)
 
 
+def test_a_row_can_be_of_some_recipes_alone(tmp_path: Path) -> None:
+    rows = {"real": {"arm": "real"}, "strong": {"arm": "real+strong_aug", "recipes": ["slow"]}}
+    study = load_study(
+        str(written(tmp_path, rows=rows, claims=[], recipes={"fast": [], "slow": ["downstream.steps=9"]}))
+    )
+    assert {cell.recipe: names for cell, names in plan.rows(study).items()} == {
+        "fast": ("real",),
+        "slow": ("real", "strong"),
+    }
+    assert [dict(run.arm_of) for run in plan.runs(study, study.draws, tmp_path)] == [
+        {"real": "real"},
+        {"real": "real", "strong": "real+strong_aug"},
+    ]
+
+
 def test_an_unknown_study_names_those_that_there_are() -> None:
     with pytest.raises(ConfigError, match="gain"):
         load_study("no_such_study")
@@ -116,7 +132,7 @@ def test_a_study_can_be_narrowed_to_what_it_has(tmp_path: Path) -> None:
     assert list(study.narrowed(rows=["share", "real"]).rows) == ["real", "share"]
     assert study.narrowed(rows=["real", "share"]).claims == ()
     with pytest.raises(InputError, match="--shots: the study has no 3; it has 2"):
-        study.narrowed(shots=3)
+        study.narrowed(shots=[3])
     with pytest.raises(InputError, match="fish"):
         study.narrowed(datasets=["fish"])
 
