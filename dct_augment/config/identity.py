@@ -139,6 +139,8 @@ def identity(settings: Mapping[str, Any], schema: int, part: Part) -> dict[str, 
     rows = DECIDES[part]
     if part == "tokens" and settings["tokens"]["objective"] == "classifier":
         rows = tuple(row for row in rows if row != "textual_inversion")
+    if part == "tokens" and settings["tokens"]["photo_weight"]:
+        rows = (*rows, *_REAL_IMAGES)
     if settings["benchmark"]["protocol"] == "cross_validation" and part in ("arms", "benchmark"):
         rows = (*rows, *CROSS_VALIDATION)
     if any(member["name"] == "few_shot" for member in settings["guide"]) and part != "benchmark":

@@ -43,6 +43,12 @@ class TokensConfig(Section):
     learning_rate: Annotated[float, Field(gt=0)] = Field(
         0.2, description="Adam step in units of the mean word norm, spread over all dimensions"
     )
+    photo_weight: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="pull towards the training photos by the denoising loss of textual inversion, in units of the "
+        "classifier's gradient; 0: no photo has a part in it",
+    )
+    photos_per_update: PositiveInt = Field(2, description="noised photos of a class in one update, with a photo_weight")
     schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate, over max_updates")
     max_norm: Annotated[float, Field(gt=0)] = Field(1.5, description="clamp, in units of the largest word norm")
     norm_prior: Annotated[float, Field(ge=0)] = Field(

@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, TokensConfig
 from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches
+from dct_augment.errors import InputError
 from dct_augment.records import ClassInfo, StopReason
+from dct_augment.tokens.denoising import PLACEHOLDER, NoisedBatch, PhotoLatents, denoising_losses
 from dct_augment.tokens.gradients import ClassBatch, gradient_method
 from dct_augment.tokens.state import ClassTokenState, TrainedToken
-from dct_augment.tokens.trainer import PLACEHOLDER, Trainer
+from dct_augment.tokens.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,15 @@ _WORD_SCREENS = (_WordScreen(1, 2, 1.0), _WordScreen(3, 4, 0.125))  # enough to 
 
 @dataclass(frozen=True)
 class Update:
-    """What one class needs for an update: seeds of its images, and a position in [0, 1) of the trajectory."""
+    """What one class needs for an update: seeds of its images, and a position in [0, 1) of the trajectory.
+
+    `photos` are there if the token is pulled towards the photos of its class.
+    """
 
     state: ClassTokenState
     seeds: list[int]
     position: float
+    photos: NoisedBatch | None = None
 
 
 class ClassTokenTrainer(Trainer[ClassTokenState]):
@@ -52,6 +59,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         tokens_config: `config.tokens`.
         prompts_config: `config.prompts`, as in generation.
         starts: vectors (n, D) to begin from, by class slug.
+        photos: the training photos of each class, by slug; needed with a `photo_weight`.
 
     Examples:
         >>> import dct_augment
@@ -79,6 +87,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         tokens_config: TokensConfig,
         prompts_config: PromptsConfig,
         starts: Mapping[str, torch.Tensor] | None = None,
+        photos: Mapping[str, Sequence[Image.Image]] | None = None,
     ) -> None:
         super().__init__(
             sampler,
@@ -90,10 +99,28 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
             updates=tokens_config.max_updates,
         )
         self._gradient_method = gradient_method(tokens_config.method)
+        self._photos = dict(photos or {}) if tokens_config.photo_weight else {}
 
     def _new_state(self, info: ClassInfo) -> ClassTokenState:
         (target,) = self._guide.targets([info])
-        return ClassTokenState(info, target, self._initial(info), self._word_norms, self._tokens_config)
+        state = ClassTokenState(info, target, self._initial(info), self._word_norms, self._tokens_config)
+        if self._tokens_config.photo_weight:
+            state.photos = PhotoLatents.encode(self._backend, self._photos[info.slug])
+        return state
+
+    def _check(self, classes: Sequence[ClassInfo]) -> None:
+        """See `Trainer`.
+
+        Raises:
+            InputError: tokens are pulled towards photos, and a class has none.
+        """
+        without = [info.name for info in classes if not self._photos.get(info.slug)]
+        if self._tokens_config.photo_weight and without:
+            raise InputError(
+                f"tokens.photo_weight {self._tokens_config.photo_weight:g} needs training photos of every class; there "
+                f"is none of: {', '.join(without)}. Add some, or set tokens.photo_weight=0"
+            )
+        super()._check(classes)
 
     def _train_round(self, states: Sequence[ClassTokenState]) -> None:
         """See `Trainer`; a class whose plain prompt is enough is not trained."""
@@ -127,7 +154,10 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
     def _update(self, states: Sequence[ClassTokenState]) -> None:
         """Do one update of every class, as many at once as memory holds."""
         count = self._tokens_config.images_per_update
-        updates = [Update(state, state.new_seeds(count), state.random_position()) for state in states]
+        updates = [
+            Update(state, state.new_seeds(count), state.random_position(), self._noised_photos(state))
+            for state in states
+        ]
         for _ in self._batches.run(updates, self._update_batch):
             pass
 
@@ -142,10 +172,34 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
             images = self._backend.decode(denoised.latents, for_gradient=True)
         losses = self._losses(images, states)
         (losses.sum() * self._loss_scale).backward()
-        for state, batch, loss, evaluations in zip(states, batches, losses.tolist(), denoised.evaluations, strict=True):
+        pulls = self._pulls(updates)
+        values = zip(states, batches, losses.tolist(), denoised.evaluations, pulls, strict=True)
+        for state, batch, loss, evaluations, pull in values:
             state.evaluations += evaluations
-            state.update(loss)
+            state.update(loss, pull)
             state.store_finished(batch.finished)
+
+    def _noised_photos(self, state: ClassTokenState) -> NoisedBatch | None:
+        """Choose the photos of an update, and their noise; None without a `photo_weight`."""
+        if state.photos is None:
+            return None
+        count, templates = self._tokens_config.photos_per_update, self._prompts_config.templates
+        steps = self._backend.training_steps
+        return state.photos.noised(state.generator, count, steps, templates, state.info.name)
+
+    def _pulls(self, updates: Sequence[Update]) -> Sequence[torch.Tensor | None]:
+        """Compute for each class the gradient (n, D) of the denoising loss on its photos; None without any."""
+        batches = [update.photos for update in updates if update.photos is not None]
+        if not batches:
+            return [None] * len(updates)
+        states = [update.state for update in updates]
+        with self._precision():
+            losses = denoising_losses(self._sampler, batches, [state.vector for state in states])
+        leaves = [part for state in states for part in state.parts]
+        gradients = iter(torch.autograd.grad(losses.sum() * self._loss_scale, leaves))
+        for state, batch in zip(states, batches, strict=True):
+            state.evaluations += 3 * len(batch.prompts)
+        return [torch.cat([next(gradients) for _ in state.parts], 1) for state in states]
 
     def _class_batch(self, update: Update) -> ClassBatch:
         """Encode the prompts of an update, and begin at the noise of its seeds."""

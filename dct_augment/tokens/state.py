@@ -1,7 +1,7 @@
 """One class token while it is trained: its vector, optimiser, random stream, best state and fate."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import astuple, dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ from dct_augment.config import DEFAULT_POSITIONS, DirectAlignConfig, TokensConfi
 from dct_augment.diffusion import WordNorms
 from dct_augment.records import ClassInfo, StopReason
 from dct_augment.tokens.certificate import Certificate
+from dct_augment.tokens.denoising import PhotoLatents
 from dct_augment.tokens.vector import TokenVector
 
 _PROGRESS = 0.01
@@ -110,6 +111,7 @@ class ClassTokenState:
     reason: StopReason | None = None
     finished: torch.Tensor | None = None
     plain: Validation | None = None
+    photos: PhotoLatents | None = None
     times_used: int = 0
 
     def __post_init__(self) -> None:
@@ -145,25 +147,34 @@ class ClassTokenState:
         low, high = ranges[self.attempt.number % len(ranges)]
         return low + (high - low) * torch.rand((), generator=self.generator).item()
 
-    def update(self, loss: float) -> None:
-        """Take one step along the gradient that `backward` left, or stop if anything is not finite."""
+    def update(self, loss: float, pull: torch.Tensor | None = None) -> None:
+        """Take one step along the gradient that `backward` left, or stop if anything is not finite.
+
+        `pull` (n, D) is the gradient of another loss; its norm becomes `photo_weight` of that gradient's.
+        """
         gradient = self._vector.gradient
         if gradient is None or not math.isfinite(loss) or not bool(gradient.isfinite().all()):
             self.reason = StopReason.NON_FINITE
             return
-        norm = gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)
+        if pull is not None and not bool(pull.isfinite().all()):
+            self.reason = StopReason.NON_FINITE
+            return
+        norm = _norm(gradient)
         self.attempt.downhill -= gradient / norm
-        self._step(norm)
+        self._step(norm, self.config.photo_weight * pull / _norm(pull) if pull is not None else None)
         self.updates += 1
         self.attempt.updates += 1
         self.history.append(Step(self.updates, loss, self._vector.largest_norm()))
 
     @torch.no_grad()
-    def _step(self, norm: torch.Tensor) -> None:
-        """Take an Adam step along the gradient of this norm, and limit the length of the vectors."""
+    def _step(self, norm: torch.Tensor, pull: torch.Tensor | None = None) -> None:
+        """Take an Adam step along the gradient of this norm and a pull, and limit the length of the vectors."""
         pairs = list(zip(self._vector.parts, self.word_norms, strict=True))
-        for part, words in pairs:
+        pulls = pull.split([words.width for words in self.word_norms], 1) if pull is not None else [None] * len(pairs)
+        for (part, words), pull_of_part in zip(pairs, pulls, strict=True):
             part.grad = _steered(part, norm, words, self.config.norm_prior)
+            if pull_of_part is not None:
+                part.grad += pull_of_part
         self._schedule()
         self._optimizer.step()
         self.zero_grad()
@@ -188,6 +199,11 @@ class ClassTokenState:
     def vector(self) -> torch.Tensor:
         """The class token as it is now, (n, D), differentiable."""
         return self._vector.value
+
+    @property
+    def parts(self) -> Sequence[torch.Tensor]:
+        """The leaf tensors (n, d) of the token, one for each text encoder."""
+        return self._vector.parts
 
     @property
     def gradient(self) -> torch.Tensor | None:
@@ -318,6 +334,11 @@ class ClassTokenState:
         share = 0.5 * (1 + math.cos(math.pi * self.attempt.updates / self.config.max_updates))
         for group, words in zip(self._optimizer.param_groups, self.word_norms, strict=True):
             group["lr"] = share * self._rate(words)
+
+
+def _norm(gradient: torch.Tensor) -> torch.Tensor:
+    """The norm of a gradient, never 0."""
+    return gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)
 
 
 def _steered(part: torch.Tensor, norm: torch.Tensor, words: WordNorms, prior: float) -> torch.Tensor:

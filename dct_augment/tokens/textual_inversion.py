@@ -14,15 +14,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from dct_augment import prompts
 from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, TextualInversionConfig, TokensConfig, seed_from
-from dct_augment.diffusion import Conditioning, Sampler, WordNorms
+from dct_augment.diffusion import Sampler, WordNorms
 from dct_augment.errors import InputError
-from dct_augment.images import square
 from dct_augment.records import ClassInfo, StopReason
+from dct_augment.tokens.denoising import NoisedBatch, PhotoLatents, denoising_losses
 from dct_augment.tokens.state import Step, TrainedToken, Validation
-from dct_augment.tokens.trainer import PLACEHOLDER, Trainer
+from dct_augment.tokens.trainer import Trainer
 from dct_augment.tokens.vector import TokenVector
 
 
@@ -30,15 +29,14 @@ from dct_augment.tokens.vector import TokenVector
 class InversionState:
     """The training state of one class; all that is random comes from its own generator.
 
-    `mean` and `deviation` (N, C, h, w) are of the latents of its N images. The vector (n, D) is float32; its step is
+    `photos` are the latents of its images. The vector (n, D) is float32; its step is
     relative to the words of each text encoder.
     """
 
     info: ClassInfo
     initial: torch.Tensor
     word_norms: tuple[WordNorms, ...]
-    mean: torch.Tensor
-    deviation: torch.Tensor
+    photos: PhotoLatents
     config: TextualInversionConfig
     history: list[Step] = field(default_factory=list)
     evaluations: int = 0
@@ -97,16 +95,6 @@ class InversionState:
         self.evaluations = state["evaluations"]
 
 
-@dataclass(frozen=True)
-class NoisedBatch:
-    """What one class trains on in one step: B clean latents and noises (B, C, h, w), timesteps (B,), and prompts."""
-
-    latents: torch.Tensor
-    noise: torch.Tensor
-    timesteps: torch.Tensor
-    prompts: Sequence[str]
-
-
 class TextualInversionTrainer(Trainer[InversionState]):
     """Trains tokens on `images`, by class slug; guide and judge only measure what came of it.
 
@@ -153,11 +141,8 @@ class TextualInversionTrainer(Trainer[InversionState]):
         super()._check(classes)
 
     def _new_state(self, info: ClassInfo) -> InversionState:
-        size = self._backend.image_size
-        encoded = [self._backend.encode_images(square(image, size)) for image in self._images[info.slug]]
-        mean = torch.cat([mean for mean, _ in encoded])
-        deviation = torch.cat([deviation for _, deviation in encoded])
-        return InversionState(info, self._initial(info), self._word_norms, mean, deviation, self._inversion_config)
+        photos = PhotoLatents.encode(self._backend, self._images[info.slug])
+        return InversionState(info, self._initial(info), self._word_norms, photos, self._inversion_config)
 
     def _train_round(self, states: Sequence[InversionState]) -> None:
         """Do one update of every class, as many at once as memory holds."""
@@ -166,50 +151,25 @@ class TextualInversionTrainer(Trainer[InversionState]):
 
     def new_batch(self, state: InversionState) -> NoisedBatch:
         """Choose what a class trains on in its next step, by its generator."""
-        count, generator = self._inversion_config.batch_size, state.generator
-        templates = self._prompts_config.templates
-        rows = torch.randint(len(state.mean), (count,), generator=generator)
-        timesteps = torch.randint(self._backend.training_steps, (count,), generator=generator)
-        noise = torch.randn(count, *state.mean.shape[1:], generator=generator).to(state.mean)
-        jitter = torch.randn(count, *state.mean.shape[1:], generator=generator).to(state.mean)
-        numbers = torch.randint(len(templates), (count,), generator=generator).tolist()
-        latents = state.mean[rows] + state.deviation[rows] * jitter
-        # Without a context: it would say of the images what they do not show.
-        lines = [prompts.build(templates[number], state.info.name, token=PLACEHOLDER) for number in numbers]
-        return NoisedBatch(latents, noise, timesteps.to(state.mean.device), lines)
+        return state.photos.noised(
+            state.generator,
+            self._inversion_config.batch_size,
+            self._backend.training_steps,
+            self._prompts_config.templates,
+            state.info.name,
+        )
 
     def _update_batch(self, updates: Sequence[tuple[InversionState, NoisedBatch]]) -> None:
         """Do one update of some classes in one batch."""
         for state, _ in updates:
             state.zero_grad()
-        losses = self.losses([batch for _, batch in updates], [state.vector for state, _ in updates])
+        losses = denoising_losses(
+            self._sampler, [batch for _, batch in updates], [state.vector for state, _ in updates]
+        )
         (losses.sum() * self._loss_scale).backward()
         for (state, batch), loss in zip(updates, losses.tolist(), strict=True):
             state.evaluations += 3 * len(batch.prompts)
             state.update(loss, self._loss_scale)
-
-    def losses(self, batches: Sequence[NoisedBatch], vectors: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Mean squared error of what the denoiser predicts for each class with its vector (n, D); (K,).
-
-        Costs 3 U-Net evaluations an image with its backward pass.
-        """
-        latents = torch.cat([batch.latents for batch in batches])
-        noise = torch.cat([batch.noise for batch in batches])
-        timesteps = torch.cat([batch.timesteps for batch in batches])
-        inputs, target = self._backend.noised(latents, noise, timesteps)
-        pairs = zip(batches, vectors, strict=True)
-        conditioning = Conditioning.cat(self._encode_distinct(batch.prompts, vector) for batch, vector in pairs)
-        output = self._backend.denoise(inputs, timesteps, conditioning, self._sampler.guidance_scale)
-        exact = torch.promote_types(output.dtype, torch.float32)
-        errors = (output.to(exact) - target.to(exact)).square().flatten(1).mean(1)
-        by_class = errors.split([len(batch.prompts) for batch in batches])
-        return torch.stack([class_errors.mean() for class_errors in by_class])
-
-    def _encode_distinct(self, lines: Sequence[str], vector: torch.Tensor) -> Conditioning:
-        """Encode prompts with a vector (n, D) as their token; equal ones once."""
-        distinct = sorted(set(lines))
-        encoded = self._backend.encode(distinct, vector.expand(len(distinct), -1, -1))
-        return encoded[torch.tensor([distinct.index(line) for line in lines])]
 
     @torch.no_grad()
     def _finish(self, state: InversionState) -> TrainedToken:

@@ -18,10 +18,8 @@ from dct_augment.config import PromptsConfig, TokensConfig
 from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches
 from dct_augment.records import ClassInfo, Progress, ProgressCallback, StopReason, ignore_progress
 from dct_augment.tokens.certificate import Certificate, Certification, PairedTest, Recognised
+from dct_augment.tokens.denoising import PLACEHOLDER
 from dct_augment.tokens.state import Step, TrainedToken, new_seeds
-
-PLACEHOLDER = "<dct-training>"
-"""How prompts call the token in training; its vectors are put in where it stands."""
 
 
 class TokenState(Protocol):

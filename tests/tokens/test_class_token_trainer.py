@@ -3,6 +3,7 @@
 What class tokens share with textual inversion is in `test_trainer_contract.py`.
 """
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 
 from dct_augment import prompts
 from dct_augment.diffusion import Sampler, WordNorms, split_by_encoder
+from dct_augment.errors import InputError
 from dct_augment.records import ClassInfo, StopReason, Verdict
+from dct_augment.tokens.denoising import PhotoLatents, denoising_losses
 from dct_augment.tokens.files import TokenFolder
 from dct_augment.tokens.state import ClassTokenState, TrainedToken, Validation
 from tests import tiny
@@ -228,3 +231,75 @@ def test_autocast_keeps_the_token_and_its_optimiser_in_single_precision(kind):
     for slug, trained in tokens.items():
         assert trained.vector.dtype == torch.float32
         assert trained.history[0].loss == pytest.approx(exact[slug].history[0].loss, rel=0.3)
+
+
+class TestPhotoWeight:
+    """Tokens that are also pulled towards the photos of their class."""
+
+    @property
+    def photos(self) -> dict[str, Any]:
+        """The photos of every class."""
+        return {info.slug: trainers.pictures(info) for info in tiny.CLASSES}
+
+    def denoising_loss(self, info: ClassInfo, vector: torch.Tensor) -> float:
+        """The loss of the vector on the photos of its class, over noise that training does not use."""
+        sampler = Sampler.from_config(backend(), SAMPLING, negative_prompt=PROMPTS.negative)
+        latents = PhotoLatents.encode(sampler.backend, self.photos[info.slug])
+        generator = torch.Generator().manual_seed(99)
+        steps = sampler.backend.training_steps
+        batch = latents.noised(generator, 64, steps, PROMPTS.templates, info.name)
+        with torch.no_grad():
+            return denoising_losses(sampler, [batch], [vector]).item()
+
+    def test_the_pull_lowers_the_denoising_loss_on_the_photos(self) -> None:
+        info = tiny.CLASSES[0]
+        options: dict[str, Any] = {"updates": 12, "few_shot_images": self.photos, "photos_per_update": 8}
+        losses = {}
+        for weight in (0.0, 20.0):
+            trained = train([info], photo_weight=weight, **options)[info.slug]
+            losses[weight] = self.denoising_loss(info, trained.vector)
+        assert losses[20.0] < losses[0.0]
+
+    def test_another_weight_gives_another_token_and_counts_its_evaluations(self) -> None:
+        info = tiny.CLASSES[0]
+        without = train([info], updates=2)[info.slug]
+        tokens = [
+            train([info], updates=2, photo_weight=weight, photos_per_update=3, few_shot_images=self.photos)[info.slug]
+            for weight in (0.5, 1.0)
+        ]
+        assert not torch.equal(tokens[0].vector, tokens[1].vector)
+        assert tokens[0].evaluations == without.evaluations + 2 * 3 * 3
+
+    def test_a_class_without_a_photo_is_named(self) -> None:
+        with pytest.raises(InputError, match=r"photo_weight 1 needs training photos .* none of: "):
+            train([tiny.CLASSES[0]], updates=1, photo_weight=1.0, few_shot_images={})
+
+    def test_training_goes_on_with_the_same_photos_where_it_was_stopped(self) -> None:
+        classes, states = tiny.CLASSES[:2], []
+        options: dict[str, Any] = {"updates": 4, "photo_weight": 0.5, "few_shot_images": self.photos}
+        whole = {
+            trained.info.slug: trained.vector
+            for trained in build("classifier", backend=backend(), **options).train(
+                classes, checkpoint=lambda state: states.append(copy.deepcopy(state))
+            )
+        }
+        resumed = build("classifier", backend=backend(), **options).train(classes, resume=states[2])
+        for trained in resumed:
+            assert torch.equal(trained.vector, whole[trained.info.slug])
+
+
+def test_the_pull_has_its_weight_of_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (WordNorms(4, 2.0, 4.0),)
+    state = ClassTokenState(tiny.CLASSES[0], 0, torch.ones(1, 4), words, tiny.changed(TOKENS, photo_weight=0.5))
+    (state.vector * torch.tensor([3.0, 0.0, 0.0, 0.0])).sum().backward()
+    stepped: list[Any] = []
+    monkeypatch.setattr(state._optimizer, "step", lambda: stepped.append(state.gradient))
+    state.update(1.0, torch.tensor([[0.0, 7.0, 0.0, 0.0]]))
+    assert stepped[0].tolist() == [[1.0, 0.5, 0.0, 0.0]]
+
+
+def test_a_pull_that_is_not_finite_stops_the_class() -> None:
+    state = ClassTokenState(tiny.CLASSES[0], 0, torch.ones(1, 4), (WordNorms(4, 2.0, 4.0),), TOKENS)
+    state.vector.sum().backward()
+    state.update(1.0, torch.full((1, 4), float("nan")))
+    assert state.reason is StopReason.NON_FINITE

@@ -27,6 +27,7 @@ from dct_augment.images import square
 from dct_augment.pipeline.run import Run
 from dct_augment.records import ClassInfo, Progress, ProgressCallback, StopReason, ignore_progress
 from dct_augment.tokens import formats
+from dct_augment.tokens.denoising import PhotoLatents, denoising_losses
 from dct_augment.tokens.state import TrainedToken
 from dct_augment.tokens.textual_inversion import InversionState, TextualInversionTrainer
 from tests import tiny
@@ -198,8 +199,8 @@ def edited(family: str, folder: Path, **changes: Mapping[str, Any]) -> Path:
 def new_state(info: ClassInfo, backend: diffusion.Backend, initial: torch.Tensor) -> InversionState:
     """The state of a class before its first step."""
     encoded = [backend.encode_images(square(picture, backend.image_size)) for picture in pictures(info)]
-    mean, deviation = (torch.cat(parts) for parts in zip(*encoded, strict=True))
-    return InversionState(info, initial, backend.word_norms(), mean, deviation, INVERSION)
+    photos = PhotoLatents(*(torch.cat(parts) for parts in zip(*encoded, strict=True)))
+    return InversionState(info, initial, backend.word_norms(), photos, INVERSION)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -213,7 +214,7 @@ def test_loss_and_gradient_equal_those_of_the_diffusers_example(tmp_path, family
     vectors = [(start(backend, 2) + sign * moved).double().requires_grad_() for sign in (1, -1)]
     infos = tiny.CLASSES[1:]
     batches = [trainer_of_pairs.new_batch(new_state(info, backend, start(backend, 2))) for info in infos]
-    losses = trainer_of_pairs.losses(batches, vectors)
+    losses = denoising_losses(trainer_of_pairs._sampler, batches, vectors)
     gradients = torch.autograd.grad(losses.sum(), vectors)
     example = Example(folder, start(backend, 2))
     for info, vector, loss, gradient in zip(infos, vectors, losses, gradients, strict=True):
@@ -328,7 +329,7 @@ def test_half_precision_has_nearly_the_same_gradient_and_a_token_in_single_preci
         backend, info = tiny.backend(family, dtype), tiny.CLASSES[1]
         model_trainer, vector = trainer(backend=backend), start(backend, 1).requires_grad_()
         batch = model_trainer.new_batch(new_state(info, backend, start(backend, 1)))
-        loss = model_trainer.losses([batch], [vector])
+        loss = denoising_losses(model_trainer._sampler, [batch], [vector])
         (gradient,) = torch.autograd.grad(loss.sum() * 1024, vector)
         assert gradient.dtype == torch.float32
         losses.append(loss.item())
@@ -357,7 +358,11 @@ class TestInversionState:
         words = tuple(WordNorms(width, norm, 2 * norm) for width, norm in widths_and_norms)
         latents, width = torch.zeros(1, 4, 8, 8), sum(norms.width for norms in words)
         return InversionState(
-            tiny.CLASSES[0], torch.ones(1, width), words, latents, latents, tiny.changed(INVERSION, **changes)
+            tiny.CLASSES[0],
+            torch.ones(1, width),
+            words,
+            PhotoLatents(latents, latents),
+            tiny.changed(INVERSION, **changes),
         )
 
     def step(self, state: InversionState, gradient: torch.Tensor, loss: float = 1.0, scale: float = 1.0) -> None:

@@ -71,7 +71,7 @@ def build(
         guide: `Directions` if unset.
         judge: which only measures.
         starts: vectors to begin from, by class slug.
-        few_shot_images: of textual inversion alone; `pictures` of all classes if unset.
+        few_shot_images: the photos of each class; of textual inversion `pictures` of all classes if unset.
         inversion: what else differs from `INVERSION`.
         tokens: what else differs from `TOKENS`.
     """
@@ -82,7 +82,13 @@ def build(
     tokens_config = tiny.changed(TOKENS, **lengths, **tokens)
     if objective == "classifier":
         return ClassTokenTrainer(
-            sampler, guide, judge=judge, tokens_config=tokens_config, prompts_config=prompts, starts=starts
+            sampler,
+            guide,
+            judge=judge,
+            tokens_config=tokens_config,
+            prompts_config=prompts,
+            starts=starts,
+            photos=few_shot_images,
         )
     if few_shot_images is None:
         few_shot_images = {info.slug: pictures(info) for info in tiny.CLASSES}

@@ -119,6 +119,7 @@ class TokenStage(Stage):
                 tokens_config=config.tokens,
                 prompts_config=config.prompts,
                 starts=self._starts(classes),
+                photos=self._photos(classes),
             )
         return TextualInversionTrainer(
             context.sampler,
@@ -130,6 +131,13 @@ class TokenStage(Stage):
             prompts_config=config.prompts,
             starts=self._starts(classes),
         )
+
+    def _photos(self, classes: Sequence[ClassInfo]) -> dict[str, list[Image.Image]]:
+        """The training photos of each class, by slug, if tokens are pulled towards them."""
+        if not self._config.tokens.photo_weight:
+            return {}
+        photos = self._context.photos()
+        return {info.slug: [photo.open() for photo in photos if photo.label == info.index] for info in classes}
 
     def _few_shot_images(self, classes: Sequence[ClassInfo]) -> dict[str, list[Image.Image]]:
         """The few-shot images of each class, by slug: those of this run's draw, or else of the configured one."""
