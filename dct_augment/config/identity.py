@@ -153,8 +153,7 @@ def identity(settings: Mapping[str, Any], schema: int, part: Part) -> dict[str, 
     for role in ("guide", "judge"):
         if decided.get(role):
             decided[role] = [_deciding(member) for member in decided[role]]
-    if part == "generation":
-        _remove_what_changes_nothing(decided)
+    _remove_what_changes_nothing(decided)
     return decided
 
 
@@ -168,12 +167,14 @@ def _deciding(member: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _remove_what_changes_nothing(decided: dict[str, Any]) -> None:
-    """Take out settings that leave images as they are without them, so that those of older versions stay done."""
-    generation = decided["generation"]
-    if generation["start"] == "noise":
+    """Take out settings that leave a result as it is without them, so that those of older versions stay done."""
+    generation, tokens = decided.get("generation"), decided.get("tokens")
+    if generation and generation["start"] == "noise":
         del generation["start"], generation["strengths"]
-    if generation["guidance_scale"] in (None, decided["sampling"]["guidance_scale"]):
+    if generation and generation["guidance_scale"] in (None, decided["sampling"]["guidance_scale"]):
         del generation["guidance_scale"]
+    if tokens and not tokens["photo_weight"]:
+        del tokens["photo_weight"], tokens["photos_per_update"]
 
 
 def comparable(identity: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:

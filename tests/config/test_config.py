@@ -787,3 +787,14 @@ def test_what_a_guide_has_seen_changes_nothing_that_is_made() -> None:
     assert "mean" not in silent.identity("tokens")["guide"][0]  # that of runs of earlier versions
     assert prepared.identity("tokens")["guide"][0]["mean"] == [0.5, 0.5, 0.5]
     assert prepared.identity("tokens") != silent.identity("tokens")
+
+
+def test_photos_are_a_part_of_what_makes_a_token_if_it_is_pulled_towards_them() -> None:
+    def identity(*settings: str) -> dict[str, Any]:
+        return config.load("cub", settings).identity("tokens")
+
+    assert identity("tokens.photos_per_update=7") == identity()
+    assert "photo_weight" not in identity()["tokens"]
+    pulled = identity("tokens.photo_weight=0.5")
+    assert pulled["tokens"]["photo_weight"] == 0.5
+    assert pulled["dataset"] != identity()["dataset"]
