@@ -1,13 +1,15 @@
 """What a run answers: how good the classifier is with these photos, and which classes synthetic images help."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
+from dct_augment.benchmark import estimates
 from dct_augment.benchmark.choice import ArmChoice, SyntheticEffect
 from dct_augment.benchmark.image_counts import images_per_answer
-from dct_augment.intervals import Estimate, estimate_json, mean_of_folds, mean_t, proportion
+from dct_augment.intervals import Estimate, estimate_json, proportion
 
 NAMED = 5
 """Classes that are named of each kind: that gain, that lose, to photograph next."""
@@ -36,9 +38,13 @@ def answer(
             "accuracy": estimate_json(choice.accuracy),
             "chosen_by": choice.by,
             "optimistic": choice.optimistic,
+            "arm_accuracy": _accuracy(trials, choice.arm, folds)["mean"],
+            "chance": None if math.isnan(choice.chance) else round(choice.chance, 4),
+            "near_chance": choice.is_near_chance,
         },
         "classes": {name: _class_numbers(kept, index) for index, name in names.items()},
         "photograph_next": _weakest(kept, names),
+        "all_right": bool(len(kept)) and bool((kept["share"] == 1).all()),
         "effect": None,
     }
     if effect is None:
@@ -55,7 +61,8 @@ def answer(
         "baseline": effect.baseline,
         "accuracy": _accuracy(trials, effect.arm, folds),
         "baseline_accuracy": _accuracy(trials, effect.baseline, folds),
-        "difference": estimate_json(effect.difference),
+        "difference": estimate_json(effect.difference.estimate),
+        "unclear": effect.difference.unclear,
         "verdict": effect.verdict,
         "gain_by_class": {name: round(float(gains[name]), 4) for name in ordered},
         "gaining": [name for name in ordered if gains[name] > 0][:NAMED],
@@ -65,8 +72,7 @@ def answer(
 
 
 def _accuracy(trials: pd.DataFrame, arm: str, folds: int | None) -> dict[str, Any]:
-    values = trials.loc[trials["arm"] == arm, "accuracy"].tolist()
-    return estimate_json(mean_of_folds(values, folds, (0, 1)) if folds else mean_t(values, (0, 1)))
+    return estimate_json(estimates.accuracy(trials[trials["arm"] == arm], folds))
 
 
 def _class_accuracies(trials: pd.DataFrame, arm: str, folds: int | None) -> pd.DataFrame:

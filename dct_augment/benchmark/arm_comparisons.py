@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from dct_augment.intervals import Estimate, estimate_json, fold_test, mean_of_folds, mean_t, permutation_test, sign_test
+from dct_augment.benchmark import estimates
+from dct_augment.intervals import estimate_json, fold_test, permutation_test, sign_test
 from dct_augment.metrics.accuracy import confusion_counts
 
 PAIRS = (
@@ -30,15 +31,26 @@ PAIRS = (
 CONFUSED = ("real+strong_aug", "class_token", "plain_prompt", "textual_inversion", "class_token_few_shot_guide")
 """Arms whose mistakes are shown."""
 
+_UNCLEAR = (
+    "unclear: why a difference is not significant (holds_0: its interval includes 0; no_spread: it is the same in "
+    "every draw, which makes nothing sure; few_folds; one_draw), empty if it is"
+)
 _HOLDOUT_METHOD = (
-    "mean over seeds with Student's t interval; paired: difference of two arms on the same seeds; sign_p, "
-    "permutation_p: two-sided tests of no difference, by the signs of the differences and by all their sign flips, "
-    "exact (up to 16 seeds)"
+    "mean over seeds with Student's t interval, or Wilson's over the test images if that is wider; paired: difference "
+    "of two arms on the same seeds, with Student's t interval over seeds, or that over the test images (Student's t over "
+    "their means, or Newcombe's where all are equal) if that is wider; sign_p, permutation_p: two-sided tests of no "
+    "difference, by the signs of the differences and by all their sign flips, exact (up to 16 seeds); " + _UNCLEAR
 )
 _FOLDS_METHOD = (
     "mean over folds with the corrected resampled t interval (Nadeau and Bengio 2003), which allows for the overlap of "
-    "their training images; paired: difference of two arms on the same folds; fold_p: the two-sided test that belongs "
-    "to this interval"
+    "their training images, or Wilson's over the photos if that is wider; paired: difference of two arms on the same "
+    "folds, with the corrected resampled t interval, or Newcombe's paired one over the photos if that is wider; "
+    "fold_p: the two-sided corrected resampled t test; " + _UNCLEAR
+)
+_FEW_FOLDS_METHOD = (
+    "mean over folds with Wilson's interval over the photos, each counted once, as so few folds cannot tell how much "
+    "it varies; paired: difference of two arms on the same folds, with Newcombe's paired interval over the photos, and "
+    "without a test; " + _UNCLEAR
 )
 
 
@@ -70,17 +82,17 @@ def summarize_trials(
         folds: Of one repeat of cross-validation, if the trials are its folds; else None.
     """
     protocol = {"protocol": "cross_validation" if folds else "holdout", "folds": folds}
-    method = _FOLDS_METHOD if folds else _HOLDOUT_METHOD
     of_all_models = trials
     trials = trials[trials["other_model"] == ""] if len(trials) else trials
     if trials.empty:
         return {
             **protocol,
+            "few_folds": None,
             "shots": None,
             "per_class": None,
             "steps": None,
             "seeds": [],
-            "method": method,
+            "method": _method(0, folds),
             "arms": {},
             "trials": {},
             "paired": _paired(trials, folds),
@@ -92,13 +104,15 @@ def summarize_trials(
     at_base = base.trials(trials)
     steps = sorted({int(value) for value in trials["steps"]})
     by_arm = {str(arm): group for arm, group in at_base.groupby("arm", sort=False)}
+    seeds = sorted({int(seed) for seed in at_base["seed"]})
     return {
         **protocol,
+        "few_folds": len(seeds) if estimates.few_folds(len(seeds), folds) else None,
         "shots": base.shots,
         "per_class": base.per_class,
         "steps": steps[0] if len(steps) == 1 else steps,
-        "seeds": sorted({int(seed) for seed in at_base["seed"]}),
-        "method": method,
+        "seeds": seeds,
+        "method": _method(len(seeds), folds),
         "arms": {arm: _accuracy(group, folds) for arm, group in by_arm.items()},
         "trials": {arm: _accuracy_by_seed(group) for arm, group in by_arm.items()},
         "paired": _paired(at_base, folds),
@@ -126,15 +140,15 @@ def _base_setting(trials: pd.DataFrame, shots: int, per_class: int) -> _BaseSett
     return _BaseSetting(shots, per_class)
 
 
-def _mean(values: Sequence[float], folds: int | None, within: tuple[float, float]) -> Estimate | None:
-    """The mean of the values of some draws with its interval; None of no draw."""
-    if not len(values):
-        return None
-    return mean_of_folds(values, folds, within) if folds else mean_t(values, within)
+def _method(draws: int, folds: int | None) -> str:
+    """Say how the intervals of so many draws are made."""
+    if draws and estimates.few_folds(draws, folds):
+        return _FEW_FOLDS_METHOD
+    return _FOLDS_METHOD if folds else _HOLDOUT_METHOD
 
 
 def _accuracy(trials: pd.DataFrame, folds: int | None) -> dict[str, Any]:
-    return estimate_json(_mean(trials["accuracy"].tolist(), folds, (0, 1)))
+    return estimate_json(estimates.accuracy(trials, folds))
 
 
 def _accuracy_by_seed(trials: pd.DataFrame) -> dict[str, float]:
@@ -148,31 +162,22 @@ def _paired(trials: pd.DataFrame, folds: int | None) -> dict[str, dict[str, Any]
 
 
 def _pair(trials: pd.DataFrame, arm: str, baseline: str, folds: int | None) -> dict[str, Any]:
-    differences = paired_differences(trials, arm, baseline)
-    pair = {"arm": arm, "baseline": baseline, **estimate_json(_mean(differences, folds, (-1, 1)))}
+    difference = None if trials.empty else estimates.difference(trials, arm, baseline, folds)
+    pair = {"arm": arm, "baseline": baseline, **estimate_json(difference.estimate if difference else None)}
+    pair |= {"unclear": difference.unclear if difference else None}
     pair |= {"sign_p": None, "permutation_p": None, "smallest_p": None, "fold_p": None}
-    if not differences:
+    if difference is None or difference.unclear == "few_folds":
         return pair
+    values = difference.values
     if folds:  # the exact tests are of independent pairs, which folds are not
-        return pair | {"fold_p": round(fold_test(differences, folds), 6)}
+        return pair | {"fold_p": round(fold_test(values, folds), 6)}
     return {
         **pair,
-        "sign_p": round(float(sign_test(differences)), 6),
-        "permutation_p": round(float(permutation_test(differences)), 6),
+        "sign_p": round(float(sign_test(values)), 6),
+        "permutation_p": round(float(permutation_test(values)), 6),
         # The most extreme of 2^n equally likely outcomes, on both sides: no test of n pairs can say less.
-        "smallest_p": min(1.0, 2.0 ** (1 - len(differences))),
+        "smallest_p": min(1.0, 2.0 ** (1 - len(values))),
     }
-
-
-def paired_differences(trials: pd.DataFrame, arm: str, baseline: str) -> list[float]:
-    """Return the accuracy of an arm minus that of another, for every seed that both have."""
-    if trials.empty:
-        return []
-    table = trials.pivot_table(index=["shots", "seed"], columns="arm", values="accuracy")
-    if arm not in table or baseline not in table:
-        return []
-    # Rounded so that equal accuracies are equal: a difference of 1e-17 has a sign.
-    return [round(float(difference), 10) for difference in (table[arm] - table[baseline]).dropna()]
 
 
 def _curves(trials: pd.DataFrame, base: _BaseSetting, folds: int | None) -> dict[str, Any]:

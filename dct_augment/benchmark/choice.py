@@ -1,5 +1,6 @@
 """Chooses the arm, and of several models the model, of the user's classifier; says how good it is on other images."""
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,8 +8,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from dct_augment.benchmark.image_counts import images_per_answer
-from dct_augment.intervals import Estimate, mean_of_folds, mean_t, proportion, wider
+from dct_augment.benchmark import estimates
+from dct_augment.benchmark.image_counts import distinct_images
+from dct_augment.intervals import Estimate
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class ArmChoice:
     `other_model` is one of `downstream.other_models`; empty for `downstream.model`.
 
     `by` is whose accuracy chose the arm. The accuracy is `optimistic` if the images it is measured on chose the arm.
+    `chance` is the accuracy of always answering the most frequent class of the test images.
     """
 
     arm: str
@@ -25,6 +28,12 @@ class ArmChoice:
     by: Literal["validation", "other_folds", "other_half", "test"]
     optimistic: bool
     other_model: str = ""
+    chance: float = math.nan
+
+    @property
+    def is_near_chance(self) -> bool:
+        """Whether the accuracy is not clearly better than chance, by its interval; False without an interval."""
+        return math.isfinite(self.accuracy.low) and self.accuracy.low <= self.chance
 
 
 @dataclass(frozen=True)
@@ -33,16 +42,14 @@ class SyntheticEffect:
 
     arm: str
     baseline: str
-    difference: Estimate
+    difference: estimates.Difference
 
     @property
     def verdict(self) -> str:
-        """Say it in words; a difference whose interval holds 0 is not clear, nor is one without any spread."""
-        if self.difference.low == self.difference.high:
+        """Say it in words."""
+        if self.difference.unclear:
             return "Synthetic images make no clear difference."
-        if self.difference.low > 0:
-            return "Synthetic images help."
-        return "Synthetic images hurt." if self.difference.high < 0 else "Synthetic images make no clear difference."
+        return "Synthetic images help." if self.difference.estimate.mean > 0 else "Synthetic images hurt."
 
 
 def synthetic_effect(
@@ -51,8 +58,7 @@ def synthetic_effect(
     """Compare the best of the arms with synthetic images with the best of those without; None if either is missing.
 
     All trials are of one model.
-    The best two are chosen by the same trials, so the difference is a little optimistic for both. In a holdout, its
-    interval is that over draws or that over test images, whichever is wider: draws may have the same photos.
+    The best two are chosen by the same trials, so the difference is a little optimistic for both.
     """
     accuracies = _by_draw(trials, "accuracy", ["arm"])
     with_images = accuracies[[arm for arm in accuracies if arm in synthetic]]
@@ -60,12 +66,9 @@ def synthetic_effect(
     if with_images.empty or without.empty:
         return None
     arm, baseline = _best(with_images), _best(without)
-    differences = [round(float(value), 10) for value in accuracies[arm] - accuracies[baseline]]
-    if folds:
-        return SyntheticEffect(arm, baseline, mean_of_folds(differences, folds, (-1, 1)))
-    by_image = _right(trials[trials["arm"] == arm]).mean() - _right(trials[trials["arm"] == baseline]).mean()
-    over_images = mean_t(by_image.tolist(), (-1, 1))
-    return SyntheticEffect(arm, baseline, wider(mean_t(differences, (-1, 1)), over_images))
+    on_all_draws = trials[trials["seed"].isin(accuracies.index)]
+    difference = estimates.difference(on_all_draws, arm, baseline, folds)
+    return None if difference is None else SyntheticEffect(arm, baseline, difference)
 
 
 def choose(trials: pd.DataFrame, arms: Collection[str], folds: int | None = None) -> ArmChoice | None:
@@ -75,8 +78,7 @@ def choose(trials: pd.DataFrame, arms: Collection[str], folds: int | None = None
     images each half of the test images chooses for the other half: the stated accuracy is the mean of both, and the arm
     is the one with the best mean over all. In cross-validation the
     arm is the one with the best mean over all folds. The stated accuracy is that of choosing: for each fold the arm
-    that is best on the other folds of its repeat, measured on the fold. Its interval is that over the draws or
-    Wilson's over the test images, whichever is wider: draws that are all alike do not make an accuracy sure.
+    that is best on the other folds of its repeat, measured on the fold. Its interval is that of `estimates`.
 
     Args:
         trials: A row per trial at one setting, as `Trial` has its fields.
@@ -87,31 +89,26 @@ def choose(trials: pd.DataFrame, arms: Collection[str], folds: int | None = None
     accuracies = _by_draw(table, "accuracy", _CHOSEN)
     if accuracies.empty:
         return None
+    by: Literal["validation", "other_folds", "other_half", "test"]
+    validation = pd.DataFrame() if folds else _by_draw(table, "val_accuracy", _CHOSEN)
     if folds:
-        chosen = [_on_fold(accuracies, draw, folds) for draw in accuracies.index]
-        arm, model = best = _best(accuracies)
-        estimate = _with_images(mean_of_folds(chosen, folds, (0, 1)), table, best, folds)
-        return ArmChoice(arm, estimate, "other_folds", optimistic=len(accuracies) < 2, other_model=model)
-    validation = _by_draw(table, "val_accuracy", _CHOSEN)
-    if len(validation) == len(accuracies) and set(validation) == set(accuracies):
-        arm, model = best = _best(validation)
-        estimate = _with_images(mean_t(accuracies[best].tolist(), (0, 1)), table, best, folds)
-        return ArmChoice(arm, estimate, "validation", optimistic=False, other_model=model)
-    arm, model = best = _best(accuracies)
-    halves = _on_halves(table, accuracies)
-    estimate = _with_images(mean_t(halves or accuracies[best].tolist(), (0, 1)), table, best, folds)
-    return ArmChoice(arm, estimate, "other_half" if halves else "test", optimistic=not halves, other_model=model)
+        best, by = _best(accuracies), "other_folds"
+        values = [_on_fold(accuracies, draw, folds) for draw in accuracies.index]
+        optimistic = len(accuracies) < 2
+    elif len(validation) == len(accuracies) and set(validation) == set(accuracies):
+        best, by, optimistic = _best(validation), "validation", False
+        values = accuracies[best].tolist()
+    else:
+        best, halves = _best(accuracies), _on_halves(table, accuracies)
+        by, optimistic = "other_half" if halves else "test", not halves
+        values = halves or accuracies[best].tolist()
+    arm, model = best
+    rows = table[(table["arm"] == arm) & (table["other_model"] == model)]
+    accuracy = estimates.mean_accuracy(values, distinct_images(rows, folds), folds)
+    return ArmChoice(arm, accuracy, by, optimistic, model, estimates.chance(rows))
 
 
 _CHOSEN = ["arm", "other_model"]
-
-
-def _with_images(over_draws: Estimate, trials: pd.DataFrame, chosen: tuple[str, str], folds: int | None) -> Estimate:
-    """Return the accuracy over draws with the interval over the test images of what was chosen, if that is wider."""
-    arm, model = chosen
-    rows = trials[(trials["arm"] == arm) & (trials["other_model"] == model)]
-    images = round(sum(map(len, rows["truth"])) * images_per_answer(len(rows), folds))
-    return wider(over_draws, proportion(round(over_draws.mean * images), images))
 
 
 def _by_draw(trials: pd.DataFrame, column: str, by: list[str]) -> pd.DataFrame:

@@ -65,12 +65,16 @@ def _accuracy(metadata: Mapping[str, Any]) -> Iterator[str]:
         yield "It was not measured."
     else:
         yield f"{_percent(accuracy)} of new pictures. {_text(accuracy['method'])}"
+        chance = accuracy["chance"]
+        if chance is not None and accuracy["low"] <= chance:
+            yield f"That is not clearly better than always answering the most frequent class ({chance:.1%})."
     if metadata["finding"]:
         yield ""
         yield _text(metadata["finding"])
     if metadata["arms"]:
         yield ""
-        yield "Ways to train it (arms) that were compared:"
+        method = next(iter(metadata["arms"].values()))["method"]
+        yield f"Ways to train it (arms) that were compared ({_text(method)}):"
         yield ""
         yield "| arm | accuracy | 95 % interval | |"
         yield "| --- | --- | --- | --- |"

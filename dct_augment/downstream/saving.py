@@ -25,12 +25,16 @@ _OF_OTHER_WEIGHTS = ("test_input_size", "test_pool_size", "test_crop_pct", "labe
 
 @dataclass(frozen=True)
 class AccuracyEstimate:
-    """An accuracy with the ends of its interval, and how it was measured, as a sentence."""
+    """An accuracy with the ends of its interval, and how it was measured, as a sentence.
+
+    `chance` is the accuracy of always answering the most frequent class of the test images; None if unknown.
+    """
 
     mean: float
     low: float
     high: float
     method: str
+    chance: float | None = None
 
 
 @dataclass(frozen=True)

@@ -69,16 +69,39 @@ def in_words(summary: Mapping[str, Any]) -> list[str]:
     model = f" with {kept['model']}" if len(benchmark["models"]) > 1 else ""
     if effect and benchmark["shots"] is not None:
         lines.append(_effect_in_words(effect, f"With up to {counted(benchmark['shots'], 'photo')} per class{model}"))
+    if few := few_folds_in_words(benchmark):
+        lines.append(few)
     if kept["accuracy"]["mean"] is not None:
-        low, high = kept["accuracy"]["ci95"]
-        interval = "" if low is None else f" ({low:.0%} to {high:.0%})"
-        optimistic = "; optimistic, as the same images chose it" if kept["optimistic"] else ""
         title = f"{'Kept' if kept['made'] else 'To keep'}: {arm_style(kept['arm']).title}{model}"
-        accuracy = f"{kept['accuracy']['mean']:.0%}{interval}"
-        lines.append(f"{title}; expect {accuracy} right on new photos{optimistic}.")
+        lines.append(f"{title}; expect {_expected_in_words(kept, effect)}.")
+    if kept["near_chance"]:
+        always = f"always answering the most frequent class ({kept['chance']:.0%})"
+        lines.append(f"That is not clearly better than {always}.")
     if not kept["made"]:
         lines.append("The classifier is not made yet: dct-augment fit, with the same options")
     return lines
+
+
+def few_folds_in_words(benchmark: Mapping[str, Any]) -> str:
+    """Say that the folds are too few for intervals over them, if they are; else nothing."""
+    words = {1: "One fold is", 2: "Two folds are", 3: "Three folds are"}
+    if not benchmark["few_folds"]:
+        return ""
+    few = words[benchmark["few_folds"]]
+    return f"{few} too few to tell how much this would vary with other photos."
+
+
+def _expected_in_words(kept: Mapping[str, Any], effect: Mapping[str, Any] | None) -> str:
+    """Say what accuracy to expect, and why it is not the one that was said before of the same arm."""
+    low, high = kept["accuracy"]["ci95"]
+    expected, of_arm = f"{kept['accuracy']['mean']:.0%}", f"{kept['arm_accuracy']:.0%}"
+    interval = "" if low is None else f" ({low:.0%} to {high:.0%})"
+    words = f"{expected}{interval} right on new photos"
+    if kept["optimistic"]:
+        return f"{words}; optimistic, as the same images chose it"
+    if effect and kept["arm"] in (effect["arm"], effect["baseline"]) and of_arm != expected:
+        return f"{words}, not its {of_arm}, as the same photos chose it"
+    return words
 
 
 def _effect_in_words(effect: Mapping[str, Any], beginning: str) -> str:
@@ -86,8 +109,6 @@ def _effect_in_words(effect: Mapping[str, Any], beginning: str) -> str:
     before, after = (effect[key]["mean"] for key in ("baseline_accuracy", "accuracy"))
     low, high = effect["difference"]["ci95"]
     interval = "" if low is None else f", {low * 100:+.0f} to {high * 100:+.0f}"
-    if low is not None and low == high:
-        interval = ", the same in every draw"
     points = effect["difference"]["mean"] * 100
     return f"{beginning}: {before:.0%} -> {after:.0%} ({points:+.0f} points{interval}). {effect['verdict']}"
 

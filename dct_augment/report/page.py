@@ -103,6 +103,8 @@ def write_report(
         gains_are_named=len(summary["gains"][_role_of_gains(summary)]) <= NAMED_GAINS,
         classes_by_gain=_classes_by_gain(summary),
         matrices=_matrices(summary),
+        few_folds=answer_section.few_folds_in_words(summary["benchmark"]),
+        metrics_are_off=config.metrics.features is None,
         mistake_images=answer_section.render_mistakes(answer) if answer else [],
         group_thumbnails=real_image_section.render_groups(real_images) if real_images else [],
     )

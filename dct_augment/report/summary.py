@@ -163,7 +163,7 @@ def _token_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     numbers |= {column: json_value(row.get(column)) for column in _NEW_COLUMNS}
     for prefix in ("", "judge_"):
         ends = [row[f"{prefix}gain_low"], row[f"{prefix}gain_high"]]
-        numbers[f"{prefix}gain"] = {"mean": row[f"{prefix}gain"], "ci95": ends}
+        numbers[f"{prefix}gain"] = {"mean": row[f"{prefix}gain"], "ci95": ends, "level": numbers["gain_level"]}
     diversity, plain_diversity = numbers["diversity"], numbers["plain_diversity"]
     numbers["diversity_kept"] = None
     if diversity is not None and plain_diversity:

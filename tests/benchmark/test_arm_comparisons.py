@@ -8,8 +8,9 @@ import pytest
 
 from dct_augment.benchmark import arm_comparisons
 from dct_augment.generation.shards import shard_folders
+from dct_augment.intervals import estimate_json, mean_of_folds, paired_gain, proportion
 from dct_augment.report.arm_styles import ARM_STYLES
-from tests.report.pages import NO_TRIALS, ODD, Page, empty, make, settings
+from tests.report.pages import NO_TRIALS, ODD, Page, answers, empty, make, make_tokens, settings
 
 NAMES = {0: "crane", 1: ODD}
 
@@ -17,11 +18,7 @@ NAMES = {0: "crane", 1: ODD}
 def trial(arm: str, seed: int, accuracy: float, *, shots: int = 5, per_class: int = 50, **more: Any) -> dict[str, Any]:
     per_class = 0 if arm.startswith("real") else per_class
     row = {"arm": arm, "shots": shots, "seed": seed, "per_class": per_class, "steps": 100, "accuracy": accuracy}
-    return (
-        row
-        | {"val_accuracy": accuracy, "seconds": 1.0, "truth": [0, 0, 1], "predicted": [0, 1, 1], "other_model": ""}
-        | more
-    )
+    return row | {"val_accuracy": accuracy, "seconds": 1.0, "other_model": ""} | answers(accuracy) | more
 
 
 def full() -> pd.DataFrame:
@@ -117,7 +114,9 @@ def test_trials_of_other_models_alone_are_shown_by_model(tmp_path: Path) -> None
 
 
 def test_confusions_are_summed_over_the_seeds_of_the_base_setting() -> None:
-    confusion = summarize(full())["confusion"]
+    table = full()
+    table = table.assign(truth=[[0, 0, 1]] * len(table), predicted=[[0, 1, 1]] * len(table))
+    confusion = summarize(table)["confusion"]
     assert list(confusion) == [arm for arm in arm_comparisons.CONFUSED if arm in set(full()["arm"])]
     assert confusion["class_token"]["counts"] == {"crane": {"crane": 3, ODD: 3}, ODD: {ODD: 3}}
     assert confusion["class_token"]["pairs"] == [{"truth": "crane", "answer": ODD, "n": 3, "of": 6, "share": 0.5}]
@@ -134,7 +133,9 @@ def test_equal_accuracies_are_ties_for_the_tests() -> None:
 def test_page_says_what_the_few_shot_guide_means(tmp_path: Path) -> None:
     summary, text = page(tmp_path, full())
     words = Page(text).text
-    assert summary["benchmark"]["paired"]["class_token-class_token_few_shot_guide"]["ci95"] == [0.1, 0.1]
+    # The same difference on every draw makes nothing sure: of 1,000 images, 12 % differ in some draw; t(999) = 1.9623.
+    pair = summary["benchmark"]["paired"]["class_token-class_token_few_shot_guide"]
+    assert (pair["ci95"], pair["unclear"]) == ([0.0829, 0.1171], "no_spread")
     assert "distillation from a guide trained on all images" in words
     assert "is +10.0 points (95" in words
     assert "It is the same in every seed, so nothing says how sure that is" in words
@@ -208,6 +209,66 @@ def test_page_names_the_command_for_missing_trials(tmp_path: Path) -> None:
     ):
         assert missing in words
     assert text.count('colspan="4">no trials<') == 3  # each arm whose tokens know something
+
+
+def folds_table(folds: int) -> pd.DataFrame:
+    """Folds of eight photos: with tokens all are right, without them the first two."""
+    rows = [
+        trial(arm, seed, accuracy, **answers(accuracy, 8))
+        for arm, accuracy in (("real+strong_aug", 0.25), ("class_token", 1.0))
+        for seed in range(folds)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("folds", "words"), [(2, "Two folds are"), (3, "Three folds are")])
+def test_of_few_folds_all_intervals_are_over_photos_and_no_difference_is_clear(
+    folds: int, words: str, tmp_path: Path
+) -> None:
+    shards = shard_folders(tmp_path / "none", "try")
+    summary, text = make(tmp_path, shards, pd.DataFrame(), folds_table(folds), folds=folds)
+    benchmark, photos = summary["benchmark"], 8 * folds
+    assert benchmark["few_folds"] == folds
+    assert "Wilson's interval over the photos" in benchmark["method"]
+    assert benchmark["arms"]["class_token"] == {**estimate_json(proportion(photos, photos)), "n": folds}
+    assert benchmark["models"][settings().downstream.model] == benchmark["arms"]
+    assert benchmark["curves"]["per_class"]["reference"] == benchmark["arms"]["real+strong_aug"]
+    pair = benchmark["paired"]["class_token-real+strong_aug"]
+    assert pair["ci95"] == estimate_json(paired_gain(photos // 4, photos * 3 // 4, 0, 0))["ci95"]
+    assert pair["ci95"][0] > 0
+    assert (pair["unclear"], pair["fold_p"]) == ("few_folds", None)
+    page_words = Page(text).text
+    assert page_words.count(f"{words} too few to tell how much this would vary with other photos.") == 1
+    assert "no clear difference from so few folds" in page_words
+    assert "significantly better" not in page_words
+    assert "There is no curve over real images" in page_words
+
+
+def test_four_folds_have_the_corrected_interval_and_its_test() -> None:
+    table = folds_table(4)
+    of_tokens = table["arm"] == "class_token"
+    accuracies = [1.0, 0.625, 1.0, 0.625]
+    answered = [answers(accuracy, 8) for accuracy in accuracies]
+    table.loc[of_tokens, "accuracy"] = accuracies
+    table.loc[of_tokens, "predicted"] = pd.Series([a["predicted"] for a in answered], table.index[of_tokens])
+    numbers = arm_comparisons.summarize_trials(table, NAMES, 5, 50, 4)
+    assert numbers["few_folds"] is None
+    assert numbers["arms"]["class_token"] == estimate_json(mean_of_folds(accuracies, 4, (0, 1)))
+    pair = numbers["paired"]["class_token-real+strong_aug"]
+    assert pair["ci95"] == estimate_json(mean_of_folds([0.75, 0.375, 0.75, 0.375], 4, (-1, 1)))["ci95"]
+    assert (pair["unclear"], pair["fold_p"]) == ("", 0.042409)  # t(3) = 0.5625 / (0.1083 sqrt(1 + 4 / 3)) = 3.4017
+    assert "corrected resampled t" in numbers["method"]
+
+
+def test_a_run_without_any_token_has_no_upper_line(tmp_path: Path) -> None:
+    shards = shard_folders(tmp_path / "none", "try")
+    tokens = make_tokens(tmp_path).assign(usable=False, stop_reason="plain prompt is enough")
+    _, text = make(tmp_path, shards, tokens, full(), guide_saw="all_photos")
+    words = Page(text).text
+    assert "No class token was trained" in words
+    assert "So nothing in" in words
+    assert "pper line" not in words
+    assert "distillation" not in words
 
 
 def luminance(color: str) -> float:

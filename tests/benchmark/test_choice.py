@@ -8,17 +8,17 @@ from dct_augment.benchmark.choice import choose, synthetic_effect
 from dct_augment.intervals import mean_of_folds, proportion
 
 
-def first_right(accuracy: float) -> tuple[int, ...]:
+def first_right(accuracy: float, images: int) -> tuple[int, ...]:
     """Answers of which the first are right."""
-    right = round(accuracy * 5)
-    return (0,) * right + (1,) * (5 - right)
+    right = round(accuracy * images)
+    return (0,) * right + (1,) * (images - right)
 
 
-def trials(**accuracies: list[float]) -> pd.DataFrame:
-    """A trial per arm and draw, each with five test images; without validation images."""
-    same: dict[str, Any] = {"val_accuracy": math.nan, "other_model": "", "truth": (0,) * 5}
+def trials(images: int = 5, /, **accuracies: list[float]) -> pd.DataFrame:
+    """A trial per arm and draw, each with so many test images; without validation images."""
+    same: dict[str, Any] = {"val_accuracy": math.nan, "other_model": "", "truth": (0,) * images}
     rows = [
-        {"arm": arm, "seed": seed, "accuracy": accuracy, "predicted": first_right(accuracy), **same}
+        {"arm": arm, "seed": seed, "accuracy": accuracy, "predicted": first_right(accuracy, images), **same}
         for arm, values in accuracies.items()
         for seed, accuracy in enumerate(values)
     ]
@@ -109,8 +109,8 @@ def test_the_interval_of_a_difference_allows_for_few_test_images() -> None:
     table = trials(real=[0.4, 0.4, 0.4, 0.4], token=[0.6, 0.6, 0.6, 0.6])
     effect = synthetic_effect(table, {"token"}, {"real"})
     assert effect is not None
-    assert effect.difference.mean == pytest.approx(0.2)
-    assert effect.difference.low < 0
+    assert effect.difference.estimate.mean == pytest.approx(0.2)
+    assert effect.difference.estimate.low < 0
     assert effect.verdict == "Synthetic images make no clear difference."
 
 
@@ -135,11 +135,32 @@ def test_only_some_arms_may_be_chosen_and_of_equal_ones_the_first() -> None:
 def test_what_synthetic_images_do_is_said_by_the_interval_of_the_paired_difference(
     token: list[float], verdict: str
 ) -> None:
-    table = trials(real=[0.4, 0.4, 0.4, 0.4], strong=[0.5, 0.5, 0.5, 0.5], plain=[0.1] * 4, token=token)
+    table = trials(100, real=[0.4, 0.4, 0.4, 0.4], strong=[0.5, 0.5, 0.5, 0.5], plain=[0.1] * 4, token=token)
     effect = synthetic_effect(table, {"plain", "token"}, {"real", "strong"}, folds=2)
     assert effect is not None
     assert (effect.arm, effect.baseline, effect.verdict) == ("token", "strong", verdict)
-    assert effect.difference.mean == pytest.approx(sum(token) / 4 - 0.5)
+    assert effect.difference.estimate.mean == pytest.approx(sum(token) / 4 - 0.5)
+    assert effect.difference.estimate.low < effect.difference.estimate.high
+
+
+def test_two_folds_never_say_that_synthetic_images_help() -> None:
+    """100 photos, 40 more recognised, nearly the same on both folds: the photos are sure, two folds are too few."""
+    effect = synthetic_effect(trials(50, real=[0.5, 0.5], token=[0.9, 0.88]), {"token"}, {"real"}, folds=2)
+    assert effect is not None
+    assert effect.difference.estimate.low > 0.2
+    assert effect.difference.unclear == "few_folds"
+    assert effect.verdict == "Synthetic images make no clear difference."
+
+
+@pytest.mark.parametrize(("right", "near"), [(0.5, True), (0.7, True), (0.9, False)])
+def test_an_accuracy_whose_interval_holds_that_of_the_most_frequent_class_is_near_chance(
+    right: float, near: bool
+) -> None:
+    """Of ten photos of each fold, six are of one class. Wilson's of 14 of 20 begins at 48 %, of 18 at 70 %."""
+    table = trials(10, real=[right, right]).assign(truth=[(0,) * 6 + (1,) * 4] * 2)
+    choice = choose(table, {"real"}, folds=2)
+    assert choice is not None
+    assert (choice.chance, choice.is_near_chance) == (0.6, near)
 
 
 @pytest.mark.parametrize(("folds", "images"), [(2, 10), (None, 5)])

@@ -109,6 +109,7 @@ def test_the_metadata_say_all_that_is_known(tmp_path: Path) -> None:
         "low": 0.7,
         "high": 0.85,
         "method": "Mean of 15 folds of cross-validation.",
+        "chance": None,
     }
     assert data["arm"] == "class_token"
     assert data["confusion"] == [[9, 1, 0], [0, 10, 0], [3, 0, 7]]
@@ -144,6 +145,16 @@ def test_the_model_card_has_what_the_hub_reads_and_what_a_person_must_know(tmp_p
     ):
         assert said in body, said
     assert body.index("| gull | crane") < body.index("| crane | Çà bird")
+
+
+@pytest.mark.parametrize(("chance", "said"), [(0.72, True), (0.3, False), (None, False)])
+def test_the_model_card_calls_an_accuracy_near_chance_that(chance: float | None, said: bool, tmp_path: Path) -> None:
+    assert FACTS.accuracy is not None
+    facts = replace(FACTS, accuracy=replace(FACTS.accuracy, chance=chance))
+    save_classifier(tmp_path / "kept", made(SETTINGS), SETTINGS, facts)
+    text = (tmp_path / "kept" / "README.md").read_text(encoding="utf-8")
+    sentence = "That is not clearly better than always answering the most frequent class (72.0%)."
+    assert (sentence in text) == said
 
 
 def test_a_classifier_of_nothing_but_photos_claims_nothing_of_generated_images(tmp_path: Path) -> None:

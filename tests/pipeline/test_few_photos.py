@@ -16,6 +16,7 @@ from dct_augment.benchmark.arms import arm_draws
 from dct_augment.classifiers import few_shot
 from dct_augment.errors import DatasetError
 from dct_augment.images import content
+from dct_augment.intervals import proportion
 from dct_augment.pipeline.cost import folds_hint
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import ArmStage, ClassifierStage
@@ -102,6 +103,21 @@ def test_the_report_begins_with_the_answer(folder: Path) -> None:
     assert answer["effect"]["verdict"] in page
     assert answer["kept"]["chosen_by"] == "other_folds"
     assert set(answer["classes"]) == set(BIRDS)
+    assert answer["effect"]["unclear"] == "few_folds"
+    assert answer["kept"]["chance"] == round(4 / 11, 4)
+    assert page.count("Three folds are too few to tell how much this would vary with other photos.") == 1
+    assert "Metrics are switched off" in page
+
+
+def test_no_table_of_the_run_claims_more_than_eleven_photos_tell(folder: Path) -> None:
+    """The report, its numbers, and the model card give every arm Wilson's interval over the photos."""
+    arms = json.loads((folder / "run" / "report" / "summary.json").read_text(encoding="utf-8"))["benchmark"]["arms"]
+    kept = json.loads((folder / "run" / "classifier" / "classifier.json").read_text(encoding="utf-8"))
+    for arm, estimate in arms.items():
+        wilson = proportion(round(estimate["mean"] * 11), 11)
+        assert estimate["ci95"] == pytest.approx([wilson.low, wilson.high], abs=1e-4)
+        assert [kept["arms"][arm][end] for end in ("low", "high")] == pytest.approx(estimate["ci95"], abs=1e-4)
+        assert "as so few folds cannot tell" in kept["arms"][arm]["method"]
 
 
 def test_the_kept_classifier_predicts_and_says_what_it_was_made_of(folder: Path) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from dct_augment.records import ImageKind
-from tests.report.pages import CLASSES, ODD, make, make_shards, make_tokens, settings
+from tests.report.pages import CLASSES, ODD, empty, make, make_shards, make_tokens, settings
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -171,6 +171,17 @@ def test_page_opens_offline_without_errors_and_fits_the_window(
         assert [url for url in opened.requests if url.startswith("file:")] == [path.as_uri()]
 
 
+def test_long_commands_and_sentences_fit_a_phone(chromium: Any, tmp_path: Path) -> None:
+    """Where a page names commands, they have the path of the run, which has no place to break it."""
+    root = tmp_path / ("a-folder-with-a-long-name" * 4)
+    root.mkdir()
+    (root / "config.yaml").write_text("name: try")
+    empty(root, config=settings(judge=None, name="a-run-with-a-long-name" * 4))
+    with OpenPage(chromium, root / "report" / "index.html", width=390) as opened:
+        assert opened.page.locator(".missing code").count() > 3
+        assert opened.page.evaluate("document.scrollingElement.scrollWidth") == 390
+
+
 def percent(share: float, digits: int = 1) -> str:
     return f"{share * 100:.{digits}f} %"
 
@@ -291,6 +302,7 @@ def test_headings_do_not_skip_a_level_and_landmarks_are_named(
         assert page.evaluate("document.documentElement.lang") == "en"
         titles = page.locator("main > section > h2").all_inner_texts()
         assert titles == [
+            "Words",
             "Results",
             "First images of each class",
             "Benchmark",

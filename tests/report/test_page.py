@@ -2,15 +2,20 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from dct_augment.benchmark.answer import answer
+from dct_augment.benchmark.choice import choose
 from dct_augment.generation.shards import shard_folders
+from dct_augment.metrics.accuracy import class_titles
 from dct_augment.records import ClassInfo, GeneratedImage, ImageKind, PlanRow
 from dct_augment.report import thumbnails
+from dct_augment.report.answer import AnswerSection
 from tests.report.pages import (
     CLASSES,
     COLORS,
@@ -18,6 +23,7 @@ from tests.report.pages import (
     ODD,
     Page,
     Shards,
+    answers,
     empty,
     fill,
     make,
@@ -101,6 +107,7 @@ def test_benchmark_pairs_arms_on_the_seeds_they_share(tmp_path: Path, shards: Sh
         "mean": 0.1333,
         "ci95": [-0.0101, 0.2768],
         "n": 3,
+        "unclear": "holds_0",
         "sign_p": 0.25,
         "permutation_p": 0.25,
         "smallest_p": 0.25,
@@ -112,6 +119,7 @@ def test_benchmark_pairs_arms_on_the_seeds_they_share(tmp_path: Path, shards: Sh
         "mean": 0.15,
         "ci95": [-0.4853, 0.7853],
         "n": 2,
+        "unclear": "holds_0",
         "sign_p": 0.5,
         "permutation_p": 0.5,
         "smallest_p": 0.5,
@@ -123,6 +131,7 @@ def test_benchmark_pairs_arms_on_the_seeds_they_share(tmp_path: Path, shards: Sh
         "mean": None,
         "ci95": [None, None],
         "n": 0,
+        "unclear": None,
         "sign_p": None,
         "permutation_p": None,
         "smallest_p": None,
@@ -148,9 +157,8 @@ def test_page_says_significant_differences_in_words(
                 "steps": 9,
                 "accuracy": 0.5 + more + seed / 1000,
                 "seconds": 1.0,
-                "truth": [0],
-                "predicted": [0],
                 "other_model": "",
+                **answers(0.5 + more + seed / 1000),
             }
             for seed in range(5)
             for arm, more in (("real+strong_aug", 0.0), ("class_token", gain + seed / 100))
@@ -163,11 +171,11 @@ def test_page_says_significant_differences_in_words(
 def test_page_calls_no_gain_significant_that_is_the_same_in_every_seed(
     tmp_path: Path, shards: Shards, tokens: pd.DataFrame
 ) -> None:
-    trial = {"shots": 5, "steps": 9, "seconds": 1.0, "truth": [0], "predicted": [0], "other_model": ""}
+    trial = {"shots": 5, "steps": 9, "seconds": 1.0, "other_model": ""}
     arms = {"real+strong_aug": (0, 0.5), "class_token": (50, 0.75)}
     table = pd.DataFrame(
         [
-            trial | {"arm": arm, "seed": seed, "per_class": images, "accuracy": accuracy}
+            trial | {"arm": arm, "seed": seed, "per_class": images, "accuracy": accuracy} | answers(accuracy)
             for seed in range(2)
             for arm, (images, accuracy) in arms.items()
         ]
@@ -341,7 +349,7 @@ def test_page_without_a_judge_shows_the_guide_and_names_it(tmp_path: Path, token
     assert summary["guide_accuracy"]["class_token"]["mean"] == 1.0
     assert "Recognised by the guide" in text
     assert "Recognised by the judge" not in text
-    assert "No judge is configured" in text
+    assert "Another classifier, named by judge.name , would measure it in a run of another folder ( --output )." in text
 
 
 def test_configuration_and_seeds_are_on_the_page(tmp_path: Path) -> None:
@@ -360,6 +368,69 @@ def test_tables_of_tokens_speak_of_a_judge_only_where_there_is_one(tmp_path: Pat
         assert (title in judged, title in alone) == (True, False)
     cells = [page.count("<td") + page.count("<th") for page in (judged, alone)]
     assert cells[0] - cells[1] == 2 * (1 + len(CLASSES))  # a column less in each of two tables
+
+
+@pytest.mark.parametrize(("features", "off"), [(None, True), ("auto", False)])
+def test_metrics_that_are_switched_off_are_not_promised(features: str | None, off: bool, tmp_path: Path) -> None:
+    text = Page(empty(tmp_path, config=settings(metrics={"features": features}))[1]).text
+    assert ("Metrics are switched off: metrics.features is null. metrics.features: auto in" in text) == off
+    assert ("metrics of these images have not been measured yet. dct-augment benchmark --full" in text) != off
+
+
+def answered(tmp_path: Path, predicted: list[list[int]]) -> str:
+    """The words of a page with the answer of two folds of four photos each, half of them of each class."""
+    right = [sum(label == place % 2 for place, label in enumerate(labels)) / len(labels) for labels in predicted]
+    rows = [
+        {"arm": "real", "shots": 5, "seed": seed, "per_class": 0, "steps": 9, "accuracy": share, "seconds": 1.0}
+        | {"val_accuracy": float("nan"), "truth": [0, 1, 0, 1], "predicted": labels, "other_model": ""}
+        for seed, (share, labels) in enumerate(zip(right, predicted, strict=True))
+    ]
+    table = pd.DataFrame(rows)
+    choice = choose(table, {"real"}, folds=2)
+    assert choice is not None
+    numbers = answer(table, class_titles(CLASSES), choice, None, folds=2)
+    numbers["kept"] |= {"model": "small", "made": True}
+    none = shard_folders(tmp_path / "none", "try")
+    return Page(make(tmp_path, none, pd.DataFrame(), table, folds=2, answer=AnswerSection(numbers))[1]).text
+
+
+def test_an_answer_near_chance_is_called_that_on_the_page(tmp_path: Path) -> None:
+    text = answered(tmp_path, [[0, 0, 0, 0], [0, 1, 0, 0]])
+    assert "That is not clearly better than always answering the most frequent class (50.0 %)." in text
+    assert text.count("Two folds are too few") == 1
+    assert f"these are recognised least: {ODD}" in text
+
+
+def test_where_every_photo_was_recognised_the_page_says_what_to_photograph_next(tmp_path: Path) -> None:
+    text = answered(tmp_path, [[0, 1, 0, 1], [0, 1, 0, 1]])
+    assert "Every test photo was recognised. Photograph next whatever will look different in use" in text
+    assert "67.6\u2013100.0" in text  # Wilson's of 8 of 8
+    assert "not clearly better" not in text
+    assert "recognised least" not in text
+
+
+def test_an_accuracy_that_is_not_that_of_its_arm_says_why(tmp_path: Path) -> None:
+    kept = {"arm": "real", "model": "small", "made": True, "optimistic": False, "chosen_by": "other_folds"}
+    kept |= {"accuracy": {"mean": 0.5, "ci95": [0.2, 0.8], "n": 5}, "chance": 0.2, "near_chance": False}
+    numbers: dict[str, Any] = {"classes": {}, "photograph_next": [], "all_right": False, "effect": None}
+    of_arm = {"kept": kept | {"arm_accuracy": 0.75}, **numbers}
+    assert "It is not the 75.0 % of this arm, as the same photos chose the arm there. For each fold" in (
+        Page(empty(tmp_path, answer=AnswerSection(of_arm))[1]).text
+    )
+    of_arm["kept"]["arm_accuracy"] = 0.5
+    assert "It is not the" not in Page(empty(tmp_path, answer=AnswerSection(of_arm))[1]).text
+
+
+def test_the_page_has_the_name_of_the_run_and_says_the_answer_before_its_words(tmp_path: Path) -> None:
+    _, page = empty(tmp_path)
+    assert "<title>try \u2013 dct-augment</title>" in page
+    assert "<h1>try</h1>" in page
+    text = answered(tmp_path, [[0, 1, 0, 1], [0, 1, 0, 1]])
+    assert (
+        text.index("right answers on new photos")
+        < text.index("A class token is a word")
+        < text.index("Each trial trains")
+    )
 
 
 def test_commands_on_the_page_have_the_configuration_of_the_run(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def certified(tokens: pd.DataFrame) -> pd.DataFrame:
         gain=[0.5, 0.0],
         gain_low=[0.25, -0.1],
         gain_high=[0.75, 0.1],
+        gain_level=0.9833,
         judge_gain=[0.4, np.nan],
         judge_gain_low=[0.2, np.nan],
         judge_gain_high=[0.6, np.nan],
@@ -66,10 +67,10 @@ def test_report_counts_certificates_and_classes_that_use_the_plain_prompt(tmp_pa
     token = summary["classes"]["crane"]["token"]
     assert (token["verdict"], token["gain"], token["diversity_kept"]) == (
         "certified",
-        {"mean": 0.5, "ci95": [0.25, 0.75]},
+        {"mean": 0.5, "ci95": [0.25, 0.75], "level": 0.9833},
         0.75,
     )
-    assert summary["classes"][ODD]["token"]["judge_gain"] == {"mean": None, "ci95": [None, None]}
+    assert summary["classes"][ODD]["token"]["judge_gain"] == {"mean": None, "ci95": [None, None], "level": 0.9833}
     assert (token["losses"], token["validations"]) == ([2.0, 1.0, 0.5], [[3, 0.9]])
     words = Page(text).text
     assert "1 certified , 1 no gain" in words

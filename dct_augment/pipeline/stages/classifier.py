@@ -16,6 +16,7 @@ from PIL import Image
 
 from dct_augment import calibration, datasets, files
 from dct_augment import config as configuration
+from dct_augment.benchmark import estimates
 from dct_augment.benchmark.answer import answer
 from dct_augment.benchmark.arms import ARMS
 from dct_augment.benchmark.choice import ArmChoice, SyntheticEffect, choose, synthetic_effect
@@ -26,7 +27,7 @@ from dct_augment.downstream.mixing import SyntheticImages
 from dct_augment.downstream.saving import AccuracyEstimate, ClassifierFacts, save_classifier
 from dct_augment.errors import UnreadableImageError
 from dct_augment.generation.shards import FOLDERS
-from dct_augment.intervals import Estimate, mean_of_folds, mean_t
+from dct_augment.intervals import Estimate
 from dct_augment.metrics.accuracy import class_titles
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
@@ -47,15 +48,11 @@ _MISTAKES = 12
 """Mistakes that the report shows."""
 
 _REAL_ARMS = tuple(name for name, arm in ARMS.items() if arm.images is None)
-_METHODS = {
-    "other_folds": "cross-validation; for each fold the other folds chose the arm; interval: corrected resampled t, "
-    "or Wilson's over test images if that is wider",
-    "validation": "on the test split, which had no part in choosing; interval: Student's t over few-shot draws, or "
-    "Wilson's over test images if that is wider",
-    "other_half": "on the test split; for each half of it the other half chose the arm; interval: Student's t over "
-    "few-shot draws, or Wilson's over test images if that is wider",
-    "test": "optimistic: the same images chose the arm; interval: Student's t over few-shot draws, or Wilson's "
-    "over test images if that is wider",
+_CHOSEN_BY = {
+    "other_folds": "cross-validation; for each fold the other folds chose the arm",
+    "validation": "on the test split, which had no part in choosing",
+    "other_half": "on the test split; for each half of it the other half chose the arm",
+    "test": "optimistic: the same images chose the arm",
 }
 
 
@@ -251,7 +248,7 @@ class ClassifierStage(Stage):
             synthetic=self._by_slug(self._synthetic_labels()),
             dataset=self._context.dataset.name,
             temperature=temperature,
-            accuracy=_accuracy(choice.accuracy, _METHODS[choice.by]),
+            accuracy=self._accuracy(choice.accuracy, _CHOSEN_BY[choice.by]),
             arms=self._accuracy_by_arm(),
             finding=self.effect.verdict if self.effect else "",
             confusion=self._confusion(choice.arm),
@@ -275,12 +272,19 @@ class ClassifierStage(Stage):
         ).labels
 
     def _accuracy_by_arm(self) -> Mapping[str, AccuracyEstimate]:
-        estimates = {}
+        estimates_of = {}
         for arm, group in self._trials.groupby("arm", sort=False):
-            values = group["accuracy"].tolist()
-            mean = mean_of_folds(values, self._folds, (0, 1)) if self._folds else mean_t(values, (0, 1))
-            estimates[str(arm)] = _accuracy(mean, "mean over folds" if self._folds else "mean over few-shot draws")
-        return estimates
+            estimate = estimates.accuracy(group, self._folds)
+            assert estimate is not None
+            estimates_of[str(arm)] = self._accuracy(estimate, f"mean over {'folds' if self._folds else 'draws'}")
+        return estimates_of
+
+    def _accuracy(self, estimate: Estimate, measured: str) -> AccuracyEstimate:
+        """Say how an accuracy was measured, and how its interval was made."""
+        assert self.choice is not None
+        method = f"{measured}; interval: {_interval(estimate.count, self._folds)}"
+        low, high = max(estimate.low, 0.0), min(estimate.high, 1.0)  # of one draw it has no ends
+        return AccuracyEstimate(estimate.mean, low, high, method, self.choice.chance)
 
     def _confusion(self, arm: str) -> list[list[int]]:
         """Count (true class, predicted class) over the test images of all draws."""
@@ -356,8 +360,11 @@ def _joined(answers: Sequence[_Answers]) -> _Answers:
     return np.concatenate([logits for logits, _ in answers]), np.concatenate([labels for _, labels in answers])
 
 
-def _accuracy(estimate: Estimate, method: str) -> AccuracyEstimate:
-    return AccuracyEstimate(estimate.mean, estimate.low, estimate.high, method)
+def _interval(draws: int, folds: int | None) -> str:
+    if estimates.few_folds(draws, folds):
+        return "Wilson's over the photos, as so few folds cannot tell how much it varies"
+    over = "corrected resampled t over folds" if folds else "Student's t over few-shot draws"
+    return f"{over}, or Wilson's over test images if that is wider"
 
 
 def _percent(estimate: Estimate) -> str:
