@@ -37,9 +37,9 @@ _UNCLEAR = (
 )
 _HOLDOUT_METHOD = (
     "mean over seeds with Student's t interval, or Wilson's over the test images if that is wider; paired: difference "
-    "of two arms on the same seeds, with Student's t interval over seeds, or that over the test images (Student's t over "
-    "their means, or Newcombe's where all are equal) if that is wider; sign_p, permutation_p: two-sided tests of no "
-    "difference, by the signs of the differences and by all their sign flips, exact (up to 16 seeds); " + _UNCLEAR
+    "of two arms on the same seeds, with Student's t interval over seeds, or that over the test images (Student's t "
+    "over their means, or Newcombe's where all are equal) if that is wider; sign_p, permutation_p: two-sided tests of "
+    "no difference, by the signs of the differences and by all their sign flips, exact (up to 16 seeds); " + _UNCLEAR
 )
 _FOLDS_METHOD = (
     "mean over folds with the corrected resampled t interval (Nadeau and Bengio 2003), which allows for the overlap of "
