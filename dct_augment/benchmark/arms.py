@@ -17,15 +17,16 @@ class Arm:
 
     `images` is the kind of its synthetic images, if it has any. `tokens_from` says how their class tokens are learned
     anew from each few-shot draw; if it is None, they are those of the run. With `starts_from_photos`, images are
-    variations of the photos of the draw. With `filtered`, only the images that the filter accepts are used. With
-    `linear_probe`, only the last layer is trained, whatever `downstream.train` says.
+    variations of the photos of the draw. `strong_augmentation` is of arms without synthetic images; of the others,
+    `downstream.synthetic_augmentation` says it. With `filtered`, only the images that the filter accepts are used.
+    With `linear_probe`, only the last layer is trained, whatever `downstream.train` says.
     """
 
     name: ArmName
     images: ImageKind | None = None
     tokens_from: Literal["few_shot_guide", "textual_inversion"] | None = None
     starts_from_photos: bool = False
-    strong_augmentation: bool = True
+    strong_augmentation: bool = False
     filtered: bool = False
     linear_probe: bool = False
 
@@ -41,9 +42,9 @@ class Arm:
 
 
 _ARMS = (
-    Arm("real", strong_augmentation=False),
-    Arm("real+strong_aug"),
-    Arm("real+linear_probe", strong_augmentation=False, linear_probe=True),
+    Arm("real"),
+    Arm("real+strong_aug", strong_augmentation=True),
+    Arm("real+linear_probe", linear_probe=True),
     Arm("plain_prompt", ImageKind.PLAIN_PROMPT),
     Arm("image_variation", ImageKind.PLAIN_PROMPT, starts_from_photos=True),
     Arm("textual_inversion", ImageKind.CLASS_TOKEN, tokens_from="textual_inversion"),

@@ -258,9 +258,10 @@ class TrialRunner:
 
     def _is_strong(self, plan: TrialPlan) -> bool:
         """Whether a trial augments its training images strongly."""
-        if self._downstream.augmentation == "by_arm":
-            return ARMS[plan.arm].strong_augmentation
-        return self._downstream.augmentation == "strong"
+        arm = ARMS[plan.arm]
+        if arm.images is not None:
+            return self._downstream.synthetic_augmentation == "strong"
+        return arm.strong_augmentation
 
     def _content_of(self, example: Example) -> str:
         if example.key not in self._hashes:

@@ -50,18 +50,18 @@ class DownstreamConfig(Section):
     validation_rounds: PositiveInt = Field(
         4, description="how often the classifier is validated, evenly; the best state is tested"
     )
-    augmentation: Literal["by_arm", "light", "strong"] = Field(
-        "by_arm",
-        description="of training images; `by_arm`: light in `real` and `real+linear_probe`, strong in the others",
+    synthetic_augmentation: Literal["light", "strong"] = Field(
+        "strong",
+        description="of all training images in arms with synthetic ones: as in `real`, or as in `real+strong_aug`",
     )
     randaugment_operations: PositiveInt = Field(
-        2, description="how many operations RandAugment applies to an image, in all arms but real"
+        2, description="how many operations RandAugment applies to an image, in arms of strong augmentation"
     )
     randaugment_magnitude: Annotated[int, Field(ge=0, lt=MAGNITUDES)] = Field(
         20, description=f"how strong they are: 0 to {MAGNITUDES - 1}"
     )
-    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of mixup, of all arms but real; 0 is off")
-    cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of cutmix, of all arms but real; 0 is off")
+    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of mixup with strong augmentation; 0: off")
+    cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of cutmix with strong augmentation; 0: off")
     synthetic_probability: Fraction = Field(
         0.7, description="share of training images that a synthetic image of the class replaces"
     )
@@ -79,10 +79,6 @@ class DownstreamConfig(Section):
     def _check(self) -> "DownstreamConfig":
         if (self.mixup or self.cutmix) and self.batch_size < 2:
             raise ValueError("mixup and cutmix mix images of a batch: they need a batch_size of 2 or more, not 1")
-        if (self.mixup or self.cutmix) and self.augmentation == "light":
-            raise ValueError(
-                "mixup and cutmix are part of strong augmentation; with augmentation: light leave them out"
-            )
         if not all(self.models):
             raise ValueError("model must name a model, not be empty")
         if twice := sorted({name for name in self.models if self.models.count(name) > 1}):

@@ -51,7 +51,6 @@ _CLASSIFIER = (
     "downstream.optimizer",
     "downstream.learning_rate",
     "downstream.weight_decay",
-    "downstream.augmentation",
     "downstream.randaugment_operations",
     "downstream.randaugment_magnitude",
     "downstream.mixup",

@@ -335,15 +335,17 @@ def test_a_linear_probe_trains_the_last_layer_alone(bench: TrialRunner) -> None:
     assert changed == {"classifier.weight", "classifier.bias"}
 
 
-def test_augmentation_is_that_of_the_arm_unless_it_is_set(made: ShardRun) -> None:
+def test_arms_with_synthetic_images_are_augmented_as_the_setting_says(made: ShardRun) -> None:
     def answers(arm: str, augmentation: str) -> Trial:
-        downstream = DOWNSTREAM.model_copy(update={"augmentation": augmentation})
+        update = {"synthetic_augmentation": augmentation, "synthetic_probability": 0.0}
+        downstream = DOWNSTREAM.model_copy(update=update)
         runner = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), downstream)
-        return replace(runner.trial(TrialPlan(arm, 0, 2)), arm="", seconds=0)
+        trial = runner.trial(TrialPlan(arm, 0, 2, 2 if arm == "class_token" else 0))
+        return replace(trial, arm="", seconds=0, per_class=0, synthetic_images=0)
 
-    light, strong = answers("real", "by_arm"), answers("real+strong_aug", "by_arm")
-    assert answers("real+strong_aug", "light") == light
-    assert answers("real", "strong") == strong
+    light, strong = answers("real", "strong"), answers("real+strong_aug", "light")
+    assert answers("class_token", "light") == light
+    assert answers("class_token", "strong") == strong
     assert light.predicted != strong.predicted
 
 
