@@ -266,7 +266,7 @@ def test_a_run_without_any_token_has_no_upper_line(tmp_path: Path) -> None:
     _, text = make(tmp_path, shards, tokens, full(), guide_saw="all_photos")
     words = Page(text).text
     assert "No class token was trained" in words
-    assert "So nothing in" in words
+    assert "The run has no class token, so nothing in" in words
     assert "pper line" not in words
     assert "distillation" not in words
 
