@@ -1,6 +1,7 @@
 """Names of torch devices, and whether their memory ran out. torch is imported when first needed."""
 
 from dct_augment.errors import InputError
+from dct_augment.wording import in_one_line
 
 
 def resolve_device(name: str) -> str:
@@ -16,7 +17,8 @@ def resolve_device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} is not available here: {error}. Use auto, cpu, or cuda") from error
+        reason = in_one_line(error)
+        raise InputError(f"device {name!r} is not available here: {reason}. Use auto, cpu, or cuda") from error
     return name
 
 

@@ -100,7 +100,7 @@ class ImageReader:
         except UnidentifiedImageError as error:
             raise UnreadableImageError("it is no picture of a known format") from error
         except Exception as error:  # decoders raise nearly everything over damaged bytes
-            reason = " ".join(str(error).split()) or "no reason given"
+            reason = " ".join(str(error).split()).rstrip(" .") or "no reason given"
             raise UnreadableImageError(f"it cannot be decoded: {reason} ({type(error).__name__})") from error
 
     def _decode(self, data: bytes) -> Image.Image:

@@ -1,6 +1,7 @@
 """Words that messages share: numbers with their nouns and verbs, the first of many names, what the system says."""
 
 import difflib
+import os
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -57,7 +58,25 @@ def reason_of(error: BaseException) -> str:
     cause = getattr(error, "reason", None)
     if isinstance(cause, BaseException):  # urllib's
         return reason_of(cause)
-    return getattr(error, "strerror", None) or str(error)
+    return (getattr(error, "strerror", None) or str(error)).rstrip(" .")
+
+
+def in_one_line(error: BaseException | str, most: int = 300) -> str:
+    """Write the words of a library's error in one line, without a full stop at the end, to stand inside a sentence."""
+    words = error if isinstance(error, str) else str(error)
+    return " ".join(words.split())[:most].rstrip(" .") or type(error).__name__
+
+
+def hub_is_offline() -> bool:
+    """Tell whether HF_HUB_OFFLINE is set, as the Hub's package reads it."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+
+
+def what_loads_from_the_hub() -> str:
+    """Say that only what is in the Hub's cache loads: as HF_HUB_OFFLINE is set, or where there is no network."""
+    if hub_is_offline():
+        return "HF_HUB_OFFLINE is set, so only what is in the Hub's cache loads: unset it for the first run"
+    return "without a network only what is in the Hub's cache loads"
 
 
 def _plural(noun: str) -> str:

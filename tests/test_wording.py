@@ -5,6 +5,7 @@ from urllib.error import URLError
 
 import pytest
 
+from dct_augment import wording
 from dct_augment.wording import agreeing, command_of, counted, counted_of, listed, reason_of
 
 
@@ -72,3 +73,13 @@ def test_a_command_on_a_run_has_the_settings_of_its_last_work(tmp_path: Path) ->
     (root / "config.yaml").write_text("name: x")
     given = f"--config '{root}/config.yaml' --output '{root}'"
     assert command_of("generate --plain", root) == f"dct-augment generate --plain {given}"
+
+
+def test_a_foreign_message_stands_inside_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wording.in_one_line(OSError("it is gone.\n Look elsewhere.. ")) == "it is gone. Look elsewhere"
+    assert wording.in_one_line(ValueError()) == "ValueError"
+    assert wording.reason_of(OSError("it is gone.")) == "it is gone"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE is set" in wording.what_loads_from_the_hub()
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert "HF_HUB_OFFLINE" not in wording.what_loads_from_the_hub()

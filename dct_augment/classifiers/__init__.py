@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from dct_augment.classifiers.classifier import Classifier, Prediction, SingleClassifier
 from dct_augment.classifiers.ensemble import EnsembleClassifier
-from dct_augment.classifiers.names import library_of, refuse_backbone, resolve
+from dct_augment.classifiers.names import library_of, refuse_backbone, resolve, resolve_zero_shot
 from dct_augment.classifiers.prediction import ClassPrediction
 from dct_augment.classifiers.preprocessing import Preprocess
 from dct_augment.classifiers.sanity_check import FROM_LABELS, FROM_WORDS, check_on_real_images
@@ -36,6 +36,7 @@ __all__ = [
     "Preprocess",
     "SingleClassifier",
     "check_on_real_images",
+    "fetch",
     "load",
 ]
 
@@ -93,6 +94,26 @@ def load(
     if len(loaded) == 1:
         return loaded[0]
     return EnsembleClassifier(loaded, [member.weight for member in members], classes)
+
+
+def fetch(member: AnyClassifierConfig, classes: Sequence[ClassInfo]) -> None:
+    """Have the weights of a classifier on this machine: one that is not here is loaded once, and let go.
+
+    Raises:
+        ModelError: they cannot be had.
+    """
+    if isinstance(member, FewShotClassifierConfig):
+        if not resolve(member.backbone, "timm").is_here(member.revision):
+            importlib.import_module("dct_augment.classifiers.few_shot").load_backbone(member, "cpu")
+        return
+    if isinstance(member, ZeroShotClassifierConfig):
+        resolved = resolve_zero_shot(member.model)
+    elif member.checkpoint is not None:
+        return
+    else:
+        resolved = resolve(member.name, member.library)
+    if not resolved.is_here(member.revision):
+        _load(member, classes, (), "cpu")
 
 
 def _preparation(member: ClassifierConfig, classifier: Classifier) -> str:

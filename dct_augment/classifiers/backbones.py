@@ -12,6 +12,7 @@ from dct_augment.classifiers.names import resolve
 from dct_augment.classifiers.preprocessing import Preprocess
 from dct_augment.classifiers.timm_models import pinned, preprocess
 from dct_augment.errors import ModelError
+from dct_augment.wording import in_one_line, what_loads_from_the_hub
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,10 @@ def load(
         with torch.random.fork_rng([]):  # random weights are drawn before the pretrained ones are read
             model = timm.create_model(pinned(resolved, revision), pretrained=True, num_classes=0)
     except Exception as error:  # whatever timm raises on a name, folder or file that it cannot read
-        reason = " ".join(str(error).split())[:300]
+        reason = in_one_line(error)
         raise ModelError(
             f"{setting} {name!r} cannot be loaded: {reason}. Use {instead}a name of timm.list_models(pretrained=True), "
-            "hf-hub:ID, or local-dir:FOLDER; without a network only what is in the Hub's cache loads"
+            f"hf-hub:ID, or local-dir:FOLDER; {what_loads_from_the_hub()}"
         ) from error
     size = _resize(model, f"{setting} {name!r}", image_size, most)
     data = {**timm.data.resolve_model_data_config(model), "input_size": (3, *size)}
@@ -88,6 +89,6 @@ def _resize(model: Any, name: str, image_size: int | None, most: int | None) -> 
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, side, side))
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error, 200)
         raise ModelError(f"{problem} ({reason}); {fix}") from error
     return side, side

@@ -9,6 +9,7 @@ import torch
 from dct_augment.classifiers import backbones
 from dct_augment.errors import ModelError
 from dct_augment.images import to_pixels
+from dct_augment.wording import in_one_line
 
 Extractor = Callable[[torch.Tensor], torch.Tensor]
 """Images (B, 3, H, W) in [-1, 1] to features (B, D), float32."""
@@ -47,7 +48,7 @@ def _inception(device: str, weights: Path | None) -> Extractor:
             torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity would run what it finds in a file
         model: Any = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=path)
     except Exception as error:  # whatever a damaged file or a network raises
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error, 200)
         file = f"weights {path!r}" if path else "weights"
         raise ModelError(
             f"metrics.features inception: its {file} cannot be read: {reason}. They are downloaded once; without a "

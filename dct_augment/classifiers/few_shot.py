@@ -125,7 +125,7 @@ class FewShotClassifier(Classifier):
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(reason_of(error).split())[:200]
             raise ModelError(f"few-shot guide {str(folder)!r} cannot be read: {reason}; {_again(folder)}") from error
-        backbone = _load_backbone(settings, device)
+        backbone = load_backbone(settings, device)
         if tuned is not None:
             backbone.model.load_state_dict(tuned)
         elif _hash(backbone) != description["backbone_sha256"]:
@@ -180,7 +180,7 @@ def fit(
     """
     places = _places(images, labels, classes)
     seed = seed_from("few-shot", settings.seed, seed)
-    backbone = _load_backbone(settings, device)
+    backbone = load_backbone(settings, device)
     folds = stratified_folds(places, [content(image) for image in images], settings.folds, seed)
     chosen = _fitted(settings, backbone, images, places, [info.name for info in classes], folds, seed, device)
     trained = chosen.fitting.trained_on(range(len(places)))
@@ -253,7 +253,12 @@ def _again(folder: Path) -> str:
     return f"delete the folder {str(folder)!r}, and the same command makes the guide again"
 
 
-def _load_backbone(settings: FewShotClassifierConfig, device: str) -> Backbone:
+def load_backbone(settings: FewShotClassifierConfig, device: str) -> Backbone:
+    """Load the backbone that a classifier of photos is made on.
+
+    Raises:
+        ModelError: it cannot be had.
+    """
     return backbones.load(
         settings.backbone,
         setting="the backbone of a few-shot guide",

@@ -2,11 +2,12 @@
 
 import json
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from dct_augment.errors import ModelError
-from dct_augment.wording import command_of
+from dct_augment.wording import command_of, listed
 
 FOLDER = "classifier"
 """Where a run keeps its classifier."""
@@ -38,6 +39,20 @@ def find(folder: Path) -> Path:
     if (folder / _RUN_FILE).is_file():
         raise ModelError(f"the run {str(folder)!r} has no classifier yet; make it with `{command_of('fit', folder)}`")
     return folder
+
+
+def no_classifier_in(name: str) -> str:
+    """Say that a folder holds no classifier, what makes one, and in which folders inside there is one."""
+    folder = Path(name.removeprefix("local-dir:")).expanduser()
+    try:
+        inside = sorted(path for path in folder.iterdir() if (path / FOLDER / "config.json").is_file())
+    except OSError:
+        inside = []
+    nearby = f" There is one in: {listed([repr(str(path)) for path in inside], 5)}." if inside else ""
+    return (
+        f"no classifier in {name!r}: it has no config.json.{nearby} Give the folder of a classifier, or of a run that "
+        f"has kept one; `dct-augment fit --config FILE --output {shlex.quote(str(folder))}` makes one there"
+    )
 
 
 def read_settings(folder: Path) -> PredictionSettings:

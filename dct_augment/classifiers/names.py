@@ -5,15 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 
 from dct_augment import pocket
 from dct_augment.classifiers import kept
 from dct_augment.errors import ModelError
+from dct_augment.wording import in_one_line
 
 Kind = Literal["pocket", "folder", "hub", "timm", "function"]
 Library = Literal["timm", "transformers", "function"]
+
+_WEIGHT_FILES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+_SUFFIXES = (".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,16 @@ class ResolvedName:
     def repository(self) -> str:
         """The id on the Hub; timm's own names have one each."""
         return f"timm/{self.location}" if self.kind == "timm" else self.location
+
+    def is_here(self, revision: str | None = None) -> bool:
+        """Tell whether its weights are on this machine, without network. A function's are its own matter."""
+        if self.kind in ("pocket", "function"):
+            return True
+        if self.kind == "folder":
+            folder = Path(self.location)
+            return (folder / "config.json").is_file() and any(file.suffix in _SUFFIXES for file in folder.iterdir())
+        found = (try_to_load_from_cache(self.repository, file, revision=revision) for file in _WEIGHT_FILES)
+        return any(isinstance(path, str) for path in found)
 
     @property
     def timm_name(self) -> str:
@@ -115,6 +134,16 @@ def refuse_backbone(resolved: ResolvedName) -> None:
         )
 
 
+def refuse_trained(resolved: ResolvedName, setting: str) -> None:
+    """Raise ModelError for a guide or judge of Pocket's where a model to train from is needed."""
+    if resolved.kind == "pocket" and Path(resolved.location).name != pocket.BACKBONE:
+        raise ModelError(
+            f"{setting} {resolved.name!r} is a guide or judge: it knows classes of its own already, and is nothing to "
+            f"train from. Take pocket/{pocket.BACKBONE}, which is shipped, or a name of "
+            "timm.list_models(pretrained=True)"
+        )
+
+
 def library_of(resolved: ResolvedName, revision: str | None = None) -> Library:
     """Say whose model a name is. May read its config.json, and download that from the Hub.
 
@@ -122,15 +151,20 @@ def library_of(resolved: ResolvedName, revision: str | None = None) -> Library:
     what is wrong.
 
     Raises:
-        ModelError: the folder has no readable config.json.
+        ModelError: the folder holds no classifier, or its config.json cannot be read.
     """
     if resolved.library is not None:
         return resolved.library
     if resolved.kind == "folder":
         try:
             return _library_in(Path(resolved.location) / "config.json")
+        except FileNotFoundError as error:
+            raise ModelError(kept.no_classifier_in(resolved.name)) from error
         except (OSError, ValueError) as error:
-            raise ModelError(f"classifier {resolved.name!r}: no readable config.json there") from error
+            raise ModelError(
+                f"classifier {resolved.name!r}: config.json there cannot be read: {in_one_line(error)}. Write it "
+                "again; dct-augment fit makes that of a run"
+            ) from error
     try:
         return _library_in(Path(hf_hub_download(resolved.location, "config.json", revision=revision)))
     except (OSError, ValueError, EntryNotFoundError):

@@ -19,7 +19,7 @@ from dct_augment.classifiers.names import ResolvedName
 from dct_augment.classifiers.preprocessing import Interpolation, Preprocess
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
-from dct_augment.wording import reason_of
+from dct_augment.wording import in_one_line, reason_of, what_loads_from_the_hub
 
 _BROKEN = (
     RuntimeError,
@@ -44,7 +44,7 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
             cannot be followed.
     """
     if resolved.is_local and not (Path(resolved.location) / "config.json").is_file():
-        raise ModelError(f"classifier {member.name!r}: no config.json in {resolved.location!r}")
+        raise ModelError(kept.no_classifier_in(member.name))
     try:
         with torch.random.fork_rng([]):  # random weights are drawn before the pretrained ones are read
             if member.checkpoint:
@@ -52,11 +52,8 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
             else:
                 model = timm.create_model(pinned(resolved, member.revision), pretrained=True)
     except _BROKEN as error:
-        reason = " ".join(str(error).split())[:300]
-        fix = (
-            "Names are those of timm.list_models(), hf-hub:ID, or local-dir:FOLDER; without a network only what is in "
-            "the Hub's cache loads"
-        )
+        reason = in_one_line(error)
+        fix = f"Names are those of timm.list_models(), hf-hub:ID, or local-dir:FOLDER; {what_loads_from_the_hub()}"
         if resolved.is_local and not member.checkpoint:
             fix = "Its files are damaged, or of another model: write them again; dct-augment fit makes that of a run"
         raise ModelError(f"classifier {member.name!r} cannot be loaded: {reason}. {fix}") from error

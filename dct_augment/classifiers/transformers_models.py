@@ -19,6 +19,7 @@ from dct_augment.classifiers.names import ResolvedName
 from dct_augment.classifiers.preprocessing import Interpolation, Preprocess
 from dct_augment.config import ClassifierConfig
 from dct_augment.errors import ModelError
+from dct_augment.wording import in_one_line, what_loads_from_the_hub
 
 BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
 """What transformers raises on a model that is missing, damaged, or of another kind."""
@@ -49,7 +50,7 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
     except BROKEN as error:
         raise ModelError(
             f"classifier {member.name!r} cannot be loaded: {reason_of(error)}. Give the id or folder of a "
-            "transformers image classifier; without a network only what is in the Hub's cache loads"
+            f"transformers image classifier; {what_loads_from_the_hub()}"
         ) from error
     if missing := sorted(loading["missing_keys"]):
         raise ModelError(
@@ -79,7 +80,7 @@ def quiet() -> None:
 
 def reason_of(error: BaseException) -> str:
     """Shorten a library's message to one line, to stand inside a sentence."""
-    return " ".join(str(error).split())[:300].rstrip(".")
+    return in_one_line(error)
 
 
 class MeanBeforeNorm(nn.Module):

@@ -32,6 +32,7 @@ from dct_augment.classifiers.transformers_models import BROKEN, checked_preproce
 from dct_augment.config import ZeroShotClassifierConfig
 from dct_augment.errors import ModelError
 from dct_augment.records import ClassInfo
+from dct_augment.wording import what_loads_from_the_hub
 
 _MODELS: Mapping[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}
 """The model of each kind in a config.json. SigLIP 2 of one fixed size is a `siglip`; its NaFlex form is a `siglip2`."""
@@ -240,7 +241,7 @@ def _loaded(member: ZeroShotClassifierConfig, source: ResolvedName, kind: str) -
 def _explain(member: ZeroShotClassifierConfig, error: BaseException) -> str:
     return (
         f"{_named(member)} cannot be loaded: {reason_of(error)}. Give the id or folder of a CLIP or SigLIP model that "
-        "transformers reads; without a network only what is in the Hub's cache loads"
+        f"transformers reads; {what_loads_from_the_hub()}"
     )
 
 

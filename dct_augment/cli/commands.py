@@ -324,21 +324,34 @@ def _flow(
 
 
 def _plan(settings: "Config", parts: tuple[StageName, ...], goal: StageName = StageName.REPORT) -> None:
+    import warnings
+
+    warnings.filterwarnings("ignore")
     from dct_augment.pipeline.cost import estimate, folds_hint
+    from dct_augment.pipeline.protocol import check_test
     from dct_augment.pipeline.run import Run
 
     run = Run(settings)
     table = Table(title=f"{settings.name} -> {settings.root}", title_justify="left")
     for column in ("part", "to do", "U-Net evaluations", "seconds, about"):
         table.add_column(column, justify="left" if column == "part" else "right")
-    with console.status("measuring one step"):
-        lines = estimate(run, parts, goal)
-    for line in lines:
+    remark = ""
+    with console.status("measuring one step"), run.without_writing():
+        if StageName.BENCHMARK in parts:
+            remark = check_test(run.real_images(), run.dataset, run.config)
+        plan = estimate(run, parts, goal)
+    for line in plan.lines:
         seconds = "-" if math.isnan(line.seconds) else f"{line.seconds:,.0f}"
         table.add_row(line.part, line.todo, f"{line.evaluations:,}", seconds)
+    table.add_section()
+    table.add_row("total", "", f"{sum(line.evaluations for line in plan.lines):,}", f"{plan.seconds:,.0f}")
     print_table(table)
-    if StageName.ARMS in parts and (hint := folds_hint(run.config)):
+    if plan.left_out:
+        typer.echo(f"not in the seconds: {'; '.join(plan.left_out)}")
+    if StageName.ARMS in parts and (hint := folds_hint(run.config, len(run.classes))):
         typer.echo(hint)
+    if remark:
+        typer.echo(remark)
 
 
 def _token_table(run: "Run") -> None:

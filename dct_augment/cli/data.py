@@ -43,7 +43,8 @@ def _look(settings: "Config") -> "Overview":
     from dct_augment import datasets, files
     from dct_augment.benchmark.requirements import classes_with_fewer_images, missing_images
     from dct_augment.config import DatasetOnDisk
-    from dct_augment.pipeline.protocol import load_dataset
+    from dct_augment.errors import DatasetError
+    from dct_augment.pipeline.protocol import check_test, load_dataset
 
     dataset, settings = load_dataset(settings)
     chosen = datasets.DatasetSubset(dataset.name, datasets.select(dataset, settings.dataset.classes), dataset, {})
@@ -54,8 +55,13 @@ def _look(settings: "Config") -> "Overview":
             overview = datasets.look(chosen, settings.dataset, settings.root / "data", report)
     used = datasets.DatasetSubset(dataset.name, chosen.classes, dataset, overview.without)
     problems = missing_images(used, settings.benchmark)
-    fewer = "" if problems else classes_with_fewer_images(used, settings.benchmark)
-    return overview.extended([fewer] if fewer else [], problems)
+    if problems:
+        return overview.extended([], problems)
+    try:
+        remarks = [classes_with_fewer_images(used, settings.benchmark), check_test(used, dataset, settings)]
+    except DatasetError as error:
+        return overview.extended([], [str(error)])
+    return overview.extended([remark for remark in remarks if remark], [])
 
 
 def _print(overview: "Overview", settings: "Config") -> None:

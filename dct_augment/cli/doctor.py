@@ -1,10 +1,17 @@
 """`dct-augment doctor`: what a run needs, before it starts."""
 
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from dct_augment.cli.common import ConfigName, Output, Overrides, configure, print_table
+
+if TYPE_CHECKING:
+    from dct_augment.pipeline.doctor import Finding
 
 COLOURS = {"ok": "green", "warning": "yellow", "missing": "red"}
 
@@ -14,6 +21,15 @@ def doctor(config: ConfigName = "pocket", overrides: Overrides = None, output: O
     from dct_augment.pipeline.doctor import examine
 
     findings = list(examine(configure(config, overrides=overrides, output=output)))
+    if sys.stdout.isatty():
+        _print_as_table(findings)
+    else:  # a table as wide as the longest detail could not be read
+        _print_as_lines(findings)
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _print_as_table(findings: "Sequence[Finding]") -> None:
     table = Table(show_lines=True)
     for column in ("what", "state", "found", "what to do"):
         table.add_column(column, overflow="fold")
@@ -21,5 +37,12 @@ def doctor(config: ConfigName = "pocket", overrides: Overrides = None, output: O
         state = Text(finding.state, style=COLOURS[finding.state])
         table.add_row(finding.what, state, finding.detail, finding.fix)
     print_table(table)
-    if any(finding.state == "missing" for finding in findings):
-        raise typer.Exit(1)
+
+
+def _print_as_lines(findings: "Sequence[Finding]") -> None:
+    """Print a line for each finding, and one below it for what to do."""
+    width = max(map(len, COLOURS))
+    for finding in findings:
+        typer.echo(f"{finding.state:<{width}}  {finding.what}: {finding.detail}")
+        if finding.fix:
+            typer.echo(f"{'':<{width}}  -> {finding.fix}")

@@ -35,21 +35,24 @@ def predict(
     pictures: Annotated[
         list[str], typer.Argument(metavar="PICTURES...", help="files, folders with all below them, patterns, or a tar")
     ],
-    csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="write a CSV table, too")] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="write a CSV table instead of printing one")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print a line of JSON per picture, and nothing else")] = False,
-    top: Annotated[int, typer.Option("--top", min=1, help="how many of the likeliest classes are listed")] = 3,
+    top: Annotated[int, typer.Option("--top", help="how many of the likeliest classes are listed")] = 3,
     threshold: Annotated[
         float | None,
         typer.Option(
-            "--threshold", min=0, max=1, help="a less probable class is `unknown`; the classifier's own if not given"
+            "--threshold", help="0 to 1: a less probable class is `unknown`; the classifier's own if not given"
         ),
     ] = None,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="pictures at once; changes speed")] = 32,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="pictures at once; changes speed")] = 32,
 ) -> None:
     """Predict the class of pictures with a kept classifier. A picture that cannot be read is a row with the reason."""
     from dct_augment.downstream.picture_files import PictureFiles
 
+    _check_numbers(top, threshold, batch_size)
     sources = PictureFiles(pictures)
     sources.refuse_none()
     if csv_file:
@@ -61,9 +64,18 @@ def predict(
         if as_json:
             rows.append(_json_row)
         elif not csv_file:
-            rows.append(_table_rows(classifier.labels))
+            rows.append(_table_rows(classifier.labels, has_threshold=bool(threshold or classifier.threshold)))
         counts = _predict_all(classifier, sources, rows, top=top, threshold=threshold, batch_size=batch_size)
     _say_rest(counts, sources, csv_file)
+
+
+def _check_numbers(top: int, threshold: float | None, batch_size: int) -> None:
+    """Raise InputError for an option that cannot be."""
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"--threshold {threshold:g} must lie in 0 .. 1: it is a probability")
+    for option, value in (("--top", top), ("--batch-size", batch_size)):
+        if value < 1:
+            raise InputError(f"{option} {value} must be 1 or more")
 
 
 class _Counts:
@@ -149,19 +161,23 @@ def _json_row(name: str, found: "ClassPrediction") -> None:
     print(json.dumps(row))  # ASCII: any path can be written
 
 
-def _table_rows(labels: tuple[str, ...]) -> Row:
-    """Print a line per picture, as a table whose columns have their widths from the start."""
-    width = min(_WIDEST, max(len("class"), len("unknown"), *map(len, labels)))
+def _table_rows(labels: tuple[str, ...], *, has_threshold: bool) -> Row:
+    """Print a line per picture, as a table whose columns have their widths from the start.
+
+    Of a picture of unknown class, the likeliest class is in brackets; the probability is that of this one.
+    """
+    longest = max(map(len, labels))
+    width = min(_WIDEST, max(len("class"), longest + len("unknown ()") if has_threshold else longest))
     print(f"{'class':<{width}}  probability  picture")
 
     def row(name: str, found: "ClassPrediction") -> None:
         if found.label is None:
             print(f"{'-':<{width}}  {'-':>11}  {_printable(name)}: {found.reason}")
             return
+        likeliest = found.top[0][0]
+        title = found.label if found.label == likeliest else f"{found.label} ({likeliest})"
         others = ", ".join(f"{label} {value:.1%}" for label, value in found.top[1:])
-        print(
-            f"{found.label:<{width}}  {found.probability:>11.1%}  {_printable(name)}" + (f"  ({others})" * bool(others))
-        )
+        print(f"{title:<{width}}  {found.probability:>11.1%}  {_printable(name)}" + (f"  ({others})" * bool(others)))
 
     return row
 
@@ -194,6 +210,7 @@ def _csv_rows(path: Path, top: int) -> Iterator[Row]:
         def row(name: str, found: "ClassPrediction") -> None:
             probability = f"{found.probability:.6f}" if found.label is not None else ""
             pairs = [value for label, share in found.top for value in (label, f"{share:.6f}")]
+            pairs += [""] * (len(likeliest) - len(pairs))  # of a picture that cannot be read
             table.writerow([name, found.label or "", probability, found.reason, *pairs])
 
         yield row

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dct_augment.errors import DatasetError
+from dct_augment.wording import in_one_line
 
 
 def damaged(path: Path, expected: str, reason: str) -> DatasetError:
@@ -73,7 +74,7 @@ def read_mat(path: Path, variable: str, expected: str) -> Any:
     try:
         content = scipy.io.loadmat(stored, squeeze_me=True, variable_names=[variable])
     except Exception as error:  # scipy raises nearly everything over damaged bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = in_one_line(error)
         raise damaged(path, expected, f"it is no MATLAB file ({reason})") from error
     if variable not in content:
         raise damaged(path, expected, f"it has no variable {variable!r}")

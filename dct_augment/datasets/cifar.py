@@ -21,7 +21,7 @@ from dct_augment.datasets.naming import class_infos
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import UnreadableImageError
 from dct_augment.reading import ImageReader
-from dct_augment.wording import reason_of
+from dct_augment.wording import in_one_line, reason_of
 
 _SHAPE = (3, 32, 32)
 _ROW_BYTES = 3 * 32 * 32
@@ -211,7 +211,7 @@ def _unpickle(file: Path, expected: str) -> dict[str, Any]:
         try:
             content = _Unpickler(stored, encoding="bytes").load()
         except Exception as error:  # a damaged pickle raises nearly everything
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = in_one_line(error)
             raise damaged(file, expected, f"it cannot be unpickled ({reason})") from error
     if not isinstance(content, dict):
         raise damaged(file, expected, f"it holds a {type(content).__name__}, no mapping")

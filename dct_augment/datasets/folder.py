@@ -70,14 +70,16 @@ def find_layout(root: Path) -> FolderLayout:
         _refuse_splits_without_classes(root, candidates, others)
         _refuse_folder_around_all(root, "", names)
         _refuse_splits_in_classes(root, names)
+        _refuse_classes_beside_pictures(root, "", names)
         return FolderLayout({"train": ("",)})
     filled = [name for name in candidates if name in with_classes or holds_pictures(root / name)]
     groups = split_words.group_by_split(filled, f"{str(root)!r}")
     if pictures_beside and len(groups) == 1:
         raise DatasetError(
             f"{str(root)!r}: {only_folders[0]!r} holds folders, as a split does, but {pictures_beside[0]!r} beside it "
-            f"holds pictures, as a class does. If {only_folders[0]!r} is a class, put its pictures into it directly; "
-            f"if it is a split, move {pictures_beside[0]!r} into it"
+            f"holds pictures, as a class does. If {only_folders[0]!r} is a split, give the folder "
+            f"{str(root / only_folders[0])!r}, or move {pictures_beside[0]!r} out of {str(root)!r}; if it is a class, "
+            "put its pictures into it directly"
         )
     return _split_layout(root, groups, with_classes, others)
 
@@ -102,7 +104,9 @@ def _split_layout(
         if folders := tuple(name for name in members if name not in without):
             splits[split] = folders
     for folder in splits["train"]:
-        _refuse_folder_around_all(root, folder, image_files.folder_names(root / folder))
+        inner = image_files.folder_names(root / folder)
+        _refuse_folder_around_all(root, folder, inner)
+        _refuse_classes_beside_pictures(root, folder, inner)
     if others:
         notes.append(f"folders beside the splits are left out: {shortened(others)}")
     if eval_names := [name for name in groups.get("val", ()) if name.lower().startswith("eval")]:
@@ -141,6 +145,32 @@ def _refuse_folder_around_all(root: Path, split_folder: str, names: Sequence[str
     raise DatasetError(
         f"{str(root / split_folder)!r} has one class folder, {names[0]!r}, which holds no pictures but folders of "
         f"them: {shortened(filled)}; {fix}"
+    )
+
+
+def _refuse_classes_beside_pictures(root: Path, split_folder: str, names: Sequence[str]) -> None:
+    """Raise DatasetError if one folder alone holds folders of pictures, and those beside it hold pictures.
+
+    It is likely the folder of the classes, and what lies beside it is no class: pictures to predict, for example.
+    """
+    place = root / split_folder
+    nested = [name for name in names if not holds_pictures(place / name)]
+    if len(nested) != 1 or len(names) == 1:
+        return
+    around = place / nested[0]
+    inner = [
+        name
+        for name in image_files.folder_names(around)
+        if next(iter(image_files.paths_below(around / name)), None) is not None
+    ]
+    if len(inner) < 2:
+        return
+    other = next(name for name in names if name != nested[0])
+    fix = f"move {other!r} out of {str(place)!r}" if split_folder else f"give the folder {str(around)!r}"
+    raise DatasetError(
+        f"{str(place)!r}: {nested[0]!r} holds folders of pictures ({shortened(inner)}), as a folder of classes does, "
+        f"but {other!r} beside it holds pictures, as a class does. If your classes are in {nested[0]!r}, {fix}; if "
+        f"{nested[0]!r} is a class, put its pictures into it directly"
     )
 
 

@@ -22,7 +22,7 @@ from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.reading import ImageReader
 from dct_augment.records import Example
-from dct_augment.wording import agreeing
+from dct_augment.wording import agreeing, in_one_line
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DATA_ENDINGS = frozenset({".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".zip", ".tar", ".gz", ".h5"})
@@ -226,7 +226,7 @@ def _words(error: BaseException) -> str:
         return f"a file of it lacks {error}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {str(error.filename)!r}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return in_one_line(error)
 
 
 def _load_folder(root: Path, subset: str | None) -> Any:

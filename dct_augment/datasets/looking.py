@@ -148,7 +148,7 @@ def _overview(
         _sizes(pictures),
         unreadable,
         found,
-        (*notes, *_notes(pictures, found)),
+        (*_notes(pictures, found), *notes),
         (_across_splits(across),) if across and setting == "error" else (),
         _without(pictures, left_out),
     )

@@ -167,6 +167,8 @@ class Overview:
         left_out = sum(picture.left_out for group in self.groups for picture in group.pictures)
         line = f"duplicates: {counted(exact, 'group of exact copies')}, {len(self.groups) - exact:,} of near ones; "
         line += f"{across:,} across splits"
+        classes = sum(group.across_classes for group in self.groups)
+        line += f", {classes:,} across classes" if classes else ""
         return line + (f"; {counted(left_out, 'image')} left out (dataset.duplicates: drop)" if left_out else "")
 
     def refuse_problems(self) -> None:

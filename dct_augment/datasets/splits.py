@@ -52,6 +52,7 @@ def complete(
     Raises:
         DatasetError: nothing is left to train, or a class has no training image.
     """
+    given = splits["train"]
     shares = {"val": settings.val, "test": settings.test}
     missing = {split: share for split, share in shares.items() if not len(splits.get(split, ()))}
     held_out = frozenset(shares.keys() - splits.keys())
@@ -61,7 +62,7 @@ def complete(
         train = splits["train"]
         rows = hold_out(keys(train), missing, settings.seed)
         splits = {**splits, **{split: take(train, numbers) for split, numbers in rows.items()}}
-    _refuse_empty_classes(classes, splits["train"], settings.path.expanduser())
+    _refuse_empty_classes(classes, splits["train"], given, settings.path.expanduser())
     return ImageDataset(name, classes, splits, tuple(notes), held_out)
 
 
@@ -125,14 +126,18 @@ def index_hash(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _refuse_empty_classes(classes: Sequence[ClassInfo], train: Sequence[Example], folder: Path) -> None:
-    """Raise DatasetError for classes without a training image."""
+def _refuse_empty_classes(
+    classes: Sequence[ClassInfo], train: Sequence[Example], given: Sequence[Example], folder: Path
+) -> None:
+    """Raise DatasetError for classes without a training image; `given` are those before some were held out."""
     with_images = set(labels(train))
     empty = [info.original_name or info.name for info in classes if info.index not in with_images]
     if empty:
         classes_of_folder = f"{counted_of(len(empty), len(classes), 'class')} in {str(folder)!r}"
+        had = set(labels(given))
+        all_held_out = any(info.index in had - with_images for info in classes)
+        less = ", or hold out less (dataset.val, dataset.test)" if all_held_out else ""
         raise DatasetError(
             f"{classes_of_folder} {agreeing(len(empty), 'has')} no training picture: "
-            f"{listed(list(map(repr, empty)), 10)}. Add some, remove the class, or "
-            "hold out less (dataset.val, dataset.test)"
+            f"{listed(list(map(repr, empty)), 10)}. Add some, or remove the class{less}"
         )

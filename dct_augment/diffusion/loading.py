@@ -13,11 +13,12 @@ from dct_augment import pocket
 from dct_augment.diffusion import memory as budget
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.memory import Memory
-from dct_augment.diffusion.names import local_folder
+from dct_augment.diffusion.names import cached_file, local_folder
 from dct_augment.diffusion.pixart import PixArtSigma
 from dct_augment.diffusion.stable_diffusion import StableDiffusion
 from dct_augment.diffusion.stable_diffusion_xl import StableDiffusionXL
 from dct_augment.errors import ModelError
+from dct_augment.wording import hub_is_offline, in_one_line, what_loads_from_the_hub
 
 FAMILIES: dict[str, type[Backend]] = {
     "StableDiffusionPipeline": StableDiffusion,
@@ -76,6 +77,12 @@ def load(
             f"model.path {path!r}: no model_index.json there. Give 'pocket', a folder saved by diffusers, "
             "or a Hub id such as 'stable-diffusion-v1-5/stable-diffusion-v1-5'"
         )
+    if folder is None and hub_is_offline() and cached_file(path, "model_index.json", revision) is None:
+        raise ModelError(
+            f"model.path {path!r} is not in the Hub's cache, and HF_HUB_OFFLINE is set: unset it for the first run, or "
+            "give 'pocket' or a folder saved by diffusers. What a run would cost: dct-augment doctor, with the same "
+            "options"
+        )
     location = path if folder is None else str(folder)
     from diffusers import DiffusionPipeline
 
@@ -123,7 +130,7 @@ def _tiny(location: str, dtype: torch.dtype) -> Any:
             str(Path(location).expanduser()), torch_dtype=dtype, use_safetensors=True
         )
     except _BROKEN as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = in_one_line(error)
         raise ModelError(
             f"model.tiny_decoder {location!r} cannot be loaded: {reason}. Give a folder or Hub id of an "
             "AutoencoderTiny in safetensors, or leave it out"
@@ -145,10 +152,11 @@ def _pipeline(kind: str, location: str, **options: Any) -> Any:
 
 
 def _explain(path: str, error: BaseException) -> str:
-    reason = " ".join(str(error).split())[:300]
+    reason = in_one_line(error)
     if isinstance(error, json.JSONDecodeError):
         reason = f"a JSON file in it is broken ({reason})"
     return (
         f"model.path {path!r} cannot be loaded: {reason}. Check the id or folder, revision and variant, that its "
-        "weights are safetensors, and the network (HF_HUB_OFFLINE=1 uses only what is in the cache)"
+        f"weights are safetensors, and the network: {what_loads_from_the_hub()}. What a run would cost without it: "
+        "dct-augment doctor, with the same options"
     )

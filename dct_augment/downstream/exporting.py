@@ -13,6 +13,7 @@ from torch import nn
 from dct_augment import classifiers, files
 from dct_augment.classifiers.names import resolve
 from dct_augment.errors import ExportError, InputError, ModelError
+from dct_augment.wording import in_one_line
 
 Format = Literal["onnx", "torch_export"]
 ENDINGS: Mapping[str, str] = {"onnx": ".onnx", "torch_export": ".pt2"}
@@ -81,7 +82,7 @@ def export_classifier(folder: str | Path, format: str, path: str | Path) -> Path
         try:
             write(module, _images(2, data), metadata, partial)  # the size of a batch of one would be fixed
         except Exception as error:  # whatever the exporters raise over a layer that they do not know
-            reason = " ".join(str(error).split())[:300]
+            reason = in_one_line(error)
             raise ExportError(
                 f"{str(folder)!r} cannot be written as {format}: {type(error).__name__}: {reason}. Try the other "
                 "format, or another downstream.model"
@@ -184,7 +185,7 @@ def _compare(
         try:
             found = answer(images)
         except Exception as error:  # whatever a runtime raises
-            reason = " ".join(str(error).split())[:300]
+            reason = in_one_line(error)
             raise ExportError(
                 f"{what} does not take a batch of {count} images: {reason}. Nothing was written"
             ) from error

@@ -57,7 +57,7 @@ class PictureFiles:
         if next(iter(self), None) is None:
             names = listed([repr(str(path)) for path in self._paths], 5)
             others = self.left_out.endings.total()
-            there = f"only {counted(others, 'file')} without an ending of pictures" if others else "nothing"
+            there = f"only {counted(others, 'file')} without an ending of pictures" if others else "there is no file"
             raise InputError(f"no picture in {names}: {there}. Give picture files, folders of them, or a tar")
 
     def _below(self, folder: Path) -> Iterator[str]:

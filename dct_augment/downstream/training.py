@@ -19,6 +19,7 @@ from dct_augment.downstream.mixing import Mixture
 from dct_augment.downstream.prediction import accuracy
 from dct_augment.downstream.transforms import InMemoryImages, ModelInput, cannot_be_made, model_input
 from dct_augment.errors import DctAugmentError, ModelError
+from dct_augment.wording import in_one_line
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": lambda weights, **kwargs: torch.optim.AdamW(weights, fused=True, **kwargs),
@@ -137,7 +138,7 @@ def _try_size(model: nn.Module, settings: DownstreamConfig, taken: ModelInput) -
 
 
 def _wrong_size(settings: DownstreamConfig, taken: ModelInput, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    reason = in_one_line(error)
     own = " x ".join(map(str, taken.own_size))
     return ModelError(
         f"downstream.image_size {settings.image_size}: {settings.model!r} cannot take images of this size: {reason}. "

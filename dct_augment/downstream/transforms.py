@@ -14,10 +14,11 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor, resized_crop
 
-from dct_augment.classifiers.names import resolve
+from dct_augment.classifiers.names import refuse_trained, resolve
 from dct_augment.config import MAGNITUDES, DownstreamConfig
 from dct_augment.downstream.mixing import RealImages, Transform
 from dct_augment.errors import ModelError
+from dct_augment.wording import in_one_line, what_loads_from_the_hub
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,10 @@ def model_input(settings: DownstreamConfig) -> ModelInput:
         ModelError: unknown model.
     """
     try:
-        published = _published(resolve(settings.model, "timm").timm_name)
+        resolved = resolve(settings.model, "timm")
+        if settings.pretrained:
+            refuse_trained(resolved, "downstream.model")
+        published = _published(resolved.timm_name)
     except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
         raise cannot_be_made(settings, error) from error
     own = resolve_data_config(pretrained_cfg=published)
@@ -141,10 +145,10 @@ def model_input(settings: DownstreamConfig) -> ModelInput:
 
 def cannot_be_made(settings: DownstreamConfig, error: Exception) -> ModelError:
     """Say why there is no such model."""
-    reason = " ".join(str(error).split())[:300]
+    reason = in_one_line(error)
     return ModelError(
-        f"downstream.model {settings.model!r} cannot be made: {reason}. Use a name of timm.list_models(), "
-        "hf-hub:ID, or local-dir:FOLDER"
+        f"downstream.model {settings.model!r} cannot be made: {reason}. Use pocket/backbone, which is shipped, a name "
+        f"of timm.list_models(), hf-hub:ID, or local-dir:FOLDER; {what_loads_from_the_hub()}"
     )
 
 

@@ -24,7 +24,7 @@ from dct_augment.errors import ShardError, StaleRunError
 from dct_augment.generation.plan import Layout, ShardSpec
 from dct_augment.images import UNREADABLE_IMAGE
 from dct_augment.records import GeneratedImage, ImageKind
-from dct_augment.wording import counted, reason_of
+from dct_augment.wording import counted, in_one_line, reason_of
 
 FOLDERS = {ImageKind.CLASS_TOKEN: "shards", ImageKind.PLAIN_PROMPT: "comparison"}
 """The folder of each kind in a run folder. The one that training code reads holds training images only."""
@@ -260,7 +260,7 @@ def _read_plans(folder: Path) -> dict[str, list[dict[str, list[int]]]]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
-        raise ShardError(f"{path} is damaged: {error}. Delete {folder} to make it again") from error
+        raise ShardError(f"{path} is damaged: {in_one_line(error)}. Delete {folder} to make it again") from error
 
 
 def _tar_problems(tar: Path, rows: pd.DataFrame) -> list[str]:

@@ -2,9 +2,12 @@
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from dct_augment import classifiers, datasets, diffusion, files
@@ -58,6 +61,20 @@ class RunContext:
         self._refusals: Mapping[str, str] = {}
         self.tokens = TokenFolder(config.root / "tokens", self.dataset.name)
         self.shards = shard_folders(config.root, config.name)
+        self._look_folder = config.root / "data"
+
+    @contextmanager
+    def without_writing(self) -> Iterator[None]:
+        """Keep what a look finds in a folder that goes afterwards; what the last look found is taken over."""
+        own = self._look_folder
+        with TemporaryDirectory(prefix="dct-augment-") as folder:
+            self._look_folder = Path(folder) / "data"
+            if own.is_dir():
+                shutil.copytree(own, self._look_folder)
+            try:
+                yield
+            finally:
+                self._look_folder = own
 
     @cached_property
     def weights(self) -> WeightHashes:
@@ -83,7 +100,7 @@ class RunContext:
 
     def _last_look(self) -> str:
         """The hash of the pictures as the last look found them; empty without one. One at other classes is renewed."""
-        path = self.config.root / "data" / "overview.json"
+        path = self._look_folder / "overview.json"
         last = _read_json(path)
         if last and _slugs(last) != [info.slug for info in self.classes]:
             _ = self.data
@@ -172,24 +189,26 @@ class RunContext:
             _ = self.guide
         return self._refusals
 
-    def make_guide(self, members: Sequence[AnyClassifierConfig], folder: Path) -> Classifier:
+    def make_guide(self, members: Sequence[AnyClassifierConfig], folder: Path, draw: str = "") -> Classifier:
         """Make a guide of `photos`, or read what was made before from its folder; say how good it is.
 
-        A class for which it is no better than chance gets no token (`refusals`), unless others vote with it.
+        A class for which it is no better than chance gets no token (`refusals`), unless others vote with it. `draw` is
+        the title of the draw whose photos they are, for messages.
 
         Raises:
             ModelError: the backbone cannot be had.
         """
         photos = self.photos()
+        title = f"few_shot, {draw}" if draw else "few_shot"
         if not folder.is_dir():
-            made = f"few_shot: making it of {counted(len(photos), 'photo')}, and measuring it on photos left out"
+            made = f"{title}: making it of {counted(len(photos), 'photo')}, and measuring it on photos left out"
             self.progress(Progress("guide", 0, 0, made))
         guide, member = few_shot_guide.make(members, photos, self.classes, folder, self.device)
         measured = member.out_of_fold
         for note in (measured.summary, *measured.notes):
-            self.progress(Progress("guide", 0, 0, f"few_shot: {note}"))
+            self.progress(Progress("guide", 0, 0, f"{title}: {note}"))
         if measured.refusal and len(members) == 1:
-            self.progress(Progress("guide", 0, 0, measured.refusal))
+            self.progress(Progress("guide", 0, 0, f"{title}: {measured.refusal}"))
             self._refusals = {info.slug: StopReason.REFUSED for info in self.classes if info.name in measured.refused}
         vars(self)["guide"], self.guided_classes = guide, self.classes
         return guide
@@ -375,7 +394,7 @@ class RunContext:
         chosen = self.dataset
         if len(self.classes) < len(self.dataset.classes):
             chosen = datasets.DatasetSubset(self.dataset.name, self.classes, self.dataset, {})
-        overview = datasets.look(chosen, self.config.dataset, self.config.root / "data", self.progress)
+        overview = datasets.look(chosen, self.config.dataset, self._look_folder, self.progress)
         for line in overview.lines():
             self.progress(Progress("data", 0, 0, line))
         return overview

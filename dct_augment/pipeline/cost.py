@@ -1,20 +1,28 @@
 """What a run will cost before it starts: counted work, times the measured speed of one step."""
 
-import time
-from collections.abc import Collection
-from dataclasses import dataclass
+import math
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from dct_augment.benchmark import pool
 from dct_augment.benchmark.arms import ARMS, REAL, arm_draws, measured_kinds
 from dct_augment.benchmark.trials import plan_trials
-from dct_augment.config import Config, steps_of_strength
+from dct_augment.config import Config, classifier_title, steps_of_strength
+from dct_augment.errors import ModelError
+from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.first_config import models
 from dct_augment.pipeline.first_config.models import Machine
+from dct_augment.pipeline.speed import Pace, measure_generation, measure_guide, measure_trials
 from dct_augment.records import Dataset, ImageKind, StageName
 from dct_augment.wording import counted
 
 if TYPE_CHECKING:
     from dct_augment.pipeline.run import Run
+
+_DECODE = 1.0
+"""How long it takes to decode an image, in evaluations of the denoiser: a guess, where none is measured."""
 
 
 @dataclass(frozen=True)
@@ -27,29 +35,63 @@ class Line:
     seconds: float
 
 
-def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageName.REPORT) -> list[Line]:
-    """The work that is left in each part; for tokens one whole attempt a class: stops save, restarts add.
+@dataclass(frozen=True)
+class Effort:
+    """Counted work: U-Net evaluations of an image, decodings of one, and images shown to the guide.
 
-    `goal` decides how many images of a class there are to be.
+    What has a gradient counts three times: forward, and backward for two.
+    """
+
+    evaluations: float = 0
+    decoded: float = 0
+    recognised: float = 0
+
+    def __add__(self, other: "Effort") -> "Effort":
+        return Effort(
+            self.evaluations + other.evaluations, self.decoded + other.decoded, self.recognised + other.recognised
+        )
+
+    def __mul__(self, times: float) -> "Effort":
+        return Effort(self.evaluations * times, self.decoded * times, self.recognised * times)
+
+    def seconds(self, pace: Pace) -> float:
+        """How long it takes."""
+        return self.evaluations * pace.evaluation + self.decoded * pace.decode + self.recognised * pace.recognise
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is left to do, line by line, and what is not in the seconds, in words."""
+
+    lines: tuple[Line, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """The sum of the seconds that are known."""
+        return sum(line.seconds for line in self.lines if not math.isnan(line.seconds))
+
+
+def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageName.REPORT) -> Plan:
+    """Count the work that is left in each part, times the measured speed of this machine.
+
+    For tokens it is one whole attempt at a class, with all looks of its certificate: stops save, restarts add. Models
+    that are not here are not downloaded: the speed of the text-to-image model is then a guess, and of others the
+    work is left out. `goal` decides how many images of a class there are to be.
     """
     from dct_augment.pipeline.stages import ImageStage, TokenStage
 
     config, lines = run.config, []
-    per_step = run.sampler.evaluations_per_step
-    per_image = image_evaluations(config, guidance_embedded=run.backend.guidance_embedded)
-    pace = _seconds_per_evaluation(run)
+    per_step = _evaluations_per_step(config)
+    image = image_effort(config)
+    pace, left_out = _measured(run)
     if StageName.TOKENS in parts:
-        settings = config.tokens
         missing = TokenStage(run).missing()
-        total = token_evaluations(config, per_step) * len(missing)
-        lines.append(
-            Line(
-                StageName.TOKENS,
-                f"{counted(len(missing), 'class')}, up to {counted(settings.max_updates, 'update')} an attempt",
-                total,
-                total * pace,
-            )
-        )
+        effort = token_effort(config, per_step) * len(missing)
+        if missing:
+            effort += guide_effort(config, len(run.dataset.examples("train")))
+        work = f"{counted(len(missing), 'class')}, up to {counted(config.tokens.max_updates, 'update')} an attempt"
+        lines.append(_line(StageName.TOKENS, work, effort, pace))
     for kind in ImageKind:
         stage = ImageStage(run, kind, run.images_per_class(goal))
         if stage.name in parts:
@@ -57,40 +99,111 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
             todo = [spec for spec in layout if not run.shards[kind].parquet(spec).is_file()]
             images = sum(map(len, todo))
             work = f"{counted(images, 'image')}, {counted(len(todo), 'shard')}"
-            lines.append(Line(stage.name, work, images * per_image, images * per_image * pace))
+            lines.append(_line(stage.name, work, image * images, pace))
     if StageName.ARMS in parts and (draws := arm_draws(config.benchmark)):
-        images = len(run.classes) * config.benchmark.per_class * per_image
-        tokens = _arm_token_evaluations(config, per_step)
-        total = sum(images + len(run.classes) * tokens[draw.arm] for draw in draws)
-        lines.append(
-            Line(StageName.ARMS, f"tokens and images of {counted(len(draws), 'few-shot draw')}", total, total * pace)
-        )
+        effort = _arm_effort(config, len(run.classes), len(run.dataset.examples("train")))
+        work = f"tokens and images of {counted(len(draws), 'few-shot draw')}"
+        lines.append(_line(StageName.ARMS, work, effort, pace))
     if StageName.BENCHMARK in parts:
-        trials = len(plan_trials(config.benchmark, config.downstream.other_models))
-        lines.append(
-            Line(
-                StageName.BENCHMARK,
-                f"{counted(trials, 'trial')} of {counted(config.downstream.steps, 'step')}",
-                0,
-                float("nan"),
-            )
-        )
+        trials = measure_trials(config, run.dataset, _outputs(run.dataset), run.device)
+        lines += _trial_lines(config, trials, run.device, with_classifier=StageName.CLASSIFIER in parts)
+        left_out += _models_left_out(config, trials)
     if StageName.METRICS in parts and (embedded := metric_work(config, len(run.classes), run.dataset)):
-        lines.append(Line(StageName.METRICS, embedded, 0, float("nan")))
+        images = _images_to_embed(config, len(run.classes), run.dataset)
+        lines.append(Line(StageName.METRICS, embedded, 0, images * pace.recognise))
+        left_out.append("the resamples of the metrics")
+    return Plan(tuple(lines), tuple(left_out))
+
+
+def _line(part: StageName, work: str, effort: Effort, pace: Pace) -> Line:
+    return Line(part, work, round(effort.evaluations), effort.seconds(pace))
+
+
+def _measured(run: "Run") -> tuple[Pace, list[str]]:
+    """Measure the pace of the models that are here; say what is left out, or is a guess, for want of others."""
+    from dct_augment.diffusion.names import folder_here
+
+    left_out, model = [], run.config.model
+    if folder_here(model.path, model.revision) is None:
+        machine = machine_of(run.config)
+        family, size = models.family_of(model.path), models.size_of(model.path)
+        evaluation = machine.seconds(family, 1, size)
+        decode = evaluation * _DECODE
+        left_out.append(f"{model.path} is not here: its seconds are a guess by its kind")
+    else:
+        evaluation, decode = measure_generation(run.backend)
+    members = (*run.config.guide, *(run.config.judge or ()))
+    try:
+        recognise = measure_guide(members, run.dataset.classes, run.device)
+    except ModelError:  # a run says what is wrong with it
+        recognise = None
+    if recognise is None:
+        left_out.append(f"the work of {' and '.join(map(classifier_title, members))}, not here")
+    return Pace(evaluation, decode, recognise or 0.0), left_out
+
+
+def machine_of(config: Config) -> Machine:
+    """Look at the machine as this configuration uses it: `device: cpu` leaves its GPU alone."""
+    machine = Machine.here()
+    return replace(machine, gpu_bytes=None) if config.device == "cpu" else machine
+
+
+def _outputs(dataset: Dataset) -> int:
+    return 1 + max(info.index for info in dataset.classes)
+
+
+def _trial_lines(config: Config, trials: Mapping[str, float], device: str, *, with_classifier: bool) -> list[Line]:
+    plans = plan_trials(config.benchmark, config.downstream.other_models)
+    work = f"{counted(len(plans), 'trial')} of {counted(config.downstream.steps, 'step')}"
+    lines = [Line(StageName.BENCHMARK, work, 0, benchmark_seconds(config, trials, device))]
+    if with_classifier:
+        seconds = trials.get(config.downstream.model, float("nan"))
+        lines.append(Line(StageName.CLASSIFIER, "1 training on all photos", 0, seconds))
     return lines
 
 
-def folds_hint(config: Config) -> str:
+def benchmark_seconds(config: Config, trials: Mapping[str, float], device: str) -> float:
+    """Say how long all trials take side by side; not a number if no model was measured.
+
+    Args:
+        config: its protocol is known.
+        trials: the seconds of one trial, by model.
+        device: torch device.
+    """
+    plans = plan_trials(config.benchmark, config.downstream.other_models)
+    known = [trials[model] for plan in plans if (model := plan.other_model or config.downstream.model) in trials]
+    if not known:
+        return float("nan")
+    side_by_side = min(pool.parallel_trials(config.benchmark, device), len(os.sched_getaffinity(0)), len(known))
+    return sum(known) / side_by_side
+
+
+def _models_left_out(config: Config, trials: Mapping[str, float]) -> list[str]:
+    missing = [model for model in config.downstream.models if model not in trials]
+    return [f"the trainings of {', '.join(missing)}, not here"] if missing else []
+
+
+def folds_hint(config: Config, classes: int) -> str:
     """Say what cross-validation costs, what is cheaper, and what is lost by it; empty for a holdout.
 
     Args:
         config: of a run, whose protocol is known.
+        classes: how many there are.
     """
     settings = config.benchmark
-    draws = arm_draws(settings)
-    if settings.protocol != "cross_validation" or not draws:
+    if settings.protocol != "cross_validation":
         return ""
-    hint = f"cross-validation: {counted(len(draws), 'set')} of class tokens for the folds, and one of all photos."
+    sets = sum(ARMS[draw.arm].tokens_from is not None for draw in arm_draws(settings))
+    folds = counted(settings.folds, "fold")
+    if not sets:
+        return f"cross-validation: {folds}; class tokens are trained once, of all photos: {classes:,}."
+    times = f" x {settings.repeats} repeats" if settings.repeats > 1 else ""
+    arms = sets // len(settings.draws)
+    times += f" x {arms} arms" if arms > 1 else ""
+    hint = (
+        f"cross-validation: {folds}{times} x {counted(classes, 'class token')}, and {classes:,} of all photos: "
+        f"{(sets + 1) * classes:,}."
+    )
     if settings.folds > 2:
         hint += (
             " Cheaper: --set benchmark.folds=2; then each classifier learns from half of the photos, and its accuracy "
@@ -99,16 +212,43 @@ def folds_hint(config: Config) -> str:
     return hint
 
 
-def _arm_token_evaluations(config: Config, per_step: int) -> dict[str, int]:
-    """U-Net evaluations of one class token of each arm with images of its own; 0 without tokens."""
-    inversion = config.textual_inversion
-    per_image = config.sampling.num_inference_steps * per_step
-    certificate = 2 * config.tokens.certificate_images * per_image
-    return {
-        "image_variation": 0,
-        "textual_inversion": 3 * inversion.steps * inversion.batch_size + certificate,
-        "class_token_few_shot_guide": token_evaluations(config, per_step),
-    }
+def _evaluations_per_step(config: Config, guidance_scale: float | None = None) -> int:
+    """Count the U-Net evaluations of one step of one image, by the files of the model; none is loaded."""
+    from dct_augment.diffusion import evaluations_per_step
+
+    embedded = models.takes_guidance(config.model.path, config.model.revision)
+    return evaluations_per_step(guidance_scale or config.sampling.guidance_scale, guidance_embedded=embedded)
+
+
+def _arm_effort(config: Config, classes: int, photos: int) -> Effort:
+    """Count the tokens and images of all draws, and their guides."""
+    per_step = _evaluations_per_step(config)
+    effort = Effort()
+    for draw in arm_draws(config.benchmark):
+        effort += image_effort(config) * (classes * config.benchmark.per_class)
+        tokens_from = ARMS[draw.arm].tokens_from
+        if tokens_from == "textual_inversion":
+            effort += _inversion_effort(config, per_step) * classes
+        elif tokens_from is not None:
+            effort += token_effort(config, per_step) * classes
+        if ARMS[draw.arm].guide_of_draw:
+            effort += guide_effort(config, photos)
+    return effort
+
+
+def guide_effort(config: Config, photos: int) -> Effort:
+    """Count the views of photos that the backbone of a few-shot guide sees; nothing for another guide."""
+    member = few_shot_guide.few_shot_member(config.guide)
+    if member is None:
+        return Effort()
+    mirrored = 1.5 if member.flips is None else 1.0  # half of the views, a second time
+    return Effort(recognised=photos * (1 + member.augmentations) * mirrored)
+
+
+def image_effort(config: Config) -> Effort:
+    """Count the work of one generated image."""
+    embedded = models.takes_guidance(config.model.path, config.model.revision)
+    return Effort(image_evaluations(config, guidance_embedded=embedded), decoded=1)
 
 
 def image_evaluations(config: Config, *, guidance_embedded: bool) -> int:
@@ -123,31 +263,36 @@ def image_evaluations(config: Config, *, guidance_embedded: bool) -> int:
     return steps * evaluations_per_step(scale, guidance_embedded=guidance_embedded)
 
 
-def token_evaluations(config: Config, per_step: int) -> int:
-    """U-Net evaluations of one whole attempt at one class; `per_step` of one step of one image without gradient."""
+def token_effort(config: Config, per_step: int) -> Effort:
+    """Count one whole attempt at one class: its updates, validations, and all looks of its certificate.
+
+    Args:
+        config: of the run.
+        per_step: U-Net evaluations of one step of one image without gradient.
+    """
     from dct_augment.tokens.gradients import gradient_method
 
     tokens, steps = config.tokens, config.sampling.num_inference_steps
-    per_image = steps * per_step
-    update = tokens.images_per_update * gradient_method(tokens.method).evaluations_per_image(steps, per_step)
-    validations = tokens.max_updates / tokens.validate_every * tokens.validation_images * per_image
-    certificate = 2 * tokens.certificate_images * per_image
-    return int(tokens.max_updates * update + validations + certificate)
+    if tokens.objective == "textual_inversion":
+        return _inversion_effort(config, per_step)
+    update = gradient_method(tokens.method).evaluations_per_image(steps, per_step)
+    updates = Effort(update, decoded=3, recognised=3) * (tokens.max_updates * tokens.images_per_update)
+    rounds = tokens.max_updates / tokens.validate_every + tokens.plain_first
+    validation = Effort(steps * per_step, decoded=1, recognised=1)
+    return updates + validation * (rounds * tokens.validation_images) + _certificate_effort(config, per_step)
 
 
-def _seconds_per_evaluation(run: "Run", batch: int = 8) -> float:
-    import torch
+def _certificate_effort(config: Config, per_step: int) -> Effort:
+    """Count all looks of a certificate: each doubles the pairs of images."""
+    tokens = config.tokens
+    images = 2 * tokens.certificate_images * 2 ** (tokens.certificate_looks - 1)
+    return Effort(config.sampling.num_inference_steps * per_step, decoded=1, recognised=1) * images
 
-    backend = run.backend
-    empty = backend.encode([""]).expand(batch)
-    latents = backend.latents(range(batch))
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        with torch.no_grad():
-            backend.denoise(latents, torch.full((batch,), 500, device=latents.device), empty, 1.0)
-        times.append(time.perf_counter() - began)
-    return min(times) / batch
+
+def _inversion_effort(config: Config, per_step: int) -> Effort:
+    """Count the textual inversion of one class, and its certificate."""
+    settings = config.textual_inversion
+    return Effort(3 * settings.steps * settings.batch_size) + _certificate_effort(config, per_step)
 
 
 def metric_work(config: Config, classes: int, dataset: Dataset) -> str:
@@ -161,26 +306,32 @@ def metric_work(config: Config, classes: int, dataset: Dataset) -> str:
     settings, kinds = config.metrics, measured_kinds(config.benchmark)
     if not settings.features or not kinds:
         return ""
-    real = {split: len(dataset.examples(split)) for split in ("train", "val", "test")}
-    images = min(settings.real_images, real["train"] + real["val"])
-    for kind in kinds:
-        if kind == REAL:
-            images += min(settings.real_images, real["test"])
-        else:
-            own = ARMS[kind].own_images
-            made = config.benchmark.per_class if own else config.generation.per_class
-            images += classes * min(settings.per_class, made)
+    images = _images_to_embed(config, classes, dataset)
     return (
         f"up to {counted(images, 'image')} to embed; {counted(settings.bootstrap_resamples, 'resample')} of FID and of "
         f"KID for {counted(len(kinds), 'kind')} of images"
     )
 
 
+def _images_to_embed(config: Config, classes: int, dataset: Dataset) -> int:
+    settings = config.metrics
+    real = {split: len(dataset.examples(split)) for split in ("train", "val", "test")}
+    images = min(settings.real_images, real["train"] + real["val"])
+    for kind in measured_kinds(config.benchmark):
+        if kind == REAL:
+            images += min(settings.real_images, real["test"])
+        else:
+            own = ARMS[kind].own_images
+            made = config.benchmark.per_class if own else config.generation.per_class
+            images += classes * min(settings.per_class, made)
+    return images
+
+
 @dataclass(frozen=True)
 class Work:
     """What a whole run makes: class tokens, images, trained classifiers, and the U-Net evaluations of all of it.
 
-    `seconds` is about how long the evaluations take on a machine.
+    `seconds` is about how long all of it takes on a machine, but for what is `left_out`, in words.
     """
 
     tokens: int
@@ -188,14 +339,17 @@ class Work:
     trials: int
     evaluations: int
     seconds: float
+    left_out: str = ""
 
     @property
     def in_words(self) -> str:
         """Say all of it in a line: what `init` and `doctor` print."""
+        left_out = f", without {self.left_out}" if self.left_out else ""
         return (
             f"{counted(self.tokens, 'class token')}, {counted(self.images, 'image')}, "
-            f"{counted(self.trials, 'training')} of the classifier; about {self.evaluations:,} U-Net evaluations (one "
-            f"whole attempt at each token), {duration(self.seconds)} here (an estimate; --dry-run measures)"
+            f"{counted(self.trials, 'training')} of the classifier; up to {self.evaluations:,} U-Net evaluations (one "
+            f"whole attempt at each token), about {duration(self.seconds)} here{left_out} (an estimate; --dry-run "
+            "measures)"
         )
 
 
@@ -207,30 +361,31 @@ def duration(seconds: float) -> str:
     return "a minute"
 
 
-def count(config: Config, classes: int, machine: Machine) -> Work:
+def count(config: Config, classes: int, machine: Machine, trials: Mapping[str, float] | None = None) -> Work:
     """Count the work of a whole run by its configuration and the files of its model, one whole attempt for each token.
 
-    No model is loaded.
+    No text-to-image model is loaded.
 
     Args:
         config: its protocol is known.
         classes: how many there are.
         machine: where it is to run.
+        trials: the seconds of one trial here, by model (`speed.measure_trials`); those of others are left out.
     """
-    from dct_augment.diffusion import evaluations_per_step
-
-    model, draws = config.model, arm_draws(config.benchmark)
-    embedded = models.takes_guidance(model.path, model.revision)
-    per_step = evaluations_per_step(config.sampling.guidance_scale, guidance_embedded=embedded)
+    model, draws, trials = config.model, arm_draws(config.benchmark), trials or {}
     images = classes * (len(ImageKind) * config.generation.per_class + len(draws) * config.benchmark.per_class)
-    of_arm = _arm_token_evaluations(config, per_step)
-    of_tokens = token_evaluations(config, per_step) + sum(of_arm[draw.arm] for draw in draws)
-    evaluations = classes * of_tokens + images * image_evaluations(config, guidance_embedded=embedded)
+    effort = token_effort(config, _evaluations_per_step(config)) * classes + _arm_effort(config, classes, 0)
+    effort += image_effort(config) * (classes * len(ImageKind) * config.generation.per_class)
     family, size = models.family_of(model.path, model.revision), models.size_of(model.path, model.revision)
+    evaluation = machine.seconds(family, 1, size)
+    seconds = effort.seconds(Pace(evaluation, evaluation * _DECODE, 0.0))
+    device = "cpu" if machine.gpu_bytes is None else "cuda"
+    of_trials = benchmark_seconds(config, trials, device)
     return Work(
         classes * (1 + sum(ARMS[draw.arm].tokens_from is not None for draw in draws)),
         images,
         len(plan_trials(config.benchmark, config.downstream.other_models)),
-        evaluations,
-        machine.seconds(family, evaluations, size),
+        round(effort.evaluations),
+        seconds + (0.0 if math.isnan(of_trials) else of_trials),
+        "; ".join(_models_left_out(config, trials)),
     )

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from dct_augment import datasets, pocket
 from dct_augment.classifiers import shapes
-from dct_augment.classifiers.names import refuse_backbone, resolve, resolve_zero_shot
+from dct_augment.classifiers.names import ResolvedName, refuse_backbone, refuse_trained, resolve, resolve_zero_shot
 from dct_augment.config import (
     ClassifierConfig,
     Config,
@@ -26,27 +26,22 @@ from dct_augment.config import (
     HuggingFaceDataset,
     ZeroShotClassifierConfig,
 )
+from dct_augment.devices import resolve_device
 from dct_augment.diffusion.memory import free_bytes
 from dct_augment.diffusion.names import cached_file, local_folder
 from dct_augment.diffusion.tokenization import tokenizers_here
 from dct_augment.errors import DatasetError, InputError, ModelError
 from dct_augment.pipeline import text_encoders
-from dct_augment.pipeline.cost import Work, count, folds_hint, metric_work
+from dct_augment.pipeline.cost import Work, count, folds_hint, machine_of, metric_work
 from dct_augment.pipeline.first_config import models
 from dct_augment.pipeline.prompt_check import check_class_names, check_lengths
-from dct_augment.pipeline.protocol import load_dataset
+from dct_augment.pipeline.protocol import check_test, load_dataset
+from dct_augment.pipeline.speed import measure_trials
 from dct_augment.records import ClassInfo, Dataset
-from dct_augment.wording import counted, reason_of
+from dct_augment.wording import counted, hub_is_offline, reason_of
 
 State = Literal["ok", "warning", "missing"]
 
-_WEIGHT_FILES = (
-    "model.safetensors",
-    "pytorch_model.bin",
-    "model.safetensors.index.json",
-    "pytorch_model.bin.index.json",
-)
-_WEIGHT_SUFFIXES = (".safetensors", ".bin")
 _UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder", "scheduler")
 _BY_TORCHVISION = "torchvision downloads it (`download=True`)"
 _PUBLISHED: dict[str, tuple[str, int | None]] = {
@@ -95,15 +90,20 @@ def examine(config: Config) -> Iterator[Finding]:
                 yield _guide(role, member, classes)
     if config.downstream.pretrained:
         for name in config.downstream.models:
-            yield _classifier("low-resource classifier", ClassifierConfig(name=name))
+            yield _low_resource_classifier(name)
     if config.metrics.features not in (None, "auto", "judge", "guide"):
         yield _features(str(config.metrics.features), config.metrics.inception_weights)
     yield dataset_finding
     yield _prompts(config, classes)
     yield from _zero_shot_prompts(config, classes)
-    work = None if class_count is None else count(with_protocol, class_count, _machine_of(config))
+    work = None
+    if class_count is not None:
+        machine = machine_of(config)
+        device = resolve_device("auto" if machine.gpu_bytes is not None else "cpu")
+        trials = {} if dataset is None else measure_trials(with_protocol, dataset, class_count, device)
+        work = count(with_protocol, class_count, machine, trials)
     yield _disk(config, None if work is None else work.images)
-    yield _work(with_protocol, work)
+    yield _work(with_protocol, work, class_count)
     yield _metrics(with_protocol, class_count, dataset)
     if address := os.environ.get("PREFECT_API_URL"):
         yield _server(address)
@@ -138,12 +138,6 @@ def _machine(config: Config) -> Finding:
         fix = "a large model on a CPU takes minutes an image; use a CUDA GPU, or --config pocket to try things out"
         return Finding("machine", "warning", f"no GPU; {memory}", fix)
     return Finding("machine", "ok", f"no GPU, none needed; {memory}")
-
-
-def _machine_of(config: Config) -> models.Machine:
-    """The machine as this configuration uses it: `device: cpu` leaves its GPU alone."""
-    machine = models.Machine.here()
-    return replace(machine, gpu_bytes=None) if config.device == "cpu" else machine
 
 
 def _gpus() -> str:
@@ -260,10 +254,20 @@ def _classifier(role: str, member: ClassifierConfig) -> Finding:
     if resolved.kind == "function" or member.checkpoint:
         return Finding(role, "ok", f"{name}, your own")
     if resolved.kind == "folder":
-        return _classifier_folder(role, name, Path(resolved.location))
-    if any(cached_file(resolved.repository, file, member.revision) for file in _WEIGHT_FILES):
+        return _classifier_folder(role, name, resolved)
+    if resolved.is_here(member.revision):
         return Finding(role, "ok", f"{name}, in the Hub's cache")
     return _absent(role, name, "weights", is_local=False)
+
+
+def _low_resource_classifier(name: str) -> Finding:
+    """Examine a model that is trained from its weights."""
+    what = "low-resource classifier"
+    try:
+        refuse_trained(resolve(name, "timm"), "downstream.model")
+    except ModelError as error:
+        return Finding(what, "missing", str(error), "correct the name")
+    return _classifier(what, ClassifierConfig(name=name))
 
 
 def _zero_shot(role: str, member: ZeroShotClassifierConfig, config: Config) -> Iterator[Finding]:
@@ -275,8 +279,8 @@ def _zero_shot(role: str, member: ZeroShotClassifierConfig, config: Config) -> I
         yield Finding(role, "missing", str(error), "correct the name")
         return
     if resolved.is_local:
-        yield _classifier_folder(role, name, Path(resolved.location))
-    elif any(cached_file(resolved.repository, file, member.revision) for file in _WEIGHT_FILES):
+        yield _classifier_folder(role, name, resolved)
+    elif resolved.is_here(member.revision):
         yield Finding(role, "ok", f"{name}, in the Hub's cache")
     else:
         yield _absent(role, name, "weights", is_local=False)
@@ -308,8 +312,8 @@ def _zero_shot_prompts(config: Config, classes: Sequence[ClassInfo]) -> Iterator
             yield Finding(what, "ok", detail)
 
 
-def _classifier_folder(role: str, name: str, folder: Path) -> Finding:
-    if (folder / "config.json").is_file() and any(file.suffix in _WEIGHT_SUFFIXES for file in folder.iterdir()):
+def _classifier_folder(role: str, name: str, resolved: ResolvedName) -> Finding:
+    if resolved.is_here():
         return Finding(role, "ok", f"{name}, a folder")
     return _absent(role, name, "config.json or weights", is_local=True)
 
@@ -329,7 +333,7 @@ def _absent(what: str, name: str, part: str, is_local: bool) -> Finding:
     if is_local:
         return Finding(what, "missing", f"{name} lacks {part}", "complete the folder, or correct the path or variant")
     detail = f"{name}: {part} not in the Hub's cache"
-    if _is_set("HF_HUB_OFFLINE"):
+    if hub_is_offline():
         fix = f"unset HF_HUB_OFFLINE for the first run, or copy the cache here; {_ACCEPT}"
         return Finding(what, "missing", f"{detail}, and HF_HUB_OFFLINE is set", fix)
     return Finding(what, "missing", f"{detail} yet", f"the first run downloads it from the Hub; {_ACCEPT}")
@@ -357,11 +361,13 @@ def _dataset(config: Config) -> tuple[Finding, Dataset | None, int | None, Confi
     try:
         dataset, config = load_dataset(config)
         classes = datasets.select(dataset, names)
+        remark = check_test(datasets.DatasetSubset(dataset.name, classes, dataset, {}), dataset, config)
     except DatasetError as error:
         terms, count = _PUBLISHED.get(config.dataset.name, ("", None))
         return Finding(what, "missing", str(error), terms), None, len(names) if names else count, config
     sizes = ", ".join(f"{len(dataset.examples(split)):,} {split}" for split in ("train", "val", "test"))
-    finding = Finding(what, "ok", f"{dataset.name}: {counted(len(classes), 'class')}; {sizes} images")
+    detail = f"{dataset.name}: {counted(len(classes), 'class')}; {sizes} images"
+    finding = Finding(what, "warning" if remark else "ok", detail, remark.removeprefix("warning: "))
     return finding, dataset, len(classes), config
 
 
@@ -396,10 +402,10 @@ def _disk(config: Config, images: int | None) -> Finding:
     return Finding("disk", "ok", detail)
 
 
-def _work(config: Config, work: Work | None) -> Finding:
-    if work is None:
+def _work(config: Config, work: Work | None, classes: int | None) -> Finding:
+    if work is None or classes is None:
         return Finding("work", "ok", "known once the data set is there")
-    return Finding("work", "ok", work.in_words, folds_hint(config))
+    return Finding("work", "ok", work.in_words, folds_hint(config, classes))
 
 
 def _metrics(config: Config, classes: int | None, dataset: Dataset | None) -> Finding:

@@ -6,8 +6,9 @@ from typing import Literal
 from dct_augment import datasets
 from dct_augment.config import Config, DatasetConfig, DatasetOnDisk
 from dct_augment.datasets.splits import ImageDataset, complete, labels
-from dct_augment.errors import InputError
+from dct_augment.errors import DatasetError, InputError
 from dct_augment.records import ClassInfo, Dataset
+from dct_augment.wording import counted, counted_of, listed
 
 FEWEST_TEST_IMAGES = 10
 """A test that is held out has at least so many images of each class; with fewer, `auto` takes cross-validation."""
@@ -37,6 +38,63 @@ def load_dataset(config: Config) -> tuple[Dataset, Config]:
     shots = {"shots": _shots(config.textual_inversion.shots, dataset, config)}
     inversion = config.textual_inversion.model_copy(update=shots)
     return dataset, config.model_copy(update={"textual_inversion": inversion})
+
+
+def check_test(images: Dataset, dataset: Dataset, config: Config) -> str:
+    """Check that a test has images of each class, and say where it has few; empty where it has enough.
+
+    A test of the user's own may lack a class; one that is held out of the photos must not.
+
+    Args:
+        images: those of the chosen classes that are used.
+        dataset: what `load_dataset` returned.
+        config: its protocol is known.
+
+    Raises:
+        DatasetError: a test that is held out has no image of a class.
+    """
+    settings = config.dataset
+    if config.benchmark.protocol != "holdout" or not isinstance(settings, DatasetOnDisk):
+        return ""
+    counts = Counter(labels(images.examples("test")))
+    in_test = {info.original_name or info.name: counts[info.index] for info in images.classes}
+    total = sum(in_test.values())
+    few = {name: count for name, count in in_test.items() if count < FEWEST_TEST_IMAGES}
+    if not few or not total:  # without any, there is another message
+        return ""
+    fix = (
+        "Give photos to test on in a folder of their own (photos/test/<class>/), add photos, or set "
+        "benchmark.protocol=cross_validation, which tests every photo once"
+    )
+    described = listed([f"{name!r} {count}" for name, count in few.items()], 10)
+    if _is_held_out(dataset) and min(in_test.values()) < 1:
+        raise DatasetError(
+            f"benchmark.protocol=holdout holds {total:,} of {_total(images):,} photos out for the test, of a class: "
+            f"{described}. A class without a photo in the test cannot be judged. {fix}"
+        )
+    fewest = min(few, key=few.__getitem__)
+    count = few[fewest]
+    known = f"an accuracy on it is known to within ±{_margin(count):.0f} points only" if count else "it is not tested"
+    all_known = f"that on all {total:,} to within ±{_margin(total):.0f}"
+    classes = f" ({counted_of(len(few), len(in_test), 'class', 'has')} fewer than {FEWEST_TEST_IMAGES}: {described})"
+    return (
+        f"warning: the test has {counted(count, 'image')} of class {fewest!r}: {known}, {all_known}"
+        f"{classes if len(few) > 1 else ''}. {fix}"
+    )
+
+
+def _margin(images: int) -> float:
+    """Half of the 95 % interval of an accuracy in points, where it is widest: 1.96 sqrt(p (1 - p) / n), p = 1/2."""
+    return 98 / images**0.5
+
+
+def _is_held_out(dataset: Dataset) -> bool:
+    """Tell whether the test was taken out of the training images."""
+    return isinstance(dataset, ImageDataset) and "test" in dataset.held_out
+
+
+def _total(images: Dataset) -> int:
+    return sum(len(images.examples(split)) for split in ("train", "val", "test"))
 
 
 def _shots(shots: int | Literal["all"], dataset: Dataset, config: Config) -> int:

@@ -9,18 +9,19 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
+from dct_augment import classifiers, files
 from dct_augment import config as configuration
-from dct_augment import files
 from dct_augment.benchmark import arm_comparisons
-from dct_augment.benchmark.arms import ARMS
+from dct_augment.benchmark.arms import ARMS, measured_kinds
 from dct_augment.benchmark.requirements import most_synthetic_images
 from dct_augment.classifiers import kept
+from dct_augment.diffusion import names as diffusion_names
 from dct_augment.errors import ModelError, StaleRunError, TokenTrainingError, UntrainedClassesError
 from dct_augment.generation import plan
 from dct_augment.metrics.accuracy import class_titles
@@ -116,12 +117,14 @@ class Run(RunContext):
             InputError: a text encoder would cut a prompt, or images of a class have no photo to start from.
             DatasetError: a few-shot draw needs more images than there are.
             TokenTrainingError: the training of every class failed.
+            ModelError: the folder is new, and a model that the stages need cannot be had.
         """
         names = self._needed_stages(goal)
         for kind, stage in IMAGE_STAGES.items():
             if stage in names:
                 self.shards[kind].refuse_old_layout()  # before anything is written
         self.check_prompts()
+        self._check_models(names)
         if names & set(IMAGE_STAGES.values()):
             _ = self.start_photos  # a class may have none
         measuring = StageName.BENCHMARK in names
@@ -138,6 +141,23 @@ class Run(RunContext):
         for name in (StageName.ARMS, StageName.BENCHMARK, StageName.METRICS, StageName.CLASSIFIER):
             if name in names:
                 yield STAGES[name](self)
+
+    def _check_models(self, names: Collection[StageName]) -> None:
+        """Have the weights of all models here before anything is written in a new folder. A finished run needs none.
+
+        Raises:
+            ModelError: they cannot be had.
+        """
+        if (self.config.root / "config.yaml").is_file():
+            return
+        generating = bool(set(names) & {StageName.TOKENS, StageName.ARMS, *IMAGE_STAGES.values()})
+        model = self.config.model
+        if generating and diffusion_names.folder_here(model.path, model.revision) is None:
+            _ = self.backend
+        measuring = StageName.METRICS in names and bool(measured_kinds(self.config.benchmark))
+        if measuring or set(names) & {StageName.TOKENS, StageName.ARMS}:
+            for member in (*self.config.guide, *(self.config.judge or ())):
+                classifiers.fetch(member, self.dataset.classes)
 
     def images_per_class(self, goal: StageName) -> int:
         """Say how many images of a class a goal needs: a benchmark alone makes those that its trials train on."""
@@ -260,7 +280,8 @@ class Run(RunContext):
         reasons = self.without_token
         if len(reasons) == len(self.classes) and set(reasons.values()) == {StopReason.REFUSED}:
             raise ModelError(
-                f"no class token could be trained: {listed(list(reasons), 10)} ({StopReason.REFUSED}). Give more "
+                f"no class token could be trained: the few-shot guide is no better than chance for "
+                f"{listed(list(map(repr, reasons)), 10)}. Give more "
                 "photos, look for wrong labels among them (`dct-augment data`), choose another guide.backbone, or give "
                 "a guide that knows the classes. `dct-augment run` goes on without tokens, with plain prompts"
             )

@@ -20,6 +20,7 @@ from dct_augment.tokens.certificate import Certificate
 from dct_augment.tokens.formats import Token
 from dct_augment.tokens.groups import Groups
 from dct_augment.tokens.state import TrainedToken
+from dct_augment.wording import in_one_line
 
 INDEX, PLAN = "index.parquet", "plan.json"
 
@@ -93,7 +94,7 @@ class TokenFolder:
         try:
             return tuple(tuple(group) for group in json.loads(path.read_text(encoding="utf-8"))["groups"])
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged: {error}. Delete it to plan again") from error
+            raise InputError(f"{path} is damaged: {in_one_line(error)}. Delete it to plan again") from error
 
     def record(self, groups: Groups) -> None:
         """Write which classes train together, before any does."""

@@ -75,5 +75,8 @@ def test_a_folders_config_says_whose_it_is(tmp_path: Path, settings: dict[str, s
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no readable config\.json there"):
+    with pytest.raises(ModelError, match=r"no classifier in .*: it has no config\.json\..*`dct-augment fit --config"):
+        library_of(resolve(str(tmp_path)))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"config\.json there cannot be read: .*Write it again"):
         library_of(resolve(str(tmp_path)))

@@ -283,3 +283,12 @@ def test_a_run_in_which_a_class_got_no_token_prints_its_report_and_then_the_erro
     assert isinstance(done.exception, UntrainedClassesError)
     assert "report: runs/pocket/report/index.html" in done.stdout
     assert "judge and test" in done.stdout
+
+
+def test_a_piped_doctor_prints_lines_that_can_be_read() -> None:
+    done = CliRunner(env={"NO_COLOR": "1"}).invoke(app, ["doctor", "--set", "guide.name=pocket/nothing"])
+    assert done.exit_code == 1
+    lines = done.stdout.splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("missing  guide: "))
+    assert lines[place + 1] == "         -> correct the name"
+    assert "│" not in done.stdout

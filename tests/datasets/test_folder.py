@@ -351,3 +351,40 @@ def test_one_class_alone_is_a_data_set_to_generate_for(tmp_path: Path) -> None:
     save_image(tmp_path / "deep" / "cat" / "2020" / "0.jpg")
     for root in (tmp_path / "photos", tmp_path / "deep"):
         assert [info.name for info in load("folder", root, val=0, test=0).classes] == ["cat"]
+
+
+def test_pictures_beside_the_split_are_to_be_moved_out_and_not_into_it(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        save_image(tmp_path / "photos" / "train" / name / "0.jpg")
+    save_image(tmp_path / "photos" / "new" / "0.jpg")
+    photos = tmp_path / "photos"
+    advice = f"If 'train' is a split, give the folder '{photos / 'train'}', or move 'new' out of '{photos}'"
+    assert_refused(advice, "folder", photos)
+
+
+def test_a_folder_of_classes_beside_one_of_pictures_is_refused(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        save_image(tmp_path / "photos" / name / "0.jpg")
+    save_image(tmp_path / "new" / "0.jpg")
+    advice = f"'photos' holds folders of pictures .'cat', 'dog'.*give the folder '{tmp_path / 'photos'}'"
+    assert_refused(advice, "folder", tmp_path)
+    save_image(tmp_path / "photos" / "0.jpg")  # a class with pictures of its own, and more of them in folders
+    assert [info.name for info in load("folder", tmp_path, val=0, test=0).classes] == ["new", "photos"]
+
+
+def test_a_class_of_folders_is_a_class_where_others_have_folders_too_or_it_has_one_alone(tmp_path: Path) -> None:
+    save_image(tmp_path / "cat" / "2020" / "0.jpg")
+    save_image(tmp_path / "dog" / "0.jpg")
+    assert len(load("folder", tmp_path, val=0, test=0).classes) == 2
+    for name in ("cat", "owl"):
+        save_image(tmp_path / name / "2020" / "0.jpg")
+        save_image(tmp_path / name / "2021" / "0.jpg")
+    assert len(load("folder", tmp_path, val=0, test=0).classes) == 3
+
+
+def test_holding_out_less_is_advised_only_where_a_class_was_held_out(tmp_path: Path) -> None:
+    save_image(tmp_path / "cat" / "0.jpg")
+    (tmp_path / "dog").mkdir()
+    assert_refused("'dog'. Add some, or remove the class$", "folder", tmp_path, val=0, test=0)
+    save_image(tmp_path / "dog" / "0.jpg")
+    assert_refused("or hold out less", "folder", tmp_path, val=0.5, test=0.49)

@@ -135,7 +135,7 @@ def test_what_is_not_there_is_named(photos: Path, argument: str, message: str) -
 
 def test_a_folder_without_a_picture_says_what_is_in_it(photos: Path) -> None:
     (photos / "empty").mkdir()
-    with pytest.raises(InputError, match="no picture in 'photos/empty': nothing"):
+    with pytest.raises(InputError, match="no picture in 'photos/empty': there is no file"):
         PictureFiles(["photos/empty"]).refuse_none()
     (photos / "empty" / "a.txt").write_text("")
     with pytest.raises(InputError, match="no picture in 'photos/empty': only 1 file without an ending of pictures"):

@@ -254,3 +254,11 @@ def test_a_saved_classifier_guides_as_it_answered(tmp_path: Path) -> None:
     torch.testing.assert_close(
         guide.logits(square(picture, 32)), fitted.model(tensors), atol=0.05, rtol=0
     )  # 8-bit rounding
+
+
+def test_a_guide_of_pocket_is_nothing_to_train_from() -> None:
+    settings = DownstreamConfig(model="pocket/birds-guide", pretrained=True)
+    with pytest.raises(ModelError, match=r"'pocket/birds-guide' is a guide or judge.*Take pocket/backbone"):
+        training.create(settings, 3)
+    with pytest.raises(ModelError, match=r"Use pocket/backbone, which is shipped, a name of timm.list_models\(\)"):
+        training.create(DownstreamConfig(model="resnet_o"), 3)

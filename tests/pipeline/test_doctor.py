@@ -9,9 +9,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from dct_augment import config, datasets, pocket
+from dct_augment.devices import resolve_device
 from dct_augment.pipeline.cost import count
 from dct_augment.pipeline.doctor import Finding, examine
 from dct_augment.pipeline.first_config import models
+from dct_augment.pipeline.protocol import load_dataset
+from dct_augment.pipeline.speed import measure_trials
 from tests import tiny
 from tests.classifiers import zero_shot_models
 
@@ -46,8 +49,8 @@ def test_the_doctor_counts_the_tokens_of_every_fold_and_says_what_is_cheaper(tmp
     )
     work = examined(*few, "benchmark.folds=4", "benchmark.per_class=3", "generation.per_class=5")["work"]
     # 2 classes: a token for each of 4 folds and one of all photos; 5 images of each kind, and 3 a fold.
-    assert work.detail.startswith("10 class tokens, 44 images, 16 trainings of the classifier; about ")
-    assert "cross-validation: 4 sets of class tokens for the folds, and one of all photos. Cheaper: --set" in work.fix
+    assert work.detail.startswith("10 class tokens, 44 images, 16 trainings of the classifier; up to ")
+    assert "cross-validation: 4 folds x 2 class tokens, and 2 of all photos: 10. Cheaper: --set" in work.fix
     assert "cross-validation" not in examined()["work"].fix
 
 
@@ -81,8 +84,11 @@ def weights_of(folder: Path) -> int:
 
 def test_the_doctor_and_init_have_one_estimate_of_the_work() -> None:
     settings = config.load("pocket")
-    work = count(settings, 16, models.Machine.here())
+    dataset, settings = load_dataset(settings)
+    trials = measure_trials(settings, dataset, 16, resolve_device("auto"))
+    work = count(settings, 16, models.Machine.here(), trials)
     assert examined()["work"].detail == work.in_words
+    assert work.seconds > count(settings, 16, models.Machine.here()).seconds
     assert work.in_words.endswith(" here (an estimate; --dry-run measures)")
 
 

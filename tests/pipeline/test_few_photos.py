@@ -233,11 +233,14 @@ def test_photos_of_a_class_that_are_all_copies_are_refused_by_name(tmp_path: Pat
 def test_the_cost_of_folds_is_said_with_what_is_cheaper_and_what_is_lost(folder: Path) -> None:
     run = Run(settings_of(folder, folds=2))
     assert run.config.benchmark.folds == 2
-    assert folds_hint(run.config) == "cross-validation: 2 sets of class tokens for the folds, and one of all photos."
+    assert folds_hint(run.config, 3) == "cross-validation: 2 folds x 3 class tokens, and 3 of all photos: 9."
     more = run.config.model_copy(update={"benchmark": run.config.benchmark.model_copy(update={"folds": 5})})
-    assert (
-        "5 sets of class tokens for the folds, and one of all photos. Cheaper: --set benchmark.folds=2; "
-        in folds_hint(more)
+    assert "5 folds x 3 class tokens, and 3 of all photos: 18. Cheaper: --set benchmark.folds=2; " in folds_hint(
+        more, 3
     )
     holdout = run.config.benchmark.model_copy(update={"protocol": "holdout"})
-    assert folds_hint(run.config.model_copy(update={"benchmark": holdout})) == ""
+    assert folds_hint(run.config.model_copy(update={"benchmark": holdout}), 3) == ""
+    real = run.config.benchmark.model_copy(update={"arms": ("real", "class_token")})
+    assert folds_hint(run.config.model_copy(update={"benchmark": real}), 3) == (
+        "cross-validation: 2 folds; class tokens are trained once, of all photos: 3."
+    )

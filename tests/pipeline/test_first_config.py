@@ -187,7 +187,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_folder_and_one_without_class_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    assert_refused(tmp_path / "photos", "holds nothing to read, but no class folders", "photos/crane/1.jpg")
+    assert_refused(tmp_path / "photos", "is empty. Put photos in one folder per class", "photos/crane/1.jpg")
     save(tmp_path / "photos" / "a.png", 0)
     assert_refused(tmp_path / "photos", "holds 1 picture, but no class folders")
     (tmp_path / "photos" / "labels.csv").write_text("path,label\na.png,gate\n")
@@ -500,3 +500,23 @@ def test_each_section_says_what_it_is(tmp_path: Path) -> None:
     for section in text.split("\n\n"):
         assert section.startswith("# "), section
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_a_model_that_is_neither_here_nor_reachable_is_said_to_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    chosen = choose(CPU, ["gate"], 500, "nope/nope")
+    assert chosen.reason.startswith(
+        "you chose it; it is unknown here: not in the Hub's cache, and HF_HUB_OFFLINE is set"
+    )
+    with pytest.raises(ModelError, match="'a/b/c--'"):
+        choose(CPU, ["gate"], 500, "a/b/c--")
+
+
+def test_the_cheaper_command_names_its_file_once(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", {"gate": 2, "petal": 2})
+    path, command = tmp_path / "all.yaml", f"dct-augment init photos --to {tmp_path / 'all.yaml'} --model pocket"
+    prepared = composing.prepare(path, look_at(photos), CPU, "pocket", command)
+    cheaper = next(line for line in findings.lines(prepared) if line.startswith("cheaper: "))
+    assert cheaper.count("--to") == 1
+    assert f"init photos --model pocket --quick --to {tmp_path / 'all-quick.yaml'} (" in cheaper

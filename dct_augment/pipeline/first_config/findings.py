@@ -1,6 +1,7 @@
 """Says what was found in the photos, what was chosen for them, and what a run costs."""
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,45 +75,63 @@ def _tested(first: FirstConfig) -> str:
     smallest = min(first.photos.different.values())
     names = [info.original_name or info.name for info in first.photos.classes]
     fewest = [name for name, count in zip(names, first.photos.different.values(), strict=True) if count == smallest]
-    why = f": {listed([repr(name) for name in fewest], 3)} {'has' if len(fewest) == 1 else 'have'} no more photos"
+    why = f" ({listed([repr(name) for name in fewest], 3)} {'has' if len(fewest) == 1 else 'have'} no more photos)"
     if not first.folds == smallest < MOST_FOLDS:
         why = ""
     repeats = f", {counted(first.repeats, 'time')} over" if first.repeats > 1 else ""
-    return f"test: cross-validation in {first.folds} folds{repeats}{why}"
+    return f"test: cross-validation in {first.folds} folds{why}{repeats}"
 
 
 def _work(first: FirstConfig) -> list[str]:
     """Say what a run costs, what is cheaper, and what is lost by it. Loads torch."""
+    from dct_augment.devices import resolve_device
     from dct_augment.pipeline.cost import count
+    from dct_augment.pipeline.protocol import check_test, load_dataset
+    from dct_augment.pipeline.speed import measure_trials
 
-    work = count(first.config(), len(first.photos.classes), first.machine)
+    config, classes = first.config(), len(first.photos.classes)
+    dataset, _ = load_dataset(config)
+    device = resolve_device("cpu" if first.machine.gpu_bytes is None else "auto")
+    trials = measure_trials(config, dataset, classes, device)
+    work = count(config, classes, first.machine, trials)
     line = f"work: {work.in_words}"
-    lines = [line] if first.quick else [line, _cheaper(first, work.evaluations)]
+    lines = [line] if first.quick else [line, _cheaper(first, work.seconds, trials)]
     if first.machine.gpu_bytes is None and first.model.family is models.STABLE_DIFFUSION:
-        lines.append(_without_gpu(first))
+        lines.append(_without_gpu(first, trials))
+    if remark := check_test(dataset, dataset, config):
+        lines.append(remark)
     return lines
 
 
-def _cheaper(first: FirstConfig, evaluations: int) -> str:
+def _cheaper(first: FirstConfig, seconds: float, trials: Mapping[str, float]) -> str:
     """Say what `--quick` costs, and what is lost by it."""
     from dct_augment.pipeline.cost import count
 
     quick = replace(first, quick=True).config()
-    share = count(quick, len(first.photos.classes), first.machine).evaluations / evaluations
+    share = count(quick, len(first.photos.classes), first.machine, trials).seconds / seconds
     lost = "intervals are wider"
     if first.photos.is_cross_validated:
         lost = "each classifier learns from half of the photos, and intervals are much wider"
     path = shlex.quote(str(first.path.with_stem(f"{first.path.stem}-quick")))
-    command = one_line(f"{first.command} --quick --to {path}")
+    command = one_line(f"{_without_option(first.command, '--to')} --quick --to {path}")
     return f"cheaper: {command} ({share:.0%} of it; {lost}; tokens may be weaker)"
 
 
-def _without_gpu(first: FirstConfig) -> str:
+def _without_option(command: str, option: str) -> str:
+    """Write a command without an option and its value."""
+    words = shlex.split(command)
+    if option in words:
+        place = words.index(option)
+        del words[place : place + 2]
+    return shlex.join(words)
+
+
+def _without_gpu(first: FirstConfig, trials: Mapping[str, float]) -> str:
     """Say how long a model of few steps takes instead. It has the same denoiser, so the work is the difference."""
     from dct_augment.pipeline.cost import count, duration
 
     family, fast = models.TURBO, models.FAST
     steps = [f"sampling.num_inference_steps={family.steps}", f"sampling.guidance_scale={family.guidance_scale}"]
     faster = first.config([*steps, f"model.path={fast.path}", "model.revision=null"])
-    took = duration(count(faster, len(first.photos.classes), first.machine).seconds)
+    took = duration(count(faster, len(first.photos.classes), first.machine, trials).seconds)
     return f"faster: a machine with a GPU; or --model {fast.path}, {took} here ({fast.restriction})"

@@ -10,7 +10,7 @@ from typing import Any
 
 from dct_augment.errors import ModelError
 from dct_augment.pocket import captions
-from dct_augment.wording import listed
+from dct_augment.wording import hub_is_offline, listed
 
 POCKET = "pocket"
 _GB = 10**9
@@ -107,8 +107,7 @@ class Machine:
         import torch
 
         gpu_bytes = int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
-        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
-        return cls(gpu_bytes, len(os.sched_getaffinity(0)), cached_models(), offline)
+        return cls(gpu_bytes, len(os.sched_getaffinity(0)), cached_models(), hub_is_offline())
 
     def missing(self, repositories: Iterable[str]) -> list[str]:
         """List the repositories of the Hub that can be had neither from the cache nor from the Hub."""
@@ -237,7 +236,33 @@ def _requested(path: str, machine: Machine, unknown: Sequence[str]) -> ModelChoi
     if pipeline and pipeline not in _BY_PIPELINE:
         raise ModelError(f"--model {path!r} is a {pipeline}; choose one of these: {', '.join(_BY_PIPELINE)}")
     variant = _variant(there) if there is not None else None
-    return _published(KnownModel(path, _family(path, pipeline), variant), machine, "you chose it")
+    reason = "you chose it" if there is not None else _asked_of_the_hub(path)
+    return _published(KnownModel(path, _family(path, pipeline), variant), machine, reason)
+
+
+def _asked_of_the_hub(path: str) -> str:
+    """Say why a model is taken that is not here, after asking the Hub for it.
+
+    Raises:
+        ModelError: the Hub has none of this name, or does not show it.
+    """
+    from huggingface_hub import model_info
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    try:
+        model_info(path, timeout=10)
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelError(
+            f"--model {path!r} is unknown: it is no folder here, and the Hub has no model of this name that you may "
+            f"see. Give `pocket`, a folder that diffusers saved, or an id on the Hub such as {_DEFAULT.path}"
+        ) from error
+    except (OfflineModeIsEnabled, HfHubHTTPError, OSError, RuntimeError):
+        why = "HF_HUB_OFFLINE is set" if hub_is_offline() else "the Hub does not answer"
+        return (
+            f"you chose it; it is unknown here: not in the Hub's cache, and {why}. Settings and times are a guess "
+            "by its name"
+        )
+    return "you chose it"
 
 
 def _pocket(reason: str) -> ModelChoice:

@@ -164,10 +164,12 @@ def _refuse_flat_folder(path: Path, names: set[str]) -> None:
     """Raise DatasetError for a folder without folders; a table in it may be what the user means."""
     tables = sorted(name for name in names if name.lower().removesuffix(".gz").endswith(_TABLES))
     pictures = sum(map(image_files.is_picture_name, names))
-    held = counted(pictures, "picture") if pictures else "nothing to read"
+    held = f"holds {counted(pictures, 'picture')}, but no class folders" if pictures else "holds no class folders"
+    if not names:
+        held = "is empty"
     hint = f". To read the table in it: dct-augment init {path / tables[0]}" if tables else ""
     raise DatasetError(
-        f"{str(path)!r} holds {held}, but no class folders. Put photos in one folder per class: "
+        f"{str(path)!r} {held}. Put photos in one folder per class: "
         f"{path.name or 'photos'}/crane/1.jpg, {path.name or 'photos'}/kiwi/1.jpg{hint}"
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 from dct_augment import classifiers, files
 from dct_augment import config as configuration
 from dct_augment.benchmark.arms import ARMS, ArmDraw, arm_draws, arm_folder
+from dct_augment.benchmark.draws import draw_title
 from dct_augment.benchmark.trials import TrialRunner
 from dct_augment.config import AnyClassifierConfig, ClassifierConfig, Config, FewShotClassifierConfig
 from dct_augment.downstream.saving import save
@@ -130,7 +131,8 @@ class ArmStage(Stage):
         context, folder = self._context, inner.tokens.path / "guide"
         classes = context.dataset.classes
         if context.has_few_shot_guide:
-            inner.make_guide(_seeded(context.config.guide, draw.seed), folder)
+            title = draw_title(context.config.benchmark, draw.seed)
+            inner.make_guide(_seeded(context.config.guide, draw.seed), folder, title)
             return
         if not folder.is_dir():
             runner = TrialRunner(context.draws(), {}, self._config.downstream, context.device)

@@ -27,6 +27,7 @@ from dct_augment.downstream.transforms import model_input
 from dct_augment.errors import DatasetError, InputError
 from dct_augment.generation.filter import filter_images
 from dct_augment.pipeline.context import RunContext
+from dct_augment.pipeline.protocol import check_test
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.trial_records import OtherTrials, TrialRecords
 from dct_augment.records import ImageKind, Progress, ProgressCallback, StageName, Trial, WorkUnit, ignore_progress
@@ -50,7 +51,8 @@ class TrialStage(Stage):
         """Check that there is a test, and real images of every class; say which have fewer than the draws ask for.
 
         Raises:
-            DatasetError: there is no test, or a class has no image, or too few different ones for its folds.
+            DatasetError: there is no test, or none of a class, or a class has no image, or too few different ones for
+                its folds.
             InputError: trials ask for more synthetic images than are generated, or for images that start from photos
                 which a draw does not have.
             ModelError: a model of the trials that are missing does not exist.
@@ -59,6 +61,7 @@ class TrialStage(Stage):
         problems = missing_images(images, self._config.benchmark)
         if problems:
             raise DatasetError("; ".join(problems))
+        remark = check_test(images, self._context.dataset, self._config)
         draws = self._context.draws()
         draws.split(self._config.benchmark.shot_count, self._config.benchmark.draws[0])
         if problem := empty_fold(draws):
@@ -70,6 +73,8 @@ class TrialStage(Stage):
         if problem := images_that_know_more(self._config.benchmark, start, draws_have_all_photos=own):
             raise InputError(problem)
         self._check_models()
+        if remark:
+            self._context.progress(Progress("data", 0, 0, remark))
         if note := classes_with_fewer_images(images, self._config.benchmark):
             self._context.progress(Progress("data", 0, 0, note))
 

@@ -1,0 +1,183 @@
+"""Measures how fast this machine is, for estimates: one step of each kind of work, in a second or two each."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from dct_augment.classifiers.names import resolve, resolve_zero_shot
+from dct_augment.config import (
+    AnyClassifierConfig,
+    Config,
+    DownstreamConfig,
+    FewShotClassifierConfig,
+    ZeroShotClassifierConfig,
+)
+from dct_augment.errors import DctAugmentError, UnreadableImageError
+from dct_augment.records import ClassInfo, Dataset, Example
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dct_augment.diffusion import Backend
+
+_PHOTOS = 8
+_MEASURED: dict[tuple[object, ...], tuple[float, float]] = {}
+"""What was measured of a classifier in this process: seconds to make it, and of one step."""
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of one U-Net evaluation of an image, of decoding it, and of showing it to the guide."""
+
+    evaluation: float
+    decode: float
+    recognise: float
+
+
+def measure_generation(backend: "Backend") -> tuple[float, float]:
+    """Measure the seconds of one evaluation of the denoiser, and of one decoding, for each image of a batch."""
+    import torch
+
+    empty = backend.encode([""]).expand(_BATCH)
+    latents = backend.latents(range(_BATCH))
+    steps = torch.full((_BATCH,), 500, device=latents.device)
+    with torch.no_grad():
+        evaluation = _least_seconds(lambda: backend.denoise(latents, steps, empty, 1.0))
+        decode = _least_seconds(lambda: backend.decode(latents))
+    return evaluation / _BATCH, decode / _BATCH
+
+
+def measure_guide(members: Sequence[AnyClassifierConfig], classes: Sequence[ClassInfo], device: str) -> float | None:
+    """Measure the seconds of one image shown to a guide or judge; None if a model of it is not here."""
+    import torch
+
+    from dct_augment import classifiers
+    from dct_augment.classifiers.few_shot import load_backbone
+
+    if not all(map(is_here, members)):
+        return None
+    images, seconds = torch.zeros(_BATCH, 3, 64, 64, device=device), 0.0
+    for member in members:
+        answer: Callable[[torch.Tensor], torch.Tensor]
+        if isinstance(member, FewShotClassifierConfig):
+            answer = load_backbone(member, device)
+        else:
+            answer = classifiers.load([member], classes, device=device).logits
+        with torch.no_grad():
+            seconds += _least_seconds(partial(answer, images))
+    return seconds / _BATCH
+
+
+def is_here(member: AnyClassifierConfig) -> bool:
+    """Tell whether the weights of a guide or judge are on this machine."""
+    if isinstance(member, FewShotClassifierConfig):
+        return resolve(member.backbone, "timm").is_here(member.revision)
+    if isinstance(member, ZeroShotClassifierConfig):
+        return resolve_zero_shot(member.model).is_here(member.revision)
+    return member.checkpoint is not None or resolve(member.name, member.library).is_here(member.revision)
+
+
+def measure_trials(config: Config, dataset: Dataset, classes: int, device: str) -> Mapping[str, float]:
+    """Measure the seconds of one trial of the benchmark, by model; models that are not here are left out.
+
+    A few steps are trained, of the model, batch and augmentation of the configuration, on a few photos.
+
+    Args:
+        config: its protocol is known.
+        dataset: the real images.
+        classes: outputs of the classifier.
+        device: torch device.
+    """
+    photos = list(islice(_readable(dataset.examples("train")), _PHOTOS))
+    rounds = config.downstream.validation_rounds
+    answered = len(dataset.examples("test")) + rounds * len(dataset.examples("val"))
+    seconds: dict[str, float] = {}
+    for model in config.downstream.models if photos else ():
+        settings = config.downstream.model_copy(update={"model": model, "other_models": ()})
+        if settings.pretrained and not resolve(model, "timm").is_here():
+            continue
+        try:
+            seconds[model] = _seconds_of_trial(settings, photos, answered, classes, device)
+        except DctAugmentError:  # a run says what is wrong with the model
+            continue
+    return seconds
+
+
+def _readable(examples: Sequence[Example]) -> "Iterator[Example]":
+    for example in examples:
+        try:
+            image = example.open()
+        except UnreadableImageError:
+            continue
+        yield Example(example.key, 0, partial(_same, image))
+
+
+def _same(image: Image.Image) -> Image.Image:
+    return image
+
+
+def _seconds_of_trial(
+    settings: DownstreamConfig, photos: Sequence[Example], answered: int, classes: int, device: str
+) -> float:
+    """Say how long a trial takes that trains on photos, and answers as many as are `answered`."""
+    key = (settings.model_dump_json(exclude={"steps"}), photos[0].open().size, classes, device)
+    if key not in _MEASURED:
+        _MEASURED[key] = _seconds_of_steps(settings, photos, classes, device)
+    start, step = _MEASURED[key]
+    steps = settings.steps + answered / (3 * settings.batch_size)  # an answer is one pass forward, of three
+    return start + steps * step
+
+
+def _seconds_of_steps(
+    settings: DownstreamConfig, photos: Sequence[Example], classes: int, device: str
+) -> tuple[float, float]:
+    """Measure how long it takes to make a classifier, and one step of its training."""
+    from dct_augment.downstream import training
+    from dct_augment.downstream.mixing import Mixture, RealImages
+    from dct_augment.downstream.transforms import Transforms
+
+    images = RealImages(photos, Transforms(settings).strong)
+
+    def seconds_of(steps: int) -> float:
+        data = Mixture(images, None, probability=0, length=steps * settings.batch_size, real_last=0, seed=0)
+        few = settings.model_copy(update={"steps": steps, "validation_rounds": 1})
+        began = time.perf_counter()
+        training.fit(data, few, classes=classes, seed=0, device=device)
+        return time.perf_counter() - began
+
+    with _threads_of_trial(device):
+        seconds_of(1)  # the first one reads files
+        one, three = seconds_of(1), seconds_of(3)
+    step = max((three - one) / 2, 0.0)
+    return max(one - step, 0.0), step
+
+
+@contextmanager
+def _threads_of_trial(device: str) -> "Iterator[None]":
+    """Use one thread on a CPU, as trials do."""
+    import torch
+
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _least_seconds(work: Callable[[], object]) -> float:
+    """Time some work, the best of three times."""
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
