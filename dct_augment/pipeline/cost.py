@@ -277,6 +277,8 @@ def token_effort(config: Config, per_step: int) -> Effort:
         return _inversion_effort(config, per_step)
     update = gradient_method(tokens.method).evaluations_per_image(steps, per_step)
     updates = Effort(update, decoded=3, recognised=3) * (tokens.max_updates * tokens.images_per_update)
+    if tokens.photo_weight:  # noised photos, forward and backward
+        updates += Effort(3) * (tokens.max_updates * tokens.photos_per_update)
     rounds = tokens.max_updates / tokens.validate_every + tokens.plain_first
     validation = Effort(steps * per_step, decoded=1, recognised=1)
     return updates + validation * (rounds * tokens.validation_images) + _certificate_effort(config, per_step)

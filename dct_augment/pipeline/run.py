@@ -81,6 +81,7 @@ class Run(RunContext):
     def train(self) -> None:
         """Train the class tokens that are missing."""
         self.check_prompts()
+        self._check_models({StageName.TOKENS})
         self.run_stages([TokenStage(self)])
 
     def generate(self) -> None:

@@ -20,7 +20,7 @@ def test_a_token_is_counted_with_its_plain_validation_and_all_looks_of_its_certi
     settings = config.load(
         "pocket",
         [
-            "tokens.method=truncated",
+            "tokens.method=full",
             "sampling.num_inference_steps=5",
             "tokens.max_updates=20",
             "tokens.validate_every=10",

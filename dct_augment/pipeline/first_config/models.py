@@ -236,28 +236,31 @@ def _requested(path: str, machine: Machine, unknown: Sequence[str]) -> ModelChoi
     if pipeline and pipeline not in _BY_PIPELINE:
         raise ModelError(f"--model {path!r} is a {pipeline}; choose one of these: {', '.join(_BY_PIPELINE)}")
     variant = _variant(there) if there is not None else None
-    reason = "you chose it" if there is not None else _asked_of_the_hub(path)
+    reason = "you chose it" if there is not None else _asked_of_the_hub(path, machine)
     return _published(KnownModel(path, _family(path, pipeline), variant), machine, reason)
 
 
-def _asked_of_the_hub(path: str) -> str:
+def _asked_of_the_hub(path: str, machine: Machine) -> str:
     """Say why a model is taken that is not here, after asking the Hub for it.
 
     Raises:
         ModelError: the Hub has none of this name, or does not show it.
     """
     from huggingface_hub import model_info
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
+    why = "the Hub does not answer"
     try:
+        if machine.offline:
+            raise ConnectionError
         model_info(path, timeout=10)
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ModelError(
             f"--model {path!r} is unknown: it is no folder here, and the Hub has no model of this name that you may "
             f"see. Give `pocket`, a folder that diffusers saved, or an id on the Hub such as {_DEFAULT.path}"
         ) from error
-    except (OfflineModeIsEnabled, HfHubHTTPError, OSError, RuntimeError):
-        why = "HF_HUB_OFFLINE is set" if hub_is_offline() else "the Hub does not answer"
+    except Exception:  # whatever the network, or the library that asks for it, raises
+        why = "HF_HUB_OFFLINE is set" if machine.offline else why
         return (
             f"you chose it; it is unknown here: not in the Hub's cache, and {why}. Settings and times are a guess "
             "by its name"
