@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from dct_augment import prompts
 from dct_augment.config import PromptsConfig, seed_from
-from dct_augment.generation.start_images import StartChoice
+from dct_augment.generation.start_choice import StartChoice
 from dct_augment.records import ClassInfo, ClassToken, ImageKind, PlanRow
 
 # No slug has an underscore, so the prefix makes no key of another class ("tiger" and "plain tiger").

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from dct_augment.config import fingerprint
 from dct_augment.errors import InputError, UnreadableImageError
-from dct_augment.generation.start_images import StartChoice
+from dct_augment.generation.start_choice import StartChoice
 from dct_augment.images import content
 from dct_augment.records import ClassInfo, Example
 from dct_augment.wording import listed

@@ -425,7 +425,9 @@ class TestServe:
         runs = served.post("/flow_runs/filter", {"flow_runs": {"state": {"name": {"any_": ["Failed"]}}}})
         assert any("nowhere" in one["state"]["message"] for one in runs)
         tasks = served.post("/task_runs/filter", {"task_runs": {"state": {"name": {"any_": ["Failed"]}}}})
-        assert {one["run_count"] for one in tasks} == {1}
+        assert {one["run_count"] for one in tasks} <= {
+            1
+        }  # none is tried again; a missing guide is seen before the first
         said = (served.folder / "serve.log").read_text()
         assert "nowhere" in said
         assert "Traceback" not in said

@@ -13,7 +13,8 @@ from dct_augment.diffusion import Sampler
 from dct_augment.errors import UnreadableImageError
 from dct_augment.generation import plan
 from dct_augment.generation.generator import Generator
-from dct_augment.generation.start_images import StartChoice, StartImages
+from dct_augment.generation.start_choice import StartChoice
+from dct_augment.generation.start_images import StartImages
 from dct_augment.images import square
 from dct_augment.records import Example, GeneratedImage, ImageKind, PlanRow
 from tests import tiny

@@ -129,7 +129,7 @@ def test_the_smallest_class_decides_the_folds_and_more_repeats_make_up_for_it(tm
     prepared = prepare(write_photos(tmp_path / "photos", {"gate": 5, "petal": 3}))
     benchmark = written(prepared).benchmark
     assert (benchmark.folds, benchmark.repeats) == (3, 2)
-    assert findings._tested(prepared) == "test: cross-validation in 3 folds, 2 times over: 'petal' has no more photos"
+    assert findings._tested(prepared) == "test: cross-validation in 3 folds ('petal' has no more photos), 2 times over"
 
 
 def test_copies_and_unreadable_photos_do_not_count_for_the_folds(tmp_path: Path) -> None:

@@ -90,7 +90,9 @@ def _work(first: FirstConfig) -> list[str]:
     from dct_augment.pipeline.speed import measure_trials
 
     config, classes = first.config(), len(first.photos.classes)
-    dataset, _ = load_dataset(config)
+    # The file of the words is not there yet, and costs nothing.
+    images = config.dataset.model_copy(update={"words": None})
+    dataset, _ = load_dataset(config.model_copy(update={"dataset": images}))
     device = resolve_device("cpu" if first.machine.gpu_bytes is None else "auto")
     trials = measure_trials(config, dataset, classes, device)
     work = count(config, classes, first.machine, trials)
