@@ -111,7 +111,8 @@ def test_a_damaged_file_of_the_last_look_is_made_again_and_stops_no_report(root:
     path.write_bytes(content)
     report = CliRunner().invoke(app, ["report", "--config", "birds.yaml"])
     assert report.exit_code == 0, report.output
-    assert "overview.json is damaged; `dct-augment data` makes it again" in " ".join(report.stderr.split())
+    again = "`dct-augment data --config runs/birds/config.yaml --output runs/birds` makes it again"
+    assert f"overview.json is damaged; {again}" in " ".join(report.stderr.split())
     assert call("--config", "birds.yaml").exit_code == 0
     assert path.read_bytes() == whole
 
