@@ -27,7 +27,7 @@ _FENCE = re.compile(
     r"^```(?P<language>\w*)(?: title=\"(?P<file>[^\"]+)\")?\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-_WITHOUT_SETTINGS = ("demo", "init", "predict", "serve", "tokens compare")
+_WITHOUT_SETTINGS = ("demo", "init", "predict", "serve", "study", "tokens compare")
 """Commands that take no `--set`."""
 
 
