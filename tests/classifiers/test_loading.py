@@ -31,5 +31,5 @@ def test_an_unknown_pocket_classifier_names_those_there_are():
 
 
 def test_a_classifier_in_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(ModelError, match=r"no config\.json in .*nothing"):
+    with pytest.raises(ModelError, match=r"no classifier in .*nothing.: it has no config\.json"):
         classifiers.load(f"local-dir:{tmp_path / 'nothing'}")

@@ -371,6 +371,7 @@ class TestErrors:
     def test_a_hub_model_that_is_not_cached_cannot_be_loaded_offline(self, monkeypatch, tmp_path):
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         with pytest.raises(ModelError, match=r"'nobody/no-such-model' cannot be loaded.*HF_HUB_OFFLINE"):
             diffusion.load("nobody/no-such-model")
 

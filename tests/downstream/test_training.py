@@ -66,8 +66,8 @@ def test_any_backbone_is_fine_tuned_or_probed(name: str, train: str) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_both_optimisers_learn_colours(optimizer: str) -> None:
-    rate = 0.005 if optimizer == "adamw" else 0.02
-    chosen = settings(optimizer=optimizer, steps=40, learning_rate=rate, preprocessing="imagenet")
+    steps, rate = (40, 0.005) if optimizer == "adamw" else (80, 0.02)
+    chosen = settings(optimizer=optimizer, steps=steps, learning_rate=rate, preprocessing="imagenet")
     assert fit(chosen, validation=True).val_accuracy > 0.8
 
 
@@ -252,7 +252,7 @@ def test_a_saved_classifier_guides_as_it_answered(tmp_path: Path) -> None:
     picture = speckled(1, 7).resize((32, 32))
     tensors = Transforms(chosen).plain(picture)[None]
     torch.testing.assert_close(
-        guide.logits(square(picture, 32)), fitted.model(tensors), atol=0.05, rtol=0
+        guide.logits(square(picture, 32)), fitted.model(tensors), atol=0.05, rtol=0.02
     )  # 8-bit rounding
 
 
