@@ -372,7 +372,7 @@ class TestErrors:
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        with pytest.raises(ModelError, match=r"'nobody/no-such-model' cannot be loaded.*HF_HUB_OFFLINE"):
+        with pytest.raises(ModelError, match=r"'nobody/no-such-model' is not in .* and HF_HUB_OFFLINE is set"):
             diffusion.load("nobody/no-such-model")
 
 
