@@ -21,6 +21,7 @@ from dct_augment.benchmark.draws import Draws, draw_title
 from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
 from dct_augment.downstream import training
+from dct_augment.downstream.in_memory import PicturesInMemory
 from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
 from dct_augment.downstream.prediction import answer
 from dct_augment.downstream.transforms import InMemoryImages, Transforms
@@ -240,15 +241,11 @@ class TrialRunner:
         transform = transforms.strong if self._is_strong(plan) else transforms.light
         synthetic = None
         if folder is not None:
-            synthetic = SyntheticImages(
-                folder,
-                per_class=plan.per_class,
-                only=self._accepted if arm.filtered else None,
-                labels=labels,
-                transform=transform,
-            )
+            chosen = self._accepted if arm.filtered else None
+            stored = SyntheticImages(folder, per_class=plan.per_class, only=chosen, labels=labels)
+            synthetic = PicturesInMemory(stored, transform, side=transforms.side)
         return Mixture(
-            RealImages(split.train, transform),
+            PicturesInMemory(RealImages(split.train), transform, side=transforms.side),
             synthetic,
             probability=settings.synthetic_probability,
             length=settings.steps * settings.batch_size,

@@ -27,7 +27,7 @@ def write_photos(
         dataset: of which, such as `load_dataset("pocket")`.
         folder: gets `<class>/<number>.png`, from the training images; a class is called by its slug. With test photos,
             `train/<class>/<number>.png` and `test/<class>/<number>.png`.
-        new: gets `<number>-<class>.png`, from the test images, one of each class in turn.
+        new: gets `<number>-<class>.png`, from the test images, one of a class, of classes spread over all.
         shots: photos of a class, or as many as it has.
         test_photos: photos of a class to test on, from the test images, none of them in `new`.
         new_photos: photos in `new`, at most one of a class.
@@ -47,7 +47,7 @@ def write_photos(
         32
         >>> import os
         >>> sorted(os.listdir("new")), sorted(os.listdir("photos/crane"))
-        (['00-song_sparrow.png', '01-whitecrown_sparrow.png', '02-goldcrown_sparrow.png'], ['00.png', '01.png'])
+        (['00-song_sparrow.png', '01-laughing_gull.png', '02-downy_woodpecker.png'], ['00.png', '01.png'])
     """
     names = {info.index: info.slug.replace("-", "_") for info in dataset.classes}
     split = few_shot(dataset, shots, seed)
@@ -56,7 +56,7 @@ def write_photos(
         if not replace and target.exists() and not _is_empty_folder(target):
             raise InputError(f"{str(target)!r} is there already; give a new folder, or replace=True")
     with files.atomic_folder(Path(new), replace=replace) as partial:
-        for number, example in enumerate(firsts[:new_photos]):
+        for number, example in enumerate(_spread(firsts, new_photos)):
             example.open().save(partial / f"{number:02d}-{names[example.label]}.png")
     with files.atomic_folder(Path(folder), replace=replace) as partial:
         count = _write_classes(split.train, names, shots, partial / "train" if test_photos else partial)
@@ -87,3 +87,9 @@ def _one_of_each(examples: Sequence[Example]) -> list[Example]:
     """Return the first example of each class, in the order of the classes."""
     first = {example.label: example for example in reversed(examples)}
     return [first[label] for label in sorted(first)]
+
+
+def _spread(examples: Sequence[Example], most: int) -> list[Example]:
+    """Return at most so many of the examples, evenly spaced from the first on."""
+    count = min(most, len(examples))
+    return [examples[number * len(examples) // count] for number in range(count)]

@@ -42,11 +42,13 @@ class Transforms:
     """From an RGB picture to a tensor (3, H, W): plain for testing, light and strong for training.
 
     `plain` is timm's own and draws nothing. The others are torchvision's, which draw from torch's generator alone;
-    timm's draw from `random` and NumPy, and so do other threads: the event loop of Dask, the client of Prefect.
+    timm's draw from `random` and NumPy, and so do other threads: the event loop of Dask, the client of Prefect. `side`
+    is the longer side of the tensors.
     """
 
     def __init__(self, settings: DownstreamConfig) -> None:
         taken = model_input(settings)
+        self.side = max(taken.size)
         self.plain: Transform = create_transform(
             (3, *taken.size),
             is_training=False,

@@ -140,10 +140,12 @@ def _seconds_of_steps(
 ) -> tuple[float, float]:
     """Measure how long it takes to make a classifier, and one step of its training."""
     from dct_augment.downstream import training
+    from dct_augment.downstream.in_memory import PicturesInMemory
     from dct_augment.downstream.mixing import Mixture, RealImages
     from dct_augment.downstream.transforms import Transforms
 
-    images = RealImages(photos, Transforms(settings).strong)
+    transforms = Transforms(settings)
+    images = PicturesInMemory(RealImages(photos), transforms.strong, side=transforms.side)
 
     def seconds_of(steps: int) -> float:
         data = Mixture(images, None, probability=0, length=steps * settings.batch_size, real_last=0, seed=0)

@@ -43,6 +43,7 @@ _QUICK_TOKENS = {
     "restart_below_accuracy": 0.2,
     "validation_images": 8,
     "certificate_images": 12,
+    "certificate_looks": 1,
 }
 
 
@@ -179,10 +180,12 @@ class FirstConfig:
         return YamlSection("tokens", [comment], values)
 
     def _generation(self) -> YamlSection:
-        values: dict[str, Any] = {"per_class": self.per_class}
+        values: dict[str, Any] = {"per_class": self.per_class, "allow_uncertified": True}
         if not self.is_pocket:
             values |= {"image_format": "jpg", "batch_size": self.model.family.batch_size}
-        return YamlSection("generation", ["Images of each class; a larger number adds some and changes none."], values)
+        remarks = {"allow_uncertified": "Few images cannot prove that a token helps: without this, its class is plain."}
+        comment = "Images of each class; a larger number adds some and changes none."
+        return YamlSection("generation", [comment], values, remarks)
 
     @property
     def per_class(self) -> int:
@@ -199,8 +202,13 @@ class FirstConfig:
         else:
             values = {"model": "mobilenetv3_small_100.lamb_in1k", "pretrained": True}
             values |= {"steps": 200, "learning_rate": 1.0e-3, "synthetic_probability": 0.5}
+        values["synthetic_augmentation"] = "light"
         size = "Its pictures have the size that it was pretrained with; image_size sets another one."
-        return YamlSection("downstream", [comment, size], values)
+        remarks = {
+            "synthetic_probability": "The share of synthetic images in training.",
+            "synthetic_augmentation": "Images of the same class differ already; `strong` changes them more.",
+        }
+        return YamlSection("downstream", [comment, size], values, remarks)
 
     def _benchmark(self) -> YamlSection:
         values: dict[str, Any] = {"protocol": "auto"}

@@ -49,7 +49,7 @@ class ModelFamily:
 
 
 _USUAL = ModelSize(512, 64, 860_000_000)
-POCKET_FAMILY = ModelFamily("Pocket", 5, 3.0, 0, 1000, 0.01, 8, 50, ModelSize(64, 8, 4_300_000))
+POCKET_FAMILY = ModelFamily("Pocket", 5, 1.5, 0, 1000, 0.01, 8, 50, ModelSize(64, 8, 4_300_000))
 STABLE_DIFFUSION = ModelFamily("Stable Diffusion", 30, 7.0, 6 * _GB, 20, 20, 4, 8, _USUAL)
 TURBO = ModelFamily("Stable Diffusion Turbo", 2, 1.0, 6 * _GB, 20, 20, 4, 8, _USUAL)
 LCM = ModelFamily("a latent consistency model", 4, 7.0, 6 * _GB, 20, 20, 4, 8, _USUAL, takes_guidance=True)
