@@ -124,7 +124,8 @@ class PlanRow:
 
     `key` is unique in a run. `token_sha256` is that of the class token's file; empty if the prompt is the plain one.
     `start_key` is that of the training photo that the image starts from, and `strength` the share of the steps that it
-    goes through from there: empty and 1 if it starts from noise alone.
+    goes through from there: empty and 1 if it starts from noise alone. `token_noise` is the length of the noise on the
+    class token, as a share of the token's own.
     """
 
     key: str
@@ -137,6 +138,7 @@ class PlanRow:
     token_sha256: str = ""
     start_key: str = ""
     strength: float = 1.0
+    token_noise: float = 0.0
 
     @property
     def kind(self) -> ImageKind:
@@ -165,7 +167,8 @@ class Trial:
     """One trained and tested classifier: an arm on one few-shot draw.
 
     It is trained with at most `per_class` synthetic images of each class, and with `synthetic_images` in all: fewer
-    where some failed or were filtered. `other_model` is one of `downstream.other_models`; empty for `downstream.model`.
+    where some failed or were filtered. `synthetic_probability` is the share of training images that one of these
+    replaced; 0 without any. `other_model` is one of `downstream.other_models`; empty for `downstream.model`.
 
     `truth` and `predicted` are class indices of the test images, in their order; `val_accuracy` is that of the state
     that was tested, NaN without a validation split. `logits` (N, K) of these images are kept in cross-validation alone,
@@ -185,6 +188,7 @@ class Trial:
     logits: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
     other_model: str = ""
     synthetic_images: int = 0
+    synthetic_probability: float = 0.0
 
 
 class StageName(StrEnum):

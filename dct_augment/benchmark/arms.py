@@ -40,6 +40,14 @@ class Arm:
         """Whether a guide that knows the photos of the draw alone trains its tokens, or scores its images."""
         return self.own_images and self.tokens_from != "textual_inversion"
 
+    @property
+    def soft_labels(self) -> bool:
+        """Whether a guide that knows no more than its images do scores them: that of the draw, or that of the tokens.
+
+        What the guide of the run says of the images of other arms may come from photos that their draw does not have.
+        """
+        return self.guide_of_draw if self.own_images else self.images is ImageKind.CLASS_TOKEN
+
 
 _ARMS = (
     Arm("real"),

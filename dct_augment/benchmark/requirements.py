@@ -115,6 +115,27 @@ def _asked_for(settings: BenchmarkConfig) -> dict[str, int]:
     }
 
 
+def no_soft_labels(settings: BenchmarkConfig) -> str:
+    """Say that `synthetic_labels: soft` has no effect; empty if it has in some arm."""
+    if any(ARMS[arm].soft_labels for arm in settings.arms):
+        return ""
+    can = ", ".join(arm.name for arm in ARMS.values() if arm.soft_labels)
+    return (
+        f"downstream.synthetic_labels: soft has no effect on {', '.join(settings.arms)}: no guide had a part in images "
+        f"of these arms. Set it to hard, or add one of these to benchmark.arms: {can}"
+    )
+
+
+def hard_labels_alone(settings: BenchmarkConfig) -> str:
+    """Say which arms keep hard labels where others have soft ones; empty if none does."""
+    hard = [arm for arm in settings.arms if ARMS[arm].images is not None and not ARMS[arm].soft_labels]
+    return (
+        f"hard labels in spite of synthetic_labels: soft, as no guide had a part in the images: {', '.join(hard)}"
+        if hard
+        else ""
+    )
+
+
 def images_that_know_more(settings: BenchmarkConfig, start: str, *, draws_have_all_photos: bool) -> str:
     """Say which arms would train on images that start from photos which their draw does not have; empty if none would.
 

@@ -22,7 +22,7 @@ from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
 from dct_augment.downstream import training
 from dct_augment.downstream.in_memory import PicturesInMemory
-from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
+from dct_augment.downstream.mixing import Mixture, RealImages, SoftLabels, SyntheticImages
 from dct_augment.downstream.prediction import answer
 from dct_augment.downstream.transforms import InMemoryImages, Transforms
 from dct_augment.generation.shards import FOLDERS
@@ -135,7 +135,7 @@ class TrialRunner:
         """
         with _one_thread() if self._device == "cpu" else nullcontext():
             split, plan = self._draws.split(shots, seed), TrialPlan("real+strong_aug", seed, shots)
-            return self._fit(plan, split, self._mixture(plan, split), classes, validation=None).model
+            return self._fit(plan, split, self._mixture(plan, split, classes), classes, validation=None).model
 
     def classifier(
         self, arm: str, split: Split, labels: Mapping[int, int], per_class: int, other_model: str = ""
@@ -157,7 +157,8 @@ class TrialRunner:
             split = Split(split.shots, split.seed, train, val, ())
             plan = TrialPlan(arm, split.seed, split.shots, per_class, other_model)
             validation = self._input(plan).read(val) if val else None
-            fitted = self._fit(plan, split, self._mixture(plan, split, labels), len(labels), validation=validation)
+            mixture = self._mixture(plan, split, len(labels), labels)
+            fitted = self._fit(plan, split, mixture, len(labels), validation=validation)
             if validation is None:
                 return FinalClassifier(fitted.model)
             truth, logits = answer(fitted.model, validation, self._device)
@@ -169,7 +170,7 @@ class TrialRunner:
         classes = 1 + max(info.index for info in self._draws.dataset.classes)
         images = self._input(plan)
         validation = images.kept("val", split.val) if split.val else None
-        mixture = self._mixture(plan, split)
+        mixture = self._mixture(plan, split, classes)
         fitted = self._fit(plan, split, mixture, classes, validation=validation)
         # A test that all draws share is read once, as their validation images are.
         test = images.kept("test", split.test) if self._draws.shared_test else images.read(split.test)
@@ -190,6 +191,7 @@ class TrialRunner:
             () if self._draws.shared_test else tuple(tuple(row) for row in logits.double().numpy().round(4).tolist()),
             plan.other_model,
             mixture.synthetic_count,
+            mixture.probability if mixture.synthetic_count else 0.0,
         )
 
     def _fit(
@@ -235,22 +237,26 @@ class TrialRunner:
             return None
         return arm_folder(self._arm_folders, plan.arm, plan.shots, plan.seed) / FOLDERS[kind]
 
-    def _mixture(self, plan: TrialPlan, split: Split, labels: Mapping[int, int] | None = None) -> Mixture:
+    def _mixture(self, plan: TrialPlan, split: Split, classes: int, labels: Mapping[int, int] | None = None) -> Mixture:
+        """Mix the images of a trial, for a classifier of `classes` outputs."""
         settings, arm, folder = self._downstream, ARMS[plan.arm], self._shards(plan)
         transforms = self._input(plan).transforms
         transform = transforms.strong if self._is_strong(plan) else transforms.light
-        synthetic = None
+        synthetic, soft_labels = None, None
         if folder is not None:
             chosen = self._accepted if arm.filtered else None
             stored = SyntheticImages(folder, per_class=plan.per_class, only=chosen, labels=labels)
             synthetic = PicturesInMemory(stored, transform, side=transforms.side)
+            if arm.soft_labels and settings.synthetic_labels == "soft":
+                soft_labels = SoftLabels(classes, stored.guide_confidences())
         return Mixture(
             PicturesInMemory(RealImages(split.train), transform, side=transforms.side),
             synthetic,
-            probability=settings.synthetic_probability,
+            probability=settings.synthetic_share(mean_shots(split)),
             length=settings.steps * settings.batch_size,
             real_last=round(settings.real_images_last * settings.steps) * settings.batch_size,
             seed=seed_from("mixture", plan.seed),
+            soft_labels=soft_labels,
         )
 
     def _is_strong(self, plan: TrialPlan) -> bool:
@@ -264,6 +270,11 @@ class TrialRunner:
         if example.key not in self._hashes:
             self._hashes[example.key] = content(example.open())
         return self._hashes[example.key]
+
+
+def mean_shots(split: Split) -> float:
+    """Return the mean number of photos of a class: the shots of a draw, whatever its classes have, or a fold."""
+    return len(split.train) / len({example.label for example in split.train})
 
 
 class _Input:

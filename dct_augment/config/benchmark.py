@@ -1,9 +1,11 @@
 """The benchmark's sections: the classifier, the arms and draws that it is trained on, and the metrics of images."""
 
 import math
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section, UserPath
 
@@ -21,6 +23,39 @@ Arm = Literal[
 
 MAGNITUDES = 31
 """How many magnitudes torchvision's RandAugment has; the strongest is 30."""
+
+
+def _check_share(value: Any) -> Any:
+    """Refuse what is neither a share nor shares by shots with one message, not with one for each of the two."""
+    form = "must be a share from 0 to 1, or shares by shots, e.g. {1: 0.7, 5: 0.3}"
+    if not isinstance(value, Mapping):
+        if not _is_share(value):
+            raise ValueError(form)
+        return value
+    if not value:
+        raise ValueError(f"{form}; the mapping is empty")
+    for shots, share in value.items():
+        if not _is_count(shots):
+            raise ValueError(f"{form}; {shots!r} is no number of shots, a whole number from 1")
+        if not _is_share(share):
+            raise ValueError(f"{form}; that of {shots} is {share!r}")
+    return value
+
+
+def _is_share(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and 0 <= float(value) <= 1
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_count(value: Any) -> bool:
+    """Whether this is a whole number from 1, or its digits: what JSON makes of a key."""
+    return not isinstance(value, bool | float) and str(value).isdecimal() and int(value) >= 1
+
+
+ShareByShots = Annotated[Fraction | dict[PositiveInt, Fraction], BeforeValidator(_check_share)]
+"""A share that is the same for all shots, or one for each of some shots."""
 
 
 class DownstreamConfig(Section):
@@ -62,8 +97,17 @@ class DownstreamConfig(Section):
     )
     mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of mixup with strong augmentation; 0: off")
     cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of cutmix with strong augmentation; 0: off")
-    synthetic_probability: Fraction = Field(
-        0.7, description="share of training images that a synthetic image of the class replaces"
+    synthetic_probability: ShareByShots = Field(
+        0.7,
+        description="share of training images that a synthetic image of the class replaces; or shares by shots, "
+        "`{1: 0.7, 5: 0.3}`: between these it is interpolated over the logarithm of the shots, beyond them it is that "
+        "of the nearest; the shots of a draw are its mean number of photos of a class",
+    )
+    synthetic_labels: Literal["hard", "soft"] = Field(
+        "hard",
+        description="`hard`: a synthetic image is of its class; `soft`: it is so with the probability that the guide "
+        "gives its class, and the rest is spread evenly over the other classes; images that no guide had a part in "
+        "(plain_prompt, textual_inversion) stay hard",
     )
     real_images_last: Fraction = Field(0.0, description="share of the steps, at the end, that see real images alone")
 
@@ -84,6 +128,16 @@ class DownstreamConfig(Section):
         if twice := sorted({name for name in self.models if self.models.count(name) > 1}):
             raise ValueError(f"model and other_models name {', '.join(twice)} twice")
         return self
+
+    def synthetic_share(self, shots: float) -> float:
+        """Return the `synthetic_probability` at a number of shots, 1 or more, which need not be whole."""
+        if not isinstance(self.synthetic_probability, dict):
+            return self.synthetic_probability
+        points = sorted(self.synthetic_probability.items())
+        for (fewer, before), (more, after) in pairwise(points):
+            if fewer <= shots <= more:
+                return before + (after - before) * math.log(shots / fewer) / math.log(more / fewer)
+        return points[0][1] if shots < points[0][0] else points[-1][1]
 
     @property
     def models(self) -> tuple[str, ...]:

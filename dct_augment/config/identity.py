@@ -39,7 +39,7 @@ _REAL_IMAGES = tuple(
     )
 )
 _IMAGE_OF_A_PROMPT = ("dataset.name", "model", "prompts", "sampling", "guide")
-_GENERATION = ("image_format", "seed", "start", "strengths", "guidance_scale")
+_GENERATION = ("image_format", "seed", "start", "strengths", "guidance_scale", "token_noise")
 _CLASSIFIER = (
     "downstream.model",
     "downstream.pretrained",
@@ -167,11 +167,15 @@ def _deciding(member: Mapping[str, Any]) -> dict[str, Any]:
 
 def _remove_what_changes_nothing(decided: dict[str, Any]) -> None:
     """Take out settings that leave a result as it is without them, so that those of older versions stay done."""
-    generation, tokens = decided.get("generation"), decided.get("tokens")
+    generation, tokens, downstream = (decided.get(section) for section in ("generation", "tokens", "downstream"))
+    if downstream and downstream.get("synthetic_labels") == "hard":
+        del downstream["synthetic_labels"]
     if generation and generation["start"] == "noise":
         del generation["start"], generation["strengths"]
     if generation and generation["guidance_scale"] in (None, decided["sampling"]["guidance_scale"]):
         del generation["guidance_scale"]
+    if generation and not generation["token_noise"]:
+        del generation["token_noise"]
     if tokens and not tokens["photo_weight"]:
         del tokens["photo_weight"], tokens["photos_per_update"]
 

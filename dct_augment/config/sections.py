@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from dct_augment.config import by_class
-from dct_augment.config.base import PositiveInt, Section, UserPath
+from dct_augment.config.base import Fraction, PositiveInt, Section, UserPath
 from dct_augment.config.benchmark import FEW_SHOT_ARMS, BenchmarkConfig, DownstreamConfig, MetricsConfig
 from dct_augment.config.classifiers import Ensemble, is_few_shot
 from dct_augment.config.datasets import DatasetConfig
@@ -140,6 +140,12 @@ class GenerationConfig(Section):
     guidance_scale: Annotated[float, Field(ge=1, le=50)] | None = Field(
         None,
         description="guidance of generated images where it is not that of training; `sampling.guidance_scale` if unset",
+    )
+
+    token_noise: Fraction = Field(
+        0.0,
+        description="each image is generated with its class token plus Gaussian noise of its own, whose length is this "
+        "share of the token's: 0.1 is a tenth; plain prompts have none",
     )
 
     @model_validator(mode="after")

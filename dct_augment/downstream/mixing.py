@@ -8,8 +8,9 @@ import json
 import tarfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -72,6 +73,18 @@ class SyntheticImages:
     def __len__(self) -> int:
         return len(self._images)
 
+    def guide_confidences(self) -> tuple[float, ...]:
+        """Read the probability that the guide gave to the class of each image, from the rows in the tars.
+
+        Raises:
+            DatasetError: an image has none.
+        """
+        confidences = []
+        for tar, images in groupby(self._images, key=lambda image: image.tar):
+            with tar.open("rb") as stream:
+                confidences += [image.guide_confidence(stream) for image in images]
+        return tuple(confidences)
+
     def __getitem__(self, index: int) -> tuple[Any, int]:
         stored = self._images[index]
         with stored.tar.open("rb") as stream:
@@ -101,6 +114,27 @@ class RealImages:
         return (self._transform(picture) if self._transform else picture), self.labels[index]
 
 
+@dataclass(frozen=True)
+class SoftLabels:
+    """Labels as probabilities (K,) of all classes, where a synthetic image is not surely of its class.
+
+    Args:
+        outputs: K, the outputs of the classifier.
+        confidences: the probability that each synthetic image is of its class, in the order of the images.
+    """
+
+    outputs: int
+    confidences: Sequence[float]
+
+    def label(self, label: int, confidence: float, classes: Collection[int]) -> np.ndarray:
+        """Give the class its probability and spread the rest evenly over the other classes; (K,) float32, sum 1."""
+        others = [other for other in classes if other != label]
+        probabilities = np.zeros(self.outputs, np.float32)
+        probabilities[others] = (1 - confidence) / max(len(others), 1)
+        probabilities[label] = confidence if others else 1
+        return probabilities
+
+
 class Mixture:
     """`length` draws from real images, each replaced by a synthetic one of its class with `probability`.
 
@@ -116,6 +150,8 @@ class Mixture:
         seed: decides every item.
         classes: only these labels are replaced; all if not given.
         real_last: number of items at the end that are real images all of them.
+        soft_labels: turns labels into probabilities over the classes of the real images; labels stay numbers if not
+            given.
 
     Examples:
         >>> import dct_augment
@@ -136,10 +172,12 @@ class Mixture:
         seed: int = 0,
         classes: Collection[int] | None = None,
         real_last: int = 0,
+        soft_labels: SoftLabels | None = None,
     ) -> None:
         self._real, self._synthetic, self._length = real, synthetic, length
         self._mixed = length - real_last
-        self._probability, self._seed = probability, seed
+        self.probability, self._seed = probability, seed
+        self._soft_labels, self._classes = soft_labels, sorted(set(real.labels))
         labels = np.array(synthetic.labels if synthetic is not None else [], dtype=int)
         self._members = {
             int(label): np.flatnonzero(labels == label)
@@ -155,15 +193,25 @@ class Mixture:
         """How many different synthetic images there are to draw from."""
         return sum(map(len, self._members.values()))
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
         if not 0 <= index < self._length:
             raise IndexError(index)
         rng = np.random.default_rng([self._seed, index])
         chosen = int(rng.integers(len(self._real)))
         label = self._real.labels[chosen]
-        if index < self._mixed and label in self._members and rng.random() < self._probability:
-            return self._synthetic[int(rng.choice(self._members[label]))]  # type: ignore[index]
-        return self._real[chosen]
+        if index < self._mixed and label in self._members and rng.random() < self.probability:
+            place = int(rng.choice(self._members[label]))
+            image, _ = self._synthetic[place]  # type: ignore[index]
+            return image, self._label(label, place)
+        image, _ = self._real[chosen]
+        return image, self._label(label)
+
+    def _label(self, label: int, synthetic: int | None = None) -> Any:
+        """Give the label of a real image, or of the synthetic one at this place, as it is or as probabilities."""
+        soft = self._soft_labels
+        if soft is None:
+            return label
+        return soft.label(label, 1.0 if synthetic is None else soft.confidences[synthetic], self._classes)
 
 
 @dataclass(frozen=True)
@@ -174,6 +222,18 @@ class _StoredImage:
     label: int
     tar: Path
     span: Span
+    row: Span | None
+
+    def guide_confidence(self, stream: BinaryIO) -> float:
+        """Read the probability that the guide gave to the class, from the open tar."""
+        row = json.loads(self.row.read(stream)) if self.row else {}
+        confidence = row.get("guide_confidence")
+        if not isinstance(confidence, float | int) or not 0 <= confidence <= 1:
+            raise DatasetError(
+                f"{self.tar}: the row of image {self.key!r} has no guide_confidence from 0 to 1 for soft labels: "
+                f"{confidence!r}. Set downstream.synthetic_labels: hard"
+            )
+        return float(confidence)
 
 
 def _tar_names(folder: Path) -> list[str]:
@@ -210,7 +270,8 @@ def _index(tar: Path) -> list[_StoredImage]:
             for sample in tars.index(tar):
                 span = sample.image(_IMAGES)
                 if span is not None:
-                    images.append(_StoredImage(sample.key, int(sample.members["cls"].read(stream)), tar, span))
+                    label = int(sample.members["cls"].read(stream))
+                    images.append(_StoredImage(sample.key, label, tar, span, sample.members.get("json")))
         return images
     except (OSError, tarfile.TarError, ValueError, KeyError) as error:
         again = command_of("verify", tar.parent.parent)

@@ -166,6 +166,7 @@ def _facts(run: SourceRun) -> list[str]:
         f"- contexts: {', '.join(f'`{text}`' for text in _contexts(prompts.get('contexts'))) or 'none'}",
         f"- sampling: {', '.join(steps) or unknown}",
         *_start(identity.get("generation") or {}),
+        *_token_noise(identity.get("generation") or {}),
     ]
 
 
@@ -190,6 +191,12 @@ def _start(generation: Mapping[str, Any]) -> list[str]:
         f"- **start images**: each image started from a real training photo {whose}, strength {strengths}; "
         "it may look like this photo, and rights in the photo may hold for it"
     ]
+
+
+def _token_noise(generation: Mapping[str, Any]) -> list[str]:
+    """Say that each image has a class token of its own, so that the token file alone does not make it again."""
+    noise = generation.get("token_noise")
+    return [f"- noise on class tokens: {noise:g} of their length, another one for each image"] if noise else []
 
 
 def _classifiers(members: Any) -> str:

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from dct_augment.classifiers import Classifier
-from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches, Trajectory
+from dct_augment.config import seed_from
+from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches, Trajectory, split_by_encoder
 from dct_augment.generation.start_images import StartImages
 from dct_augment.images import to_pixels
 from dct_augment.records import ClassInfo, GeneratedImage, PlanRow, ProgressCallback, ignore_progress
@@ -36,6 +37,24 @@ class _Scorer:
             }
             for prediction in self.classifier.predictions(images, targets)
         ]
+
+
+def noisy_token(vector: torch.Tensor, share: float, seed: int, widths: Sequence[int]) -> torch.Tensor:
+    """Return a class token (n, D) with Gaussian noise on it, a function of these values alone.
+
+    Each of its n vectors, in the part (n, d) of each text encoder, gets share * |v| / sqrt(d) * g with g ~ N(0, 1), so
+    that the root mean square of the noise's length is `share` of the vector's own.
+
+    Args:
+        vector: the token, float32.
+        share: length of the noise.
+        seed: of the image; the noise of its latents is another one.
+        widths: d of each text encoder; together D.
+    """
+    generator = torch.Generator().manual_seed(seed_from("token noise", seed))
+    noise = torch.randn(vector.shape, generator=generator).to(vector)
+    parts = zip(split_by_encoder(vector, widths), split_by_encoder(noise, widths), strict=True)
+    return torch.cat([part + share * part.norm(dim=1, keepdim=True) / part.shape[1] ** 0.5 * g for part, g in parts], 1)
 
 
 class Generator:
@@ -113,12 +132,20 @@ class Generator:
         self, rows: Sequence[PlanRow], vectors: Mapping[str, torch.Tensor], starts: Mapping[str, torch.Tensor]
     ) -> Trajectory:
         """Begin the images of rows of one strength."""
-        conditioning = Conditioning.cat(self._encode_prompt(row, vectors.get(row.slug)) for row in rows)
+        conditioning = Conditioning.cat(self._encode(row, vectors.get(row.slug)) for row in rows)
         seeds = [row.seed for row in rows]
         if not rows[0].start_key:
             return self._sampler.begin(seeds, conditioning)
         clean = torch.stack([starts[row.start_key] for row in rows])
         return self._sampler.begin_at(clean, seeds, conditioning, rows[0].strength)
+
+    def _encode(self, row: PlanRow, vector: torch.Tensor | None) -> Conditioning:
+        """Encode the prompt of one row, whose token may have noise of its own on it."""
+        if vector is None or not row.token_noise:
+            return self._encode_prompt(row, vector)
+        backend = self._sampler.backend
+        noisy = noisy_token(vector, row.token_noise, row.seed, list(backend.encoder_widths.values()))
+        return backend.encode([row.prompt], noisy[None])
 
     def _encode_prompt(self, row: PlanRow, vector: torch.Tensor | None) -> Conditioning:
         """Encode one prompt, once: those of a class are few, and its images many."""

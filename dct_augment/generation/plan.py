@@ -63,11 +63,12 @@ def rows(
     tokens: Mapping[str, ClassToken],
     seed: int,
     starts: StartChoice | None = None,
+    token_noise: float = 0.0,
 ) -> tuple[PlanRow, ...]:
     """List the plan rows of one shard, number by number over its classes.
 
     `tokens` holds the class token of each slug; a class without one gets its plain prompt. `starts` chooses start
-    images; without it, images start from noise.
+    images; without it, images start from noise. `token_noise` is that of rows with a class token.
     Class-token and plain-prompt images of the same number share a seed and a start image, so they can be compared in
     pairs.
     """
@@ -77,6 +78,8 @@ def rows(
         for slug, (start, stop) in spec.ranges.items():
             if start <= number < stop:
                 row = _row(kind, by_slug[slug], number, prompts_config, tokens.get(slug), seed)
+                if row.token_sha256:
+                    row = replace(row, token_noise=token_noise)
                 planned.append(_started(row, seed, starts) if starts else row)
     return tuple(planned)
 

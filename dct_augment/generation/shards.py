@@ -37,6 +37,9 @@ _OLD_PLAIN_SPLIT = "plain"  # version 0.1.0 kept plain-prompt images in `shards/
 _FROM_NOISE: dict[str, Any] = {"start_key": "", "strength": 1.0}
 """What the row of an image says that starts from noise. Its tar says nothing: it stays what it was, byte for byte."""
 
+_TOKEN_AS_IT_IS: dict[str, Any] = {"token_noise": 0.0}
+"""The same for an image without noise on its class token."""
+
 _MTIME = 0.0
 _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "png": ("PNG", {}),
@@ -180,7 +183,7 @@ class ShardFolder:
         frames = []
         for spec, stored in self._finished():
             frame = stored.table.to_pandas().rename(columns={"source": "kind"})  # its name in version 0.1.0
-            for name, value in _FROM_NOISE.items():  # an earlier version had no start images
+            for name, value in (_FROM_NOISE | _TOKEN_AS_IT_IS).items():  # what earlier versions did not have
                 if name not in frame:
                     frame[name] = value
             frames.append(frame.assign(shard=self.tar(spec).name))
@@ -306,6 +309,8 @@ def _members(image: GeneratedImage, image_format: str) -> dict[str, Any]:
     record = _record(image)
     if not image.row.start_key:
         record = {key: value for key, value in record.items() if key not in _FROM_NOISE}
+    if not image.row.token_noise:
+        record = {key: value for key, value in record.items() if key not in _TOKEN_AS_IT_IS}
     metadata = {key: value for key, value in record.items() if value == value and value is not None}
     return {
         "__key__": image.row.key,
@@ -329,6 +334,7 @@ def _record(image: GeneratedImage) -> dict[str, Any]:
         "token_sha256": row.token_sha256,
         "start_key": row.start_key,
         "strength": row.strength,
+        "token_noise": row.token_noise,
         "status": image.status,
         "error": image.error,
         "guide_label": image.guide_label,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +22,13 @@ from dct_augment.benchmark.arms import ARMS, arm_draws
 from dct_augment.benchmark.draws import Draws
 from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.benchmark.pool import TrialInputs
-from dct_augment.benchmark.requirements import empty_fold, missing_synthetic_images
-from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials
+from dct_augment.benchmark.requirements import (
+    empty_fold,
+    hard_labels_alone,
+    missing_synthetic_images,
+    no_soft_labels,
+)
+from dct_augment.benchmark.trials import TrialPlan, TrialRunner, mean_shots, plan_trials
 from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
 from dct_augment.datasets import few_shot
 from dct_augment.downstream import training
@@ -296,7 +302,7 @@ def test_the_filtered_arm_draws_accepted_images_alone(made: ShardRun) -> None:
     bench = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), DOWNSTREAM, accepted=accepted)
     split = few_shot(Colors(), 2, 0)
     for arm, expected in (("class_token_filtered", accepted), ("class_token", None)):
-        keys = set(bench._mixture(TrialPlan(arm, 0, 2, 4), split, None)._synthetic.keys)
+        keys = set(bench._mixture(TrialPlan(arm, 0, 2, 4), split, 3)._synthetic.keys)
         assert keys == expected if expected else len(keys) == 12
 
 
@@ -307,7 +313,7 @@ def test_a_repeated_trial_trains_the_same_classifier(bench: TrialRunner, arm: st
     for disturbance in (1, 2):
         random.seed(disturbance)
         split = few_shot(Colors(), planned.shots, planned.seed)
-        fitted = bench._fit(planned, split, bench._mixture(planned, split), 3, validation=None)
+        fitted = bench._fit(planned, split, bench._mixture(planned, split, 3), 3, validation=None)
         weights.append(fitted.model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -328,7 +334,7 @@ def test_another_model_is_trained_on_the_same_images_with_its_own_preprocessing(
 def test_a_linear_probe_trains_the_last_layer_alone(bench: TrialRunner) -> None:
     plan = TrialPlan("real+linear_probe", 0, 2)
     split = few_shot(Colors(), 2, 0)
-    trained = bench._fit(plan, split, bench._mixture(plan, split), 3, validation=None).model.state_dict()
+    trained = bench._fit(plan, split, bench._mixture(plan, split, 3), 3, validation=None).model.state_dict()
     torch.manual_seed(seed_from("classifier", 0) % 2**32)
     before = training.create(DOWNSTREAM, 3).state_dict()
     changed = {name for name, value in before.items() if not torch.equal(value, trained[name])}
@@ -354,10 +360,95 @@ def test_the_last_steps_can_see_real_images_alone(made: ShardRun) -> None:
         update = {"synthetic_probability": probability, "real_images_last": real_images_last}
         downstream = DOWNSTREAM.model_copy(update=update)
         runner = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), downstream)
-        return replace(runner.trial(TrialPlan("class_token", 0, 2, 2)), seconds=0)
+        return replace(runner.trial(TrialPlan("class_token", 0, 2, 2)), seconds=0, synthetic_probability=0)
 
     assert answers(1.0, 1.0).val_accuracy == answers(0.0, 0.0).val_accuracy
     assert answers(1.0, 1.0) == answers(0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("shots", "share"), [(1, 0.9), (2, 0.5), (4, 0.1), ("all", 0.1)], ids=["one", "two", "four", "all photos"]
+)
+def test_the_share_of_synthetic_images_is_that_of_the_shots(made: ShardRun, shots: Any, share: float) -> None:
+    downstream = DownstreamConfig.model_validate(DOWNSTREAM.model_dump() | {"synthetic_probability": {1: 0.9, 4: 0.1}})
+    runner = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), downstream)
+    split = few_shot(Colors(), shots, 0)
+    assert runner._mixture(TrialPlan("class_token", 0, 7, 2), split, 3).probability == pytest.approx(share)
+
+
+def test_the_shots_of_a_fold_are_the_mean_of_its_classes() -> None:
+    settings = BenchmarkConfig(protocol="cross_validation", folds=4, shots=5)
+    assert mean_shots(Draws(Photos(), settings).split(5, 0)) == 3
+    train = few_shot(Colors(), 4, 0).train
+    assert mean_shots(Split(4, 0, train[:-3], (), ())) == 3
+
+
+def test_a_trial_records_the_share_that_it_used(made: ShardRun) -> None:
+    downstream = DownstreamConfig.model_validate(DOWNSTREAM.model_dump() | {"synthetic_probability": {1: 0.9, 4: 0.1}})
+    runner = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), downstream)
+    plans = TrialPlan("class_token", 0, 2, 2), TrialPlan("real", 0, 2)
+    assert [runner.trial(plan).synthetic_probability for plan in plans] == [pytest.approx(0.5), 0.0]
+
+
+def soft(made: ShardRun, **changes: Any) -> TrialRunner:
+    downstream = DownstreamConfig.model_validate(DOWNSTREAM.model_dump() | {"synthetic_labels": "soft"} | changes)
+    return TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), downstream)
+
+
+def test_soft_labels_are_those_of_a_guide_that_knows_no_more_than_the_images(made: ShardRun) -> None:
+    assert {name for name in SYNTHETIC if ARMS[name].soft_labels} == {
+        "image_variation",
+        "class_token",
+        "class_token_few_shot_guide",
+        "class_token_filtered",
+    }
+    runner, split = soft(made, synthetic_probability=1.0), few_shot(Colors(), 2, 0)
+    _, label = runner._mixture(TrialPlan("class_token", 0, 2, 2), split, 3)[0]
+    assert sorted(label.tolist()) == pytest.approx([0.05, 0.05, 0.9])  # every image has a confidence of 0.9
+    hard = {
+        type(runner._mixture(TrialPlan(arm, 0, 2, count), split, 3)[0][1])
+        for arm, count in (("real", 0), ("plain_prompt", 2))
+    }
+    assert hard == {int}
+
+
+@pytest.mark.slow
+def test_a_trial_with_soft_labels_learns_colours(made: ShardRun) -> None:
+    assert soft(made, steps=40, preprocessing="imagenet").trial(TrialPlan("class_token", 0, 2, 5)).accuracy > 0.8
+
+
+@pytest.mark.parametrize("mixing", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}], ids=str)
+def test_soft_labels_are_mixed_and_change_what_is_learned(made: ShardRun, mixing: dict[str, float]) -> None:
+    plan, split = TrialPlan("class_token", 0, 2, 5), few_shot(Colors(), 2, 0)
+    weights = []
+    for labels in ("soft", "soft", "hard"):
+        runner = soft(made, synthetic_labels=labels, synthetic_probability=1.0, steps=1, **mixing)
+        fitted = runner._fit(plan, split, runner._mixture(plan, split, 3), 3, validation=None)
+        weights.append(fitted.model.state_dict()["classifier.weight"])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_classifier_that_is_kept_has_soft_labels_of_its_own_outputs(made: ShardRun) -> None:
+    outputs = {2: 0, 0: 1}
+    kept = soft(made, steps=1).classifier("class_token", few_shot(Colors(), "all", 0), outputs, 2)
+    assert kept.logits is not None
+    assert kept.logits.shape[1] == 2
+
+
+def test_soft_labels_without_effect_are_refused_and_arms_that_keep_hard_ones_are_named() -> None:
+    without = BenchmarkConfig(arms=("real", "plain_prompt", "textual_inversion"))
+    assert no_soft_labels(without) == (
+        "downstream.synthetic_labels: soft has no effect on real, plain_prompt, textual_inversion: no guide had a part "
+        "in images of these arms. Set it to hard, or add one of these to benchmark.arms: image_variation, class_token, "
+        "class_token_few_shot_guide, class_token_filtered"
+    )
+    some = BenchmarkConfig(arms=("real", "plain_prompt", "class_token"))
+    assert no_soft_labels(some) == ""
+    assert hard_labels_alone(some) == (
+        "hard labels in spite of synthetic_labels: soft, as no guide had a part in the images: plain_prompt"
+    )
+    assert hard_labels_alone(BenchmarkConfig(arms=("real", "class_token"))) == ""
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -389,6 +390,12 @@ def test_identity_leaves_out_what_only_changes_speed_and_amount(section: dict[st
         ({"generation": {"image_format": "jpg"}}, ["generation"], "generation.image_format: 'png' -> 'jpg'"),
         ({"generation": {"guidance_scale": 2.0}}, ["generation"], "generation.guidance_scale: None -> 2.0"),
         ({"generation": {"guidance_scale": 7.0}}, [], ""),  # that of training
+        ({"generation": {"token_noise": 0.1}}, ["generation"], "generation.token_noise: None -> 0.1"),
+        (
+            {"downstream": {"synthetic_labels": "soft"}},
+            ["benchmark"],
+            "downstream.synthetic_labels: None -> 'soft'",
+        ),
         ({"sampling": {"guidance_scale": 2.0}}, ["tokens", "generation"], "sampling.guidance_scale: 7.0 -> 2.0"),
         ({"prompts": {"contexts": ["x"]}}, ["tokens", "generation"], "prompts.contexts: [''] -> ['x']"),
         ({"guide": {"name": "x"}}, ["tokens", "generation", "metrics"], "guide.name: 'pocket/birds-guide' -> 'x'"),
@@ -402,6 +409,67 @@ def test_identity_holds_what_decides_the_result(section: dict[str, Any], stages:
     for stage in STAGES:
         found = differences(changed().identity(stage), changed(**section).identity(stage))
         assert found == ([said] if stage in stages else [])
+
+
+IDENTITIES = {
+    "tokens": "a91e096551075516",
+    "generation": "325a9b317fbd32b3",
+    "arms": "0b9fe943e8d37198",
+    "benchmark": "67dd585b574f4231",
+    "metrics": "74ad02dee1d255f7",
+}
+"""Of the settings of `MINIMAL`. If one changes, finished runs are stale."""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_identity_of_old_settings_stays_what_it_was(stage: Part) -> None:
+    assert fingerprint(changed().identity(stage))[:16] == IDENTITIES[stage]
+    same: dict[str, Any] = {
+        "downstream": {"synthetic_labels": "hard", "synthetic_probability": 0.7},
+        "generation": {"token_noise": 0},
+    }
+    assert fingerprint(changed(**same).identity(stage))[:16] == IDENTITIES[stage]
+
+
+SHARES = {1: 0.7, 5: 0.3, 20: 0.1}
+
+
+@pytest.mark.parametrize(
+    ("shots", "share"),
+    [(1, 0.7), (5, 0.3), (20, 0.1), (100, 0.1), (5**0.5, 0.5), (10, 0.2), (2.5, 0.7 - 0.4 * math.log(2.5, 5))],
+)
+def test_a_share_by_shots_is_interpolated_over_the_logarithm_of_the_shots(shots: float, share: float) -> None:
+    given_shares = changed(downstream={"synthetic_probability": dict(reversed(SHARES.items()))}).downstream
+    assert given_shares.synthetic_share(shots) == pytest.approx(share)
+    assert changed(downstream={"synthetic_probability": 0.4}).downstream.synthetic_share(shots) == 0.4
+
+
+def test_the_nearest_share_holds_for_fewer_shots_than_the_first() -> None:
+    assert changed(downstream={"synthetic_probability": {5: 0.5, 10: 0.3}}).downstream.synthetic_share(1) == 0.5
+
+
+def test_shares_by_shots_are_dumped_and_are_part_of_the_identity(tmp_path: Path) -> None:
+    loaded = config.load("pocket", ["downstream.synthetic_probability={1: 0.7, 5: 0.3}"])
+    (tmp_path / "dumped.yaml").write_text(config.dump(loaded))
+    assert config.load(str(tmp_path / "dumped.yaml")) == loaded
+    assert fingerprint(loaded.identity("benchmark")) != fingerprint(config.load("pocket").identity("benchmark"))
+    assert loaded.identity("arms") == config.load("pocket").identity("arms")  # no guide of a draw is made again
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("1.2", r"must be a share from 0 to 1, or shares by shots, e\.g\. \{1: 0\.7, 5: 0\.3\}, got 1\.2"),
+        ("many", r"must be a share .*, got 'many'"),
+        ("{}", r"the mapping is empty"),
+        ("{0: 0.5}", r"; 0 is no number of shots, a whole number from 1"),
+        ("{all: 0.5}", r"; 'all' is no number of shots, a whole number from 1"),
+        ("{1: 0.5, 5: 3}", r"; that of 5 is 3"),
+    ],
+)
+def test_a_share_that_cannot_be_is_one_message(value: str, said: str) -> None:
+    (problem,) = problems("pocket", [f"downstream.synthetic_probability={value}"])
+    assert re.search(r"^--set downstream\.synthetic_probability: .*" + said, problem)
 
 
 def test_a_start_image_is_part_of_the_identity_and_noise_is_not() -> None:

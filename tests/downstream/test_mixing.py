@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dct_augment.downstream.mixing import Mixture, RealImages, SyntheticImages
+from dct_augment.downstream.mixing import Mixture, RealImages, SoftLabels, SyntheticImages
 from dct_augment.errors import DatasetError, ShardError
-from dct_augment.records import Example
-from tests.conftest import CLASSES, ShardRun
+from dct_augment.records import Example, GeneratedImage
+from tests.conftest import CLASSES, ShardRun, drawn
 
 
 def black() -> Image.Image:
@@ -162,6 +162,50 @@ def test_without_synthetic_images_all_is_real() -> None:
 def test_the_last_draws_can_be_real_alone(synthetic: SyntheticImages) -> None:
     mixture = Mixture(REAL, synthetic, probability=1.0, length=60, real_last=20)
     assert [is_synthetic(mixture[index]) for index in range(60)] == [True] * 40 + [False] * 20
+
+
+def test_the_guide_confidence_of_each_image_is_read_from_the_tars(shard_run: ShardRun) -> None:
+    layout = shard_run.draw(shard_size=2, per_class=2)
+    values = iter((0.1, 0.2, 0.3, 0.4, 0.5, 1.0))
+    confidences = {}
+    for spec in layout:
+        images = []
+        for row in shard_run.rows(spec):
+            confidences[row.key] = next(values)
+            images.append(GeneratedImage(row, drawn(row), guide_confidence=confidences[row.key]))
+        shard_run.folder.write(spec, images, shard_run.identity, "png")
+    found = SyntheticImages(shard_run.root / "shards", labels={0: 2, 2: 0})
+    assert found.guide_confidences() == tuple(confidences[key] for key in found.keys)
+    assert len(found.keys) == 4
+
+
+def test_an_image_that_no_guide_has_seen_has_no_soft_label(shard_run: ShardRun) -> None:
+    (spec,) = shard_run.draw(per_class=1)
+    images = [GeneratedImage(row, drawn(row)) for row in shard_run.rows(spec)]
+    shard_run.folder.write(spec, images, shard_run.identity, "png")
+    with pytest.raises(DatasetError, match=r"row of image 'crane-000000' has no guide_confidence .*None.* hard"):
+        SyntheticImages(shard_run.root / "shards").guide_confidences()
+
+
+def test_soft_labels_give_each_image_to_its_class_as_far_as_the_guide_does(synthetic: SyntheticImages) -> None:
+    confidences = [place / 20 for place in range(15)]
+    mixtures = [
+        Mixture(REAL, synthetic, length=60, seed=4, soft_labels=soft) for soft in (None, SoftLabels(5, confidences))
+    ]
+    pictures = [synthetic[place][0] for place in range(15)]
+    for (image, label), (same, probabilities) in zip(*mixtures, strict=True):
+        assert torch.equal(image, same)
+        places = [place for place, picture in enumerate(pictures) if torch.equal(picture, image)]
+        confidence = confidences[places[0]] if places else 1.0
+        expected = np.zeros(5, np.float32)  # outputs 3 and 4 are no class
+        expected[:3] = (1 - confidence) / 2
+        expected[label] = confidence
+        np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+    assert any(is_synthetic(draw) for draw in mixtures[1])
+
+
+def test_of_one_class_a_soft_label_is_sure() -> None:
+    assert SoftLabels(2, []).label(1, 0.3, [1]).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("index", [-1, 30])

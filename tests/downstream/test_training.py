@@ -97,6 +97,10 @@ def test_labels_are_mixed_as_their_images_are() -> None:
         assert mix is not None
         for _ in range(5):
             mixed, labels = mix(images, torch.tensor([0, 1, 2]))
+            same = torch.eye(3)
+            soft_labels = mix(images, same)[1]
+            assert soft_labels.shape == (3, 3)
+            torch.testing.assert_close(soft_labels.sum(1), torch.ones(3))
             assert labels.shape == (3, 3)
             torch.testing.assert_close(labels.sum(1), torch.ones(3))
             torch.testing.assert_close(mixed.mean((1, 2, 3)), labels @ torch.tensor([0.0, 1.0, 2.0]))

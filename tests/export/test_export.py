@@ -15,7 +15,7 @@ from PIL import Image
 
 from dct_augment.errors import ExportError, InputError
 from dct_augment.export import FORMATS, export_images
-from dct_augment.export.card import _classifiers, _contexts
+from dct_augment.export.card import _classifiers, _contexts, _token_noise
 from dct_augment.export.licences import licence
 from dct_augment.records import ClassInfo
 from tests.export.finished_runs import finish
@@ -85,6 +85,13 @@ def test_the_card_says_what_made_the_images(run: Path, tmp_path: Path) -> None:
 def test_a_card_says_what_a_guide_of_photos_is_made_on() -> None:
     members = [{"name": "few_shot", "backbone": "local-dir:/home/somebody/net"}, {"name": "pocket/birds-guide"}]
     assert _classifiers(members) == "`few_shot` on `local-dir:net` + `pocket/birds-guide`"
+
+
+def test_a_card_says_that_images_have_noise_on_their_tokens() -> None:
+    assert _token_noise({"token_noise": 0.1}) == [
+        "- noise on class tokens: 0.1 of their length, another one for each image"
+    ]
+    assert _token_noise({}) == []
 
 
 def test_a_card_lists_the_texts_of_contexts_that_are_set_class_by_class() -> None:

@@ -1,7 +1,9 @@
 """Plan rows to images: the same bytes again, whatever the restart; verdicts and failures land on the right row."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms.functional import pil_to_tensor
@@ -10,7 +12,7 @@ from dct_augment.config import PromptsConfig, SamplingConfig
 from dct_augment.diffusion import Sampler
 from dct_augment.errors import ModelError
 from dct_augment.generation import plan
-from dct_augment.generation.generator import Generator
+from dct_augment.generation.generator import Generator, noisy_token
 from dct_augment.records import ClassInfo, ClassToken, ImageKind
 from tests import tiny
 
@@ -142,6 +144,62 @@ def test_plain_and_token_images_start_from_the_same_noise():
     spelled = generate(generator(), plan.rows(shard, ImageKind.PLAIN_PROMPT, tiny.CLASSES, green, {}, seed=0), 3, {})
     assert [image.image.tobytes() for image in tokens] == [image.image.tobytes() for image in spelled]
     assert (pixels(tokens) - pixels(generate(generator(), plain, 3, {}))).abs().max() > 0
+
+
+def noisy_rows(share: float):
+    return [replace(row, token_noise=share) for row in rows()]
+
+
+def test_the_noise_on_a_token_has_its_length_in_the_part_of_each_encoder():
+    vector = torch.randn(3, 500 + 3000, generator=torch.Generator().manual_seed(1))
+    vector[:, 500:] *= 7
+    lengths = []
+    for seed in range(20):
+        noise = noisy_token(vector, 0.1, seed, [500, 3000]) - vector
+        lengths.append(
+            [
+                (part.norm(dim=1) / own.norm(dim=1)).mean().item()
+                for part, own in ((noise[:, :500], vector[:, :500]), (noise[:, 500:], vector[:, 500:]))
+            ]
+        )
+    torch.testing.assert_close(torch.tensor(lengths).mean(0), torch.full((2,), 0.1), rtol=0.01, atol=0)
+    assert torch.equal(noisy_token(vector, 0.1, 3, [500, 3000]), noisy_token(vector, 0.1, 3, [500, 3000]))
+    assert not torch.equal(noisy_token(vector, 0.1, 3, [500, 3000]), noisy_token(vector, 0.1, 4, [500, 3000]))
+    latents = torch.randn(vector.shape, generator=torch.Generator().manual_seed(3))
+    correlation = torch.corrcoef(
+        torch.stack([(noisy_token(vector, 0.1, 3, [3500]) - vector).flatten(), latents.flatten()])
+    )
+    assert correlation[0, 1].abs() < 0.05  # it is not the noise of the latents
+
+
+def test_an_image_has_noise_of_its_own_on_its_token():
+    planned = noisy_rows(0.5)
+    noisy = generate(generator(), planned, 4)
+    assert [image.row.token_noise for image in noisy] == [0.5] * len(planned)
+    row = planned[4]
+    moved = noisy_token(vectors()[row.slug], 0.5, row.seed, [tiny.WIDTH])
+    (expected,) = generate(generator(), [replace(row, token_noise=0.0)], 1, {row.slug: moved})
+    assert np.abs(np.asarray(expected.image, int) - np.asarray(noisy[4].image, int)).max() <= 1
+    assert (pixels(noisy) - pixels(generate(generator(), rows(), 4))).abs().amax((1, 2, 3)).min() > 1
+
+
+def test_noise_on_tokens_is_the_same_in_every_restart_and_batch():
+    planned = noisy_rows(0.5)
+    first = generate(generator(), planned, 4)
+    resumed = generate(generator(), planned[4:], 4)
+    assert [image.image.tobytes() for image in resumed] == [image.image.tobytes() for image in first[4:]]
+    for size in (1, 100):
+        assert (pixels(generate(generator(), planned, size)) - pixels(first)).abs().max() <= 1
+
+
+def test_a_plain_prompt_has_no_noise_on_a_token():
+    named = {info.slug: ClassToken(f"<dct-tiny-{info.slug}>", info.slug, "sha") for info in tiny.CLASSES[:1]}
+    (shard,) = plan.extend((), tiny.CLASSES, 2, 100)
+    planned = plan.rows(shard, ImageKind.CLASS_TOKEN, tiny.CLASSES, PROMPTS, named, seed=0, token_noise=0.2)
+    assert [row.token_noise for row in planned] == [0.2, 0, 0] * 2
+    plain = rows(tokens=False)
+    with_noise = plan.rows(shard, ImageKind.PLAIN_PROMPT, tiny.CLASSES, PROMPTS, {}, seed=0, token_noise=0.2)
+    assert list(with_noise) == list(plain[: len(with_noise)])
 
 
 def test_a_token_row_without_its_vector_is_an_error():

@@ -270,6 +270,24 @@ def test_a_killed_writer_leaves_no_half_shard(shard_run: ShardRun, monkeypatch: 
     assert [path.name for path in (shard_run.root / "shards").glob(".*")] == []
 
 
+def test_noise_on_a_token_is_in_the_row_and_a_tar_without_it_stays_what_it_was(made: ShardRun) -> None:
+    folder, spec = made.folder, made.folder.layout()[0]
+    before = folder.tar(spec).read_bytes()
+    rows = made.rows(spec)
+    noisy = [replace(rows[0], token_noise=0.2), *rows[1:]]
+    images = [GeneratedImage(row, drawn(row), guide_label=row.class_name, guide_confidence=0.9) for row in noisy]
+    folder.write(spec, images, made.identity, "png")
+    assert folder.rows()["token_noise"].tolist()[: len(rows)] == [0.2] + [0.0] * (len(rows) - 1)
+    written = []
+    for tar in (io.BytesIO(before), io.BytesIO(folder.tar(spec).read_bytes())):
+        with tarfile.open(fileobj=tar) as archive:
+            written.append({member.name: archive.extractfile(member).read() for member in archive})
+    changed = {name for name, content in written[1].items() if written[0][name] != content}
+    assert changed == {f"{rows[0].key}.json"}
+    assert json.loads(written[1][f"{rows[0].key}.json"])["token_noise"] == 0.2
+    assert "token_noise" not in json.loads(written[0][f"{rows[0].key}.json"])
+
+
 # Reading damaged shards.
 
 

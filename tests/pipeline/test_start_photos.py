@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from dct_augment import config, datasets
-from dct_augment.benchmark.arms import arm_draws, arm_folder
+from dct_augment.benchmark.arms import ArmDraw, arm_draws, arm_folder
+from dct_augment.classifiers.few_shot import FewShotClassifier
 from dct_augment.datasets.photos import write_photos
 from dct_augment.errors import InputError, StaleRunError
 from dct_augment.generation.shards import shard_folder
-from dct_augment.images import square, to_pixels
+from dct_augment.images import square, to_pixels, to_tensor
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.cost import image_evaluations
 from dct_augment.pipeline.run import Run
@@ -106,6 +107,10 @@ def test_the_identity_of_a_shard_holds_the_photos_that_its_images_may_start_from
     assert "start_images" not in identity(few(photos, start="noise"))
 
 
+def test_noise_on_tokens_makes_no_shard_of_plain_prompts_stale(photos: Path) -> None:
+    assert identity(few(photos, "generation.token_noise=0.2", start="noise")) == identity(few(photos, start="noise"))
+
+
 def test_a_class_that_is_left_out_today_makes_no_shard_stale(photos: Path) -> None:
     whole = few(photos)
     spec = ImageStage(whole, PLAIN).layout(whole.classes)[0]
@@ -183,6 +188,18 @@ def test_images_of_a_fold_start_from_none_of_its_test_photos(photos: Path) -> No
     assert starts[0] != starts[1]
 
 
+def hold_what_the_guide_of_their_draw_says(run: Run, draw: ArmDraw) -> bool:
+    """Whether the guide that knows the photos of this draw alone gives the images the confidences of their rows."""
+    guide = FewShotClassifier.load(run.arm_token_folder(draw) / "guide")
+    folder = arm_folder(run.arm_folders, draw.arm, draw.shots, draw.seed)
+    shards = shard_folder(folder, run.config.name, PLAIN)
+    recorded = shards.rows().set_index("key")["guide_confidence"]
+    saved = {}
+    for key, label, picture in shards.images():
+        saved[key] = guide.logits(to_tensor(picture)).softmax(1)[0, label].item()
+    return bool(recorded.to_dict() == pytest.approx(saved, abs=0.02))  # the scored image was not rounded yet
+
+
 @pytest.mark.slow
 def test_image_variations_are_plain_prompts_that_start_from_photos_of_their_draw(photos: Path) -> None:
     small = (
@@ -192,9 +209,11 @@ def test_image_variations_are_plain_prompts_that_start_from_photos_of_their_draw
         "benchmark.per_class=2",
     )
     more = ("downstream.steps=1", "downstream.batch_size=2", "metrics.features=null", "benchmark.processes=1")
-    run = few(photos, *small, *more, "guide={name: few_shot, backbone: pocket/backbone, folds: 2}", start="noise")
+    soft = ("downstream.synthetic_labels=soft", "guide={name: few_shot, backbone: pocket/backbone, folds: 2}")
+    run = few(photos, *small, *more, *soft, start="noise")
     run.benchmark()
     for seed in (0, 1):
+        assert hold_what_the_guide_of_their_draw_says(run, ArmDraw("image_variation", 2, seed))
         folder = arm_folder(run.arm_folders, "image_variation", 2, seed)
         rows = shard_folder(folder, run.config.name, PLAIN).rows()
         own = {photo.key for photo in run.draws().split(2, seed).train}

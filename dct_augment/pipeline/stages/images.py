@@ -66,7 +66,8 @@ class ImageStage(Stage):
         identity, tokens, classes = self._identity(spec), self._tokens(spec), context.dataset.classes
         photos = context.start_photos
         starts = photos.choice if photos else None
-        rows = plan.rows(spec, self._kind, classes, self._config.prompts, tokens, settings.seed, starts)
+        noise = settings.token_noise
+        rows = plan.rows(spec, self._kind, classes, self._config.prompts, tokens, settings.seed, starts, noise)
         vectors = {info.slug: context.tokens.vector(info) for info in classes if info.slug in tokens}
         images = []
         for image in self._generator.generate(rows, vectors, settings.batch_size):
@@ -83,12 +84,15 @@ class ImageStage(Stage):
         classes = [info for info in self._context.dataset.classes if info.slug in spec.ranges]
         photos = self._context.start_photos
         started = {"start_images": photos.identity(spec.ranges)} if photos else {}
+        settings, tokens = self._context.identity("generation"), self._tokens(spec)
+        if not tokens:
+            settings["generation"].pop("token_noise", None)
         return (
-            self._config.narrow(self._context.identity("generation"), classes)
+            self._config.narrow(settings, classes)
             | started
             | {
                 "kind": str(self._kind),
-                "tokens": {slug: token.sha256 for slug, token in self._tokens(spec).items()},
+                "tokens": {slug: token.sha256 for slug, token in tokens.items()},
                 "names": {info.slug: info.name for info in classes},
             }
         )

@@ -17,9 +17,11 @@ from dct_augment.benchmark.pool import TrialInputs, TrialPool
 from dct_augment.benchmark.requirements import (
     classes_with_fewer_images,
     empty_fold,
+    hard_labels_alone,
     images_that_know_more,
     missing_images,
     missing_synthetic_images,
+    no_soft_labels,
 )
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials, recipe
 from dct_augment.downstream import training
@@ -54,7 +56,7 @@ class TrialStage(Stage):
             DatasetError: there is no test, or none of a class, or a class has no image, or too few different ones for
                 its folds.
             InputError: trials ask for more synthetic images than are generated, or for images that start from photos
-                which a draw does not have.
+                which a draw does not have, or for soft labels that no arm can have.
             ModelError: a model of the trials that are missing does not exist.
         """
         images = self._context.real_images()
@@ -72,7 +74,12 @@ class TrialStage(Stage):
         start, own = self._config.generation.start, self._context.draws_have_all_photos
         if problem := images_that_know_more(self._config.benchmark, start, draws_have_all_photos=own):
             raise InputError(problem)
+        soft = self._config.downstream.synthetic_labels == "soft"
+        if soft and (problem := no_soft_labels(self._config.benchmark)):
+            raise InputError(problem)
         self._check_models()
+        if soft and (note := hard_labels_alone(self._config.benchmark)):
+            self._context.progress(Progress(self.name, 0, 0, note))
         if remark:
             self._context.progress(Progress("data", 0, 0, remark))
         if note := classes_with_fewer_images(images, self._config.benchmark):
