@@ -302,7 +302,7 @@ def test_the_filtered_arm_draws_accepted_images_alone(made: ShardRun) -> None:
     bench = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), DOWNSTREAM, accepted=accepted)
     split = few_shot(Colors(), 2, 0)
     for arm, expected in (("class_token_filtered", accepted), ("class_token", None)):
-        keys = set(bench._mixture(TrialPlan(arm, 0, 2, 4), split, 3)._synthetic.keys)
+        keys = set(bench._mixture(TrialPlan(arm, 0, 2, 4), split, 3)._synthetic._source.keys)
         assert keys == expected if expected else len(keys) == 12
 
 
