@@ -108,6 +108,16 @@ def test_a_quick_configuration_is_the_same_with_less_work(tmp_path: Path) -> Non
     assert findings._work(prepared)[1].startswith("cheaper: dct-augment init photos --quick --to ")
 
 
+def test_the_recipe_is_the_one_that_was_tuned(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", {"gate": 5, "petal": 5})
+    for model, guidance_scale, shares in (("pocket", 1.5, {1: 0.7, 5: 0.3}), (SD, 7.0, {1: 0.7, 5: 0.5, 10: 0.3})):
+        config = prepare(photos, GPU, model).config()
+        assert config.downstream.synthetic_augmentation == "light"
+        assert config.downstream.synthetic_probability == shares
+        assert config.generation.allow_uncertified
+        assert config.sampling.guidance_scale == guidance_scale
+
+
 def test_few_photos_with_a_test_are_all_trained_on_and_tokens_are_trained_once(tmp_path: Path) -> None:
     counts = {"train/gate": 5, "train/petal": 4, "test/gate": 3, "test/petal": 3}
     prepared = prepare(write_photos(tmp_path / "photos", counts))

@@ -36,6 +36,12 @@ _BACKBONE = "vit_small_patch14_dinov2.lvd142m"
 _POCKET_BACKBONE = "pocket/backbone"
 _ARMS = ("real", "real+strong_aug", "real+linear_probe", "plain_prompt")
 
+_SHARES = {1: 0.7, 5: 0.5, 10: 0.3}
+"""Of synthetic images by shots: tuned on CUB with Stable Diffusion 1.5 for DA-Fusion and others (arXiv 2603.08364)."""
+
+_POCKET_SHARES = {1: 0.7, 5: 0.3}
+"""The same of Pocket; that at 5 shots was tuned."""
+
 _QUICK_TOKENS = {
     "max_updates": 40,
     "restarts": 1,
@@ -195,17 +201,17 @@ class FirstConfig:
     def _downstream(self) -> YamlSection:
         comment = "Your classifier: pretrained weights and a short training, the same in every arm."
         if self.is_pocket:
-            values: dict[str, Any] = {"model": _POCKET_BACKBONE, "pretrained": True, "synthetic_probability": 0.3}
+            values: dict[str, Any] = {"model": _POCKET_BACKBONE, "pretrained": True}
         elif self.machine.gpu_bytes is not None:
-            values = {"model": "resnet50.a1_in1k", "pretrained": True}
-            values |= {"steps": 1000, "learning_rate": 3.0e-4, "synthetic_probability": 0.5}
+            values = {"model": "resnet50.a1_in1k", "pretrained": True, "steps": 1000, "learning_rate": 3.0e-4}
         else:
             values = {"model": "mobilenetv3_small_100.lamb_in1k", "pretrained": True}
-            values |= {"steps": 200, "learning_rate": 1.0e-3, "synthetic_probability": 0.5}
+            values |= {"steps": 200, "learning_rate": 1.0e-3}
+        values["synthetic_probability"] = dict(_POCKET_SHARES if self.is_pocket else _SHARES)
         values["synthetic_augmentation"] = "light"
         size = "Its pictures have the size that it was pretrained with; image_size sets another one."
         remarks = {
-            "synthetic_probability": "The share of synthetic images in training.",
+            "synthetic_probability": "The share of synthetic images in training, by the number of photos of a class.",
             "synthetic_augmentation": "Images of the same class differ already; `strong` changes them more.",
         }
         return YamlSection("downstream", [comment, size], values, remarks)
