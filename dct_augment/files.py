@@ -151,11 +151,11 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def lock(root: Path) -> Iterator[None]:
+def lock(root: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the run folder `root` for this process; re-entrant, and free as soon as the process dies.
 
     Raises:
-        BusyRunError: another process holds it.
+        BusyRunError: another process holds it, unless this one is to `wait` until it is free.
     """
     import fcntl
 
@@ -166,7 +166,7 @@ def lock(root: Path) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
     handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         os.close(handle)
         raise BusyRunError(

@@ -60,16 +60,17 @@ class Runner(ABC):
 
 
 class InProcess(Runner):
-    """`thread`: one GPU, or a laptop. Units run one after the other in this process; trials on a CPU side by side."""
+    """`thread`: one GPU, or a laptop. Units run in this process, one after the other, or side by side on a CPU."""
 
     def outcomes(self, stage: Stage, units: Sequence[WorkUnit], task_of: TaskOf, job: Job) -> Outcomes:
         """Do the units here, so that Ctrl-C stops the one at work at once."""
-        if stage.max_parallel > 1:
+        count = stage.side_by_side(units)
+        if count > 1:
             # Inner first: when a stop arrives, the processes end, and then the threads that wait for them.
-            threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=stage.max_parallel)
-            with threads, stage.worker_pool():
+            threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=count)
+            with threads, stage.worker_pool(count):
                 yield from _keep_submitted(
-                    units, lambda unit: threads.submit(task_of(unit), _call(unit, job)), lambda: stage.max_parallel
+                    units, lambda unit: threads.submit(task_of(unit), _call(unit, job)), lambda: count
                 )
             return
         for unit in units:

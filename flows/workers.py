@@ -16,6 +16,7 @@ from dct_augment.config import Config
 from dct_augment.errors import InputError
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import STAGES, Stage
+from dct_augment.pipeline.unit_pool import threads_of_units
 from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit, ignore_progress
 
 
@@ -64,7 +65,9 @@ def do(unit: WorkUnit, job: Job) -> None:
         local[job.name].do(unit)
         return
     with _lock:  # one at a time, however many threads a worker has: models and random generators are not shared
-        _session_of(job).do(unit)
+        session = _session_of(job)
+        with threads_of_units(session.run.config, session.run.device):
+            session.do(unit)
 
 
 def _session_of(job: Job) -> Session:

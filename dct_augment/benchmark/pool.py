@@ -3,24 +3,19 @@
 A trial on a CPU takes one thread, so neither the machine's cores nor the number of processes change its result.
 """
 
-import multiprocessing
 import os
-import signal
-import threading
-import warnings
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import cast
-
-import torch
 
 from dct_augment.benchmark.arms import ArmFolders
 from dct_augment.benchmark.draws import Draws
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner
 from dct_augment.config import BenchmarkConfig, DownstreamConfig
 from dct_augment.errors import DctAugmentError
+from dct_augment.processes import ProcessPool
 from dct_augment.records import Trial
 
 
@@ -67,13 +62,9 @@ def run(
 class TrialPool:
     """Processes that run trials on a CPU, one thread each, for any thread of this one."""
 
-    def __init__(self, inputs: TrialInputs, processes: int) -> None:
-        # A server forks them: it has imported torch but not used it, so no lock and no thread pool is inherited.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        self._earlier_children = set(multiprocessing.active_children())
-        self._processes = processes
-        self._pool = ProcessPoolExecutor(processes, context, _prepare_process, (inputs,))
+    def __init__(self, inputs: TrialInputs, count: int) -> None:
+        self._count = count
+        self._processes = ProcessPool(count, _prepare, (inputs,))
 
     def trial(self, plan: TrialPlan) -> Trial:
         """Run one trial; blocks.
@@ -91,7 +82,7 @@ class TrialPool:
             DctAugmentError: a process died.
             Exception: the first error of a trial, after all others are done.
         """
-        running = {self._pool.submit(_trial, plan): plan for plan in plans}
+        running = {self._processes.submit(_trial, plan): plan for plan in plans}
         first_error: Exception | None = None
         for future in as_completed(tuple(running)):
             plan = running.pop(future)  # so that what is taken is not kept
@@ -103,7 +94,7 @@ class TrialPool:
                 yield plan, trial
         if isinstance(first_error, BrokenProcessPool):
             raise DctAugmentError(
-                f"one of {self._processes} benchmark processes died, perhaps out of memory; finished trials are kept. "
+                f"one of {self._count} benchmark processes died, perhaps out of memory; finished trials are kept. "
                 "Go on with fewer: --set benchmark.processes=1"
             ) from first_error
         if first_error is not None:
@@ -113,33 +104,15 @@ class TrialPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End the processes; at once, if something went wrong: the exit of Python would wait for them."""
-        if kind is None:
-            self._pool.shutdown()
-            return
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for child in set(multiprocessing.active_children()) - self._earlier_children:
-            child.terminate()
+        self._processes.close(at_once=kind is not None)
 
 
 _runner: TrialRunner | None = None  # of this process, if it is one of a pool
 
 
-def _prepare_process(inputs: TrialInputs) -> None:
+def _prepare(inputs: TrialInputs) -> None:
     global _runner
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
     _runner = inputs.make()
-
-
-def _exit_with_parent() -> None:
-    """End this process when its parent has ended, however that came about."""
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _trial(plan: TrialPlan) -> Trial:

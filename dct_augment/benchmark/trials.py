@@ -6,13 +6,12 @@ validation split chooses the state that is tested, and the test split is read on
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -27,6 +26,7 @@ from dct_augment.downstream.prediction import answer
 from dct_augment.downstream.transforms import InMemoryImages, Transforms
 from dct_augment.generation.shards import FOLDERS
 from dct_augment.images import content
+from dct_augment.processes import one_thread
 from dct_augment.records import Example, Split, Trial
 
 
@@ -124,7 +124,7 @@ class TrialRunner:
             ModelError: unknown model.
             DctAugmentError: the loss is not finite.
         """
-        with _one_thread() if self._device == "cpu" else nullcontext():
+        with one_thread() if self._device == "cpu" else nullcontext():
             return self._trial(plan)
 
     def guide(self, shots: int, seed: int, classes: int) -> nn.Module:
@@ -133,7 +133,7 @@ class TrialRunner:
         Raises:
             LeakError: a validation or test image is among them.
         """
-        with _one_thread() if self._device == "cpu" else nullcontext():
+        with one_thread() if self._device == "cpu" else nullcontext():
             split, plan = self._draws.split(shots, seed), TrialPlan("real+strong_aug", seed, shots)
             return self._fit(plan, split, self._mixture(plan, split, classes), classes, validation=None).model
 
@@ -153,7 +153,7 @@ class TrialRunner:
             LeakError: a validation image is among the training images, real or synthetic.
         """
         train, val = _relabel(split.train, labels), _relabel(split.val, labels)
-        with _one_thread() if self._device == "cpu" else nullcontext():
+        with one_thread() if self._device == "cpu" else nullcontext():
             split = Split(split.shots, split.seed, train, val, ())
             plan = TrialPlan(arm, split.seed, split.shots, per_class, other_model)
             validation = self._input(plan).read(val) if val else None
@@ -292,16 +292,6 @@ class _Input:
         if name not in self._kept:
             self._kept[name] = self.read(examples)
         return self._kept[name]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _relabel(examples: Sequence[Example], labels: Mapping[int, int]) -> tuple[Example, ...]:

@@ -364,7 +364,8 @@ def _token_table(run: "Run") -> None:
     for row in index.to_dict("records"):
         shares = [row[f"{prefix}{role}_accuracy"] for role in roles for prefix in ("plain_", "")]
         percents = ["-" if share is None or share != share else f"{share:.0%}" for share in shares]
-        table.add_row(row["class"], str(row["updates"]), *percents, row["verdict"] or "-", row["stop_reason"])
+        verdict = row["verdict"] if isinstance(row["verdict"], str) and row["verdict"] else "-"  # NaN without a token
+        table.add_row(row["class"], str(row["updates"]), *percents, verdict, row["stop_reason"])
     print_table(table)
 
 

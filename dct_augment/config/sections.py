@@ -162,10 +162,16 @@ class RunnerConfig(Section):
     """Where the work units of a flow run: groups of classes, shards, trials."""
 
     kind: Literal["thread", "dask", "ray"] = Field(
-        "thread", description="`thread`: this process; `dask` and `ray`: worker processes, one per GPU"
+        "thread",
+        description="`thread`: this process, or some of it on a CPU; `dask` and `ray`: worker processes, one per GPU",
     )
     workers: PositiveInt | None = Field(
         None, description="worker processes of a cluster of one's own; one per GPU, or two on a CPU, if unset"
+    )
+    processes: PositiveInt | None = Field(
+        None,
+        description="of kind `thread`: processes of one thread each that do units side by side on a CPU; with Pocket "
+        "one per core where the work is worth it, else none, if unset",
     )
     address: str | None = Field(None, description="a running Dask or Ray cluster; started for the run if unset")
     retries: Annotated[int, Field(ge=0)] = Field(2, description="of a unit, after errors that may pass")
@@ -174,7 +180,9 @@ class RunnerConfig(Section):
     @model_validator(mode="after")
     def _cluster(self) -> "RunnerConfig":
         if self.kind == "thread" and (self.workers or self.address):
-            raise ValueError("workers and address are for kind: dask or ray")
+            raise ValueError("workers and address are for kind: dask or ray; processes is for thread")
+        if self.kind != "thread" and self.processes:
+            raise ValueError("processes is for kind: thread; the processes of dask and ray are workers")
         if self.workers and self.address:
             raise ValueError("workers are those that run at address; give one of the two")
         return self

@@ -55,7 +55,7 @@ class RunContext:
         self.dataset, self.config = load_dataset(config) if outer is None else (outer.dataset, config)
         self.classes = datasets.select(self.dataset, config.dataset.classes)
         check_class_names(config, self.dataset.classes)
-        self.progress = progress
+        self.progress = _told_once(progress)
         self.guided_classes = self.classes if self.has_few_shot_guide else self.dataset.classes
         self.photos_of_draw: tuple[Example, ...] | None = None
         self._refusals: Mapping[str, str] = {}
@@ -427,6 +427,20 @@ class RunContext:
             for group in self.data.groups
         ]
         return Draws(images, self.config.benchmark, [keys for keys in copies if len(keys) > 1])
+
+
+def _told_once(progress: ProgressCallback) -> ProgressCallback:
+    """Pass all progress on, and each remark once: processes and draws of a run find out the same."""
+    told = set()
+
+    def pass_on(news: Progress) -> None:
+        if not news.total:
+            if news in told:
+                return
+            told.add(news)
+        progress(news)
+
+    return pass_on
 
 
 def _named(role: str, members: Sequence[AnyClassifierConfig]) -> str:

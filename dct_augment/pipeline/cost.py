@@ -15,7 +15,9 @@ from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.first_config import models
 from dct_augment.pipeline.first_config.models import Machine
 from dct_augment.pipeline.speed import Pace, measure_generation, measure_guide, measure_trials
+from dct_augment.pipeline.unit_pool import processes_for
 from dct_augment.records import Dataset, ImageKind, StageName
+from dct_augment.tokens.groups import extend_groups
 from dct_augment.wording import counted
 
 if TYPE_CHECKING:
@@ -91,7 +93,9 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
         if missing:
             effort += guide_effort(config, len(run.dataset.examples("train")))
         work = f"{counted(len(missing), 'class')}, up to {counted(config.tokens.max_updates, 'update')} an attempt"
-        lines.append(_line(StageName.TOKENS, work, effort, pace))
+        groups = extend_groups((), [info.slug for info in missing], config.tokens.classes_per_work_unit)
+        sizes = [len(group) * config.tokens.max_updates for group in groups]
+        lines.append(_line(StageName.TOKENS, work, effort, pace, processes_for(config, run.device, sizes)))
     for kind in ImageKind:
         stage = ImageStage(run, kind, run.images_per_class(goal))
         if stage.name in parts:
@@ -99,11 +103,13 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
             todo = [spec for spec in layout if not run.shards[kind].parquet(spec).is_file()]
             images = sum(map(len, todo))
             work = f"{counted(images, 'image')}, {counted(len(todo), 'shard')}"
-            lines.append(_line(stage.name, work, image * images, pace))
+            processes = processes_for(config, run.device, [len(spec) for spec in todo])
+            lines.append(_line(stage.name, work, image * images, pace, processes))
     if StageName.ARMS in parts and (draws := arm_draws(config.benchmark)):
         effort = _arm_effort(config, len(run.classes), len(run.dataset.examples("train")))
         work = f"tokens and images of {counted(len(draws), 'few-shot draw')}"
-        lines.append(_line(StageName.ARMS, work, effort, pace))
+        sizes = [len(run.classes) * (config.tokens.max_updates + config.benchmark.per_class)] * len(draws)
+        lines.append(_line(StageName.ARMS, work, effort, pace, processes_for(config, run.device, sizes)))
     if StageName.BENCHMARK in parts:
         trials = measure_trials(config, run.dataset, _outputs(run.dataset), run.device)
         lines += _trial_lines(config, trials, run.device, with_classifier=StageName.CLASSIFIER in parts)
@@ -115,8 +121,8 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
     return Plan(tuple(lines), tuple(left_out))
 
 
-def _line(part: StageName, work: str, effort: Effort, pace: Pace) -> Line:
-    return Line(part, work, round(effort.evaluations), effort.seconds(pace))
+def _line(part: StageName, work: str, effort: Effort, pace: Pace, processes: int) -> Line:
+    return Line(part, work, round(effort.evaluations), effort.seconds(pace) / max(processes, 1))
 
 
 def _measured(run: "Run") -> tuple[Pace, list[str]]:

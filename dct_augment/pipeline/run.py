@@ -27,6 +27,7 @@ from dct_augment.generation import plan
 from dct_augment.metrics.accuracy import class_titles
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages import IMAGE_STAGES, STAGES, ClassifierStage, ImageStage, Stage, TokenStage, TrialStage
+from dct_augment.pipeline.unit_pool import threads_of_units
 from dct_augment.records import ClassInfo, ImageKind, Progress, StageName, StopReason, WorkUnit
 from dct_augment.report.page import write_report
 from dct_augment.report.real_images import RealImageSection, load_section
@@ -193,7 +194,7 @@ class Run(RunContext):
         Raises:
             BusyRunError: another process works in this folder.
         """
-        with files.lock(self.config.root):
+        with files.lock(self.config.root), threads_of_units(self.config, self.device):
             for stage in stages:
                 with self._recorded(stage.name):
                     units = stage.pending()

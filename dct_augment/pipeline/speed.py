@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -19,6 +19,7 @@ from dct_augment.config import (
     ZeroShotClassifierConfig,
 )
 from dct_augment.errors import DctAugmentError, UnreadableImageError
+from dct_augment.processes import one_thread
 from dct_augment.records import ClassInfo, Dataset, Example
 
 if TYPE_CHECKING:
@@ -154,25 +155,11 @@ def _seconds_of_steps(
         training.fit(data, few, classes=classes, seed=0, device=device)
         return time.perf_counter() - began
 
-    with _threads_of_trial(device):
+    with one_thread() if device == "cpu" else nullcontext():
         seconds_of(1)  # the first one reads files
         one, three = seconds_of(1), seconds_of(3)
     step = max((three - one) / 2, 0.0)
     return max(one - step, 0.0), step
-
-
-@contextmanager
-def _threads_of_trial(device: str) -> "Iterator[None]":
-    """Use one thread on a CPU, as trials do."""
-    import torch
-
-    threads = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _least_seconds(work: Callable[[], object]) -> float:

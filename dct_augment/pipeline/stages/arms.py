@@ -15,7 +15,7 @@ from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.images import ImageStage
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.tokens import TokenStage
-from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit, ignore_progress
+from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit
 
 
 class ArmStage(Stage):
@@ -26,6 +26,7 @@ class ArmStage(Stage):
     """
 
     name = StageName.ARMS
+    by_processes = True
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """Plan the arms and draws with tokens or images that are missing."""
@@ -40,7 +41,7 @@ class ArmStage(Stage):
                 units.append(WorkUnit(self.name, number, draw.title(self._config.benchmark), self._size))
         return tuple(units)
 
-    def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
+    def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:
         """Train the tokens of one arm on one draw, and generate its images."""
         draw = arm_draws(self._config.benchmark)[unit.number]
         inner = self._inner(draw)
@@ -156,8 +157,8 @@ def _seeded(members: Sequence[AnyClassifierConfig], draw: int) -> tuple[AnyClass
 
 @contextmanager
 def _locked(inner: RunContext) -> Iterator[None]:
-    """Keep other processes out of the folder of an inner run, and of that of its tokens."""
-    with files.lock(inner.config.root), files.lock(inner.tokens.path):
+    """Keep other processes out of the folder of an inner run, and of that of its tokens, which other arms may share."""
+    with files.lock(inner.config.root), files.lock(inner.tokens.path, wait=True):
         yield
 
 

@@ -40,7 +40,6 @@ from dct_augment.records import (
     Split,
     StageName,
     WorkUnit,
-    ignore_progress,
 )
 from dct_augment.report.answer import AnswerSection, Mistake
 
@@ -79,7 +78,7 @@ class ClassifierStage(Stage):
             return ()
         return (WorkUnit(self.name, 0, self._kept_title, 1),)
 
-    def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
+    def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:
         """Train the classifier and write its folder."""
         assert self.choice is not None
         split = self._photos

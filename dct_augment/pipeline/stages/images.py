@@ -18,7 +18,6 @@ from dct_augment.records import (
     ProgressCallback,
     StageName,
     WorkUnit,
-    ignore_progress,
 )
 
 IMAGE_STAGES = {
@@ -37,6 +36,8 @@ class ImageStage(Stage):
         kind: of images.
         per_class: images of a class; `generation.per_class` if not given.
     """
+
+    by_processes = True
 
     def __init__(self, context: RunContext, kind: ImageKind, per_class: int | None = None) -> None:
         super().__init__(context)
@@ -59,7 +60,7 @@ class ImageStage(Stage):
             shards.record(layout)
         return tuple(WorkUnit(self.name, spec.number, shards.stem(spec), len(spec)) for spec in missing)
 
-    def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
+    def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:
         """Generate one shard."""
         context, settings = self._context, self._config.generation
         spec = self._shards.layout()[unit.number]

@@ -25,7 +25,7 @@ from dct_augment.intervals import proportion
 from dct_augment.metrics.evaluation import Metric, evaluate
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.records import Example, Progress, ProgressCallback, StageName, WorkUnit, ignore_progress
+from dct_augment.records import Example, Progress, ProgressCallback, StageName, WorkUnit
 from dct_augment.wording import counted
 
 _BATCH = 64
@@ -64,7 +64,7 @@ class MetricStage(Stage):
                 return ()
         return tuple(units)
 
-    def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
+    def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:
         """Measure one kind of images."""
         kind, settings = self._kinds[unit.number], self._config.metrics
         on_progress = _of_kind(kind, on_progress)

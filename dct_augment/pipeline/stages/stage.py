@@ -1,20 +1,28 @@
 """What a stage is."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 from dct_augment.pipeline.context import RunContext
+from dct_augment.pipeline.unit_pool import UnitPool, processes_for
 from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit, ignore_progress
 
 
 class Stage(ABC):
-    """One stage of one run."""
+    """One stage of one run.
+
+    `by_processes` says that its units may be done side by side on a CPU, each by a process with a run of its own.
+    """
 
     name: StageName
+    by_processes: ClassVar[bool] = False
 
     def __init__(self, context: RunContext) -> None:
         self._context, self._config = context, context.config
+        self._unit_pool: UnitPool | None = None
 
     @abstractmethod
     def pending(self) -> tuple[WorkUnit, ...]:
@@ -24,36 +32,54 @@ class Stage(ABC):
             StaleRunError: there is work made with other settings.
         """
 
-    @abstractmethod
     def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
-        """Do one unit, in any process that sees the run's folder; `on_progress` gets at most `unit.size`."""
+        """Do one unit, in any process that sees the run's folder; `on_progress` gets at most `unit.size`.
+
+        Within `worker_pool` several threads may, each with a unit.
+        """
+        if self._unit_pool is None:
+            self._do(unit, on_progress)
+            return
+        for _, progress in self._unit_pool.do([unit]):
+            if progress is not None:
+                on_progress(progress)
+
+    @abstractmethod
+    def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:
+        """Do one unit in this process."""
 
     @abstractmethod
     def publish(self) -> None:
         """Write the index of all that is done."""
 
-    @property
-    def max_parallel(self) -> int:
-        """How many units this process may do at a time."""
-        return 1
+    def side_by_side(self, units: Sequence[WorkUnit]) -> int:
+        """How many of these units this machine does at a time."""
+        sizes = [unit.size for unit in units]
+        return processes_for(self._config, self._context.device, sizes) if self.by_processes else 1
 
     @contextmanager
-    def worker_pool(self) -> Iterator[None]:
-        """Be ready for `max_parallel` units at a time, from as many threads."""
-        yield
+    def worker_pool(self, count: int) -> Iterator[None]:
+        """Be ready to do so many units at a time, from as many threads."""
+        with UnitPool(self._config, count, self._context.progress) as self._unit_pool:
+            try:
+                yield
+            finally:
+                self._unit_pool = None
 
     def do_all(self, units: Sequence[WorkUnit], on_progress: ProgressCallback = ignore_progress) -> None:
-        """Do units here, one after the other."""
-        done, total = 0, sum(unit.size for unit in units)
-        for unit in units:
-            self.do(unit, _as_part(on_progress, done, total))
-            done += unit.size
+        """Do units on this machine, as many at a time as suits it."""
+        count, total, done = self.side_by_side(units), sum(unit.size for unit in units), Counter[int]()
 
+        def follow(unit: WorkUnit, progress: Progress) -> None:
+            done[unit.number] = progress.done
+            on_progress(Progress(progress.stage, done.total(), total, progress.note))
 
-def _as_part(on_progress: ProgressCallback, before: int, total: int) -> ProgressCallback:
-    """Make a callback for the progress of one unit, which begins after `before` of the `total` of all units."""
-
-    def pass_on(progress: Progress) -> None:
-        on_progress(Progress(progress.stage, before + progress.done, total, progress.note))
-
-    return pass_on
+        if count == 1:
+            for unit in units:
+                self.do(unit, lambda progress, unit=unit: follow(unit, progress))  # type: ignore[misc]
+                done[unit.number] = unit.size
+            return
+        with self.worker_pool(count):
+            assert self._unit_pool is not None
+            for unit, event in self._unit_pool.do(units):
+                follow(unit, event or Progress(self.name, unit.size, unit.size, unit.title))

@@ -1,6 +1,7 @@
 """The stage of class tokens."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +12,7 @@ from dct_augment import datasets
 from dct_augment.errors import InputError
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.records import ClassInfo, ProgressCallback, StageName, StopReason, WorkUnit, ignore_progress
+from dct_augment.records import ClassInfo, ProgressCallback, StageName, StopReason, WorkUnit
 from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import TrainingCheckpoint
 from dct_augment.tokens.class_token_trainer import ClassTokenTrainer
@@ -23,6 +24,7 @@ class TokenStage(Stage):
     """Class tokens; a unit is a group of classes, which train in one batch."""
 
     name = StageName.TOKENS
+    by_processes = True
 
     def __init__(self, context: RunContext, classes: Iterable[ClassInfo] | None = None) -> None:
         super().__init__(context)
@@ -78,7 +80,7 @@ class TokenStage(Stage):
         inverting = config.tokens.objective == "textual_inversion"
         return config.textual_inversion.steps if inverting else config.tokens.max_updates
 
-    def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
+    def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:
         """Train the classes of one group that are missing, from where a killed process was."""
         context = self._context
         class_of = {info.slug: info for info in context.dataset.classes}
@@ -96,6 +98,13 @@ class TokenStage(Stage):
                 if trained.info.slug not in finished:  # a class finished just before a kill is trained to its end again
                     context.tokens.save(trained, self._identity(trained.info), context.base_model)
         checkpoint.clear()
+
+    @contextmanager
+    def worker_pool(self, count: int) -> Iterator[None]:
+        """See `Stage`; a guide of the photos is made here, once, before the processes read it."""
+        _ = self._context.refusals
+        with super().worker_pool(count):
+            yield
 
     def publish(self) -> None:
         """Write `tokens/index.parquet`: a row per class with a token or a failure."""

@@ -109,8 +109,8 @@ class TrialStage(Stage):
                 _write_table(self.filtered, self._folder / "filter.parquet")
         return tuple(units)
 
-    def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
-        """Run one trial and record it; several threads may, within `worker_pool`."""
+    def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:
+        """Run one trial and record it."""
         plan = self._plans[unit.number]
         trial = self._pool.trial(plan) if self._pool else self.runner.trial(plan)
         self._records.write(plan, trial)
@@ -118,26 +118,25 @@ class TrialStage(Stage):
     def do_all(self, units: Sequence[WorkUnit], on_progress: ProgressCallback = ignore_progress) -> None:
         """Run trials here, as many at once as `benchmark.processes` says."""
         plans = [self._plans[unit.number] for unit in units]
-        trials = pool.run(self._inputs, plans, device=self._context.device, processes=self.max_parallel)
+        trials = pool.run(self._inputs, plans, device=self._context.device, processes=self.side_by_side(units))
         # Closed at once when a stop arrives here: its processes would wait for work, and the exit for them.
         with closing(trials):
             for number, (plan, trial) in enumerate(trials, 1):
                 self._records.write(plan, trial)
                 on_progress(Progress(self.name, number, len(units), f"{trial.arm} {trial.accuracy:.1%}"))
 
-    @property
-    def max_parallel(self) -> int:
-        """How many trials run side by side on this machine."""
-        return pool.parallel_trials(self._config.benchmark, self._context.device)
+    def side_by_side(self, units: Sequence[WorkUnit]) -> int:
+        """How many trials this machine runs at a time."""
+        return min(pool.parallel_trials(self._config.benchmark, self._context.device), len(units))
 
     @contextmanager
-    def worker_pool(self) -> Iterator[None]:
-        """Keep processes that run the trials which threads of this process ask for, on a CPU."""
-        if self.max_parallel == 1:
-            yield
-            return
-        with TrialPool(self._inputs, self.max_parallel) as self._pool:
-            yield
+    def worker_pool(self, count: int) -> Iterator[None]:
+        """See `Stage`; its processes have the inputs of trials alone."""
+        with TrialPool(self._inputs, count) as self._pool:
+            try:
+                yield
+            finally:
+                self._pool = None
 
     def publish(self) -> None:
         """Write `benchmark/trials.parquet`: a row per trial."""

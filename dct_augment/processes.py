@@ -1,0 +1,79 @@
+"""Processes of this machine that work side by side on a CPU, one thread each, and end with the one that began them."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerContext
+from typing import Any
+
+PRELOADED = ["dct_augment.benchmark.pool", "dct_augment.pipeline.run", "dct_augment.diffusion.stable_diffusion"]
+"""What the server that forks them has imported, so that each begins at once."""
+
+
+def context() -> ForkServerContext:
+    """How processes begin: forked by a server, which has imported torch but not used it, so no lock is inherited."""
+    forked = multiprocessing.get_context("forkserver")
+    forked.set_forkserver_preload(PRELOADED)
+    return forked
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread of a CPU: its sums, and so all results, then do not depend on the machine's cores."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class ProcessPool:
+    """Processes that call functions for any thread of this one. A context manager; an error ends them at once.
+
+    Args:
+        count: of processes.
+        prepare: called once in each, with `arguments`.
+    """
+
+    def __init__(self, count: int, prepare: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        self._earlier_children = set(multiprocessing.active_children())
+        self._pool = ProcessPoolExecutor(count, context(), _begin, (prepare, arguments))
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+        """Let a process call a function."""
+        return self._pool.submit(function, *arguments)
+
+    def close(self, *, at_once: bool) -> None:
+        """End the processes; at once, if something went wrong: the exit of Python would wait for them."""
+        if not at_once:
+            self._pool.shutdown()
+            return
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - self._earlier_children:
+            child.terminate()
+
+
+def _begin(prepare: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    prepare(*arguments)
+
+
+def _exit_with_parent() -> None:
+    """End this process when its parent has ended, however that came about."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
