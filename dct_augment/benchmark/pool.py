@@ -4,13 +4,13 @@ A trial on a CPU takes one thread, so neither the machine's cores nor the number
 """
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
-from dct_augment.benchmark.arms import ArmFolders
+from dct_augment.benchmark.arms import ArmDraw, ArmFolders
 from dct_augment.benchmark.draws import Draws
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner
 from dct_augment.config import BenchmarkConfig, DownstreamConfig
@@ -27,10 +27,11 @@ class TrialInputs:
     arm_folders: ArmFolders
     downstream: DownstreamConfig
     accepted: frozenset[str] = frozenset()
+    ranks: Mapping[ArmDraw, Mapping[str, int]] = field(default_factory=dict)
 
     def make(self, device: str = "cpu") -> TrialRunner:
         """Make the runner of this process."""
-        return TrialRunner(self.draws, self.arm_folders, self.downstream, device, self.accepted)
+        return TrialRunner(self.draws, self.arm_folders, self.downstream, device, self.accepted, self.ranks)
 
 
 def parallel_trials(settings: BenchmarkConfig, device: str) -> int:

@@ -1,8 +1,9 @@
 """What a benchmark needs of the real images, checked before any work."""
 
 from collections import Counter
+from collections.abc import Callable
 
-from dct_augment.benchmark.arms import ARMS
+from dct_augment.benchmark.arms import ARMS, Arm
 from dct_augment.benchmark.draws import Draws, draw_title
 from dct_augment.config import BenchmarkConfig
 from dct_augment.datasets import few_shot
@@ -92,6 +93,8 @@ def missing_synthetic_images(settings: BenchmarkConfig, per_class: int, *, few_s
     of_run = [arm for arm in settings.arms if ARMS[arm].images is not None and not ARMS[arm].own_images]
     kept = [arm for arm in settings.arms if few_shot_guide and ARMS[arm].tokens_from == "few_shot_guide"]
     asked = _asked_for(settings) if of_run else {"benchmark.per_class": settings.per_class} if kept else {}
+    if kept and settings.selection == "coverage":
+        asked["benchmark.candidates"] = settings.candidate_count
     for setting, count in asked.items():
         if count > per_class:
             return (
@@ -115,25 +118,23 @@ def _asked_for(settings: BenchmarkConfig) -> dict[str, int]:
     }
 
 
-def no_soft_labels(settings: BenchmarkConfig) -> str:
-    """Say that `synthetic_labels: soft` has no effect; empty if it has in some arm."""
-    if any(ARMS[arm].soft_labels for arm in settings.arms):
+def without_effect(settings: BenchmarkConfig, setting: str, has_effect: Callable[[Arm], bool]) -> str:
+    """Say that a setting has no effect on any arm; empty if it has on some."""
+    if any(has_effect(ARMS[arm]) for arm in settings.arms):
         return ""
-    can = ", ".join(arm.name for arm in ARMS.values() if arm.soft_labels)
+    can = ", ".join(arm.name for arm in ARMS.values() if has_effect(arm))
     return (
-        f"downstream.synthetic_labels: soft has no effect on {', '.join(settings.arms)}: no guide had a part in images "
-        f"of these arms. Set it to hard, or add one of these to benchmark.arms: {can}"
+        f"{setting} has no effect on {', '.join(settings.arms)}: these arms have no images, or none that a guide which "
+        f"knows their photos alone has seen. Leave it out, or add one of these to benchmark.arms: {can}"
     )
 
 
-def hard_labels_alone(settings: BenchmarkConfig) -> str:
-    """Say which arms keep hard labels where others have soft ones; empty if none does."""
-    hard = [arm for arm in settings.arms if ARMS[arm].images is not None and not ARMS[arm].soft_labels]
-    return (
-        f"hard labels in spite of synthetic_labels: soft, as no guide had a part in the images: {', '.join(hard)}"
-        if hard
-        else ""
-    )
+def arms_without(settings: BenchmarkConfig, setting: str, has_effect: Callable[[Arm], bool]) -> str:
+    """Say on which arms with synthetic images a setting has no effect; empty if there are none."""
+    arms = [arm for arm in settings.arms if ARMS[arm].images is not None and not has_effect(ARMS[arm])]
+    if not arms:
+        return ""
+    return f"{setting} has no effect on {', '.join(arms)}: no guide that knows their photos alone has seen their images"
 
 
 def images_that_know_more(settings: BenchmarkConfig, start: str, *, draws_have_all_photos: bool) -> str:

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from dct_augment.benchmark.arms import ARMS, Arm, ArmFolders, arm_folder
+from dct_augment.benchmark.arms import ARMS, Arm, ArmDraw, ArmFolders, arm_folder
 from dct_augment.benchmark.draws import Draws, draw_title
 from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
@@ -98,7 +99,8 @@ class FinalClassifier:
 class TrialRunner:
     """Runs trials of the draws of one data set against the images in the `arm_folders` of its arms.
 
-    `accepted` are the keys of the images that the filter let through.
+    `accepted` are the keys of the images that the filter let through. `ranks` has the arms and draws whose images are
+    chosen: the place of each image in its class, by key.
     """
 
     def __init__(
@@ -108,10 +110,11 @@ class TrialRunner:
         downstream: DownstreamConfig,
         device: str = "cpu",
         accepted: frozenset[str] = frozenset(),
+        ranks: Mapping[ArmDraw, Mapping[str, int]] | None = None,
     ) -> None:
         self._draws, self._arm_folders, self._device = draws, arm_folders, device
         self._downstream = downstream
-        self._accepted = accepted
+        self._accepted, self._ranks = accepted, ranks or {}
         self._input_of: dict[str, _Input] = {}  # of the model at work alone
         self._hashes: dict[str, str] = {}
         self._keys_by_content: dict[Path, Mapping[str, str]] = {}
@@ -138,7 +141,13 @@ class TrialRunner:
             return self._fit(plan, split, self._mixture(plan, split, classes), classes, validation=None).model
 
     def classifier(
-        self, arm: str, split: Split, labels: Mapping[int, int], per_class: int, other_model: str = ""
+        self,
+        arm: str,
+        split: Split,
+        labels: Mapping[int, int],
+        per_class: int,
+        other_model: str = "",
+        ranks: Mapping[str, int] | None = None,
     ) -> FinalClassifier:
         """Train the classifier that the user keeps, in an arm whose images are not of one draw.
 
@@ -148,6 +157,7 @@ class TrialRunner:
             labels: the output of each class, by its index; images of other classes are left out.
             per_class: synthetic images of each class, if the arm has any.
             other_model: one of `downstream.other_models`; empty for `downstream.model`.
+            ranks: the place of each image in its class, by key, where images are chosen.
 
         Raises:
             LeakError: a validation image is among the training images, real or synthetic.
@@ -157,7 +167,7 @@ class TrialRunner:
             split = Split(split.shots, split.seed, train, val, ())
             plan = TrialPlan(arm, split.seed, split.shots, per_class, other_model)
             validation = self._input(plan).read(val) if val else None
-            mixture = self._mixture(plan, split, len(labels), labels)
+            mixture = self._mixture(plan, split, len(labels), labels, ranks)
             fitted = self._fit(plan, split, mixture, len(labels), validation=validation)
             if validation is None:
                 return FinalClassifier(fitted.model)
@@ -237,15 +247,22 @@ class TrialRunner:
             return None
         return arm_folder(self._arm_folders, plan.arm, plan.shots, plan.seed) / FOLDERS[kind]
 
-    def _mixture(self, plan: TrialPlan, split: Split, classes: int, labels: Mapping[int, int] | None = None) -> Mixture:
+    def _mixture(
+        self,
+        plan: TrialPlan,
+        split: Split,
+        classes: int,
+        labels: Mapping[int, int] | None = None,
+        ranks: Mapping[str, int] | None = None,
+    ) -> Mixture:
         """Mix the images of a trial, for a classifier of `classes` outputs."""
         settings, arm, folder = self._downstream, ARMS[plan.arm], self._shards(plan)
         transforms = self._input(plan).transforms
         transform = transforms.strong if self._is_strong(plan) else transforms.light
         synthetic, soft_labels = None, None
         if folder is not None:
-            chosen = self._accepted if arm.filtered else None
-            stored = SyntheticImages(folder, per_class=plan.per_class, only=chosen, labels=labels)
+            ranks = ranks or self._ranks.get(ArmDraw(arm.name, plan.shots, plan.seed))
+            stored = SyntheticImages(folder, **self._chosen(plan, ranks), labels=labels)
             synthetic = PicturesInMemory(stored, transform, side=transforms.side)
             if arm.soft_labels and settings.synthetic_labels == "soft":
                 soft_labels = SoftLabels(classes, stored.guide_confidences())
@@ -258,6 +275,12 @@ class TrialRunner:
             seed=seed_from("mixture", plan.seed),
             soft_labels=soft_labels,
         )
+
+    def _chosen(self, plan: TrialPlan, ranks: Mapping[str, int] | None) -> dict[str, Any]:
+        """Say which images of its folder a trial uses: the first of each class, or those of the first ranks."""
+        if ranks is not None:
+            return {"only": {key for key, rank in ranks.items() if rank < plan.per_class}}
+        return {"per_class": plan.per_class, "only": self._accepted if ARMS[plan.arm].filtered else None}
 
     def _is_strong(self, plan: TrialPlan) -> bool:
         """Whether a trial augments its training images strongly."""

@@ -179,6 +179,15 @@ class BenchmarkConfig(FewShotSection):
     filter_confidence: Fraction = Field(
         0.5, description="class_token_filtered keeps images that the guide gives their class at least so much"
     )
+    selection: Literal["first", "coverage"] = Field(
+        "first",
+        description="which synthetic images are used in arms whose images the guide of each draw sees: `first`: the "
+        "first `per_class` of a class; `coverage`: of `candidates` times as many those that this guide accepts "
+        "(`filter_confidence`) and that are farthest from the photos and from each other in its features",
+    )
+    candidates: Annotated[int, Field(ge=2)] = Field(
+        4, description="images that are generated for each one that `selection: coverage` uses"
+    )
     seed: Annotated[int, Field(ge=0)] = Field(
         0, description="the first few-shot seed, or the first repeat of cross-validation; the others follow it"
     )
@@ -190,6 +199,19 @@ class BenchmarkConfig(FewShotSection):
     processes: PositiveInt | None = Field(
         None, description="trials side by side on a CPU, one per core if unset; changes speed, not results"
     )
+
+    @model_validator(mode="after")
+    def _candidates_have_effect(self) -> "BenchmarkConfig":
+        if self.selection == "first" and self.candidates != type(self).model_fields["candidates"].default:
+            raise ValueError(
+                "candidates have no effect with selection: first; set selection: coverage, or leave them out"
+            )
+        return self
+
+    @property
+    def candidate_count(self) -> int:
+        """How many images of a class there are to choose `per_class` from."""
+        return self.per_class * (self.candidates if self.selection == "coverage" else 1)
 
     @property
     def draws(self) -> range:

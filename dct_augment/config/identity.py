@@ -57,6 +57,8 @@ _CLASSIFIER = (
     "downstream.cutmix",
 )
 
+_CHOICE = ("imbalance", "filter_confidence", "selection", "candidates")
+
 WEIGHTS = "weights"
 """What the hash of a local model's files is called beside its settings."""
 
@@ -74,7 +76,7 @@ DECIDES: Mapping[Part, tuple[str, ...]] = {
     "generation": (*_IMAGE_OF_A_PROMPT, "judge", *(f"generation.{key}" for key in _GENERATION)),
     # The guide that is trained on a few-shot draw: nothing chooses it, and no synthetic image has a part in it.
     "arms": (*_REAL_IMAGES, *_CLASSIFIER, "benchmark.imbalance"),
-    "benchmark": (*_REAL_IMAGES, "downstream", "benchmark.imbalance", "benchmark.filter_confidence"),
+    "benchmark": (*_REAL_IMAGES, "downstream", *(f"benchmark.{key}" for key in _CHOICE)),
     "metrics": (*_REAL_IMAGES, "metrics", "guide", "judge"),
 }
 """The settings, or whole sections, that decide a result."""
@@ -170,6 +172,8 @@ def _remove_what_changes_nothing(decided: dict[str, Any]) -> None:
     generation, tokens, downstream = (decided.get(section) for section in ("generation", "tokens", "downstream"))
     if downstream and downstream.get("synthetic_labels") == "hard":
         del downstream["synthetic_labels"]
+    if decided.get("benchmark", {}).get("selection") == "first":
+        del decided["benchmark"]["selection"], decided["benchmark"]["candidates"]
     if generation and generation["start"] == "noise":
         del generation["start"], generation["strengths"]
     if generation and generation["guidance_scale"] in (None, decided["sampling"]["guidance_scale"]):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dct_augment.benchmark import pool
-from dct_augment.benchmark.arms import ARMS, REAL, arm_draws, measured_kinds
+from dct_augment.benchmark.arms import ARMS, REAL, arm_draws, images_of_a_class, measured_kinds
 from dct_augment.benchmark.trials import plan_trials
 from dct_augment.config import Config, classifier_title, steps_of_strength
 from dct_augment.errors import ModelError
@@ -231,7 +231,7 @@ def _arm_effort(config: Config, classes: int, photos: int) -> Effort:
     per_step = _evaluations_per_step(config)
     effort = Effort()
     for draw in arm_draws(config.benchmark):
-        effort += image_effort(config) * (classes * config.benchmark.per_class)
+        effort += image_effort(config) * (classes * images_of_a_class(config.benchmark, draw.arm))
         tokens_from = ARMS[draw.arm].tokens_from
         if tokens_from == "textual_inversion":
             effort += _inversion_effort(config, per_step) * classes
@@ -330,7 +330,7 @@ def _images_to_embed(config: Config, classes: int, dataset: Dataset) -> int:
             images += min(settings.real_images, real["test"])
         else:
             own = ARMS[kind].own_images
-            made = config.benchmark.per_class if own else config.generation.per_class
+            made = images_of_a_class(config.benchmark, kind) if own else config.generation.per_class
             images += classes * min(settings.per_class, made)
     return images
 
@@ -381,7 +381,8 @@ def count(config: Config, classes: int, machine: Machine, trials: Mapping[str, f
         trials: the seconds of one trial here, by model (`speed.measure_trials`); those of others are left out.
     """
     model, draws, trials = config.model, arm_draws(config.benchmark), trials or {}
-    images = classes * (len(ImageKind) * config.generation.per_class + len(draws) * config.benchmark.per_class)
+    of_draws = sum(images_of_a_class(config.benchmark, draw.arm) for draw in draws)
+    images = classes * (len(ImageKind) * config.generation.per_class + of_draws)
     effort = token_effort(config, _evaluations_per_step(config)) * classes + _arm_effort(config, classes, 0)
     effort += image_effort(config) * (classes * len(ImageKind) * config.generation.per_class)
     family, size = models.family_of(model.path, model.revision), models.size_of(model.path, model.revision)

@@ -2,6 +2,7 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,16 +19,11 @@ from PIL import Image
 
 from dct_augment import config
 from dct_augment.benchmark import pool
-from dct_augment.benchmark.arms import ARMS, arm_draws
+from dct_augment.benchmark.arms import ARMS, Arm, ArmDraw, arm_draws
 from dct_augment.benchmark.draws import Draws
 from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.benchmark.pool import TrialInputs
-from dct_augment.benchmark.requirements import (
-    empty_fold,
-    hard_labels_alone,
-    missing_synthetic_images,
-    no_soft_labels,
-)
+from dct_augment.benchmark.requirements import arms_without, empty_fold, missing_synthetic_images, without_effect
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner, mean_shots, plan_trials
 from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
 from dct_augment.datasets import few_shot
@@ -436,19 +432,49 @@ def test_the_classifier_that_is_kept_has_soft_labels_of_its_own_outputs(made: Sh
     assert kept.logits.shape[1] == 2
 
 
-def test_soft_labels_without_effect_are_refused_and_arms_that_keep_hard_ones_are_named() -> None:
-    without = BenchmarkConfig(arms=("real", "plain_prompt", "textual_inversion"))
-    assert no_soft_labels(without) == (
-        "downstream.synthetic_labels: soft has no effect on real, plain_prompt, textual_inversion: no guide had a part "
-        "in images of these arms. Set it to hard, or add one of these to benchmark.arms: image_variation, class_token, "
-        "class_token_few_shot_guide, class_token_filtered"
+def test_a_setting_of_guides_without_effect_is_refused_and_arms_without_it_are_named() -> None:
+    def has_effect(arm: Arm) -> bool:
+        return arm.soft_labels
+
+    nowhere = BenchmarkConfig(arms=("real", "plain_prompt", "textual_inversion"))
+    assert without_effect(nowhere, "labels: soft", has_effect) == (
+        "labels: soft has no effect on real, plain_prompt, textual_inversion: these arms have no images, or none that "
+        "a guide which knows their photos alone has seen. Leave it out, or add one of these to benchmark.arms: "
+        "image_variation, class_token, class_token_few_shot_guide, class_token_filtered"
     )
-    some = BenchmarkConfig(arms=("real", "plain_prompt", "class_token"))
-    assert no_soft_labels(some) == ""
-    assert hard_labels_alone(some) == (
-        "hard labels in spite of synthetic_labels: soft, as no guide had a part in the images: plain_prompt"
+    somewhere = BenchmarkConfig(arms=("real", "plain_prompt", "class_token"))
+    assert without_effect(somewhere, "labels: soft", has_effect) == ""
+    assert arms_without(somewhere, "labels: soft", has_effect) == (
+        "labels: soft has no effect on plain_prompt: no guide that knows their photos alone has seen their images"
     )
-    assert hard_labels_alone(BenchmarkConfig(arms=("real", "class_token"))) == ""
+    assert arms_without(BenchmarkConfig(arms=("real", "class_token")), "labels: soft", has_effect) == ""
+
+
+def test_a_trial_uses_the_images_of_the_first_ranks(made: ShardRun) -> None:
+    arm, split = "class_token_few_shot_guide", few_shot(Colors(), 2, 0)
+    shutil.copytree(made.root / "shards", made.root / arm / "2-0" / "shards")
+    ranks = {f"{info.slug}-{number:06d}": 4 - number for info in CLASSES for number in range(5)}
+    runner = TrialRunner(
+        Draws(Colors(), BENCHMARK),
+        arm_folders(made),
+        DOWNSTREAM,
+        ranks={ArmDraw("class_token_few_shot_guide", 2, 0): ranks},
+    )
+    for plan, numbers in ((TrialPlan(arm, 0, 2, 2), (4, 3)), (TrialPlan("class_token", 0, 2, 2), (0, 1))):
+        used = set(runner._mixture(plan, split, 3)._synthetic._source.keys)
+        assert used == {f"{info.slug}-{number:06d}" for info in CLASSES for number in numbers}
+    of_all = runner._mixture(TrialPlan("class_token", 0, 2, 1), split, 3, {0: 0, 1: 1}, ranks)
+    assert of_all._synthetic._source.keys == ("crane-000004", "ca-bird-000004")
+
+
+def test_the_kept_classifier_needs_all_candidates() -> None:
+    settings = BenchmarkConfig(arms=("class_token_few_shot_guide",), per_class=10, selection="coverage", candidates=3)
+    assert missing_synthetic_images(settings, 30, few_shot_guide=True) == ""
+    assert missing_synthetic_images(settings, 29, few_shot_guide=True) == (
+        "benchmark.candidates asks for 30 synthetic images of a class, but generation.per_class is 29 "
+        "(class_token_few_shot_guide). Set generation.per_class=30, or lower benchmark.candidates"
+    )
+    assert missing_synthetic_images(settings, 10) == ""
 
 
 @pytest.mark.slow

@@ -392,6 +392,11 @@ def test_identity_leaves_out_what_only_changes_speed_and_amount(section: dict[st
         ({"generation": {"guidance_scale": 7.0}}, [], ""),  # that of training
         ({"generation": {"token_noise": 0.1}}, ["generation"], "generation.token_noise: None -> 0.1"),
         (
+            {"benchmark": {"selection": "coverage"}},
+            ["benchmark"],
+            "benchmark.candidates: None -> 4; benchmark.selection: None -> 'coverage'",
+        ),
+        (
             {"downstream": {"synthetic_labels": "soft"}},
             ["benchmark"],
             "downstream.synthetic_labels: None -> 'soft'",
@@ -408,7 +413,7 @@ def test_identity_leaves_out_what_only_changes_speed_and_amount(section: dict[st
 def test_identity_holds_what_decides_the_result(section: dict[str, Any], stages: list[str], said: str) -> None:
     for stage in STAGES:
         found = differences(changed().identity(stage), changed(**section).identity(stage))
-        assert found == ([said] if stage in stages else [])
+        assert "; ".join(found) == (said if stage in stages else "")
 
 
 IDENTITIES = {
@@ -427,8 +432,18 @@ def test_the_identity_of_old_settings_stays_what_it_was(stage: Part) -> None:
     same: dict[str, Any] = {
         "downstream": {"synthetic_labels": "hard", "synthetic_probability": 0.7},
         "generation": {"token_noise": 0},
+        "benchmark": {"selection": "first", "candidates": 4},
     }
     assert fingerprint(changed(**same).identity(stage))[:16] == IDENTITIES[stage]
+
+
+def test_candidates_need_a_selection_by_coverage() -> None:
+    (problem,) = problems("pocket", ["benchmark.candidates=3"])
+    assert problem.startswith(
+        "--set benchmark: candidates have no effect with selection: first; set selection: coverage"
+    )
+    chosen = changed(benchmark={"selection": "coverage", "candidates": 3, "per_class": 7}).benchmark
+    assert (chosen.candidate_count, changed(benchmark={"per_class": 7}).benchmark.candidate_count) == (21, 7)
 
 
 SHARES = {1: 0.7, 5: 0.3, 20: 0.1}

@@ -6,11 +6,12 @@ from typing import Any
 
 from dct_augment import classifiers, files
 from dct_augment import config as configuration
-from dct_augment.benchmark.arms import ARMS, ArmDraw, arm_draws, arm_folder
+from dct_augment.benchmark.arms import ARMS, ArmDraw, arm_draws, arm_folder, chosen_by_coverage, images_of_a_class
 from dct_augment.benchmark.draws import draw_title
 from dct_augment.benchmark.trials import TrialRunner
 from dct_augment.config import AnyClassifierConfig, ClassifierConfig, Config, FewShotClassifierConfig
 from dct_augment.downstream.saving import save
+from dct_augment.pipeline.chosen_images import ChosenImages
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.images import ImageStage
 from dct_augment.pipeline.stages.stage import Stage
@@ -37,7 +38,8 @@ class ArmStage(Stage):
                 self._use_photos(inner, draw)  # they are part of what makes its images
             with _locked(inner):
                 inner_units = [unit for stage in _inner_stages(inner, draw) for unit in stage.pending()]
-            if inner_units:
+                is_chosen = not self._chooses(draw) or self._chosen(inner, draw).path.is_file()
+            if inner_units or not is_chosen:
                 units.append(WorkUnit(self.name, number, draw.title(self._config.benchmark), self._size))
         return tuple(units)
 
@@ -57,13 +59,28 @@ class ArmStage(Stage):
                 stage.do_all(inner_units, _as_part_of(unit, done, on_progress))
                 stage.publish()
                 done += sum(inner_unit.size for inner_unit in inner_units)
+            if self._chooses(draw):
+                self._chosen(inner, draw).make(draw.title(self._config.benchmark))
+
+    def chosen_images(self, draw: ArmDraw) -> ChosenImages:
+        """The order of the images of an arm on a draw in which they are chosen by coverage."""
+        return self._chosen(self._inner_run(draw), draw)
+
+    def _chosen(self, inner: RunContext, draw: ArmDraw) -> ChosenImages:
+        kind = ARMS[draw.arm].images
+        assert kind is not None
+        return ChosenImages(inner, kind)
+
+    def _chooses(self, draw: ArmDraw) -> bool:
+        return chosen_by_coverage(self._config.benchmark, draw.arm)
 
     def publish(self) -> None:
         """Write nothing: every inner run has its own index."""
 
     @property
     def _size(self) -> int:
-        return len(self._context.classes) * (self._config.tokens.max_updates + self._config.benchmark.per_class)
+        images = self._config.benchmark.candidate_count
+        return len(self._context.classes) * (self._config.tokens.max_updates + images)
 
     def _inner(self, draw: ArmDraw) -> RunContext:
         """The run of one arm on one draw, with the models of this one, and the photos of the draw."""
@@ -93,7 +110,7 @@ class ArmStage(Stage):
         root = arm_folder(self._context.arm_folders, draw.arm, draw.shots, draw.seed)
         inverting = ARMS[draw.arm].tokens_from == "textual_inversion"
         generation: dict[str, Any] = {
-            "per_class": config.benchmark.per_class,
+            "per_class": images_of_a_class(config.benchmark, draw.arm),
             "allow_uncertified": inverting or config.generation.allow_uncertified,
             "seed": config.generation.seed + draw.seed,
         }

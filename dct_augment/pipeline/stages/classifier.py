@@ -18,7 +18,7 @@ from dct_augment import calibration, datasets, files
 from dct_augment import config as configuration
 from dct_augment.benchmark import estimates
 from dct_augment.benchmark.answer import answer
-from dct_augment.benchmark.arms import ARMS
+from dct_augment.benchmark.arms import ARMS, chosen_by_coverage
 from dct_augment.benchmark.choice import ArmChoice, SyntheticEffect, choose, synthetic_effect
 from dct_augment.benchmark.trials import FinalClassifier, recipe
 from dct_augment.classifiers import kept
@@ -29,6 +29,7 @@ from dct_augment.errors import UnreadableImageError
 from dct_augment.generation.shards import FOLDERS
 from dct_augment.intervals import Estimate
 from dct_augment.metrics.accuracy import class_titles
+from dct_augment.pipeline.chosen_images import ChosenImages
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.trials import TrialStage
@@ -83,7 +84,8 @@ class ClassifierStage(Stage):
         assert self.choice is not None
         split = self._photos
         arm, model = self._images_of(self.choice.arm), self.choice.other_model
-        final = self._trial_stage.runner.classifier(arm, split, self._outputs, self._config.benchmark.per_class, model)
+        per_class, ranks = self._config.benchmark.per_class, self._ranks
+        final = self._trial_stage.runner.classifier(arm, split, self._outputs, per_class, model, ranks)
         settings = recipe(self._config.downstream, arm, model)
         save_classifier(self._folder, final.model, settings, self._facts(self.choice, split, final))
         on_progress(Progress(self.name, 1, 1, self.summary()))
@@ -264,11 +266,23 @@ class ClassifierStage(Stage):
         kind = ARMS[self.choice.arm].images
         if kind is None:
             return ()
-        return SyntheticImages(
-            self._config.root / FOLDERS[kind],
-            per_class=self._config.benchmark.per_class,
-            only=self._trial_stage.accepted if ARMS[self.choice.arm].filtered else None,
-        ).labels
+        folder, per_class = self._config.root / FOLDERS[kind], self._config.benchmark.per_class
+        if self._ranks is not None:
+            first = {key for key, rank in self._ranks.items() if rank < per_class}
+            return SyntheticImages(folder, only=first).labels
+        accepted = self._trial_stage.accepted if ARMS[self.choice.arm].filtered else None
+        return SyntheticImages(folder, per_class=per_class, only=accepted).labels
+
+    @cached_property
+    def _ranks(self) -> Mapping[str, int] | None:
+        """The order of the images of the run where those of the arm that is kept are chosen by coverage, else None."""
+        assert self.choice is not None
+        kind = ARMS[self.choice.arm].images
+        if kind is None or not chosen_by_coverage(self._config.benchmark, self.choice.arm):
+            return None
+        chosen = ChosenImages(self._context, kind)
+        chosen.make("all photos")
+        return chosen.ranks()
 
     def _accuracy_by_arm(self) -> Mapping[str, AccuracyEstimate]:
         estimates_of = {}

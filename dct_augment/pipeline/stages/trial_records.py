@@ -12,7 +12,7 @@ import numpy as np
 
 from dct_augment import config as configuration
 from dct_augment import files
-from dct_augment.benchmark.arms import ARMS, ArmFolders, arm_folder
+from dct_augment.benchmark.arms import ARMS, ArmFolders, arm_folder, chosen_by_coverage
 from dct_augment.benchmark.trials import TrialPlan
 from dct_augment.config import Config
 from dct_augment.errors import DctAugmentError
@@ -187,9 +187,12 @@ class TrialRecords:
         if kind is not None:
             root = arm_folder(self._arm_folders, plan.arm, plan.shots, plan.seed)
             shards = shard_folder(root, self._config.name, kind)
-            tars = [digest for first, digest in self._shard_digests(shards) if first < plan.per_class]
-        settings = self._settings[plan.other_model]
-        return configuration.fingerprint(settings, [plan.arm, plan.shots, plan.seed, plan.per_class], tars)
+            settings = self._config.benchmark
+            most = settings.candidate_count if chosen_by_coverage(settings, plan.arm) else plan.per_class
+            tars = [digest for first, digest in self._shard_digests(shards) if first < most]
+        return configuration.fingerprint(
+            self._settings[plan.other_model], [plan.arm, plan.shots, plan.seed, plan.per_class], tars
+        )
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """The stage of benchmark trials."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -12,16 +12,16 @@ import pandas as pd
 
 from dct_augment import files
 from dct_augment.benchmark import pool
-from dct_augment.benchmark.arms import ARMS
+from dct_augment.benchmark.arms import ARMS, Arm, ArmDraw, arm_draws, chosen_by_coverage
 from dct_augment.benchmark.pool import TrialInputs, TrialPool
 from dct_augment.benchmark.requirements import (
+    arms_without,
     classes_with_fewer_images,
     empty_fold,
-    hard_labels_alone,
     images_that_know_more,
     missing_images,
     missing_synthetic_images,
-    no_soft_labels,
+    without_effect,
 )
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials, recipe
 from dct_augment.downstream import training
@@ -30,6 +30,7 @@ from dct_augment.errors import DatasetError, InputError
 from dct_augment.generation.filter import filter_images
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.protocol import check_test
+from dct_augment.pipeline.stages.arms import ArmStage
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.trial_records import OtherTrials, TrialRecords
 from dct_augment.records import ImageKind, Progress, ProgressCallback, StageName, Trial, WorkUnit, ignore_progress
@@ -56,7 +57,7 @@ class TrialStage(Stage):
             DatasetError: there is no test, or none of a class, or a class has no image, or too few different ones for
                 its folds.
             InputError: trials ask for more synthetic images than are generated, or for images that start from photos
-                which a draw does not have, or for soft labels that no arm can have.
+                which a draw does not have, or for soft labels or a selection that no arm can have.
             ModelError: a model of the trials that are missing does not exist.
         """
         images = self._context.real_images()
@@ -74,16 +75,24 @@ class TrialStage(Stage):
         start, own = self._config.generation.start, self._context.draws_have_all_photos
         if problem := images_that_know_more(self._config.benchmark, start, draws_have_all_photos=own):
             raise InputError(problem)
-        soft = self._config.downstream.synthetic_labels == "soft"
-        if soft and (problem := no_soft_labels(self._config.benchmark)):
-            raise InputError(problem)
+        for setting, has_effect in self._settings_of_guides():
+            if problem := without_effect(self._config.benchmark, setting, has_effect):
+                raise InputError(problem)
         self._check_models()
-        if soft and (note := hard_labels_alone(self._config.benchmark)):
-            self._context.progress(Progress(self.name, 0, 0, note))
+        for setting, has_effect in self._settings_of_guides():
+            if note := arms_without(self._config.benchmark, setting, has_effect):
+                self._context.progress(Progress(self.name, 0, 0, note))
         if remark:
             self._context.progress(Progress("data", 0, 0, remark))
         if note := classes_with_fewer_images(images, self._config.benchmark):
             self._context.progress(Progress("data", 0, 0, note))
+
+    def _settings_of_guides(self) -> Iterator[tuple[str, Callable[[Arm], bool]]]:
+        """Yield the settings by which a guide has a part in trials, each with the arms in which it has."""
+        if self._config.downstream.synthetic_labels == "soft":
+            yield "downstream.synthetic_labels: soft", lambda arm: arm.soft_labels
+        if self._config.benchmark.selection == "coverage":
+            yield "benchmark.selection: coverage", lambda arm: arm.guide_of_draw
 
     def _check_models(self) -> None:
         """Read the configurations of the models whose trials are missing, and have their weights here.
@@ -179,7 +188,14 @@ class TrialStage(Stage):
     @cached_property
     def _inputs(self) -> TrialInputs:
         context, config = self._context, self._config
-        return TrialInputs(context.draws(), context.arm_folders, config.downstream, self.accepted)
+        return TrialInputs(context.draws(), context.arm_folders, config.downstream, self.accepted, self._ranks)
+
+    @cached_property
+    def _ranks(self) -> Mapping[ArmDraw, Mapping[str, int]]:
+        """The order of the images of the arms and draws in which they are chosen by coverage."""
+        settings = self._config.benchmark
+        draws = [draw for draw in arm_draws(settings) if chosen_by_coverage(settings, draw.arm)]
+        return {draw: ArmStage(self._context).chosen_images(draw).ranks() for draw in draws}
 
     @cached_property
     def runner(self) -> TrialRunner:
