@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext
 from typing import Any
@@ -48,8 +49,13 @@ class ProcessPool:
         self._pool = ProcessPoolExecutor(count, context(), _begin, (prepare, arguments))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
-        """Let a process call a function."""
-        return self._pool.submit(function, *arguments)
+        """Let a process call a function; where one has died, the error is that of what is returned."""
+        try:
+            return self._pool.submit(function, *arguments)
+        except BrokenProcessPool as error:
+            failed: Future[Any] = Future()
+            failed.set_exception(error)
+            return failed
 
     def close(self, *, at_once: bool) -> None:
         """End the processes; at once, if something went wrong: the exit of Python would wait for them."""

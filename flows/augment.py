@@ -25,7 +25,7 @@ from dct_augment.errors import DctAugmentError, InputError
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import Stage
 from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit
-from dct_augment.wording import counted_of
+from dct_augment.wording import counted_of, listed
 from flows import artifacts, runners, server, transient, workers
 from flows.runners import Runner
 from flows.workers import Job
@@ -106,7 +106,10 @@ def _execute(run: Run, stage: Stage, units: Sequence[WorkUnit], runner: Runner, 
                 failed[unit.title] = error
             progress.ended(unit)
     if failed:
-        reasons = "; ".join(f"{title}: {error}" for title, error in failed.items())
+        titles_by_reason: dict[str, list[str]] = {}
+        for title, error in failed.items():
+            titles_by_reason.setdefault(str(error), []).append(title)
+        reasons = "; ".join(f"{listed(titles, 3)}: {reason}" for reason, titles in titles_by_reason.items())
         raise DctAugmentError(
             f"{stage.name}: {counted_of(len(failed), len(units), 'unit')} failed, the others are done. {reasons}. "
             "Run it again to go on"
