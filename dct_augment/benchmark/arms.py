@@ -18,7 +18,8 @@ class Arm:
     `images` is the kind of its synthetic images, if it has any. `tokens_from` says how their class tokens are learned
     anew from each few-shot draw; if it is None, they are those of the run. With `starts_from_photos`, images are
     variations of the photos of the draw. `strong_augmentation` is of arms without synthetic images; of the others,
-    `downstream.synthetic_augmentation` says it. With `filtered`, only the images that the filter accepts are used.
+    `downstream.synthetic_augmentation` says it. With `lora`, tokens and images are made by the text-to-image model with
+    a LoRA that is trained on the photos of the draw. With `filtered`, only the images that the filter accepts are used.
     With `linear_probe`, only the last layer is trained, whatever `downstream.train` says.
     """
 
@@ -26,6 +27,7 @@ class Arm:
     images: ImageKind | None = None
     tokens_from: Literal["few_shot_guide", "textual_inversion"] | None = None
     starts_from_photos: bool = False
+    lora: bool = False
     strong_augmentation: bool = False
     filtered: bool = False
     linear_probe: bool = False
@@ -33,7 +35,12 @@ class Arm:
     @property
     def own_images(self) -> bool:
         """Whether the images are generated anew for each few-shot draw."""
-        return self.tokens_from is not None or self.starts_from_photos
+        return self.tokens_from is not None or self.starts_from_photos or self.lora
+
+    @property
+    def can_be_repeated(self) -> bool:
+        """Whether a run with a guide of all photos makes tokens and images in the same way: then it can be kept."""
+        return self.tokens_from == "few_shot_guide" and not self.lora
 
     @property
     def guide_of_draw(self) -> bool:
@@ -55,9 +62,11 @@ _ARMS = (
     Arm("real+linear_probe", linear_probe=True),
     Arm("plain_prompt", ImageKind.PLAIN_PROMPT),
     Arm("image_variation", ImageKind.PLAIN_PROMPT, starts_from_photos=True),
+    Arm("lora_plain_prompt", ImageKind.PLAIN_PROMPT, lora=True),
     Arm("textual_inversion", ImageKind.CLASS_TOKEN, tokens_from="textual_inversion"),
     Arm("class_token", ImageKind.CLASS_TOKEN),
     Arm("class_token_few_shot_guide", ImageKind.CLASS_TOKEN, tokens_from="few_shot_guide"),
+    Arm("lora_class_token", ImageKind.CLASS_TOKEN, tokens_from="few_shot_guide", lora=True),
     Arm("class_token_filtered", ImageKind.CLASS_TOKEN, filtered=True),
 )
 

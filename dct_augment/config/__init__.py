@@ -67,7 +67,7 @@ from dct_augment.config.sections import (
     SamplingConfig,
     steps_of_strength,
 )
-from dct_augment.config.tokens import TextualInversionConfig, TokensConfig
+from dct_augment.config.tokens import LoraConfig, TextualInversionConfig, TokensConfig
 
 __all__ = [
     "DATASETS",
@@ -107,6 +107,7 @@ __all__ = [
     "LastKConfig",
     "LastStepConfig",
     "LookAheadConfig",
+    "LoraConfig",
     "LvConfig",
     "ManifestDataset",
     "MetricsConfig",

@@ -15,9 +15,11 @@ Arm = Literal[
     "real+linear_probe",
     "plain_prompt",
     "image_variation",
+    "lora_plain_prompt",
     "textual_inversion",
     "class_token",
     "class_token_few_shot_guide",
+    "lora_class_token",
     "class_token_filtered",
 ]
 
@@ -232,7 +234,7 @@ class BenchmarkConfig(FewShotSection):
         )
 
 
-_NOT_IN_FULL = ("real+linear_probe", "image_variation")
+_NOT_IN_FULL = ("real+linear_probe", "image_variation", "lora_plain_prompt", "lora_class_token")
 FULL_BENCHMARK = (
     f"benchmark.arms=[{', '.join(arm for arm in get_args(Arm) if arm not in _NOT_IN_FULL)}]",
     "benchmark.seeds=6",  # of five pairs no exact test can say p < 0.05

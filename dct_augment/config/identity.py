@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-Part = Literal["tokens", "generation", "arms", "benchmark", "metrics"]
+Part = Literal["tokens", "lora", "generation", "arms", "benchmark", "metrics"]
 """What has an identity of its own, by which finished work is recognised."""
 
 _REAL_IMAGES = tuple(
@@ -73,6 +73,8 @@ HASHES = (WEIGHTS, MATCH_HASH, TINY_DECODER_HASH, INIT_FROM_HASH, FEATURES_HASH)
 
 DECIDES: Mapping[Part, tuple[str, ...]] = {
     "tokens": (*_IMAGE_OF_A_PROMPT, "tokens", "textual_inversion"),
+    # Neither guide nor contexts have a part in it. A latent consistency model takes the guidance scale as an input.
+    "lora": (*_REAL_IMAGES, "benchmark.imbalance", "model", "prompts.templates", "sampling.guidance_scale", "lora"),
     "generation": (*_IMAGE_OF_A_PROMPT, "judge", *(f"generation.{key}" for key in _GENERATION)),
     # The guide that is trained on a few-shot draw: nothing chooses it, and no synthetic image has a part in it.
     "arms": (*_REAL_IMAGES, *_CLASSIFIER, "benchmark.imbalance"),
@@ -142,9 +144,9 @@ def identity(settings: Mapping[str, Any], schema: int, part: Part) -> dict[str, 
         rows = tuple(row for row in rows if row != "textual_inversion")
     if part == "tokens" and settings["tokens"]["photo_weight"]:
         rows = (*rows, *_REAL_IMAGES)
-    if settings["benchmark"]["protocol"] == "cross_validation" and part in ("arms", "benchmark"):
+    if settings["benchmark"]["protocol"] == "cross_validation" and part in ("arms", "lora", "benchmark"):
         rows = (*rows, *CROSS_VALIDATION)
-    if any(member["name"] == "few_shot" for member in settings["guide"]) and part != "benchmark":
+    if any(member["name"] == "few_shot" for member in settings["guide"]) and part not in ("lora", "benchmark"):
         rows = (*rows, *_REAL_IMAGES, "guide")
     decided: dict[str, Any] = {"schema": schema}
     for path in rows:

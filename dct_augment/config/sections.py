@@ -13,7 +13,7 @@ from dct_augment.config.benchmark import FEW_SHOT_ARMS, BenchmarkConfig, Downstr
 from dct_augment.config.classifiers import Ensemble, is_few_shot
 from dct_augment.config.datasets import DatasetConfig
 from dct_augment.config.identity import INIT_FROM_HASH, Part, identity
-from dct_augment.config.tokens import TextualInversionConfig, TokensConfig
+from dct_augment.config.tokens import LoraConfig, TextualInversionConfig, TokensConfig
 from dct_augment.errors import InputError
 from dct_augment.prompts import CLASS_FIELD, CONTEXT_FIELD, TOKEN_FIELD
 from dct_augment.records import ClassInfo
@@ -210,6 +210,7 @@ class Config(Section):
     sampling: SamplingConfig = SamplingConfig()
     tokens: TokensConfig = TokensConfig()
     textual_inversion: TextualInversionConfig = TextualInversionConfig()
+    lora: LoraConfig = LoraConfig()
     generation: GenerationConfig = GenerationConfig()
     downstream: DownstreamConfig = DownstreamConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()

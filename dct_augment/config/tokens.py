@@ -1,4 +1,4 @@
-"""How tokens are trained: by the gradient of a classifier, or from a few real images."""
+"""How tokens are trained: by the gradient of a classifier, or from a few real images; and a LoRA from these."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -133,3 +133,17 @@ class TextualInversionConfig(FewShotSection):
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="of AdamW")
     seed: int = Field(0, description="decides the noise of training")
+
+
+class LoraConfig(Section):
+    """How a LoRA of the text-to-image model is learned from a few real images (arXiv 2106.09685).
+
+    The arms `lora_plain_prompt` and `lora_class_token` train one for each draw: matrices beside the attention of the
+    denoiser, by its denoising loss on the photos of the draw, with plain prompts and without contexts.
+    """
+
+    rank: PositiveInt = Field(8, description="of the matrices beside each projection")
+    steps: PositiveInt = Field(300, description="updates, of all classes together")
+    batch_size: PositiveInt = Field(8, description="noised photos of an update, of any class")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="AdamW step")
+    seed: int = Field(0, description="decides the first matrices, and photos and noise of training")

@@ -1,5 +1,6 @@
 """Text-to-image back-ends: the one door through which stages reach a diffusion model."""
 
+from dct_augment.diffusion import lora
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
 from dct_augment.diffusion.loading import FAMILIES, load
@@ -19,6 +20,7 @@ __all__ = [
     "WordNorms",
     "evaluations_per_step",
     "load",
+    "lora",
     "split_by_encoder",
     "tokenizers_here",
 ]

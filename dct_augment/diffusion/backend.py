@@ -21,6 +21,9 @@ class Backend(ABC):
     keys: ClassVar[tuple[str, ...]] = ("",)
     """How token files call the part of each text encoder; one empty key where there is one encoder."""
 
+    denoiser_name: ClassVar[str] = "unet"
+    """How the pipeline of diffusers calls the denoiser."""
+
     def __init__(
         self, encoders: Sequence[TextEncoder], denoiser: Any, vae: Any, scheduler: Any, device: str = "cpu"
     ) -> None:

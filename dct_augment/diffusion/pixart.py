@@ -14,6 +14,8 @@ from dct_augment.diffusion.tokenization import LENGTHS
 class PixArtSigma(Backend):
     """See `Backend`. Prompts are read in lower case, as the model was trained."""
 
+    denoiser_name = "transformer"
+
     @classmethod
     def build(cls, pipe: Any, device: str, offload: bool) -> "PixArtSigma":
         """The back-end of a `PixArtSigmaPipeline`."""

@@ -58,6 +58,7 @@ class RunContext:
         self.progress = _told_once(progress)
         self.guided_classes = self.classes if self.has_few_shot_guide else self.dataset.classes
         self.photos_of_draw: tuple[Example, ...] | None = None
+        self.lora_file: Path | None = None
         self._refusals: Mapping[str, str] = {}
         self.tokens = TokenFolder(config.root / "tokens", self.dataset.name)
         self.shards = shard_folders(config.root, config.name)
@@ -86,7 +87,8 @@ class RunContext:
     def identity(self, part: Part, other_model: str = "") -> dict[str, Any]:
         """What decides a part's result: settings, the content of local files, and the real images of the last look.
 
-        A guide that is made of the photos needs a look at them first. `other_model` stands for `downstream.model`.
+        A guide that is made of the photos needs a look at them first. `other_model` stands for `downstream.model`. A
+        LoRA, where the run works with one, is there before its tokens and images are.
         """
         if self.has_few_shot_guide:
             _ = self.data
@@ -94,6 +96,10 @@ class RunContext:
         if other_model:
             settings["downstream"]["model"] = other_model
         decided = self._with_class_names(self.weights.add_to(settings))
+        if part == "lora":
+            decided["class_names"] = configuration.fingerprint([info.name for info in self.classes])
+        elif part in ("tokens", "generation") and self.lora_file is not None:
+            decided["lora"] = files.sha256(self.lora_file)
         if "path" in decided.get("dataset", {}) and self._image_index:
             decided["dataset"] |= {"images": configuration.fingerprint(self._image_index, self._last_look())}
         return decided
@@ -271,6 +277,19 @@ class RunContext:
         """Keep class tokens in a folder that is not of this run alone."""
         self.tokens = TokenFolder(folder, self.dataset.name)
 
+    def use_lora(self, file: Path) -> None:
+        """Let tokens and images be made by the model with the LoRA of a file, which need not be there yet."""
+        self.lora_file = file
+
+    @contextmanager
+    def lora_inserted(self) -> Iterator[None]:
+        """Put the LoRA of the run into its text-to-image model, if it has one; afterwards the model is as it was."""
+        if self.lora_file is None:
+            yield
+            return
+        with diffusion.lora.inserted_from(self.backend, self.lora_file):
+            yield
+
     def use_photos(self, photos: Sequence[Example]) -> None:
         """Let guide and tokens be made of the training images of a draw alone."""
         self.photos_of_draw = tuple(photos)
@@ -304,6 +323,11 @@ class RunContext:
         name = draw.arm if arm.tokens_from else "class_token_few_shot_guide"  # their guide is the same
         return self._arms_root / f"tokens-{name}-{self._arm_fingerprint(arm)}" / f"{draw.shots}-{draw.seed}"
 
+    def arm_lora_file(self, draw: ArmDraw) -> Path:
+        """The file of the LoRA that arms learn from one draw; all arms with a LoRA share it."""
+        folder = self._arms_root / f"lora-{configuration.fingerprint(self.identity('lora'))[:8]}"
+        return folder / f"{draw.shots}-{draw.seed}" / diffusion.lora.FILE
+
     @property
     def _arms_root(self) -> Path:
         return self.config.benchmark.arms_folder or self.config.root / "arms"
@@ -321,6 +345,8 @@ class RunContext:
         # Only a guide that is no `few_shot` is trained by the recipe of the benchmark's classifier.
         if not arm.guide_of_draw or self.has_few_shot_guide:
             decides["downstream"] = None
+        if arm.lora and (arm.tokens_from or images):  # the guide knows nothing of it
+            decides["lora"] = self.identity("lora")
         return configuration.fingerprint(decides, images or {})[:8]
 
     def reuse_models(self, other: "RunContext") -> None:

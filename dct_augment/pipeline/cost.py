@@ -107,7 +107,8 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
             lines.append(_line(stage.name, work, image * images, pace, processes))
     if StageName.ARMS in parts and (draws := arm_draws(config.benchmark)):
         effort = _arm_effort(config, len(run.classes), len(run.dataset.examples("train")))
-        work = f"tokens and images of {counted(len(draws), 'few-shot draw')}"
+        made = "LoRAs, tokens and images" if any(ARMS[draw.arm].lora for draw in draws) else "tokens and images"
+        work = f"{made} of {counted(len(draws), 'few-shot draw')}"
         sizes = [len(run.classes) * (config.tokens.max_updates + config.benchmark.per_class)] * len(draws)
         lines.append(_line(StageName.ARMS, work, effort, pace, processes_for(config, run.device, sizes)))
     if StageName.BENCHMARK in parts:
@@ -227,9 +228,10 @@ def _evaluations_per_step(config: Config, guidance_scale: float | None = None) -
 
 
 def _arm_effort(config: Config, classes: int, photos: int) -> Effort:
-    """Count the tokens and images of all draws, and their guides."""
+    """Count the tokens and images of all draws, their guides, and one LoRA of each draw for the arms that have one."""
     per_step = _evaluations_per_step(config)
-    effort = Effort()
+    with_lora = {(draw.shots, draw.seed) for draw in arm_draws(config.benchmark) if ARMS[draw.arm].lora}
+    effort = lora_effort(config) * len(with_lora)
     for draw in arm_draws(config.benchmark):
         effort += image_effort(config) * (classes * images_of_a_class(config.benchmark, draw.arm))
         tokens_from = ARMS[draw.arm].tokens_from
@@ -240,6 +242,11 @@ def _arm_effort(config: Config, classes: int, photos: int) -> Effort:
         if ARMS[draw.arm].guide_of_draw:
             effort += guide_effort(config, photos)
     return effort
+
+
+def lora_effort(config: Config) -> Effort:
+    """Count the training of one LoRA: each noised photo forward and backward."""
+    return Effort(3 * config.lora.steps * config.lora.batch_size)
 
 
 def guide_effort(config: Config, photos: int) -> Effort:

@@ -56,6 +56,13 @@ ARM_STYLES: Mapping[str, ArmStyle] = {
         glyph="◀",
         learns="the same, and images that plain prompts make of these few real images with noise on them",
     ),
+    "lora_plain_prompt": ArmStyle(
+        title="LoRA, plain prompts",
+        color="#c0673a",
+        marker=">",
+        glyph="▶",
+        learns="the same, and images that plain prompts give with a LoRA, trained on these few real images",
+    ),
     "textual_inversion": ArmStyle(
         title="textual inversion",
         color="#8a63d2",
@@ -76,6 +83,13 @@ ARM_STYLES: Mapping[str, ArmStyle] = {
         marker="P",
         glyph="✚",
         learns="the same, and images generated with class tokens, whose guide was trained on these few images alone",
+    ),
+    "lora_class_token": ArmStyle(
+        title="LoRA, few-shot-guide tokens",
+        color="#6d8f2f",
+        marker="*",
+        glyph="★",
+        learns="the same, and images generated with class tokens and a LoRA, which know these few images alone",
     ),
     "class_token_filtered": ArmStyle(
         title="filtered tokens",

@@ -11,16 +11,35 @@ from dct_augment import files
 from dct_augment.config import fingerprint
 
 
-class TrainingCheckpoint:
-    """The state of one group's training, so that a killed run goes on with the very same bits."""
+class Checkpoint:
+    """The state of one training in a file of its own, so that a killed run goes on with the very same bits."""
 
-    def __init__(self, folder: Path, group: int, identity: Mapping[str, Any]) -> None:
-        self._path, self._fingerprint = folder / f".training-{group:03d}.pt", fingerprint(identity)
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self._path, self._fingerprint = path, fingerprint(identity)
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Remember a state of `ClassTokenTrainer.train`."""
+        """Remember a state: tensors and plain values."""
         with files.atomic(self._path) as partial:
             torch.save({"fingerprint": self._fingerprint, **state}, partial)
+
+    def last(self) -> dict[str, Any] | None:
+        """Read the state to go on from; None if there is none for these settings."""
+        try:
+            state = dict(torch.load(self._path, weights_only=True))
+        except (FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError):
+            return None
+        return state if state["fingerprint"] == self._fingerprint else None
+
+    def clear(self) -> None:
+        """Forget; training is over."""
+        self._path.unlink(missing_ok=True)
+
+
+class TrainingCheckpoint(Checkpoint):
+    """The state of one group's training: `write` takes what `Trainer.train` gives."""
+
+    def __init__(self, folder: Path, group: int, identity: Mapping[str, Any]) -> None:
+        super().__init__(folder / f".training-{group:03d}.pt", identity)
 
     def read(self, missing: Sequence[str], finished: Collection[str]) -> dict[str, Any] | None:
         """The state to go on from; None if there is none for these settings and `missing` classes.
@@ -28,14 +47,8 @@ class TrainingCheckpoint:
         Classes that the state still trains and that are `finished` already were so just before the
         process died; they are trained to their end again, to the same bits.
         """
-        try:
-            state = dict(torch.load(self._path, weights_only=True))
-        except (FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError):
+        state = self.last()
+        if state is None:
             return None
         classes = set(state["classes"])
-        fits = set(missing) <= classes and classes <= {*missing, *finished}
-        return state if fits and state["fingerprint"] == self._fingerprint else None
-
-    def clear(self) -> None:
-        """Forget; training is over."""
-        self._path.unlink(missing_ok=True)
+        return state if set(missing) <= classes and classes <= {*missing, *finished} else None

@@ -1,4 +1,4 @@
-"""The denoising loss on real photos: what a diffusion model is trained by, and a token with textual inversion."""
+"""The denoising loss on real photos: what trains a diffusion model, its LoRA, and a token with textual inversion."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +16,26 @@ PLACEHOLDER = "<dct-training>"
 
 @dataclass(frozen=True)
 class NoisedBatch:
-    """What one class trains on in one step: B clean latents and noises (B, C, h, w), timesteps (B,), and prompts."""
+    """What is trained on in one step: B clean latents and noises (B, C, h, w), timesteps (B,), and prompts."""
 
     latents: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
     prompts: Sequence[str]
 
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def part(self, rows: Sequence[int]) -> "NoisedBatch":
+        """Take some of the rows."""
+        chosen = list(rows)
+        lines = [self.prompts[row] for row in chosen]
+        return NoisedBatch(self.latents[chosen], self.noise[chosen], self.timesteps[chosen], lines)
+
 
 @dataclass(frozen=True)
 class PhotoLatents:
-    """Mean and deviation (N, C, h, w) of the latents of the N photos of a class."""
+    """Mean and deviation (N, C, h, w) of the latents of N photos."""
 
     mean: torch.Tensor
     deviation: torch.Tensor
@@ -38,9 +47,24 @@ class PhotoLatents:
         return cls(torch.cat([mean for mean, _ in encoded]), torch.cat([deviation for _, deviation in encoded]))
 
     def noised(
-        self, generator: torch.Generator, count: int, training_steps: int, templates: Sequence[str], name: str
+        self,
+        generator: torch.Generator,
+        count: int,
+        training_steps: int,
+        templates: Sequence[str],
+        names: str | Sequence[str],
+        token: str | None = PLACEHOLDER,
     ) -> NoisedBatch:
-        """Choose `count` photos, with noise, timesteps and prompts of the class `name`, by a generator."""
+        """Choose `count` photos, with noise, timesteps and prompts, by a generator.
+
+        Args:
+            generator: of the training.
+            count: photos, B; one may be chosen twice.
+            training_steps: timesteps of the training schedule.
+            templates: of prompts.
+            names: the class of all photos, or of each of them.
+            token: what stands for the class token; None: prompts are plain.
+        """
         rows = torch.randint(len(self.mean), (count,), generator=generator)
         timesteps = torch.randint(training_steps, (count,), generator=generator)
         noise = torch.randn(count, *self.mean.shape[1:], generator=generator).to(self.mean)
@@ -48,12 +72,16 @@ class PhotoLatents:
         numbers = torch.randint(len(templates), (count,), generator=generator).tolist()
         latents = self.mean[rows] + self.deviation[rows] * jitter
         # Without a context: it would say of the photos what they do not show.
-        lines = [prompts.build(templates[number], name, token=PLACEHOLDER) for number in numbers]
+        of_rows = [names if isinstance(names, str) else names[row] for row in rows.tolist()]
+        pairs = zip(numbers, of_rows, strict=True)
+        lines = [prompts.build(templates[number], name, token=token) for number, name in pairs]
         return NoisedBatch(latents, noise, timesteps.to(self.mean.device), lines)
 
 
-def denoising_losses(sampler: Sampler, batches: Sequence[NoisedBatch], vectors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Mean squared error of what the denoiser predicts for each class with its vector (n, D); (K,).
+def denoising_losses(
+    sampler: Sampler, batches: Sequence[NoisedBatch], vectors: Sequence[torch.Tensor | None]
+) -> torch.Tensor:
+    """Mean squared error of what the denoiser predicts for each class with its vector (n, D), if it has one; (K,).
 
     Equation 2 of textual inversion (arXiv 2208.01618). Costs 3 U-Net evaluations an image with its backward pass.
     """
@@ -71,8 +99,8 @@ def denoising_losses(sampler: Sampler, batches: Sequence[NoisedBatch], vectors: 
     return torch.stack([class_errors.mean() for class_errors in by_class])
 
 
-def _encode_distinct(backend: Backend, lines: Sequence[str], vector: torch.Tensor) -> Conditioning:
-    """Encode prompts with a vector (n, D) as their token; equal ones once."""
+def _encode_distinct(backend: Backend, lines: Sequence[str], vector: torch.Tensor | None) -> Conditioning:
+    """Encode prompts, with a vector (n, D) as their token if there is one; equal ones once."""
     distinct = sorted(set(lines))
-    encoded = backend.encode(distinct, vector.expand(len(distinct), -1, -1))
+    encoded = backend.encode(distinct, None if vector is None else vector.expand(len(distinct), -1, -1))
     return encoded[torch.tensor([distinct.index(line) for line in lines])]

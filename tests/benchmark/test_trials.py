@@ -181,7 +181,11 @@ def test_every_trial_has_its_partner_on_every_seed(
 def test_the_whole_benchmark_has_every_arm_and_curve() -> None:
     settings = config.load("pocket", full=True, overrides=["benchmark.seeds=7"])
     assert settings.benchmark.seeds == 7
-    assert set(settings.benchmark.arms) == {"real", "real+strong_aug", *SYNTHETIC} - {"image_variation"}
+    assert set(settings.benchmark.arms) == {"real", "real+strong_aug", *SYNTHETIC} - {
+        "image_variation",
+        "lora_plain_prompt",
+        "lora_class_token",
+    }
     plans = plan_trials(settings.benchmark)
     assert {one.shots for one in plans} == {1, 2, 5, 10, 20}
     assert {one.per_class for one in plans if one.arm == "class_token"} == {5, 25, 50, 100, 200}

@@ -52,8 +52,9 @@ SMALL = [
     "metrics.nearest_neighbours=2",
 ]
 
-OWN_IMAGES = [name for name, arm in ARMS.items() if arm.tokens_from]
-SYNTHETIC = [name for name, arm in ARMS.items() if arm.images is not None and name != "image_variation"]
+FULL = config.load("digits", full=True).benchmark.arms
+OWN_IMAGES = [name for name in FULL if ARMS[name].tokens_from]
+SYNTHETIC = [name for name in FULL if ARMS[name].images is not None]
 
 
 def run(output: Path, *more: str) -> Run:

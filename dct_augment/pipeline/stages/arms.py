@@ -14,6 +14,7 @@ from dct_augment.downstream.saving import save
 from dct_augment.pipeline.chosen_images import ChosenImages
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.images import ImageStage
+from dct_augment.pipeline.stages.lora import LoraStage
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.tokens import TokenStage
 from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit
@@ -23,7 +24,8 @@ class ArmStage(Stage):
     """Tokens and images of the arms that have images of their own; a unit is an arm on one few-shot draw.
 
     No image but those of the draw has a part in them. A guide trained on these is the run's guide, and certifies its
-    tokens; textual inversion has no guide, so its tokens are used whatever the certificate says.
+    tokens; textual inversion has no guide, so its tokens are used whatever the certificate says. A LoRA of the draw is
+    in the text-to-image model while tokens and images of its arm are made, and no longer.
     """
 
     name = StageName.ARMS
@@ -37,10 +39,10 @@ class ArmStage(Stage):
             if inner.config.generation.start != "noise":
                 self._use_photos(inner, draw)  # they are part of what makes its images
             with _locked(inner):
-                inner_units = [unit for stage in _inner_stages(inner, draw) for unit in stage.pending()]
-                is_chosen = not self._chooses(draw) or self._chosen(inner, draw).path.is_file()
-            if inner_units or not is_chosen:
-                units.append(WorkUnit(self.name, number, draw.title(self._config.benchmark), self._size))
+                is_pending = _is_pending(_lora_stages(inner)) or _is_pending(_inner_stages(inner, draw))
+                is_chosen = is_pending or not self._chooses(draw) or self._chosen(inner, draw).path.is_file()
+            if is_pending or not is_chosen:
+                units.append(WorkUnit(self.name, number, draw.title(self._config.benchmark), self._size(draw)))
         return tuple(units)
 
     def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:
@@ -53,12 +55,9 @@ class ArmStage(Stage):
             if ARMS[draw.arm].guide_of_draw:
                 self._make_guide(inner, draw)
             files.write_text(inner.config.root / "config.yaml", configuration.dump(inner.config))
-            done = 0
-            for stage in _inner_stages(inner, draw):
-                inner_units = stage.pending()
-                stage.do_all(inner_units, _as_part_of(unit, done, on_progress))
-                stage.publish()
-                done += sum(inner_unit.size for inner_unit in inner_units)
+            done = _do_missing(_lora_stages(inner), unit, 0, on_progress)
+            with inner.lora_inserted():
+                _do_missing(_inner_stages(inner, draw), unit, done, on_progress)
             if self._chooses(draw):
                 self._chosen(inner, draw).make(draw.title(self._config.benchmark))
 
@@ -77,10 +76,11 @@ class ArmStage(Stage):
     def publish(self) -> None:
         """Write nothing: every inner run has its own index."""
 
-    @property
-    def _size(self) -> int:
-        images = self._config.benchmark.candidate_count
-        return len(self._context.classes) * (self._config.tokens.max_updates + images)
+    def _size(self, draw: ArmDraw) -> int:
+        """Count what progress of an arm on a draw counts to."""
+        config = self._config
+        of_lora = config.lora.steps if ARMS[draw.arm].lora else 0
+        return of_lora + len(self._context.classes) * (config.tokens.max_updates + config.benchmark.candidate_count)
 
     def _inner(self, draw: ArmDraw) -> RunContext:
         """The run of one arm on one draw, with the models of this one, and the photos of the draw."""
@@ -97,6 +97,8 @@ class ArmStage(Stage):
         """The run of one arm on one draw; its tokens lie where arms with other settings of generation find them."""
         inner = RunContext(self._inner_config(draw), self._context.progress, outer=self._context)
         inner.use_token_folder(self._context.arm_token_folder(draw))
+        if ARMS[draw.arm].lora:
+            inner.use_lora(self._context.arm_lora_file(draw))
         return inner
 
     def _use_photos(self, inner: RunContext, draw: ArmDraw) -> None:
@@ -119,6 +121,8 @@ class ArmStage(Stage):
         # Everything random is drawn anew for each draw, so that intervals hold what varies.
         seed = config.tokens.seed + draw.seed
         update = {"output": root, "generation": config.generation.model_copy(update=generation)}
+        if ARMS[draw.arm].lora:
+            update["lora"] = config.lora.model_copy(update={"seed": config.lora.seed + draw.seed})
         if inverting:
             few_shot = {
                 "shots": draw.shots,
@@ -189,9 +193,30 @@ def _as_part_of(unit: WorkUnit, before: int, on_progress: ProgressCallback) -> P
     return pass_on
 
 
+def _lora_stages(inner: RunContext) -> Sequence[Stage]:
+    """The stage of the LoRA, if the inner run has one: tokens and images are planned when it is there."""
+    return (LoraStage(inner),) if inner.lora_file else ()
+
+
 def _inner_stages(inner: RunContext, draw: ArmDraw) -> Sequence[Stage]:
     """The stages of the inner run of a draw: tokens, if the arm has any, and images."""
     arm = ARMS[draw.arm]
     assert arm.images is not None
     images = ImageStage(inner, arm.images)
     return (TokenStage(inner, inner.classes), images) if arm.tokens_from else (images,)
+
+
+def _is_pending(stages: Sequence[Stage]) -> bool:
+    """Whether anything is missing in any of some stages; each plans what is."""
+    units = [unit for stage in stages for unit in stage.pending()]
+    return bool(units)
+
+
+def _do_missing(stages: Sequence[Stage], unit: WorkUnit, done: int, on_progress: ProgressCallback) -> int:
+    """Do what is missing in inner stages of a unit, of which so much is `done`; return how much is done then."""
+    for stage in stages:
+        inner_units = stage.pending()
+        stage.do_all(inner_units, _as_part_of(unit, done, on_progress))
+        stage.publish()
+        done += sum(inner_unit.size for inner_unit in inner_units)
+    return done

@@ -171,7 +171,7 @@ class ClassifierStage(Stage):
     def _can_be_kept(self, arm: str) -> bool:
         few_shot = self._context.has_few_shot_guide
         if ARMS[arm].own_images:
-            return few_shot and ARMS[arm].tokens_from == "few_shot_guide"
+            return few_shot and ARMS[arm].can_be_repeated
         # A guide of all photos has seen the test of every fold.
         saw_the_test = few_shot and self._folds is not None and ARMS[arm].images is ImageKind.CLASS_TOKEN
         return not saw_the_test

@@ -1,0 +1,198 @@
+"""The arms with a LoRA: what their folders are named by, which photos they see, and what they leave behind."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dct_augment import config
+from dct_augment.benchmark.arms import ARMS, ArmDraw, arm_folder
+from dct_augment.downstream.mixing import SyntheticImages
+from dct_augment.pipeline.context import RunContext
+from dct_augment.pipeline.cost import count
+from dct_augment.pipeline.first_config.models import Machine
+from dct_augment.pipeline.run import Run
+from dct_augment.pipeline.stages import ArmStage
+from dct_augment.records import Progress
+
+PLAIN, TOKEN = "lora_plain_prompt", "lora_class_token"
+SMALL = (
+    "guide={name: few_shot, backbone: pocket/backbone, folds: 2, augmentations: 1}",
+    "judge=null",
+    "benchmark.shots=2",
+    "benchmark.seeds=2",
+    "benchmark.per_class=2",
+    "generation.allow_uncertified=true",
+    "sampling.num_inference_steps=2",
+    "tokens.max_updates=2",
+    "tokens.validate_every=2",
+    "tokens.validation_images=2",
+    "tokens.restarts=0",
+    "tokens.certificate_images=2",
+    "tokens.certificate_looks=1",
+    "tokens.plain_first=false",
+    "lora.steps=3",
+    "lora.batch_size=2",
+    "lora.learning_rate=0.05",
+)
+
+
+def pocket(output: Path, *settings: str) -> Run:
+    """A run of two Pocket birds."""
+    return Run(config.load("pocket", [*SMALL, *settings], classes=["crane", "kiwi"], output=output))
+
+
+def images(run: Run, arm: str, seed: int) -> list[bytes]:
+    made = SyntheticImages(arm_folder(run.arm_folders, arm, 2, seed) / "shards")
+    return [made[index][0].tobytes() for index in range(len(made))]
+
+
+@pytest.mark.slow
+def test_arms_with_a_lora_share_one_of_each_draw_and_leave_the_model_as_it_was(tmp_path: Path) -> None:
+    run = pocket(tmp_path / "one", f"benchmark.arms=[image_variation, {PLAIN}, {TOKEN}]")
+    told: list[Progress] = []
+    stage = ArmStage(run)
+    units = stage.pending()
+    assert [unit.title.partition(",")[0] for unit in units] == ["image_variation", PLAIN, TOKEN] * 2
+    for unit in units:
+        stage.do(unit, told.append)
+    assert ArmStage(pocket(tmp_path / "one", f"benchmark.arms=[{PLAIN}, {TOKEN}]")).pending() == ()
+    assert all(progress.done <= progress.total for progress in told)
+    trained = [progress for progress in told if progress.note.endswith("LoRA")]
+    assert len(trained) == 2 * 3  # steps, and nothing in the arm that comes second
+
+    loras = [run.arm_lora_file(ArmDraw(PLAIN, 2, seed)) for seed in (0, 1)]
+    assert loras == [run.arm_lora_file(ArmDraw(TOKEN, 2, seed)) for seed in (0, 1)]
+    states: list[Mapping[str, torch.Tensor]] = [load_file(path) for path in loras]
+    assert any(not torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert all(key.startswith("unet.") for key in states[0])
+    for seed in (0, 1):
+        assert len({tuple(images(run, arm, seed)) for arm in (PLAIN, TOKEN)}) == 2
+
+    # The arm without a LoRA, made by the same process before and after one, has the same bytes.
+    alone = pocket(tmp_path / "two", "benchmark.arms=[image_variation]")
+    alone_stage = ArmStage(alone)
+    alone_stage.do(alone_stage.pending()[1])
+    assert images(run, "image_variation", 1) == images(alone, "image_variation", 1)
+    assert not any("lora_" in name for name, _ in run.backend.denoiser.named_parameters())
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_and_gives_the_same_lora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dct_augment.tokens.lora._STEPS_A_CHECKPOINT", 1)
+    loras, modules = [], []
+    for name in ("whole", "killed"):
+        run = pocket(tmp_path / name, f"benchmark.arms=[{PLAIN}]")
+        stage = ArmStage(run)
+        unit = stage.pending()[0]
+        path = run.arm_lora_file(ArmDraw(PLAIN, 2, 0))
+        modules.append([module for module, _ in run.backend.denoiser.named_modules()])
+        if name == "killed":
+            with pytest.raises(KeyboardInterrupt):
+                stage.do(unit, _kill)
+            assert [file.name for file in path.parent.iterdir() if file.name != ".lock"] == [".training-lora.pt"]
+            assert [module for module, _ in run.backend.denoiser.named_modules()] == modules[0]
+        told: list[str] = []
+        stage.do(unit, lambda progress, told=told: told.append(progress.note))  # type: ignore[misc]
+        assert sum(note.endswith("LoRA") for note in told) == (1 if name == "killed" else 3)
+        assert {file.name for file in path.parent.iterdir()} == {".lock", path.name}
+        loras.append(path.read_bytes())
+    assert loras[0] == loras[1]
+
+
+def _kill(progress: Progress) -> None:
+    if progress.note.endswith("LoRA") and progress.done == 3:
+        raise KeyboardInterrupt
+
+
+def context(output: Path, *settings: str) -> RunContext:
+    return RunContext(config.load("pocket", ["benchmark.shots=2", *settings], output=output))
+
+
+def names(output: Path, *settings: str) -> dict[str, Any]:
+    """What the folders of arms are called: of images, of tokens with the guide, and of LoRAs."""
+    run = context(output, *settings)
+    own = [name for name, arm in ARMS.items() if arm.own_images]
+    found = {f"images of {name}": run.arm_folders[name].name for name in own}
+    draws = {name: ArmDraw(name, 2, 0) for name in own}  # type: ignore[arg-type]
+    found |= {f"tokens of {name}": run.arm_token_folder(draw).parent.name for name, draw in draws.items()}
+    found |= {f"LoRA of {name}": run.arm_lora_file(draws[name]).parent.parent.name for name in own if ARMS[name].lora}
+    return found
+
+
+EVERYTHING = {f"images of {PLAIN}", f"images of {TOKEN}", f"tokens of {TOKEN}", f"LoRA of {PLAIN}", f"LoRA of {TOKEN}"}
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        ("lora.rank=3", EVERYTHING),
+        ("lora.steps=9", EVERYTHING),
+        ("lora.batch_size=3", EVERYTHING),
+        ("lora.learning_rate=0.1", EVERYTHING),
+        ("lora.seed=1", EVERYTHING),
+        ("generation.allow_uncertified=true", {f"images of {name}" for name, arm in ARMS.items() if arm.own_images}),
+        ("generation.per_class=500", set()),
+    ],
+)
+def test_settings_of_a_lora_name_the_folders_of_its_arms_and_no_other(
+    tmp_path: Path, change: str, changed: set[str]
+) -> None:
+    before, after = names(tmp_path), names(tmp_path, change)
+    assert {what for what, name in after.items() if name != before[what]} == changed
+
+
+@pytest.mark.parametrize(
+    ("change", "is_the_same"),
+    [
+        ("tokens.max_updates=7", True),
+        ("generation.seed=7", True),
+        ("prompts.negative=blurry", True),
+        ("judge=null", True),
+        ("guide={name: few_shot, backbone: pocket/backbone}", True),
+        ("model.revision=other", False),
+        ("model.dtype=bfloat16", False),
+        ("prompts.templates=['a drawing of a {token} {class}']", False),
+        ("dataset.classes=[crane, kiwi]", False),
+        ("dataset.words={crane: heron}", False),
+        ("benchmark.imbalance=2", False),
+        ("benchmark.protocol=cross_validation", False),
+    ],
+)
+def test_a_lora_is_named_by_what_decides_it_and_by_nothing_else(tmp_path: Path, change: str, is_the_same: bool) -> None:
+    before, after = names(tmp_path), names(tmp_path, change)
+    assert (after[f"LoRA of {PLAIN}"] == before[f"LoRA of {PLAIN}"]) == is_the_same
+
+
+def test_arms_without_a_lora_have_the_folders_that_they_always_had(tmp_path: Path) -> None:
+    """Work of earlier versions lies there. A change of these names makes all of it anew: say so in CHANGELOG.md."""
+    found = RunContext(config.load("pocket", [], output=tmp_path)).arm_folders
+    assert found["image_variation"].name == "image_variation-9165b188"
+    assert found["textual_inversion"].name == "textual_inversion-7d927786"
+    assert found["class_token_few_shot_guide"].name == "class_token_few_shot_guide-9165b188"
+
+
+def test_the_guide_of_plain_prompts_on_a_lora_is_that_of_the_few_shot_guide_arm(tmp_path: Path) -> None:
+    found = names(tmp_path)
+    assert found[f"tokens of {PLAIN}"] == found["tokens of class_token_few_shot_guide"]
+    assert found[f"tokens of {TOKEN}"] != found["tokens of class_token_few_shot_guide"]
+
+
+def test_a_lora_is_counted_once_for_each_draw() -> None:
+    machine = Machine(None, 2, {}, offline=True)
+
+    def evaluations(*arms: str, steps: int = 10) -> int:
+        settings = [
+            "benchmark.seeds=3",
+            f"lora.steps={steps}",
+            "lora.batch_size=4",
+            f"benchmark.arms=[{', '.join(arms)}]",
+        ]
+        return count(config.load("pocket", settings), 2, machine).evaluations
+
+    assert evaluations(PLAIN, steps=20) - evaluations(PLAIN) == 3 * 3 * 10 * 4
+    assert evaluations(PLAIN, TOKEN, steps=20) - evaluations(PLAIN, TOKEN) == 3 * 3 * 10 * 4
+    assert evaluations(PLAIN) - evaluations("image_variation") > 3 * 3 * 10 * 4
