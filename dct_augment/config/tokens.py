@@ -143,7 +143,10 @@ class LoraConfig(Section):
     """
 
     rank: PositiveInt = Field(8, description="of the matrices beside each projection")
-    steps: PositiveInt = Field(300, description="updates, of all classes together")
+    steps: PositiveInt = Field(600, description="updates, of all classes together; many classes need more")
     batch_size: PositiveInt = Field(8, description="noised photos of an update, of any class")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="AdamW step")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        1e-4,
+        description="AdamW step; usual for Stable Diffusion, and too small for Pocket, whose configurations say 0.001",
+    )
     seed: int = Field(0, description="decides the first matrices, and photos and noise of training")

@@ -398,8 +398,10 @@ def soft(made: ShardRun, **changes: Any) -> TrialRunner:
 def test_soft_labels_are_those_of_a_guide_that_knows_no_more_than_the_images(made: ShardRun) -> None:
     assert {name for name in SYNTHETIC if ARMS[name].soft_labels} == {
         "image_variation",
+        "lora_plain_prompt",
         "class_token",
         "class_token_few_shot_guide",
+        "lora_class_token",
         "class_token_filtered",
     }
     runner, split = soft(made, synthetic_probability=1.0), few_shot(Colors(), 2, 0)
@@ -444,7 +446,8 @@ def test_a_setting_of_guides_without_effect_is_refused_and_arms_without_it_are_n
     assert without_effect(nowhere, "labels: soft", has_effect) == (
         "labels: soft has no effect on real, plain_prompt, textual_inversion: these arms have no images, or none that "
         "a guide which knows their photos alone has seen. Leave it out, or add one of these to benchmark.arms: "
-        "image_variation, class_token, class_token_few_shot_guide, class_token_filtered"
+        "image_variation, lora_plain_prompt, class_token, class_token_few_shot_guide, lora_class_token, "
+        "class_token_filtered"
     )
     somewhere = BenchmarkConfig(arms=("real", "plain_prompt", "class_token"))
     assert without_effect(somewhere, "labels: soft", has_effect) == ""

@@ -401,7 +401,12 @@ def test_identity_leaves_out_what_only_changes_speed_and_amount(section: dict[st
             ["benchmark"],
             "downstream.synthetic_labels: None -> 'soft'",
         ),
-        ({"sampling": {"guidance_scale": 2.0}}, ["tokens", "generation"], "sampling.guidance_scale: 7.0 -> 2.0"),
+        (
+            {"sampling": {"guidance_scale": 2.0}},
+            ["tokens", "lora", "generation"],
+            "sampling.guidance_scale: 7.0 -> 2.0",
+        ),
+        ({"lora": {"rank": 2}}, ["lora"], "lora.rank: 8 -> 2"),
         ({"prompts": {"contexts": ["x"]}}, ["tokens", "generation"], "prompts.contexts: [''] -> ['x']"),
         ({"guide": {"name": "x"}}, ["tokens", "generation", "metrics"], "guide.name: 'pocket/birds-guide' -> 'x'"),
         ({"downstream": {"steps": 1}}, ["benchmark", "arms"], "downstream.steps: 100 -> 1"),
@@ -418,6 +423,7 @@ def test_identity_holds_what_decides_the_result(section: dict[str, Any], stages:
 
 IDENTITIES = {
     "tokens": "a91e096551075516",
+    "lora": "aa1b2dc9afd9c4a8",
     "generation": "325a9b317fbd32b3",
     "arms": "0b9fe943e8d37198",
     "benchmark": "67dd585b574f4231",
