@@ -64,6 +64,11 @@ class RunContext:
         self.shards = shard_folders(config.root, config.name)
         self._look_folder = config.root / "data"
 
+    @property
+    def is_inner(self) -> bool:
+        """Whether this is a run inside another one: no other process can have its photos, guide and LoRA."""
+        return self._outer is not None
+
     @contextmanager
     def without_writing(self) -> Iterator[None]:
         """Keep what a look finds in a folder that goes afterwards; what the last look found is taken over."""

@@ -16,7 +16,7 @@ from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.cost import count
 from dct_augment.pipeline.first_config.models import Machine
 from dct_augment.pipeline.run import Run
-from dct_augment.pipeline.stages import ArmStage
+from dct_augment.pipeline.stages import ArmStage, TokenStage
 from dct_augment.records import Progress
 
 PLAIN: ArmName = "lora_plain_prompt"
@@ -182,6 +182,15 @@ def test_the_guide_of_plain_prompts_on_a_lora_is_that_of_the_few_shot_guide_arm(
     found = names(tmp_path)
     assert found[f"tokens of {PLAIN}"] == found["tokens of class_token_few_shot_guide"]
     assert found[f"tokens of {TOKEN}"] != found["tokens of class_token_few_shot_guide"]
+
+
+def test_a_run_of_a_draw_begins_no_process_that_would_lack_its_photos_and_lora(tmp_path: Path) -> None:
+    run = pocket(tmp_path, f"benchmark.arms=[{TOKEN}]", "runner.processes=2", "tokens.classes_per_work_unit=1")
+    inner = ArmStage(run)._inner_run(ArmDraw(TOKEN, 2, 0))
+    units = TokenStage(inner, inner.classes).pending()
+    assert len(units) == 2
+    assert TokenStage(inner, inner.classes).side_by_side(units) == 1
+    assert TokenStage(run).side_by_side(units) == ArmStage(run).side_by_side(units) == 2
 
 
 def test_a_lora_is_counted_once_for_each_draw() -> None:

@@ -6,7 +6,7 @@ from dct_augment import files
 from dct_augment.diffusion import lora
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.records import ProgressCallback, StageName, WorkUnit, ignore_progress
+from dct_augment.records import ProgressCallback, StageName, WorkUnit
 from dct_augment.tokens.checkpoint import Checkpoint
 from dct_augment.tokens.lora import LoraTrainer
 
@@ -35,25 +35,27 @@ class LoraStage(Stage):
             return ()
         return (WorkUnit(self.name, 0, "LoRA", self._config.lora.steps),)
 
-    def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
+    def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:
         """Train the LoRA on the photos of the draw, from where a killed process was."""
-        context, config = self._context, self._config
-        photos = context.photos()
-        checkpoint = Checkpoint(self._file.with_name(".training-lora.pt"), self._identity)
-        trainer = LoraTrainer(
-            context.sampler,
-            images={
-                info.slug: [photo.open() for photo in photos if photo.label == info.index] for info in context.classes
-            },
-            lora_config=config.lora,
-            prompts_config=config.prompts,
-        )
-        with files.lock(self._file.parent):
-            trained = trainer.train(context.classes, on_progress, resume=checkpoint.last(), checkpoint=checkpoint.write)
+        with files.lock(self._file.parent, wait=True):
+            if not self.pending():  # another process made it for another arm meanwhile
+                return
+            checkpoint = Checkpoint(self._file.with_name(".training-lora.pt"), self._identity)
+            trained = self._trainer().train(
+                self._context.classes, on_progress, resume=checkpoint.last(), checkpoint=checkpoint.write
+            )
             losses = [round(loss, 4) for loss in trained.losses]
-            metadata = {"identity": self._identity, "base_model": context.base_model, "losses": losses}
+            metadata = {"identity": self._identity, "base_model": self._context.base_model, "losses": losses}
             lora.write(self._file, trained.state, metadata)
             checkpoint.clear()
+
+    def _trainer(self) -> LoraTrainer:
+        context, photos = self._context, self._context.photos()
+        images = {
+            info.slug: [photo.open() for photo in photos if photo.label == info.index] for info in context.classes
+        }
+        config = self._config
+        return LoraTrainer(context.sampler, images=images, lora_config=config.lora, prompts_config=config.prompts)
 
     def publish(self) -> None:
         """Write nothing: the file says all."""

@@ -54,8 +54,9 @@ class Stage(ABC):
 
     def side_by_side(self, units: Sequence[WorkUnit]) -> int:
         """How many of these units this machine does at a time."""
-        sizes = [unit.size for unit in units]
-        return processes_for(self._config, self._context.device, sizes) if self.by_processes else 1
+        if not self.by_processes or self._context.is_inner:
+            return 1
+        return processes_for(self._config, self._context.device, [unit.size for unit in units])
 
     @contextmanager
     def worker_pool(self, count: int) -> Iterator[None]:
