@@ -126,7 +126,8 @@ def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, 
     tensors = {key: value.contiguous() for key, value in state.items()}
     header = {**metadata, "sha256": _hash(tensors)}
     with files.atomic(path) as partial:
-        save_file(tensors, partial, metadata={"format": "pt", _METADATA: json.dumps(header)})
+        # One key: safetensors writes several in any order, and the same LoRA is to be the same bytes.
+        save_file(tensors, partial, metadata={_METADATA: json.dumps(header, sort_keys=True)})
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -114,6 +114,7 @@ def test_gradients_go_through_a_lora_in_use_and_not_into_it(tmp_path: Path) -> N
 def test_the_file_of_a_lora_says_what_made_it_as_long_as_it_is_whole(tmp_path: Path) -> None:
     path = written("epsilon", tmp_path)
     assert read_metadata(path)["identity"] == {"seed": 1}
+    assert {written("epsilon", tmp_path / str(number)).read_bytes() for number in range(8)} == {path.read_bytes()}
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

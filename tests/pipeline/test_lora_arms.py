@@ -185,8 +185,10 @@ def test_the_guide_of_plain_prompts_on_a_lora_is_that_of_the_few_shot_guide_arm(
 
 
 def test_a_run_of_a_draw_begins_no_process_that_would_lack_its_photos_and_lora(tmp_path: Path) -> None:
-    run = pocket(tmp_path, f"benchmark.arms=[{TOKEN}]", "runner.processes=2", "tokens.classes_per_work_unit=1")
-    inner = ArmStage(run)._inner_run(ArmDraw(TOKEN, 2, 0))
+    run = pocket(
+        tmp_path, "benchmark.arms=[class_token_few_shot_guide]", "runner.processes=2", "tokens.classes_per_work_unit=1"
+    )
+    inner = ArmStage(run)._inner_run(ArmDraw("class_token_few_shot_guide", 2, 0))
     units = TokenStage(inner, inner.classes).pending()
     assert len(units) == 2
     assert TokenStage(inner, inner.classes).side_by_side(units) == 1
