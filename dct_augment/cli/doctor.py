@@ -11,14 +11,14 @@ from rich.text import Text
 from dct_augment.cli.common import ConfigName, Output, Overrides, configure, print_table
 
 if TYPE_CHECKING:
-    from dct_augment.pipeline.doctor import Finding
+    from dct_augment.pipeline.doctor.finding import Finding
 
 COLOURS = {"ok": "green", "warning": "yellow", "missing": "red"}
 
 
 def doctor(config: ConfigName = "pocket", overrides: Overrides = None, output: Output = None) -> None:
     """Say what is present, what is missing and where to get it; downloads nothing. Exit code 1 if something is."""
-    from dct_augment.pipeline.doctor import examine
+    from dct_augment.pipeline.doctor.examination import examine
 
     findings = list(examine(configure(config, overrides=overrides, output=output)))
     if sys.stdout.isatty():

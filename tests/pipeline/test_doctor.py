@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 from dct_augment import config, datasets, pocket
 from dct_augment.devices import resolve_device
 from dct_augment.pipeline.cost import count
-from dct_augment.pipeline.doctor import Finding, examine
+from dct_augment.pipeline.doctor.examination import examine
+from dct_augment.pipeline.doctor.finding import Finding
 from dct_augment.pipeline.first_config import models
 from dct_augment.pipeline.protocol import load_dataset
 from dct_augment.pipeline.speed import measure_trials

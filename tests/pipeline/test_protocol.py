@@ -8,7 +8,7 @@ from PIL import Image
 
 from dct_augment import config
 from dct_augment.errors import DatasetError
-from dct_augment.pipeline.doctor import examine
+from dct_augment.pipeline.doctor.examination import examine
 from dct_augment.pipeline.protocol import check_test
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import TrialStage

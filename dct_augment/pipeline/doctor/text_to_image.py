@@ -1,0 +1,81 @@
+"""Examines the text-to-image model: its folder, or its files in the Hub's cache."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dct_augment import pocket
+from dct_augment.config import Config
+from dct_augment.diffusion.names import cached_file, local_folder
+from dct_augment.pipeline.doctor.finding import Finding, absent
+
+_UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder", "scheduler")
+
+
+def text_to_image(config: Config) -> Finding:
+    """Examine the folder of the text-to-image model, or what of it is in the cache."""
+    what, path = "text-to-image model", config.model.path
+    if path == "pocket":
+        return Finding(what, "ok", f"pocket, shipped, {_folder_bytes(pocket.path()) / 1e6:.0f} MB")
+    folder = local_folder(path)
+    if folder is None:
+        index = cached_file(path, "model_index.json", config.model.revision)
+    elif folder.is_dir():
+        index = folder / "model_index.json"
+    else:
+        return Finding(what, "missing", f"{path}: no such folder", "give a folder saved by diffusers, or a Hub id")
+    is_local = folder is not None
+    if index is None or not index.is_file():
+        return absent(what, path, "model_index.json", is_local)
+    if damaged := _damaged_file(index):
+        fix = f"delete {index.parent / damaged}, and download the model again; or correct model.path"
+        return Finding(what, "missing", f"{path}: {damaged} is damaged", fix)
+    parts = _read_json(index) or {}
+    missing = [part for part in _needed_parts(parts) if not _has_weights(index.parent / part, config.model.variant)]
+    if missing:
+        return absent(what, path, ", ".join(missing), is_local)
+    size = f"{_folder_bytes(index.parent) / 1e9:.1f} GB"
+    return Finding(what, "ok", f"{path}: {parts['_class_name']}, {size} in {index.parent}")
+
+
+def _damaged_file(index: Path) -> str:
+    """Find a JSON file of a pipeline that is none, or an index that names no pipeline; empty if all are sound."""
+    parts = _read_json(index)
+    if parts is None or "_class_name" not in parts:
+        return index.name
+    names = (f"{part}/config.json" for part in _needed_parts(parts))
+    present = (name for name in names if (index.parent / name).is_file())
+    return next((name for name in present if _read_json(index.parent / name) is None), "")
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None if it is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _needed_parts(model_index: Mapping[str, Any]) -> list[str]:
+    """List the components of a pipeline that have files of their own which a run reads."""
+    return [
+        part
+        for part, classes in model_index.items()
+        if isinstance(classes, list) and classes[0] and part not in _UNUSED_PARTS
+    ]
+
+
+def _has_weights(folder: Path, variant: str | None) -> bool:
+    """Whether a component's folder holds weights of the variant, or is a tokenizer."""
+    if not folder.is_dir():
+        return False
+    if "tokenizer" in folder.name:
+        return any(folder.iterdir())
+    ending = f".{variant}.safetensors" if variant else ".safetensors"
+    return any(file.name.endswith(ending) for file in folder.iterdir())
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
