@@ -9,10 +9,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
-PRELOADED = ["dct_augment.benchmark.pool", "dct_augment.pipeline.run", "dct_augment.diffusion.stable_diffusion"]
+PRELOADED = [
+    "dct_augment.pipeline.run",
+    "dct_augment.classifiers.timm_models",
+    "dct_augment.diffusion.stable_diffusion",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    "transformers.models.clip.modeling_clip",
+]
 """What the server that forks them has imported, so that each begins at once."""
 
 
@@ -21,6 +28,12 @@ def context() -> ForkServerContext:
     forked = multiprocessing.get_context("forkserver")
     forked.set_forkserver_preload(PRELOADED)
     return forked
+
+
+def begin_server() -> None:
+    """Begin the server that forks processes; it imports while this process goes on."""
+    context()
+    forkserver.ensure_running()
 
 
 @contextmanager

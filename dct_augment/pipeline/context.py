@@ -26,6 +26,7 @@ from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.prompt_check import check_class_names, check_lengths, check_start_words
 from dct_augment.pipeline.protocol import load_dataset
 from dct_augment.pipeline.start_photos import PhotoContents, StartPhotos
+from dct_augment.pipeline.unit_pool import UnitPools
 from dct_augment.pipeline.weights import WeightHashes
 from dct_augment.records import Dataset, Example, Progress, ProgressCallback, StopReason, ignore_progress
 from dct_augment.tokens.files import TokenFolder
@@ -60,6 +61,7 @@ class RunContext:
         self.photos_of_draw: tuple[Example, ...] | None = None
         self.lora_file: Path | None = None
         self._refusals: Mapping[str, str] = {}
+        self.unit_pools = UnitPools(self.config, self.progress)
         self.tokens = TokenFolder(config.root / "tokens", self.dataset.name)
         self.shards = shard_folders(config.root, config.name)
         self._look_folder = config.root / "data"

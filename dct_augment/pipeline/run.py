@@ -194,8 +194,11 @@ class Run(RunContext):
         Raises:
             BusyRunError: another process works in this folder.
         """
-        with files.lock(self.config.root), threads_of_units(self.config, self.device):
+        one_thread = threads_of_units(self.config, self.device)
+        with files.lock(self.config.root), one_thread, self.unit_pools.kept():
             for stage in stages:
+                if not stage.by_processes:
+                    self.unit_pools.close()
                 with self._recorded(stage.name):
                     units = stage.pending()
                     if units and execute:

@@ -6,10 +6,10 @@ A process has one thread, and so has this one while it does units: the number of
 import os
 import queue
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ def _is_by_processes(config: Config, device: str) -> bool:
 
 
 class UnitPool:
-    """Processes that do units of one run, for any thread of this one. A context manager.
+    """Processes that do units of one run, for any thread of this one.
 
     Args:
         config: of the run, which is locked and recorded.
@@ -62,7 +62,7 @@ class UnitPool:
     """
 
     def __init__(self, config: Config, count: int, remark: ProgressCallback) -> None:
-        self._count, self._remark = count, remark
+        self.count, self._remark = count, remark
         self._messages = context().SimpleQueue()
         self._processes = ProcessPool(count, _prepare, (config, os.getcwd(), self._messages))
         self._listeners: dict[WorkUnit, queue.SimpleQueue[Event]] = {}
@@ -95,7 +95,7 @@ class UnitPool:
                     yield unit_or_none, None
         if isinstance(first_error, BrokenProcessPool):
             raise DctAugmentError(
-                f"one of {self._count} processes died, perhaps out of memory; what is finished is kept. Go on with "
+                f"one of {self.count} processes died, perhaps out of memory; what is finished is kept. Go on with "
                 "fewer: --set runner.processes=1"
             ) from first_error
         if first_error is not None:
@@ -119,13 +119,53 @@ class UnitPool:
         except Exception:  # of a process that was killed while it wrote
             return None
 
-    def __enter__(self) -> "UnitPool":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._processes.close(at_once=kind is not None)
-        if kind is None:  # a process that was killed may hold the lock of the queue for ever
+    def close(self, *, at_once: bool) -> None:
+        """End the processes."""
+        self._processes.close(at_once=at_once)
+        if not at_once:  # a process that was killed may hold the lock of the queue for ever
             self._messages.put(None)
+
+
+class UnitPools:
+    """The pool of a run: its processes keep their models from one stage to the next, within `kept`."""
+
+    def __init__(self, config: Config, remark: ProgressCallback) -> None:
+        self._config, self._remark = config, remark
+        self._open: UnitPool | None = None
+        self._is_kept = False
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Let processes that `of` begins go on until the end, or until `close`."""
+        self._is_kept = True
+        try:
+            yield
+        except BaseException:
+            self.close(at_once=True)
+            raise
+        finally:
+            self._is_kept = False
+            self.close()
+
+    @contextmanager
+    def of(self, count: int) -> Iterator[UnitPool]:
+        """Give a pool of at least so many processes; one is begun if there is none."""
+        if self._open is not None and self._open.count < count:
+            self.close()
+        self._open = self._open or UnitPool(self._config, count, self._remark)
+        try:
+            yield self._open
+        except BaseException:
+            self.close(at_once=True)
+            raise
+        if not self._is_kept:
+            self.close()
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End the processes, if there are any: what comes needs the memory."""
+        if self._open is not None:
+            self._open.close(at_once=at_once)
+            self._open = None
 
 
 class _Worker:

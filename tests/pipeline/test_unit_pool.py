@@ -15,7 +15,7 @@ from dct_augment.errors import ConfigError, DctAugmentError
 from dct_augment.pipeline import unit_pool
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import TokenStage
-from dct_augment.pipeline.unit_pool import processes_for, threads_of_units
+from dct_augment.pipeline.unit_pool import UnitPool, processes_for, threads_of_units
 from dct_augment.records import Progress
 
 GB = 10**9
@@ -91,8 +91,16 @@ def test_processes_are_for_runs_without_a_cluster() -> None:
 
 
 @pytest.mark.slow
-def test_processes_make_what_one_process_makes(tmp_path: Path) -> None:
+def test_processes_make_what_one_process_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Progress] = []
+    pools = list[UnitPool]()
+
+    class Counted(UnitPool):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            pools.append(self)
+
+    monkeypatch.setattr(unit_pool, "UnitPool", Counted)
     Run(small(tmp_path / "one", 1)).generate()
     Run(small(tmp_path / "two", 2), told.append).generate()
 
@@ -107,6 +115,7 @@ def test_processes_make_what_one_process_makes(tmp_path: Path) -> None:
     remarks = [progress for progress in told if not progress.total]
     assert len(remarks) == len(set(remarks))
     assert any(remark.stage == "model" for remark in remarks)
+    assert len(pools) == 1  # processes keep their models from tokens to images
 
 
 def _die(*_: Any) -> None:

@@ -61,7 +61,7 @@ class Stage(ABC):
     @contextmanager
     def worker_pool(self, count: int) -> Iterator[None]:
         """Be ready to do so many units at a time, from as many threads."""
-        with UnitPool(self._config, count, self._context.progress) as self._unit_pool:
+        with self._context.unit_pools.of(count) as self._unit_pool:
             try:
                 yield
             finally:

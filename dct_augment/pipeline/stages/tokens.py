@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from dct_augment import datasets
+from dct_augment import datasets, processes
 from dct_augment.errors import InputError
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
@@ -102,6 +102,7 @@ class TokenStage(Stage):
     @contextmanager
     def worker_pool(self, count: int) -> Iterator[None]:
         """See `Stage`; a guide of the photos is made here, once, before the processes read it."""
+        processes.begin_server()  # it imports while this process works
         _ = self._context.refusals
         with super().worker_pool(count):
             yield
