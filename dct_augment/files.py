@@ -2,14 +2,16 @@
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from dct_augment.errors import BusyRunError
 
@@ -178,3 +180,11 @@ def lock(root: Path, *, wait: bool = False) -> Iterator[None]:
     finally:
         del _LOCKED[key]
         os.close(handle)
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Read what an earlier command found; nothing if the file is not there, or damaged."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}

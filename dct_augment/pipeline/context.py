@@ -1,7 +1,5 @@
 """One configuration with its data, its folder and its models: what every stage works on."""
 
-import itertools
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,10 +10,9 @@ from typing import Any
 
 from dct_augment import classifiers, datasets, diffusion, files
 from dct_augment import config as configuration
-from dct_augment.benchmark.arms import ARMS, Arm, ArmDraw
 from dct_augment.benchmark.draws import Draws
 from dct_augment.classifiers import Classifier
-from dct_augment.config import AnyClassifierConfig, Config, DatasetOnDisk, classifier_title, what_it_saw
+from dct_augment.config import AnyClassifierConfig, Config, DatasetOnDisk, what_it_saw
 from dct_augment.config.identity import Part
 from dct_augment.datasets import Overview
 from dct_augment.datasets.splits import index_hash
@@ -23,6 +20,8 @@ from dct_augment.devices import resolve_device
 from dct_augment.diffusion import Backend, Sampler
 from dct_augment.generation.shards import shard_folders
 from dct_augment.pipeline import few_shot_guide
+from dct_augment.pipeline.arm_paths import ArmPaths
+from dct_augment.pipeline.classifier_checks import check_on_real_images
 from dct_augment.pipeline.prompt_check import check_class_names, check_lengths, check_start_words
 from dct_augment.pipeline.protocol import load_dataset
 from dct_augment.pipeline.start_photos import PhotoContents, StartPhotos
@@ -31,12 +30,6 @@ from dct_augment.pipeline.weights import WeightHashes
 from dct_augment.records import Dataset, Example, Progress, ProgressCallback, StopReason, ignore_progress
 from dct_augment.tokens.files import TokenFolder
 from dct_augment.wording import counted
-
-_MUCH_WORSE = 0.8
-"""A share of the accuracy of the other classifier; one that reaches less is warned of."""
-
-_SET_BY_THE_DRAW = ("shots", "few_shot_seed", "imbalance")
-"""What an arm takes from its draw, whatever the section of textual inversion says."""
 
 
 class RunContext:
@@ -114,10 +107,10 @@ class RunContext:
     def _last_look(self) -> str:
         """The hash of the pictures as the last look found them; empty without one. One at other classes is renewed."""
         path = self._look_folder / "overview.json"
-        last = _read_json(path)
+        last = files.read_json(path)
         if last and _slugs(last) != [info.slug for info in self.classes]:
             _ = self.data
-            last = _read_json(path)
+            last = files.read_json(path)
         return str(last.get("pictures", ""))
 
     def _with_class_names(self, identity: dict[str, Any]) -> dict[str, Any]:
@@ -307,54 +300,10 @@ class RunContext:
             return self.photos_of_draw
         return tuple(self.real_images().examples("train"))
 
-    @property
-    def arm_folders(self) -> dict[str, Path]:
-        """The folders of the synthetic images of each arm; that of an arm with own images carries their identity."""
-        settings = self.config.generation
-        images = {**self.identity("generation"), "allow_uncertified": settings.allow_uncertified}
-        images.pop("guide", None)
-        return {
-            name: self._arms_root / f"{name}-{self._arm_fingerprint(arm, images)}"
-            if arm.own_images
-            else self.config.root
-            for name, arm in ARMS.items()
-            if arm.images is not None
-        }
-
-    def arm_token_folder(self, draw: ArmDraw) -> Path:
-        """The folder of the class tokens that an arm learns from one draw.
-
-        Arms whose images differ by settings of generation alone, in runs with one `benchmark.arms_folder`, share it.
-        """
-        arm = ARMS[draw.arm]
-        name = draw.arm if arm.tokens_from else "class_token_few_shot_guide"  # their guide is the same
-        return self._arms_root / f"tokens-{name}-{self._arm_fingerprint(arm)}" / f"{draw.shots}-{draw.seed}"
-
-    def arm_lora_file(self, draw: ArmDraw) -> Path:
-        """The file of the LoRA that arms learn from one draw; all arms with a LoRA share it."""
-        folder = self._arms_root / f"lora-{configuration.fingerprint(self.identity('lora'))[:8]}"
-        return folder / f"{draw.shots}-{draw.seed}" / diffusion.lora.FILE
-
-    @property
-    def _arms_root(self) -> Path:
-        return self.config.benchmark.arms_folder or self.config.root / "arms"
-
-    def _arm_fingerprint(self, arm: Arm, images: Mapping[str, Any] | None = None) -> str:
-        """Hash what decides the tokens of an arm with images of its own, and its images if their settings are given."""
-        tokens = self.identity("tokens")
-        if arm.tokens_from == "textual_inversion":
-            inversion = self.config.textual_inversion.model_dump(mode="json")
-            tokens["textual_inversion"] = {key: inversion[key] for key in inversion if key not in _SET_BY_THE_DRAW}
-        decides = {**self.identity("arms"), "tokens": tokens}
-        if arm.tokens_from == "textual_inversion" or not self.has_few_shot_guide:
-            tokens.pop("guide", None)  # the arm has none, or one of its own
-            decides.pop("guide", None)
-        # Only a guide that is no `few_shot` is trained by the recipe of the benchmark's classifier.
-        if not arm.guide_of_draw or self.has_few_shot_guide:
-            decides["downstream"] = None
-        if arm.lora and (arm.tokens_from or images):  # the guide knows nothing of it
-            decides["lora"] = self.identity("lora")
-        return configuration.fingerprint(decides, images or {})[:8]
+    @cached_property
+    def arm_paths(self) -> ArmPaths:
+        """Where the arms with images of their own keep these, their tokens and LoRAs."""
+        return ArmPaths(self)
 
     def reuse_models(self, other: "RunContext") -> None:
         """Take over what another run of this process has loaded from the same settings."""
@@ -365,53 +314,15 @@ class RunContext:
                 vars(self)[name] = vars(other)[name]
 
     def _classifier(self, members: tuple[AnyClassifierConfig, ...], role: str) -> Classifier:
-        """Load a guide or judge, and check it on real images, once per run folder and setting."""
+        """Load a guide or judge, and check it on real images."""
         loaded = classifiers.load(
             members,
             self.dataset.classes,
             device=self.device,
             on_remark=lambda remark: self.progress(Progress(role, 0, 0, remark)),
         )
-        path, fingerprint, name = self._check_file(role), self._check_fingerprint(role), _named(role, members)
-        if _read_json(path).get("fingerprint") != fingerprint:
-            examples = itertools.chain(self.dataset.examples("val"), self.dataset.examples("train"))
-            by_words = all(member.name == "zero_shot" for member in members)
-            hint = classifiers.FROM_WORDS if by_words else classifiers.FROM_LABELS
-            accuracy = classifiers.check_on_real_images(loaded, self.dataset.classes, examples, name, hint)
-            if accuracy is not None:
-                self.progress(Progress(role, 0, 0, f"{name} recognises {accuracy:.0%} of some real images"))
-            files.write_text(path, json.dumps({"fingerprint": fingerprint, "accuracy": accuracy}, indent=1) + "\n")
-        self._compare_accuracies()
+        check_on_real_images(self, loaded, members, role)
         return loaded
-
-    def _check_file(self, role: str) -> Path:
-        return self.config.root / "checks" / f"{role}.json"
-
-    def _check_fingerprint(self, role: str) -> str:
-        names = [info.name for info in self.dataset.classes]
-        return configuration.fingerprint(self.identity("metrics")[role], names)
-
-    def _compare_accuracies(self) -> None:
-        """Warn of a guide or judge that is much worse on real images than the other one, once both are measured."""
-        accuracies = {}
-        for role, members in (("guide", self.config.guide), ("judge", self.config.judge)):
-            check = _read_json(self._check_file(role)) if members else {}
-            if check.get("accuracy") is None or check["fingerprint"] != self._check_fingerprint(role):
-                return
-            accuracies[role] = float(check["accuracy"])
-        worse, better = sorted(accuracies, key=accuracies.__getitem__)
-        if accuracies[worse] >= _MUCH_WORSE * accuracies[better]:
-            return
-        self.progress(
-            Progress(
-                worse,
-                0,
-                0,
-                f"warning: the {worse} recognises {accuracies[worse]:.0%} of some real images, the {better} "
-                f"{accuracies[better]:.0%}. The likely cause is its preprocessing: is it that of its training? (of a "
-                "checkpoint: input_size, mean, std, interpolation)",
-            )
-        )
 
     @property
     def base_model(self) -> dict[str, Any]:
@@ -476,20 +387,8 @@ def _told_once(progress: ProgressCallback) -> ProgressCallback:
     return pass_on
 
 
-def _named(role: str, members: Sequence[AnyClassifierConfig]) -> str:
-    return f"{role} {' + '.join(map(classifier_title, members))!r}"
-
-
 def _slugs(overview: Mapping[str, Any]) -> list[str]:
     """List the classes of a look; none if its file is of no known form."""
     classes = overview.get("classes")
     rows = classes if isinstance(classes, list) else []
     return [str(row.get("slug")) for row in rows if isinstance(row, dict)]
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    """Read what an earlier command found; nothing if the file is not there, or damaged."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}

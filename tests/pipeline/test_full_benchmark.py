@@ -72,11 +72,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def arm_home(one: Run, arm: str, seed: int) -> Path:
-    return arm_folder(one.arm_folders, arm, 2, seed)
+    return arm_folder(one.arm_paths.images, arm, 2, seed)
 
 
 def arm_tokens(one: Run, arm: ArmName, seed: int) -> Path:
-    return one.arm_token_folder(ArmDraw(arm, 2, seed))
+    return one.arm_paths.tokens(ArmDraw(arm, 2, seed))
 
 
 def trials(one: Run) -> pd.DataFrame:

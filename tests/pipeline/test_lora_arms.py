@@ -51,7 +51,7 @@ def images(run: Run, arm: str, seed: int) -> list[bytes]:
     """The pixels of all images of an arm on a draw."""
     kind = ARMS[arm].images
     assert kind is not None
-    folder = shard_folder(arm_folder(run.arm_folders, arm, 2, seed), run.config.name, kind)
+    folder = shard_folder(arm_folder(run.arm_paths.images, arm, 2, seed), run.config.name, kind)
     return [picture.tobytes() for _, _, picture in folder.images()]
 
 
@@ -69,8 +69,8 @@ def test_arms_with_a_lora_share_one_of_each_draw_and_leave_the_model_as_it_was(t
     trained = [progress for progress in told if progress.note.endswith("LoRA")]
     assert len(trained) == 2 * 3  # the steps of two draws: the arm that comes second has nothing to train
 
-    loras = [run.arm_lora_file(ArmDraw(PLAIN, 2, seed)) for seed in (0, 1)]
-    assert loras[0] == run.arm_lora_file(ArmDraw(TOKEN, 2, 0))
+    loras = [run.arm_paths.lora(ArmDraw(PLAIN, 2, seed)) for seed in (0, 1)]
+    assert loras[0] == run.arm_paths.lora(ArmDraw(TOKEN, 2, 0))
     states = [load_file(path) for path in loras]
     assert any(not torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert all(key.startswith("unet.") for key in states[0])
@@ -78,7 +78,7 @@ def test_arms_with_a_lora_share_one_of_each_draw_and_leave_the_model_as_it_was(t
 
     # The arm without a LoRA, made again by the same model after it had one, has the same bytes.
     before = images(run, "image_variation", 0)
-    shutil.rmtree(run.arm_folders["image_variation"])
+    shutil.rmtree(run.arm_paths.images["image_variation"])
     stage.do(units[0])
     assert images(run, "image_variation", 0) == before
     assert not any("lora_" in name for name, _ in run.backend.denoiser.named_parameters())
@@ -92,7 +92,7 @@ def test_a_killed_training_goes_on_and_gives_the_same_lora(tmp_path: Path, monke
         run = pocket(tmp_path / name, f"benchmark.arms=[{PLAIN}]")
         stage = ArmStage(run)
         unit = stage.pending()[0]
-        path = run.arm_lora_file(ArmDraw(PLAIN, 2, 0))
+        path = run.arm_paths.lora(ArmDraw(PLAIN, 2, 0))
         modules.append([module for module, _ in run.backend.denoiser.named_modules()])
         if name == "killed":
             with pytest.raises(KeyboardInterrupt):
@@ -120,10 +120,10 @@ def names(output: Path, *settings: str) -> dict[str, Any]:
     """What the folders of arms are called: of images, of tokens with the guide, and of LoRAs."""
     run = context(output, *settings)
     own = [name for name, arm in ARMS.items() if arm.own_images]
-    found = {f"images of {name}": run.arm_folders[name].name for name in own}
+    found = {f"images of {name}": run.arm_paths.images[name].name for name in own}
     draws = {name: ArmDraw(name, 2, 0) for name in own}  # type: ignore[arg-type]
-    found |= {f"tokens of {name}": run.arm_token_folder(draw).parent.name for name, draw in draws.items()}
-    found |= {f"LoRA of {name}": run.arm_lora_file(draws[name]).parent.parent.name for name in own if ARMS[name].lora}
+    found |= {f"tokens of {name}": run.arm_paths.tokens(draw).parent.name for name, draw in draws.items()}
+    found |= {f"LoRA of {name}": run.arm_paths.lora(draws[name]).parent.parent.name for name in own if ARMS[name].lora}
     return found
 
 
@@ -172,7 +172,7 @@ def test_a_lora_is_named_by_what_decides_it_and_by_nothing_else(tmp_path: Path, 
 
 def test_arms_without_a_lora_have_the_folders_that_they_always_had(tmp_path: Path) -> None:
     """Work of earlier versions lies there. A change of these names makes all of it anew: say so in CHANGELOG.md."""
-    found = RunContext(config.load("pocket", [], output=tmp_path)).arm_folders
+    found = RunContext(config.load("pocket", [], output=tmp_path)).arm_paths.images
     assert found["image_variation"].name == "image_variation-9165b188"
     assert found["textual_inversion"].name == "textual_inversion-7d927786"
     assert found["class_token_few_shot_guide"].name == "class_token_few_shot_guide-9165b188"

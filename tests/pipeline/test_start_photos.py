@@ -190,8 +190,8 @@ def test_images_of_a_fold_start_from_none_of_its_test_photos(photos: Path) -> No
 
 def hold_what_the_guide_of_their_draw_says(run: Run, draw: ArmDraw) -> bool:
     """Whether the guide that knows the photos of this draw alone gives the images the confidences of their rows."""
-    guide = FewShotClassifier.load(run.arm_token_folder(draw) / "guide")
-    folder = arm_folder(run.arm_folders, draw.arm, draw.shots, draw.seed)
+    guide = FewShotClassifier.load(run.arm_paths.tokens(draw) / "guide")
+    folder = arm_folder(run.arm_paths.images, draw.arm, draw.shots, draw.seed)
     shards = shard_folder(folder, run.config.name, PLAIN)
     recorded = shards.rows().set_index("key")["guide_confidence"]
     saved = {}
@@ -214,7 +214,7 @@ def test_image_variations_are_plain_prompts_that_start_from_photos_of_their_draw
     run.benchmark()
     for seed in (0, 1):
         assert hold_what_the_guide_of_their_draw_says(run, ArmDraw("image_variation", 2, seed))
-        folder = arm_folder(run.arm_folders, "image_variation", 2, seed)
+        folder = arm_folder(run.arm_paths.images, "image_variation", 2, seed)
         rows = shard_folder(folder, run.config.name, PLAIN).rows()
         own = {photo.key for photo in run.draws().split(2, seed).train}
         assert set(rows["start_key"]) <= own
@@ -232,7 +232,9 @@ def test_image_variations_are_plain_prompts_that_start_from_photos_of_their_draw
     by_coverage.benchmark()
     assert ArmStage(by_coverage).pending() == ()
     for seed in (0, 1):
-        folder = arm_folder(run.arm_folders, "image_variation", 2, seed)  # the images are those of before, and more
+        folder = arm_folder(
+            run.arm_paths.images, "image_variation", 2, seed
+        )  # the images are those of before, and more
         rows = shard_folder(folder, run.config.name, PLAIN).rows()
         (path,) = (folder / "coverage").glob("*.parquet")
         order = pd.read_parquet(path)

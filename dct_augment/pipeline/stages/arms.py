@@ -96,9 +96,9 @@ class ArmStage(Stage):
     def _inner_run(self, draw: ArmDraw) -> RunContext:
         """The run of one arm on one draw; its tokens lie where arms with other settings of generation find them."""
         inner = RunContext(self._inner_config(draw), self._context.progress, outer=self._context)
-        inner.use_token_folder(self._context.arm_token_folder(draw))
+        inner.use_token_folder(self._context.arm_paths.tokens(draw))
         if ARMS[draw.arm].lora:
-            inner.use_lora(self._context.arm_lora_file(draw))
+            inner.use_lora(self._context.arm_paths.lora(draw))
         return inner
 
     def _use_photos(self, inner: RunContext, draw: ArmDraw) -> None:
@@ -109,7 +109,7 @@ class ArmStage(Stage):
     def _inner_config(self, draw: ArmDraw) -> Config:
         """The configuration of the run of one arm on one draw."""
         config = self._config
-        root = arm_folder(self._context.arm_folders, draw.arm, draw.shots, draw.seed)
+        root = arm_folder(self._context.arm_paths.images, draw.arm, draw.shots, draw.seed)
         inverting = ARMS[draw.arm].tokens_from == "textual_inversion"
         generation: dict[str, Any] = {
             "per_class": images_of_a_class(config.benchmark, draw.arm),
@@ -136,7 +136,7 @@ class ArmStage(Stage):
             update["tokens"] = config.tokens.model_copy(update=tokens)
         else:
             # Named by what it was made of, not by where it lies: a run folder may be moved.
-            folder = self._context.arm_token_folder(draw)
+            folder = self._context.arm_paths.tokens(draw)
             made = ClassifierConfig(name=f"few-shot/{folder.parent.name}/{folder.name}", match="index")
             others = [
                 member for member in config.guide if self._context.has_few_shot_guide and member.name != "few_shot"

@@ -149,7 +149,7 @@ class MetricStage(Stage):
     def _shards(self, kind: str) -> ShardFolder:
         """The shard folder of an arm."""
         settings = self._config.benchmark
-        root = arm_folder(self._context.arm_folders, kind, settings.shot_count, settings.draws[0])
+        root = arm_folder(self._context.arm_paths.images, kind, settings.shot_count, settings.draws[0])
         image_kind = ARMS[kind].images
         assert image_kind is not None
         return shard_folder(root, self._config.name, image_kind)

@@ -46,7 +46,7 @@ class TrialStage(Stage):
         others = self._config.downstream.other_models
         self._plans: tuple[TrialPlan, ...] = plan_trials(self._config.benchmark, others)
         settings = {model: context.identity("benchmark", model) for model in ("", *others)}
-        self._records = TrialRecords(self._config, settings, context.arm_folders)
+        self._records = TrialRecords(self._config, settings, context.arm_paths.images)
         self._folder: Path = self._config.root / "benchmark"
         self._pool: TrialPool | None = None
 
@@ -188,7 +188,7 @@ class TrialStage(Stage):
     @cached_property
     def _inputs(self) -> TrialInputs:
         context, config = self._context, self._config
-        return TrialInputs(context.draws(), context.arm_folders, config.downstream, self.accepted, self._ranks)
+        return TrialInputs(context.draws(), context.arm_paths.images, config.downstream, self.accepted, self._ranks)
 
     @cached_property
     def _ranks(self) -> Mapping[ArmDraw, Mapping[str, int]]:

@@ -1,0 +1,76 @@
+"""Checks guide and judge on real images, once per run folder and setting, and compares the two."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dct_augment import classifiers, files
+from dct_augment import config as configuration
+from dct_augment.classifiers import Classifier
+from dct_augment.config import AnyClassifierConfig, classifier_title
+from dct_augment.records import Progress
+
+if TYPE_CHECKING:
+    from dct_augment.pipeline.context import RunContext
+
+_MUCH_WORSE = 0.8
+"""A share of the accuracy of the other classifier; one that reaches less is warned of."""
+
+
+def check_on_real_images(
+    context: "RunContext", classifier: Classifier, members: Sequence[AnyClassifierConfig], role: str
+) -> None:
+    """Say how many of some real images a guide or judge recognises; warn of one that is much worse than the other.
+
+    Raises:
+        ModelError: it is no better than chance though it knows other images.
+    """
+    path, fingerprint, name = _file(context, role), _fingerprint(context, role), _named(role, members)
+    if files.read_json(path).get("fingerprint") != fingerprint:
+        dataset = context.dataset
+        examples = itertools.chain(dataset.examples("val"), dataset.examples("train"))
+        by_words = all(member.name == "zero_shot" for member in members)
+        hint = classifiers.FROM_WORDS if by_words else classifiers.FROM_LABELS
+        accuracy = classifiers.check_on_real_images(classifier, dataset.classes, examples, name, hint)
+        if accuracy is not None:
+            context.progress(Progress(role, 0, 0, f"{name} recognises {accuracy:.0%} of some real images"))
+        files.write_text(path, json.dumps({"fingerprint": fingerprint, "accuracy": accuracy}, indent=1) + "\n")
+    _compare(context)
+
+
+def _file(context: "RunContext", role: str) -> Path:
+    return context.config.root / "checks" / f"{role}.json"
+
+
+def _fingerprint(context: "RunContext", role: str) -> str:
+    names = [info.name for info in context.dataset.classes]
+    return configuration.fingerprint(context.identity("metrics")[role], names)
+
+
+def _compare(context: "RunContext") -> None:
+    """Warn of a guide or judge that is much worse on real images than the other one, once both are measured."""
+    accuracies = {}
+    for role, members in (("guide", context.config.guide), ("judge", context.config.judge)):
+        check = files.read_json(_file(context, role)) if members else {}
+        if check.get("accuracy") is None or check["fingerprint"] != _fingerprint(context, role):
+            return
+        accuracies[role] = float(check["accuracy"])
+    worse, better = sorted(accuracies, key=accuracies.__getitem__)
+    if accuracies[worse] >= _MUCH_WORSE * accuracies[better]:
+        return
+    context.progress(
+        Progress(
+            worse,
+            0,
+            0,
+            f"warning: the {worse} recognises {accuracies[worse]:.0%} of some real images, the {better} "
+            f"{accuracies[better]:.0%}. The likely cause is its preprocessing: is it that of its training? (of a "
+            "checkpoint: input_size, mean, std, interpolation)",
+        )
+    )
+
+
+def _named(role: str, members: Sequence[AnyClassifierConfig]) -> str:
+    return f"{role} {' + '.join(map(classifier_title, members))!r}"
