@@ -65,7 +65,8 @@ def synthetic_effect(
     without = accuracies[[arm for arm in accuracies if arm in real]]
     if with_images.empty or without.empty:
         return None
-    arm, baseline = _best(with_images), _best(without)
+    sizes = _test_sizes(trials)
+    arm, baseline = _best(with_images, sizes), _best(without, sizes)
     on_all_draws = trials[trials["seed"].isin(accuracies.index)]
     difference = estimates.difference(on_all_draws, arm, baseline, folds)
     return None if difference is None else SyntheticEffect(arm, baseline, difference)
@@ -90,21 +91,23 @@ def choose(trials: pd.DataFrame, arms: Collection[str], folds: int | None = None
     if accuracies.empty:
         return None
     by: Literal["validation", "other_folds", "other_half", "test"]
+    sizes = _test_sizes(table)
     validation = pd.DataFrame() if folds else _by_draw(table, "val_accuracy", _CHOSEN)
     if folds:
-        best, by = _best(accuracies), "other_folds"
-        values = [_on_fold(accuracies, draw, folds) for draw in accuracies.index]
+        best, by = _best(accuracies, sizes), "other_folds"
+        values = [_on_fold(accuracies, sizes, draw, folds) for draw in accuracies.index]
         optimistic = len(accuracies) < 2
     elif len(validation) == len(accuracies) and set(validation) == set(accuracies):
-        best, by, optimistic = _best(validation), "validation", False
+        best, by, optimistic = _best(validation, sizes), "validation", False
         values = accuracies[best].tolist()
     else:
-        best, halves = _best(accuracies), _on_halves(table, accuracies)
+        best, halves = _best(accuracies, sizes), _on_halves(table, accuracies)
         by, optimistic = "other_half" if halves else "test", not halves
         values = halves or accuracies[best].tolist()
     arm, model = best
     rows = table[(table["arm"] == arm) & (table["other_model"] == model)]
-    accuracy = estimates.mean_accuracy(values, distinct_images(rows, folds), folds)
+    tested = [int(sizes[draw]) for draw in accuracies.index]
+    accuracy = estimates.mean_accuracy(values, tested, distinct_images(rows, folds), folds)
     return ArmChoice(arm, accuracy, by, optimistic, model, estimates.chance(rows))
 
 
@@ -121,9 +124,17 @@ def _by_draw(trials: pd.DataFrame, column: str, by: list[str]) -> pd.DataFrame:
     return table[present].dropna()
 
 
-def _best(accuracies: pd.DataFrame) -> Any:
-    """The column with the best mean; of equal ones the first, which needs fewer images."""
-    return accuracies.mean().round(10).idxmax()
+def _test_sizes(trials: pd.DataFrame) -> pd.Series:
+    """The number of test images of each draw."""
+    first = trials.drop_duplicates("seed").set_index("seed")
+    return first["truth"].map(len)
+
+
+def _best(accuracies: pd.DataFrame, sizes: pd.Series) -> Any:
+    """The column with the best mean over the test images; of equal ones the first, which needs fewer images."""
+    weights = sizes.loc[accuracies.index].to_numpy()
+    means = pd.Series(np.average(accuracies.to_numpy(), axis=0, weights=weights), accuracies.columns)
+    return means.round(10).idxmax()
 
 
 def _right(trials: pd.DataFrame) -> pd.DataFrame:
@@ -146,11 +157,12 @@ def _on_halves(trials: pd.DataFrame, accuracies: pd.DataFrame) -> list[float]:
         for half in (~is_second, is_second)
     )
     share = is_second.mean()
-    mean = (1 - share) * first[_best(second)] + share * second[_best(first)]
+    sizes = _test_sizes(trials)
+    mean = (1 - share) * first[_best(second, sizes)] + share * second[_best(first, sizes)]
     return [float(value) for value in mean]
 
 
-def _on_fold(accuracies: pd.DataFrame, draw: int, folds: int) -> float:
+def _on_fold(accuracies: pd.DataFrame, sizes: pd.Series, draw: int, folds: int) -> float:
     """The accuracy on one fold of the arm that is best on the others of its repeat."""
     others = accuracies[(accuracies.index // folds == draw // folds) & (accuracies.index != draw)]
-    return float(accuracies.loc[draw, _best(others if len(others) else accuracies)])
+    return float(accuracies.loc[draw, _best(others if len(others) else accuracies, sizes)])

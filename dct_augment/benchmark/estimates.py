@@ -1,7 +1,8 @@
 """Accuracies of arms and their paired differences, with intervals that allow for few draws, and for few test images.
 
 Draws that all agree do not make a number sure, and two folds say nothing about their spread. So no interval is narrower
-than that over the distinct test images, and of so few folds that over the images takes its place.
+than that over the distinct test images, and of so few folds that over the images takes its place. A mean is one over the
+test images: a fold with more of them counts more.
 """
 
 from collections.abc import Sequence
@@ -42,17 +43,18 @@ def accuracy(trials: pd.DataFrame, folds: int | None) -> Estimate | None:
     """
     if trials.empty:
         return None
-    return mean_accuracy(trials["accuracy"].tolist(), distinct_images(trials, folds), folds)
+    sizes = [len(truth) for truth in trials["truth"]]
+    return mean_accuracy(trials["accuracy"].tolist(), sizes, distinct_images(trials, folds), folds)
 
 
-def mean_accuracy(values: Sequence[float], images: int, folds: int | None) -> Estimate:
-    """Return the mean of the accuracies on some draws, whose tests have so many distinct images.
+def mean_accuracy(values: Sequence[float], sizes: Sequence[int], images: int, folds: int | None) -> Estimate:
+    """Return the mean of the accuracies on some draws, whose tests have these sizes, and so many distinct images.
 
     Its interval is that over draws or folds, or Wilson's over the images if that is wider; of few folds it is Wilson's.
     """
-    mean = sum(values) / len(values)
+    mean = float(np.average(values, weights=sizes))
     over_images = proportion(round(mean * images), images)
-    return _estimate(values, over_images, folds, (0, 1))
+    return _estimate(values, mean, over_images, folds, (0, 1))
 
 
 def difference(trials: pd.DataFrame, arm: str, baseline: str, folds: int | None) -> Difference | None:
@@ -75,7 +77,8 @@ def difference(trials: pd.DataFrame, arm: str, baseline: str, folds: int | None)
     # Rounded so that equal accuracies are equal: a difference of 1e-17 has a sign.
     values = [round(float(value), 10) for value in first["accuracy"] - second["accuracy"]]
     over_images = _paired_over_images(_right(first), _right(second), folds)
-    estimate = _estimate(values, over_images, folds, (-1, 1))
+    mean = round(float(np.average(values, weights=[len(truth) for truth in first["truth"]])), 10)
+    estimate = _estimate(values, mean, over_images, folds, (-1, 1))
     return Difference(estimate, _unclear(values, estimate, folds), tuple(values))
 
 
@@ -86,13 +89,21 @@ def chance(trials: pd.DataFrame) -> float:
 
 
 def _estimate(
-    values: Sequence[float], over_images: Estimate, folds: int | None, within: tuple[float, float]
+    values: Sequence[float], mean: float, over_images: Estimate, folds: int | None, within: tuple[float, float]
 ) -> Estimate:
     if few_folds(len(values), folds):
-        mean = sum(values) / len(values)
         return wider(Estimate(mean, mean, mean, len(values)), over_images)
     over_draws = mean_of_folds(values, folds, within) if folds else mean_t(values, within)
-    return wider(over_draws, over_images)
+    return wider(_around(mean, over_draws, within), over_images)
+
+
+def _around(mean: float, estimate: Estimate, within: tuple[float, float]) -> Estimate:
+    """Move an interval so that it is around this mean; it stays where the mean is that of the estimate."""
+    shift = mean - estimate.mean
+    if abs(shift) < 1e-9:
+        return estimate
+    low, high = max(estimate.low + shift, within[0]), min(estimate.high + shift, within[1])
+    return Estimate(mean, min(low, mean), max(high, mean), estimate.count)
 
 
 def _unclear(values: Sequence[float], estimate: Estimate, folds: int | None) -> Any:

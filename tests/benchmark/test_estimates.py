@@ -37,8 +37,29 @@ def test_one_mistake_in_two_folds_does_not_make_everything_possible() -> None:
     """Over two folds Student's interval would be 0 .. 100 %."""
     estimate = accuracy(trials(real=["++++++++", "++++++-"]), folds=2)
     assert estimate is not None
-    assert estimate.mean == pytest.approx((1 + 6 / 7) / 2)
+    assert estimate.mean == pytest.approx(14 / 15)
     assert ends(estimate) == ends(proportion(14, 15))
+
+
+def test_folds_of_unequal_size_count_by_their_photos() -> None:
+    """Five photos of a class in two folds: 12 and 8 photos of four classes. 18 and 17 of 20 are right."""
+    table = trials(real=["+" * 12, "+" * 6 + "--"], token=["+" * 10 + "--", "+" * 7 + "-"])
+    for arm, right in (("real", 18), ("token", 17)):
+        estimate = accuracy(table[table["arm"] == arm], folds=2)
+        assert estimate is not None
+        assert estimate.mean == pytest.approx(right / 20)
+        assert ends(estimate) == ends(proportion(right, 20))
+    found = difference(table, "token", "real", folds=2)
+    assert found is not None
+    assert found.estimate.mean == pytest.approx(-1 / 20)
+
+
+def test_an_interval_over_unequal_folds_is_around_the_mean_over_photos() -> None:
+    estimate = accuracy(trials(real=["+" * 8 + "--", "+-", "+-", "+" * 9 + "-"] * 2), folds=4)
+    assert estimate is not None
+    over_folds = mean_of_folds([0.8, 0.5, 0.5, 0.9] * 2, 4)
+    assert estimate.mean == pytest.approx(19 / 24)
+    assert estimate.low - estimate.mean == pytest.approx(over_folds.low - over_folds.mean)
 
 
 def test_with_three_degrees_of_freedom_the_interval_over_folds_stays() -> None:

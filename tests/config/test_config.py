@@ -253,7 +253,7 @@ def test_keyword_arguments_are_checked_too() -> None:
             "--set dataset: must be a section, e.g. `{name: foo}`; with --set, write dataset.name=foo, got",
         ),
         ("tokens.method=3", "--set tokens.method: must be a section, e.g. `{name: ...}`"),
-        ("runner=3", "--set runner: must be a section of settings: kind, workers, address, "),
+        ("runner=3", "--set runner: must be a section of settings: kind, workers, processes, address, "),
         ("tokens=null", "--set tokens: is empty; give it settings, or delete the line, got None"),
         ("guide=[]", "--set guide: must have at least 1 item, got []"),
         ("benchmark.arms=real", "--set benchmark.arms: must be a list, got 'real'"),
