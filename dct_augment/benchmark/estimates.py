@@ -1,8 +1,8 @@
 """Accuracies of arms and their paired differences, with intervals that allow for few draws, and for few test images.
 
 Draws that all agree do not make a number sure, and two folds say nothing about their spread. So no interval is narrower
-than that over the distinct test images, and of so few folds that over the images takes its place. A mean is one over the
-test images: a fold with more of them counts more.
+than that over the distinct test images, and of so few folds that over the images takes its place. Means are over test
+images: a fold with more of them counts more.
 """
 
 from collections.abc import Sequence

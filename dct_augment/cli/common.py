@@ -179,6 +179,15 @@ def _raise_if_stopped() -> None:
 
 def _follow(shown: Bars) -> "ProgressCallback":
     tasks: dict[str, TaskID] = {}
+    told: dict[str, int] = {}
+
+    def tell_a_log(progress: "Progress") -> None:
+        """Write a line for each quarter of a stage: a log shows no bar before its end."""
+        quarter = 4 * progress.done // progress.total
+        if quarter > told.get(progress.stage, 0):
+            told[progress.stage] = quarter
+            line = f"{progress.stage}: {progress.done:,} of {progress.total:,}"
+            shown.console.print(line, markup=False, highlight=False)
 
     def report(progress: "Progress") -> None:
         _raise_if_stopped()  # a library that catches everything may have swallowed it
@@ -188,6 +197,8 @@ def _follow(shown: Bars) -> "ProgressCallback":
         if progress.stage not in tasks:
             tasks[progress.stage] = shown.add_task(progress.stage, total=progress.total, note="")
         note = progress.note if len(progress.note) < 48 else progress.note[:45] + "..."
+        if not shown.console.is_terminal:
+            tell_a_log(progress)
         shown.update(tasks[progress.stage], completed=progress.done, total=progress.total, note=note)
 
     return report

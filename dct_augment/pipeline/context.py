@@ -214,7 +214,8 @@ class RunContext:
         for note in (measured.summary, *measured.notes):
             self.progress(Progress("guide", 0, 0, f"{title}: {note}"))
         if measured.refusal and len(members) == 1:
-            self.progress(Progress("guide", 0, 0, f"{title}: {measured.refusal}"))
+            instead = f"{'in this draw ' if draw else ''}they are drawn with plain prompts"
+            self.progress(Progress("guide", 0, 0, f"{title}: {measured.refusal}. Now {instead}"))
             self._refusals = {info.slug: StopReason.REFUSED for info in self.classes if info.name in measured.refused}
         vars(self)["guide"], self.guided_classes = guide, self.classes
         return guide

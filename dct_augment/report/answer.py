@@ -71,6 +71,8 @@ def in_words(summary: Mapping[str, Any]) -> list[str]:
         lines.append(_effect_in_words(effect, f"With up to {counted(benchmark['shots'], 'photo')} per class{model}"))
     if few := few_folds_in_words(benchmark):
         lines.append(few)
+    if found.get("refused"):
+        lines.append(found["refused"])
     if kept["accuracy"]["mean"] is not None:
         title = f"{'Kept' if kept['made'] else 'To keep'}: {arm_style(kept['arm']).title}{model}"
         lines.append(f"{title}; expect {_expected_in_words(kept, effect)}.")

@@ -221,6 +221,20 @@ def test_progress_shows_its_counts_in_80_columns(monkeypatch: pytest.MonkeyPatch
     assert "crane" in lines[-1]
 
 
+def test_a_log_gets_a_line_for_each_quarter_of_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(common, "console", Console(file=file, width=80, force_terminal=False, color_system=None))
+    with bars() as report:
+        for done in (1, 99, 100, 101, 250, 399, 400, 400):
+            report(Progress("tokens", done, 400, "crane"))
+        assert file.getvalue().splitlines() == [
+            "tokens: 100 of 400",
+            "tokens: 250 of 400",
+            "tokens: 399 of 400",
+            "tokens: 400 of 400",
+        ]
+
+
 def test_a_class_without_a_token_is_said_with_the_command_that_trains_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -314,6 +314,9 @@ def test_without_a_gpu_it_is_stable_diffusion_in_float32_and_that_is_said(tmp_pa
     chosen = choose(CPU, ["x"], 500)
     assert (chosen.path, chosen.dtype) == (SD, "float32")
     assert chosen.reason == "no GPU here, and Pocket cannot draw your classes"
+    large = choose(CPU, ["crane", "kiwi"], 3000)
+    assert large.path == SD
+    assert large.reason.endswith("Pocket knows these classes, but draws 64 x 64 pixels, and your photos are larger")
     cached = Machine(None, 2, {SD_TURBO: snapshot(tmp_path / "turbo", "StableDiffusionPipeline")}, offline=True)
     assert choose(cached, ["x"], 500).path == SD_TURBO
 

@@ -6,15 +6,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 import dct_augment
 from dct_augment import config
+from dct_augment.benchmark.arms import ARMS, ArmDraw
+from dct_augment.benchmark.choice import SyntheticEffect
+from dct_augment.benchmark.estimates import Difference
 from dct_augment.cli import app
 from dct_augment.errors import ModelError
+from dct_augment.intervals import Estimate
 from dct_augment.pipeline.run import Run
+from dct_augment.pipeline.stages import ClassifierStage
 from dct_augment.records import Progress, StopReason
 from dct_augment.report.page import answer_in_words
 
@@ -50,6 +56,29 @@ def configuration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "shuffled.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
+
+
+def test_the_answer_says_in_how_many_folds_the_guide_was_refused(
+    configuration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = ARMS["class_token_few_shot_guide"].name
+    run = Run(config.load(str(configuration), [f"benchmark.arms=[real, {arm}]"], output=tmp_path))
+    reasons = {0: [StopReason.TARGET, StopReason.REFUSED], 1: [StopReason.TARGET] * 2}
+    for fold, stopped in reasons.items():
+        folder = run.arm_paths.tokens(ArmDraw(arm, run.config.benchmark.shot_count, fold))
+        folder.mkdir(parents=True)
+        pd.DataFrame({"stop_reason": list(map(str, stopped)), "verdict": ""}).to_parquet(folder / "index.parquet")
+    stage = ClassifierStage(run)
+    for judged, said in (
+        (
+            arm,
+            "In 1 of 2 folds the guide was refused for classes: they have plain prompts there, and no class token.",
+        ),
+        ("plain_prompt", ""),
+    ):
+        difference = Difference(Estimate(0.1, 0.0, 0.2, 2), "few_folds", (0.1, 0.1))
+        monkeypatch.setitem(vars(stage), "effect", SyntheticEffect(judged, "real", difference))
+        assert stage._refused_draws() == said
 
 
 def test_a_run_whose_guide_is_refused_for_all_classes_makes_a_report_and_a_classifier(

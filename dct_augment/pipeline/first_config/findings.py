@@ -136,4 +136,7 @@ def _without_gpu(first: FirstConfig, trials: Mapping[str, float]) -> str:
     steps = [f"sampling.num_inference_steps={family.steps}", f"sampling.guidance_scale={family.guidance_scale}"]
     faster = first.config([*steps, f"model.path={fast.path}", "model.revision=null"])
     took = duration(count(faster, len(first.photos.classes), first.machine, trials).seconds)
-    return f"faster: a machine with a GPU; or --model {fast.path}, {took} here ({fast.restriction})"
+    ways = [f"--model {fast.path}, {took} here ({fast.restriction})"]
+    if not models.unknown_to_pocket([info.name for info in first.photos.classes]):
+        ways.append(f"--model {models.POCKET}, minutes, with small images")
+    return f"faster: a machine with a GPU; or {'; or '.join(ways)}"

@@ -192,7 +192,7 @@ def choose(
     ]
     if not fitting:
         model = _DEFAULT if _DEFAULT.path in machine.cached or FAST.path not in machine.cached else FAST
-        return _published(model, machine, _reason_without_gpu(machine))
+        return _published(model, machine, _reason_without_gpu(machine, pocket_knows=not unknown))
     cached = [model for model in fitting if model.path in machine.cached]
     reason = f"it fits the {_gigabytes(machine)} that are free on the GPU"
     if cached:
@@ -280,7 +280,10 @@ def _published(model: KnownModel, machine: Machine, reason: str) -> ModelChoice:
     return ModelChoice(model.path, model.family, variant, dtype, reason, model.restriction)
 
 
-def _reason_without_gpu(machine: Machine) -> str:
+def _reason_without_gpu(machine: Machine, *, pocket_knows: bool) -> str:
+    if machine.gpu_bytes is None and pocket_knows:
+        side = POCKET_FAMILY.size.side
+        return f"no GPU here; Pocket knows these classes, but draws {side} x {side} pixels, and your photos are larger"
     if machine.gpu_bytes is None:
         return "no GPU here, and Pocket cannot draw your classes"
     return f"only {_gigabytes(machine)} are free on the GPU; if memory runs out, batches get smaller"

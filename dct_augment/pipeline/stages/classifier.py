@@ -18,7 +18,7 @@ from dct_augment import calibration, datasets, files
 from dct_augment import config as configuration
 from dct_augment.benchmark import estimates
 from dct_augment.benchmark.answer import answer
-from dct_augment.benchmark.arms import ARMS, chosen_by_coverage
+from dct_augment.benchmark.arms import ARMS, ArmDraw, chosen_by_coverage
 from dct_augment.benchmark.choice import ArmChoice, SyntheticEffect, choose, synthetic_effect
 from dct_augment.benchmark.trials import FinalClassifier, recipe
 from dct_augment.classifiers import kept
@@ -40,9 +40,12 @@ from dct_augment.records import (
     ProgressCallback,
     Split,
     StageName,
+    StopReason,
     WorkUnit,
 )
 from dct_augment.report.answer import AnswerSection, Mistake
+from dct_augment.tokens.files import TokenFolder
+from dct_augment.wording import counted_of
 
 _MISTAKES = 12
 """Mistakes that the report shows."""
@@ -101,8 +104,23 @@ class ClassifierStage(Stage):
         numbers = answer(self._trials, titles, self.choice, self.effect, self._folds)
         numbers["kept"]["model"] = self.choice.other_model or self._config.downstream.model
         numbers["kept"]["made"] = self._is_current
+        numbers["refused"] = self._refused_draws()
         error = self._recorded().get("calibration_error") if self._is_current else None
         return AnswerSection(numbers, error, self._mistakes(titles))
+
+    def _refused_draws(self) -> str:
+        """Say in how many draws the arm that images are judged by lacks class tokens, as its guide was refused."""
+        arm = None if self.effect is None else ARMS[self.effect.arm]
+        if arm is None or arm.tokens_from != "few_shot_guide":
+            return ""
+        settings, context = self._config.benchmark, self._context
+        draws = [ArmDraw(arm.name, settings.shot_count, seed) for seed in settings.draws]
+        indices = [TokenFolder(context.arm_paths.tokens(draw), context.dataset.name).index() for draw in draws]
+        refused = sum(StopReason.REFUSED in set(index.get("stop_reason", ())) for index in indices)
+        if not refused:
+            return ""
+        of_draws = counted_of(refused, len(draws), "fold" if self._folds else "few-shot draw")
+        return f"In {of_draws} the guide was refused for classes: they have plain prompts there, and no class token."
 
     def _mistakes(self, titles: Mapping[int, str]) -> list[Mistake]:
         """The photos that the kept arm took for another class most often, each beside a photo of that class."""
