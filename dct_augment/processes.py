@@ -50,7 +50,7 @@ def one_thread() -> Iterator[None]:
 
 
 class ProcessPool:
-    """Processes that call functions for any thread of this one. A context manager; an error ends them at once.
+    """Processes that call functions for any thread of this one, until they are closed.
 
     Args:
         count: of processes.

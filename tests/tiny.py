@@ -57,6 +57,17 @@ _root = TemporaryDirectory(prefix="dct-tiny-")
 atexit.register(_root.cleanup)
 ROOT = Path(_root.name)
 
+TWO_UPDATES = (
+    "tokens.max_updates=2",
+    "tokens.validate_every=2",
+    "tokens.validation_images=2",
+    "tokens.restarts=0",
+    "tokens.certificate_images=2",
+    "tokens.certificate_looks=1",
+    "tokens.plain_first=false",
+)
+"""Settings of a class token that takes a second to train."""
+
 
 def tokenizer(pad: str = EOS, length: int = LENGTH) -> CLIPTokenizer:
     """A CLIP byte-pair tokenizer in which every word of the corpus is one piece."""

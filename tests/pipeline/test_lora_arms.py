@@ -18,6 +18,7 @@ from dct_augment.pipeline.first_config.models import Machine
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import ArmStage, TokenStage
 from dct_augment.records import Progress
+from tests import tiny
 
 PLAIN: ArmName = "lora_plain_prompt"
 TOKEN: ArmName = "lora_class_token"
@@ -29,13 +30,7 @@ SMALL = (
     "benchmark.per_class=2",
     "generation.allow_uncertified=true",
     "sampling.num_inference_steps=2",
-    "tokens.max_updates=2",
-    "tokens.validate_every=2",
-    "tokens.validation_images=2",
-    "tokens.restarts=0",
-    "tokens.certificate_images=2",
-    "tokens.certificate_looks=1",
-    "tokens.plain_first=false",
+    *tiny.TWO_UPDATES,
     "lora.steps=3",
     "lora.batch_size=2",
     "lora.learning_rate=0.05",

@@ -17,16 +17,11 @@ from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import TokenStage
 from dct_augment.pipeline.unit_pool import UnitPool, processes_for, threads_of_units
 from dct_augment.records import Progress
+from tests import tiny
 
 GB = 10**9
 SMALL = (
-    "tokens.max_updates=2",
-    "tokens.validate_every=2",
-    "tokens.validation_images=2",
-    "tokens.restarts=0",
-    "tokens.certificate_images=2",
-    "tokens.certificate_looks=1",
-    "tokens.plain_first=false",
+    *tiny.TWO_UPDATES,
     "tokens.classes_per_work_unit=1",
     "generation.per_class=2",
     "generation.allow_uncertified=true",
