@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import pandas as pd
 
@@ -11,6 +12,10 @@ from dct_augment.intervals import Estimate, mean_t, permutation_test
 from dct_augment.studies.plan import Cell
 
 _POWER = 0.8
+
+Photos = Literal["test", "validation"]
+"""The photos that tell how good a classifier is: `test` in a report; `validation` where settings are chosen."""
+_COLUMN: Mapping[Photos, str] = {"test": "accuracy", "validation": "val_accuracy"}
 
 
 @dataclass(frozen=True)
@@ -37,15 +42,20 @@ class ClaimFinding:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that a study found, and the cells and rows that have no trials yet."""
+    """All that a study found, and the cells and rows that have no trials yet; accuracies are on `photos`."""
 
+    photos: Photos
     rows: tuple[RowFinding, ...]
     claims: tuple[ClaimFinding, ...]
     missing: tuple[str, ...]
 
 
 def find(
-    trials: pd.DataFrame, rows: Mapping[Cell, Sequence[str]], real_only: Sequence[str], claims: Sequence[Claim]
+    trials: pd.DataFrame,
+    rows: Mapping[Cell, Sequence[str]],
+    real_only: Sequence[str],
+    claims: Sequence[Claim],
+    photos: Photos = "test",
 ) -> Findings:
     """Compare the rows of each cell.
 
@@ -54,6 +64,7 @@ def find(
         rows: of the study, by cell.
         real_only: the rows without synthetic images.
         claims: that are tested; all cells together are one family (Holm 1979).
+        photos: on which rows are compared.
     """
     found: list[RowFinding] = []
     tested: list[tuple[Cell, Claim, list[float]]] = []
@@ -62,7 +73,7 @@ def find(
         of_cell = trials[
             (trials["dataset"] == cell.dataset) & (trials["recipe"] == cell.recipe) & (trials["shots"] == cell.shots)
         ]
-        accuracies = _table(of_cell, "accuracy")
+        accuracies = _table(of_cell, _COLUMN[photos])
         best = best_on_other_draws(accuracies, _table(of_cell, "val_accuracy"), real_only)
         for row in rows_of_cell:
             if row not in accuracies:
@@ -79,6 +90,7 @@ def find(
     p_values = [permutation_test(differences) for _, _, differences in tested]
     pairs = zip(tested, p_values, holm(p_values), strict=True)
     return Findings(
+        photos,
         tuple(found),
         tuple(
             ClaimFinding(cell, claim, mean_t(differences, (-1, 1)), p_value, adjusted, detectable_effect(differences))

@@ -15,7 +15,7 @@ from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import TrialStage
 from dct_augment.records import ProgressCallback, ignore_progress
 from dct_augment.studies import plan
-from dct_augment.studies.findings import Findings, find, points
+from dct_augment.studies.findings import Findings, Photos, find, points
 from dct_augment.studies.plan import PlannedRun
 
 _COLUMNS = ("dataset", "recipe", "shots", "row", "seed", "accuracy", "val_accuracy", "steps", "per_class")
@@ -26,6 +26,8 @@ def run_study(
 ) -> Findings:
     """Do what is missing of a study, and write `findings.json`, `findings.md` and `trials.parquet` after each run.
 
+    The draws for tuning are compared by their validation photos: what is chosen there has not seen the test.
+
     Args:
         study: the question and its protocol.
         draws: those of the report, or those for tuning.
@@ -35,7 +37,8 @@ def run_study(
     """
     planned = list(plan.runs(study, draws, root))  # every setting is checked before any work
     tables: list[pd.DataFrame] = []
-    findings = _findings(study, tables)
+    photos: Photos = "validation" if draws.first == study.tuning.first else "test"
+    findings = _findings(study, tables, photos)
     previous: Run | None = None
     for planned_run in planned:
         if only_read and not planned_run.config.root.is_dir():
@@ -47,7 +50,7 @@ def run_study(
         if not only_read:
             run.benchmark()
         tables.append(_trials(run, planned_run))
-        findings = _findings(study, tables)
+        findings = _findings(study, tables, photos)
         _write(study, findings, tables, root)
     return findings
 
@@ -61,10 +64,10 @@ def _trials(run: Run, planned: PlannedRun) -> pd.DataFrame:
     return table[list(_COLUMNS)]
 
 
-def _findings(study: Study, tables: Sequence[pd.DataFrame]) -> Findings:
+def _findings(study: Study, tables: Sequence[pd.DataFrame], photos: Photos) -> Findings:
     trials = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(_COLUMNS))
     real_only = [name for name, row in study.rows.items() if row.is_real_only]
-    return find(trials, plan.rows(study), real_only, study.claims)
+    return find(trials, plan.rows(study), real_only, study.claims, photos)
 
 
 def _write(study: Study, findings: Findings, tables: Sequence[pd.DataFrame], root: Path) -> None:
@@ -78,6 +81,7 @@ def _as_json(study: Study, findings: Findings) -> dict[str, Any]:
     return {
         "question": study.question,
         "protocol": study.model_dump(mode="json"),
+        "photos": findings.photos,
         "rows": [
             {
                 **asdict(row.cell),
@@ -123,7 +127,7 @@ def markdown(study: Study, findings: Findings) -> list[str]:
     cells = list(dict.fromkeys(row.cell for row in findings.rows))
     texts = {(row.row, row.cell): (_percent(row.accuracy), points(row.gain)) for row in findings.rows}
     for cell in cells:
-        head = (cell.title, "test accuracy, %", "points over the best real-only row")
+        head = (cell.title, f"{findings.photos} accuracy, %", "points over the best real-only row")
         lines += _rows(head, [(f"`{row}`", *texts[row, cell]) for row in study.rows if (row, cell) in texts])
     if findings.missing:
         lines += [f"Not measured yet: {len(findings.missing)} of {sum(map(len, plan.rows(study).values()))} rows."]

@@ -63,3 +63,12 @@ def test_the_detectable_effect_shrinks_with_the_draws() -> None:
     assert detectable_effect(many) < detectable_effect(few) / 2
     # Four draws, sd .0435, standard error .0217; t(3) quantiles 3.182 and 0.978.
     assert detectable_effect(few) == pytest.approx(0.0217 * (3.182 + 0.978), rel=0.01)
+
+
+def test_draws_for_tuning_are_compared_by_their_validation_photos() -> None:
+    accuracies = {"real": [0.5, 0.6], "tokens": [0.1, 0.2]}
+    validation = {"real": [0.4, 0.5], "tokens": [0.6, 0.7]}
+    table = trials(accuracies, validation)
+    findings = find(table, {CELL: ["real", "tokens"]}, ["real"], [Claim(row="tokens")], "validation")
+    assert [row.accuracy.mean for row in findings.rows] == pytest.approx([0.45, 0.65])
+    assert findings.claims[0].difference.mean == pytest.approx(0.2)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -71,7 +72,19 @@ def test_rows_of_one_study_share_tokens_and_images_and_a_second_call_makes_nothi
     recorded = json.loads((tmp_path / "out" / "findings.json").read_text())
     assert [claim["row"] for claim in recorded["claims"]] == ["tokens"]
     assert recorded["protocol"]["draws"] == {"first": 100, "count": 2}
+    assert recorded["photos"] == "test"
     assert "`tokens` - `best_real`" in (tmp_path / "out" / "findings.md").read_text()
+
+
+def test_tuning_does_not_show_the_test(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    study = load_study(str(written(tmp_path))).narrowed(rows=["real"])
+    root = tmp_path / "out"
+    findings = run_study(study, study.tuning, root)
+    trials = pd.read_parquet(root / "trials.parquet")
+    assert findings.photos == "validation"
+    assert [row.accuracy.mean for row in findings.rows] == pytest.approx([trials["val_accuracy"].mean()])
+    assert "validation accuracy" in (root / "findings.md").read_text()
 
 
 def test_each_draw_has_noise_of_its_own(tmp_path: Path) -> None:
