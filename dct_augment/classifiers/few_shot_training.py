@@ -13,8 +13,7 @@ from dct_augment.classifiers.few_shot_views import Views
 from dct_augment.classifiers.out_of_fold import OutOfFold, measure
 from dct_augment.config import FewShotClassifierConfig, seed_from
 
-BATCH = 32
-FINE_TUNE_STEPS, BACKBONE_RATE, HEADS_RATE = 60, 5e-5, 1e-3
+BATCH, HEADS_RATE = 32, 1e-3
 
 
 @dataclass(frozen=True)
@@ -71,18 +70,19 @@ class Fitting:
         return self._fine_tuned(trained, photos) if self._settings.fine_tune else trained
 
     def _fine_tuned(self, trained: Trained, photos: Sequence[int]) -> Trained:
-        """Train a copy of the backbone together with the heads for a short time, at a low rate; AdamW, one cycle.
+        """Train a copy of the backbone together with the heads, by AdamW in one cycle.
 
         Statistics of batch norms stay, and nothing is dropped out.
         """
         backbone = Backbone(copy.deepcopy(trained.backbone.model).requires_grad_(True), trained.backbone.preprocess)
         heads = trained.heads.requires_grad_(True)
-        rates = [BACKBONE_RATE, HEADS_RATE]
+        rate, steps = self._settings.fine_tune_learning_rate, self._settings.fine_tune_steps
+        rates = [rate, max(rate, HEADS_RATE)]
         groups = [{"params": list(part.parameters())} for part in (backbone.model, heads)]
-        optimizer = torch.optim.AdamW(groups, lr=BACKBONE_RATE)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=FINE_TUNE_STEPS + 1)
+        optimizer = torch.optim.AdamW(groups, lr=rate)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps + 1)
         generator = torch.Generator().manual_seed(seed_from("few-shot fine-tuning", self._seed))
-        for _ in range(FINE_TUNE_STEPS):
+        for _ in range(steps):
             drawn = torch.randint(len(photos), (BATCH,), generator=generator).tolist()
             numbers = torch.randint(self._views.count, (BATCH,), generator=generator).tolist()
             chosen = [photos[place] for place in drawn]

@@ -79,7 +79,12 @@ class FewShotClassifierConfig(Section):
     )
     head: Literal["linear", "cosine", "mlp"] = Field("linear", description="what is trained on the features")
     heads: PositiveInt = Field(4, description="heads, each trained from a seed of its own; their answers are averaged")
-    fine_tune: bool = Field(False, description="train the backbone, too, after the first head")
+    fine_tune: bool = Field(False, description="train the backbone, too, after the heads")
+    fine_tune_steps: PositiveInt = Field(60, description="gradient steps of `fine_tune`, on batches of 32 views")
+    fine_tune_learning_rate: Annotated[float, Field(gt=0)] = Field(
+        5e-5,
+        description="peak of the backbone's rate in `fine_tune`, one cycle; the heads' is 0.001, or this if higher",
+    )
     augmentations: PositiveInt = Field(
         8, description="views of a photo that the heads train on: the photo itself, and others cut from it"
     )

@@ -130,6 +130,9 @@ TOLD_OF_CLASSIFIERS = frozenset({"saw"})
 PREPROCESSING = ("input_size", "mean", "std", "interpolation")
 """Settings of a guide or judge that decide results where they are set."""
 
+FINE_TUNING = ("fine_tune_steps", "fine_tune_learning_rate")
+"""Settings of a guide of photos that decide results where its backbone is trained, too."""
+
 
 def identity(settings: Mapping[str, Any], schema: int, part: Part) -> dict[str, Any]:
     """Return the settings that decide a part's result, nested as the configuration is.
@@ -163,10 +166,12 @@ def identity(settings: Mapping[str, Any], schema: int, part: Part) -> dict[str, 
 def _deciding(member: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a classifier that decide what is made.
 
-    Those of its preprocessing are younger than the first runs, whose identities are without them.
+    Those of preprocessing and fine-tuning are younger than the first runs, whose identities are without them.
     """
-    unset = {key for key in PREPROCESSING if member.get(key) is None}
-    return {key: value for key, value in member.items() if key not in unset | TOLD_OF_CLASSIFIERS}
+    without_effect = {key for key in PREPROCESSING if member.get(key) is None}
+    if not member.get("fine_tune"):
+        without_effect.update(FINE_TUNING)
+    return {key: value for key, value in member.items() if key not in without_effect | TOLD_OF_CLASSIFIERS}
 
 
 def _remove_what_changes_nothing(decided: dict[str, Any]) -> None:

@@ -82,11 +82,8 @@ def test_it_learns_from_five_photos_and_says_so(head: str) -> None:
     assert "of 15 photos, chance 33%, 5 folds, temperature" in measured.summary
 
 
-def test_fine_tuning_changes_the_backbone_and_still_learns(
-    tmp_path: Path, guide: FewShotClassifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dct_augment.classifiers.few_shot_training.FINE_TUNE_STEPS", 10)
-    tuned = fit(config(fine_tune=True, folds=2), *coloured(3), CLASSES)
+def test_fine_tuning_changes_the_backbone_and_still_learns(tmp_path: Path, guide: FewShotClassifier) -> None:
+    tuned = fit(config(fine_tune=True, fine_tune_steps=10, folds=2), *coloured(3), CLASSES)
     assert not torch.equal(tuned.features(IMAGES), guide.features(IMAGES))
     assert sum(tuned.out_of_fold.right) >= 7
     assert not any(
@@ -94,6 +91,13 @@ def test_fine_tuning_changes_the_backbone_and_still_learns(
     )
     tuned.save(tmp_path / "guide")
     assert torch.equal(FewShotClassifier.load(tmp_path / "guide").logits(IMAGES), tuned.logits(IMAGES))
+
+
+@pytest.mark.parametrize("changes", [{"fine_tune_steps": 3}, {"fine_tune_learning_rate": 1e-3}])
+def test_steps_and_rate_of_fine_tuning_are_settings(changes: dict[str, Any]) -> None:
+    quick = {"fine_tune": True, "fine_tune_steps": 2, "augmentations": 2, "flips": False, "folds": 2}
+    one, other = (fit(config(**quick | more), *coloured(2), CLASSES) for more in ({}, changes))
+    assert not torch.equal(one.features(IMAGES), other.features(IMAGES))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -208,11 +212,8 @@ def test_the_same_photos_and_seed_give_the_same_bits(guide: FewShotClassifier) -
         assert not torch.equal(changed.logits(IMAGES), guide.logits(IMAGES))
 
 
-@pytest.mark.parametrize("changes", [{"head": "mlp"}, {"fine_tune": True}])
-def test_a_fit_shares_no_random_generator_with_other_threads_or_its_caller(
-    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dct_augment.classifiers.few_shot_training.FINE_TUNE_STEPS", 2)
+@pytest.mark.parametrize("changes", [{"head": "mlp"}, {"fine_tune": True, "fine_tune_steps": 2}])
+def test_a_fit_shares_no_random_generator_with_other_threads_or_its_caller(changes: dict[str, Any]) -> None:
     settings = config(**changes, folds=2, augmentations=2, flips=True)
     before = random_states()
     alone = fit(settings, *coloured(2), CLASSES)
