@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from dct_augment.diffusion import Backend
 
+_LONG_STEP = 3.0
+"""Seconds; what takes longer is measured once."""
 _PHOTOS = 8
 _MEASURED: dict[tuple[object, ...], tuple[float, float]] = {}
 """What was measured of a classifier in this process: seconds to make it, and of one step."""
@@ -139,7 +141,11 @@ def _seconds_of_trial(
 def _seconds_of_steps(
     settings: DownstreamConfig, photos: Sequence[Example], classes: int, device: str
 ) -> tuple[float, float]:
-    """Measure how long it takes to make a classifier, and one step of its training."""
+    """Measure how long it takes to make a classifier, and one step of its training.
+
+    Where one step takes long, it is not repeated: making the classifier hardly counts then. On a CPU time grows with
+    the images of a step, so a few of them tell it.
+    """
     from dct_augment.downstream import training
     from dct_augment.downstream.in_memory import PicturesInMemory
     from dct_augment.downstream.mixing import Mixture, RealImages
@@ -147,19 +153,23 @@ def _seconds_of_steps(
 
     transforms = Transforms(settings)
     images = PicturesInMemory(RealImages(photos), transforms.strong, side=transforms.side)
+    batch = min(settings.batch_size, _BATCH) if device == "cpu" else settings.batch_size
+    share = batch / settings.batch_size
 
     def seconds_of(steps: int) -> float:
-        data = Mixture(images, None, probability=0, length=steps * settings.batch_size, real_last=0, seed=0)
-        few = settings.model_copy(update={"steps": steps, "validation_rounds": 1})
+        data = Mixture(images, None, probability=0, length=steps * batch, real_last=0, seed=0)
+        few = settings.model_copy(update={"steps": steps, "batch_size": batch, "validation_rounds": 1})
         began = time.perf_counter()
         training.fit(data, few, classes=classes, seed=0, device=device)
         return time.perf_counter() - began
 
     with one_thread() if device == "cpu" else nullcontext():
-        seconds_of(1)  # the first one reads files
+        first = seconds_of(1)  # it reads files, too
+        if first > _LONG_STEP:
+            return 0.0, first / share
         one, three = seconds_of(1), seconds_of(3)
     step = max((three - one) / 2, 0.0)
-    return max(one - step, 0.0), step
+    return max(one - step, 0.0), step / share
 
 
 def _least_seconds(work: Callable[[], object]) -> float:

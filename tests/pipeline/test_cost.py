@@ -1,6 +1,8 @@
 """What a run will cost: counted work, and the speed of this machine."""
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,7 +78,11 @@ def test_a_plan_needs_no_model_that_is_not_here_and_writes_nothing(
     assert {path.name for path in tmp_path.iterdir()} == {"photos"}
 
 
-def test_models_that_cannot_be_had_stop_a_new_run_before_anything_is_written(tmp_path: Path) -> None:
+def test_models_that_cannot_be_had_stop_a_new_run_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_waiting = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
+    monkeypatch.setattr("huggingface_hub.utils._http.time", without_waiting)  # between tries to reach the Hub
     write_photos(tmp_path / "photos", 3)
     for change in (
         f"model.path={LACKING}",
