@@ -1,0 +1,35 @@
+"""Figures in the measured results are those of the machine-readable files beside them."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+FILES = sorted((BENCHMARKS / "results").glob("*.json"))
+
+
+def points(estimate: dict[str, Any]) -> list[float]:
+    return [100 * value for value in (estimate["mean"], *estimate["ci95"])]
+
+
+def written(cell: str) -> list[float]:
+    return [float(number) for number in re.findall(r"[-+]?\d+(?:\.\d+)?", cell)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_row_of_a_study_stands_in_the_results_as_it_was_measured(path: Path) -> None:
+    text = (BENCHMARKS / "RESULTS.md").read_text(encoding="utf-8").replace("**", "")
+    assert f"results/{path.name}" in text
+    findings = json.loads(path.read_text(encoding="utf-8"))
+    assert findings["rows"]
+    for row in findings["rows"]:
+        place = f"| {row['dataset']}, {row['recipe']}, {row['shots']} shots |"
+        table = text[text.index(place) :].partition("\n\n")[0]
+        (line,) = (line for line in table.splitlines() if line.startswith(f"| `{row['row']}`"))
+        accuracy, gain = (written(cell) for cell in line.split("|")[2:4])
+        assert accuracy == pytest.approx(points(row["accuracy"]), abs=0.051)
+        expected = points(row["gain_over_best_real"])
+        assert gain == pytest.approx(expected if any(expected) else [0], abs=0.051)
