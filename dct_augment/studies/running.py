@@ -13,7 +13,7 @@ from dct_augment.config.studies import Draws, Study
 from dct_augment.intervals import Estimate, estimate_json
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import TrialStage
-from dct_augment.records import ProgressCallback, ignore_progress
+from dct_augment.records import Progress, ProgressCallback, ignore_progress
 from dct_augment.studies import plan
 from dct_augment.studies.findings import Findings, Photos, find, points
 from dct_augment.studies.plan import PlannedRun
@@ -40,9 +40,12 @@ def run_study(
     photos: Photos = "validation" if draws.first == study.tuning.first else "test"
     findings = _findings(study, tables, photos)
     previous: Run | None = None
-    for planned_run in planned:
+    for number, planned_run in enumerate(planned, 1):
         if only_read and not planned_run.config.root.is_dir():
             continue
+        if not only_read:
+            title = f"{planned_run.cell.title}: {', '.join(planned_run.arm_of)}"
+            on_progress(Progress("study", 0, 0, f"run {number} of {len(planned)}: {title}"))
         run = Run(planned_run.config, on_progress)
         if previous is not None:
             run.reuse_models(previous)

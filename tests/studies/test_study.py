@@ -55,7 +55,9 @@ def written(folder: Path, **changes: object) -> Path:
 def test_rows_of_one_study_share_tokens_and_images_and_a_second_call_makes_nothing(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     study = load_study(str(written(tmp_path)))
-    findings = run_study(study, study.draws, tmp_path / "out")
+    told: list[str] = []
+    findings = run_study(study, study.draws, tmp_path / "out", lambda news: told.append(f"{news.stage}: {news.note}"))
+    assert told[0] == "study: run 1 of 3: birds, default, 2 shots: real, tokens"
     arms = tmp_path / "out" / "arms" / "birds"
     folders = sorted(path.name.rpartition("-")[0] for path in arms.iterdir())
     # One folder of tokens for all three rows; images once for the two shares, once for the other noise.
