@@ -54,10 +54,27 @@ class StudyRow(Section):
 
 
 class Claim(Section):
-    """A comparison that was fixed before the first trial; all of a study are one family of tests."""
+    """A comparison that was fixed before the first trial; all of a study are one family of tests.
+
+    It is made at these `shots` and with these `recipes` alone, if it names any. It says that a row is better than the
+    other, or, with a `margin` of accuracy from 0 to 1, that it is not worse by as much as this.
+    """
 
     row: str
     against: str = BEST_REAL
+    shots: tuple[PositiveInt, ...] = ()
+    recipes: tuple[Name, ...] = ()
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    def is_made(self, recipe: str, shots: int) -> bool:
+        """Whether it is made in this place of the table."""
+        return (not self.shots or shots in self.shots) and (not self.recipes or recipe in self.recipes)
+
+    @property
+    def title(self) -> str:
+        """What it says, in Markdown."""
+        limit = f" > -{100 * self.margin:g} points" if self.margin else ""
+        return f"`{self.row}` - `{self.against}`{limit}"
 
 
 class Less(Section):
@@ -93,11 +110,15 @@ class Study(Section):
         unknown = [name for claim in self.claims for name in (claim.row, claim.against) if name not in known]
         if unknown:
             raise ValueError(f"claims name {', '.join(unknown)}, which is no row; rows: {', '.join(self.rows)}")
-        recipes = {name for row in self.rows.values() for name in row.recipes} - set(self.recipes)
-        if recipes:
-            raise ValueError(
-                f"rows name {', '.join(sorted(recipes))}, which is no recipe; recipes: {', '.join(self.recipes)}"
-            )
+        for kind, parts in (("rows", self.rows.values()), ("claims", self.claims)):
+            recipes = {name for part in parts for name in part.recipes} - set(self.recipes)
+            if recipes:
+                raise ValueError(
+                    f"{kind} name {', '.join(sorted(recipes))}, which is no recipe; recipes: {', '.join(self.recipes)}"
+                )
+        shots = {number for claim in self.claims for number in claim.shots} - set(self.shots)
+        if shots:
+            raise ValueError(f"claims are made at {sorted(shots)} shots, the study has {list(self.shots)}")
         real_only = [name for name, row in self.rows.items() if row.is_real_only]
         if not real_only and any(claim.against == BEST_REAL for claim in self.claims):
             raise ValueError(f"claims are against {BEST_REAL}, but no row has an arm of real images alone")

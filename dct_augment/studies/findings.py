@@ -30,7 +30,10 @@ class RowFinding:
 
 @dataclass(frozen=True)
 class ClaimFinding:
-    """A claim in one cell: the paired difference, exact p-value, Holm's over the family, smallest visible effect."""
+    """A claim in one cell: the paired difference, exact p-value, Holm's over the family, smallest visible effect.
+
+    The p-value is two-sided: a claim holds if it is small and the difference is on the side of the claim.
+    """
 
     cell: Cell
     claim: Claim
@@ -83,11 +86,11 @@ def find(
             found.append(RowFinding(cell, row, mean_t(_values(accuracies[row]), (0, 1)), _mean(gains)))
         columns = {**{row: accuracies[row] for row in accuracies}, BEST_REAL: best}
         for claim in claims:
-            if claim.row in columns and claim.against in columns:
+            if claim.is_made(cell.recipe, cell.shots) and claim.row in columns and claim.against in columns:
                 differences = _differences(columns[claim.row], columns[claim.against])
                 if len(differences) > 1:
                     tested.append((cell, claim, differences))
-    p_values = [permutation_test(differences) for _, _, differences in tested]
+    p_values = [_p_value(claim, differences) for _, claim, differences in tested]
     pairs = zip(tested, p_values, holm(p_values), strict=True)
     return Findings(
         photos,
@@ -98,6 +101,11 @@ def find(
         ),
         tuple(missing),
     )
+
+
+def _p_value(claim: Claim, differences: Sequence[float]) -> float:
+    """Test that the true difference is at the limit that the claim is above."""
+    return permutation_test([round(difference + claim.margin, 10) for difference in differences])
 
 
 def best_on_other_draws(accuracies: pd.DataFrame, validation: pd.DataFrame, rows: Sequence[str]) -> pd.Series:

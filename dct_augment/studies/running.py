@@ -117,7 +117,7 @@ def markdown(study: Study, findings: Findings) -> list[str]:
             ("claim", "where", "points", "p", "Holm's p", "smallest effect seen 4 times in 5"),
             [
                 (
-                    f"`{found.claim.row}` - `{found.claim.against}`",
+                    found.claim.title,
                     found.cell.title,
                     points(found.difference),
                     f"{found.p_value:.3f}",

@@ -98,11 +98,8 @@ def test_a_quick_configuration_is_the_same_with_less_work(tmp_path: Path) -> Non
     assert (config.benchmark.folds, config.benchmark.repeats, config.benchmark.per_class) == (2, 1, 20)
     assert (config.tokens.max_updates, config.tokens.restarts, config.generation.per_class) == (40, 1, 20)
     assert (config.model.tiny_decoder, config.metrics.features) == ("pocket", None)
-    assert (config.guide, config.downstream, config.benchmark.arms) == (
-        whole.guide,
-        whole.downstream,
-        whole.benchmark.arms,
-    )
+    assert (config.guide, config.benchmark.arms) == (whole.guide, whole.benchmark.arms)
+    assert config.downstream == whole.downstream.model_copy(update={"steps": 200})
     assert [line.partition(":")[0] for line in findings._work(quick)] == ["work"]
     assert findings._tested(quick) == "test: cross-validation in 2 folds"
     assert findings._work(prepared)[1].startswith("cheaper: dct-augment init photos --quick --to ")
@@ -110,12 +107,22 @@ def test_a_quick_configuration_is_the_same_with_less_work(tmp_path: Path) -> Non
 
 def test_the_recipe_is_the_one_that_was_tuned(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", {"gate": 5, "petal": 5})
-    for model, guidance_scale, shares in (("pocket", 1.5, {1: 0.7, 5: 0.3}), (SD, 7.0, {1: 0.7, 5: 0.5, 10: 0.3})):
+    for model, guidance_scale, steps, shares in (
+        ("pocket", 1.5, 400, 0.7),
+        (SD, 7.0, 1000, {1: 0.7, 5: 0.5, 10: 0.3}),
+    ):
         config = prepare(photos, GPU, model).config()
-        assert config.downstream.synthetic_augmentation == "light"
+        assert config.downstream.synthetic_augmentation == "strong"
         assert config.downstream.synthetic_probability == shares
+        assert config.downstream.real_images_last == 0.5
+        assert config.downstream.steps == steps
         assert config.generation.allow_uncertified
         assert config.sampling.guidance_scale == guidance_scale
+
+
+def test_a_short_training_without_a_gpu_is_augmented_lightly(tmp_path: Path) -> None:
+    config = prepare(write_photos(tmp_path / "photos", {"gate": 5, "petal": 5}), CPU, SD).config()
+    assert (config.downstream.steps, config.downstream.synthetic_augmentation) == (200, "light")
 
 
 def test_few_photos_with_a_test_are_all_trained_on_and_tokens_are_trained_once(tmp_path: Path) -> None:

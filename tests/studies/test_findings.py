@@ -72,3 +72,24 @@ def test_draws_for_tuning_are_compared_by_their_validation_photos() -> None:
     findings = find(table, {CELL: ["real", "tokens"]}, ["real"], [Claim(row="tokens")], "validation")
     assert [row.accuracy.mean for row in findings.rows] == pytest.approx([0.45, 0.65])
     assert findings.claims[0].difference.mean == pytest.approx(0.2)
+
+
+def test_a_claim_is_made_at_its_shots_and_with_its_recipes_alone() -> None:
+    table = trials({"real": [0.5, 0.6, 0.4], "tokens": [0.6, 0.7, 0.5]})
+    rows = {CELL: ["real", "tokens"]}
+
+    def made(**places: object) -> int:
+        return len(find(table, rows, ["real"], [Claim.model_validate({"row": "tokens"} | places)]).claims)
+
+    assert made() == made(shots=[5, 1]) == made(recipes=["default"]) == 1
+    assert made(shots=[1]) == made(recipes=["other"]) == 0
+
+
+def test_a_claim_with_a_margin_is_that_a_row_is_not_worse_by_as_much() -> None:
+    table = trials({"real": [0.5, 0.6, 0.4, 0.5, 0.6], "tokens": [0.495, 0.595, 0.395, 0.495, 0.595]})
+    rows, claims = {CELL: ["real", "tokens"]}, [Claim(row="tokens", margin=0.01), Claim(row="tokens", margin=0.005)]
+    within, at_the_limit = find(table, rows, ["real"], claims).claims
+    assert within.claim.title == "`tokens` - `best_real` > -1 points"
+    assert within.difference.mean == pytest.approx(-0.005)
+    assert within.p_value == pytest.approx(2 / 2**5)
+    assert at_the_limit.p_value == 1.0

@@ -109,6 +109,8 @@ def test_each_draw_has_noise_of_its_own(tmp_path: Path) -> None:
         ({"tuning": {"first": 101, "count": 2}}, "share the seeds [101]"),
         ({"rows": {"a": {"arm": "rael"}, "b": {"arm": "real"}}}, "rows.a.arm"),
         ({"claims": [], "rows": {"a": {"arm": "real", "recipes": ["slow"]}, "b": {"arm": "real"}}}, "name slow, which"),
+        ({"claims": [{"row": "tokens", "recipes": ["slow"]}]}, "claims name slow, which is no recipe"),
+        ({"claims": [{"row": "tokens", "shots": [3]}]}, "claims are made at [3] shots, the study has [2]"),
         ({"shots": []}, "shots"),
         ({"datasets": {}}, "datasets"),
         ({"colour": "red"}, "colour"),

@@ -39,8 +39,9 @@ _ARMS = ("real", "real+strong_aug", "real+linear_probe", "plain_prompt")
 _SHARES = {1: 0.7, 5: 0.5, 10: 0.3}
 """Of synthetic images by shots: tuned on CUB with Stable Diffusion 1.5 for DA-Fusion and others (arXiv 2603.08364)."""
 
-_POCKET_SHARES = {1: 0.7, 5: 0.3}
-"""The same of Pocket; that at 5 shots was tuned."""
+_POCKET_SHARE = 0.7
+"""The same of Pocket, at all shots; that at 5 shots was tuned, with photos alone in the second half of the steps."""
+_PHOTOS_LAST = 0.5
 
 _QUICK_TOKENS = {
     "max_updates": 40,
@@ -201,18 +202,22 @@ class FirstConfig:
     def _downstream(self) -> YamlSection:
         comment = "Your classifier: pretrained weights and a short training, the same in every arm."
         if self.is_pocket:
-            values: dict[str, Any] = {"model": _POCKET_BACKBONE, "pretrained": True}
+            values: dict[str, Any] = {"model": _POCKET_BACKBONE, "pretrained": True, "learning_rate": 2.0e-3}
+            values["steps"] = 200 if self.quick else 400
         elif self.machine.gpu_bytes is not None:
             values = {"model": "resnet50.a1_in1k", "pretrained": True, "steps": 1000, "learning_rate": 3.0e-4}
         else:
             values = {"model": "mobilenetv3_small_100.lamb_in1k", "pretrained": True}
             values |= {"steps": 200, "learning_rate": 1.0e-3}
-        values["synthetic_probability"] = dict(_POCKET_SHARES if self.is_pocket else _SHARES)
-        values["synthetic_augmentation"] = "light"
+        values["synthetic_probability"] = _POCKET_SHARE if self.is_pocket else dict(_SHARES)
+        values["real_images_last"] = _PHOTOS_LAST
+        trains_long = self.is_pocket or self.machine.gpu_bytes is not None
+        values["synthetic_augmentation"] = "strong" if trains_long else "light"
         size = "Its pictures have the size that it was pretrained with; image_size sets another one."
         remarks = {
-            "synthetic_probability": "The share of synthetic images in training, by the number of photos of a class.",
-            "synthetic_augmentation": "Images of the same class differ already; `strong` changes them more.",
+            "synthetic_probability": "The share of synthetic images in training; it may depend on the photos of a class.",
+            "real_images_last": "The share of the steps, at the end, that see photos alone.",
+            "synthetic_augmentation": "`strong` needs more steps than `light`.",
         }
         return YamlSection("downstream", [comment, size], values, remarks)
 
