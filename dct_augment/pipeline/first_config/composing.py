@@ -215,7 +215,7 @@ class FirstConfig:
         values["synthetic_augmentation"] = "strong" if trains_long else "light"
         size = "Its pictures have the size that it was pretrained with; image_size sets another one."
         remarks = {
-            "synthetic_probability": "The share of synthetic images in training; it may depend on the photos of a class.",
+            "synthetic_probability": "The share of synthetic images in training; or shares by photos of a class.",
             "real_images_last": "The share of the steps, at the end, that see photos alone.",
             "synthetic_augmentation": "`strong` needs more steps than `light`.",
         }
