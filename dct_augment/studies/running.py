@@ -1,6 +1,7 @@
 """Runs a study: its runs in order, each resumable; gathers their trials, and writes what they say."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -142,4 +143,6 @@ def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _percent(accuracy: Estimate) -> str:
+    if not math.isfinite(accuracy.low):  # of one draw
+        return f"{100 * accuracy.mean:.1f}"
     return f"{100 * accuracy.mean:.1f} ({100 * accuracy.low:.1f} .. {100 * accuracy.high:.1f})"

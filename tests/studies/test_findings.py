@@ -3,9 +3,10 @@
 import pandas as pd
 import pytest
 
-from dct_augment.config.studies import Claim
+from dct_augment.config.studies import Claim, Study
 from dct_augment.studies.findings import best_on_other_draws, detectable_effect, find, holm
 from dct_augment.studies.plan import Cell
+from dct_augment.studies.running import markdown
 
 CELL = Cell("birds", "default", 5)
 
@@ -93,3 +94,18 @@ def test_a_claim_with_a_margin_is_that_a_row_is_not_worse_by_as_much() -> None:
     assert within.difference.mean == pytest.approx(-0.005)
     assert within.p_value == pytest.approx(2 / 2**5)
     assert at_the_limit.p_value == 1.0
+
+
+def test_the_accuracy_of_one_draw_has_no_interval() -> None:
+    study = Study.model_validate(
+        {
+            "question": "?",
+            "datasets": {"birds": {"config": "pocket"}},
+            "shots": [5],
+            "draws": {"first": 0, "count": 2},
+            "tuning": {"first": 9, "count": 2},
+            "rows": {"real": {"arm": "real"}, "tokens": {"arm": "class_token"}},
+        }
+    )
+    lines = markdown(study, find(trials({"real": [0.5]}), {CELL: ["real"]}, ["real"], []))
+    assert "| `real` | 50.0 | - |" in lines
