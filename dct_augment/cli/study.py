@@ -31,7 +31,7 @@ def study(
         for known in available_studies():
             typer.echo(f"{known}: {load_study(known).question}")
         return
-    whole = load_study(name)
+    whole = load_study(name) if tuning else load_study(name).reported()
     less = whole.quick if quick else None
     if quick and less is None:
         raise InputError(f"{name} has no quick part; give --draws, --shots, --datasets or --rows")

@@ -39,12 +39,15 @@ class StudyDataset(Section):
 class StudyRow(Section):
     """One row of the study's table: an arm of the benchmark with settings of its own.
 
-    It is measured with these `recipes` alone, if it names any.
+    It is measured with these `recipes` and at these `shots` alone, if it names any. With `tuning_only` it is compared
+    where settings are chosen, and is no row of the report.
     """
 
     arm: Arm
     settings: Settings = ()
     recipes: tuple[Name, ...] = ()
+    shots: tuple[PositiveInt, ...] = ()
+    tuning_only: bool = False
     why: str = ""
 
     @property
@@ -68,13 +71,18 @@ class Claim(Section):
 
     def is_made(self, recipe: str, shots: int) -> bool:
         """Whether it is made in this place of the table."""
-        return (not self.shots or shots in self.shots) and (not self.recipes or recipe in self.recipes)
+        return _is_of(self, recipe, shots)
 
     @property
     def title(self) -> str:
         """What it says, in Markdown."""
         limit = f" > -{100 * self.margin:g} points" if self.margin else ""
         return f"`{self.row}` - `{self.against}`{limit}"
+
+
+def _is_of(part: StudyRow | Claim, recipe: str, shots: int) -> bool:
+    """Whether a row or claim is of a place of the table: in all of them, if it names none."""
+    return (not part.shots or shots in part.shots) and (not part.recipes or recipe in part.recipes)
 
 
 class Less(Section):
@@ -116,10 +124,14 @@ class Study(Section):
                 raise ValueError(
                     f"{kind} name {', '.join(sorted(recipes))}, which is no recipe; recipes: {', '.join(self.recipes)}"
                 )
-        shots = {number for claim in self.claims for number in claim.shots} - set(self.shots)
-        if shots:
-            raise ValueError(f"claims are made at {sorted(shots)} shots, the study has {list(self.shots)}")
-        real_only = [name for name, row in self.rows.items() if row.is_real_only]
+            shots = {number for part in parts for number in part.shots} - set(self.shots)
+            if shots:
+                raise ValueError(f"{kind} are of {sorted(shots)} shots; the study has {list(self.shots)}")
+        for claim in self.claims:
+            tuned = [name for name in (claim.row, claim.against) if name in self.rows and self.rows[name].tuning_only]
+            if tuned:
+                raise ValueError(f"claims are about {', '.join(tuned)}, which is for tuning only")
+        real_only = [name for name, row in self.rows.items() if row.is_real_only and not row.tuning_only]
         if not real_only and any(claim.against == BEST_REAL for claim in self.claims):
             raise ValueError(f"claims are against {BEST_REAL}, but no row has an arm of real images alone")
         reported = range(self.draws.first, self.draws.first + self.draws.count)
@@ -128,9 +140,13 @@ class Study(Section):
             raise ValueError(f"draws and tuning share the seeds {sorted(shared)}; settings are chosen on other draws")
         return self
 
-    def rows_of(self, recipe: str) -> dict[str, StudyRow]:
-        """Return the rows that are measured with a recipe."""
-        return {name: row for name, row in self.rows.items() if not row.recipes or recipe in row.recipes}
+    def rows_of(self, recipe: str, shots: int) -> dict[str, StudyRow]:
+        """Return the rows that are measured with a recipe at a number of shots."""
+        return {name: row for name, row in self.rows.items() if _is_of(row, recipe, shots)}
+
+    def reported(self) -> "Study":
+        """Return the study without the rows that are for tuning only."""
+        return self.model_copy(update={"rows": {name: row for name, row in self.rows.items() if not row.tuning_only}})
 
     def narrowed(
         self,

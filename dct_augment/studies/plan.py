@@ -46,7 +46,7 @@ def cells(study: Study) -> tuple[Cell, ...]:
 
 def rows(study: Study) -> dict[Cell, tuple[str, ...]]:
     """List the rows that are compared in each place."""
-    return {cell: tuple(study.rows_of(cell.recipe)) for cell in cells(study)}
+    return {cell: tuple(study.rows_of(cell.recipe, cell.shots)) for cell in cells(study)}
 
 
 def runs(study: Study, draws: Draws, root: Path) -> Iterator[PlannedRun]:
@@ -56,14 +56,14 @@ def runs(study: Study, draws: Draws, root: Path) -> Iterator[PlannedRun]:
         ConfigError: a setting is wrong.
     """
     for cell in cells(study):
-        for settings, arm_of in _rows_by_settings(study, cell.recipe).items():
+        for settings, arm_of in _rows_by_settings(study, cell).items():
             yield PlannedRun(cell, _config(study, cell, draws, root, settings, tuple(arm_of.values())), arm_of)
 
 
-def _rows_by_settings(study: Study, recipe: str) -> dict[tuple[str, ...], dict[str, str]]:
+def _rows_by_settings(study: Study, cell: Cell) -> dict[tuple[str, ...], dict[str, str]]:
     """Group rows that one run can measure: those with the same settings and different arms."""
     groups: dict[tuple[str, ...], dict[str, str]] = {}
-    for name, row in study.rows_of(recipe).items():
+    for name, row in study.rows_of(cell.recipe, cell.shots).items():
         groups.setdefault(row.settings, {})[name] = row.arm
     return groups
 

@@ -110,7 +110,12 @@ def test_each_draw_has_noise_of_its_own(tmp_path: Path) -> None:
         ({"rows": {"a": {"arm": "rael"}, "b": {"arm": "real"}}}, "rows.a.arm"),
         ({"claims": [], "rows": {"a": {"arm": "real", "recipes": ["slow"]}, "b": {"arm": "real"}}}, "name slow, which"),
         ({"claims": [{"row": "tokens", "recipes": ["slow"]}]}, "claims name slow, which is no recipe"),
-        ({"claims": [{"row": "tokens", "shots": [3]}]}, "claims are made at [3] shots, the study has [2]"),
+        ({"claims": [{"row": "tokens", "shots": [3]}]}, "claims are of [3] shots; the study has [2]"),
+        ({"claims": [], "rows": {"a": {"arm": "real", "shots": [7]}, "b": {"arm": "real"}}}, "rows are of [7] shots"),
+        (
+            {"rows": {"real": {"arm": "real"}, "tokens": {"arm": "class_token", "tuning_only": True}}},
+            "claims are about tokens, which is for tuning only",
+        ),
         ({"shots": []}, "shots"),
         ({"datasets": {}}, "datasets"),
         ({"colour": "red"}, "colour"),
@@ -139,6 +144,23 @@ def test_a_row_can_be_of_some_recipes_alone(tmp_path: Path) -> None:
     ]
 
 
+def test_a_row_can_be_of_some_shots_and_of_tuning_alone(tmp_path: Path) -> None:
+    rows = {
+        "real": {"arm": "real"},
+        "strong": {"arm": "real+strong_aug", "shots": [1]},
+        "light": {"arm": "real", "settings": ["downstream.steps=9"], "tuning_only": True},
+    }
+    study = load_study(str(written(tmp_path, rows=rows, claims=[], shots=[1, 5])))
+    assert {cell.shots: names for cell, names in plan.rows(study).items()} == {
+        1: ("real", "strong", "light"),
+        5: ("real", "light"),
+    }
+    assert {cell.shots: names for cell, names in plan.rows(study.reported()).items()} == {
+        1: ("real", "strong"),
+        5: ("real",),
+    }
+
+
 def test_an_unknown_study_names_those_that_there_are() -> None:
     with pytest.raises(ConfigError, match="gain"):
         load_study("no_such_study")
@@ -157,7 +179,8 @@ def test_a_study_can_be_narrowed_to_what_it_has(tmp_path: Path) -> None:
 def test_every_shipped_study_can_be_planned(tmp_path: Path) -> None:
     for name in available_studies():
         study = load_study(name)
-        assert list(plan.runs(study, study.draws, tmp_path))
+        assert list(plan.runs(study, study.tuning, tmp_path))
+        assert list(plan.runs(study.reported(), study.draws, tmp_path))
 
 
 def test_the_command_lists_studies_with_their_questions() -> None:
