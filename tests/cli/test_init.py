@@ -84,7 +84,7 @@ def test_a_folder_of_birds_becomes_a_configuration_that_run_plans(folder: Path) 
     planned = call("run", "--config", "photos.yaml", "--dry-run", "--output", "out")
     assert planned.exit_code == 0, planned.output
     assert "tokens and images of 5 few-shot draws" in planned.stdout
-    assert "30 trials of 100 steps" in planned.stdout
+    assert "30 trials of 400 steps" in planned.stdout
     evaluations = [int(row.split("│")[3].replace(",", "")) for row in planned.stdout.splitlines() if "│" in row]
     *parts, total = evaluations
     assert total == sum(parts)
