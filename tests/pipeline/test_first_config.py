@@ -99,7 +99,7 @@ def test_a_quick_configuration_is_the_same_with_less_work(tmp_path: Path) -> Non
     assert (config.tokens.max_updates, config.tokens.restarts, config.generation.per_class) == (40, 1, 20)
     assert (config.model.tiny_decoder, config.metrics.features) == ("pocket", None)
     assert (config.guide, config.benchmark.arms) == (whole.guide, whole.benchmark.arms)
-    assert config.downstream == whole.downstream.model_copy(update={"steps": 200})
+    assert config.downstream == whole.downstream.model_copy(update={"steps": 200, "batch_size": 16})
     assert [line.partition(":")[0] for line in findings._work(quick)] == ["work"]
     assert findings._tested(quick) == "test: cross-validation in 2 folds"
     assert findings._work(prepared)[1].startswith("cheaper: dct-augment init photos --quick --to ")

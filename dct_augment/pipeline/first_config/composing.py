@@ -203,7 +203,7 @@ class FirstConfig:
         comment = "Your classifier: pretrained weights and a short training, the same in every arm."
         if self.is_pocket:
             values: dict[str, Any] = {"model": _POCKET_BACKBONE, "pretrained": True, "learning_rate": 2.0e-3}
-            values["steps"] = 200 if self.quick else 400
+            values |= {"steps": 200, "batch_size": 16} if self.quick else {"steps": 400}
         elif self.machine.gpu_bytes is not None:
             values = {"model": "resnet50.a1_in1k", "pretrained": True, "steps": 1000, "learning_rate": 3.0e-4}
         else:
