@@ -31,7 +31,12 @@ def study(
         for known in available_studies():
             typer.echo(f"{known}: {load_study(known).question}")
         return
-    whole = load_study(name) if tuning else load_study(name).reported()
+    whole = load_study(name)
+    if not tuning:
+        for_tuning = set(whole.rows) - set(whole.reported().rows)
+        if unreported := [row for row in _names(rows) or () if row in for_tuning]:
+            raise InputError(f"--rows {', '.join(unreported)}: for tuning only; add --tuning, or leave it out")
+        whole = whole.reported()
     less = whole.quick if quick else None
     if quick and less is None:
         raise InputError(f"{name} has no quick part; give --draws, --shots, --datasets or --rows")

@@ -188,3 +188,8 @@ def test_the_command_lists_studies_with_their_questions() -> None:
     assert result.exit_code == 0
     for name in available_studies():
         assert f"{name}: {load_study(name).question}" in result.stdout
+
+
+def test_a_row_for_tuning_is_no_row_of_the_report() -> None:
+    with pytest.raises(InputError, match="--rows tokens_guide: for tuning only; add --tuning"):
+        CliRunner().invoke(app, ["study", "gain", "--rows", "real,tokens_guide"], catch_exceptions=False)
