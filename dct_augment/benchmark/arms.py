@@ -74,14 +74,14 @@ ARMS: Mapping[str, Arm] = {arm.name: arm for arm in _ARMS}
 """All arms, by name."""
 
 
-def chosen_by_coverage(settings: BenchmarkConfig, arm: str) -> bool:
-    """Whether the images of an arm are chosen by coverage: a guide of the photos of the draw is there to do so."""
-    return settings.selection == "coverage" and ARMS[arm].guide_of_draw
+def selected_by_guide(settings: BenchmarkConfig, arm: str) -> bool:
+    """Whether the guide selects the images of an arm: it is there, and knows the photos of the draw alone."""
+    return settings.selection != "first" and ARMS[arm].guide_of_draw
 
 
 def images_of_a_class(settings: BenchmarkConfig, arm: str) -> int:
     """Say how many images of a class an arm with images of its own has for each draw."""
-    return settings.candidate_count if chosen_by_coverage(settings, arm) else settings.per_class
+    return settings.candidate_count if selected_by_guide(settings, arm) else settings.per_class
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def missing_synthetic_images(settings: BenchmarkConfig, per_class: int, *, few_s
     of_run = [arm for arm in settings.arms if ARMS[arm].images is not None and not ARMS[arm].own_images]
     kept = [arm for arm in settings.arms if few_shot_guide and ARMS[arm].can_be_repeated]
     asked = _asked_for(settings) if of_run else {"benchmark.per_class": settings.per_class} if kept else {}
-    if kept and settings.selection == "coverage":
+    if kept and settings.selection != "first":
         asked["benchmark.candidates"] = settings.candidate_count
     for setting, count in asked.items():
         if count > per_class:

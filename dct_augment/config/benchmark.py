@@ -179,16 +179,19 @@ class BenchmarkConfig(FewShotSection):
         1.0, description="long tail: the last class has shots / imbalance images"
     )
     filter_confidence: Fraction = Field(
-        0.5, description="class_token_filtered keeps images that the guide gives their class at least so much"
+        0.5,
+        description="images that the guide gives their class less are not accepted, by class_token_filtered and by "
+        "`selection`; 0: those that it takes for their class",
     )
-    selection: Literal["first", "coverage"] = Field(
+    selection: Literal["first", "accepted", "coverage"] = Field(
         "first",
         description="which synthetic images are used in arms whose images the guide of each draw sees: `first`: the "
-        "first `per_class` of a class; `coverage`: of `candidates` times as many those that this guide accepts "
-        "(`filter_confidence`) and that are farthest from the photos and from each other in its features",
+        "first `per_class` of a class; `accepted`: of `candidates` times as many the first that this guide accepts "
+        "(`filter_confidence`), and no others; `coverage`: of these, those that are farthest from the photos and from "
+        "each other in its features",
     )
-    candidates: Annotated[int, Field(ge=2)] = Field(
-        4, description="images that are generated for each one that `selection: coverage` uses"
+    candidates: PositiveInt = Field(
+        4, description="images that are generated for each one that `selection: accepted` or `coverage` uses, at most"
     )
     seed: Annotated[int, Field(ge=0)] = Field(
         0, description="the first few-shot seed, or the first repeat of cross-validation; the others follow it"
@@ -206,14 +209,14 @@ class BenchmarkConfig(FewShotSection):
     def _candidates_have_effect(self) -> "BenchmarkConfig":
         if self.selection == "first" and self.candidates != type(self).model_fields["candidates"].default:
             raise ValueError(
-                "candidates have no effect with selection: first; set selection: coverage, or leave them out"
+                "candidates have no effect with selection: first; set selection: accepted or coverage, or leave it out"
             )
         return self
 
     @property
     def candidate_count(self) -> int:
         """How many images of a class there are to choose `per_class` from."""
-        return self.per_class * (self.candidates if self.selection == "coverage" else 1)
+        return self.per_class * (1 if self.selection == "first" else self.candidates)
 
     @property
     def draws(self) -> range:

@@ -443,10 +443,10 @@ def test_the_identity_of_old_settings_stays_what_it_was(stage: Part) -> None:
     assert fingerprint(changed(**same).identity(stage))[:16] == IDENTITIES[stage]
 
 
-def test_candidates_need_a_selection_by_coverage() -> None:
+def test_candidates_need_a_selection() -> None:
     (problem,) = problems("pocket", ["benchmark.candidates=3"])
     assert problem.startswith(
-        "--set benchmark: candidates have no effect with selection: first; set selection: coverage"
+        "--set benchmark: candidates have no effect with selection: first; set selection: accepted or coverage"
     )
     chosen = changed(benchmark={"selection": "coverage", "candidates": 3, "per_class": 7}).benchmark
     assert (chosen.candidate_count, changed(benchmark={"per_class": 7}).benchmark.candidate_count) == (21, 7)

@@ -225,23 +225,21 @@ def test_image_variations_are_plain_prompts_that_start_from_photos_of_their_draw
     assert arms == {"real", "image_variation"}
     assert ArmStage(run).pending() == ()
     first = sorted((run.config.root / "benchmark" / "trials").glob("image_variation*.json"))
-    by_coverage = few(
+    selected = few(
         photos, *small, *more, *soft, "benchmark.selection=coverage", "benchmark.candidates=3", start="noise"
     )
-    assert len(ArmStage(by_coverage).pending()) == 2
-    by_coverage.benchmark()
-    assert ArmStage(by_coverage).pending() == ()
-    for seed in (0, 1):
-        folder = arm_folder(
-            run.arm_paths.images, "image_variation", 2, seed
-        )  # the images are those of before, and more
+    assert len(ArmStage(selected).pending()) == 2
+    selected.benchmark()
+    assert ArmStage(selected).pending() == ()
+    used = []
+    for seed in (0, 1):  # the images are those of before, and more
+        folder = arm_folder(run.arm_paths.images, "image_variation", 2, seed)
         rows = shard_folder(folder, run.config.name, PLAIN).rows()
-        (path,) = (folder / "coverage").glob("*.parquet")
+        (path,) = (folder / "selection").glob("*.parquet")
         order = pd.read_parquet(path)
         assert sorted(order["key"]) == sorted(rows["key"])
         assert sorted(rows["number"]) == sorted([*range(6)] * 2)
-        used = order.loc[order["rank"] < 2]
-        assert used["class_name"].value_counts().tolist() == [2, 2]
-    assert [json.loads(path.read_text())["synthetic_images"] for path in first] == [4, 4]
-    (folder / "coverage" / path.name).unlink()
-    assert [unit.title for unit in ArmStage(by_coverage).pending()] == ["image_variation, 2 shots, seed 1"]
+        used.append(int((order["accepted"] & (order["rank"] < 2)).sum()))
+    assert [json.loads(path.read_text())["synthetic_images"] for path in first] == used
+    (folder / "selection" / path.name).unlink()
+    assert [unit.title for unit in ArmStage(selected).pending()] == ["image_variation, 2 shots, seed 1"]

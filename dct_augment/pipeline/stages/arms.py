@@ -6,13 +6,13 @@ from typing import Any
 
 from dct_augment import classifiers, files
 from dct_augment import config as configuration
-from dct_augment.benchmark.arms import ARMS, ArmDraw, arm_draws, arm_folder, chosen_by_coverage, images_of_a_class
+from dct_augment.benchmark.arms import ARMS, ArmDraw, arm_draws, arm_folder, images_of_a_class, selected_by_guide
 from dct_augment.benchmark.draws import draw_title
 from dct_augment.benchmark.trials import TrialRunner
 from dct_augment.config import AnyClassifierConfig, ClassifierConfig, Config, FewShotClassifierConfig
 from dct_augment.downstream.saving import save
-from dct_augment.pipeline.chosen_images import ChosenImages
 from dct_augment.pipeline.context import RunContext
+from dct_augment.pipeline.selected_images import SelectedImages
 from dct_augment.pipeline.stages.images import ImageStage
 from dct_augment.pipeline.stages.lora import LoraStage
 from dct_augment.pipeline.stages.stage import Stage
@@ -61,17 +61,17 @@ class ArmStage(Stage):
             if self._chooses(draw):
                 self._chosen(inner, draw).make(draw.title(self._config.benchmark))
 
-    def chosen_images(self, draw: ArmDraw) -> ChosenImages:
-        """The order of the images of an arm on a draw in which they are chosen by coverage."""
+    def selected_images(self, draw: ArmDraw) -> SelectedImages:
+        """The images of an arm that the guide of a draw selects, in their order."""
         return self._chosen(self._inner_run(draw), draw)
 
-    def _chosen(self, inner: RunContext, draw: ArmDraw) -> ChosenImages:
+    def _chosen(self, inner: RunContext, draw: ArmDraw) -> SelectedImages:
         kind = ARMS[draw.arm].images
         assert kind is not None
-        return ChosenImages(inner, kind)
+        return SelectedImages(inner, kind)
 
     def _chooses(self, draw: ArmDraw) -> bool:
-        return chosen_by_coverage(self._config.benchmark, draw.arm)
+        return selected_by_guide(self._config.benchmark, draw.arm)
 
     def publish(self) -> None:
         """Write nothing: every inner run has its own index."""

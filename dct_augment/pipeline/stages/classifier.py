@@ -18,7 +18,7 @@ from dct_augment import calibration, datasets, files
 from dct_augment import config as configuration
 from dct_augment.benchmark import estimates
 from dct_augment.benchmark.answer import answer
-from dct_augment.benchmark.arms import ARMS, ArmDraw, chosen_by_coverage
+from dct_augment.benchmark.arms import ARMS, ArmDraw, selected_by_guide
 from dct_augment.benchmark.choice import ArmChoice, SyntheticEffect, choose, synthetic_effect
 from dct_augment.benchmark.trials import FinalClassifier, recipe
 from dct_augment.classifiers import kept
@@ -29,8 +29,8 @@ from dct_augment.errors import UnreadableImageError
 from dct_augment.generation.shards import FOLDERS
 from dct_augment.intervals import Estimate
 from dct_augment.metrics.accuracy import class_titles
-from dct_augment.pipeline.chosen_images import ChosenImages
 from dct_augment.pipeline.context import RunContext
+from dct_augment.pipeline.selected_images import SelectedImages
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.trials import TrialStage
 from dct_augment.records import (
@@ -293,12 +293,12 @@ class ClassifierStage(Stage):
 
     @cached_property
     def _ranks(self) -> Mapping[str, int] | None:
-        """The order of the images of the run where those of the arm that is kept are chosen by coverage, else None."""
+        """The order of the images of the run where a guide selects those of the arm that is kept, else None."""
         assert self.choice is not None
         kind = ARMS[self.choice.arm].images
-        if kind is None or not chosen_by_coverage(self._config.benchmark, self.choice.arm):
+        if kind is None or not selected_by_guide(self._config.benchmark, self.choice.arm):
             return None
-        chosen = ChosenImages(self._context, kind)
+        chosen = SelectedImages(self._context, kind)
         chosen.make("all photos")
         return chosen.ranks()
 

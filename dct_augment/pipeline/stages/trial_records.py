@@ -12,7 +12,7 @@ import numpy as np
 
 from dct_augment import config as configuration
 from dct_augment import files
-from dct_augment.benchmark.arms import ARMS, ArmFolders, arm_folder, chosen_by_coverage
+from dct_augment.benchmark.arms import ARMS, ArmFolders, arm_folder, selected_by_guide
 from dct_augment.benchmark.trials import TrialPlan
 from dct_augment.config import Config
 from dct_augment.errors import DctAugmentError
@@ -188,7 +188,7 @@ class TrialRecords:
             root = arm_folder(self._arm_folders, plan.arm, plan.shots, plan.seed)
             shards = shard_folder(root, self._config.name, kind)
             settings = self._config.benchmark
-            most = settings.candidate_count if chosen_by_coverage(settings, plan.arm) else plan.per_class
+            most = settings.candidate_count if selected_by_guide(settings, plan.arm) else plan.per_class
             tars = [digest for first, digest in self._shard_digests(shards) if first < most]
         return configuration.fingerprint(
             self._settings[plan.other_model], [plan.arm, plan.shots, plan.seed, plan.per_class], tars

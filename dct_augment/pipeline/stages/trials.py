@@ -12,7 +12,7 @@ import pandas as pd
 
 from dct_augment import files
 from dct_augment.benchmark import pool
-from dct_augment.benchmark.arms import ARMS, Arm, ArmDraw, arm_draws, chosen_by_coverage
+from dct_augment.benchmark.arms import ARMS, Arm, ArmDraw, arm_draws, selected_by_guide
 from dct_augment.benchmark.pool import TrialInputs, TrialPool
 from dct_augment.benchmark.requirements import (
     arms_without,
@@ -91,8 +91,8 @@ class TrialStage(Stage):
         """Yield the settings by which a guide has a part in trials, each with the arms in which it has."""
         if self._config.downstream.synthetic_labels == "soft":
             yield "downstream.synthetic_labels: soft", lambda arm: arm.soft_labels
-        if self._config.benchmark.selection == "coverage":
-            yield "benchmark.selection: coverage", lambda arm: arm.guide_of_draw
+        if (selection := self._config.benchmark.selection) != "first":
+            yield f"benchmark.selection: {selection}", lambda arm: arm.guide_of_draw
 
     def _check_models(self) -> None:
         """Read the configurations of the models whose trials are missing, and have their weights here.
@@ -192,10 +192,10 @@ class TrialStage(Stage):
 
     @cached_property
     def _ranks(self) -> Mapping[ArmDraw, Mapping[str, int]]:
-        """The order of the images of the arms and draws in which they are chosen by coverage."""
+        """The order of the images of the arms and draws in which a guide selects them."""
         settings = self._config.benchmark
-        draws = [draw for draw in arm_draws(settings) if chosen_by_coverage(settings, draw.arm)]
-        return {draw: ArmStage(self._context).chosen_images(draw).ranks() for draw in draws}
+        draws = [draw for draw in arm_draws(settings) if selected_by_guide(settings, draw.arm)]
+        return {draw: ArmStage(self._context).selected_images(draw).ranks() for draw in draws}
 
     @cached_property
     def runner(self) -> TrialRunner:

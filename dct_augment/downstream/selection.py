@@ -1,7 +1,8 @@
-"""Orders synthetic images by what they add: first those that are farthest from the photos, and from those before."""
+"""Selects synthetic images: those that the guide accepts, by number or by what they add."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -45,20 +46,27 @@ def farthest_first(points: Features, covered: Features) -> tuple[list[int], list
     return order, distances
 
 
-def order_by_coverage(
-    shards: ShardFolder, photos: Sequence[Example], guide: Classifier, *, candidates: int, least_confidence: float
+def order_images(
+    shards: ShardFolder,
+    photos: Sequence[Example],
+    guide: Classifier,
+    *,
+    by: Literal["accepted", "coverage"],
+    candidates: int,
+    least_confidence: float,
 ) -> pd.DataFrame:
-    """Order the first `candidates` images of each class by what they add to the photos of their class.
+    """Order the first `candidates` images of each class; those that the filter accepts come first.
 
-    The images that the filter accepts come first, farthest first in the directions of the guide's features; after them
-    the others, most confident first, and copies last.
+    By `accepted` these are in the order of their numbers. By `coverage` they are ordered by what they add to the photos
+    of their class: farthest first in the directions of the guide's features. The others follow, most confident first,
+    and copies last.
 
     Returns:
-        A row per image that was generated: `key`, `class_name`, `accepted`, `reason`, `distance` (from the nearest
-        photo or image before, 0 to 2; NaN if it was not accepted) and `rank` in its class, from 0.
+        A row per image that was generated: `key`, `class_name`, `accepted`, `reason`, `distance` (by coverage, from the
+        nearest photo or image before, 0 to 2; else NaN) and `rank` in its class, from 0.
 
     Raises:
-        ModelError: the guide has no features.
+        ModelError: the guide has no features, which `coverage` needs.
     """
     rows = shards.rows()
     rows = rows[(rows["number"] < candidates) & (rows["status"] == "ok")]
@@ -69,11 +77,15 @@ def order_by_coverage(
     for label in sorted(set(images.labels)):
         places = [place for place, other in enumerate(images.labels) if other == label]
         table = rows.loc[[images.keys[place] for place in places]]
-        size = images[places[0]][0].width
-        covered = _directions(guide, (photo.open() for photo in photos if photo.label == label), size)
         chosen = [place for place, key in zip(places, table["key"], strict=True) if rows.at[key, "accepted"]]
-        points = _directions(guide, (images[place][0] for place in chosen), size)
-        tables.append(_ordered(table, *farthest_first(points, covered)))
+        if by == "accepted":
+            order, distances = list(range(len(chosen))), [np.nan] * len(chosen)
+        else:
+            size = images[places[0]][0].width
+            covered = _directions(guide, (photo.open() for photo in photos if photo.label == label), size)
+            points = _directions(guide, (images[place][0] for place in chosen), size)
+            order, distances = farthest_first(points, covered)
+        tables.append(_ordered(table, order, distances))
     columns = ["key", "class_name", "accepted", "reason", "distance", "rank"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 

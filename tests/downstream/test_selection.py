@@ -2,6 +2,7 @@
 
 import itertools
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from dct_augment.classifiers import Classifier
-from dct_augment.downstream.coverage import farthest_first, order_by_coverage
+from dct_augment.downstream.selection import farthest_first, order_images
 from dct_augment.errors import ModelError
 from dct_augment.generation import plan
 from dct_augment.records import ClassInfo, Example, GeneratedImage
@@ -85,8 +86,9 @@ def write(run: ShardRun, changes: dict[str, dict[str, object]]) -> None:
     run.folder.publish()
 
 
-def order(run: ShardRun, candidates: int = 6) -> dict[str, list[int]]:
-    table = order_by_coverage(run.folder, PHOTOS, Colors(), candidates=candidates, least_confidence=0.5)
+def order(run: ShardRun, candidates: int = 6, by: Literal["accepted", "coverage"] = "coverage") -> dict[str, list[int]]:
+    guide = Colors() if by == "coverage" else WithoutFeatures()
+    table = order_images(run.folder, PHOTOS, guide, by=by, candidates=candidates, least_confidence=0.5)
     for _, group in table.groupby("class_name"):
         assert group["rank"].tolist() == list(range(len(group)))
     return {slug: [int(key[-1]) for key in table["key"] if key.startswith(slug)] for slug in HUES}
@@ -128,4 +130,10 @@ def test_later_images_of_a_shared_folder_are_no_candidates(shard_run: ShardRun) 
 def test_a_guide_without_features_is_one_message(shard_run: ShardRun) -> None:
     write(shard_run, {})
     with pytest.raises(ModelError, match=r"selection: coverage needs features of the guide: it has no .*: first, or"):
-        order_by_coverage(shard_run.folder, PHOTOS, WithoutFeatures(), candidates=3, least_confidence=0.5)
+        order_images(shard_run.folder, PHOTOS, WithoutFeatures(), by="coverage", candidates=3, least_confidence=0.5)
+
+
+def test_by_acceptance_images_come_by_number_and_need_no_features(shard_run: ShardRun) -> None:
+    write(shard_run, {"crane-000001": {"guide_right": False, "guide_confidence": 0.7}})
+    # Image 5 of the crane has the pixels of image 1, which the guide refuses.
+    assert order(shard_run, by="accepted") == {"crane": [0, 2, 3, 4, 1, 5], "ca-bird": [0, 1, 2, 3, 4, 5]}
