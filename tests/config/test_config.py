@@ -684,7 +684,7 @@ def test_other_models_make_no_trial_of_the_first_stale() -> None:
     ],
 )
 def test_models_that_cannot_be_trained_are_named(change: str, problem: str) -> None:
-    (found,) = problems("pocket", [change])
+    (found,) = problems("pocket", ["downstream.pretrained=false", change])
     assert problem in found
 
 
