@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
+from dct_augment.classifiers.cards import card_accuracy
 from dct_augment.classifiers.classifier import Classifier, Prediction, SingleClassifier
 from dct_augment.classifiers.ensemble import EnsembleClassifier
 from dct_augment.classifiers.names import library_of, refuse_backbone, resolve, resolve_zero_shot
 from dct_augment.classifiers.prediction import ClassPrediction
 from dct_augment.classifiers.preprocessing import Preprocess
-from dct_augment.classifiers.sanity_check import FROM_LABELS, FROM_WORDS, check_on_real_images
+from dct_augment.classifiers.sanity_check import FROM_LABELS, FROM_WORDS, RealImageCheck, check_on_real_images
 from dct_augment.config import (
     AnyClassifierConfig,
     ClassifierConfig,
@@ -34,7 +35,9 @@ __all__ = [
     "EnsembleClassifier",
     "Prediction",
     "Preprocess",
+    "RealImageCheck",
     "SingleClassifier",
+    "card_accuracy",
     "check_on_real_images",
     "fetch",
     "load",

@@ -263,6 +263,9 @@ class MetricsConfig(Section):
     )
     per_class: PositiveInt = Field(50, description="images per class of each kind: equal numbers can be compared")
     real_images: Annotated[int, Field(ge=10)] = Field(10_000, description="most real images compared with")
+    synthetic_images: Annotated[int, Field(ge=10)] = Field(
+        10_000, description="most images of a kind that are compared, evenly over the classes"
+    )
     nearest_neighbours: PositiveInt = Field(5, description="k of precision, recall, density and coverage")
     bootstrap_resamples: Annotated[int, Field(ge=20)] = Field(200, description="of the bootstrap intervals")
-    seed: int = Field(0, description="decides which real images are compared with, and the bootstrap")
+    seed: int = Field(0, description="decides which images are compared where there are more, and the bootstrap")

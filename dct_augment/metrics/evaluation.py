@@ -1,13 +1,18 @@
 """All metrics of generated features against real ones, with bootstrap intervals, and warnings where images are few."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from dct_augment.intervals import Estimate
-from dct_augment.metrics.distances import frechet_distance, kernel_distance
+from dct_augment.metrics.distances import (
+    frechet_distance,
+    kernel_distance,
+    resampled_frechet_distances,
+    resampled_kernel_distances,
+)
 from dct_augment.metrics.diversity import class_diversity
 from dct_augment.metrics.neighbourhoods import neighbourhood_scores
 from dct_augment.records import Progress, ProgressCallback, StageName, ignore_progress
@@ -16,7 +21,8 @@ ENOUGH_FOR_KID = 100
 ENOUGH_FOR_NEIGHBOURHOODS = 1000
 """Images of each kind from which there is no warning."""
 
-Distance = Callable[[torch.Tensor, torch.Tensor], float]
+Weights = tuple[torch.Tensor, torch.Tensor]
+"""How often a resample has each real image (N,), and each generated one (M,)."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,17 @@ def evaluate(
     k: int,
     resamples: int,
     seed: int,
+    device: str = "cpu",
     on_progress: ProgressCallback = ignore_progress,
 ) -> dict[str, Metric]:
     """Return all metrics of generated features (M, D) with their labels (M,), against real ones (N, D).
 
     Those that need more images are left out: `fid` and `kid` need 2 of each kind, `precision`, `recall`, `density` and
     `coverage` k + 1, and `diversity` 2 of one class.
+
+    The neighbourhoods are found once; the bootstrap is over the images that are in them or not. Neighbourhoods of a
+    resample would be too small: an image that is drawn twice is its own nearest neighbour, at distance 0. The interval
+    is therefore that of the share of images in these balls, and leaves out how the balls vary.
 
     Args:
         real: Features of real images.
@@ -49,62 +60,93 @@ def evaluate(
         k: Which nearest neighbour is the end of an image's neighbourhood.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
-        on_progress: Hears of every resample of a distance, FID first: 2 * `resamples` in all.
+        device: Where distances are computed; one without float64 (`mps`) is not used.
+        on_progress: Hears of every resample of FID, and of the blocks of KID and of the neighbourhoods; a total of
+            2 * `resamples`.
     """
-    rng = np.random.default_rng(seed)
+    rng, device = np.random.default_rng(seed), _with_double_precision(device)
+    real, synthetic, labels = real.to(device), synthetic.to(device), labels.to(device)
     fewest = min(len(real), len(synthetic))
     metrics: dict[str, Metric] = {}
+    told = _Told(on_progress, resamples)
     if fewest > 1:
-        fid = _distance_estimate(frechet_distance, real, synthetic, resamples, rng, _told(on_progress, "FID", 0, 2))
-        kid = _distance_estimate(kernel_distance, real, synthetic, resamples, rng, _told(on_progress, "KID", 1, 2))
-        metrics["fid"] = Metric(fid, _fid_warning(fewest, real.shape[1]))
+        metrics["fid"] = Metric(
+            _frechet_estimate(real, synthetic, resamples, rng, told), _fid_warning(fewest, real.shape[1])
+        )
+        kid = _kernel_estimate(real, synthetic, resamples, rng, told)
         metrics["kid"] = Metric(kid, _warning(fewest, ENOUGH_FOR_KID))
     if fewest > k:
-        for name, scores in neighbourhood_scores(real, synthetic, k).items():
-            estimate = _mean_estimate(scores.numpy(), resamples, rng)
+        tell = told.part("neighbourhoods, part", 0.75, 0.25)
+        for name, scores in neighbourhood_scores(real, synthetic, k, tell).items():
+            estimate = _mean_estimate(scores.cpu().numpy(), resamples, rng)
             metrics[name] = Metric(estimate, _warning(fewest, ENOUGH_FOR_NEIGHBOURHOODS))
     diversities = class_diversity(synthetic, labels)
     if len(diversities):
-        metrics["diversity"] = Metric(_mean_estimate(diversities.numpy(), resamples, rng))
+        metrics["diversity"] = Metric(_mean_estimate(diversities.cpu().numpy(), resamples, rng))
     return metrics
 
 
-def _told(on_progress: ProgressCallback, name: str, place: int, of: int) -> Callable[[int, int], None]:
-    """Make what tells of resample `done` of `total` of one distance, the one at `place` among `of`."""
-
-    def tell(done: int, total: int) -> None:
-        note = f"{name}, resample {done} of {total}"
-        on_progress(Progress(StageName.METRICS, place * total + done, of * total, note))
-
-    return tell
+def _with_double_precision(device: str) -> str:
+    return "cpu" if torch.device(device).type == "mps" else device
 
 
-def _distance_estimate(
-    distance: Distance,
-    real: torch.Tensor,
-    synthetic: torch.Tensor,
-    resamples: int,
-    rng: np.random.Generator,
-    tell: Callable[[int, int], None],
+@dataclass(frozen=True)
+class _Told:
+    """Tells of the progress of all metrics; FID is half of it."""
+
+    on_progress: ProgressCallback
+    resamples: int
+
+    def part(self, name: str, begin: float, share: float) -> Callable[[int, int], None]:
+        """Make what tells of step `done` of `total` of a part of the work, which is this share of it all."""
+        size = 2 * self.resamples
+
+        def tell(done: int, total: int) -> None:
+            reached = int(size * (begin + share * done / total))
+            self.on_progress(Progress(StageName.METRICS, reached, size, f"{name} {done} of {total}"))
+
+        return tell
+
+
+def _frechet_estimate(
+    real: torch.Tensor, synthetic: torch.Tensor, resamples: int, rng: np.random.Generator, told: _Told
 ) -> Estimate:
-    """A distance with the interval of the bootstrap over both sets.
+    tell, resampled = told.part("FID, resample", 0, 0.5), []
+    weights = _weights(len(real), len(synthetic), resamples, rng, real.device)
+    for distance in resampled_frechet_distances(real, synthetic, weights):
+        resampled.append(distance)
+        tell(len(resampled), resamples)
+    return _distance_estimate(frechet_distance(real, synthetic), np.array(resampled), len(synthetic))
+
+
+def _kernel_estimate(
+    real: torch.Tensor, synthetic: torch.Tensor, resamples: int, rng: np.random.Generator, told: _Told
+) -> Estimate:
+    weights = _weights(len(real), len(synthetic), resamples, rng, real.device)
+    both = [torch.stack(own) for own in zip(*weights, strict=True)]
+    tell = told.part("KID, block", 0.5, 0.25)
+    resampled = resampled_kernel_distances(real, synthetic, both[0], both[1], tell)
+    return _distance_estimate(kernel_distance(real, synthetic), resampled.cpu().numpy(), len(synthetic))
+
+
+def _distance_estimate(value: float, resampled: np.ndarray, count: int) -> Estimate:
+    """Give a distance the interval of the bootstrap over both sets.
 
     Images that are resampled twice make every distance too large. The interval is therefore of the spread of the
     resampled distances around their own mean, laid around the distance itself.
     """
-    value = distance(real, synthetic)
-    resampled = []
-    for done in range(1, resamples + 1):
-        resampled_real = _resample(real, rng)
-        resampled.append(distance(resampled_real, _resample(synthetic, rng)))
-        tell(done, resamples)
     low, high = value + np.quantile(resampled, [0.025, 0.975]) - np.mean(resampled)
-    return Estimate(value, float(low), float(high), len(synthetic))
+    return Estimate(value, float(low), float(high), count)
 
 
-def _resample(features: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """As many rows as there are, with replacement."""
-    return features[rng.integers(len(features), size=len(features))]
+def _weights(
+    real: int, synthetic: int, resamples: int, rng: np.random.Generator, device: torch.device
+) -> Iterator[Weights]:
+    """Yield how often each image is drawn in each resample: as many draws as there are images, with replacement."""
+    for _ in range(resamples):
+        drawn = (np.bincount(rng.integers(count, size=count), minlength=count) for count in (real, synthetic))
+        first, second = (torch.from_numpy(weights.astype(np.int16)).to(device) for weights in drawn)
+        yield first, second
 
 
 def _mean_estimate(values: np.ndarray, resamples: int, rng: np.random.Generator) -> Estimate:

@@ -8,36 +8,67 @@ from typing import TYPE_CHECKING
 
 from dct_augment import classifiers, files
 from dct_augment import config as configuration
-from dct_augment.classifiers import Classifier
+from dct_augment.classifiers import Classifier, RealImageCheck
 from dct_augment.config import AnyClassifierConfig, classifier_title
 from dct_augment.records import Progress
+from dct_augment.wording import counted
 
 if TYPE_CHECKING:
     from dct_augment.pipeline.context import RunContext
 
 _MUCH_WORSE = 0.8
-"""A share of the accuracy of the other classifier; one that reaches less is warned of."""
+"""A share of the accuracy of the other classifier, or of its own card; one that reaches less is warned of."""
+
+_CHANCE = 0.01
+"""How often a warning may come from the few images alone."""
+
+_RULES = 2
+"""Changes with what passes a check: a classifier that passed by other rules is checked again."""
 
 
 def check_on_real_images(
     context: "RunContext", classifier: Classifier, members: Sequence[AnyClassifierConfig], role: str
 ) -> None:
-    """Say how many of some real images a guide or judge recognises; warn of one that is much worse than the other.
+    """Say how many of some real images a guide or judge recognises.
+
+    Warn of one whose labels look permuted, and of one that is much worse than the other one, or than its own card.
 
     Raises:
-        ModelError: it is no better than chance though it knows other images.
+        ModelError: its answers may be guesses though it knows other images.
     """
     path, fingerprint, name = _file(context, role), _fingerprint(context, role), _named(role, members)
-    if files.read_json(path).get("fingerprint") != fingerprint:
+    record = files.read_json(path)
+    if record.get("fingerprint") != fingerprint:
         dataset = context.dataset
         examples = itertools.chain(dataset.examples("val"), dataset.examples("train"))
         by_words = all(member.name == "zero_shot" for member in members)
         hint = classifiers.FROM_WORDS if by_words else classifiers.FROM_LABELS
-        accuracy = classifiers.check_on_real_images(classifier, dataset.classes, examples, name, hint)
-        if accuracy is not None:
-            context.progress(Progress(role, 0, 0, f"{name} recognises {accuracy:.0%} of some real images"))
-        files.write_text(path, json.dumps({"fingerprint": fingerprint, "accuracy": accuracy}, indent=1) + "\n")
+        check = classifiers.check_on_real_images(classifier, dataset.classes, examples, name, hint)
+        record = {"fingerprint": fingerprint, "accuracy": check and check.accuracy, "warnings": []}
+        if check is not None:
+            context.progress(Progress(role, 0, 0, f"{name} recognises {check.accuracy:.0%} of some real images"))
+            record["warnings"] = _warnings(check, members, name)
+        files.write_text(path, json.dumps(record, indent=1) + "\n")
+    for warning in record.get("warnings", ()):
+        context.progress(Progress(role, 0, 0, f"warning: {warning}"))
     _compare(context)
+
+
+def _warnings(check: RealImageCheck, members: Sequence[AnyClassifierConfig], name: str) -> list[str]:
+    """Say what makes one classifier doubtful, whatever the other one does."""
+    from scipy.stats import binom
+
+    warnings = [f"{name} recognises {check.accuracy:.0%} of some real images, but {check.warning}"] * bool(
+        check.warning
+    )
+    card = classifiers.card_accuracy(members[0]) if len(members) == 1 else None
+    # The bound at 1 % of chance: with few images, a good classifier may look much worse.
+    if card is not None and binom.cdf(check.right, check.count, _MUCH_WORSE * card) <= _CHANCE:
+        warnings.append(
+            f"{name} recognises {check.accuracy:.0%} of {counted(check.count, 'real image')}, its own card says "
+            f"{card:.0%}. The likely cause is its preprocessing, or pictures unlike those of its training"
+        )
+    return warnings
 
 
 def _file(context: "RunContext", role: str) -> Path:
@@ -46,7 +77,7 @@ def _file(context: "RunContext", role: str) -> Path:
 
 def _fingerprint(context: "RunContext", role: str) -> str:
     names = [info.name for info in context.dataset.classes]
-    return configuration.fingerprint(context.identity("metrics")[role], names)
+    return configuration.fingerprint(context.identity("metrics")[role], names, _RULES)
 
 
 def _compare(context: "RunContext") -> None:

@@ -338,7 +338,7 @@ def _images_to_embed(config: Config, classes: int, dataset: Dataset) -> int:
         else:
             own = ARMS[kind].own_images
             made = images_of_a_class(config.benchmark, kind) if own else config.generation.per_class
-            images += classes * min(settings.per_class, made)
+            images += min(settings.synthetic_images, classes * min(settings.per_class, made))
     return images
 
 

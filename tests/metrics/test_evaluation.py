@@ -133,11 +133,18 @@ def test_equal_features_are_far_from_varied_ones():
     assert all(metrics[name].estimate.mean == 0 for name in NEIGHBOURS)
 
 
-def test_every_resample_of_a_distance_is_told():
+def test_every_resample_of_fid_and_every_block_is_told():
     heard: list[Progress] = []
     evaluate(*pair(9, 8, 3), torch.zeros(8), k=K, resamples=3, seed=0, on_progress=heard.append)
-    assert [(progress.done, progress.total) for progress in heard] == [(done, 6) for done in range(1, 7)]
-    assert [heard[0].note, heard[5].note] == ["FID, resample 1 of 3", "KID, resample 3 of 3"]
+    assert [progress.done for progress in heard] == [1, 2, 3, 3, 4, 4, 5, 5, 6]
+    assert {progress.total for progress in heard} == {6}
+    notes = [heard[0].note, heard[5].note, heard[8].note]
+    assert notes == ["FID, resample 1 of 3", "KID, block 3 of 3", "neighbourhoods, part 3 of 3"]
+
+
+def test_a_device_without_double_precision_is_not_used():
+    metrics = evaluate(*pair(9, 8, 3), torch.zeros(8), k=K, resamples=3, seed=0, device="mps")
+    assert metrics == evaluate(*pair(9, 8, 3), torch.zeros(8), k=K, resamples=3, seed=0)
 
 
 def test_images_that_are_alone_in_their_class_have_no_diversity():

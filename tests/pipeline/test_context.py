@@ -1,12 +1,16 @@
 """What a run knows of its own models and draws, before any work."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from dct_augment import config, pocket
+from dct_augment.errors import ModelError
 from dct_augment.pipeline.context import RunContext
 from dct_augment.records import Progress
 
@@ -94,3 +98,39 @@ def test_a_guide_much_worse_than_the_judge_is_warned_of(tmp_path: Path) -> None:
         assert f"mean {mean[0]:.3g}" in notes[0]
         assert [note for note in notes if note.startswith("warning: the guide recognises ")] == notes[2:]
         assert (len(notes) == 3) == warned
+
+
+def changed_pocket_guide(folder: Path, **changes: Any) -> Path:
+    """A copy of the Pocket guide with other values in its config.json."""
+    shutil.copytree(pocket.path("birds-guide"), folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+def test_a_guide_much_worse_than_its_own_card_is_warned_of_in_every_run(tmp_path: Path) -> None:
+    settings = json.loads((pocket.path("birds-guide") / "config.json").read_text())["pretrained_cfg"]
+    folder = changed_pocket_guide(tmp_path / "guide", pretrained_cfg=settings | {"mean": [0.7, 0.7, 0.7]})
+    metrics = [{"type": "accuracy", "value": 99.5}]
+    header = yaml.safe_dump({"model-index": [{"name": "birds", "results": [{"metrics": metrics}]}]})
+    (folder / "README.md").write_text(f"---\n{header}---\n# Birds\n")
+    given = config.load("pocket", [f"guide.name=local-dir:{folder}", "judge=null"], output=tmp_path / "run")
+    for _ in range(2):
+        heard: list[Progress] = []
+        _ = RunContext(given, heard.append).guide
+        warnings = [progress.note for progress in heard if progress.note.startswith("warning")]
+        assert len(warnings) == 1
+        assert "of 64 real images, its own card says 100%. The likely cause is its preprocessing" in warnings[0]
+
+
+def test_a_guide_with_permuted_labels_ends_the_run_with_the_order_that_fits(tmp_path: Path) -> None:
+    names = json.loads((pocket.path("birds-guide") / "config.json").read_text())["label_names"]
+    folder = changed_pocket_guide(tmp_path / "guide", label_names=[names[-1], *names[:-1]])
+    given = config.load("pocket", [f"guide.name=local-dir:{folder}"], output=tmp_path / "run")
+    said = (
+        r"0 of 64 real images of 16 classes; with fewer than 10 it may be guessing, and cannot guide. "
+        r"100% of the answers fit another order of its labels: "
+    )
+    with pytest.raises(ModelError, match=said):
+        _ = RunContext(given).guide
+    assert not (tmp_path / "run" / "checks" / "guide.json").exists()

@@ -209,6 +209,15 @@ def test_metrics_have_every_kind_with_intervals_and_counts(whole: Run) -> None:
     assert table.loc[table["metric"] == "fid", "warning"].str.contains("images are few").all()
 
 
+def test_synthetic_images_are_limited_evenly_over_the_classes(whole: Run) -> None:
+    other = run(whole.config.root, "metrics.synthetic_images=10")
+    few = other.config.metrics.model_copy(update={"synthetic_images": 4})
+    other.config = other.config.model_copy(update={"metrics": few})
+    stage = MetricStage(other)
+    assert [label for _, label in stage._images("plain_prompt")] == [3, 3, 8, 8]
+    assert {unit.title for unit in stage.pending()} == set(stage._kinds)
+
+
 def test_features_that_cannot_be_had_are_an_error_or_left_out(whole: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match=r"metrics.features 'resnet5O' cannot be loaded"):
         MetricStage(run(whole.config.root, "metrics.features=resnet5O")).pending()

@@ -18,5 +18,6 @@ def metrics(config: Config, classes: int | None, dataset: Dataset | None) -> Fin
     if dataset is None or classes is None:
         return Finding("metrics", "ok", "known once the data set is there")
     detail = metric_work(config, classes, dataset)
-    fix = "fewer: --set metrics.real_images=1000, or --set metrics.features=null for none" if detail else ""
+    fewer = "--set metrics.real_images=1000 --set metrics.synthetic_images=1000"
+    fix = f"fewer: {fewer}, or --set metrics.features=null for none" if detail else ""
     return Finding("metrics", "ok", detail or "none are measured", fix)

@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
@@ -22,6 +21,7 @@ from dct_augment.errors import ModelError, UnreadableImageError
 from dct_augment.generation.shards import ShardFolder, shard_folder
 from dct_augment.images import square
 from dct_augment.intervals import proportion
+from dct_augment.metrics.choosing import at_random, evenly_by_class
 from dct_augment.metrics.evaluation import Metric, evaluate
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
@@ -52,7 +52,7 @@ class MetricStage(Stage):
         units = []
         for number, kind in enumerate(self._kinds):
             if self._recorded_rows(kind) is None:
-                # A unit is as large as the resamples of its two distances.
+                # The size of a unit is what `evaluate` tells of.
                 units.append(WorkUnit(self.name, number, kind, 2 * self._config.metrics.bootstrap_resamples))
         if units:
             try:
@@ -77,6 +77,7 @@ class MetricStage(Stage):
             k=settings.nearest_neighbours,
             resamples=settings.bootstrap_resamples,
             seed=settings.seed,
+            device=self._context.device,
             on_progress=on_progress,
         )
         for name, right in measured.recognised.items():
@@ -130,21 +131,25 @@ class MetricStage(Stage):
         """Take the features (N, D) of the real training and validation images, once; `size` is that of the unit."""
         if self._real_features is not None:
             return self._real_features
-        dataset, most = self._context.real_images(), self._config.metrics.real_images
+        dataset = self._context.real_images()
         train, val = dataset.examples("train"), dataset.examples("val")
-        order = np.random.default_rng(self._config.metrics.seed).permutation(len(train) + len(val))[:most]
-        rows = np.sort(order).tolist()  # the examples of these alone are made
+        rows = self._chosen(len(train) + len(val))  # the examples of these alone are made
         examples = (train[row] if row < len(train) else val[row - len(train)] for row in rows)
         self._real_features = self._measure(_opened(examples), "real image", on_progress, size).features
         return self._real_features
 
     def _images(self, kind: str) -> Labelled:
+        settings = self._config.metrics
         if kind == REAL:
-            examples = self._context.real_images().examples("test")[: self._config.metrics.real_images]
-            return _opened(examples)
-        class_indices = {info.index for info in self._context.classes}
-        images = SyntheticImages(self._shards(kind).path, per_class=self._config.metrics.per_class)
-        return (images[index] for index, label in enumerate(images.labels) if label in class_indices)
+            test = self._context.real_images().examples("test")
+            return _opened(test[row] for row in self._chosen(len(test)))
+        labels = {info.index: info.index for info in self._context.classes}  # images of other classes are left out
+        images = SyntheticImages(self._shards(kind).path, per_class=settings.per_class, labels=labels)
+        return (images[index] for index in evenly_by_class(images.labels, settings.synthetic_images, settings.seed))
+
+    def _chosen(self, images: int) -> list[int]:
+        """Choose which of so many real images are measured."""
+        return at_random(images, self._config.metrics.real_images, self._config.metrics.seed)
 
     def _shards(self, kind: str) -> ShardFolder:
         """The shard folder of an arm."""
