@@ -75,6 +75,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_metrics_size(tmp_path: Path) -> None:
+    small = ("--images", "400", "--real", "90", "--width", "8", "--classes", "4", "--resamples", "5")
+    table = rows(call("metrics_size", *small, folder=tmp_path))
+    assert [row[0] for row in table[1:]] == ["100", "400"]
+    assert all(float(row[4]) >= 0 for row in table[1:])
+
+
 def test_dataset_index(tmp_path: Path) -> None:
     lines = call("dataset_index", "--pictures", "80", folder=tmp_path).splitlines()
     assert [re.match(r" *(\d+) pictures: [\d.]+ s", line)[1] for line in lines] == ["20", "80"]  # type: ignore[index]
