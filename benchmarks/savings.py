@@ -60,8 +60,8 @@ def update(trainer: ClassTokenTrainer, bench: Bench) -> Callable[[], torch.Tenso
         with trainer._precision():
             batches = [trainer._class_batch(update) for update in updates]
             denoised = trainer._gradient_method(trainer._sampler, batches)
-            images = trainer._backend.decode(denoised.latents, for_gradient=True)
-        trainer._losses(images, states).sum().backward()
+        _, gradient = trainer._losses(denoised.latents, states)
+        denoised.latents.backward(gradient)
         return torch.cat([_take_gradient(state) for state in states])
 
     return work

@@ -7,8 +7,12 @@ from typing import Any, ClassVar
 import torch
 
 from dct_augment.diffusion.conditioning import Conditioning
+from dct_augment.diffusion.memory import BatchSizes, ShrinkingBatches
 from dct_augment.diffusion.text import TextEncoder, WordNorms, split_by_encoder
 from dct_augment.errors import ModelError
+
+_PIXELS_DECODED_AT_ONCE = 2**19
+"""Two images of 512 x 512: more at once are not faster on a GPU."""
 
 
 class Backend(ABC):
@@ -30,6 +34,7 @@ class Backend(ABC):
         self.encoders, self.denoiser, self.vae, self.device = tuple(encoders), denoiser, vae, device
         self._scheduler = scheduler
         self.memory: str = "fast"
+        self.batch_sizes = BatchSizes()
         self.tiny: Any = None  # an AutoencoderTiny of the same latents
         self.dtype: torch.dtype = denoiser.dtype
         widths = [encoder.width for encoder in self.encoders]
@@ -112,10 +117,28 @@ class Backend(ABC):
         return scheduler
 
     def decode(self, latents: torch.Tensor, *, for_gradient: bool = False) -> torch.Tensor:
-        """Images (B, 3, H, W), about [-1, 1], float32, differentiable.
+        """Decode latents (B, C, h, w) to images (B, 3, H, W), about [-1, 1], float32, differentiable.
 
-        With `for_gradient`, by the tiny decoder where there is one: much smaller, and nearly the same picture.
+        Without gradient, large images are decoded a few at a time: the autoencoder needs more memory for an image than
+        the denoiser. With `for_gradient`, by the tiny decoder where there is one: much smaller, and nearly the same
+        picture.
         """
+        if torch.is_grad_enabled():
+            return self._decode(latents, for_gradient)
+
+        def decode(rows: Sequence[int]) -> torch.Tensor:
+            return self._decode(latents[list(rows)], for_gradient)
+
+        return torch.cat([images for _, images in self.decoding(latents).run(range(len(latents)), decode)])
+
+    def decoding(self, latents: torch.Tensor) -> ShrinkingBatches:
+        """Return the batches in which latents (B, C, h, w) of this size are decoded."""
+        pixels = latents.shape[-2] * latents.shape[-1] * (self.image_size // self.latent_shape[-1]) ** 2
+        count = max(_PIXELS_DECODED_AT_ONCE // pixels, 1)
+        return ShrinkingBatches(count, "image", sizes=self.batch_sizes, purpose="decode")
+
+    def _decode(self, latents: torch.Tensor, for_gradient: bool) -> torch.Tensor:
+        """Decode all latents at once."""
         if for_gradient and self.tiny is not None:
             scaled = latents / self.tiny.config.scaling_factor
             return self.tiny.decode(scaled.to(self.tiny.dtype)).sample.float()

@@ -62,16 +62,56 @@ def apply(pipe: Any, memory: Memory) -> None:
             denoiser.set_attention_slice("auto")
 
 
+Purpose = Literal["update", "inversion", "generate", "decode"]
+"""What memory is needed for: an update by the guide, or by photos; images without gradient; decoding a few of them."""
+
+
+class BatchSizes:
+    """How much of each purpose memory was found to hold at once; a model keeps it, so that no one finds out twice."""
+
+    def __init__(self) -> None:
+        self._most: dict[Purpose, int] = {}
+
+    def at_most(self, purpose: Purpose, count: int) -> int:
+        """Return `count`, or what memory holds of it."""
+        return min(count, self._most.get(purpose, count))
+
+    def limit(self, purpose: Purpose, count: int) -> None:
+        """Note that no more than `count` fit."""
+        self._most[purpose] = self.at_most(purpose, count)
+
+
 class ShrinkingBatches:
     """Works through items in batches; where memory runs out, the batch is halved, for good.
 
-    `noun` is the word for an item, and `settings` says what makes a single one smaller, both for messages.
+    Args:
+        count: how much is done at once, at most: classes in an update, else images.
+        noun: the word for an item, for messages.
+        on_progress: hears of each halving.
+        settings: what makes a single item smaller, for messages.
+        sizes: those of the model, which remember a halving; its own if not given.
+        purpose: what of them this work is.
+        images_per_item: how much of `count` an item is.
     """
 
     def __init__(
-        self, size: int, noun: str, on_progress: ProgressCallback = ignore_progress, settings: str = ""
+        self,
+        count: int,
+        noun: str,
+        on_progress: ProgressCallback = ignore_progress,
+        settings: str = "",
+        *,
+        sizes: BatchSizes | None = None,
+        purpose: Purpose = "generate",
+        images_per_item: int = 1,
     ) -> None:
-        self.size, self._noun, self._on_progress, self._settings = size, noun, on_progress, settings
+        self._count, self._noun, self._on_progress, self._settings = count, noun, on_progress, settings
+        self._sizes, self._purpose, self._images_per_item = sizes or BatchSizes(), purpose, images_per_item
+
+    @property
+    def size(self) -> int:
+        """How many items are done at once, 1 or more."""
+        return max(self._sizes.at_most(self._purpose, self._count) // self._images_per_item, 1)
 
     def run(self, items: Sequence[T], work: Callable[[Sequence[T]], R]) -> Iterator[tuple[Sequence[T], R]]:
         """Each batch of items with what `work` made of it, in order. `work` may be called again for the same items.
@@ -104,4 +144,4 @@ class ShrinkingBatches:
             advice = "set model.memory=low, or model.dtype=float16 on a GPU"
             advice += f", or lower {self._settings}" if self._settings else ""
             raise DctAugmentError(f"out of memory with a single {self._noun}: {advice}") from error
-        self.size = size // 2
+        self._sizes.limit(self._purpose, size // 2 * self._images_per_item)

@@ -73,7 +73,6 @@ class Generator:
         self._sampler = sampler
         self._starts = starts
         self._on_progress = on_progress
-        self._batch_size: int | None = None  # what memory was found to hold
         self._encoded: dict[tuple[str, str], Conditioning] = {}
         self._scorers = []
         for role, classifier in (("guide", guide), ("judge", judge)):
@@ -98,7 +97,8 @@ class Generator:
         def generate(batch: Sequence[PlanRow]) -> torch.Tensor:
             return self._generate_batch(batch, vectors)
 
-        batches = ShrinkingBatches(min(batch_size, self._batch_size or batch_size), "image", self._on_progress)
+        sizes = self._sampler.backend.batch_sizes
+        batches = ShrinkingBatches(batch_size, "image", self._on_progress, sizes=sizes)
         pending: Future[list[GeneratedImage]] | None = None
         with ThreadPoolExecutor(1) as pool:
             for batch, images in batches.run(rows, generate):
@@ -106,7 +106,6 @@ class Generator:
                 if pending is not None:
                     yield from pending.result()
                 pending = scoring
-            self._batch_size = batches.size
             if pending is not None:
                 yield from pending.result()
 

@@ -4,7 +4,7 @@ Discriminative Class Tokens (arXiv 2303.17155), section 3. Many classes share on
 its own loss, optimiser and random stream, so the number of slots changes speed, and results by rounding only.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +15,13 @@ from torch.nn import functional
 
 from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, TokensConfig
-from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches
+from dct_augment.diffusion import Conditioning, Sampler
 from dct_augment.errors import InputError
 from dct_augment.records import ClassInfo, StopReason
 from dct_augment.tokens.denoising import PLACEHOLDER, NoisedBatch, PhotoLatents, denoising_losses
 from dct_augment.tokens.gradients import ClassBatch, gradient_method
 from dct_augment.tokens.state import ClassTokenState, TrainedToken
-from dct_augment.tokens.trainer import Trainer
+from dct_augment.tokens.trainer import ImageRequest, Trainer
 
 
 @dataclass(frozen=True)
@@ -169,9 +169,8 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         with self._precision():
             batches = [self._class_batch(update) for update in updates]
             denoised = self._gradient_method(self._sampler, batches)
-            images = self._backend.decode(denoised.latents, for_gradient=True)
-        losses = self._losses(images, states)
-        (losses.sum() * self._loss_scale).backward()
+        losses, gradient = self._losses(denoised.latents, states)
+        denoised.latents.backward(gradient)
         pulls = self._pulls(updates)
         values = zip(states, batches, losses.tolist(), denoised.evaluations, pulls, strict=True)
         for state, batch, loss, evaluations, pull in values:
@@ -207,12 +206,28 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         conditioning = self._encode(state.info, state.vector, first=state.first_prompt, count=count)
         return ClassBatch(self._sampler.begin(update.seeds, conditioning), update.position, state.finished)
 
-    def _losses(self, images: torch.Tensor, states: Sequence[ClassTokenState]) -> torch.Tensor:
-        """Mean cross-entropy of each class over its own images; they are side by side, as many for each class."""
-        logits = self._guide.logits(images)
-        count = len(images) // len(states)
-        targets = torch.tensor([state.target for state in states], device=logits.device).repeat_interleave(count)
-        return functional.cross_entropy(logits.float(), targets, reduction="none").view(-1, count).mean(1)
+    def _losses(self, latents: torch.Tensor, states: Sequence[ClassTokenState]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the mean cross-entropy (K,) of each class over its own images, and its gradient by their latents.
+
+        The images of a class are side by side in the latents (B, C, h, w), as many for each. A few are decoded at a
+        time, each with its own backward pass: at the size of Stable Diffusion the decoder's activations of one image
+        are larger than the denoiser's. The gradient is scaled, see `_loss_scale`.
+        """
+        count = len(latents) // len(states)
+        targets = torch.tensor([state.target for state in states], device=latents.device).repeat_interleave(count)
+
+        def of_some(rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+            few = latents.detach()[list(rows)].requires_grad_()
+            with self._precision():
+                images = self._backend.decode(few, for_gradient=True)
+            logits = self._guide.logits(images)
+            losses = functional.cross_entropy(logits.float(), targets[list(rows)].to(logits.device), reduction="none")
+            (gradient,) = torch.autograd.grad(losses.sum() * (self._loss_scale / count), few)
+            return losses.detach(), gradient
+
+        parts = [part for _, part in self._backend.decoding(latents).run(range(len(latents)), of_some)]
+        losses, gradients = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return losses.view(-1, count).mean(1), gradients
 
     def _precision(self) -> AbstractContextManager[Any]:
         """Return the autocast of updates, if one is configured."""
@@ -234,34 +249,17 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
     def _validate(self, states: Sequence[ClassTokenState]) -> None:
         """Let the guide recognise fresh images of each class, always from the same noise."""
         count = self._tokens_config.validation_images
-        encoded = [(state, self._encode(state.info, state.vector, first=0, count=count)) for state in states]
-        for state, images in self._validation_images(encoded):
+        encoded = [self._encode(state.info, state.vector, first=0, count=count) for state in states]
+        for state, images in self._generate(_of_validation(states, encoded)):
             state.record_validation(*self._recognised(images, state.target))
 
     @torch.no_grad()
     def _validate_plain(self, states: Sequence[ClassTokenState]) -> None:
         """Let the guide recognise images of each class with its plain prompt, from the noise of all validations."""
         count = self._tokens_config.validation_images
-        encoded = [(state, self._encode_plain(state.info, first=0, count=count)) for state in states]
-        for state, images in self._validation_images(encoded):
+        encoded = [self._encode_plain(state.info, first=0, count=count) for state in states]
+        for state, images in self._generate(_of_validation(states, encoded)):
             state.record_plain_validation(*self._recognised(images, state.target))
-
-    def _validation_images(
-        self, encoded: Sequence[tuple[ClassTokenState, Conditioning]]
-    ) -> Iterator[tuple[ClassTokenState, torch.Tensor]]:
-        """Generate the validation images of each class, (validation_images, 3, H, W), as many as memory holds."""
-        for batch, images in self._batches.run(encoded, self._validation_batch):
-            for (state, _), class_images in zip(batch, images, strict=True):
-                yield state, class_images
-
-    def _validation_batch(self, encoded: Sequence[tuple[ClassTokenState, Conditioning]]) -> list[torch.Tensor]:
-        """Generate the validation images of some classes in one batch, (validation_images, 3, H, W) each."""
-        trajectories = [self._sampler.begin(state.validation_seeds, conditioning) for state, conditioning in encoded]
-        evaluations = self._sampler.advance(trajectories)
-        images = [self._sampler.images(trajectory) for trajectory in trajectories]
-        for (state, _), count in zip(encoded, evaluations, strict=True):
-            state.evaluations += count
-        return images
 
     def _recognised(self, images: torch.Tensor, target: int) -> tuple[float, float]:
         """Return the guide's accuracy on images of one class, and its mean probability of that class."""
@@ -295,8 +293,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         def score(rows: Sequence[torch.Tensor]) -> torch.Tensor:
             return self._score_word_batch(state, torch.stack(list(rows)), seeds, steps)
 
-        images_at_once = self._tokens_config.classes_per_batch * self._tokens_config.validation_images
-        batches = ShrinkingBatches(images_at_once // screen.images or 1, "word")
+        batches = self._image_batches("word", screen.images)
         return torch.cat([scores for _, scores in batches.run(list(words), score)])
 
     def _score_word_batch(
@@ -310,3 +307,11 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         state.evaluations += evaluations
         logits = self._guide.logits(self._backend.decode(trajectory.latents)).float()
         return logits.log_softmax(1)[:, state.target].view(len(words), len(seeds)).mean(1)
+
+
+def _of_validation(
+    states: Sequence[ClassTokenState], encoded: Sequence[Conditioning]
+) -> list[ImageRequest[ClassTokenState]]:
+    """Ask for the validation images of some classes: always from the same noise."""
+    pairs = zip(states, encoded, strict=True)
+    return [ImageRequest(state, state.validation_seeds, conditioning) for state, conditioning in pairs]

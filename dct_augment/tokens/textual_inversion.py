@@ -104,6 +104,7 @@ class TextualInversionTrainer(Trainer[InversionState]):
     """
 
     _settings_that_save_memory = "textual_inversion.batch_size"
+    _purpose = "inversion"
 
     def __init__(
         self,

@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -16,6 +18,7 @@ from dct_augment import prompts
 from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, TokensConfig
 from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches
+from dct_augment.diffusion.memory import Purpose
 from dct_augment.records import ClassInfo, Progress, ProgressCallback, StopReason, ignore_progress
 from dct_augment.tokens.certificate import Certificate, Certification, PairedTest, Recognised
 from dct_augment.tokens.denoising import PLACEHOLDER
@@ -41,6 +44,15 @@ class TokenState(Protocol):
 
 
 State = TypeVar("State", bound=TokenState)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageRequest(Generic[State]):
+    """Images of one class that are to be generated: from B seeds, with B rows of conditioning."""
+
+    state: State
+    seeds: Sequence[int]
+    conditioning: Conditioning
 
 
 @dataclass
@@ -88,6 +100,8 @@ class Trainer(ABC, Generic[State]):
     _settings_that_save_memory = "tokens.images_per_update and tokens.validation_images"
     """The settings that make the work on one class smaller."""
 
+    _purpose: Purpose = "update"
+
     def __init__(
         self,
         sampler: Sampler,
@@ -105,7 +119,7 @@ class Trainer(ABC, Generic[State]):
         self._starts = dict(starts or {})
         self._word_norms = self._backend.word_norms()
         self._updates = updates
-        self._batches = ShrinkingBatches(tokens_config.classes_per_batch, "class")
+        self._batches = self._update_batches(ignore_progress)
 
     @abstractmethod
     def _new_state(self, info: ClassInfo) -> State:
@@ -159,7 +173,7 @@ class Trainer(ABC, Generic[State]):
             ModelError: guide or judge do not know a class.
         """
         slots = self._tokens_config.classes_per_batch
-        self._batches = ShrinkingBatches(slots, "class", on_progress, self._settings_that_save_memory)
+        self._batches = self._update_batches(on_progress)
         queue = self._start(classes, resume)
         if checkpoint is not None:
             checkpoint(queue.checkpoint())
@@ -171,6 +185,12 @@ class Trainer(ABC, Generic[State]):
             on_progress(queue.progress(self._updates))
             if checkpoint is not None:
                 checkpoint(queue.checkpoint())
+
+    def _update_batches(self, on_progress: ProgressCallback) -> ShrinkingBatches:
+        """Return the batches of classes that are updated at once."""
+        slots, settings = self._tokens_config.classes_per_batch, self._settings_that_save_memory
+        sizes = self._backend.batch_sizes
+        return ShrinkingBatches(slots, "class", on_progress, settings, sizes=sizes, purpose=self._purpose)
 
     def _start(self, classes: Sequence[ClassInfo], resume: Mapping[str, Any] | None) -> _Queue[State]:
         """Queue all classes, or those that a checkpoint has not finished, each as it was."""
@@ -198,26 +218,51 @@ class Trainer(ABC, Generic[State]):
         certification, probabilities = Certification(test, settings.min_diversity_ratio), []
         while count := certification.next_pairs:
             seeds, first = new_seeds(state.generator, count), test.pairs
-            token = self._generate(state, seeds, self._encode(info, vector, first=first, count=count))
-            plain = self._generate(state, seeds, self._encode_plain(info, first=first, count=count))
+            token = self._images_of(state, seeds, self._encode(info, vector, first=first, count=count))
+            plain = self._images_of(state, seeds, self._encode_plain(info, first=first, count=count))
             guide, probability = _recognised(self._guide, info, plain, token)
             judge = _recognised(self._judge, info, plain, token)[0] if self._judge else None
             certification.add(plain, token, guide, judge)
             probabilities.append(probability)
         return certification.certificate(), torch.cat(probabilities).mean().item()
 
-    def _generate(self, state: State, seeds: Sequence[int], conditioning: Conditioning) -> torch.Tensor:
-        """Generate images of one class (B, 3, H, W) from these seeds, as many at once as memory holds."""
+    def _images_of(self, state: State, seeds: Sequence[int], conditioning: Conditioning) -> torch.Tensor:
+        """Generate images of one class (B, 3, H, W) from these seeds."""
+        ((_, images),) = self._generate([ImageRequest(state, seeds, conditioning)])
+        return images
 
-        def generate(rows: Sequence[int]) -> torch.Tensor:
-            trajectory = self._sampler.begin([seeds[row] for row in rows], conditioning[list(rows)])
-            (evaluations,) = self._sampler.advance([trajectory])
-            images = self._sampler.images(trajectory)
-            state.evaluations += evaluations
-            return images
+    def _generate(self, requests: Sequence[ImageRequest[State]]) -> Iterator[tuple[State, torch.Tensor]]:
+        """Generate the images of some classes, (n, 3, H, W) each, as many at once as memory holds.
 
-        batches = ShrinkingBatches(self._batches.size * self._tokens_config.validation_images, "image")
-        return torch.cat([images for _, images in batches.run(range(len(seeds)), generate)])
+        A class is yielded as soon as it has all its images.
+        """
+        rows = [(request, row) for request in requests for row in range(len(request.seeds))]
+        images: list[torch.Tensor] = []
+        for done, generated in self._image_batches("image").run(rows, self._generate_rows):
+            for (request, row), image in zip(done, generated, strict=True):
+                images.append(image)
+                if row == len(request.seeds) - 1:
+                    yield request.state, torch.stack(images)
+                    images = []
+
+    def _generate_rows(self, rows: Sequence[tuple[ImageRequest[State], int]]) -> torch.Tensor:
+        """Generate some images of some classes in one batch, (B, 3, H, W)."""
+        chosen = [(request, [row for _, row in group]) for request, group in groupby(rows, key=itemgetter(0))]
+        trajectories = [
+            self._sampler.begin([request.seeds[row] for row in own], request.conditioning[own])
+            for request, own in chosen
+        ]
+        evaluations = self._sampler.advance(trajectories)
+        images = torch.cat([self._sampler.images(trajectory) for trajectory in trajectories])
+        for (request, _), count in zip(chosen, evaluations, strict=True):
+            request.state.evaluations += count
+        return images
+
+    def _image_batches(self, noun: str, images_per_item: int = 1) -> ShrinkingBatches:
+        """Return the batches in which images are generated without gradient: as many as one validation needs."""
+        settings, sizes = self._tokens_config, self._backend.batch_sizes
+        count = settings.classes_per_batch * settings.validation_images
+        return ShrinkingBatches(count, noun, sizes=sizes, images_per_item=images_per_item)
 
     def _encode(self, info: ClassInfo, vector: torch.Tensor, *, first: int, count: int) -> Conditioning:
         """Encode the prompts of `count` images, with a vector (n, D) as their token."""

@@ -10,6 +10,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from dct_augment.config import PromptsConfig, SamplingConfig
 from dct_augment.diffusion import Sampler
+from dct_augment.diffusion.memory import BatchSizes
 from dct_augment.errors import ModelError
 from dct_augment.generation import plan
 from dct_augment.generation.generator import Generator, noisy_token
@@ -237,6 +238,7 @@ def test_little_memory_gives_the_same_images_in_smaller_batches():
         generate(work, planned, 100)
     finally:
         handle.remove()
+        backend.batch_sizes = BatchSizes()  # other tests share this model, with all its memory
     assert [image.row for image in generated] == list(planned)
     assert (pixels(generated) - whole).abs().max() <= 1
     assert [progress.note.split(": ")[1] for progress in told] == [

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from dct_augment.diffusion import Backend
+from dct_augment.diffusion.memory import BatchSizes
 
 
 @contextmanager
@@ -68,3 +69,4 @@ def little_memory(backend: Backend, largest_batch: int) -> Iterator[list[int]]:
         yield batch_sizes
     finally:
         handle.remove()
+        backend.batch_sizes = BatchSizes()  # others share this model, with all its memory

@@ -12,6 +12,8 @@ import torch
 
 from dct_augment import prompts
 from dct_augment.diffusion import Sampler, WordNorms, split_by_encoder
+from dct_augment.diffusion import backend as diffusion_backend
+from dct_augment.diffusion.memory import BatchSizes
 from dct_augment.errors import InputError
 from dct_augment.records import ClassInfo, StopReason, Verdict
 from dct_augment.tokens.denoising import PhotoLatents, denoising_losses
@@ -304,3 +306,74 @@ def test_a_pull_that_is_not_finite_stops_the_class() -> None:
     state.vector.sum().backward()
     state.update(1.0, torch.full((1, 4), float("nan")))
     assert state.reason is StopReason.NON_FINITE
+
+
+def decoded_at_once(model: Any, monkeypatch: pytest.MonkeyPatch, largest: int = 100) -> list[int]:
+    """Note how many images the autoencoder is asked for at once; memory runs out where that is more than `largest`."""
+    counts: list[int] = []
+    decode = model.vae.decode
+
+    def counting(latents: torch.Tensor, **options: Any) -> Any:
+        counts.append(len(latents))
+        if len(latents) > largest:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return decode(latents, **options)
+
+    monkeypatch.setattr(model.vae, "decode", counting)
+    monkeypatch.setattr(model, "batch_sizes", BatchSizes())
+    return counts
+
+
+def assert_same_tokens(tokens: dict[str, TrainedToken], expected: dict[str, TrainedToken]) -> None:
+    for slug, trained in tokens.items():
+        torch.testing.assert_close(trained.vector, expected[slug].vector, atol=1e-7, rtol=0)
+        assert trained.evaluations == expected[slug].evaluations
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["direct_align", "lv", "full"])
+def test_images_of_a_large_model_are_decoded_one_by_one_and_give_the_same_token(method, monkeypatch):
+    model = tiny.backend(tiny.ONE_LEVEL, "float64")
+    settings: dict[str, Any] = {"backend": model, "method": method, "updates": 2, "images": 3}
+    expected = trainers.train("classifier", **settings)
+    monkeypatch.setattr(diffusion_backend, "_PIXELS_DECODED_AT_ONCE", model.image_size**2)
+    counts = decoded_at_once(model, monkeypatch)
+    tokens = trainers.train("classifier", **settings)
+    assert set(counts) == {1}
+    assert_same_tokens(tokens, expected)
+
+
+@pytest.mark.slow
+def test_memory_too_little_for_decoding_runs_no_denoising_again(monkeypatch):
+    model = tiny.backend(tiny.ONE_LEVEL, "float64")
+    settings: dict[str, Any] = {"backend": model, "updates": 2, "images": 3}
+    with counted(model) as evaluations:
+        expected = trainers.train("classifier", **settings)
+    whole = evaluations[0]
+    counts = decoded_at_once(model, monkeypatch, largest=4)
+    with counted(model) as evaluations:
+        assert_same_tokens(trainers.train("classifier", **settings), expected)
+    assert evaluations[0] == whole
+    assert [count for count in counts if count > 4] == [9]  # it is remembered
+
+
+@pytest.mark.slow
+def test_validations_that_are_too_large_for_memory_leave_updates_as_large_as_they_were():
+    model = tiny.backend(tiny.ONE_LEVEL, "float64")
+    settings: dict[str, Any] = {"backend": model, "updates": 4, "images": 1, "validation_images": 6}
+    expected = trainers.train("classifier", **settings)
+    batches: dict[bool, list[int]] = {True: [], False: []}
+
+    def refuse(module: Any, args: Any) -> None:
+        batches[torch.is_grad_enabled()].append(len(args[0]))
+        if len(args[0]) > 12:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    handle = model.denoiser.register_forward_pre_hook(refuse)
+    try:
+        assert_same_tokens(trainers.train("classifier", **settings), expected)
+    finally:
+        handle.remove()
+        model.batch_sizes = BatchSizes()  # others share this model
+    assert max(batches[True]) == 3  # all classes at once
+    assert [count for count in batches[False] if count > 12] == [36, 18]  # found out once

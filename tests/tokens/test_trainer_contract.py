@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dct_augment.config import SamplingConfig
+from dct_augment.diffusion.memory import BatchSizes
 from dct_augment.errors import DctAugmentError, ModelError
 from dct_augment.records import ClassInfo, Progress, StopReason
 from dct_augment.tokens.checkpoint import TrainingCheckpoint
@@ -295,6 +296,7 @@ class TestLittleMemory:
             tokens = train(objective)
         finally:
             handle.remove()
+            backend().batch_sizes = BatchSizes()  # others share this model, with all its memory
         assert exhausted == [True]
         assert_same_training(tokens, undisturbed(objective))
 
