@@ -80,7 +80,8 @@ class ProcessPool:
             child.terminate()
 
 
-def _begin(prepare: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def begin() -> None:
+    """Set this process up as one of others': one thread, no answer to Ctrl-C, and an end with its parent."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
@@ -88,6 +89,10 @@ def _begin(prepare: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
+
+
+def _begin(prepare: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    begin()
     prepare(*arguments)
 
 

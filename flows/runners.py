@@ -174,6 +174,7 @@ class Dask(Cluster):
 
     def _cluster(self) -> Any:
         """A cluster on this machine, one process per GPU."""
+        import dask
         from distributed import Nanny, Scheduler, SpecCluster
 
         def worker(number: int) -> dict[str, Any]:
@@ -184,6 +185,8 @@ class Dask(Cluster):
             options = {"nthreads": 1, "memory_limit": 0, "env": environment, "silence_logs": logging.WARNING}
             return {"cls": Nanny, "options": options | ({"resources": {"GPU": 1}} if self._gpus else {})}
 
+        # Daemons may have no processes that read pictures for them.
+        self._open.enter_context(dask.config.set({"distributed.worker.daemon": False}))
         scheduler = {"host": "127.0.0.1", "port": 0, "dashboard_address": None}
         return self._open.enter_context(
             SpecCluster(

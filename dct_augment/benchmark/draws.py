@@ -37,6 +37,16 @@ class Draws:
         """Whether all draws have the same test."""
         return self.settings.protocol != "cross_validation"
 
+    @property
+    def tested(self) -> Sequence[Example]:
+        """All images that any draw tests."""
+        return self.dataset.examples("test" if self.shared_test else "train")
+
+    @property
+    def held_out(self) -> tuple[Sequence[Example], Sequence[Example]]:
+        """All images that draws validate on, and all that they test."""
+        return self.dataset.examples("val"), self.tested
+
     def split(self, shots: int, number: int) -> Split:
         """Return the images of one draw.
 
@@ -56,4 +66,4 @@ class Draws:
         """Return the test images of one draw; none is opened for it."""
         if not self.shared_test:
             return self.split(0, number).test
-        return tuple(self.dataset.examples("test"))
+        return tuple(self.tested)

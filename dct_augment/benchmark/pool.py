@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 from dct_augment.benchmark.arms import ArmDraw, ArmFolders
@@ -28,10 +29,21 @@ class TrialInputs:
     downstream: DownstreamConfig
     accepted: frozenset[str] = frozenset()
     ranks: Mapping[ArmDraw, Mapping[str, int]] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict, repr=False)
+    pixels: Path | None = None
 
     def make(self, device: str = "cpu") -> TrialRunner:
         """Make the runner of this process."""
-        return TrialRunner(self.draws, self.arm_folders, self.downstream, device, self.accepted, self.ranks)
+        return TrialRunner(
+            self.draws,
+            self.arm_folders,
+            self.downstream,
+            device,
+            self.accepted,
+            self.ranks,
+            self.contents,
+            self.pixels,
+        )
 
 
 def parallel_trials(settings: BenchmarkConfig, device: str) -> int:

@@ -23,8 +23,9 @@ from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
 from dct_augment.downstream import training
 from dct_augment.downstream.in_memory import PicturesInMemory
 from dct_augment.downstream.mixing import Mixture, RealImages, SoftLabels, SyntheticImages
-from dct_augment.downstream.prediction import answer
-from dct_augment.downstream.transforms import InMemoryImages, Transforms
+from dct_augment.downstream.prediction import answer, predict
+from dct_augment.downstream.prepared import PixelFiles, PreparedImages
+from dct_augment.downstream.transforms import Transforms
 from dct_augment.generation.shards import FOLDERS
 from dct_augment.images import content
 from dct_augment.processes import one_thread
@@ -100,7 +101,9 @@ class TrialRunner:
     """Runs trials of the draws of one data set against the images in the `arm_folders` of its arms.
 
     `accepted` are the keys of the images that the filter let through. `ranks` has the arms and draws whose images are
-    chosen: the place of each image in its class, by key.
+    chosen: the place of each image in its class, by key. `contents` are the hashes of real images (`images.content`),
+    by key, as far as they are known: others are opened for them. `pixels` is where prepared validation and test images
+    are kept; a temporary folder if None.
     """
 
     def __init__(
@@ -111,13 +114,28 @@ class TrialRunner:
         device: str = "cpu",
         accepted: frozenset[str] = frozenset(),
         ranks: Mapping[ArmDraw, Mapping[str, int]] | None = None,
+        contents: Mapping[str, str] | None = None,
+        pixels: Path | None = None,
     ) -> None:
         self._draws, self._arm_folders, self._device = draws, arm_folders, device
         self._downstream = downstream
         self._accepted, self._ranks = accepted, ranks or {}
-        self._input_of: dict[str, _Input] = {}  # of the model at work alone
-        self._hashes: dict[str, str] = {}
+        self._transforms_of: dict[str, Transforms] = {}
+        self._hashes = dict(contents or {})
+        self._pixel_files = PixelFiles(pixels, self._content_of)
         self._keys_by_content: dict[Path, Mapping[str, str]] = {}
+
+    def prepare(self, plans: Sequence[TrialPlan]) -> None:
+        """Write the files of prepared images that trials need, and remove others; trials then only read them.
+
+        Raises:
+            InputError: the disk is too small, or an image is not what it was.
+        """
+        paths = set()
+        for plan in {plan.other_model: plan for plan in plans}.values():
+            for images in filter(len, self._draws.held_out):
+                paths.add(self._pixel_files.make(images, self._transforms(plan)))
+        self._pixel_files.keep_only(paths)
 
     def trial(self, plan: TrialPlan) -> Trial:
         """Train one classifier from its seed and measure it on the test split, once.
@@ -166,39 +184,38 @@ class TrialRunner:
         with one_thread() if self._device == "cpu" else nullcontext():
             split = Split(split.shots, split.seed, train, val, ())
             plan = TrialPlan(arm, split.seed, split.shots, per_class, other_model)
-            validation = self._input(plan).read(val) if val else None
+            validation = self._pixel_files.images(val, self._transforms(plan)) if val else None
             mixture = self._mixture(plan, split, len(labels), labels, ranks)
             fitted = self._fit(plan, split, mixture, len(labels), validation=validation)
             if validation is None:
                 return FinalClassifier(fitted.model)
-            truth, logits = answer(fitted.model, validation, self._device)
-            return FinalClassifier(fitted.model, tuple(truth), logits.numpy())
+            logits = answer(fitted.model, validation, self._device)
+            return FinalClassifier(fitted.model, validation.labels, logits.numpy())
 
     def _trial(self, plan: TrialPlan) -> Trial:
         began = time.monotonic()
         split = self._draws.split(plan.shots, plan.seed)
         classes = 1 + max(info.index for info in self._draws.dataset.classes)
-        images = self._input(plan)
-        validation = images.kept("val", split.val) if split.val else None
+        transforms = self._transforms(plan)
+        validation = self._pixel_files.images(split.val, transforms) if split.val else None
         mixture = self._mixture(plan, split, classes)
         fitted = self._fit(plan, split, mixture, classes, validation=validation)
-        # A test that all draws share is read once, as their validation images are.
-        test = images.kept("test", split.test) if self._draws.shared_test else images.read(split.test)
-        truth, logits = answer(fitted.model, test, self._device)
-        predicted = logits.argmax(1).tolist()
-        right = sum(label == prediction for label, prediction in zip(truth, predicted, strict=True))
+        test = self._pixel_files.images(split.test, transforms, among=self._draws.tested)
+        logits = None if self._draws.shared_test else answer(fitted.model, test, self._device)
+        predicted = predict(fitted.model, test, self._device) if logits is None else logits.argmax(1).tolist()
+        right = sum(label == prediction for label, prediction in zip(test.labels, predicted, strict=True))
         return Trial(
             plan.arm,
             plan.shots,
             plan.seed,
             plan.per_class,
             self._downstream.steps,
-            right / len(truth),
+            right / len(test),
             fitted.val_accuracy,
             time.monotonic() - began,
-            tuple(truth),
+            test.labels,
             tuple(predicted),
-            () if self._draws.shared_test else tuple(tuple(row) for row in logits.double().numpy().round(4).tolist()),
+            () if logits is None else tuple(tuple(row) for row in logits.double().numpy().round(4).tolist()),
             plan.other_model,
             mixture.synthetic_count,
             mixture.probability if mixture.synthetic_count else 0.0,
@@ -211,7 +228,7 @@ class TrialRunner:
         mixture: Mixture,
         classes: int,
         *,
-        validation: InMemoryImages | None,
+        validation: PreparedImages | None,
     ) -> training.TrainedClassifier:
         refuse_leaks(split, self._contents(plan), self._content_of)
         return training.fit(
@@ -224,11 +241,12 @@ class TrialRunner:
             device=self._device,
         )
 
-    def _input(self, plan: TrialPlan) -> "_Input":
-        if plan.other_model not in self._input_of:
+    def _transforms(self, plan: TrialPlan) -> Transforms:
+        """How images become the input of the model of a trial."""
+        if plan.other_model not in self._transforms_of:
             settings = recipe(self._downstream, plan.arm, plan.other_model)
-            self._input_of = {plan.other_model: _Input(Transforms(settings))}
-        return self._input_of[plan.other_model]
+            self._transforms_of[plan.other_model] = Transforms(settings)
+        return self._transforms_of[plan.other_model]
 
     def _contents(self, plan: TrialPlan) -> Mapping[str, str]:
         """The keys of the synthetic images that a trial may train on, by the hash of their pixels."""
@@ -257,7 +275,7 @@ class TrialRunner:
     ) -> Mixture:
         """Mix the images of a trial, for a classifier of `classes` outputs."""
         settings, arm, folder = self._downstream, ARMS[plan.arm], self._shards(plan)
-        transforms = self._input(plan).transforms
+        transforms = self._transforms(plan)
         transform = transforms.strong if self._is_strong(plan) else transforms.light
         synthetic, soft_labels = None, None
         if folder is not None:
@@ -298,23 +316,6 @@ class TrialRunner:
 def mean_shots(split: Split) -> float:
     """Return the mean number of photos of a class: the shots of a draw, whatever its classes have, or a fold."""
     return len(split.train) / len({example.label for example in split.train})
-
-
-class _Input:
-    """How images become the input of one model, and those that are kept in memory."""
-
-    def __init__(self, transforms: Transforms) -> None:
-        self.transforms = transforms
-        self._kept: dict[str, InMemoryImages] = {}
-
-    def read(self, examples: Sequence[Example]) -> InMemoryImages:
-        return InMemoryImages(RealImages(examples, self.transforms.plain))
-
-    def kept(self, name: str, examples: Sequence[Example]) -> InMemoryImages:
-        """Read the images of this name once."""
-        if name not in self._kept:
-            self._kept[name] = self.read(examples)
-        return self._kept[name]
 
 
 def _relabel(examples: Sequence[Example], labels: Mapping[int, int]) -> tuple[Example, ...]:

@@ -112,6 +112,13 @@ class DownstreamConfig(Section):
         "(plain_prompt, textual_inversion) stay hard",
     )
     real_images_last: Fraction = Field(0.0, description="share of the steps, at the end, that see real images alone")
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="processes that read and augment pictures ahead of each training. If unset: 0 on a CPU where the "
+        "training pictures fit in memory, else chosen from the cores. With 0, augmentations are drawn one after the "
+        "other; else those of each image from the seed and its place, and how many processes there are changes no "
+        "result",
+    )
 
     @model_validator(mode="before")
     @classmethod

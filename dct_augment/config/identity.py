@@ -96,6 +96,7 @@ SPEED_ONLY = frozenset(
         "runner",
         "generation.batch_size",
         "benchmark.processes",
+        "downstream.workers",
     }
 )
 """Settings that change how long work takes, and no result."""

@@ -3,11 +3,15 @@
 from typing import Any, Protocol
 
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 from dct_augment.downstream.mixing import Transform
 
 MOST_BYTES = 512 * 2**20
-"""Memory for the decoded pictures of one data set; what does not fit is decoded whenever it is drawn."""
+"""Memory for the decoded pictures of one data set; what does not fit is decoded whenever it is drawn.
+
+Processes that read pictures for one training share it.
+"""
 
 
 class _Pictures(Protocol):
@@ -33,7 +37,7 @@ class PicturesInMemory:
 
     def __init__(self, source: _Pictures, transform: Transform, *, side: int, most_bytes: int = MOST_BYTES) -> None:
         self._source, self._transform, self._side = source, transform, side
-        self._bytes_left = most_bytes
+        self._most_bytes, self._kept_bytes = most_bytes, 0
         self._kept: dict[int, Image.Image] = {}
         self.labels = source.labels
 
@@ -43,15 +47,25 @@ class PicturesInMemory:
     def __getitem__(self, index: int) -> tuple[Any, int]:
         return self._transform(self._picture(index)), self.labels[index]
 
+    @property
+    def fit(self) -> bool:
+        """Whether all pictures fit the memory, if each is as large as the first."""
+        return not len(self) or len(self) * _bytes_of(self._picture(0)) <= self._most_bytes
+
     def _picture(self, index: int) -> Image.Image:
         if index in self._kept:
             return self._kept[index]
         picture = reduced(self._source[index][0], self._side)
-        size = 3 * picture.width * picture.height
-        if size <= self._bytes_left:
-            self._bytes_left -= size
+        reader = get_worker_info()
+        most_bytes = self._most_bytes // reader.num_workers if reader else self._most_bytes
+        if self._kept_bytes + _bytes_of(picture) <= most_bytes:
+            self._kept_bytes += _bytes_of(picture)
             self._kept[index] = picture
         return picture
+
+
+def _bytes_of(picture: Image.Image) -> int:
+    return 3 * picture.width * picture.height
 
 
 def reduced(picture: Image.Image, side: int) -> Image.Image:

@@ -189,6 +189,11 @@ class Mixture:
         return self._length
 
     @property
+    def in_memory(self) -> bool:
+        """Whether all pictures are kept in memory, as far as their data sets know."""
+        return all(getattr(images, "fit", True) for images in (self._real, self._synthetic))
+
+    @property
     def synthetic_count(self) -> int:
         """How many different synthetic images there are to draw from."""
         return sum(map(len, self._members.values()))

@@ -1,7 +1,7 @@
 """The low-resource classifier: one recipe for every arm of the benchmark, and for a few-shot guide."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -9,15 +9,16 @@ import timm
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from dct_augment.classifiers.names import resolve
 from dct_augment.config import DownstreamConfig
 from dct_augment.devices import is_out_of_memory
+from dct_augment.downstream.loading import batches
 from dct_augment.downstream.mixing import Mixture
 from dct_augment.downstream.prediction import accuracy
-from dct_augment.downstream.transforms import InMemoryImages, ModelInput, cannot_be_made, model_input
+from dct_augment.downstream.prepared import PreparedImages
+from dct_augment.downstream.transforms import ModelInput, cannot_be_made, model_input
 from dct_augment.errors import DctAugmentError, ModelError
 from dct_augment.wording import in_one_line
 
@@ -42,7 +43,7 @@ def fit(
     classes: int,
     seed: int,
     mixed: bool = False,
-    validation: InMemoryImages | None = None,
+    validation: PreparedImages | None = None,
     device: str = "cpu",
 ) -> TrainedClassifier:
     """Train a classifier of `classes` outputs on `settings.steps` batches, all its randomness from `seed`.
@@ -51,13 +52,15 @@ def fit(
     Validates `settings.validation_rounds` times, evenly, and returns the best state; of equal ones the last. `mixed`
     applies mixup and cutmix.
 
+    On a GPU that has bfloat16, steps use it where autocast does; convolutions have their channels last there.
+
     Raises:
         ModelError: unknown model.
         DctAugmentError: the loss is not finite, or memory runs out.
     """
     try:
         with _seeded(seed, torch.device(device)):
-            return _fit(data, settings, classes, mixed, validation, device)
+            return _fit(data, settings, classes, seed, mixed, validation, device)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -68,11 +71,13 @@ def _fit(
     data: Mixture,
     settings: DownstreamConfig,
     classes: int,
+    seed: int,
     mixed: bool,
-    validation: InMemoryImages | None,
+    validation: PreparedImages | None,
     device: str,
 ) -> TrainedClassifier:
-    model = create(settings, classes).to(device)
+    layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format  # slow on a CPU
+    model = create(settings, classes).to(device, memory_format=layout)  # type: ignore[call-overload]
     train = _training_mode(model, settings)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = _OPTIMIZERS[settings.optimizer](weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -83,22 +88,34 @@ def _fit(
     }
     best, chosen = float("nan"), None
     train()
-    for step, (images, labels) in enumerate(DataLoader(cast(Dataset[Any], data), batch_size=settings.batch_size), 1):
-        images, labels = mix(images, labels) if mix else (images, labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(model(images.to(device)), labels.to(device))
-        _refuse_infinite(loss, step, settings)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if validation is not None and step in validation_steps:
-            val_accuracy = accuracy(model.eval(), validation, device)
-            if not val_accuracy < best:
-                best, chosen = val_accuracy, {name: value.clone() for name, value in model.state_dict().items()}
-            train()
+    with closing(batches(data, settings, device, seed)) as loaded:
+        for step, (images, labels) in enumerate(loaded, 1):
+            images, labels = mix(images, labels) if mix else (images, labels)
+            images = images.to(device, non_blocking=True, memory_format=layout)
+            labels = labels.to(device, non_blocking=True)
+            optimizer.zero_grad(set_to_none=True)
+            with _autocast(device):
+                loss = functional.cross_entropy(model(images), labels)
+            _refuse_infinite(loss, step, settings)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if validation is not None and step in validation_steps:
+                val_accuracy = accuracy(model.eval(), validation, device)
+                if not val_accuracy < best:
+                    best, chosen = val_accuracy, {name: value.clone() for name, value in model.state_dict().items()}
+                train()
     if chosen is not None:
         model.load_state_dict(chosen)
+    model.to(memory_format=torch.contiguous_format)  # as files of weights have it
     return TrainedClassifier(model.eval().requires_grad_(False), best)
+
+
+def _autocast(device: str) -> AbstractContextManager[Any]:
+    """Let operations use bfloat16 on a GPU that has it."""
+    if device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.autocast("cuda", torch.bfloat16)
+    return nullcontext()
 
 
 def create(settings: DownstreamConfig, classes: int) -> nn.Module:

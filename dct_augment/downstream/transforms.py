@@ -1,22 +1,24 @@
 """Turns images into the tensors that the low-resource classifier trains and is tested on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import PIL
 import timm
 import torch
+import torchvision
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform, resolve_data_config
 from timm.models import PretrainedCfg, load_model_config_from_hf
 from timm.models._hub import load_model_config_from_path
-from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor, resized_crop
 
 from dct_augment.classifiers.names import refuse_trained, resolve
 from dct_augment.config import MAGNITUDES, DownstreamConfig
-from dct_augment.downstream.mixing import RealImages, Transform
+from dct_augment.downstream.mixing import Transform
 from dct_augment.errors import ModelError
 from dct_augment.wording import in_one_line, what_loads_from_the_hub
 
@@ -37,27 +39,53 @@ class ModelInput:
     own_size: tuple[int, int]
     fixed_size: bool = False
 
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Turn pixels (B, 3, H, W) of 0 .. 255 into what the model takes: (x / 255 - mean) / std, float32."""
+        mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (self.mean, self.std))
+        return pixels.float().div_(255).sub_(mean).div_(std)
 
-class Transforms:
-    """From an RGB picture to a tensor (3, H, W): plain for testing, light and strong for training.
 
-    `plain` is timm's own and draws nothing. The others are torchvision's, which draw from torch's generator alone;
-    timm's draw from `random` and NumPy, and so do other threads: the event loop of Dask, the client of Prefect. `side`
-    is the longer side of the tensors.
-    """
+class Pixels:
+    """From an RGB picture to pixels (H, W, 3), uint8: resized and cut as timm does it for testing; draws nothing."""
 
-    def __init__(self, settings: DownstreamConfig) -> None:
-        taken = model_input(settings)
-        self.side = max(taken.size)
-        self.plain: Transform = create_transform(
+    def __init__(self, taken: ModelInput) -> None:
+        self._taken = taken
+        self._transform: Callable[[Image.Image], torch.Tensor] = create_transform(
             (3, *taken.size),
             is_training=False,
             interpolation=taken.interpolation,
             mean=taken.mean,
-            std=taken.std,
             crop_pct=taken.crop_pct,
             crop_mode=taken.crop_mode,
+            normalize=False,
         )
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Make the pixels of a picture."""
+        pixels: np.ndarray = self._transform(image).permute(1, 2, 0).numpy()
+        return pixels
+
+    @property
+    def made_by(self) -> tuple[Any, ...]:
+        """All that decides the pixels of a picture: settings, and versions of what resizes it."""
+        taken = self._taken
+        border = taken.mean if taken.crop_mode == "border" else ()
+        settings = (taken.size, taken.interpolation, taken.crop_pct, taken.crop_mode, border)
+        return (*settings, PIL.__version__, torchvision.__version__, timm.__version__)
+
+
+class Transforms:
+    """From an RGB picture to a tensor (3, H, W): plain for testing, light and strong for training.
+
+    `plain` is what timm does, to the bit, and draws nothing: `pixels`, then `taken.normalise`. The others are
+    torchvision's, which draw from torch's generator alone; timm's draw from `random` and NumPy, and so do other
+    threads: the event loop of Dask, the client of Prefect. `side` is the longer side of the tensors.
+    """
+
+    def __init__(self, settings: DownstreamConfig) -> None:
+        self.taken = taken = model_input(settings)
+        self.side = max(taken.size)
+        self.pixels = Pixels(taken)
         normalised = _Normalised(taken)
         self.light: Transform = v2.Compose([_SquareCrop(taken, 0.8), normalised])
         augment = v2.RandAugment(
@@ -68,6 +96,11 @@ class Transforms:
             fill=[round(255 * mean) for mean in taken.mean],  # 0 once normalised, as what is erased
         )
         self.strong: Transform = v2.Compose([_SquareCrop(taken, 0.6), augment, normalised, v2.RandomErasing(p=0.1)])
+
+    def plain(self, image: Image.Image) -> torch.Tensor:
+        """Make a picture what the model takes, as in testing."""
+        pixels = torch.from_numpy(self.pixels(image)).permute(2, 0, 1).contiguous()
+        return self.taken.normalise(pixels[None])[0]
 
 
 class _Normalised:
@@ -103,19 +136,6 @@ class _SquareCrop:
         left, top = (int(torch.randint(length - side + 1, ())) for length in image.size)
         cropped: Image.Image = resized_crop(image, top, left, side, side, list(self._size), self._interpolation)
         return cropped
-
-
-class InMemoryImages(Dataset[tuple[torch.Tensor, int]]):
-    """A data set read once and kept as tensors."""
-
-    def __init__(self, source: RealImages) -> None:
-        self._items = [source[index] for index in range(len(source))]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self._items[index]
 
 
 def model_input(settings: DownstreamConfig) -> ModelInput:

@@ -22,9 +22,10 @@ from dct_augment.generation.shards import shard_folders
 from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.arm_paths import ArmPaths
 from dct_augment.pipeline.classifier_checks import check_on_real_images
+from dct_augment.pipeline.picture_contents import PhotoContents, known_contents
 from dct_augment.pipeline.prompt_check import check_class_names, check_lengths, check_start_words
 from dct_augment.pipeline.protocol import load_dataset
-from dct_augment.pipeline.start_photos import PhotoContents, StartPhotos
+from dct_augment.pipeline.start_photos import StartPhotos
 from dct_augment.pipeline.unit_pool import UnitPools
 from dct_augment.pipeline.weights import WeightHashes
 from dct_augment.records import Dataset, Example, Progress, ProgressCallback, StopReason, ignore_progress
@@ -269,6 +270,12 @@ class RunContext:
     def photo_contents(self) -> PhotoContents:
         """The content of the training photos of the run, and of its draws."""
         return PhotoContents(self) if self._outer is None else self._outer.photo_contents
+
+    @cached_property
+    def held_out_contents(self) -> Mapping[str, str]:
+        """The content of the images that draws validate and test on, by key, as far as the last look found it."""
+        tested = "train" if self.config.benchmark.protocol == "cross_validation" else "test"
+        return known_contents(self, ("val", tested))
 
     def use_guide(self, guide: Classifier) -> None:
         """Take a classifier as guide, however weak: it was trained on a few images of these classes."""

@@ -1,53 +1,16 @@
 """The photos that the images of a run, or of a draw in it, start from: training photos of that run or draw alone."""
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
-
 from dct_augment.config import fingerprint
-from dct_augment.errors import InputError, UnreadableImageError
+from dct_augment.errors import InputError
 from dct_augment.generation.start_choice import StartChoice
-from dct_augment.images import content
 from dct_augment.records import ClassInfo, Example
 from dct_augment.wording import listed
 
 if TYPE_CHECKING:
     from dct_augment.pipeline.context import RunContext
-
-
-class PhotoContents:
-    """The content of training photos by key: as the last look found it, or else each photo is opened once.
-
-    Args:
-        context: of the run itself, which has looked at the photos of its draws, too.
-    """
-
-    def __init__(self, context: "RunContext") -> None:
-        self._context = context
-
-    def of(self, photo: Example) -> str:
-        """Give the SHA-256 of a photo's size and pixels, as hex; a word for one that cannot be read."""
-        if photo.key not in self._contents:
-            try:
-                self._contents[photo.key] = content(photo.open())
-            except UnreadableImageError:
-                self._contents[photo.key] = "unreadable"
-        return self._contents[photo.key]
-
-    @cached_property
-    def _contents(self) -> dict[str, str]:
-        path = self._context.config.root / "data" / "pictures.parquet"
-        if "train" not in self._context.data.inspected or not path.is_file():
-            return {}
-        chosen = {info.index for info in self._context.classes}
-        table = pq.read_table(path, columns=["split", "key", "class_index", "content", "reason"])
-        return {
-            row["key"]: row["content"].hex()
-            for row in table.to_pylist()
-            if row["split"] == "train" and row["class_index"] in chosen and not row["reason"]
-        }
 
 
 class StartPhotos:

@@ -6,11 +6,12 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -30,6 +31,7 @@ from dct_augment.datasets import few_shot
 from dct_augment.downstream import training
 from dct_augment.downstream.mixing import Mixture, SyntheticImages
 from dct_augment.errors import DatasetError, DctAugmentError, LeakError
+from dct_augment.images import content
 from dct_augment.records import ClassInfo, Example, ImageKind, Split, Trial
 from tests.conftest import CLASSES, ShardRun, speckled
 
@@ -586,11 +588,60 @@ def test_images_of_all_photos_are_as_many_as_those_of_a_fold_if_the_classifier_m
     assert problem.startswith("benchmark.per_class asks for 20 synthetic images of a class")
 
 
-def test_only_the_images_of_the_model_at_work_are_kept(bench: TrialRunner) -> None:
-    first = bench._input(TrialPlan("real", 0, 2))
-    assert bench._input(TrialPlan("real+linear_probe", 1, 2)) is first
-    bench._input(TrialPlan("real", 0, 2, other_model="test_resnet"))
-    assert list(bench._input_of) == ["test_resnet"]
+@dataclass(frozen=True)
+class Watched(Colors):
+    """Notes each image that is opened."""
+
+    opened: list[str] = field(default_factory=list)
+
+    def examples(self, split: str) -> Sequence[Example]:
+        return [replace(example, open=partial(_noted, self.opened, example)) for example in super().examples(split)]
+
+
+CONTENTS = {
+    example.key: content(example.open()) for split in ("train", "val", "test") for example in Colors().examples(split)
+}
+
+
+def test_a_guide_opens_no_validation_or_test_image_whose_content_is_known(made: ShardRun) -> None:
+    watched = Watched()
+    TrialRunner(Draws(watched, BENCHMARK), arm_folders(made), DOWNSTREAM, contents=CONTENTS).guide(2, 0, 3)
+    assert set(watched.opened) == {example.key for example in few_shot(Colors(), 2, 0).train}
+
+
+def test_a_leak_is_found_by_what_is_known_of_contents() -> None:
+    contents = CONTENTS | {"val-gull-1": CONTENTS["train-crane-0"]}
+    with pytest.raises(LeakError, match=r"val image 'val-gull-1' .* training image 'train-crane-0'"):
+        TrialRunner(Draws(Colors(), BENCHMARK), {}, DOWNSTREAM, contents=contents).guide(4, 0, 3)
+
+
+def test_held_out_images_are_prepared_once_for_all_trials_models_and_processes(tmp_path: Path) -> None:
+    watched, plans = Watched(), [TrialPlan("real", seed, 2) for seed in (0, 1)]
+    inputs = TrialInputs(Draws(watched, BENCHMARK), {}, DOWNSTREAM, contents=CONTENTS, pixels=tmp_path / "pixels")
+    inputs.make().prepare(plans)
+    held_out = Counter(key for key in watched.opened if not key.startswith("train"))
+    assert set(held_out.values()) == {1}
+    watched.opened.clear()
+    for plan in plans:
+        inputs.make().trial(plan)
+    assert all(key.startswith("train") for key in watched.opened)
+    before = set((tmp_path / "pixels").glob("*.npy"))
+    assert len(before) == 2
+    smaller = replace(inputs, downstream=DOWNSTREAM.model_copy(update={"image_size": 24, "other_models": ("b",)}))
+    smaller.make().prepare(plans)
+    after = set((tmp_path / "pixels").glob("*.npy"))
+    assert len(after) == 2
+    assert not before & after  # what no trial needs goes
+
+
+def test_all_folds_are_tested_on_one_file(made: ShardRun, tmp_path: Path) -> None:
+    inputs = TrialInputs(Draws(Photos(), FOLDS), arm_folders(made), DOWNSTREAM, pixels=tmp_path)
+    runner, plans = inputs.make(), plan_trials(FOLDS.model_copy(update={"arms": ("real",)}))
+    runner.prepare(plans)
+    trials = [runner.trial(plan) for plan in plans]
+    (path,) = tmp_path.glob("*.npy")
+    assert len(np.load(path, mmap_mode="r")) == 12
+    assert [len(trial.truth) for trial in trials[:2]] == [6, 6]
 
 
 def test_each_photo_is_tested_once_a_repeat_by_a_classifier_that_has_not_seen_it(made: ShardRun) -> None:

@@ -12,11 +12,12 @@ from dct_augment import classifiers
 from dct_augment.config import ClassifierConfig, DownstreamConfig
 from dct_augment.downstream import prediction, training
 from dct_augment.downstream.mixing import Mixture, RealImages
+from dct_augment.downstream.prepared import PixelFiles
 from dct_augment.downstream.saving import save
 from dct_augment.downstream.training import TrainedClassifier
-from dct_augment.downstream.transforms import InMemoryImages, Transforms
+from dct_augment.downstream.transforms import Transforms
 from dct_augment.errors import DctAugmentError, ModelError
-from dct_augment.images import square
+from dct_augment.images import content, square
 from dct_augment.records import Example
 from tests.conftest import CLASSES, speckled
 from tests.random_generators import other_thread_draws, random_states
@@ -39,7 +40,10 @@ def settings(**changes: Any) -> DownstreamConfig:
 def fit(chosen: DownstreamConfig, *, validation: bool = False, **options: Any) -> TrainedClassifier:
     tensors = Transforms(chosen)
     data = Mixture(RealImages(examples(0), tensors.strong), length=chosen.steps * chosen.batch_size)
-    held_out = InMemoryImages(RealImages(examples(100), tensors.plain)) if validation else None
+    if not validation:
+        return training.fit(data, chosen, classes=3, seed=1, **options)
+    files = PixelFiles(None, lambda example: content(example.open()))
+    held_out = files.images(examples(100), tensors)
     return training.fit(data, chosen, classes=3, seed=1, validation=held_out, **options)
 
 
@@ -138,6 +142,15 @@ def test_a_fit_on_a_gpu_leaves_its_generator_as_it_was_and_repeats() -> None:
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_fit_on_a_gpu_learns_and_leaves_weights_as_files_have_them() -> None:
+    chosen = settings(steps=40, preprocessing="imagenet", workers=0)
+    fitted = fit(chosen, validation=True, device="cuda")
+    assert fitted.val_accuracy > 0.8
+    assert all(value.is_contiguous() for value in fitted.model.state_dict().values())
+    assert all(value.dtype == torch.float32 for value in fitted.model.parameters())
+
+
 def test_validation_chooses_the_best_look_and_changes_no_step() -> None:
     chosen = settings(steps=12, validation_rounds=6, learning_rate=0.02)
     looks: list[tuple[float, dict[str, torch.Tensor]]] = []
@@ -225,13 +238,16 @@ class Narrow(nn.Module):
 
 
 def test_answers_that_run_out_of_memory_are_given_in_smaller_batches() -> None:
-    tensors = Transforms(SETTINGS)
-    images = InMemoryImages(RealImages(examples(0), tensors.plain))
+    files = PixelFiles(None, lambda example: content(example.open()))
+    images = files.images(examples(0), Transforms(SETTINGS))
     narrow, wide = Narrow(3), Narrow(99)
-    (truth, logits), (expected_truth, expected) = prediction.answer(narrow, images), prediction.answer(wide, images)
+    logits, expected = prediction.answer(narrow, images), prediction.answer(wide, images)
     assert (narrow.batches, wide.batches) == ([12, 6, 3, 3, 3, 3], [12])
-    assert truth == expected_truth == [example.label for example in examples(0)]
     torch.testing.assert_close(logits, expected)
+    predicted = prediction.predict(wide, images)
+    assert predicted == expected.argmax(1).tolist()
+    right = [one == example.label for one, example in zip(predicted, examples(0), strict=True)]
+    assert prediction.accuracy(wide, images) == sum(right) / len(right)
     with pytest.raises(DctAugmentError, match=r"a single image: lower downstream.image_size, now 32 x 32 pixels"):
         prediction.answer(Narrow(0), images)
 

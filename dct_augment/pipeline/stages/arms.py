@@ -157,7 +157,8 @@ class ArmStage(Stage):
             inner.make_guide(_seeded(context.config.guide, draw.seed), folder, title)
             return
         if not folder.is_dir():
-            runner = TrialRunner(context.draws(), {}, self._config.downstream, context.device)
+            contents = context.held_out_contents  # with these, no such image is opened to see that none leaks
+            runner = TrialRunner(context.draws(), {}, self._config.downstream, context.device, contents=contents)
             labels = [info.name for info in sorted(classes, key=lambda info: info.index)]
             with files.atomic_folder(folder) as partial:
                 guide = runner.guide(draw.shots, draw.seed, len(labels))

@@ -89,6 +89,7 @@ class ClassifierStage(Stage):
         arm, model = self._images_of(self.choice.arm), self.choice.other_model
         per_class, ranks = self._config.benchmark.per_class, self._ranks
         final = self._trial_stage.runner.classifier(arm, split, self._outputs, per_class, model, ranks)
+        self._trial_stage.remove_prepared_images()
         settings = recipe(self._config.downstream, arm, model)
         save_classifier(self._folder, final.model, settings, self._facts(self.choice, split, final))
         on_progress(Progress(self.name, 1, 1, self.summary()))

@@ -1,6 +1,7 @@
 """The stage of benchmark trials."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property
@@ -21,11 +22,15 @@ from dct_augment.benchmark.requirements import (
     images_that_know_more,
     missing_images,
     missing_synthetic_images,
+    most_synthetic_images,
     without_effect,
 )
 from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials, recipe
+from dct_augment.diffusion.memory import free_bytes
 from dct_augment.downstream import training
-from dct_augment.downstream.transforms import model_input
+from dct_augment.downstream.memory import bytes_of_training
+from dct_augment.downstream.prepared import refuse_full_disk
+from dct_augment.downstream.transforms import Pixels, model_input
 from dct_augment.errors import DatasetError, InputError
 from dct_augment.generation.filter import filter_images
 from dct_augment.pipeline.context import RunContext
@@ -34,6 +39,10 @@ from dct_augment.pipeline.stages.arms import ArmStage
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.trial_records import OtherTrials, TrialRecords
 from dct_augment.records import ImageKind, Progress, ProgressCallback, StageName, Trial, WorkUnit, ignore_progress
+from dct_augment.wording import counted
+
+_MANY = 1_000
+"""Pictures whose preparation takes long enough to be told."""
 
 
 class TrialStage(Stage):
@@ -48,6 +57,7 @@ class TrialStage(Stage):
         settings = {model: context.identity("benchmark", model) for model in ("", *others)}
         self._records = TrialRecords(self._config, settings, context.arm_paths.images)
         self._folder: Path = self._config.root / "benchmark"
+        self._pixels = self._folder.absolute() / "pixels"
         self._pool: TrialPool | None = None
 
     def check(self) -> None:
@@ -57,7 +67,8 @@ class TrialStage(Stage):
             DatasetError: there is no test, or none of a class, or a class has no image, or too few different ones for
                 its folds.
             InputError: trials ask for more synthetic images than are generated, or for images that start from photos
-                which a draw does not have, or for soft labels or a selection that no arm can have.
+                which a draw does not have, or for soft labels or a selection that no arm can have; or the disk has no
+                room for the prepared validation and test images.
             ModelError: a model of the trials that are missing does not exist.
         """
         images = self._context.real_images()
@@ -95,16 +106,23 @@ class TrialStage(Stage):
             yield f"benchmark.selection: {selection}", lambda arm: arm.guide_of_draw
 
     def _check_models(self) -> None:
-        """Read the configurations of the models whose trials are missing, and have their weights here.
+        """Read the configurations of the models whose trials are missing, and have their weights and room here.
 
         A finished run needs none of them.
         """
-        missing = [plan.other_model for plan in self._plans if self._records.read(plan) is None]
-        for other_model in dict.fromkeys(missing):
+        inputs = {}
+        for other_model in dict.fromkeys(plan.other_model for plan in self._missing):
             settings = recipe(self._config.downstream, self._config.benchmark.arms[0], other_model)
-            model_input(settings)
+            taken = model_input(settings)
+            inputs[Pixels(taken).made_by] = taken
             if settings.pretrained:
                 training.create(settings, len(self._context.classes))
+        sets = [(len(images), taken) for images in self._context.draws().held_out for taken in inputs.values()]
+        refuse_full_disk(self._pixels, sets, sum(path.stat().st_size for path in self._pixels.glob("*.npy")))
+
+    @property
+    def _missing(self) -> list[TrialPlan]:
+        return [plan for plan in self._plans if self._records.read(plan) is None]
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """Plan the trials that are not recorded with today's settings and images; record what each seed draws."""
@@ -116,7 +134,16 @@ class TrialStage(Stage):
             self._write_splits()
             if len(self.filtered):
                 _write_table(self.filtered, self._folder / "filter.parquet")
+            self._prepare_images([self._plans[unit.number] for unit in units])
         return tuple(units)
+
+    def _prepare_images(self, plans: Sequence[TrialPlan]) -> None:
+        """Prepare what trials validate and test on, once for all processes and machines that run them."""
+        count = sum(map(len, self._context.draws().held_out))
+        if count >= _MANY:
+            note = f"{counted(count, 'validation and test image')}: preparing those that are not yet"
+            self._context.progress(Progress(self.name, 0, 0, note))
+        self.runner.prepare(plans)
 
     def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:
         """Run one trial and record it."""
@@ -135,8 +162,37 @@ class TrialStage(Stage):
                 on_progress(Progress(self.name, number, len(units), f"{trial.arm} {trial.accuracy:.1%}"))
 
     def side_by_side(self, units: Sequence[WorkUnit]) -> int:
-        """How many trials this machine runs at a time."""
-        return min(pool.parallel_trials(self._config.benchmark, self._context.device), len(units))
+        """How many trials this machine runs at a time: no more than its memory holds."""
+        wanted = min(pool.parallel_trials(self._config.benchmark, self._context.device), len(units))
+        if wanted <= 1:
+            return wanted
+        needed, free = self._bytes_of_a_trial, free_bytes("cpu")
+        count = max(1, min(wanted, free // needed))
+        if count < wanted:
+            asked = f", not {wanted} (benchmark.processes)" if self._config.benchmark.processes else ""
+            note = (
+                f"{counted(count, 'trial')} side by side{asked}: each takes about {needed / 1e9:.1f} GB, and "
+                f"{free / 1e9:.1f} GB of memory are free. Lower downstream.batch_size for more"
+            )
+            self._context.progress(Progress(self.name, 0, 0, note))
+        return count
+
+    @cached_property
+    def _bytes_of_a_trial(self) -> int:
+        """The memory that a trial takes, at most."""
+        settings, dataset = self._config.benchmark, self._context.real_images()
+        photos = len(dataset.examples("train"))
+        if settings.protocol == "holdout":
+            photos = min(photos, max(settings.shot_count, *settings.shots_curve, 0) * len(dataset.classes))
+        pictures = photos + most_synthetic_images(settings) * len(dataset.classes)
+        outputs = 1 + max(info.index for info in dataset.classes)
+        arms = {ARMS[arm].linear_probe: arm for arm in settings.arms}.values()
+        recipes = [
+            recipe(self._config.downstream, arm, model)
+            for arm in arms
+            for model in ("", *self._config.downstream.other_models)
+        ]
+        return max(bytes_of_training(each, outputs, pictures) for each in recipes)
 
     @contextmanager
     def worker_pool(self, count: int) -> Iterator[None]:
@@ -148,10 +204,16 @@ class TrialStage(Stage):
                 self._pool = None
 
     def publish(self) -> None:
-        """Write `benchmark/trials.parquet`: a row per trial."""
+        """Write `benchmark/trials.parquet`: a row per trial. Prepared images go when no trial needs them any more."""
         trials = self.trials()
+        if len(trials) == len(self._plans):
+            self.remove_prepared_images()
         if len(trials):
             _write_table(trials, self._folder / "trials.parquet")
+
+    def remove_prepared_images(self) -> None:
+        """Free the disk of what is made again when it is needed."""
+        shutil.rmtree(self._pixels, ignore_errors=True)
 
     def trials(self) -> pd.DataFrame:
         """Read the recorded trials of the plan that were made with today's settings and images, without logits."""
@@ -188,7 +250,15 @@ class TrialStage(Stage):
     @cached_property
     def _inputs(self) -> TrialInputs:
         context, config = self._context, self._config
-        return TrialInputs(context.draws(), context.arm_paths.images, config.downstream, self.accepted, self._ranks)
+        return TrialInputs(
+            context.draws(),
+            context.arm_paths.images,
+            config.downstream,
+            self.accepted,
+            self._ranks,
+            context.held_out_contents,
+            self._pixels,
+        )
 
     @cached_property
     def _ranks(self) -> Mapping[ArmDraw, Mapping[str, int]]:
