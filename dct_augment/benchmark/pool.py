@@ -47,7 +47,7 @@ class TrialInputs:
 
 
 def parallel_trials(settings: BenchmarkConfig, device: str) -> int:
-    """How many trials run side by side: on a CPU `processes`, one per core if unset; elsewhere one."""
+    """How many trials run side by side, if memory holds them: on a CPU `processes`, or one per core; elsewhere one."""
     return (settings.processes or os.cpu_count() or 1) if device == "cpu" else 1
 
 

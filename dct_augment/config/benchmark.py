@@ -209,7 +209,9 @@ class BenchmarkConfig(FewShotSection):
         "unset; runs with one such folder share what is the same in them",
     )
     processes: PositiveInt | None = Field(
-        None, description="trials side by side on a CPU, one per core if unset; changes speed, not results"
+        None,
+        description="trials side by side on a CPU, at most; one per core if unset. Fewer run where memory does not "
+        "hold them. It changes speed, not results",
     )
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
+from multiprocessing.context import BaseContext
 from typing import TypeVar
 
 from dct_augment.errors import DatasetError
@@ -29,6 +30,7 @@ def map_chunks(
     chunks: Iterable[Sequence[Example]],
     count: int,
     processes: int | None = None,
+    context: BaseContext | None = None,
 ) -> Iterator[Result]:
     """Call a function with each chunk of examples, and yield the results in order.
 
@@ -39,6 +41,7 @@ def map_chunks(
         chunks: up to `CHUNK` examples each; those that another process cannot take are opened in this one.
         count: how many examples there are in all.
         processes: one per core if None; with 1, all is done in this one.
+        context: how they begin; anew if None, for functions that need no torch.
 
     Raises:
         DatasetError: a process died.
@@ -50,8 +53,8 @@ def map_chunks(
     if processes <= 1 or count < _ENOUGH or not _can_travel(first):
         yield from map(function, chunks)
         return
-    # Not the fork server of the benchmark: it is to have imported torch, and these processes need none.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _prepare_process)
+    # Not the fork server of the benchmark, if nothing else is said: it is to have imported torch.
+    pool = ProcessPoolExecutor(processes, context or multiprocessing.get_context("spawn"), _prepare_process)
     try:
         yield from _in_order(pool, function, chunks, processes * _AHEAD)
     except BrokenProcessPool as error:

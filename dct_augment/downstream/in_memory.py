@@ -48,7 +48,7 @@ class PicturesInMemory:
         return self._transform(self._picture(index)), self.labels[index]
 
     @property
-    def fit(self) -> bool:
+    def all_fit(self) -> bool:
         """Whether all pictures fit the memory, if each is as large as the first."""
         return not len(self) or len(self) * _bytes_of(self._picture(0)) <= self._most_bytes
 

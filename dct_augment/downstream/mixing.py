@@ -191,7 +191,7 @@ class Mixture:
     @property
     def in_memory(self) -> bool:
         """Whether all pictures are kept in memory, as far as their data sets know."""
-        return all(getattr(images, "fit", True) for images in (self._real, self._synthetic))
+        return all(getattr(images, "all_fit", True) for images in (self._real, self._synthetic))
 
     @property
     def synthetic_count(self) -> int:

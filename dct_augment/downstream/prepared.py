@@ -1,5 +1,6 @@
 """Pictures as a model is tested on them, prepared once in files that all processes of a benchmark map into memory."""
 
+import os
 import shutil
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -11,7 +12,7 @@ from tempfile import mkdtemp
 import numpy as np
 import torch
 
-from dct_augment import files
+from dct_augment import files, processes
 from dct_augment.config import fingerprint
 from dct_augment.datasets import reading_pool
 from dct_augment.downstream.transforms import ModelInput, Pixels, Transforms
@@ -22,6 +23,8 @@ from dct_augment.wording import counted
 
 _CHUNK = 16
 """Pictures that are in memory at a time while a file is written, for each process that reads them."""
+_MOST_READERS = 8
+"""Processes that read them."""
 
 
 class PreparedImages:
@@ -168,5 +171,6 @@ def _write(path: Path, pictures: Sequence[Example], contents: Sequence[str], tra
 def _prepared(pictures: Sequence[Example], pixels: Pixels) -> Iterator[tuple[str, np.ndarray]]:
     count = len(pictures)
     chunks = ([pictures[row] for row in range(first, min(first + _CHUNK, count))] for first in range(0, count, _CHUNK))
-    for chunk in reading_pool.map_chunks(_Prepare(pixels), chunks, count):
+    side_by_side = min(os.cpu_count() or 1, _MOST_READERS)
+    for chunk in reading_pool.map_chunks(_Prepare(pixels), chunks, count, side_by_side, processes.context()):
         yield from chunk

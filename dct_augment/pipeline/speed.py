@@ -144,7 +144,7 @@ def _seconds_of_steps(
     """Measure how long it takes to make a classifier, and one step of its training.
 
     Where one step takes long, it is not repeated: making the classifier hardly counts then. On a CPU time grows with
-    the images of a step, so a few of them tell it.
+    the images of a step, so a few of them tell it. No other process reads pictures: it would take longer to begin.
     """
     from dct_augment.downstream import training
     from dct_augment.downstream.in_memory import PicturesInMemory
@@ -158,7 +158,7 @@ def _seconds_of_steps(
 
     def seconds_of(steps: int) -> float:
         data = Mixture(images, None, probability=0, length=steps * batch, real_last=0, seed=0)
-        few = settings.model_copy(update={"steps": steps, "batch_size": batch, "validation_rounds": 1})
+        few = settings.model_copy(update={"steps": steps, "batch_size": batch, "validation_rounds": 1, "workers": 0})
         began = time.perf_counter()
         training.fit(data, few, classes=classes, seed=0, device=device)
         return time.perf_counter() - began

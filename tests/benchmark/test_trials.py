@@ -1,5 +1,6 @@
 import math
 import os
+import pickle
 import random
 import re
 import shutil
@@ -29,6 +30,7 @@ from dct_augment.benchmark.trials import TrialPlan, TrialRunner, mean_shots, pla
 from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
 from dct_augment.datasets import few_shot
 from dct_augment.downstream import training
+from dct_augment.downstream.loading import ItemsOfOneSeed
 from dct_augment.downstream.mixing import Mixture, SyntheticImages
 from dct_augment.errors import DatasetError, DctAugmentError, LeakError
 from dct_augment.images import content
@@ -290,6 +292,14 @@ def test_every_arm_gives_a_trial(made: ShardRun, new_run: Callable[[str], ShardR
     assert trial.accuracy * 12 == sum(a == b for a, b in zip(trial.truth, trial.predicted, strict=True))
     assert list(trial.truth) == [one.label for one in Colors().examples("test")]
     assert 0 <= trial.val_accuracy <= 1
+
+
+@pytest.mark.parametrize("arm", ["real", "real+strong_aug", "class_token"])
+def test_what_a_trial_is_trained_on_may_be_read_by_other_processes(bench: TrialRunner, arm: str) -> None:
+    mixture = bench._mixture(TrialPlan(arm, 0, 2, 3 if arm in SYNTHETIC else 0), few_shot(Colors(), 2, 0), 3)
+    items = [ItemsOfOneSeed(data, 1)[7] for data in (mixture, pickle.loads(pickle.dumps(mixture)))]
+    assert torch.equal(items[0][0], items[1][0])
+    assert items[0][1] == items[1][1]
 
 
 def test_an_arm_with_images_of_its_own_does_not_use_those_of_another_draw(made: ShardRun) -> None:

@@ -1,11 +1,13 @@
 """Pictures that a training keeps in memory: decoded once, made smaller where that loses nothing, within a limit."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dct_augment.downstream import in_memory
 from dct_augment.downstream.in_memory import PicturesInMemory, reduced
 
 
@@ -59,6 +61,23 @@ def test_pictures_beyond_the_memory_are_decoded_again_and_the_same() -> None:
         == [((0, (10, 10)), 10), ((1, (10, 10)), 11), ((2, (5, 5)), 12)]
     )
     assert source.decoded == {0: 1, 1: 2, 2: 1}
+
+
+def test_whether_all_pictures_fit_is_told_by_the_first() -> None:
+    source = _Pictures((10, 10), (10, 10))
+    assert PicturesInMemory(source, _red, side=48, most_bytes=600).all_fit
+    assert not PicturesInMemory(source, _red, side=48, most_bytes=599).all_fit
+    assert PicturesInMemory(_Pictures((400, 400), (400, 400)), _red, side=20, most_bytes=2 * 3 * 40 * 40).all_fit
+    assert PicturesInMemory(_Pictures(), _red, side=48).all_fit
+
+
+def test_processes_that_read_pictures_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_memory, "get_worker_info", lambda: SimpleNamespace(num_workers=2))
+    source = _Pictures((10, 10), (10, 10))
+    pictures = PicturesInMemory(source, _red, side=48, most_bytes=600)
+    for index in (0, 1, 0, 1):
+        pictures[index]
+    assert source.decoded == {0: 1, 1: 2}
 
 
 @pytest.mark.parametrize(

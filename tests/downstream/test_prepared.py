@@ -106,6 +106,16 @@ def test_a_file_is_made_once_and_each_picture_opened_once_for_it(tmp_path: Path)
     assert isinstance(images[1]._pixels, np.memmap)
 
 
+@pytest.mark.slow
+def test_many_pictures_are_prepared_by_several_processes_in_their_order(tmp_path: Path) -> None:
+    examples = [Example(str(number), 0, partial(speckled, number % 3, number % 7)) for number in range(1_100)]
+    transforms, opened = transforms_of(image_size=8), [content(example.open()) for example in examples]
+    path = PixelFiles(tmp_path, lambda example: opened[int(example.key)]).make(examples, transforms)
+    stored = np.load(path, mmap_mode="r")
+    assert stored.shape == (1_100, 8, 8, 3)
+    assert all(np.array_equal(stored[n], transforms.pixels(examples[n].open())) for n in (0, 1, 15, 16, 700, 1_099))
+
+
 def test_some_pictures_of_a_file_keep_their_order_and_take_their_own_labels(tmp_path: Path) -> None:
     examples, transforms = examples_of(12), transforms_of()
     files = PixelFiles(tmp_path, known)
