@@ -21,6 +21,7 @@ def study(
     recipes: Annotated[str | None, typer.Option("--recipes", help="only these, separated by commas")] = None,
     rows: Annotated[str | None, typer.Option("--rows", help="only these, separated by commas")] = None,
     only_read: Annotated[bool, typer.Option("--only-read", help="make nothing; say what finished trials say")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="make nothing; say what is left to do")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder; runs/studies/NAME if unset")] = None,
 ) -> None:
     """Answer a question by ordinary runs on the same draws; a second call goes on where the first was stopped."""
@@ -53,8 +54,12 @@ def study(
     of_study = of_study.model_copy(update={"count": count})
     root = (output or Path("runs") / "studies" / Path(name).stem) / ("tuning" if tuning else "draws")
     with progress_bars() as progress:
-        from dct_augment.studies.running import markdown, run_study
+        from dct_augment.studies.running import markdown, remaining, remaining_as_markdown, run_study
 
+        if dry_run:
+            for line in remaining_as_markdown(remaining(chosen, of_study, root, progress)):
+                typer.echo(line)
+            return
         findings = run_study(chosen, of_study, root, progress, only_read=only_read)
     for line in markdown(chosen, findings):
         typer.echo(line)

@@ -3,14 +3,17 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from dct_augment import files
+from dct_augment.benchmark.arms import ARMS, arm_folder
+from dct_augment.benchmark.trials import TrialPlan
 from dct_augment.config.studies import Draws, Study
+from dct_augment.generation.shards import FOLDERS
 from dct_augment.intervals import Estimate, estimate_json
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import TrialStage
@@ -57,6 +60,53 @@ def run_study(
         findings = _findings(study, tables, photos)
         _write(study, findings, tables, root)
     return findings
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """What a run of a study still has to do: trainings of so many, and tokens and images of so many draws."""
+
+    run: PlannedRun
+    trainings: int
+    all_trainings: int
+    draws: int
+
+
+def remaining(
+    study: Study, draws: Draws, root: Path, on_progress: ProgressCallback = ignore_progress
+) -> list[Remaining]:
+    """Say what is missing of a study, and make nothing. Tokens and images that two runs share count in the first."""
+    found = []
+    folders: set[Path] = set()
+    for planned in plan.runs(study, draws, root):
+        run = Run(planned.config, on_progress)
+        missing = TrialStage(run).missing
+        new = {folder for folder in _own_images(run, missing) if not any(folder.glob("*.parquet"))} - folders
+        folders |= new
+        all_trainings = len(planned.arm_of) * draws.count
+        found.append(Remaining(planned, len(missing), all_trainings, len(new)))
+    return found
+
+
+def _own_images(run: Run, trials: Sequence[TrialPlan]) -> set[Path]:
+    """Return the shard folders of the images that are generated for the draws of trials."""
+    folders = set()
+    for trial in trials:
+        arm = ARMS[trial.arm]
+        if arm.own_images and arm.images is not None:
+            folders.add(arm_folder(run.arm_paths.images, trial.arm, trial.shots, trial.seed) / FOLDERS[arm.images])
+    return folders
+
+
+def remaining_as_markdown(found: Sequence[Remaining]) -> list[str]:
+    """Write what is left of each run of a study, and in all, as a table."""
+    rows = [
+        (f"{each.run.cell.title}: {', '.join(each.run.arm_of)}", each.trainings, each.all_trainings, each.draws)
+        for each in found
+    ]
+    rows.append(("in all", *(sum(numbers) for numbers in list(zip(*rows, strict=True))[1:])))
+    lines = [(title, f"{left:,} of {of_all:,}", f"{draws:,}") for title, left, of_all, draws in rows]
+    return _rows(("run", "trainings left", "draws without tokens and images"), lines)
 
 
 def _trials(run: Run, planned: PlannedRun) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from dct_augment.cli import app
 from dct_augment.config.studies import available_studies, load_study
 from dct_augment.errors import ConfigError, InputError
 from dct_augment.studies import plan
-from dct_augment.studies.running import run_study
+from dct_augment.studies.running import remaining, run_study
 
 STUDY = {
     "question": "Does the study run?",
@@ -56,7 +56,11 @@ def test_rows_of_one_study_share_tokens_and_images_and_a_second_call_makes_nothi
     torch.set_num_threads(1)
     study = load_study(str(written(tmp_path)))
     told: list[str] = []
+    before = remaining(study, study.draws, tmp_path / "out")
+    assert [(each.trainings, each.draws) for each in before] == [(4, 2), (2, 0), (2, 2)]  # shares see the same images
+    assert not (tmp_path / "out").exists()
     findings = run_study(study, study.draws, tmp_path / "out", lambda news: told.append(f"{news.stage}: {news.note}"))
+    assert [(each.trainings, each.draws) for each in remaining(study, study.draws, tmp_path / "out")] == [(0, 0)] * 3
     assert told[0] == "study: run 1 of 3: birds, default, 2 shots: real, tokens"
     arms = tmp_path / "out" / "arms" / "birds"
     folders = sorted(path.name.rpartition("-")[0] for path in arms.iterdir())

@@ -111,7 +111,7 @@ class TrialStage(Stage):
         A finished run needs none of them.
         """
         inputs = {}
-        for other_model in dict.fromkeys(plan.other_model for plan in self._missing):
+        for other_model in dict.fromkeys(plan.other_model for plan in self.missing):
             settings = recipe(self._config.downstream, self._config.benchmark.arms[0], other_model)
             taken = model_input(settings)
             inputs[Pixels(taken).made_by] = taken
@@ -121,7 +121,8 @@ class TrialStage(Stage):
         refuse_full_disk(self._pixels, sets, sum(path.stat().st_size for path in self._pixels.glob("*.npy")))
 
     @property
-    def _missing(self) -> list[TrialPlan]:
+    def missing(self) -> list[TrialPlan]:
+        """The trials that are not recorded with today's settings and images; to ask writes nothing."""
         return [plan for plan in self._plans if self._records.read(plan) is None]
 
     def pending(self) -> tuple[WorkUnit, ...]:
