@@ -25,6 +25,11 @@ def ignore_blocks(done: int, total: int) -> None:
     """Do nothing with the number of blocks that are done."""
 
 
+def feature_mean(features: torch.Tensor) -> torch.Tensor:
+    """Return the mean (D,) of features (N, D), in float64 without a copy of all of them."""
+    return torch.stack([part.double().sum(0) for part in features.split(_BLOCK_ROWS)]).sum(0) / len(features)
+
+
 def frechet_distance(real: torch.Tensor, synthetic: torch.Tensor) -> float:
     """Return the squared Fréchet distance of two Gaussians that have the mean and covariance of the features (FID).
 
@@ -78,7 +83,7 @@ class _WeightedFeatures:
 
     def __init__(self, features: torch.Tensor) -> None:
         self._features = features
-        self._centre = features.mean(0, dtype=torch.float64).to(features.dtype)
+        self._centre = feature_mean(features).to(features.dtype)
 
     def gaussian(self, weights: torch.Tensor | None = None) -> _Gaussian:
         """Take the mean and covariance of features that count `weights` (N,) times; once if not given."""

@@ -13,10 +13,13 @@ from functools import cached_property
 
 import torch
 
-from dct_augment.metrics.distances import Tell, ignore_blocks
+from dct_augment.metrics.distances import Tell, feature_mean, ignore_blocks
 
 _BLOCK = 2**22
 """Numbers of the largest block: 16 MiB in float32."""
+
+_COLUMNS = 1024
+"""Columns of a matrix product."""
 
 _SPARE = 8
 """How many more neighbours than k are looked at anew, so that rounding loses none."""
@@ -37,7 +40,7 @@ def neighbourhood_scores(
     """
     if min(len(real), len(synthetic)) <= k:
         raise ValueError(f"{k} nearest neighbours need more than {k} images of each kind")
-    pairs = _Pairs(real, synthetic, real.mean(0, dtype=torch.float64))
+    pairs = _Pairs(real, synthetic, feature_mean(real))
     radii = []
     for done, features in enumerate((real, synthetic), 1):
         radii.append(_Pairs(features, features, pairs.centre).radii(k))
@@ -118,11 +121,11 @@ class _Pairs:
     def _squared(self, begin: int, end: int) -> torch.Tensor:
         """Compute squared distances (B, M) of matrix products; each is off by `_margin` at most."""
         rows = self._centred(self.rows[begin:end])
-        squared = [
-            torch.addmm(norms, rows, self._centred(part).T, alpha=-2)
-            for part, norms in zip(self.columns.split(1024), self._column_norms.split(1024), strict=True)
-        ]
-        return torch.cat(squared, 1).add_(self._norms(self.rows[begin:end])[:, None])
+        squared = self._norms(self.rows[begin:end])[:, None] + self._column_norms
+        for first in range(0, len(self.columns), _COLUMNS):
+            part = slice(first, first + _COLUMNS)
+            squared[:, part].addmm_(rows, self._centred(self.columns[part]).T, alpha=-2)
+        return squared
 
     @cached_property
     def _margin(self) -> float:
@@ -143,12 +146,12 @@ class _Pairs:
         return self._norms(self.columns)
 
     def _norms(self, features: torch.Tensor) -> torch.Tensor:
-        norms = [(part.double() - self.centre).square().sum(1) for part in features.split(1024)]
+        norms = [(part.double() - self.centre).square().sum(1) for part in features.split(_COLUMNS)]
         return torch.cat(norms).to(self._precision)
 
     def _exact_rows(self, rows: torch.Tensor) -> torch.Tensor:
         chosen = self.rows[rows]
-        return torch.cat([_exact(chosen, part) for part in self.columns.split(1024)], 1)
+        return torch.cat([_exact(chosen, part) for part in self.columns.split(_COLUMNS)], 1)
 
 
 def _exact(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
