@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test test-fast slow-list lint docs format weights clean
+.PHONY: help install demo test test-fast slow-list lint docs format weights gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -47,6 +47,9 @@ format: install  ## let ruff rewrite the sources
 
 weights: install  ## rebuild the Pocket models from seeds (about 2.5 hours on 2 cores)
 	$(BIN)/python -m pocket_build
+
+gpu: install  ## measure what a GPU does at full size, ten minutes at most, into gpu.json
+	$(BIN)/python -m benchmarks.gpu
 
 clean:  ## remove the environment; runs/ stays
 	rm -rf $(VENV)

@@ -35,15 +35,16 @@ def train(
     scale: float,
     stops: bool = True,
     epochs: int = EPOCHS,
+    images: int = IMAGES,
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield the U-Net evaluations so far and the vector (1, D), before and after every update.
 
-    Without `stops` all `epochs` are run.
+    Without `stops` all `epochs` are run. `images` are the noises of an epoch.
     """
     vector = backend.word("a")[None].clone().requires_grad_(True)
     optimizer = torch.optim.AdamW([vector], lr=learning_rate, weight_decay=WEIGHT_DECAY)
     (target,) = guide.targets([info])
-    seeds = [seed_from("paper", info.slug, number) for number in range(IMAGES)]
+    seeds = [seed_from("paper", info.slug, number) for number in range(images)]
     scheduler = settings.sampling.scheduler
     sampler = Sampler(backend, steps=steps, guidance_scale=scale, scheduler_name=scheduler)
     spent, lowest, stale = 0, float("inf"), 0
@@ -56,15 +57,15 @@ def train(
             trajectory = sampler.begin([seed], backend.encode([line], vector[None]))
             spent += denoise(sampler, trajectory)
             logits = guide.logits(backend.decode(trajectory.latents))
-            loss = functional.cross_entropy(logits, torch.tensor([target]))
-            (loss / IMAGES).backward()
+            loss = functional.cross_entropy(logits, torch.tensor([target], device=logits.device))
+            (loss / images).backward()
             total, right = total + loss.item(), right + int(logits.argmax(1).item() == target)
         torch.nn.utils.clip_grad_norm_([vector], 1.0)
         optimizer.step()
         optimizer.zero_grad()
         yield spent, vector.detach().clone()
         lowest, stale = (total, 0) if total < lowest else (lowest, stale + 1)
-        if stops and (right / IMAGES > ENOUGH or stale >= PATIENCE):
+        if stops and (right / images > ENOUGH or stale >= PATIENCE):
             return
 
 

@@ -46,11 +46,12 @@ def as_options(settings: Sequence[str]) -> tuple[str, ...]:
 
 
 SETS = as_options(TINY)
+HERE = {"PYTHONPATH": str(ROOT)}
 
 
 def call(script: str, *arguments: str, folder: Path) -> str:
     """Run a script in a process of its own; return what it prints."""
-    environment = {"PREFECT_HOME": str(folder / "prefect"), "PYTHONPATH": str(ROOT)}
+    environment = {"PREFECT_HOME": str(folder / "prefect"), **HERE}
     code, printed = Program.start(folder, f"benchmarks.{script}", *arguments, environment=environment).end()
     assert code == 0, printed[-3000:]
     return printed
@@ -150,6 +151,46 @@ def test_token_training(tmp_path: Path) -> None:
     assert [one["title"] for one in curves] == only.split(";")
     assert all(one["evaluations"] > 0 and one["peak"] > 0 for one in curves)
     assert "</svg>" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
+
+
+def test_gpu(tmp_path: Path) -> None:
+    """All parts at their smallest on a CPU; what is measured is not measured again, nor begun without time for it."""
+    tiny = ("--tiny", "--device", "cpu", "--out", "gpu.json")
+    late = call("gpu", *tiny, "--minutes", "0", folder=tmp_path)
+    names = [line.partition(" (")[0] for line in late.partition("goes on with: ")[2].split(", ")]
+    assert len(names) == 6
+    assert not (tmp_path / "gpu.json").exists()
+    assert "all is measured" in call("gpu", *tiny, folder=tmp_path)
+    written = (tmp_path / "gpu.json").read_bytes()
+    pieces = json.loads(written)["pieces"]
+    assert list(pieces) == names
+    assert [row["method"] for row in pieces["updates/sdxl/low/1x1"]["rows"]][-2:] == [
+        "direct_align",
+        "the paper's loop",
+    ]
+    assert all(row["seconds"] > 0 and row["peak_bytes"] > 0 for row in pieces["updates/sdxl/low/1x1"]["rows"])
+    assert all(row["cosine_float16"] > 0.999 for row in pieces["precision/sd15"]["rows"])
+    assert pieces["generation/sdxl"]["rows"][0]["largest_mean_difference_of_pixels"] == 0
+    assert pieces["memory_8gb/sd15"]["rows"][0]["certificates"] == 2
+    assert "..." not in call("gpu", *tiny, folder=tmp_path)
+    assert (tmp_path / "gpu.json").read_bytes() == written
+    heads = [row[0] for row in rows(call("gpu", "--table", "--out", "gpu.json", folder=tmp_path))]
+    assert heads.count("method") == 2
+    assert {"denoiser", "pipeline", "training", "model.memory"} <= set(heads)
+
+
+def test_gpu_refuses_figures_of_another_machine_and_what_is_no_result(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    for content, message in (
+        ('{"machine": {"device": "Another GPU"}, "pieces": {}}', "is of device Another GPU"),
+        ("{", "cannot be read"),
+        ("[]", "is no result"),
+    ):
+        out.write_text(content, encoding="utf-8")
+        program = Program.start(tmp_path, "benchmarks.gpu", "--tiny", "--out", "gpu.json", environment=HERE)
+        code, printed = program.end()
+        assert (code, message in printed, "Traceback" in printed) == (2, True, False), printed
+        assert out.read_text(encoding="utf-8") == content
 
 
 def test_token_seeds(tmp_path: Path) -> None:

@@ -94,19 +94,37 @@ def load(
         pipe = _pipeline(kind, location, revision=revision, variant=variant, dtype=getattr(torch, dtype))
     except _BROKEN as error:
         raise ModelError(_explain(path, error)) from error
-    chosen = memory or budget.choose(budget.weight_bytes(pipe), budget.free_bytes(device))
-    budget.apply(pipe, chosen)
-    for name, part in pipe.components.items():
-        offloaded = chosen == "low" and name.startswith("text_encoder")
-        if isinstance(part, torch.nn.Module) and not offloaded:
-            part.to(device)
-    backend = FAMILIES[kind].build(pipe, device, chosen == "low" and device != "cpu")
-    backend.memory = chosen
+    backend = from_pipeline(pipe, device=device, memory=memory)
     if tiny_decoder is not None:
         tiny = str(pocket.path(pocket.TINY_DECODER)) if tiny_decoder == "pocket" else tiny_decoder
         backend.use_tiny(_tiny(tiny, getattr(torch, dtype)).to(device))
     if compile:
         backend.denoiser.compile()
+    return backend
+
+
+def from_pipeline(pipe: Any, *, device: str = "cpu", memory: Memory | None = None) -> Backend:
+    """Build the back-end of a pipeline of diffusers that is loaded already; its models are moved and set up.
+
+    Args:
+        pipe: the pipeline.
+        device: torch device.
+        memory: `low`, `balanced`, or `fast`; chosen from what is free if not given.
+
+    Raises:
+        ModelError: the pipeline is not of a supported family.
+    """
+    kind = type(pipe).__name__
+    if kind not in FAMILIES:
+        raise ModelError(f"the pipeline is a {kind}; supported are: {', '.join(FAMILIES)}")
+    chosen = memory or budget.choose(budget.weight_bytes(pipe), budget.free_bytes(device))
+    budget.apply(pipe, chosen)
+    for name, part in pipe.components.items():
+        offloaded = chosen == "low" and name.startswith("text_encoder")
+        if isinstance(part, torch.nn.Module):
+            part.to("cpu" if offloaded else device)
+    backend = FAMILIES[kind].build(pipe, device, chosen == "low" and device != "cpu")
+    backend.memory = chosen
     return backend
 
 

@@ -499,6 +499,19 @@ def test_compile_is_applied_to_the_denoiser_alone():
     assert backend.vae._compiled_call_impl is None
 
 
+def test_a_pipeline_that_is_loaded_already_gives_the_back_end_of_its_folder():
+    given = diffusion.from_pipeline(tiny.pipeline(), memory="low")
+    encoded = [model.encode(["a photo of a crane"]).hidden for model in (given, tiny.backend())]
+    assert torch.equal(*encoded)
+    assert given.memory == "low"
+    assert given.vae.use_slicing
+
+
+def test_a_pipeline_of_no_supported_family_is_refused():
+    with pytest.raises(ModelError, match="the pipeline is a DDPMPipeline; supported are: StableDiffusionPipeline, "):
+        diffusion.from_pipeline(diffusers.DDPMPipeline(tiny.unet(16), diffusers.DDPMScheduler()))
+
+
 class TestTrainingObjective:
     """The latents, noise levels and targets that a model was trained with."""
 
