@@ -167,7 +167,9 @@ def test_a_lora_is_named_by_what_decides_it_and_by_nothing_else(tmp_path: Path, 
 
 def test_arms_without_a_lora_have_the_folders_that_they_always_had(tmp_path: Path) -> None:
     """Work of earlier versions lies there. A change of these names makes all of it anew: say so in CHANGELOG.md."""
-    found = RunContext(config.load("pocket", [], output=tmp_path)).arm_paths.images
+    from_nothing = ["downstream.model=test_efficientnet_gn", "downstream.pretrained=false", "downstream.steps=100"]
+    settings = [*from_nothing, "downstream.batch_size=32", "downstream.learning_rate=0.005"]
+    found = RunContext(config.load("pocket", settings, output=tmp_path)).arm_paths.images
     assert found["image_variation"].name == "image_variation-9165b188"
     assert found["textual_inversion"].name == "textual_inversion-7d927786"
     assert found["class_token_few_shot_guide"].name == "class_token_few_shot_guide-9165b188"
