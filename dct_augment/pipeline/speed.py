@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from statistics import median
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from dct_augment.diffusion import Backend
 
+_PAIRS_OF_FITS = 3
 _LONG_STEP = 3.0
 """Seconds; what takes longer is measured once."""
 _PHOTOS = 8
@@ -167,8 +169,12 @@ def _seconds_of_steps(
         first = seconds_of(1)  # it reads files, too
         if first > _LONG_STEP:
             return 0.0, first / share
-        one, three = seconds_of(1), seconds_of(3)
-    step = max((three - one) / 2, 0.0)
+        pairs = [(seconds_of(1), seconds_of(3)) for _ in range(_PAIRS_OF_FITS)]
+    # Where other work comes between, one training may seem as long as three: the median, and never nothing.
+    step = median((three - one) / 2 for one, three in pairs)
+    one, three = min(one for one, _ in pairs), min(three for _, three in pairs)
+    if step <= 0:
+        step = three / 3
     return max(one - step, 0.0), step / share
 
 

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from dct_augment import config
+from dct_augment import config, datasets
 from dct_augment.classifiers.names import ResolvedName
+from dct_augment.downstream import training
 from dct_augment.errors import ModelError
+from dct_augment.pipeline import speed
 from dct_augment.pipeline.cost import count, estimate, guide_effort, token_effort
 from dct_augment.pipeline.first_config.models import Machine
 from dct_augment.pipeline.run import Run
@@ -103,3 +105,22 @@ def test_weights_in_a_folder_are_here_and_those_of_an_empty_one_are_not(tmp_path
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).touch()
     assert resolved.is_here()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "seconds"),
+    [
+        ([(1.0, 0.5), (0.3, 0.5), (0.2, 0.6)], (0.1, 0.1)),  # other work came between in the first
+        ([(0.6, 0.6), (0.6, 0.6), (0.6, 0.6)], (0.4, 0.2)),
+    ],
+)
+def test_a_step_that_other_work_hides_never_takes_no_time(
+    pairs: list[tuple[float, float]], seconds: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = iter([0.5, *(length for pair in pairs for length in pair)])
+    now = [0.0]
+    monkeypatch.setattr(training, "fit", lambda *data, **options: now.append(now[-1] + next(lengths)))
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[-1])
+    photos = datasets.few_shot(datasets.load("digits"), 1, seed=0).train[:8]
+    settings = config.load("digits", ["downstream.batch_size=8"]).downstream
+    assert speed._seconds_of_steps(settings, photos, 10, "cpu") == pytest.approx(seconds)
