@@ -58,9 +58,9 @@ def _warnings(check: RealImageCheck, members: Sequence[AnyClassifierConfig], nam
     """Say what makes one classifier doubtful, whatever the other one does."""
     from scipy.stats import binom
 
-    warnings = [f"{name} recognises {check.accuracy:.0%} of some real images, but {check.warning}"] * bool(
-        check.warning
-    )
+    warnings = []
+    if check.warning:
+        warnings.append(f"{name} recognises {check.accuracy:.0%} of some real images, but {check.warning}")
     card = classifiers.card_accuracy(members[0]) if len(members) == 1 else None
     # The bound at 1 % of chance: with few images, a good classifier may look much worse.
     if card is not None and binom.cdf(check.right, check.count, _MUCH_WORSE * card) <= _CHANCE:

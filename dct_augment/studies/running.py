@@ -81,7 +81,7 @@ def remaining(
     for planned in plan.runs(study, draws, root):
         run = Run(planned.config, on_progress)
         missing = TrialStage(run).missing
-        new = {folder for folder in _own_images(run, missing) if not any(folder.glob("*.parquet"))} - folders
+        new = {folder for folder in _own_images(run, missing) if not (folder / "_info.json").is_file()} - folders
         folders |= new
         all_trainings = len(planned.arm_of) * draws.count
         found.append(Remaining(planned, len(missing), all_trainings, len(new)))
