@@ -47,13 +47,13 @@ def _look(settings: "Config") -> "Overview":
     from dct_augment.pipeline.protocol import check_test, load_dataset
 
     dataset, settings = load_dataset(settings)
-    chosen = datasets.DatasetSubset(dataset.name, datasets.select(dataset, settings.dataset.classes), dataset, {})
+    chosen = datasets.used(dataset, settings.dataset)
     if not isinstance(settings.dataset, DatasetOnDisk):
         overview = datasets.look(chosen, settings.dataset, settings.root / "data")
     else:
         with files.lock(settings.root), bars() as report:
             overview = datasets.look(chosen, settings.dataset, settings.root / "data", report)
-    used = datasets.DatasetSubset(dataset.name, chosen.classes, dataset, overview.without)
+    used = datasets.used(dataset, settings.dataset, overview.without)
     problems = missing_images(used, settings.benchmark)
     if problems:
         return overview.extended([], problems)

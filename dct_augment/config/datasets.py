@@ -74,6 +74,9 @@ class DatasetOnDisk(AnyDataset):
     )
     val: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share held out where there is no val split")
     test: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="share held out where there is no test split")
+    val_images: int = Field(
+        5_000, ge=1, description="at most so many val images are used, evenly over the classes; trials read them often"
+    )
     seed: int = Field(0, description="of the held-out shares")
     value_range: Annotated[
         Literal["full", "12bit", "min_max"] | tuple[float, float], BeforeValidator(_check_value_range)

@@ -14,6 +14,7 @@ _REAL_IMAGES = tuple(
         "path",
         "val",
         "test",
+        "val_images",
         "seed",
         "value_range",
         "background",
@@ -65,7 +66,7 @@ WEIGHTS = "weights"
 MATCH_HASH, TINY_DECODER_HASH, INIT_FROM_HASH = "match_sha256", "tiny_decoder_sha256", "init_from_sha256"
 FEATURES_HASH = "features_sha256"
 
-NEW_SETTINGS = ("certificate_looks", "plain_first")
+NEW_SETTINGS = ("certificate_looks", "plain_first", "val_images")
 """Settings of today that older versions had not: what they made without these is still good."""
 
 HASHES = (WEIGHTS, MATCH_HASH, TINY_DECODER_HASH, INIT_FROM_HASH, FEATURES_HASH)

@@ -4,12 +4,13 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 
-from dct_augment.config import DATASETS, DatasetConfig, HuggingFaceDataset
+from dct_augment.config import DATASETS, AnyDataset, DatasetConfig, DatasetOnDisk, HuggingFaceDataset
 from dct_augment.datasets import (
     cifar,
     cub,
@@ -25,12 +26,12 @@ from dct_augment.datasets import (
 )
 from dct_augment.datasets.looking import look
 from dct_augment.datasets.overview import Overview
-from dct_augment.datasets.splits import keys, labels, take
+from dct_augment.datasets.splits import evenly, keys, labels, take
 from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.records import ClassInfo, Dataset, Example, Split
 from dct_augment.wording import did_you_mean, reason_of
 
-__all__ = ["DatasetSubset", "Overview", "few_shot", "load", "look", "select"]
+__all__ = ["DatasetSubset", "Overview", "few_shot", "load", "look", "select", "used"]
 
 _SHIPPED = ("digits", "pocket")
 _ADAPTERS: dict[str, Callable[..., Dataset]] = {
@@ -114,26 +115,69 @@ def select(dataset: Dataset, names: Sequence[str] | None) -> tuple[ClassInfo, ..
 class DatasetSubset:
     """A data set with some of its classes, and without the images whose keys are in the set `without[split]`.
 
-    Labels stay what they are.
+    Labels stay what they are. `most_val` is how many val images there are at most, evenly over the classes.
     """
 
     name: str
     classes: tuple[ClassInfo, ...]
     dataset: Dataset
     without: Mapping[str, AbstractSet[str]]
+    most_val: int | None = None
+    _splits: dict[str, Sequence[Example]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The remarks of the whole data set."""
-        return self.dataset.notes
+        """The remarks of the whole data set, and how many val images are used."""
+        there, used = len(self._of_classes("val")), len(self._spread("val"))
+        if there == used:
+            return self.dataset.notes
+        most = f"{used:,} of {there:,} val images are used, evenly over the classes (dataset.val_images)"
+        return (*self.dataset.notes, most)
 
     def examples(self, split: str) -> Sequence[Example]:
         """Return the labelled images of `train`, `val` or `test`."""
-        examples, without = self.dataset.examples(split), self.without.get(split, ())
-        chosen = np.isin(labels(examples), [info.index for info in self.classes])
-        if without:
-            chosen &= np.fromiter((key not in without for key in keys(examples)), bool, len(examples))
-        return take(examples, np.flatnonzero(chosen))
+        if split not in self._splits:
+            self._splits[split] = self._left(split)
+        return self._splits[split]
+
+    def _left(self, split: str) -> Sequence[Example]:
+        """Take away the images whose keys are in `without`."""
+        examples, without = self._spread(split), self.without.get(split, ())
+        if not without:
+            return examples
+        return take(examples, np.flatnonzero([key not in without for key in keys(examples)]))
+
+    def _spread(self, split: str) -> Sequence[Example]:
+        """Take as many images of the chosen classes as there may be: before others are left out, for stability."""
+        examples = self._of_classes(split)
+        if split != "val" or self.most_val is None or len(examples) <= self.most_val:
+            return examples
+        return take(examples, evenly(examples, self.most_val))
+
+    def _of_classes(self, split: str) -> Sequence[Example]:
+        examples = self.dataset.examples(split)
+        if self.classes == self.dataset.classes:
+            return examples
+        return take(examples, np.flatnonzero(np.isin(labels(examples), [info.index for info in self.classes])))
+
+
+def used(
+    dataset: Dataset, settings: AnyDataset, without: Mapping[str, AbstractSet[str]] = MappingProxyType({})
+) -> Dataset:
+    """Give what a run uses of a data set: its chosen classes, and no more val images than it validates on.
+
+    Args:
+        dataset: what `load_dataset` returned.
+        settings: its section of the configuration.
+        without: keys of images to leave out of each split, as a look found them.
+
+    Raises:
+        DatasetError: a chosen class is unknown.
+    """
+    most_val = settings.val_images if isinstance(settings, DatasetOnDisk) else None
+    subset = DatasetSubset(dataset.name, select(dataset, settings.classes), dataset, without, most_val)
+    is_whole = subset.classes == dataset.classes and not any(without.values())
+    return dataset if is_whole and subset.examples("val") is dataset.examples("val") else subset
 
 
 def few_shot(dataset: Dataset, shots: int | Literal["all"], seed: int, imbalance: float = 1.0) -> Split:

@@ -95,6 +95,23 @@ def _fraction(key: str, seed: int) -> float:
     return int.from_bytes(digest.digest(), "big") / 2**64
 
 
+def evenly(examples: Sequence[Example], most: int) -> np.ndarray:
+    """Choose at most so many images, evenly over their classes, by a hash of their keys.
+
+    Each class gets as many as the next one, as far as it has them. With a higher number, the same images and others.
+
+    Returns:
+        Their row numbers, ascending.
+    """
+    label = np.asarray(labels(examples), int)
+    fraction = np.fromiter((_fraction(key, 0) for key in keys(examples)), float, len(label))
+    order = np.lexsort((fraction, label))
+    first_of_class = np.searchsorted(label[order], label[order])
+    place = np.empty(len(label), int)
+    place[order] = np.arange(len(label)) - first_of_class
+    return np.sort(np.lexsort((fraction, place))[:most])
+
+
 def keys(examples: Sequence[Example]) -> Iterable[str]:
     """List the key of every example, without making the examples of an index."""
     if isinstance(examples, IndexedImages):

@@ -343,10 +343,8 @@ class RunContext:
     @cached_property
     def data(self) -> Overview:
         """What a look at the real images shows; it is told in a few lines, once."""
-        chosen = self.dataset
-        if len(self.classes) < len(self.dataset.classes):
-            chosen = datasets.DatasetSubset(self.dataset.name, self.classes, self.dataset, {})
-        overview = datasets.look(chosen, self.config.dataset, self._look_folder, self.progress)
+        settings = self.config.dataset
+        overview = datasets.look(datasets.used(self.dataset, settings), settings, self._look_folder, self.progress)
         for line in overview.lines():
             self.progress(Progress("data", 0, 0, line))
         return overview
@@ -362,10 +360,11 @@ class RunContext:
             DatasetError: an image is in more than one split.
         """
         self.data.refuse_problems()
-        without = self.data.without
-        if len(self.classes) == len(self.dataset.classes) and not any(without.values()):
-            return self.dataset
-        return datasets.DatasetSubset(self.dataset.name, self.classes, self.dataset, without)
+        return self._real_images
+
+    @cached_property
+    def _real_images(self) -> Dataset:
+        return datasets.used(self.dataset, self.config.dataset, self.data.without)
 
     def draws(self) -> Draws:
         """The draws of real images that the benchmark runs on; copies of one photo are in one fold.

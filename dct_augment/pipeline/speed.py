@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from dct_augment import datasets
 from dct_augment.classifiers.names import resolve, resolve_zero_shot
 from dct_augment.config import (
     AnyClassifierConfig,
@@ -100,6 +101,7 @@ def measure_trials(config: Config, dataset: Dataset, classes: int, device: str) 
         classes: outputs of the classifier.
         device: torch device.
     """
+    dataset = datasets.used(dataset, config.dataset)
     photos = list(islice(_readable(dataset.examples("train")), _PHOTOS))
     rounds = config.downstream.validation_rounds
     answered = len(dataset.examples("test")) + rounds * len(dataset.examples("val"))

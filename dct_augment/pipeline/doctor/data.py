@@ -55,15 +55,15 @@ def data_set(config: Config) -> tuple[Finding, Dataset | None, int | None, Confi
         return Finding(what, "missing", detail, fix), None, None, config
     try:
         dataset, config = load_dataset(config)
-        classes = datasets.select(dataset, names)
-        remark = check_test(datasets.DatasetSubset(dataset.name, classes, dataset, {}), dataset, config)
+        used = datasets.used(dataset, config.dataset)
+        remark = check_test(used, dataset, config)
     except DatasetError as error:
         terms, count = _PUBLISHED.get(config.dataset.name, ("", None))
         return Finding(what, "missing", str(error), terms), None, len(names) if names else count, config
     sizes = ", ".join(f"{len(dataset.examples(split)):,} {split}" for split in ("train", "val", "test"))
-    detail = f"{dataset.name}: {counted(len(classes), 'class')}; {sizes} images"
+    detail = f"{dataset.name}: {counted(len(used.classes), 'class')}; {sizes} images"
     finding = Finding(what, "warning" if remark else "ok", detail, remark.removeprefix("warning: "))
-    return finding, dataset, len(classes), config
+    return finding, dataset, len(used.classes), config
 
 
 def prompts(config: Config, classes: Sequence[ClassInfo]) -> Finding:

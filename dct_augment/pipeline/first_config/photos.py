@@ -10,7 +10,7 @@ from typing import Any
 from dct_augment import datasets, tars
 from dct_augment.benchmark.requirements import missing_images
 from dct_augment.config import Config, validate
-from dct_augment.datasets import DatasetSubset, Overview, image_files, split_words
+from dct_augment.datasets import Overview, image_files, split_words
 from dct_augment.datasets.folder import holds_pictures
 from dct_augment.datasets.splits import labels
 from dct_augment.errors import DatasetError
@@ -70,7 +70,7 @@ def look_at(path: Path, classes: Sequence[str] | None = None, progress: Progress
         layout = replace(layout, dataset={**layout.dataset, "classes": list(classes)})
     layout, test_is_given = _keep_few_photos(layout)
     dataset, config = load_dataset(_config(layout))
-    chosen = DatasetSubset(dataset.name, datasets.select(dataset, config.dataset.classes), dataset, {})
+    chosen = datasets.used(dataset, config.dataset)
     _refuse_one_class(chosen, path)
     with TemporaryDirectory(prefix="dct-augment-") as folder:
         overview = datasets.look(chosen, config.dataset, Path(folder), progress)
@@ -78,7 +78,7 @@ def look_at(path: Path, classes: Sequence[str] | None = None, progress: Progress
             layout = replace(layout, dataset={**layout.dataset, "duplicates": "drop"})
             config = config.model_copy(update={"dataset": _config(layout).dataset})
             overview = datasets.look(chosen, config.dataset, Path(folder), progress)
-    used = DatasetSubset(dataset.name, chosen.classes, dataset, overview.without)
+    used = datasets.used(dataset, config.dataset, overview.without)
     has_test = config.benchmark.protocol == "holdout" and test_is_given
     photos = Photos(layout, config, chosen.classes, overview, _different(used, overview), has_test)
     _refuse_unreadable_classes(photos, path)
