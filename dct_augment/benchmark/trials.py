@@ -255,7 +255,7 @@ class TrialRunner:
             return {}
         if folder not in self._keys_by_content:
             images = SyntheticImages(folder)
-            self._keys_by_content[folder] = {content(images[index][0]): key for index, key in enumerate(images.keys)}
+            self._keys_by_content[folder] = dict(zip(images.contents(), images.keys, strict=True))
         return self._keys_by_content[folder]
 
     def _shards(self, plan: TrialPlan) -> Path | None:

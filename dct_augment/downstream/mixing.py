@@ -4,26 +4,23 @@ Both are map-style data sets for `torch.utils.data.DataLoader`, or for any loop 
 """
 
 import io
-import json
-import tarfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
-from dct_augment import tars
-from dct_augment.errors import DatasetError, ShardError
-from dct_augment.generation.shards import SPLITS
+from dct_augment.errors import DatasetError
+from dct_augment.generation.image_index import read_index
+from dct_augment.images import content
 from dct_augment.records import Example
 from dct_augment.tars import Span
-from dct_augment.wording import command_of, reason_of
 
 Transform = Callable[[Image.Image], Any]
-_IMAGES = ("png", "webp", "jpg")
 
 
 class SyntheticImages:
@@ -56,40 +53,67 @@ class SyntheticImages:
         transform: Transform | None = None,
     ) -> None:
         self._transform = transform
-        folder = Path(folder)
-        stored = [image for name in _tar_names(folder) for image in _index(folder / name)]
+        self._tars, index = read_index(Path(folder))
         if labels is not None:
-            stored = [replace(image, label=labels[image.label]) for image in stored if image.label in labels]
-        stored.sort(key=lambda image: (image.label, image.key))
-        self._images: list[_StoredImage] = []
-        counts: dict[int, int] = {}
-        for image in stored:
-            counts[image.label] = counts.get(image.label, 0) + 1
-            if (per_class is None or counts[image.label] <= per_class) and (only is None or image.key in only):
-                self._images.append(image)
-        self.keys = tuple(image.key for image in self._images)
-        self.labels = tuple(image.label for image in self._images)
+            index = _relabelled(index, labels)
+        index = index.sort_by([("class_index", "ascending"), ("key", "ascending")])
+        is_chosen = _place_in_class(index) < (len(index) if per_class is None else per_class)
+        if only is not None:
+            is_chosen &= pc.is_in(index["key"], value_set=pa.array(sorted(only), pa.string())).to_numpy()
+        self._index = index.filter(pa.array(is_chosen))
+        self._tar, self._offset, self._bytes = (self._index[name].to_numpy() for name in ("tar", "offset", "bytes"))
+        self.keys = tuple(self._index["key"].to_pylist())
+        self.labels = tuple(self._index["class_index"].to_pylist())
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.keys)
 
     def guide_confidences(self) -> tuple[float, ...]:
-        """Read the probability that the guide gave to the class of each image, from the rows in the tars.
+        """Give the probability that the guide gave to the class of each image.
 
         Raises:
             DatasetError: an image has none.
         """
-        confidences = []
-        for tar, images in groupby(self._images, key=lambda image: image.tar):
-            with tar.open("rb") as stream:
-                confidences += [image.guide_confidence(stream) for image in images]
-        return tuple(confidences)
+        confidences = self._index["guide_confidence"].to_numpy()
+        if len(wrong := np.flatnonzero(~((confidences >= 0) & (confidences <= 1)))):
+            place = wrong[0]
+            value = None if np.isnan(confidences[place]) else confidences[place]
+            raise DatasetError(
+                f"{self._tars[self._tar[place]]}: the row of image {self.keys[place]!r} has no guide_confidence from 0 "
+                f"to 1 for soft labels: {value}. Set downstream.synthetic_labels: hard"
+            )
+        return tuple(confidences.tolist())
+
+    def contents(self) -> tuple[str, ...]:
+        """Give the hash of the pixels of each image (`images.content`); it is opened if its row does not say it."""
+        known = self._index["content"].to_pylist()
+        return tuple(found or content(self._picture(place)) for place, found in enumerate(known))
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        stored = self._images[index]
-        with stored.tar.open("rb") as stream:
-            image = Image.open(io.BytesIO(stored.span.read(stream))).convert("RGB")
-        return (self._transform(image) if self._transform else image), stored.label
+        label, picture = self.labels[index], self._picture(index)
+        return (self._transform(picture) if self._transform else picture), label
+
+    def _picture(self, index: int) -> Image.Image:
+        span = Span(int(self._offset[index]), int(self._bytes[index]))
+        with self._tars[self._tar[index]].open("rb") as stream:
+            return Image.open(io.BytesIO(span.read(stream))).convert("RGB")
+
+
+def _relabelled(index: pa.Table, labels: Mapping[int, int]) -> pa.Table:
+    """Give images the labels of their classes, and leave out those of other classes."""
+    given = index["class_index"].to_numpy()
+    index = index.set_column(
+        index.column_names.index("class_index"),
+        "class_index",
+        pa.array([labels.get(label, -1) for label in given.tolist()], pa.int64()),
+    )
+    return index.filter(pa.array([label in labels for label in given.tolist()], pa.bool_()))
+
+
+def _place_in_class(index: pa.Table) -> np.ndarray:
+    """Number the images of each class from 0, in an index that is sorted by class."""
+    label = index["class_index"].to_numpy()
+    return np.arange(len(label)) - np.searchsorted(label, label)
 
 
 class RealImages:
@@ -217,67 +241,3 @@ class Mixture:
         if soft is None:
             return label
         return soft.label(label, 1.0 if synthetic is None else soft.confidences[synthetic], self._classes)
-
-
-@dataclass(frozen=True)
-class _StoredImage:
-    """An image of a shard, and where it lies in the tar."""
-
-    key: str
-    label: int
-    tar: Path
-    span: Span
-    row: Span | None
-
-    def guide_confidence(self, stream: BinaryIO) -> float:
-        """Read the probability that the guide gave to the class, from the open tar."""
-        row = json.loads(self.row.read(stream)) if self.row else {}
-        confidence = row.get("guide_confidence")
-        if not isinstance(confidence, float | int) or not 0 <= confidence <= 1:
-            raise DatasetError(
-                f"{self.tar}: the row of image {self.key!r} has no guide_confidence from 0 to 1 for soft labels: "
-                f"{confidence!r}. Set downstream.synthetic_labels: hard"
-            )
-        return float(confidence)
-
-
-def _tar_names(folder: Path) -> list[str]:
-    """The tars of a shard folder, as its `_info.json` names them."""
-    path = folder / "_info.json"
-    if not path.is_file():
-        raise DatasetError(f"{folder} holds no _info.json; make shards with `{_generate(folder)}`")
-    try:
-        splits = dict(json.loads(path.read_text(encoding="utf-8"))["splits"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} is damaged: {error}; `{_generate(folder)}` makes it again") from error
-    for split in SPLITS.values():
-        if split in splits:
-            return list(splits[split]["filenames"])
-    raise DatasetError(
-        f"{folder} has no split {' or '.join(map(repr, SPLITS.values()))}; it has: {', '.join(splits) or 'none'}"
-    )
-
-
-def _generate(shards: Path) -> str:
-    """Write the command that makes the shards of a run."""
-    return command_of("generate", shards.parent)
-
-
-def _index(tar: Path) -> list[_StoredImage]:
-    """List the images of a tar.
-
-    Raises:
-        ShardError: the tar cannot be read, or an image has no label.
-    """
-    images = []
-    try:
-        with tar.open("rb") as stream:
-            for sample in tars.index(tar):
-                span = sample.image(_IMAGES)
-                if span is not None:
-                    label = int(sample.members["cls"].read(stream))
-                    images.append(_StoredImage(sample.key, label, tar, span, sample.members.get("json")))
-        return images
-    except (OSError, tarfile.TarError, ValueError, KeyError) as error:
-        again = command_of("verify", tar.parent.parent)
-        raise ShardError(f"{tar} cannot be read: {reason_of(error)}; `{again}` tells more") from error

@@ -74,7 +74,8 @@ def rows(
     """
     by_slug = {info.slug: info for info in classes}
     planned: list[PlanRow] = []
-    for number in range(max((stop for _, stop in spec.ranges.values()), default=0)):
+    last = max((stop for _, stop in spec.ranges.values()), default=0)
+    for number in range(spec.first_number if spec.ranges else 0, last):
         for slug, (start, stop) in spec.ranges.items():
             if start <= number < stop:
                 row = _row(kind, by_slug[slug], number, prompts_config, tokens.get(slug), seed)

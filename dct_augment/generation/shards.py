@@ -9,20 +9,22 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from dct_augment import files, tars
-from dct_augment.config import comparable, differences, fingerprint
+from dct_augment.config import comparable, differences
 from dct_augment.errors import ShardError, StaleRunError
+from dct_augment.generation import shard_rows
+from dct_augment.generation.checked import CheckedFiles, checked_file
 from dct_augment.generation.plan import Layout, ShardSpec
-from dct_augment.images import UNREADABLE_IMAGE
+from dct_augment.generation.shard_rows import StoredRows
+from dct_augment.images import UNREADABLE_IMAGE, content
 from dct_augment.records import GeneratedImage, ImageKind
 from dct_augment.wording import counted, in_one_line, reason_of
 
@@ -34,10 +36,10 @@ SPLITS = {ImageKind.CLASS_TOKEN: "train", ImageKind.PLAIN_PROMPT: "plain_prompt"
 
 _OLD_PLAIN_SPLIT = "plain"  # version 0.1.0 kept plain-prompt images in `shards/` too, under this name
 
-_FROM_NOISE: dict[str, Any] = {"start_key": "", "strength": 1.0}
-"""What the row of an image says that starts from noise. Its tar says nothing: it stays what it was, byte for byte."""
+_UNTOLD = ("start_key", "strength")
+"""What the tar does not say of an image that starts from noise: it stays what it was, byte for byte."""
 
-_TOKEN_AS_IT_IS: dict[str, Any] = {"token_noise": 0.0}
+_UNTOLD_WITHOUT_NOISE = ("token_noise",)
 """The same for an image without noise on its class token."""
 
 _MTIME = 0.0
@@ -46,6 +48,7 @@ _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "webp": ("WEBP", {"lossless": True}),
     "jpg": ("JPEG", {"quality": 95}),
 }
+_LOSSY = ("jpg",)
 
 
 @dataclass(frozen=True)
@@ -55,22 +58,36 @@ class ShardFolder:
     path: Path
     run: str
     split: str
+    _layouts: dict[tuple[int, ...], Layout] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def layout(self) -> Layout:
-        """Read the recorded layout; empty if there is none.
+        """Read the recorded layout; empty if there is none. A file that has not changed is read once.
 
         Raises:
             ShardError: plan.json is not readable.
         """
-        layout: list[ShardSpec] = []
-        for number, ranges in enumerate(_read_plans(self.path).get(self.split, [])):
-            layout.append(ShardSpec(number, {slug: (start, stop) for slug, (start, stop) in ranges.items()}))
-        return tuple(layout)
+        path = self.path / "plan.json"
+        if not path.is_file():
+            return ()
+        status = path.stat()
+        stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
+        if stamp not in self._layouts:
+            layout: list[ShardSpec] = []
+            for number, ranges in enumerate(_read_plans(self.path).get(self.split, [])):
+                layout.append(ShardSpec(number, {slug: (start, stop) for slug, (start, stop) in ranges.items()}))
+            self._layouts.clear()
+            self._layouts[stamp] = tuple(layout)
+        return self._layouts[stamp]
 
     def record(self, layout: Layout) -> None:
-        """Write the layout, before any of its shards."""
-        plans = {self.split: [dict(spec.ranges) for spec in layout]}
-        files.write_text(self.path / "plan.json", json.dumps(plans, indent=1) + "\n")
+        """Write the layout, before any of its shards; a line each."""
+        shards = ",\n".join(json.dumps(spec.ranges, separators=(",", ":")) for spec in layout)
+        files.write_text(self.path / "plan.json", f"{{{json.dumps(self.split)}: [\n{shards}\n]}}\n")
+        self._layouts.clear()
+
+    @cached_property
+    def _checked(self) -> CheckedFiles:
+        return CheckedFiles(checked_file(self.path, self.split))
 
     @property
     def is_old(self) -> bool:
@@ -110,21 +127,24 @@ class ShardFolder:
         Raises:
             StaleRunError: it was made with other settings, or a class had another label.
         """
-        stored = self.load(spec)
-        if stored is None:
+        found = self._found(spec)
+        if found is None:
             return False
-        recorded = stored.metadata["identity"]
+        recorded = shard_rows.read_metadata(self.parquet(spec))["identity"]
         if recorded != comparable(identity, recorded):
             changes = "; ".join(differences(recorded, comparable(identity, recorded)))
             raise StaleRunError(
                 f"{self.tar(spec)} was made with other settings: {changes}. "
                 "Use another --output, or delete the folder's shards to make them again"
             )
-        self._refuse_other_labels(spec, stored.table, labels or {})
-        return self.tar(spec).is_file() and files.sha256(self.tar(spec)) == stored.metadata["tar_sha256"]
+        if labels:
+            self._refuse_other_labels(spec, labels)
+        tar = self.tar(spec)
+        return bool(self._checked.find(tar, lambda: files.sha256(tar)) == found["tar_sha256"])
 
-    def _refuse_other_labels(self, spec: ShardSpec, table: pa.Table, labels: Mapping[str, int]) -> None:
+    def _refuse_other_labels(self, spec: ShardSpec, labels: Mapping[str, int]) -> None:
         """Check that classes still have the labels that a finished shard gave to its images."""
+        table = shard_rows.read_columns(self.parquet(spec), ["class_index", "key"])
         keys = dict(zip(table["class_index"].to_pylist(), table["key"].to_pylist(), strict=True))
         for label, key in keys.items():
             slug = str(key).rpartition("-")[0].removeprefix("plain_")
@@ -141,30 +161,35 @@ class ShardFolder:
         """Write a shard: the tar first, then its rows. A failed image has a row and no picture."""
         import webdataset as wds  # it imports torch; who only reads does not wait for that
 
+        contents: dict[str, str] = {}
         with files.atomic(self.tar(spec)) as partial:
             with partial.open("wb") as stream, wds.TarWriter(stream, mtime=_MTIME, encoder=False) as tar:
                 for image in images:
                     if image.image is not None:
-                        tar.write(_members(image, image_format))
-            digest = files.sha256(partial)
-        table = pa.Table.from_pandas(pd.DataFrame([_record(image) for image in images]), preserve_index=False)
-        metadata = {"identity": identity, "tar_sha256": digest, "shard": self.stem(spec)}
-        signed = metadata | {"sha256": fingerprint(metadata, table.to_pylist())}
-        table = table.replace_schema_metadata({b"dct_augment": json.dumps(signed, sort_keys=True).encode()})
-        with files.atomic(self.parquet(spec)) as partial:
-            pq.write_table(table, partial)
+                        encoded = _encoded(image.image, image_format)
+                        contents[image.row.key] = _content(image.image, encoded, image_format)
+                        tar.write(_members(image, encoded, image_format))
+            digest, size = files.sha256(partial), partial.stat().st_size
+            spans = {sample.key: sample.members[image_format] for sample in tars.index(partial)} if contents else {}
+        records = []
+        for image in images:
+            span = spans.get(image.row.key, shard_rows.NOT_STORED)
+            place = {"content": contents.get(image.row.key, ""), "offset": span.offset, "bytes": span.size}
+            records.append(shard_rows.record(image) | place)
+        metadata = {"identity": identity, "tar_sha256": digest, "tar_bytes": size, "shard": self.stem(spec)}
+        shard_rows.write(self.parquet(spec), records, metadata)
 
     def digest(self, spec: ShardSpec) -> str:
         """Give the recorded SHA-256 of a finished shard's tar; empty if it is not finished."""
-        stored = self.load(spec)
-        return str(stored.metadata["tar_sha256"]) if stored else ""
+        found = self._found(spec)
+        return str(found["tar_sha256"]) if found else ""
 
     def info(self) -> dict[str, Any]:
         """Describe the finished shards as `_info.json` does: file names and counts, by split."""
-        finished = self._finished()
+        finished = list(self._finished())
         if not finished:
             return {}
-        lengths = [stored.table["status"].to_pylist().count("ok") for _, stored in finished]
+        lengths = [found["images"] for _, found in finished]
         return {
             self.split: {
                 "name": self.split,
@@ -175,18 +200,20 @@ class ShardFolder:
         }
 
     def publish(self) -> None:
-        """Write `_info.json`, which timm's wds reader and others find."""
+        """Write `_info.json`, which timm's wds reader and others find; remember which shards are intact."""
         files.write_text(self.path / "_info.json", json.dumps({"splits": self.info()}, indent=1) + "\n")
+        self._checked.save()
 
-    def rows(self) -> pd.DataFrame:
-        """Read all rows of the finished shards, with a `shard` column; empty if there are none."""
+    def rows(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Read rows of the finished shards, with a `shard` column; empty if there are none.
+
+        Args:
+            columns: only these and `shard`; all if None.
+        """
         frames = []
-        for spec, stored in self._finished():
-            frame = stored.table.to_pandas().rename(columns={"source": "kind"})  # its name in version 0.1.0
-            for name, value in (_FROM_NOISE | _TOKEN_AS_IT_IS).items():  # what earlier versions did not have
-                if name not in frame:
-                    frame[name] = value
-            frames.append(frame.assign(shard=self.tar(spec).name))
+        for spec, _ in self._finished():
+            table = shard_rows.read_columns(self.parquet(spec), columns)
+            frames.append(table.to_pandas().assign(shard=self.tar(spec).name))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     def images(self) -> Iterator[tuple[str, int, Image.Image]]:
@@ -197,7 +224,7 @@ class ShardFolder:
     def check(self, spec: ShardSpec) -> list[str]:
         """Say in words what is wrong with a shard; empty if tar, rows and hashes agree."""
         tar, parquet = self.tar(spec), self.parquet(spec)
-        stored = self.load(spec)
+        stored = shard_rows.read(parquet)
         if stored is None:
             if parquet.is_file():
                 return [f"{parquet.name}: damaged"]
@@ -207,36 +234,30 @@ class ShardFolder:
         problems = []
         if files.sha256(tar) != stored.metadata["tar_sha256"]:
             problems.append(f"{tar.name}: its SHA-256 is not the one in {parquet.name}")
-        rows = stored.table.to_pandas()
-        if len(rows) != len(spec):
-            problems.append(f"{tar.name}: {len(rows)} rows, but the plan has {len(spec)}")
-        return problems + _tar_problems(tar, rows)
+        if stored.metadata.get("shard", self.stem(spec)) != self.stem(spec):
+            problems.append(f"{parquet.name}: it is of shard {stored.metadata['shard']}")
+        table = stored.table.to_pandas()
+        if len(table) != len(spec):
+            problems.append(f"{tar.name}: {len(table)} rows, but the plan has {len(spec)}")
+        return problems + _tar_problems(tar, table)
 
-    def load(self, spec: ShardSpec) -> "StoredRows | None":
-        """Read a shard's parquet; None unless all of it is intact."""
-        try:
-            with pq.ParquetFile(self.parquet(spec)) as parquet:
-                table = parquet.read()
-            metadata = dict(json.loads((table.schema.metadata or {})[b"dct_augment"]))
-            digest = metadata.pop("sha256")
-            return StoredRows(metadata, table) if digest == fingerprint(metadata, table.to_pylist()) else None
-        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+    def load(self, spec: ShardSpec) -> StoredRows | None:
+        """Read a shard's parquet; None unless it is intact."""
+        if self._found(spec) is None:
             return None
+        parquet = self.parquet(spec)
+        return StoredRows(shard_rows.read_metadata(parquet), shard_rows.read_columns(parquet))
 
-    def _finished(self) -> "list[tuple[ShardSpec, StoredRows]]":
-        finished = []
+    def _found(self, spec: ShardSpec) -> Mapping[str, Any] | None:
+        """Give what a shard's parquet says of its tar; None unless the parquet is intact."""
+        parquet, shard = self.parquet(spec), self.stem(spec)
+        found: Mapping[str, Any] | None = self._checked.find(parquet, lambda: shard_rows.check(parquet, shard))
+        return found
+
+    def _finished(self) -> Iterator[tuple[ShardSpec, Mapping[str, Any]]]:
         for spec in self.layout():
-            if (stored := self.load(spec)) is not None:
-                finished.append((spec, stored))
-        return finished
-
-
-@dataclass(frozen=True)
-class StoredRows:
-    """The rows of a shard, and what its parquet says of itself."""
-
-    metadata: Mapping[str, Any]
-    table: pa.Table
+            if (found := self._found(spec)) is not None:
+                yield spec, found
 
 
 def shard_folder(root: Path, run: str, kind: ImageKind) -> ShardFolder:
@@ -300,47 +321,28 @@ def read(tar: Path) -> Iterator[tuple[str, int, Image.Image]]:
         raise ShardError(f"{tar.name} cannot be read: {reason_of(error)}") from error
 
 
-def _members(image: GeneratedImage, image_format: str) -> dict[str, Any]:
-    """The files of one image in a tar."""
-    assert image.image is not None
+def _encoded(picture: Image.Image, image_format: str) -> bytes:
+    """Encode a picture as the file that a tar holds."""
     pillow_format, options = _FORMATS[image_format]
     buffer = io.BytesIO()
-    image.image.save(buffer, format=pillow_format, **options)
-    record = _record(image)
-    if not image.row.start_key:
-        record = {key: value for key, value in record.items() if key not in _FROM_NOISE}
-    if not image.row.token_noise:
-        record = {key: value for key, value in record.items() if key not in _TOKEN_AS_IT_IS}
-    metadata = {key: value for key, value in record.items() if value == value and value is not None}
+    picture.save(buffer, format=pillow_format, **options)
+    return buffer.getvalue()
+
+
+def _content(picture: Image.Image, encoded: bytes, image_format: str) -> str:
+    """Hash the pixels as who reads the file has them."""
+    return content(Image.open(io.BytesIO(encoded)) if image_format in _LOSSY else picture)
+
+
+def _members(image: GeneratedImage, encoded: bytes, image_format: str) -> dict[str, Any]:
+    """The files of one image in a tar."""
+    untold: tuple[str, ...] = () if image.row.start_key else _UNTOLD
+    untold += () if image.row.token_noise else _UNTOLD_WITHOUT_NOISE
+    told = {key: value for key, value in shard_rows.record(image).items() if key not in untold}
+    metadata = {key: value for key, value in told.items() if value == value and value is not None}
     return {
         "__key__": image.row.key,
-        image_format: buffer.getvalue(),
+        image_format: encoded,
         "cls": str(image.row.class_index).encode(),
         "json": json.dumps(metadata, ensure_ascii=False, sort_keys=True).encode(),
-    }
-
-
-def _record(image: GeneratedImage) -> dict[str, Any]:
-    """The row of one image in a parquet."""
-    row = image.row
-    return {
-        "key": row.key,
-        "class_index": row.class_index,
-        "class_name": row.class_name,
-        "number": row.number,
-        "prompt": row.prompt,
-        "seed": row.seed,
-        "kind": str(row.kind),
-        "token_sha256": row.token_sha256,
-        "start_key": row.start_key,
-        "strength": row.strength,
-        "token_noise": row.token_noise,
-        "status": image.status,
-        "error": image.error,
-        "guide_label": image.guide_label,
-        "guide_right": image.guide_right,
-        "guide_confidence": round(image.guide_confidence, 4),
-        "judge_label": image.judge_label,
-        "judge_right": image.judge_right,
-        "judge_confidence": round(image.judge_confidence, 4),
     }

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from dct_augment.downstream.mixing import Mixture, RealImages, SoftLabels, SyntheticImages
 from dct_augment.errors import DatasetError, ShardError
+from dct_augment.images import content
 from dct_augment.records import Example, GeneratedImage
 from tests.conftest import CLASSES, ShardRun, drawn
 
@@ -61,6 +62,28 @@ def test_per_class_skips_failed_images(shard_run: ShardRun) -> None:
     shard_run.draw(failed=("crane-000000",))
     images = SyntheticImages(shard_run.root / "shards", per_class=2)
     assert images.keys[:2] == ("crane-000001", "crane-000002")
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpg"])
+def test_tars_without_their_rows_are_read_alike(shard_run: ShardRun, image_format: str) -> None:
+    shard_run.draw(image_format=image_format, failed=("crane-000000",))
+    folder = shard_run.root / "shards"
+    with_rows = SyntheticImages(folder, per_class=2)
+    for parquet in folder.glob("*.parquet"):
+        parquet.unlink()
+    without = SyntheticImages(folder, per_class=2)
+    assert (without.keys, without.labels) == (with_rows.keys, with_rows.labels)
+    assert without.contents() == with_rows.contents() == tuple(content(image) for image, _ in without)
+    assert without.guide_confidences() == with_rows.guide_confidences()
+    assert all(one[0].tobytes() == other[0].tobytes() for one, other in zip(with_rows, without, strict=True))
+
+
+def test_rows_of_another_tar_do_not_say_where_images_lie(made: ShardRun) -> None:
+    folder = made.root / "shards"
+    whole = SyntheticImages(folder)
+    one, other, *_ = sorted(folder.glob("*.parquet"))
+    other.write_bytes(one.read_bytes())
+    assert SyntheticImages(folder).keys == whole.keys
 
 
 def test_images_to_compare_with_are_read_from_their_own_folder(made: ShardRun) -> None:

@@ -17,8 +17,9 @@ from PIL import Image
 from dct_augment.config import fingerprint
 from dct_augment.downstream.mixing import SyntheticImages
 from dct_augment.errors import ShardError, StaleRunError
-from dct_augment.generation import shards
+from dct_augment.generation import checked, shard_rows, shards
 from dct_augment.generation.shards import ShardFolder, shard_folder, shard_folders
+from dct_augment.images import content
 from dct_augment.pipeline.verify import Findings, verify
 from dct_augment.records import GeneratedImage, ImageKind
 from tests.conftest import CLASSES, ShardRun, drawn
@@ -200,6 +201,21 @@ def test_info_leaves_out_unfinished_shards(made: ShardRun) -> None:
     assert (info["train"]["num_samples"], len(info["train"]["filenames"])) == (12, 3)
 
 
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_a_row_says_where_its_picture_lies_and_what_is_in_it(shard_run: ShardRun, image_format: str) -> None:
+    shard_run.draw(image_format=image_format, failed=("crane-000000",))
+    rows = shard_run.folder.rows().set_index("key")
+    failed = rows.loc["crane-000000"]
+    assert (failed["offset"], failed["bytes"], failed["content"]) == (-1, -1, "")
+    pictures = {key: picture for key, _, picture in shard_run.folder.images()}
+    assert len(pictures) == len(rows) - 1
+    for key, picture in pictures.items():
+        row = rows.loc[key]
+        data = (shard_run.folder.path / row["shard"]).read_bytes()[row["offset"] : row["offset"] + row["bytes"]]
+        assert Image.open(io.BytesIO(data)).convert("RGB").tobytes() == picture.tobytes()
+        assert row["content"] == content(picture)
+
+
 # Whether a shard is done.
 
 
@@ -236,6 +252,39 @@ def test_no_flipped_byte_of_a_parquet_changes_rows_unseen(made: ShardRun) -> Non
     assert unseen == []
 
 
+def test_a_finished_shard_that_has_not_changed_is_not_read_again(
+    made: ShardRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checked, "_SETTLED", -1.0)
+    folder, layout = made.folder, made.folder.layout()
+    assert all(folder.done(spec, made.identity) for spec in layout)
+    folder.publish()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("it was read again")
+
+    monkeypatch.setattr(shards.files, "sha256", refuse)
+    monkeypatch.setattr(shard_rows, "check", refuse)
+    later = made.folder
+    assert all(later.done(spec, made.identity) for spec in layout)
+    assert later.info() == folder.info()
+    flip(made.folder.tar(layout[1]), 700)
+    with pytest.raises(AssertionError, match="read again"):
+        later.done(layout[1], made.identity)
+
+
+def test_two_shards_in_each_others_place_are_not_done(made: ShardRun) -> None:
+    one, other, *_ = made.folder.layout()
+    for path in (made.folder.tar, made.folder.parquet):
+        spare = made.root / "spare"
+        path(one).rename(spare)
+        path(other).rename(path(one))
+        spare.rename(path(other))
+    assert not any(made.folder.done(spec, made.identity) for spec in (one, other))
+    problems = found_in(made).problems
+    assert "tiny-train-000000.parquet: it is of shard tiny-train-000001" in problems
+
+
 def test_other_settings_are_refused_by_name(made: ShardRun) -> None:
     spec = made.folder.layout()[0]
     other = {"schema": 1, "generation": {"seed": 5, "image_format": "png"}}
@@ -262,7 +311,7 @@ def test_a_killed_writer_leaves_no_half_shard(shard_run: ShardRun, monkeypatch: 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shards.pq, "write_table", interrupted)
+    monkeypatch.setattr(shard_rows.pq, "write_table", interrupted)
     shard_run.folder.parquet(layout[0]).unlink()
     with pytest.raises(KeyboardInterrupt):
         shard_run.write(layout[0])

@@ -44,6 +44,7 @@ class ImageStage(Stage):
         self._per_class = per_class or context.config.generation.per_class
         self.name = IMAGE_STAGES[kind]
         self._kind, self._shards = kind, context.shards[kind]
+        self._known_tokens: dict[tuple[str | int, ...], ClassToken | None] = {}
 
     def layout(self, classes: Sequence[ClassInfo]) -> plan.Layout:
         """Extend the recorded layout to what is asked for of these classes."""
@@ -64,7 +65,7 @@ class ImageStage(Stage):
         """Generate one shard."""
         context, settings = self._context, self._config.generation
         spec = self._shards.layout()[unit.number]
-        identity, tokens, classes = self._identity(spec), self._tokens(spec), context.dataset.classes
+        identity, tokens, classes = self._identity(spec), self._tokens(spec), self._classes(spec)
         photos = context.start_photos
         starts = photos.choice if photos else None
         noise = settings.token_noise
@@ -82,12 +83,13 @@ class ImageStage(Stage):
 
     def _identity(self, spec: ShardSpec) -> dict[str, Any]:
         """All that decides the pixels of a shard."""
-        classes = [info for info in self._context.dataset.classes if info.slug in spec.ranges]
+        classes = self._classes(spec)
         photos = self._context.start_photos
         started = {"start_images": photos.identity(spec.ranges)} if photos else {}
-        settings, tokens = self._context.identity("generation"), self._tokens(spec)
+        settings, tokens = self._settings, self._tokens(spec)
         if not tokens:
-            settings["generation"].pop("token_noise", None)
+            generation = {key: value for key, value in settings["generation"].items() if key != "token_noise"}
+            settings = settings | {"generation": generation}
         return (
             self._config.narrow(settings, classes)
             | started
@@ -98,16 +100,38 @@ class ImageStage(Stage):
             }
         )
 
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return self._context.identity("generation")
+
+    def _classes(self, spec: ShardSpec) -> list[ClassInfo]:
+        """The classes of a shard, in the order of the data set."""
+        places = sorted(self._places[slug] for slug in spec.ranges if slug in self._places)
+        return [self._context.dataset.classes[place] for place in places]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {info.slug: place for place, info in enumerate(self._context.dataset.classes)}
+
     def _tokens(self, spec: ShardSpec) -> dict[str, ClassToken]:
         """The class token of each class of a shard that is to be generated with it, by slug."""
         if self._kind is ImageKind.PLAIN_PROMPT:
             return {}
+        tokens = {info.slug: self._token(info) for info in self._classes(spec)}
+        return {slug: token for slug, token in tokens.items() if token is not None}
+
+    def _token(self, info: ClassInfo) -> ClassToken | None:
+        """The token of a class, None if it is to be generated without one; a file that has not changed is read once."""
         folder, any_verdict = self._context.tokens, self._config.generation.allow_uncertified
-        tokens: dict[str, ClassToken] = {}
-        for info in self._context.dataset.classes:
-            if info.slug in spec.ranges and folder.is_usable(info, any_verdict=any_verdict):
-                tokens[info.slug] = folder.token(info)
-        return tokens
+        try:
+            status = folder.file(info).stat()
+        except FileNotFoundError:
+            return None
+        file = (info.slug, status.st_size, status.st_mtime_ns, status.st_ino)
+        if file not in self._known_tokens:
+            is_usable = folder.is_usable(info, any_verdict=any_verdict)
+            self._known_tokens[file] = folder.token(info) if is_usable else None
+        return self._known_tokens[file]
 
     @cached_property
     def _generator(self) -> Generator:
