@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.finished_run --classes 1000 --per-class 1000
 
-It writes a run folder with tokens and shards as the stages write them, of pictures of a few pixels, and asks each stage in
-a fresh process what is missing. Seconds are of the processor; the first look reads every byte, the second one does not.
+It writes a run folder with tokens and shards as the stages write them, of pictures of a few pixels, and asks each stage
+in a fresh process what is missing. Seconds are of the processor. The first look reads every byte, later ones do not.
 """
 
 import argparse
@@ -65,15 +65,16 @@ def write_shards(run: Run) -> None:
     stage, shards = ImageStage(run, ImageKind.CLASS_TOKEN), run.shards[ImageKind.CLASS_TOKEN]
     layout = stage.layout(run.classes)
     shards.record(layout)
+    tokens = stage.tokens(run.classes)
     number = 0
     for spec in layout:
         images = []
-        rows = plan.rows(spec, ImageKind.CLASS_TOKEN, run.classes, run.config.prompts, stage._tokens(spec), 0)
+        rows = plan.rows(spec, ImageKind.CLASS_TOKEN, run.classes, run.config.prompts, tokens, 0)
         for row in rows:
             picture = Image.frombytes("RGB", (2, 2), number.to_bytes(12, "big"))
             number += 1
             images.append(GeneratedImage(row, picture, guide_label="x", guide_right=True, guide_confidence=0.9))
-        shards.write(spec, images, stage._identity(spec), "png")
+        shards.write(spec, images, stage.identity(spec, tokens), "png")
     stage.publish()
 
 
@@ -122,9 +123,20 @@ def main() -> None:
             write_tokens(run)
             write_shards(run)
             print(f"{options.classes * options.per_class:,} images written in {time.process_time() - began:.0f} s\n")
-        print("| tokens, s | images, s | both, s | start, s | peak before, MB | peak, MB |\n| --- | --- | --- | --- | --- | --- |", flush=True)
+        print(
+            "| tokens, s | images, s | both, s | start, s | peak before, MB | peak, MB |\n" + "| --- " * 6 + "|",
+            flush=True,
+        )
         for _ in range(2):
-            command = [sys.executable, "-m", "benchmarks.finished_run", *sys.argv[1:], "--look", "--folder", str(folder)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.finished_run",
+                *sys.argv[1:],
+                "--look",
+                "--folder",
+                str(folder),
+            ]
             subprocess.run(command, check=True)
 
 

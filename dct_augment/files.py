@@ -143,6 +143,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def cache_folder() -> Path:
+    """Give the folder of what can be made again: DCT_AUGMENT_CACHE, or `dct-augment` in the user's cache."""
+    own = os.environ.get("DCT_AUGMENT_CACHE")
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dct-augment"
+
+
 def sweep(folder: Path) -> None:
     """Remove what a killed process left unfinished anywhere in `folder`; call it under the run's lock."""
     for partial in list(folder.rglob(".*.partial")):

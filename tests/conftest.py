@@ -2,6 +2,7 @@
 
 import multiprocessing
 import multiprocessing.forkserver
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,12 @@ SLOW_LIST = Path(__file__).parent / "slow.txt"
 _LONG, _LONG_IN_ALL = 0.3, 1.0  # seconds of one case of a test, and of all its cases
 _measured: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
 _long_files: set[Path] = set()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what runs share away from the user's own cache, also in the processes that tests begin."""
+    os.environ["DCT_AUGMENT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @cache

@@ -29,9 +29,11 @@ from dct_augment.cli.common import (
     Output,
     Overrides,
     PerClass,
+    Price,
     command,
     configure,
     console,
+    plan_is_asked,
     print_report,
     print_summary,
     print_table,
@@ -102,11 +104,12 @@ def train(
     output: Output = None,
     device: Device = None,
     dry_run: DryRun = False,
+    price: Price = None,
 ) -> None:
     """Train the class tokens that are missing."""
     settings = configure(config, overrides=overrides, classes=classes, output=output, device=device)
-    if dry_run:
-        return _plan(settings, (StageName.TOKENS,))
+    if plan_is_asked(dry_run, price):
+        return _plan(settings, StageName.TOKENS, price=price)
     with running(settings) as run:
         run.train()
         _token_table(run)
@@ -127,15 +130,16 @@ def generate(
     output: Output = None,
     device: Device = None,
     dry_run: DryRun = False,
+    price: Price = None,
 ) -> None:
     """Generate labelled images into WebDataset shards; missing class tokens are trained first."""
     overrides = [*(overrides or []), *(["generation.allow_uncertified=true"] if allow_uncertified else [])]
     settings = configure(
         config, overrides=overrides, classes=classes, output=output, device=device, per_class=per_class
     )
-    if dry_run:
-        training = (StageName.TOKENS, StageName.CLASS_TOKEN_IMAGES)
-        return _plan(settings, (StageName.PLAIN_PROMPT_IMAGES,) if plain else training)
+    if plan_is_asked(dry_run, price):
+        goal = StageName.PLAIN_PROMPT_IMAGES if plain else StageName.CLASS_TOKEN_IMAGES
+        return _plan(settings, goal, price=price)
     with running(settings) as run:
         if plain:
             run.generate_plain()
@@ -154,11 +158,12 @@ def benchmark(
     output: Output = None,
     device: Device = None,
     dry_run: DryRun = False,
+    price: Price = None,
 ) -> None:
     """Train the low-resource classifier in every arm; makes missing tokens and images first."""
     settings = configure(config, overrides=overrides, classes=classes, output=output, device=device, full=full)
-    if dry_run:
-        return _plan(settings, tuple(StageName), StageName.BENCHMARK)
+    if plan_is_asked(dry_run, price):
+        return _plan(settings, StageName.BENCHMARK, price=price)
     with running(settings) as run:
         run.benchmark()
         run.report()
@@ -175,14 +180,15 @@ def fit(
     output: Output = None,
     device: Device = None,
     dry_run: DryRun = False,
+    price: Price = None,
     export: Annotated[
         ExportFormat | None, typer.Option("--format", help="write it for other programs, too: onnx or torch_export")
     ] = None,
 ) -> None:
     """Train the classifier that you keep, in the best arm on all photos; makes missing trials first."""
     settings = configure(config, overrides=overrides, classes=classes, output=output, device=device, full=full)
-    if dry_run:
-        return _plan(settings, tuple(StageName))
+    if plan_is_asked(dry_run, price):
+        return _plan(settings, StageName.CLASSIFIER, price=price)
     with running(settings) as run:
         folder = run.fit()
         typer.echo(f"classifier: {run.kept_classifier()}")
@@ -219,6 +225,7 @@ def run_command(
     output: Output = None,
     device: Device = None,
     dry_run: DryRun = False,
+    price: Price = None,
 ) -> None:
     """Run all stages as the flow `augment`: tokens, shards, benchmark, classifier, report."""
     settings = configure(
@@ -230,8 +237,8 @@ def run_command(
         per_class=per_class,
         full=full,
     )
-    if dry_run:
-        return _plan(settings, tuple(StageName))
+    if plan_is_asked(dry_run, price):
+        return _plan(settings, StageName.REPORT, price=price)
     overrides = [*(overrides or []), *([f"device={device}"] if device else [])]
     check_writable(settings.root)
     try:
@@ -323,35 +330,49 @@ def _flow(
     )
 
 
-def _plan(settings: "Config", parts: tuple[StageName, ...], goal: StageName = StageName.REPORT) -> None:
+def _plan(settings: "Config", goal: StageName, *, price: float | None) -> None:
     import warnings
 
     warnings.filterwarnings("ignore")
     from dct_augment.pipeline.cost import estimate, folds_hint
+    from dct_augment.pipeline.disk_space import bytes_of_images, free_bytes_at, images_to_make, refuse_full_disk
     from dct_augment.pipeline.protocol import check_test
     from dct_augment.pipeline.run import Run
 
     run = Run(settings)
     table = Table(title=f"{settings.name} -> {settings.root}", title_justify="left")
-    for column in ("part", "to do", "U-Net evaluations", "seconds, about"):
+    of_price = () if price is None else (f"at {price:g} an hour",)
+    for column in ("part", "to do", "U-Net evaluations", "seconds, about", *of_price):
         table.add_column(column, justify="left" if column == "part" else "right")
     remark = ""
     with console.status("measuring one step"), run.without_writing():
+        parts = run.needed_stages(goal)
         if StageName.BENCHMARK in parts:
             remark = check_test(run.real_images(), run.dataset, run.config)
+        refuse_full_disk(run, parts, goal)
         plan = estimate(run, parts, goal)
     for line in plan.lines:
-        seconds = "-" if math.isnan(line.seconds) else f"{line.seconds:,.0f}"
-        table.add_row(line.part, line.todo, f"{line.evaluations:,}", seconds)
+        table.add_row(line.part, line.todo, f"{line.evaluations:,}", *_cost(line.seconds, price))
     table.add_section()
-    table.add_row("total", "", f"{sum(line.evaluations for line in plan.lines):,}", f"{plan.seconds:,.0f}")
+    evaluations = sum(line.evaluations for line in plan.lines)
+    table.add_row("total", "", f"{evaluations:,}", *_cost(plan.seconds, price))
     print_table(table)
+    if images := images_to_make(run, parts, goal):
+        needed, free = bytes_of_images(run.config, images) / 1e6, free_bytes_at(run.config.root) / 1e9
+        typer.echo(f"disk: about {needed:,.0f} MB for {counted(images, 'image')}; {free:,.0f} GB are free")
     if plan.left_out:
         typer.echo(f"not in the seconds: {'; '.join(plan.left_out)}")
     if StageName.ARMS in parts and (hint := folds_hint(run.config, len(run.classes))):
         typer.echo(hint)
     if remark:
         typer.echo(remark)
+
+
+def _cost(seconds: float, price: float | None) -> list[str]:
+    """Write seconds, and with a price of an hour what they cost."""
+    if math.isnan(seconds):
+        return ["-"] * (1 if price is None else 2)
+    return [f"{seconds:,.0f}"] if price is None else [f"{seconds:,.0f}", f"{seconds / 3600 * price:,.2f}"]
 
 
 def _token_table(run: "Run") -> None:

@@ -51,6 +51,21 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, c
 PerClass = Annotated[int | None, typer.Option("--per-class", help="images per class")]
 Full = Annotated[bool, typer.Option("--full", help="seven arms, ratios and curves, six seeds; 200 images a class")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and its cost, and do nothing")]
+Price = Annotated[
+    float | None,
+    typer.Option("--price", min=0, metavar="PER_HOUR", help="of an hour of this machine: --dry-run says the cost, too"),
+]
+
+
+def plan_is_asked(dry_run: bool, price: float | None) -> bool:
+    """Tell whether a command is to print its plan alone.
+
+    Raises:
+        BadParameter: there is a price, and no plan that says what it comes to.
+    """
+    if price is not None and not dry_run:
+        raise typer.BadParameter("--price is a part of the plan that --dry-run prints; add --dry-run, or leave it out")
+    return dry_run
 
 
 def configure(

@@ -1,13 +1,15 @@
 """Opens every picture of a data set once: its size, its hashes, or the reason why it cannot be read.
 
-What was learned is kept in a table. A picture whose file has the size and the time of before is not opened again,
-unless it could not be read: what was wrong may have been mended elsewhere, by a permission or a package. What is known
-of other pictures stays: those of classes or splits that are not looked at today.
+What was learned is kept in a table, and of large data sets in a second one that all runs share. A picture whose file
+has the size and the time of before is not opened again, unless it could not be read: what was wrong may have been
+mended elsewhere, by a permission or a package. What is known of other pictures stays: those of classes or splits that
+are not looked at today.
 """
 
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +39,9 @@ SIGNATURE = 48
 
 _SCHEMA = "2"  # of the table; a table with another is made anew
 _SAVE_EVERY = 300.0  # seconds
+
+_MANY = 1_000
+"""Fewer pictures are opened again by each run, before a second table is worth its file."""
 
 _PICTURE = np.dtype(
     [
@@ -95,8 +100,9 @@ def inspect(
     reading: str = "",
     progress: ProgressCallback = ignore_progress,
     processes: int | None = None,
+    shared: Path | None = None,
 ) -> Pictures:
-    """Open every picture that the table does not know, or that changed, and write the table.
+    """Open every picture that the tables do not know, or that changed, and write the tables.
 
     A stop in between keeps what was done.
 
@@ -106,6 +112,7 @@ def inspect(
         reading: what decides how a picture is read; a table of another is not used.
         progress: gets the number of pictures that were opened.
         processes: how many read side by side; one per core if None.
+        shared: a second table, of many pictures, that other runs write, too.
     """
     pictures = _index(examples)
     stored = _read(table, reading)
@@ -113,7 +120,10 @@ def inspect(
     rows = np.flatnonzero(~pictures.rows["opened"])
     if not len(rows) and stored is not None:
         return pictures
-    del stored
+    if shared is not None and len(rows) >= _MANY and (known := _read(shared, reading)) is not None:
+        _recall(pictures, known)
+        rows = np.flatnonzero(~pictures.rows["opened"])
+    stored = known = None
     saved = time.monotonic()
     done = 0
     try:
@@ -131,6 +141,8 @@ def inspect(
                 saved = time.monotonic()
     finally:
         _write(pictures, others, table, reading)
+        if shared is not None and done >= _MANY:
+            _share(pictures, shared, reading)
     return pictures
 
 
@@ -268,6 +280,16 @@ def _read(table: Path, reading: str) -> pa.Table | None:
     if (metadata.get(b"schema"), metadata.get(b"reading")) != (_SCHEMA.encode(), reading.encode()):
         return None
     return stored
+
+
+def _share(pictures: Pictures, shared: Path, reading: str) -> None:
+    """Add what was learned to the table that all runs share; where it cannot be written, each run opens pictures."""
+    known = _read(shared, reading)
+    others = None
+    if known is not None:
+        others = known.filter(pc.invert(pc.is_in(known["key"], value_set=pictures.keys)))
+    with suppress(OSError):
+        _write(pictures, others, shared, reading)
 
 
 def _write(pictures: Pictures, others: pa.Table | None, path: Path, reading: str) -> None:

@@ -51,7 +51,8 @@ def look(
     Args:
         dataset: the data set, with the classes that are used.
         settings: its section of the configuration.
-        folder: gets `pictures.parquet`, `unreadable.parquet`, `duplicates.parquet` and `overview.json`.
+        folder: gets `pictures.parquet`, `unreadable.parquet`, `duplicates.parquet` and `overview.json`. What is
+            learned of many pictures is also kept in the user's cache, for the next run.
         progress: gets the number of pictures that were opened.
         processes: how many read side by side; one per core if None.
     """
@@ -61,7 +62,9 @@ def look(
     whole = settings.duplicates != "keep" or not len(examples["test"])  # without a test, training images are the test
     inspected = SPLITS if whole else ("val", "test")
     read = {split: examples[split] for split in inspected}
-    pictures = inspection.inspect(read, folder / "pictures.parquet", _reading(settings), progress, processes)
+    reading = _reading(settings)
+    shared = files.cache_folder() / "pictures" / f"{reading}.parquet"
+    pictures = inspection.inspect(read, folder / "pictures.parquet", reading, progress, processes, shared)
     # Without a test, the folds of cross-validation have to know the copies even if these are kept.
     groups = duplicates.find_exact(pictures) if whole else np.full(len(pictures), -1)
     if settings.duplicates != "keep":

@@ -58,7 +58,7 @@ class ShardFolder:
     path: Path
     run: str
     split: str
-    _layouts: dict[tuple[int, ...], Layout] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _plans: dict[tuple[int, ...], "_Plan"] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def layout(self) -> Layout:
         """Read the recorded layout; empty if there is none. A file that has not changed is read once.
@@ -66,24 +66,28 @@ class ShardFolder:
         Raises:
             ShardError: plan.json is not readable.
         """
+        return self._plan().layout
+
+    def _plan(self) -> "_Plan":
         path = self.path / "plan.json"
         if not path.is_file():
-            return ()
+            return _Plan(frozenset(), ())
         status = path.stat()
         stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
-        if stamp not in self._layouts:
+        if stamp not in self._plans:
             layout: list[ShardSpec] = []
-            for number, ranges in enumerate(_read_plans(self.path).get(self.split, [])):
+            splits = _read_plans(path)
+            for number, ranges in enumerate(splits.get(self.split, [])):
                 layout.append(ShardSpec(number, {slug: (start, stop) for slug, (start, stop) in ranges.items()}))
-            self._layouts.clear()
-            self._layouts[stamp] = tuple(layout)
-        return self._layouts[stamp]
+            self._plans.clear()
+            self._plans[stamp] = _Plan(frozenset(splits), tuple(layout))
+        return self._plans[stamp]
 
     def record(self, layout: Layout) -> None:
         """Write the layout, before any of its shards; a line each."""
         shards = ",\n".join(json.dumps(spec.ranges, separators=(",", ":")) for spec in layout)
         files.write_text(self.path / "plan.json", f"{{{json.dumps(self.split)}: [\n{shards}\n]}}\n")
-        self._layouts.clear()
+        self._plans.clear()
 
     @cached_property
     def _checked(self) -> CheckedFiles:
@@ -92,7 +96,7 @@ class ShardFolder:
     @property
     def is_old(self) -> bool:
         """Whether version 0.1.0 made the folder, with two kinds of images in it: it is read, and nothing is added."""
-        return _OLD_PLAIN_SPLIT in _read_plans(self.path)
+        return _OLD_PLAIN_SPLIT in self._plan().splits
 
     def refuse_old_layout(self) -> None:
         """Check that nothing but the images of this kind is planned in this folder.
@@ -276,15 +280,20 @@ def shard_folders(root: Path, run: str) -> dict[ImageKind, ShardFolder]:
     return {kind: shard_folder(root, run, kind) for kind in ImageKind}
 
 
-def _read_plans(folder: Path) -> dict[str, list[dict[str, list[int]]]]:
+@dataclass(frozen=True)
+class _Plan:
+    """What a plan.json holds: the splits in it, and the layout of one of them."""
+
+    splits: frozenset[str]
+    layout: Layout
+
+
+def _read_plans(path: Path) -> dict[str, list[dict[str, list[int]]]]:
     """Read `plan.json`: the ranges of every shard, by split."""
-    path = folder / "plan.json"
-    if not path.is_file():
-        return {}
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
-        raise ShardError(f"{path} is damaged: {in_one_line(error)}. Delete {folder} to make it again") from error
+        raise ShardError(f"{path} is damaged: {in_one_line(error)}. Delete {path.parent} to make it again") from error
 
 
 def _tar_problems(tar: Path, rows: pd.DataFrame) -> list[str]:

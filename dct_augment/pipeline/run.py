@@ -26,6 +26,7 @@ from dct_augment.errors import ModelError, StaleRunError, TokenTrainingError, Un
 from dct_augment.generation import plan
 from dct_augment.metrics.accuracy import class_titles
 from dct_augment.pipeline.context import RunContext
+from dct_augment.pipeline.disk_space import refuse_full_disk
 from dct_augment.pipeline.stages import IMAGE_STAGES, STAGES, ClassifierStage, ImageStage, Stage, TokenStage, TrialStage
 from dct_augment.pipeline.unit_pool import threads_of_units
 from dct_augment.records import ClassInfo, ImageKind, Progress, StageName, StopReason, WorkUnit
@@ -116,15 +117,17 @@ class Run(RunContext):
 
         Raises:
             StaleRunError: version 0.1.0 made the images of this run.
-            InputError: a text encoder would cut a prompt, or images of a class have no photo to start from.
+            InputError: a text encoder would cut a prompt, images of a class have no photo to start from, or the disk is
+                too small for the images.
             DatasetError: a few-shot draw needs more images than there are.
             TokenTrainingError: the training of every class failed.
             ModelError: the folder is new, and a model that the stages need cannot be had.
         """
-        names = self._needed_stages(goal)
+        names = self.needed_stages(goal)
         for kind, stage in IMAGE_STAGES.items():
             if stage in names:
                 self.shards[kind].refuse_old_layout()  # before anything is written
+        refuse_full_disk(self, names, goal)
         self.check_prompts()
         self._check_models(names)
         if names & set(IMAGE_STAGES.values()):
@@ -168,7 +171,7 @@ class Run(RunContext):
             return per_class
         return min(per_class, most_synthetic_images(self.config.benchmark))
 
-    def _needed_stages(self, goal: StageName) -> frozenset[StageName]:
+    def needed_stages(self, goal: StageName) -> frozenset[StageName]:
         """List what a goal needs: a benchmark the images of its arms, a report those of class tokens in any case."""
         names = set(_NEEDED_STAGES[goal])
         if StageName.BENCHMARK in names:

@@ -306,3 +306,18 @@ def test_a_piped_doctor_prints_lines_that_can_be_read() -> None:
     place = next(number for number, line in enumerate(lines) if line.startswith("missing  guide: "))
     assert lines[place + 1] == "         -> correct the name"
     assert "│" not in done.stdout
+
+
+def test_a_price_needs_a_plan(call: Call) -> None:
+    result = call("train", "--price", "2.5")
+    assert result.returncode == 2
+    assert "add --dry-run" in result.stderr
+
+
+def test_the_plan_says_what_each_part_costs_and_what_room_its_images_take(call: Call) -> None:
+    result = call("generate", "--classes", "crane", "--per-class", "7", "--dry-run", "--price", "3600")
+    assert result.returncode == 0, result.stderr
+    assert "at 3600 an hour" in result.stdout
+    (total,) = [line.split("│") for line in result.stdout.splitlines() if "total" in line]
+    assert float(total[-2].replace(",", "")) == pytest.approx(float(total[-3].replace(",", "")), abs=0.6)
+    assert "MB for 7 images" in result.stdout

@@ -111,6 +111,59 @@ def test_a_damaged_table_is_made_anew(tmp_path: Path) -> None:
     assert read(root, tmp_path)[1] == 0
 
 
+def read_shared(root: Path, table: Path, shared: Path) -> int:
+    """Look at all pictures with a second table; return how many were opened."""
+    data = load("folder", root)
+    told: list[Progress] = []
+    inspect({split: data.examples(split) for split in SPLITS}, table, "{}", told.append, shared=shared)
+    assert len(pq.read_table(table)) == 24
+    return told[-1].done if told else 0
+
+
+def test_another_run_opens_no_picture_that_one_run_has_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "_MANY", 2)
+    root, shared = photograph_tree(tmp_path / "data"), tmp_path / "cache" / "x.parquet"
+    assert read_shared(root, tmp_path / "one.parquet", shared) == 24
+    assert read_shared(root, tmp_path / "two.parquet", shared) == 0
+    for picture in sorted((root / "train" / "china").iterdir())[:2]:
+        move_time(picture, 10)
+    assert read_shared(root, tmp_path / "three.parquet", shared) == 2
+    assert read_shared(root, tmp_path / "four.parquet", shared) == 0
+    shared.write_bytes(b"no parquet")
+    assert read_shared(root, tmp_path / "five.parquet", shared) == 24
+    assert read_shared(root, tmp_path / "six.parquet", shared) == 0
+
+
+def test_few_pictures_are_opened_by_each_run(tmp_path: Path) -> None:
+    root, shared = photograph_tree(tmp_path / "data"), tmp_path / "cache" / "x.parquet"
+    for table in ("one.parquet", "two.parquet"):
+        assert read_shared(root, tmp_path / table, shared) == 24
+    assert not shared.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "_MANY", 2)
+    root, file = photograph_tree(tmp_path / "data"), tmp_path / "file"
+    file.write_bytes(b"")
+    for table in ("one.parquet", "two.parquet"):
+        assert read_shared(root, tmp_path / table, file / "x.parquet") == 24
+
+
+def test_a_look_shares_what_it_learned_of_many_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "_MANY", 2)
+    monkeypatch.setenv("DCT_AUGMENT_CACHE", str(tmp_path / "cache"))
+    root = photograph_tree(tmp_path / "data")
+    section = config.validate(
+        {"name": "x", "dataset": {"name": "folder", "path": str(root)}, "guide": {"name": "pocket/birds-guide"}}
+    ).dataset
+    for folder, opened in (("one", True), ("two", False)):
+        told: list[Progress] = []
+        overview = datasets.look(datasets.load(section), section, tmp_path / folder, told.append)
+        assert any("pictures read" in progress.note for progress in told) == opened
+        assert (tmp_path / folder / "overview.json").read_bytes() == (tmp_path / "one" / "overview.json").read_bytes()
+        assert sum(overview.counts.values()) == 24
+
+
 def test_what_was_read_before_a_stop_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = photograph_tree(tmp_path / "data")
     data = load("folder", root)

@@ -92,7 +92,7 @@ def few(photos: Path, *settings: str, start: str = "same_class", **options: Any)
 
 def identity(run: Run) -> dict[str, Any]:
     stage = ImageStage(run, PLAIN)
-    return stage._identity(stage.layout(run.classes)[0])
+    return stage.identity(stage.layout(run.classes)[0], {})
 
 
 @pytest.mark.parametrize("start", ["same_class", "any_class"])
@@ -114,7 +114,7 @@ def test_noise_on_tokens_makes_no_shard_of_plain_prompts_stale(photos: Path) -> 
 def test_a_class_that_is_left_out_today_makes_no_shard_stale(photos: Path) -> None:
     whole = few(photos)
     spec = ImageStage(whole, PLAIN).layout(whole.classes)[0]
-    assert ImageStage(few(photos, classes=["gate"]), PLAIN)._identity(spec) == identity(whole)
+    assert ImageStage(few(photos, classes=["gate"]), PLAIN).identity(spec, {}) == identity(whole)
 
 
 @pytest.mark.slow

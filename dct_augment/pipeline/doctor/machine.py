@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-import shutil
 import subprocess
 import sys
 import urllib.error
@@ -12,11 +11,9 @@ from packaging.requirements import Requirement
 
 from dct_augment.config import Config
 from dct_augment.diffusion.memory import free_bytes
+from dct_augment.pipeline.disk_space import bytes_of_images, free_bytes_at, side_of
 from dct_augment.pipeline.doctor.finding import Finding
-from dct_augment.pipeline.first_config import models
-from dct_augment.wording import reason_of
-
-_BYTES_PER_PIXEL = {"png": 1.7, "webp": 0.25, "jpg": 0.35}  # of photographs, roughly
+from dct_augment.wording import counted, reason_of
 
 
 def packages() -> Finding:
@@ -64,15 +61,12 @@ def _gpus() -> str:
 
 def disk(config: Config, images: int | None) -> Finding:
     """Examine whether the images of a run fit on the disk."""
-    folder = config.root.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = free_bytes_at(config.root)
     if images is None:
         return Finding("disk", "ok", f"{free / 1e9:.0f} GB free; the need is known once the data set is there")
-    side = models.size_of(config.model.path, config.model.revision).side
-    needed = images * side * side * _BYTES_PER_PIXEL[config.generation.image_format]
-    detail = f"about {needed / 1e6:,.0f} MB for {images:,} images of {side} pixels; {free / 1e9:.0f} GB free"
+    needed = bytes_of_images(config, images)
+    size = f"{counted(images, 'image')} of {side_of(config)} pixels"
+    detail = f"about {needed / 1e6:,.0f} MB for {size}; {free / 1e9:.0f} GB free"
     if free < needed:
         return Finding("disk", "missing", detail, "choose another --output, fewer --per-class, or image_format=jpg")
     return Finding("disk", "ok", detail)

@@ -1,6 +1,6 @@
 """The stages of images: with class tokens, and with plain prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -56,7 +56,8 @@ class ImageStage(Stage):
         shards.refuse_old_layout()
         layout = self.layout(self._context.classes)
         labels = {info.slug: info.index for info in self._context.dataset.classes}
-        missing = [spec for spec in layout if not shards.done(spec, self._identity(spec), labels)]
+        tokens = self.tokens(self._context.dataset.classes)  # all at once, not those of every shard
+        missing = [spec for spec in layout if not shards.done(spec, self.identity(spec, tokens), labels)]
         if missing:
             shards.record(layout)
         return tuple(WorkUnit(self.name, spec.number, shards.stem(spec), len(spec)) for spec in missing)
@@ -65,7 +66,9 @@ class ImageStage(Stage):
         """Generate one shard."""
         context, settings = self._context, self._config.generation
         spec = self._shards.layout()[unit.number]
-        identity, tokens, classes = self._identity(spec), self._tokens(spec), self._classes(spec)
+        classes = self._classes(spec)
+        tokens = self.tokens(classes)
+        identity = self.identity(spec, tokens)
         photos = context.start_photos
         starts = photos.choice if photos else None
         noise = settings.token_noise
@@ -81,24 +84,28 @@ class ImageStage(Stage):
         """Write `_info.json` beside the shards."""
         self._shards.publish()
 
-    def _identity(self, spec: ShardSpec) -> dict[str, Any]:
-        """All that decides the pixels of a shard."""
+    def identity(self, spec: ShardSpec, tokens: Mapping[str, ClassToken]) -> dict[str, Any]:
+        """Give all that decides the pixels of a shard; `tokens` are those of its classes, and maybe of others."""
         classes = self._classes(spec)
         photos = self._context.start_photos
         started = {"start_images": photos.identity(spec.ranges)} if photos else {}
-        settings, tokens = self._settings, self._tokens(spec)
-        if not tokens:
+        settings = self._settings
+        digests = {info.slug: tokens[info.slug].sha256 for info in classes if info.slug in tokens}
+        if not digests:
             generation = {key: value for key, value in settings["generation"].items() if key != "token_noise"}
             settings = settings | {"generation": generation}
         return (
             self._config.narrow(settings, classes)
             | started
-            | {
-                "kind": str(self._kind),
-                "tokens": {slug: token.sha256 for slug, token in tokens.items()},
-                "names": {info.slug: info.name for info in classes},
-            }
+            | {"kind": str(self._kind), "tokens": digests, "names": {info.slug: info.name for info in classes}}
         )
+
+    def tokens(self, classes: Iterable[ClassInfo]) -> dict[str, ClassToken]:
+        """Give the class token of each class that is to be generated with it, by slug."""
+        if self._kind is ImageKind.PLAIN_PROMPT:
+            return {}
+        tokens = {info.slug: self._token(info) for info in classes}
+        return {slug: token for slug, token in tokens.items() if token is not None}
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
@@ -112,13 +119,6 @@ class ImageStage(Stage):
     @cached_property
     def _places(self) -> dict[str, int]:
         return {info.slug: place for place, info in enumerate(self._context.dataset.classes)}
-
-    def _tokens(self, spec: ShardSpec) -> dict[str, ClassToken]:
-        """The class token of each class of a shard that is to be generated with it, by slug."""
-        if self._kind is ImageKind.PLAIN_PROMPT:
-            return {}
-        tokens = {info.slug: self._token(info) for info in self._classes(spec)}
-        return {slug: token for slug, token in tokens.items() if token is not None}
 
     def _token(self, info: ClassInfo) -> ClassToken | None:
         """The token of a class, None if it is to be generated without one; a file that has not changed is read once."""
