@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dct_augment.benchmark import estimates
+from dct_augment.benchmark.arms import ARMS
 from dct_augment.intervals import estimate_json, fold_test, permutation_test, sign_test
 from dct_augment.metrics.accuracy import confusion_counts
 
@@ -104,6 +106,7 @@ def summarize_trials(
             "paired": _paired(trials, folds),
             "curves": {},
             "confusion": {},
+            "by_class": _by_class({}, names),
             "models": _models_at(of_all_models, shots, per_class, folds),
         }
     base = _base_setting(trials, shots, per_class)
@@ -124,6 +127,7 @@ def summarize_trials(
         "paired": _paired(at_base, folds),
         "curves": _curves(trials, base, folds),
         "confusion": _confusions(at_base, names),
+        "by_class": _by_class(by_arm, names),
         "models": _models(base.trials(of_all_models), folds),
         "seconds": float(trials["seconds"].sum()),
     }
@@ -231,6 +235,30 @@ def _confusions(trials: pd.DataFrame, names: Mapping[int, str]) -> dict[str, Any
         if confusion is not None:
             confusions[arm] = confusion
     return confusions
+
+
+def _by_class(by_arm: Mapping[str, pd.DataFrame], names: Mapping[int, str]) -> dict[str, Any]:
+    """Give the accuracy of each class by arm, all draws together, and the best arms with and without synthetic images.
+
+    Of equal ones the first is the best; None where there is none.
+    """
+    shares = {arm: _class_shares(trials, names) for arm, trials in by_arm.items()}
+    means = {arm: float(trials["accuracy"].mean()) for arm, trials in by_arm.items()}
+    with_images = [arm for arm in means if arm in ARMS and ARMS[arm].images is not None]
+    without = [arm for arm in means if arm in ARMS and ARMS[arm].images is None]
+    return {
+        "arms": shares,
+        "arm": max(with_images, key=means.__getitem__, default=None),
+        "baseline": max(without, key=means.__getitem__, default=None),
+    }
+
+
+def _class_shares(trials: pd.DataFrame, names: Mapping[int, str]) -> dict[str, float]:
+    """Share of right answers of each class that the test has."""
+    truth = np.concatenate([np.asarray(labels) for labels in trials["truth"]])
+    right = truth == np.concatenate([np.asarray(labels) for labels in trials["predicted"]])
+    shares = pd.Series(right).groupby(truth).mean()
+    return {name: round(float(shares[index]), 4) for index, name in names.items() if index in shares.index}
 
 
 def _class_names(indices: Sequence[int], names: Mapping[int, str]) -> list[str]:

@@ -122,6 +122,24 @@ def test_confusions_are_summed_over_the_seeds_of_the_base_setting() -> None:
     assert confusion["class_token"]["pairs"] == [{"truth": "crane", "answer": ODD, "n": 3, "of": 6, "share": 0.5}]
 
 
+def test_accuracy_of_each_class_is_over_all_draws_and_the_best_arms_are_named() -> None:
+    rows = [
+        trial("real", 0, 0.5, truth=[0, 0, 1], predicted=[0, 1, 1]),
+        trial("real", 1, 0.5, truth=[0, 0, 1], predicted=[0, 0, 0]),
+        trial("real+strong_aug", 0, 0.4, truth=[0, 0, 0], predicted=[1, 1, 0]),
+        trial("plain_prompt", 0, 0.7, truth=[0, 1, 7], predicted=[0, 1, 7]),
+        trial("class_token", 0, 0.6, truth=[0, 0, 1], predicted=[0, 1, 1]),
+        trial("real", 0, 0.9, shots=1),
+    ]
+    by_class = summarize(pd.DataFrame(rows))["by_class"]
+    assert (by_class["arm"], by_class["baseline"]) == ("plain_prompt", "real")
+    assert by_class["arms"]["real"] == {"crane": 0.75, ODD: 0.5}
+    assert by_class["arms"]["real+strong_aug"] == {"crane": 0.3333}
+    assert by_class["arms"]["plain_prompt"] == {"crane": 1.0, ODD: 1.0}  # a class that is not of the run has no place
+    none = summarize(pd.DataFrame([trial("real", 0, 0.5)]))["by_class"]
+    assert (none["arm"], none["baseline"]) == (None, "real")
+
+
 def test_equal_accuracies_are_ties_for_the_tests() -> None:
     rows = [
         trial(arm, seed, 0.1 + 0.2 if arm == "real" else 0.3) for arm in ("real", "real+strong_aug") for seed in (0, 1)
