@@ -10,8 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 Summary = Mapping[str, Any]
 
+KINDS = ("plain_prompt", "class_token")
 METRICS = ("judge_top1", "fid", "kid", "precision", "recall", "density", "coverage", "diversity")
 
 
@@ -21,7 +24,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--details", action="store_true", help="also paired differences, curves and metrics")
     options = parser.parse_args()
-    runs = [json.loads((run / "report" / "summary.json").read_text(encoding="utf-8")) for run in options.runs]
+    runs = [_read(run / "report") for run in options.runs]
     _table(
         ["judge accuracy", *(f"{summary['name']}, {kind}" for summary in runs for kind in ("plain", "token"))],
         _recognised(runs),
@@ -32,14 +35,23 @@ def main() -> None:
             _details(summary)
 
 
+def _read(report: Path) -> Summary:
+    """The summary of a run, with the least that the judge recognises of any class, by kind."""
+    summary = json.loads((report / "summary.json").read_text(encoding="utf-8"))
+    table = pd.read_csv(report / summary["files"]["classes"])
+    return {**summary, "worst_class": {kind: _worst(table, kind) for kind in KINDS}}
+
+
+def _worst(table: pd.DataFrame, kind: str) -> dict[str, Any]:
+    worst = table.loc[table[f"{kind}.judge_accuracy"].idxmin()]
+    return {"mean": worst[f"{kind}.judge_accuracy"], "ci95": [worst[f"{kind}.low"], worst[f"{kind}.high"]]}
+
+
 def _recognised(runs: Sequence[Summary]) -> Iterable[list[str]]:
-    kinds = ("plain_prompt", "class_token")
-    yield ["all classes", *(_interval(summary["judge_accuracy"][kind]) for summary in runs for kind in kinds)]
+    yield ["all classes", *(_interval(summary["judge_accuracy"][kind]) for summary in runs for kind in KINDS)]
     homonyms = [summary.get("judge_accuracy_homonyms") or {} for summary in runs]
-    yield ["ambiguous words", *(_interval(summary.get(kind)) for summary in homonyms for kind in kinds)]
-    classes = [[rows[kind] for rows in summary["classes"].values()] for summary in runs for kind in kinds]
-    worst = [min(rows, key=lambda row: row["judge_accuracy"]) for rows in classes]
-    yield ["worst class", *(_interval({**row, "mean": row["judge_accuracy"]}) for row in worst)]
+    yield ["ambiguous words", *(_interval(summary.get(kind)) for summary in homonyms for kind in KINDS)]
+    yield ["worst class", *(_interval(summary["worst_class"][kind]) for summary in runs for kind in KINDS)]
 
 
 def _arms(runs: Sequence[Summary]) -> Iterable[list[str]]:

@@ -22,13 +22,12 @@ from prefect.artifacts import (
 
 from dct_augment.pipeline.run import Run
 from dct_augment.records import Progress, ProgressCallback, WorkUnit
-from dct_augment.report import thumbnails
+from dct_augment.report import class_images
 from dct_augment.report.page import answer_in_words, headlines
 from dct_augment.report.summary import KINDS, json_value
 
 _EVERY = 3.0  # seconds between two updates of a progress bar
 _CLASSES_SHOWN = 12  # classes with thumbnails; the report has all
-_THUMBNAILS_BUDGET = 300_000  # characters of one class's thumbnails; the server's data base keeps them
 _TOKEN_COLUMNS = {
     "class": "class",
     "updates": "updates",
@@ -110,18 +109,15 @@ class _ClassImages:
 def _class_images(run: Run) -> list[_ClassImages]:
     """Render thumbnails of the first classes; a class without images is left out."""
     rows = {kind: run.shards[kind].rows() for kind in KINDS}
-    classes, count = run.classes[:_CLASSES_SHOWN], run.config.report.images_per_class
-    tables = list(rows.values())
-    numbers = {info.index: thumbnails.first_image_numbers(tables, info.index, count) for info in classes}
-    loaded = {kind: thumbnails.load_thumbnails(run.shards[kind], rows[kind], numbers) for kind in KINDS}
-    class_images = []
+    classes = run.classes[:_CLASSES_SHOWN]
+    sheets = class_images.render_classes(classes, rows, run.shards, run.config.report.images_per_class)
+    shown = []
     for info in classes:
-        kinds = [kind for kind in KINDS if info.index in loaded[kind]]
-        if kinds:
-            which = "plain prompt above, class token below" if len(kinds) > 1 else "class token"
-            uri = thumbnails.render_stacked([loaded[kind][info.index] for kind in kinds], _THUMBNAILS_BUDGET)
-            class_images.append(_ClassImages(info.slug, f"{info.name}: {which}", uri))
-    return class_images
+        if info.slug in sheets:
+            kinds = [str(kind).replace("_", " ") for kind in sheets[info.slug].rows]
+            which = f"{kinds[0]} above, {kinds[1]} below" if len(kinds) > 1 else kinds[0]
+            shown.append(_ClassImages(info.slug, f"{info.name}: {which}", sheets[info.slug].sheet.uri))
+    return shown
 
 
 def _summary(run: Run, page: Path) -> str:

@@ -21,7 +21,7 @@ GAIN_METHOD = "accuracy of class_token minus plain_prompt on n pairs of the same
 ROLES = ("judge", "guide")
 """The classifiers that recognise images; the judge, which no token was trained to please, comes first."""
 
-PAIRS_SHOWN = 15
+PAIRS_SHOWN = 25
 """How many of the most confused pairs are listed."""
 
 _COLUMNS = ("class_index", "number", "ok", "fallback", "guide_label", "judge_label", "guide", "judge")
@@ -85,21 +85,28 @@ def recognised_share(right: pd.Series) -> Estimate:
     return proportion(int(measured.sum()), len(measured))
 
 
-def paired_class_gain(recognised: Mapping[str, pd.DataFrame], role: str, class_index: int) -> Estimate:
-    """Return what the token gains over the plain prompt in one class, on the images that share their noise."""
-    by_number = {}
-    for kind in ("plain_prompt", "class_token"):
-        table = recognised[kind]
-        images = table[table["class_index"] == class_index]
-        by_number[kind] = images.set_index("number")[role].dropna()
-    pairs = pd.DataFrame(by_number).dropna().astype(bool)
-    token, plain = pairs["class_token"], pairs["plain_prompt"]
-    return paired_gain(
-        both=int((token & plain).sum()),
-        first=int((token & ~plain).sum()),
-        second=int((plain & ~token).sum()),
-        neither=int((~token & ~plain).sum()),
+def paired_class_gains(
+    recognised: Mapping[str, pd.DataFrame], role: str, indices: Sequence[int]
+) -> dict[int, Estimate]:
+    """Return what the token gains over the plain prompt in each class, on the images that share their noise."""
+    place = ["class_index", "number"]
+    plain, token = (
+        # A table without rows has columns without a type.
+        recognised[kind][[*place, role]].dropna().astype(dict.fromkeys(place, int))
+        for kind in ("plain_prompt", "class_token")
     )
+    pairs = token.merge(plain, on=place, suffixes=("_token", "_plain"))
+    with_token, with_plain = pairs[f"{role}_token"].astype(bool), pairs[f"{role}_plain"].astype(bool)
+    outcomes = pd.DataFrame(
+        {
+            "both": with_token & with_plain,
+            "first": with_token & ~with_plain,
+            "second": with_plain & ~with_token,
+            "neither": ~with_token & ~with_plain,
+        }
+    )
+    counts = outcomes.groupby(pairs["class_index"]).sum().reindex(list(indices), fill_value=0).astype(int)
+    return {int(row.Index): paired_gain(row.both, row.first, row.second, row.neither) for row in counts.itertuples()}
 
 
 def names_by_gain(gains: Mapping[str, Estimate]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from dct_augment.report.arm_styles import arm_style
-from dct_augment.report.data_uris import png_data_uri
+from dct_augment.report.data_uris import webp, webp_data_uri
 from dct_augment.wording import counted
 
 _SIDE = 96
@@ -123,4 +123,4 @@ def render_mistakes(section: AnswerSection) -> list[tuple[str, str]]:
 def _small(image: Image.Image) -> str:
     copy = image.copy()
     copy.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    return png_data_uri(copy, optimize=True)
+    return webp_data_uri(webp(copy))

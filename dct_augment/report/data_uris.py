@@ -5,9 +5,16 @@ import io
 
 from PIL import Image
 
+_QUALITY = 80  # of WebP: a fifth to a tenth of the bytes of a PNG, and no difference that is seen at these sizes
 
-def png_data_uri(image: Image.Image, *, optimize: bool = False) -> str:
-    """Return the image as a PNG in a data URI; `optimize` takes longer and makes it smaller."""
+
+def webp(image: Image.Image) -> bytes:
+    """Return the image as the bytes of a WebP file."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=optimize)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    image.save(buffer, format="WEBP", quality=_QUALITY)
+    return buffer.getvalue()
+
+
+def webp_data_uri(data: bytes) -> str:
+    """Return the bytes of a WebP file as a data URI."""
+    return "data:image/webp;base64," + base64.b64encode(data).decode("ascii")

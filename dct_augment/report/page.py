@@ -1,11 +1,14 @@
-"""The last stage: what a run showed, as one page for people and one JSON file for machines.
+"""The last stage: what a run showed, as one page for people, and its numbers in files for programs.
 
-The page shows the numbers of the JSON file and computes none of its own.
+The page shows the numbers of these files and computes none of its own.
 """
 
+import base64
+import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +19,29 @@ from markupsafe import Markup
 from dct_augment import files
 from dct_augment.config import Config, dump
 from dct_augment.generation.shards import ShardFolder
-from dct_augment.metrics import accuracy
 from dct_augment.records import ClassInfo, ImageKind
 from dct_augment.report import answer as answer_section
-from dct_augment.report import charts, confusion_matrices, number_formats, thumbnails
+from dct_augment.report import charts, class_images, confusion_matrices, number_formats
 from dct_augment.report import real_images as real_image_section
 from dct_augment.report.answer import AnswerSection
 from dct_augment.report.arm_styles import arm_style, arms_in_page_order, in_page_order
+from dct_augment.report.confusion_matrices import Matrix
 from dct_augment.report.real_images import RealImageSection
-from dct_augment.report.summary import KINDS, Tables, json_value, summarize
+from dct_augment.report.summary import KINDS, Tables, summarize
+from dct_augment.report.summary_files import write_summary
 from dct_augment.wording import settings_of
 
-CHARTS_BUDGET = 800_000
-"""Characters of training curves in the page: some 120 classes."""
+CHARTS_BUDGET = 400_000
+"""Characters of training curves in the page: some 60 classes."""
 
 NAMED_GAINS = 40
 """Up to so many classes the chart of gains names them."""
 
-ROWS = 500
-"""Classes in a table of the page; the others are in summary.json."""
+ROWS = 200
+"""Classes in a table of the page; classes.csv has all."""
+
+CLASSES_PER_PAGE = 24
+"""Classes whose images are shown at a time; more of them can be searched and paged through."""
 
 _SEE_TABLE = "the table below has the numbers"
 
@@ -54,14 +61,14 @@ def write_report(
     other_trials: str = "",
     answer: AnswerSection | None = None,
 ) -> Path:
-    """Write `report/summary.json`, then `report/index.html`, under `root`; return the page's path.
+    """Write the files of numbers and images, then `report/index.html`, under `root`; return the page's path.
 
     All tables may be empty: the page then says which command makes them.
 
     Args:
         root: The folder of the run.
         config: The configuration of the run.
-        classes: The classes to report, in the order of the page.
+        classes: The classes to report.
         environment: By name, versions, device and times to show.
         tokens: The index of the token folder.
         shards: The generated images, by kind.
@@ -82,34 +89,34 @@ def write_report(
         benchmark=benchmark,
         metrics=pd.DataFrame() if metrics is None else metrics,
         filtered=pd.DataFrame() if filtered is None else filtered,
+        answer=answer_section.summarize(answer) if answer else None,
     )
     summary = summarize(config, classes, environment=environment, tables=tables)
     summary["real_images"] = real_image_section.summarize(real_images) if real_images else None
     summary["other_trials"] = other_trials or None
-    summary["answer"] = json_value(answer_section.summarize(answer)) if answer else None
-    environment_of_page = _jinja_environment()
-    environment_of_page.globals["options"] = "".join(f" {word}" for word in map(shlex.quote, settings_of(root)))
-    template = environment_of_page.get_template("report.html.j2")
-    page = template.render(
+    folder = root / "report"
+    images = class_images.render_classes(classes, rows, shards, config.report.images_per_class)
+    slugs = [summary["classes"][name]["slug"] for name in summary["class_order"]["names"]]
+    sheets = class_images.publish(folder, images, slugs)
+    page = _page_template(root).render(
         summary=summary,
         config=dump(config),
         kinds=KINDS,
-        row_limit=ROWS,
-        class_thumbnails=_render_thumbnails(classes, rows, shards, config.report.images_per_class),
-        slugs={title: info.slug for info, title in _with_titles(classes)},
-        token_charts=_token_charts(classes, summary["classes"]),
+        sheets=sheets,
+        token_charts=_token_charts(summary),
         benchmark_charts=_benchmark_charts(summary["benchmark"]),
         gain_chart=_gain_chart(summary),
         gains_are_named=len(summary["gains"][_role_of_gains(summary)]) <= NAMED_GAINS,
-        classes_by_gain=_classes_by_gain(summary),
+        classes_by_gain=_ends(_classes_by_gain(summary)),
+        table_classes=set(summary["class_order"]["names"][:ROWS]),
         matrices=_matrices(summary),
         few_folds=answer_section.few_folds_in_words(summary["benchmark"]),
         metrics_are_off=config.metrics.features is None,
         mistake_images=answer_section.render_mistakes(answer) if answer else [],
-        group_thumbnails=real_image_section.render_groups(real_images) if real_images else [],
+        group_sheets=real_image_section.render_groups(real_images) if real_images else [],
     )
-    files.write_text(root / "report" / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    path = root / "report" / "index.html"
+    write_summary(folder, summary)
+    path = folder / "index.html"
     files.write_text(path, page)
     return path
 
@@ -146,53 +153,29 @@ def _read_summary(root: Path) -> dict[str, Any]:
     return dict(json.loads((root / "report" / "summary.json").read_text(encoding="utf-8")))
 
 
-def _with_titles(classes: Sequence[ClassInfo]) -> list[tuple[ClassInfo, str]]:
-    titles = accuracy.class_titles(classes)
-    return [(info, titles[info.index]) for info in classes]
-
-
-def _render_thumbnails(
-    classes: Sequence[ClassInfo],
-    rows: Mapping[ImageKind, pd.DataFrame],
-    shards: Mapping[ImageKind, ShardFolder],
-    count: int,
-) -> dict[str, dict[str, thumbnails.RenderedThumbnails]]:
-    """Thumbnails of the first `count` images by class and kind, of the classes that have any."""
-    tables = list(rows.values())
-    numbers = {info.index: thumbnails.first_image_numbers(tables, info.index, count) for info in classes}
-    loaded = {kind: thumbnails.load_thumbnails(shards[kind], rows[kind], numbers) for kind in KINDS}
-    by_class = {}
-    for info, title in _with_titles(classes):
-        by_kind = {str(kind): loaded[kind][info.index] for kind in KINDS if info.index in loaded[kind]}
-        if by_kind:
-            by_class[title] = by_kind
-    return thumbnails.render_classes(by_class)
-
-
-def _token_charts(classes: Sequence[ClassInfo], class_numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, Markup]:
-    """A chart for each class with a history, in order, until the budget is spent."""
-    slugs, histories = {}, {}
-    for info, title in _with_titles(classes):
-        token = class_numbers[title]["token"]
+def _token_charts(summary: Mapping[str, Any]) -> dict[str, Markup]:
+    """A chart for each class with a history, in the order of the page, until the budget is spent."""
+    histories = {}
+    for name in summary["class_order"]["names"]:
+        token = summary["classes"][name]["token"]
         losses = [loss for loss in token["losses"] if loss is not None] if token else []
         if losses:
             validations = [(update, accuracy) for update, accuracy in token["validations"]]
-            slugs[title] = info.slug
-            histories[title] = charts.TokenHistory(losses, validations, token["plain_guide_accuracy"])
+            histories[name] = charts.TokenHistory(losses, validations, token["plain_guide_accuracy"])
     highest = max((max(history.losses) for history in histories.values()), default=1.0)
     rendered: dict[str, Markup] = {}
     budget = CHARTS_BUDGET
-    for title, history in histories.items():
+    for name, history in histories.items():
         chart = charts.render_token_history(
             history,
-            chart_id=f"curve-{slugs[title]}",
-            label=f"{title}: loss and validation accuracy over {len(history.losses)} updates",
+            chart_id=f"curve-{summary['classes'][name]['slug']}",
+            label=f"{name}: loss and validation accuracy over {len(history.losses)} updates",
             highest_loss=highest * 1.05,
         )
         budget -= len(chart)
         if budget < 0:
             break
-        rendered[title] = chart
+        rendered[name] = chart
     return rendered
 
 
@@ -256,12 +239,17 @@ def _classes_by_gain(summary: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*names, *summary["classes"]]))
 
 
+def _ends(names: list[str]) -> list[str]:
+    """The first and the last names, as many as a table has rows for."""
+    return names if len(names) <= ROWS else [*names[: ROWS // 2], *names[-ROWS // 2 :]]
+
+
 def _role_of_gains(summary: Mapping[str, Any]) -> str:
     """The judge if it has measured any gain, else the guide."""
     return "judge" if summary["gains"]["judge"] else "guide"
 
 
-def _matrices(summary: Mapping[str, Any]) -> dict[str, dict[str, confusion_matrices.Matrix]]:
+def _matrices(summary: Mapping[str, Any]) -> dict[str, dict[str, Matrix | None]]:
     """Matrices of the generated images by kind (`images`), and of the low-resource classifiers by arm (`benchmark`)."""
     images = {kind: summary["confusion"][kind] for kind in KINDS if kind in summary["confusion"]}
     arms = summary["benchmark"]["confusion"]
@@ -269,6 +257,21 @@ def _matrices(summary: Mapping[str, Any]) -> dict[str, dict[str, confusion_matri
         "images": {kind: confusion_matrices.render(confusion) for kind, confusion in images.items()},
         "benchmark": {arm: confusion_matrices.render(confusion) for arm, confusion in arms.items()},
     }
+
+
+def _page_template(root: Path) -> jinja2.Template:
+    """Load the template of the page, with its script and the hash of it: the page lets no other script run."""
+    environment = _jinja_environment()
+    script = (resources.files("dct_augment.report") / "templates" / "classes.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    environment.globals |= {
+        "options": "".join(f" {word}" for word in map(shlex.quote, settings_of(root))),
+        "per_page": CLASSES_PER_PAGE,
+        "row_limit": ROWS,
+        "script": Markup(script),
+        "script_hash": base64.b64encode(digest).decode("ascii"),
+    }
+    return environment.get_template("report.html.j2")
 
 
 def _jinja_environment() -> jinja2.Environment:
@@ -288,5 +291,11 @@ def _jinja_environment() -> jinja2.Environment:
         "arm_style": arm_style,
         "in_page_order": in_page_order,
         "arms_in_page_order": arms_in_page_order,
+        "names": _as_sentence,
     }
     return environment
+
+
+def _as_sentence(names: Sequence[str]) -> Markup:
+    """List names in a sentence; none of them can turn the direction of the words around it."""
+    return Markup(", ").join(Markup("<bdi>{}</bdi>").format(name) for name in names)

@@ -1,6 +1,6 @@
 """The real images of a run in its report: how many there are, what cannot be read, and duplicates with thumbnails."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,15 +10,13 @@ from dct_augment.datasets.splits import keys
 from dct_augment.errors import UnreadableImageError
 from dct_augment.records import Dataset
 from dct_augment.report import thumbnails
-from dct_augment.report.thumbnails import RenderedThumbnails
+from dct_augment.report.thumbnails import LARGE_SIDE, Sheet
 
 GROUPS = 12
 """Groups of duplicates in the page; `data/duplicates.parquet` has all."""
 
 _PICTURES = 6  # of a group
 _UNREADABLE = 20
-_SIDE = 128
-_BUDGET = 400_000  # characters of all thumbnails
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def load_section(overview: Mapping[str, Any], dataset: Dataset) -> RealImageSect
                     image = examples[row].open()
                 except UnreadableImageError:
                     continue
-                image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+                image.thumbnail((LARGE_SIDE, LARGE_SIDE), Image.Resampling.LANCZOS)
                 images[split, key] = image
     return RealImageSection(overview, images)
 
@@ -75,16 +73,13 @@ def summarize(section: RealImageSection) -> dict[str, Any]:
     }
 
 
-def render_groups(section: RealImageSection) -> list[RenderedThumbnails | None]:
-    """Render the images of each group side by side; None where there is no room, or no image is left."""
-    shown: dict[str, dict[str, Sequence[Image.Image | None]]] = {}
-    groups = _shown_groups(section.overview)
-    for number, group in enumerate(groups):
+def render_groups(section: RealImageSection) -> list[Sheet | None]:
+    """Render the images of each group side by side; None where no image is left."""
+    sheets = []
+    for group in _shown_groups(section.overview):
         row = [section.images.get((picture["split"], picture["key"])) for picture in group["pictures"][:_PICTURES]]
-        if any(row):
-            shown[str(number)] = {"real": row}
-    rendered = thumbnails.render_classes(shown, _BUDGET)
-    return [rendered[str(number)]["real"] if str(number) in rendered else None for number in range(len(groups))]
+        sheets.append(thumbnails.render_sheet([row], LARGE_SIDE) if any(row) else None)
+    return sheets
 
 
 def _shown_groups(overview: Mapping[str, Any]) -> list[Mapping[str, Any]]:

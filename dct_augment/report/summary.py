@@ -1,8 +1,8 @@
-"""Every number of the report, as strict JSON. The page shows these and computes none of its own."""
+"""Every number of the report, as JSON can say it. The page shows these and computes none of its own."""
 
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +14,11 @@ from dct_augment.intervals import Estimate, estimate_json
 from dct_augment.metrics import accuracy
 from dct_augment.metrics.accuracy import ROLES
 from dct_augment.records import ClassInfo, ImageKind, StopReason
+from dct_augment.report.class_order import gains_by_class, order_classes
 from dct_augment.wording import listed
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+"""3: what has a row for each class is in files of its own (`summary_files`)."""
 
 KINDS = (ImageKind.PLAIN_PROMPT, ImageKind.CLASS_TOKEN)
 """The two kinds of generated images that a run compares, in the order of the page."""
@@ -69,7 +71,7 @@ class Tables:
     """What the stages left behind; each may be empty.
 
     `rows` are the shard rows by kind (`KINDS`), `benchmark` is `arm_comparisons.summarize_trials`; `filtered` has a row
-    per image that the filter measured.
+    per image that the filter measured. `answer` is what the run answers (`answer.summarize`).
     """
 
     tokens: pd.DataFrame
@@ -77,6 +79,7 @@ class Tables:
     benchmark: Mapping[str, Any]
     metrics: pd.DataFrame = field(default_factory=pd.DataFrame)
     filtered: pd.DataFrame = field(default_factory=pd.DataFrame)
+    answer: Mapping[str, Any] | None = None
 
 
 def summarize(
@@ -86,21 +89,28 @@ def summarize(
     recognised = {str(kind): accuracy.recognised_images(rows, classes) for kind, rows in tables.rows.items()}
     titles = accuracy.class_titles(classes)
     gains = _gains(recognised, titles)
-    class_numbers = {titles[info.index]: _class_numbers(info, recognised, tables.tokens) for info in classes}
+    tokens = {row["slug"]: row for row in tables.tokens.to_dict("records")}
+    images = {kind: _by_class(table) for kind, table in recognised.items()}
+    class_numbers = {titles[info.index]: _class_numbers(info, images, tokens.get(info.slug)) for info in classes}
+    arms = _compared_arms(tables)
+    _add_test_accuracies(class_numbers, tables.benchmark["by_class"], arms)
+    order, names = order_classes(class_numbers)
     summary = {
         "schema": SCHEMA_VERSION,
         "name": config.name,
         "dataset": config.dataset.name,
         "guide": " + ".join(map(classifier_title, config.guide)),
         "judge": " + ".join(map(classifier_title, config.judge)) if config.judge else None,
+        "answer": tables.answer,
+        "benchmark": _with_model_names(tables.benchmark, config.downstream.model),
         **_accuracies(recognised, classes),
         "images": {kind: _image_counts(table) for kind, table in recognised.items()},
         "gains": gains,
         "classes": class_numbers,
+        "class_order": {"by": order, **arms, "names": names},
         "certificates": _certificates(class_numbers),
         "no_token": _no_token(class_numbers),
         "confusion": _confusions(recognised, classes),
-        "benchmark": _with_model_names(tables.benchmark, config.downstream.model),
         "metrics": _metrics(tables.metrics),
         "filter": _filter_counts(tables.filtered, tables.rows[ImageKind.CLASS_TOKEN], titles),
         "seeds": {section: getattr(config, section).seed for section in ("tokens", "generation", "benchmark")},
@@ -113,6 +123,22 @@ def _with_model_names(benchmark: Mapping[str, Any], first: str) -> dict[str, Any
     """Call the first model by its name, too."""
     models = {name or first: accuracies for name, accuracies in benchmark.get("models", {}).items()}
     return {**benchmark, "models": models}
+
+
+def _compared_arms(tables: Tables) -> dict[str, str | None]:
+    """The arms that the order of the classes compares: those of the answer, else the best with and without images."""
+    compared = (tables.answer or {}).get("effect") or tables.benchmark["by_class"]
+    return {"arm": compared["arm"], "baseline": compared["baseline"]}
+
+
+def _add_test_accuracies(
+    class_numbers: Mapping[str, dict[str, Any]], by_class: Mapping[str, Any], arms: Mapping[str, str | None]
+) -> None:
+    """Add to each class its test accuracy by arm, and what it gains from `baseline` to `arm`."""
+    gains = gains_by_class(by_class, arms["arm"], arms["baseline"])
+    for name, numbers in class_numbers.items():
+        numbers["test"] = {arm: shares[name] for arm, shares in by_class["arms"].items() if name in shares}
+        numbers["test_gain"] = gains.get(name)
 
 
 def _accuracies(recognised: Mapping[str, pd.DataFrame], classes: Sequence[ClassInfo]) -> dict[str, Any]:
@@ -131,29 +157,37 @@ def _gains(recognised: Mapping[str, pd.DataFrame], titles: Mapping[int, str]) ->
     """Per class, and which classes gain most: `judge` and `guide` have their names in that order."""
     gains: dict[str, Any] = {"method": accuracy.GAIN_METHOD, "of": {title: {} for title in titles.values()}}
     for role in ROLES:
-        by_class = {title: accuracy.paired_class_gain(recognised, role, index) for index, title in titles.items()}
+        by_index = accuracy.paired_class_gains(recognised, role, list(titles))
+        by_class = {title: by_index[index] for index, title in titles.items()}
         gains[role] = accuracy.names_by_gain(by_class)
         for title, gain in by_class.items():
             gains["of"][title][role] = estimate_json(gain)
     return gains
 
 
-def _class_numbers(info: ClassInfo, recognised: Mapping[str, pd.DataFrame], tokens: pd.DataFrame) -> dict[str, Any]:
-    """What is known of one class: its images and their accuracy by kind, and its token."""
-    numbers: dict[str, Any] = {"homonym": info.homonym}
-    for kind, table in recognised.items():
-        images = table[table["class_index"] == info.index]
-        judge = estimate_json(accuracy.recognised_share(images["judge"]))
-        guide = estimate_json(accuracy.recognised_share(images["guide"]))
+def _by_class(table: pd.DataFrame) -> defaultdict[int, pd.DataFrame]:
+    """The rows of each class; of a class without images a table without rows."""
+    groups = {int(index): rows for index, rows in table.groupby("class_index")}
+    return defaultdict(lambda: table.iloc[:0], groups)
+
+
+def _class_numbers(
+    info: ClassInfo, images: Mapping[str, Mapping[int, pd.DataFrame]], token: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What is known of one class: its images and their accuracy by kind, and its token, a row of the index."""
+    numbers: dict[str, Any] = {"slug": info.slug, "homonym": info.homonym}
+    for kind, by_class in images.items():
+        rows = by_class[info.index]
+        judge = estimate_json(accuracy.recognised_share(rows["judge"]))
+        guide = estimate_json(accuracy.recognised_share(rows["guide"]))
         numbers[kind] = {
-            **_image_counts(images),
+            **_image_counts(rows),
             "judge_accuracy": judge["mean"],
             "ci95": judge["ci95"],
             "guide_accuracy": guide["mean"],
             "guide_ci95": guide["ci95"],
         }
-    token_rows = tokens[tokens["slug"] == info.slug].to_dict("records") if len(tokens) else []
-    numbers["token"] = _token_numbers(token_rows[0]) if token_rows else None
+    numbers["token"] = _token_numbers(token) if token else None
     return numbers
 
 

@@ -1,4 +1,4 @@
-"""Thumbnails: the first images of each class side by side, small enough to sit inside a page."""
+"""Thumbnails: the first images of each class side by side, as one WebP sheet."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,13 +7,14 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from dct_augment.generation.shards import ShardFolder
-from dct_augment.report.data_uris import png_data_uri
+from dct_augment.records import ClassInfo
+from dct_augment.report.data_uris import webp, webp_data_uri
 
-SIZES = (128, 96, 64, 48, 32)
-"""Sides of a thumbnail in pixels, tried in turn until all fit."""
+SIDE = 64
+"""Side of a thumbnail in pixels, where many classes share a page; smaller images stay as they are."""
 
-BUDGET = 2_500_000
-"""Characters that thumbnails may take of a page; with charts, matrices and tables it stays below 5 MB."""
+LARGE_SIDE = 128
+"""Side of a thumbnail where few are shown."""
 
 _GAP = 4
 _CROSS = (128, 128, 128, 255)
@@ -23,27 +24,38 @@ Thumbnails = Sequence[Image.Image | None]
 
 
 @dataclass(frozen=True)
-class RenderedThumbnails:
-    """One PNG with `shown` images side by side; `absent` of its places are crossed out."""
+class Sheet:
+    """A WebP file of rows of thumbnails, its size in pixels, and how many thumbnails a row has."""
 
-    uri: str
+    data: bytes
     width: int
     height: int
-    shown: int
-    absent: int
+    columns: int
+
+    @property
+    def uri(self) -> str:
+        """The sheet as a data URI."""
+        return webp_data_uri(self.data)
 
 
-def first_image_numbers(tables: Sequence[pd.DataFrame], class_index: int, count: int) -> list[int]:
-    """Return the first `count` image numbers of a class, over all tables: a pair has one number and one seed."""
-    numbers: set[int] = set()
-    for table in tables:
-        if not table.empty:
-            numbers |= set(table.loc[table["class_index"] == class_index, "number"].astype(int))
-    return sorted(numbers)[:count]
+def first_image_numbers(
+    tables: Sequence[pd.DataFrame], classes: Sequence[ClassInfo], count: int
+) -> dict[int, list[int]]:
+    """Return the first `count` image numbers by class index, over all tables: a pair has one number and one seed."""
+    numbers: dict[int, list[int]] = {info.index: [] for info in classes}
+    filled = [table[["class_index", "number"]].astype(int) for table in tables if not table.empty]
+    if not filled:
+        return numbers
+    pairs = pd.concat(filled).drop_duplicates().sort_values(["class_index", "number"])
+    first = pairs.groupby("class_index").head(count)
+    for class_index, number in zip(first["class_index"], first["number"], strict=True):
+        if int(class_index) in numbers:
+            numbers[int(class_index)].append(int(number))
+    return numbers
 
 
 def load_thumbnails(
-    shards: ShardFolder, rows: pd.DataFrame, numbers: Mapping[int, Sequence[int]]
+    shards: ShardFolder, rows: pd.DataFrame, numbers: Mapping[int, Sequence[int]], side: int = SIDE
 ) -> dict[int, list[Image.Image | None]]:
     """Load small copies of images, by class index, in order of their numbers.
 
@@ -53,6 +65,7 @@ def load_thumbnails(
         shards: Where the images are.
         rows: Their rows.
         numbers: By class index, the numbers of the images to load.
+        side: Of a copy, in pixels; smaller images keep their size.
     """
     if rows.empty:
         return {}
@@ -61,7 +74,7 @@ def load_thumbnails(
     if places:
         for key, _, image in shards.images():
             if key in places:
-                image.thumbnail((SIZES[0], SIZES[0]), Image.Resampling.LANCZOS)
+                image.thumbnail((side, side), Image.Resampling.LANCZOS)
                 thumbnails[places[key]] = image
                 if len(thumbnails) == len(places):
                     break
@@ -83,76 +96,33 @@ def _places_by_key(rows: pd.DataFrame, numbers: Mapping[int, Sequence[int]]) -> 
     return places
 
 
-def render_classes(
-    classes: Mapping[str, Mapping[str, Thumbnails]], budget: int = BUDGET
-) -> dict[str, dict[str, RenderedThumbnails]]:
-    """Render thumbnails by class and kind, as large as `budget` characters allow; the last classes may be left out."""
-    rendered: dict[str, dict[str, RenderedThumbnails]] = {}
-    for size in SIZES:
-        rendered = _render_within(classes, size, budget)
-        if len(rendered) == len(classes):
-            break
-    return rendered
+def render_sheet(thumbnail_rows: Sequence[Thumbnails], side: int = SIDE) -> Sheet:
+    """Render rows of thumbnails of at most `side` pixels, one above the other; none is enlarged.
+
+    A place without an image is crossed out.
+    """
+    sizes = [max(image.size) for row in thumbnail_rows for image in row if image is not None]
+    side = min(side, max(sizes, default=side))
+    step, columns = side + _GAP, max(map(len, thumbnail_rows))
+    sheet = Image.new("RGBA", (columns * step - _GAP, len(thumbnail_rows) * step - _GAP))
+    for row_number, row in enumerate(thumbnail_rows):
+        for column, thumbnail in enumerate(row):
+            _place(sheet, thumbnail, column * step, row_number * step, side)
+    return Sheet(webp(sheet), sheet.width, sheet.height, columns)
 
 
-def _render_within(
-    classes: Mapping[str, Mapping[str, Thumbnails]], size: int, budget: int
-) -> dict[str, dict[str, RenderedThumbnails]]:
-    """Render classes at one size until the budget is spent."""
-    rendered: dict[str, dict[str, RenderedThumbnails]] = {}
-    for title, kinds in classes.items():
-        rendered_kinds = {kind: _render(thumbnails, size) for kind, thumbnails in kinds.items()}
-        budget -= sum(len(row.uri) for row in rendered_kinds.values())
-        if budget < 0:
-            break
-        rendered[title] = rendered_kinds
-    return rendered
+def _place(sheet: Image.Image, thumbnail: Image.Image | None, left: int, top: int, side: int) -> None:
+    """Paste a thumbnail into the middle of its place, or cross the place out."""
+    if thumbnail is None:
+        _cross_out(sheet, left, top, side - 1)
+        return
+    small = thumbnail.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    sheet.paste(small, (left + (side - small.width) // 2, top + (side - small.height) // 2))
 
 
-def _render(thumbnails: Thumbnails, size: int) -> RenderedThumbnails:
-    image = _side_by_side(thumbnails, size)
-    absent = sum(thumbnail is None for thumbnail in thumbnails)
-    return RenderedThumbnails(png_data_uri(image), image.width, image.height, len(thumbnails) - absent, absent)
-
-
-def render_stacked(thumbnail_rows: Sequence[Thumbnails], budget: int) -> str:
-    """Return the data URI of rows of thumbnails, one above the other, as large as `budget` characters allow."""
-    uri = ""
-    for size in SIZES:
-        uri = png_data_uri(_one_above_the_other([_side_by_side(row, size) for row in thumbnail_rows]))
-        if len(uri) <= budget:
-            break
-    return uri
-
-
-def _one_above_the_other(images: Sequence[Image.Image]) -> Image.Image:
-    height = sum(image.height + _GAP for image in images) - _GAP
-    sheet = Image.new("RGBA", (max(image.width for image in images), height))
-    top = 0
-    for image in images:
-        sheet.paste(image, (0, top))
-        top += image.height + _GAP
-    return sheet
-
-
-def _side_by_side(thumbnails: Thumbnails, size: int) -> Image.Image:
-    """Paste thumbnails of at most `size` pixels into one RGBA image; none is enlarged."""
-    largest = max((max(thumbnail.size) for thumbnail in thumbnails if thumbnail is not None), default=size)
-    side = min(size, largest)
-    sheet = Image.new("RGBA", (len(thumbnails) * (side + _GAP) - _GAP, side))
-    for place, thumbnail in enumerate(thumbnails):
-        left = place * (side + _GAP)
-        if thumbnail is None:
-            _cross_out(sheet, left, side)
-            continue
-        small = thumbnail.copy()
-        small.thumbnail((side, side), Image.Resampling.LANCZOS)
-        sheet.paste(small, (left + (side - small.width) // 2, (side - small.height) // 2))
-    return sheet
-
-
-def _cross_out(sheet: Image.Image, left: int, side: int) -> None:
-    pen, edge = ImageDraw.Draw(sheet), side - 1
-    pen.rectangle((left, 0, left + edge, edge), outline=_CROSS)
-    pen.line((left, 0, left + edge, edge), fill=_CROSS)
-    pen.line((left, edge, left + edge, 0), fill=_CROSS)
+def _cross_out(sheet: Image.Image, left: int, top: int, edge: int) -> None:
+    pen = ImageDraw.Draw(sheet)
+    pen.rectangle((left, top, left + edge, top + edge), outline=_CROSS)
+    pen.line((left, top, left + edge, top + edge), fill=_CROSS)
+    pen.line((left, top + edge, left + edge, top), fill=_CROSS)

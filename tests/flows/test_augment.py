@@ -34,6 +34,7 @@ from dct_augment.records import StageName, WorkUnit
 from flows import augment, runners, server, transient, workers
 from flows.workers import Job
 from tests.processes import Program
+from tests.report.pages import class_table
 
 pytestmark = pytest.mark.slow
 
@@ -413,7 +414,7 @@ class TestServe:
         table = json.loads(found["pocket-token-table"]["data"])
         assert {row["class"] for row in table} <= {"crane", "kiwi"}
         assert {"updates", "guide before", "guide after", "stopped"} <= set(table[0])
-        assert found["pocket-thumbnails-crane"]["data"].startswith("data:image/png;base64,")
+        assert found["pocket-thumbnails-crane"]["data"].startswith("data:image/webp;base64,")
         page = served.folder / "runs" / "pocket" / "report" / "index.html"
         assert f"[{page}]({page.as_uri()})" in found["pocket-summary"]["data"]
 
@@ -592,7 +593,7 @@ def test_run_does_everything_without_the_configured_server_and_a_second_run_noth
     assert "Traceback" not in printed
     root = tmp_path / "runs" / "pocket"
     summary = json.loads((root / "report" / "summary.json").read_text())
-    assert set(summary["classes"]) == {"crane", "kiwi"}
+    assert set(class_table(root).index) == {"crane", "kiwi"}
     assert set(summary["benchmark"]["arms"]) >= {"real", "plain_prompt"}
     assert (root / "report" / "index.html").is_file()
     before = digests(root)

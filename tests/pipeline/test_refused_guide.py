@@ -95,7 +95,7 @@ def test_a_run_whose_guide_is_refused_for_all_classes_makes_a_report_and_a_class
     assert answer_in_words(run.config.root)[0] == SENTENCE
     assert page.read_text(encoding="utf-8").count(SENTENCE.replace("'", "&#39;")) == 2
     summary = json.loads((page.parent / "summary.json").read_text(encoding="utf-8"))
-    assert summary["certificates"]["untrained"] == {str(StopReason.REFUSED): ["gate", "petal"]}
+    assert summary["certificates"]["untrained"] == {str(StopReason.REFUSED): {"count": 2, "names": ["gate", "petal"]}}
     assert set(summary["benchmark"]["arms"]) == {"real", "plain_prompt", "class_token"}
     for shards in run.shards.values():
         assert (len(shards.rows()), set(shards.rows()["kind"])) == (8, {"plain_prompt"})

@@ -183,6 +183,20 @@ def make(root: Path, shards: Shards, tokens: pd.DataFrame, trials: pd.DataFrame,
     return json.loads(text, parse_constant=refuse), path.read_text(encoding="utf-8")
 
 
+def class_table(root: Path) -> pd.DataFrame:
+    """What a report says of each class, as a program reads it."""
+    return pd.read_csv(root / "report" / "classes.csv", index_col="class")
+
+
+def confusion_counts(root: Path, images: str, arm: str) -> dict[str, dict[str, int]]:
+    """How often which class got which answer, as a program reads it; "" is an answer outside the classes."""
+    table = pd.read_csv(root / "report" / "confusions.csv", keep_default_na=False)
+    counts: dict[str, dict[str, int]] = {}
+    for row in table[(table["images"] == images) & (table["arm"] == arm)].to_dict("records"):
+        counts.setdefault(row["class"], {})[row["answer"]] = row["count"]
+    return counts
+
+
 def empty(tmp_path: Path, **changes: Any) -> Any:
     return make(tmp_path, shard_folders(tmp_path / "none", "try"), pd.DataFrame(), NO_TRIALS, **changes)
 
@@ -205,20 +219,26 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
         if tag not in self.VOID:
             self.open.append(tag)
+        self._join(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        self._join(tag)
+
+    def _join(self, tag: str) -> None:
+        if tag == "bdi":  # it keeps the direction of a name to itself, and is no gap between words
+            self.words.append("\0")
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.words.append(data)
 
     @property
     def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
+        return " ".join(" ".join(self.words).replace(" \0 ", "").split())
 
 
 def thumbnail_images(page: Page) -> list[Image.Image]:

@@ -13,7 +13,18 @@ import pandas as pd
 import pytest
 
 from dct_augment.records import ImageKind
-from tests.report.pages import CLASSES, ODD, empty, make, make_shards, make_tokens, settings
+from tests.report import many
+from tests.report.pages import (
+    CLASSES,
+    ODD,
+    class_table,
+    confusion_counts,
+    empty,
+    make,
+    make_shards,
+    make_tokens,
+    settings,
+)
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -117,8 +128,12 @@ def chromium() -> Iterator[Any]:
 class OpenPage:
     """The page as a reader sees it, with every error and request of the browser."""
 
-    def __init__(self, chromium: Any, path: Path, scheme: str = "light", width: int = 1280) -> None:
-        self._context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 800})
+    def __init__(
+        self, chromium: Any, path: Path, scheme: str = "light", width: int = 1280, *, script: bool = True
+    ) -> None:
+        self._context = chromium.new_context(
+            color_scheme=scheme, viewport={"width": width, "height": 800}, java_script_enabled=script
+        )
         self.page = self._context.new_page()
         self.errors: list[str] = []
         self.requests: list[str] = []
@@ -149,7 +164,7 @@ def test_page_opens_offline_without_errors_and_fits_the_window(
     with OpenPage(chromium, path, scheme, width) as opened:
         page = opened.page
         assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
-        assert page.locator("img").count() == 4
+        assert page.locator("img").count() == 2
         assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
         sizes = page.evaluate("[...document.querySelectorAll('svg')].map(svg => svg.getBoundingClientRect().toJSON())")
         assert len(sizes) == 7  # arms, differences, two curves, two classes' training, gains
@@ -209,30 +224,27 @@ def test_page_shows_the_numbers_of_the_summary(chromium: Any, built: tuple[Path,
         assert {cells[5] for cells in pairs} == {"0.250"}
         gains = opened.cells("Recognition by class")
         assert [head.split(" ")[0] for head in gains] == [name.split(" ")[0] for name in summary["gains"]["judge"]]
-        assert gains["crane homonym"][2].startswith(points(summary["gains"]["of"]["crane"]["judge"]["mean"]))
+        assert gains["crane homonym"][2].startswith(points(summary["gains"]["judge"]["crane"]))
         metric = opened.cells("Metrics of generated images")
         assert any(cells[0].endswith("81.3 73.1 to 89.4") for head, cells in metric.items() if head.startswith("FID"))
         assert opened.cells("Certificates")["crane"][:2] == ["\u2713 certified", "+50.0 +25.0 to +75.0"]
-        assert opened.cells("Filter")[ODD][:2] == [
-            str(summary["filter"]["classes"][ODD][key]) for key in ("accepted", "rejected")
-        ]
+        counts = class_table(path.parent.parent).loc[ODD, ["filter.accepted", "filter.rejected"]]
+        assert opened.cells("Filter")[ODD][:2] == [str(int(count)) for count in counts]
         chart = opened.page.locator("#benchmark svg").first.text_content() or ""
         assert f"{bench['arms']['class_token']['mean'] * 100:.1f} %" in chart
 
 
 def test_confusion_matrices_show_their_counts(chromium: Any, built: tuple[Path, dict[str, Any]]) -> None:
-    path, summary = built
+    path, _ = built
     with OpenPage(chromium, path) as opened:
-        for label, confusion in (
-            ("Class token", summary["confusion"]["class_token"]),
-            ("class tokens", summary["benchmark"]["confusion"]["class_token"]),
-        ):
+        for label, images in (("Class token", "generated"), ("class tokens", "test")):
+            confusion = confusion_counts(path.parent.parent, images, "class_token")
             rows = opened.page.locator(f'[aria-label="{label}, confusion matrix"] tbody tr')
             texts = rows.evaluate_all("rows => rows.map(row => [...row.cells].map(cell => cell.innerText))")
             assert [row[0] for row in texts] == [info.name for info in CLASSES]
             for row in texts:
-                counts = [confusion["counts"][row[0]].get(info.name, 0) for info in CLASSES]
-                counts += [confusion["elsewhere"][row[0]]] if len(row) > 3 else []
+                counts = [confusion[row[0]].get(info.name, 0) for info in CLASSES]
+                counts += [confusion[row[0]].get("", 0)] if len(row) > 3 else []
                 assert [int(cell or 0) for cell in row[1:]] == counts
 
 
@@ -311,3 +323,100 @@ def test_headings_do_not_skip_a_level_and_landmarks_are_named(
             "How it was made",
         ]
         assert json.loads((path.parent / "summary.json").read_text()) == summary
+
+
+CLASS_COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def many_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of more classes than are shown at a time, some with hostile names, some with their images beside it."""
+    root = tmp_path_factory.mktemp("many")
+    many.report(root, CLASS_COUNT, side=64, images=6)
+    assert 0 < len(list((root / "report" / "images").iterdir())) < CLASS_COUNT - 24
+    return root / "report" / "index.html"
+
+
+def shown(opened: OpenPage) -> list[str]:
+    """The classes whose images are shown, and where the page says it is."""
+    names = opened.page.locator("#first-images article:visible h3 bdi").all_inner_texts()
+    return [*names, opened.page.locator(".place").first.inner_text()]
+
+
+def test_classes_are_found_without_accents_capitals_and_marks(chromium: Any, many_classes: Path) -> None:
+    with OpenPage(chromium, many_classes) as opened:
+        assert len(shown(opened)) == 24 + 1
+        assert opened.page.locator(".scriptless").is_hidden()
+        search = opened.page.get_by_label("Find a class")
+        for typed, found in (
+            ("GRUNE mowe", ["Gr\u00fcne_M\u00f6we", "Classes 1 to 1 of 1"]),
+            ("called bird 51", ["a bird called 51", "Classes 1 to 1 of 1"]),
+            ("yad DOOG", [many.HOSTILE[2].strip(), "Classes 1 to 1 of 1"]),
+            ("</script>", [many.HOSTILE[0], "Classes 1 to 1 of 1"]),
+            ("no such bird", ["No class has such a name."]),
+        ):
+            search.fill(typed)
+            assert [text.strip(" \u200f") for text in shown(opened)] == [text.strip(" \u200f") for text in found]
+        search.fill("")
+        assert shown(opened)[-1] == "Classes 1 to 24 of 60"
+        assert opened.page.title() == "try \u2013 dct-augment"
+        assert opened.errors == []
+
+
+def test_pages_are_turned_by_keyboard_and_load_their_images_alone(chromium: Any, many_classes: Path) -> None:
+    with OpenPage(chromium, many_classes) as opened:
+        page = opened.page
+        assert [url for url in opened.requests if url.startswith("file:")] == [many_classes.as_uri()]
+        page.get_by_label("Find a class").focus()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Next"
+        first = shown(opened)
+        for place in ("Classes 25 to 48 of 60", "Classes 49 to 60 of 60", "Classes 49 to 60 of 60"):
+            page.keyboard.press("Enter")
+            assert shown(opened)[-1] == place
+        assert page.evaluate("document.activeElement.getAttribute('aria-disabled')") == "true"
+        last = shown(opened)
+        assert set(first).isdisjoint(last)
+        for _ in range(20):  # an image is loaded when it comes near the window
+            page.mouse.wheel(0, 400)
+            page.wait_for_timeout(20)
+        page.locator("article:visible img").last.scroll_into_view_if_needed()
+        page.wait_for_function(
+            "[...document.querySelectorAll('article:not([hidden]) img')].every(image => image.naturalWidth > 0)"
+        )
+        loaded = {url for url in opened.requests if url.startswith("file:")} - {many_classes.as_uri()}
+        assert 0 < len(loaded) <= len(last)
+        assert all(url.startswith((many_classes.parent / "images").as_uri()) for url in loaded)
+        page.locator("#first-images button").last.scroll_into_view_if_needed()
+        page.locator("#first-images button[data-step='-1']").last.click()
+        assert shown(opened)[-1] == "Classes 25 to 48 of 60"
+        assert page.locator("#first-images button").first.is_visible()
+        assert page.evaluate("document.querySelector('.tools').getBoundingClientRect().top >= -1")
+        assert page.locator(".gone").is_hidden()
+        assert opened.errors == []
+
+
+def test_a_page_that_is_copied_alone_says_which_images_are_missing(
+    chromium: Any, many_classes: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / "index.html"
+    shutil.copy(many_classes, alone)
+    with OpenPage(chromium, alone) as opened:
+        page = opened.page
+        assert page.evaluate(
+            "[...document.querySelectorAll('article:not([hidden]) img')].every(image => image.src.startsWith('data:'))"
+        )
+        assert page.locator(".gone").is_hidden()
+        for _ in range(2):
+            page.locator("button[data-step='1']").first.click()
+        page.locator("article:visible img").first.scroll_into_view_if_needed()
+        page.locator(".gone").wait_for(state="visible")
+        assert "in the folder images, which is not beside this page" in page.locator(".gone").inner_text()
+
+
+def test_without_javascript_the_first_classes_are_shown_and_the_page_says_so(chromium: Any, many_classes: Path) -> None:
+    with OpenPage(chromium, many_classes, script=False) as opened:
+        assert opened.page.locator("article:visible").count() == 24
+        assert opened.page.locator(".tools:visible").count() == 0
+        assert opened.page.get_by_text("Without JavaScript this page shows the first 24 of 60 classes").is_visible()

@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 
 from dct_augment.benchmark.answer import answer
-from dct_augment.benchmark.choice import choose
+from dct_augment.benchmark.choice import choose, synthetic_effect
 from dct_augment.generation.shards import shard_folders
 from dct_augment.metrics.accuracy import class_titles
-from dct_augment.records import ClassInfo, GeneratedImage, ImageKind, PlanRow
-from dct_augment.report import thumbnails
+from dct_augment.records import GeneratedImage, ImageKind, PlanRow
 from dct_augment.report.answer import AnswerSection
 from tests.report.pages import (
     CLASSES,
@@ -24,6 +23,7 @@ from tests.report.pages import (
     Page,
     Shards,
     answers,
+    class_table,
     empty,
     fill,
     make,
@@ -34,6 +34,8 @@ from tests.report.pages import (
     thumbnail_images,
     trial_table,
 )
+
+FILES = {"summary.json", "classes.csv", "confusions.csv"}
 
 
 @pytest.fixture
@@ -78,17 +80,18 @@ def test_summary_has_the_numbers_of_each_class_and_counts_failed_images_apart(
     tmp_path: Path, shards: Shards, tokens: pd.DataFrame
 ) -> None:
     summary, page = make(tmp_path, shards, tokens, NO_TRIALS)
-    crane, odd = summary["classes"]["crane"], summary["classes"][ODD]
-    assert crane["homonym"] is True
-    assert odd["homonym"] is False
-    assert (crane["plain_prompt"]["judge_accuracy"], crane["plain_prompt"]["guide_accuracy"]) == (0.25, 0.0)
-    assert (odd["class_token"]["n"], odd["class_token"]["failed"]) == (3, 1)
-    assert odd["class_token"]["judge_accuracy"] == 0.6667
-    low, high = odd["class_token"]["ci95"]
-    assert 0 < low < 0.6667 < high < 1
-    assert crane["token"]["updates"] == 3
-    assert crane["token"]["stop_reason"] == "target reached"
-    assert crane["token"]["norm"] is None  # NaN is not JSON
+    assert summary["files"]["classes"] == "classes.csv"
+    assert summary["classes"] == 2
+    table = class_table(tmp_path)
+    crane, odd = table.loc["crane"], table.loc[ODD]
+    assert (crane["slug"], crane["homonym"], odd["homonym"]) == ("crane", True, False)
+    assert (crane["plain_prompt.judge_accuracy"], crane["plain_prompt.guide_accuracy"]) == (0.25, 0.0)
+    assert (odd["class_token.n"], odd["class_token.failed"]) == (3, 1)
+    assert odd["class_token.judge_accuracy"] == 0.6667
+    assert 0 < odd["class_token.low"] < 0.6667 < odd["class_token.high"] < 1
+    assert (crane["gain.judge.mean"], crane["token.updates"]) == (0.75, 3)
+    assert crane["token.stop_reason"] == "target reached"
+    assert np.isnan(crane["token.norm"])
     assert summary["images"]["class_token"] == {"n": 7, "failed": 1, "fallback": 0}
     assert "3 + 1 failed" in page
 
@@ -196,61 +199,26 @@ def test_report_of_one_seed_has_no_interval_and_no_invalid_json(
     assert not re.search(r"\b(inf|nan)\b", Page(page).text, flags=re.IGNORECASE)
 
 
-def test_thumbnails_show_pairs_in_order_and_leave_a_place_for_failed_images(
+def test_the_sheet_of_a_class_shows_pairs_in_order_and_crosses_out_the_place_of_a_failed_image(
     tmp_path: Path, shards: Shards, tokens: pd.DataFrame
 ) -> None:
     page = Page(make(tmp_path, shards, tokens, NO_TRIALS)[1])
-    images = thumbnail_images(page)
-    assert len(images) == 4
-    centers = [[image.getpixel((place * 20 + 4, 8)) for place in range(4)] for image in images]
-    opaque = [(*color, 255) for color in COLORS]
-    assert centers[:3] == [opaque, opaque, opaque]
-    assert centers[3][:3] == opaque[:3]
-    assert centers[3][3] == (0, 0, 0, 0)
+    crane, odd = thumbnail_images(page)
+    assert odd.format == "WEBP"
+    assert odd.size == (76, 36)  # images of 16 pixels stay as they are
+    for top in (8, 28):
+        for place, color in enumerate(COLORS):
+            pixel = np.array(crane.convert("RGBA").getpixel((place * 20 + 8, top)))
+            assert np.abs(pixel - np.array([*color, 255])).max() < 16  # WebP is not exact
+    assert np.asarray(odd.convert("RGBA"))[28, 3 * 20 + 4, 3] == 0
     alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
-    assert alts[0] == "4 images of crane, plain prompt"
-    assert alts[3] == f"3 images of {ODD}, class token; 1 absent"
+    assert alts[0] == "crane; plain prompt: 4 images; class token: 4 images"
+    assert alts[1] == f"{ODD}; plain prompt: 4 images; class token: 3 images, 1 absent"
 
 
 def test_thumbnails_are_as_many_as_configured(tmp_path: Path, shards: Shards, tokens: pd.DataFrame) -> None:
     page = Page(make(tmp_path, shards, tokens, NO_TRIALS, config=settings(report={"images_per_class": 2}))[1])
-    assert [image.size for image in thumbnail_images(page)] == [(36, 16)] * 4
-
-
-def test_large_thumbnails_shrink_until_the_page_is_below_five_megabytes(tmp_path: Path) -> None:
-    classes = tuple(ClassInfo(index, f"class {index}", f"class-{index}") for index in range(6))
-    generator = np.random.default_rng(0)
-
-    def noise(row: PlanRow) -> GeneratedImage:
-        return GeneratedImage(row, Image.fromarray(generator.integers(0, 256, (128, 128, 3), dtype=np.uint8)))
-
-    shards = shard_folders(tmp_path, "try")
-    for kind in ImageKind:
-        fill(shards, kind, noise, classes, per_class=8)
-    _, page = make(
-        tmp_path, shards, pd.DataFrame(), NO_TRIALS, classes=classes, config=settings(report={"images_per_class": 8})
-    )
-    assert len(page.encode()) < 5_000_000
-    assert len(thumbnail_images(Page(page))) == 12
-
-
-def test_thumbnails_without_room_leave_out_whole_classes() -> None:
-    images = [Image.effect_noise((64, 64), 90).convert("RGB")]
-    classes = {name: {"plain_prompt": images, "class_token": images} for name in "abc"}
-    everything = thumbnails.render_classes(classes)
-    assert list(everything) == ["a", "b", "c"]
-    assert everything["a"]["class_token"].height == 64
-    total = sum(len(row.uri) for kinds in everything.values() for row in kinds.values())
-    smaller = thumbnails.render_classes(classes, total - 10)
-    assert list(smaller) == ["a", "b", "c"]
-    assert smaller["a"]["class_token"].height == 48
-    smallest = thumbnails.render_classes(classes, 1)
-    assert smallest == {}
-    one_class = sum(len(row.uri) for row in thumbnails.render_classes({"a": classes["a"]}, total // 8)["a"].values())
-    assert one_class <= total // 8
-    only_first = thumbnails.render_classes(classes, one_class + 10)
-    assert list(only_first) == ["a"]
-    assert set(only_first["a"]) == {"plain_prompt", "class_token"}
+    assert [image.size for image in thumbnail_images(page)] == [(36, 36)] * 2
 
 
 def test_page_loads_nothing_from_outside(tmp_path: Path, shards: Shards, tokens: pd.DataFrame) -> None:
@@ -261,7 +229,7 @@ def test_page_loads_nothing_from_outside(tmp_path: Path, shards: Shards, tokens:
         for name in ("src", "srcset", "href", "xlink:href", "data", "poster"):
             if name in attributes:
                 value = attributes[name] or ""
-                assert value.startswith(("#", "data:image/png;base64,")) or value == "summary.json", (tag, value)
+                assert value.startswith(("#", "data:image/webp;base64,")) or value in FILES, (tag, value)
     assert "@import" not in text
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
     assert "http:" not in text
@@ -316,7 +284,7 @@ def test_report_of_an_empty_run_names_the_commands_for_missing_parts(tmp_path: P
     for command in ("train", "generate", "generate --plain", "benchmark"):
         assert f"dct-augment {command} " in text, command
     assert summary["judge_accuracy"]["class_token"] == {"mean": None, "ci95": [None, None], "n": 0, "classes": 0}
-    assert summary["classes"]["crane"]["token"] is None
+    assert list(class_table(tmp_path).index) == [info.name for info in CLASSES]
     assert summary["benchmark"]["arms"] == {}
     assert summary["facts"] == {"torch": "1.2 <3>"}
 
@@ -392,6 +360,33 @@ def answered(tmp_path: Path, predicted: list[list[int]]) -> str:
     numbers["kept"] |= {"model": "small", "made": True}
     none = shard_folders(tmp_path / "none", "try")
     return Page(make(tmp_path, none, pd.DataFrame(), table, folds=2, answer=AnswerSection(numbers))[1]).text
+
+
+def test_classes_are_ordered_by_the_arms_that_the_answer_compares(tmp_path: Path) -> None:
+    """The class tokens of a guide that has seen more are better, but not what the answer is about."""
+    predicted = {"real": [0, 0, 0, 0], "plain_prompt": [1, 1, 0, 1], "class_token": [0, 1, 0, 1]}
+    table = pd.DataFrame(
+        [
+            {"arm": arm, "shots": 5, "seed": seed, "per_class": 0 if arm == "real" else 50, "steps": 9, "seconds": 1.0}
+            | {"accuracy": float(np.mean(np.array(labels) == [0, 1, 0, 1])), "val_accuracy": float("nan")}
+            | {"truth": [0, 1, 0, 1], "predicted": labels, "other_model": ""}
+            for seed in range(2)
+            for arm, labels in predicted.items()
+        ]
+    )
+    choice = choose(table, {"real", "plain_prompt"}, folds=2)
+    effect = synthetic_effect(table, ["plain_prompt"], ["real"], folds=2)
+    assert choice is not None
+    numbers = answer(table, class_titles(CLASSES), choice, effect, folds=2)
+    numbers["kept"] |= {"model": "small", "made": True}
+    numbers["refused"] = ""
+    none = shard_folders(tmp_path / "none", "try")
+    summary, _ = make(tmp_path, none, pd.DataFrame(), table, folds=2, answer=AnswerSection(numbers))
+    assert summary["class_order"] == {"by": "test_gain", "arm": "plain_prompt", "baseline": "real"}
+    gains = class_table(tmp_path)[["test_gain", "kept.gain"]]
+    assert list(gains.itertuples(name=None)) == [(ODD, 1.0, 1.0), ("crane", -0.5, -0.5)]
+    assert set(summary["answer"]["effect"]) >= {"verdict", "gaining", "losing"}
+    assert "gain_by_class" not in summary["answer"]["effect"]
 
 
 def test_an_answer_near_chance_is_called_that_on_the_page(tmp_path: Path) -> None:

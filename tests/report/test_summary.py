@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from dct_augment.generation.shards import shard_folders
 from dct_augment.pipeline.run import Run
-from dct_augment.records import ClassInfo, GeneratedImage, ImageKind, PlanRow, StopReason
+from dct_augment.records import ImageKind, StopReason
 from dct_augment.report.answer import in_words
 from tests.report.pages import (
     NO_TRIALS,
     ODD,
     Page,
     Shards,
+    class_table,
     fill,
     make,
     make_shards,
@@ -61,17 +61,15 @@ def test_report_counts_certificates_and_classes_that_use_the_plain_prompt(tmp_pa
         "without": 0,
         "tokens": 2,
         "untrained": {},
-        "fallback": [ODD],
+        "fallback": {"count": 1, "names": [ODD]},
         "fallback_images": 4,
     }
-    token = summary["classes"]["crane"]["token"]
-    assert (token["verdict"], token["gain"], token["diversity_kept"]) == (
-        "certified",
-        {"mean": 0.5, "ci95": [0.25, 0.75], "level": 0.9833},
-        0.75,
-    )
-    assert summary["classes"][ODD]["token"]["judge_gain"] == {"mean": None, "ci95": [None, None], "level": 0.9833}
-    assert (token["losses"], token["validations"]) == ([2.0, 1.0, 0.5], [[3, 0.9]])
+    table = class_table(tmp_path)
+    columns = ("verdict", "gain.mean", "gain.low", "gain.high", "gain.level", "diversity_kept")
+    crane = [table.loc["crane", f"token.{column}"] for column in columns]
+    assert crane == ["certified", 0.5, 0.25, 0.75, 0.9833, 0.75]
+    assert table.loc[ODD, [f"token.judge_gain.{end}" for end in ("mean", "low", "high")]].isna().all()
+    assert table.loc[ODD, "token.judge_gain.level"] == 0.9833
     words = Page(text).text
     assert "1 certified , 1 no gain" in words
     assert "1 of 2" in words
@@ -92,7 +90,7 @@ def test_classes_without_a_token_are_counted_by_reason_and_not_called_imported(
 ) -> None:
     some = without(certified(tokens), None, StopReason.PLAIN_IS_ENOUGH)
     summary, text = make(tmp_path, shards, some, NO_TRIALS)
-    assert summary["certificates"]["untrained"] == {"plain prompt is enough": [ODD]}
+    assert summary["certificates"]["untrained"] == {"plain prompt is enough": {"count": 1, "names": [ODD]}}
     assert (summary["certificates"]["tokens"], summary["certificates"]["counts"]["no_gain"]) == (1, 0)
     assert summary["no_token"] is None
     assert f"No token for {ODD} (plain prompt is enough)." in Page(text).text
@@ -182,12 +180,9 @@ def test_report_counts_rejected_images_by_class_and_reason(
     counts = summary["filter"]
     assert (counts["accepted"], counts["rejected"]) == (4, 4)
     assert counts["reasons"] == {"another class": 2, "no reason given": 2}
-    assert counts["classes"]["crane"] == {
-        "accepted": 2,
-        "rejected": 2,
-        "reasons": {"another class": 1, "no reason given": 1},
-    }
+    assert class_table(tmp_path).loc["crane", ["filter.accepted", "filter.rejected"]].tolist() == [2, 2]
     assert "4 images accepted, 4 rejected" in Page(text).text
+    assert "crane 2 2 1 \u00d7 another class, 1 \u00d7 no reason given" in Page(text).text
 
 
 def test_page_names_the_command_for_parts_that_were_not_measured(
@@ -198,7 +193,7 @@ def test_page_names_the_command_for_parts_that_were_not_measured(
     assert "The metrics of these images have not been measured yet. dct-augment benchmark --full measures them" in words
     assert "No image has been filtered yet. dct-augment benchmark --full filters them" in words
     assert summary["metrics"]["values"] == {}
-    assert summary["filter"]["classes"] == {}
+    assert (summary["filter"]["accepted"], summary["filter"]["rejected"]) == (0, 0)
 
 
 def test_report_of_a_run_reads_the_table_of_metrics(tmp_path: Path) -> None:
@@ -209,116 +204,3 @@ def test_report_of_a_run_reads_the_table_of_metrics(tmp_path: Path) -> None:
     page = Run(config).report()
     summary = json.loads((page.parent / "summary.json").read_text())
     assert summary["metrics"]["values"]["fid"]["class_token"]["value"] == 81.26
-
-
-@pytest.mark.slow
-def test_page_of_two_hundred_classes_is_below_five_megabytes(tmp_path: Path) -> None:
-    classes = tuple(ClassInfo(index, f"a bird called {index}", f"bird-{index}") for index in range(200))
-    generator = np.random.default_rng(0)
-    images = [Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(8)]
-
-    def generate(row: PlanRow) -> GeneratedImage:
-        label = classes[int(generator.integers(200))].name
-        return GeneratedImage(
-            row,
-            images[row.number],
-            guide_label=row.class_name,
-            guide_right=True,
-            guide_confidence=0.5,
-            judge_label=label,
-            judge_right=label == row.class_name,
-            judge_confidence=0.5,
-        )
-
-    shards = shard_folders(tmp_path, "try")
-    for kind in ImageKind:
-        fill(
-            shards,
-            kind,
-            generate,
-            classes,
-            per_class=2,
-            shard_size=200,
-            without=tuple(f"bird-{n}" for n in range(100)),
-        )
-    truth = np.arange(200).repeat(5)
-    trials = pd.DataFrame(
-        [
-            {
-                "arm": arm,
-                "shots": 5,
-                "seed": seed,
-                "per_class": 50,
-                "steps": 9,
-                "accuracy": 0.5,
-                "seconds": 1.0,
-                "truth": truth,
-                "other_model": "",
-                "predicted": np.where(generator.random(1000) < 0.5, truth, generator.integers(0, 200, 1000)),
-            }
-            for arm in (
-                "real+strong_aug",
-                "plain_prompt",
-                "class_token",
-                "textual_inversion",
-                "class_token_few_shot_guide",
-            )
-            for seed in range(2)
-        ]
-    )
-    rows = shards[ImageKind.CLASS_TOKEN].rows()
-    filtered = rows[["key", "class_name"]].assign(accepted=rows["number"] > 0, reason="guide unsure")
-    summary, text = make(
-        tmp_path,
-        shards,
-        many_tokens(classes, generator),
-        trials,
-        classes=classes,
-        filtered=filtered,
-        config=settings(report={"images_per_class": 2}),
-    )
-    assert len(text.encode()) < 5_000_000
-    page = Page(text)
-    maps = [attributes for tag, attributes in page.tags if tag == "img" and attributes.get("class") == "map"]
-    assert len(maps) == 7  # two kinds of images, five arms
-    assert {attributes["width"] for attributes in maps} == {"200"}
-    assert len(summary["classes"]) == 200
-    assert sum(tag == "svg" for tag, _ in page.tags) > 20
-    assert "a bird called 199" in page.text
-
-
-def many_tokens(classes: tuple[ClassInfo, ...], generator: np.random.Generator) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "token": f"<dct-try-{info.slug}>",
-                "class": info.name,
-                "slug": info.slug,
-                "class_index": info.index,
-                "usable": True,
-                "stop_reason": "no more progress",
-                "updates": 400,
-                "attempts": 1,
-                "unet_evaluations": 90,
-                "mean_pixel_change": 9.5,
-                "plain_guide_accuracy": 0.25,
-                "guide_accuracy": 0.9,
-                "losses": generator.random(400) * 3,
-                "validations": json.dumps([{"update": k, "accuracy": k / 400} for k in range(10, 401, 10)]),
-                "verdict": "certified",
-                "gain": 0.5,
-                "gain_low": 0.25,
-                "gain_high": 0.75,
-                "judge_gain": 0.5,
-                "judge_gain_low": 0.25,
-                "judge_gain_high": 0.75,
-                "diversity": 30.0,
-                "plain_diversity": 40.0,
-                "norm": 0.4,
-                "guide_probability": 0.8,
-                "plain_judge_accuracy": 0.25,
-                "judge_accuracy": 0.75,
-            }
-            for info in classes
-        ]
-    )
