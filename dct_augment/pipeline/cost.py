@@ -2,13 +2,13 @@
 
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dct_augment.benchmark import pool
 from dct_augment.benchmark.arms import ARMS, REAL, arm_draws, images_of_a_class, measured_kinds
-from dct_augment.benchmark.trials import plan_trials
+from dct_augment.benchmark.trials import TrialPlan, plan_trials
 from dct_augment.config import Config, classifier_title, steps_of_strength
 from dct_augment.errors import ModelError
 from dct_augment.pipeline import few_shot_guide
@@ -81,7 +81,7 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
     that are not here are not downloaded: the speed of the text-to-image model is then a guess, and of others the
     work is left out. `goal` decides how many images of a class there are to be.
     """
-    from dct_augment.pipeline.stages import ImageStage, TokenStage
+    from dct_augment.pipeline.stages import ImageStage, TokenStage, TrialStage
 
     config, lines = run.config, []
     per_step = _evaluations_per_step(config)
@@ -113,7 +113,14 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
         lines.append(_line(StageName.ARMS, work, effort, pace, processes_for(config, run.device, sizes)))
     if StageName.BENCHMARK in parts:
         trials = measure_trials(config, run.dataset, _outputs(run.dataset), run.device)
-        lines += _trial_lines(config, trials, run.device, with_classifier=StageName.CLASSIFIER in parts)
+        stage = TrialStage(run)
+        missing_trials = stage.missing
+        work = f"{counted(len(missing_trials), 'trial')} of {counted(config.downstream.steps, 'step')}"
+        seconds = _trial_seconds(missing_trials, config, trials, stage.parallel(len(missing_trials)))
+        lines.append(Line(StageName.BENCHMARK, work, 0, seconds))
+        if StageName.CLASSIFIER in parts:
+            seconds = trials.get(config.downstream.model, float("nan"))
+            lines.append(Line(StageName.CLASSIFIER, "1 training on all photos", 0, seconds))
         left_out += _models_left_out(config, trials)
     if StageName.METRICS in parts and (embedded := metric_work(config, len(run.classes), run.dataset)):
         images = _images_to_embed(config, len(run.classes), run.dataset)
@@ -159,16 +166,6 @@ def _outputs(dataset: Dataset) -> int:
     return 1 + max(info.index for info in dataset.classes)
 
 
-def _trial_lines(config: Config, trials: Mapping[str, float], device: str, *, with_classifier: bool) -> list[Line]:
-    plans = plan_trials(config.benchmark, config.downstream.other_models)
-    work = f"{counted(len(plans), 'trial')} of {counted(config.downstream.steps, 'step')}"
-    lines = [Line(StageName.BENCHMARK, work, 0, benchmark_seconds(config, trials, device))]
-    if with_classifier:
-        seconds = trials.get(config.downstream.model, float("nan"))
-        lines.append(Line(StageName.CLASSIFIER, "1 training on all photos", 0, seconds))
-    return lines
-
-
 def benchmark_seconds(config: Config, trials: Mapping[str, float], device: str) -> float:
     """Say how long all trials take side by side; not a number if no model was measured.
 
@@ -178,11 +175,16 @@ def benchmark_seconds(config: Config, trials: Mapping[str, float], device: str) 
         device: torch device.
     """
     plans = plan_trials(config.benchmark, config.downstream.other_models)
+    side_by_side = min(pool.parallel_trials(config.benchmark, device), len(os.sched_getaffinity(0)))
+    return _trial_seconds(plans, config, trials, side_by_side)
+
+
+def _trial_seconds(plans: Sequence[TrialPlan], config: Config, trials: Mapping[str, float], side_by_side: int) -> float:
+    """Say how long trials take, so many at a time; not a number if no model of them was measured."""
     known = [trials[model] for plan in plans if (model := plan.other_model or config.downstream.model) in trials]
-    if not known:
+    if plans and not known:
         return float("nan")
-    side_by_side = min(pool.parallel_trials(config.benchmark, device), len(os.sched_getaffinity(0)), len(known))
-    return sum(known) / side_by_side
+    return sum(known) / max(min(side_by_side, len(known)), 1)
 
 
 def _models_left_out(config: Config, trials: Mapping[str, float]) -> list[str]:

@@ -10,10 +10,11 @@ from dct_augment import config, datasets
 from dct_augment.classifiers.names import ResolvedName
 from dct_augment.downstream import training
 from dct_augment.errors import ModelError
-from dct_augment.pipeline import speed
+from dct_augment.pipeline import cost, speed
 from dct_augment.pipeline.cost import count, estimate, guide_effort, token_effort
 from dct_augment.pipeline.first_config.models import Machine
 from dct_augment.pipeline.run import Run
+from dct_augment.pipeline.stages import TrialStage, trials
 from dct_augment.records import StageName
 from tests.pipeline.test_protocol import settings_of, write_photos
 
@@ -124,3 +125,25 @@ def test_a_step_that_other_work_hides_never_takes_no_time(
     photos = datasets.few_shot(datasets.load("digits"), 1, seed=0).train[:8]
     settings = config.load("digits", ["downstream.batch_size=8"]).downstream
     assert speed._seconds_of_steps(settings, photos, 10, "cpu") == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("free", "side_by_side"), [(10**12, 2), (1, 1)])
+def test_trials_are_estimated_side_by_side_as_far_as_memory_holds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, side_by_side: int
+) -> None:
+    write_photos(tmp_path / "photos", 3)
+    settings = settings_of(
+        tmp_path / "photos",
+        "benchmark.protocol=cross_validation",
+        "benchmark.arms=[real]",
+        "benchmark.processes=2",
+        "downstream={model: pocket/backbone, pretrained: true, steps: 4, batch_size: 2}",
+    )
+    monkeypatch.setattr(cost, "measure_trials", lambda *_: {"pocket/backbone": 10.0})
+    monkeypatch.setattr(trials, "free_bytes", lambda _: free)
+    run = Run(settings)
+    with run.without_writing():
+        (line,) = estimate(run, [StageName.BENCHMARK]).lines
+    count = len(TrialStage(run).missing)
+    assert line.todo.startswith(f"{count} trials")
+    assert line.seconds == 10.0 * count / side_by_side

@@ -163,8 +163,12 @@ class TrialStage(Stage):
                 on_progress(Progress(self.name, number, len(units), f"{trial.arm} {trial.accuracy:.1%}"))
 
     def side_by_side(self, units: Sequence[WorkUnit]) -> int:
-        """How many trials this machine runs at a time: no more than its memory holds."""
-        wanted = min(pool.parallel_trials(self._config.benchmark, self._context.device), len(units))
+        """How many of these units this machine does at a time."""
+        return self.parallel(len(units))
+
+    def parallel(self, trials: int) -> int:
+        """Say how many of so many trials this machine runs at a time: no more than its memory holds."""
+        wanted = min(pool.parallel_trials(self._config.benchmark, self._context.device), trials)
         if wanted <= 1:
             return wanted
         needed, free = self._bytes_of_a_trial, free_bytes("cpu")
