@@ -7,10 +7,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def _expanded(path: Path) -> Path:
     """Put the home folder in place of `~`, as a shell does."""
+    if "\0" in str(path):
+        raise ValueError("no path holds a null byte; write it anew")
     try:
         return path.expanduser()
     except RuntimeError as error:
@@ -45,7 +48,7 @@ Shots = Annotated[PositiveInt | Literal["all"], BeforeValidator(_check_shots)]
 class Section(BaseModel):
     """A frozen part of the configuration that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FewShotSection(Section):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section, UserPath
+from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section, Seed, UserPath
 
 Arm = Literal[
     "real",
@@ -200,7 +200,7 @@ class BenchmarkConfig(FewShotSection):
     candidates: PositiveInt = Field(
         4, description="images that are generated for each one that `selection: accepted` or `coverage` uses, at most"
     )
-    seed: Annotated[int, Field(ge=0)] = Field(
+    seed: Seed = Field(
         0, description="the first few-shot seed, or the first repeat of cross-validation; the others follow it"
     )
     arms_folder: UserPath | None = Field(
@@ -277,4 +277,4 @@ class MetricsConfig(Section):
     )
     nearest_neighbours: PositiveInt = Field(5, description="k of precision, recall, density and coverage")
     bootstrap_resamples: Annotated[int, Field(ge=20)] = Field(200, description="of the bootstrap intervals")
-    seed: int = Field(0, description="decides which images are compared where there are more, and the bootstrap")
+    seed: Seed = Field(0, description="decides which images are compared where there are more, and the bootstrap")

@@ -53,9 +53,12 @@ def parse_yaml(text: str, *, keys_are_text: bool = False) -> Any:
     """Parse YAML; `keys_are_text` takes every key for a name as it is written.
 
     Raises:
-        yaml.YAMLError: it is not valid, or holds a key twice.
+        yaml.YAMLError: it is not valid, is nested too deeply, or holds a key twice.
     """
-    return yaml.load(text, _ClassLoader if keys_are_text else _StrictLoader)
+    try:
+        return yaml.load(text, _ClassLoader if keys_are_text else _StrictLoader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply; settings have four levels at most") from None
 
 
 def read_yaml(path: Path, setting: str) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
-from dct_augment.config.base import PositiveInt, Section, UserPath, WrittenPath
+from dct_augment.config.base import PositiveInt, Section, Seed, UserPath, WrittenPath
 from dct_augment.prompts import CLASS_FIELD
 
 Colour = tuple[float, float, float]
@@ -96,7 +96,7 @@ class FewShotClassifierConfig(Section):
     folds: Annotated[int, Field(ge=2)] = Field(
         5, description="folds of the out-of-fold answers; never more than the smallest class has photos"
     )
-    seed: int = Field(0, description="decides the heads, the views and the folds")
+    seed: Seed = Field(0, description="decides the heads, the views and the folds")
     weight: Annotated[float, Field(gt=0)] = Field(1.0, description="in an ensemble")
 
 

@@ -8,7 +8,7 @@ from PIL import ImageColor
 from pydantic import BeforeValidator, Field, field_validator
 
 from dct_augment.config import by_class
-from dct_augment.config.base import Section, WrittenPath
+from dct_augment.config.base import Section, Seed, WrittenPath
 from dct_augment.errors import InputError
 
 
@@ -77,7 +77,7 @@ class DatasetOnDisk(AnyDataset):
     val_images: int = Field(
         5_000, ge=1, description="at most so many val images are used, evenly over the classes; trials read them often"
     )
-    seed: int = Field(0, description="of the held-out shares")
+    seed: Seed = Field(0, description="of the held-out shares")
     value_range: Annotated[
         Literal["full", "12bit", "min_max"] | tuple[float, float], BeforeValidator(_check_value_range)
     ] = Field(

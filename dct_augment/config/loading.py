@@ -1,6 +1,7 @@
 """From YAML and overrides to a checked configuration; every problem is named at once."""
 
 import copy
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,8 @@ from dct_augment.config.renames import take_out
 from dct_augment.config.sections import Config
 from dct_augment.errors import ConfigError
 from dct_augment.wording import did_you_mean, reason_of
+
+_LONGEST = 300  # letters of a value in a message
 
 
 def folders() -> list[Path]:
@@ -158,7 +161,7 @@ def _apply(data: dict[str, Any], override: str) -> str | None:
     if not equals or not name.strip():
         return f"{override!r} is not of the form section.key=value, e.g. tokens.max_updates=80"
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError:
         return f"{override!r}: {text!r} is not a valid YAML value"
     return None if _put(data, name.strip(), value) else f"{override!r}: a part before the last dot is no section"
@@ -204,12 +207,21 @@ def _explain(problem: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     if kind in ("missing", "union_tag_not_found"):
         return f"{where}{'.name' if kind != 'missing' else ''}: missing; add it"
     if kind in ("model_type", "model_attributes_type", "tuple_type"):
-        return f"{where}: {_what_it_must_be(loc, where, value)}, got {value!r}"
+        return f"{where}: {_what_it_must_be(loc, where, value)}, got {_shown(value)}"
     if kind == "too_short":
-        return f"{where}: must have at least {problem['ctx']['min_length']} item, got {value!r}"
+        return f"{where}: must have at least {problem['ctx']['min_length']} item, got {_shown(value)}"
     message = problem["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(value, Mapping) else f", got {value!r}"  # a whole section says nothing
+    got = "" if isinstance(value, Mapping) else f", got {_shown(value)}"  # a whole section says nothing
     return f"{where}: {message[0].lower()}{message[1:]}{got}"
+
+
+def _shown(value: Any) -> str:
+    """Write a value for a message: of a large one, only its beginning."""
+    writer = reprlib.Repr()
+    writer.maxlevel = 4
+    writer.maxstring = writer.maxother = writer.maxlong = _LONGEST
+    text = writer.repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def _what_it_must_be(loc: Sequence[Any], where: str, value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from dct_augment.config import by_class
-from dct_augment.config.base import Fraction, PositiveInt, Section, UserPath
+from dct_augment.config.base import Fraction, PositiveInt, Section, Seed, UserPath
 from dct_augment.config.benchmark import FEW_SHOT_ARMS, BenchmarkConfig, DownstreamConfig, MetricsConfig
 from dct_augment.config.classifiers import Ensemble, is_few_shot
 from dct_augment.config.datasets import DatasetConfig
@@ -102,7 +102,7 @@ class SamplingConfig(Section):
     """How an image is generated, in training and in generation alike."""
 
     scheduler: str | None = Field(None, description="diffusers scheduler class; the model's own if unset")
-    num_inference_steps: PositiveInt = Field(30, description="denoising steps of an image")
+    num_inference_steps: int = Field(30, ge=1, le=1000, description="denoising steps of an image")
     guidance_scale: Annotated[float, Field(ge=1, le=50)] = Field(
         7.0, description="scale of classifier-free guidance; 1 is no guidance"
     )
@@ -126,7 +126,7 @@ class GenerationConfig(Section):
         "png", description="png and webp are without loss, jpg has quality 95"
     )
     allow_uncertified: bool = Field(False, description="use tokens that were not certified, too")
-    seed: int = Field(0, description="decides the noise of every image, and its start image")
+    seed: Seed = Field(0, description="decides the noise of every image, and its start image")
     start: Literal["noise", "same_class", "any_class"] = Field(
         "noise",
         description="what denoising begins with: noise alone, or a training photo with noise on it, of the same class "

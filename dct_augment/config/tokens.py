@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from dct_augment.config import by_class
-from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section, UserPath
+from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section, Seed, UserPath
 from dct_augment.config.gradient_methods import DirectAlignConfig, GradientMethodConfig
 from dct_augment.errors import InputError
 from dct_augment.prompts import CLASS_FIELD
@@ -89,7 +89,7 @@ class TokensConfig(Section):
     classes_per_work_unit: PositiveInt = Field(
         8, description="classes in one work unit; several workers train several of them"
     )
-    seed: int = Field(0, description="decides the noise of training")
+    seed: Seed = Field(0, description="decides the noise of training")
 
     @field_validator("init_word", mode="before")
     @classmethod
@@ -124,7 +124,7 @@ class TextualInversionConfig(FewShotSection):
     `few_shot_seed` and `imbalance` to those of each of its trials.
     """
 
-    few_shot_seed: int = Field(0, description="which few-shot draw the images are of, as benchmark.seed")
+    few_shot_seed: Seed = Field(0, description="which few-shot draw the images are of, as benchmark.seed")
     imbalance: Annotated[float, Field(ge=1)] = Field(1.0, description="as benchmark.imbalance")
     steps: PositiveInt = Field(160, description="updates of a class")
     batch_size: PositiveInt = Field(4, description="noised few-shot images per step and class")
@@ -132,7 +132,7 @@ class TextualInversionConfig(FewShotSection):
         0.1, description="AdamW step in units of the mean word norm, spread over all dimensions"
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="of AdamW")
-    seed: int = Field(0, description="decides the noise of training")
+    seed: Seed = Field(0, description="decides the noise of training")
 
 
 class LoraConfig(Section):
@@ -149,4 +149,4 @@ class LoraConfig(Section):
         1e-4,
         description="AdamW step; usual for Stable Diffusion, and too small for Pocket, whose configurations say 0.001",
     )
-    seed: int = Field(0, description="decides the first matrices, and photos and noise of training")
+    seed: Seed = Field(0, description="decides the first matrices, and photos and noise of training")

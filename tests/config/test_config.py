@@ -591,7 +591,7 @@ CONFIGURATIONS = st.builds(
     st.floats(0, 0.9),
     st.integers(1, 10**6),
     st.sampled_from(["png", "webp", "jpg"]),
-    st.integers(),
+    st.integers(0, 2**63 - 1),
     st.none() | st.from_regex(r"[a-z]{1,5}(/[a-z]{1,5}){0,2}", fullmatch=True),
 )
 
