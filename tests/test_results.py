@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from dct_augment.wording import counted
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 FILES = sorted((BENCHMARKS / "results").glob("*.json"))
 
@@ -26,7 +28,7 @@ def test_every_row_of_a_study_stands_in_the_results_as_it_was_measured(path: Pat
     findings = json.loads(path.read_text(encoding="utf-8"))
     assert findings["rows"]
     for row in findings["rows"]:
-        place = f"| {row['dataset']}, {row['recipe']}, {row['shots']} shots |"
+        place = f"| {row['dataset']}, {row['recipe']}, {counted(row['shots'], 'shot')} |"
         table = section[section.index(place) :].partition("\n\n")[0]
         (line,) = (line for line in table.splitlines() if line.startswith(f"| `{row['row']}`"))
         accuracy, gain = (written(cell) for cell in line.split("|")[2:4])
