@@ -108,7 +108,7 @@ class _ClassImages:
 
 def _class_images(run: Run) -> list[_ClassImages]:
     """Render thumbnails of the first classes; a class without images is left out."""
-    rows = {kind: run.shards[kind].rows() for kind in KINDS}
+    rows = {kind: run.shards[kind].rows(["key", "class_index", "number", "status"]) for kind in KINDS}
     classes = run.classes[:_CLASSES_SHOWN]
     sheets = class_images.render_classes(classes, rows, run.shards, run.config.report.images_per_class)
     shown = []

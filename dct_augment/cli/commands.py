@@ -392,7 +392,7 @@ def _token_table(run: "Run") -> None:
 
 def _shard_table(run: "Run") -> None:
     for kind, folder in run.shards.items():
-        rows = folder.rows()
+        rows = folder.rows(["status", "kind", "class_name"])
         if rows.empty:
             continue
         images, shards = int((rows["status"] == "ok").sum()), rows["shard"].nunique()

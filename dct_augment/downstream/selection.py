@@ -68,7 +68,7 @@ def order_images(
     Raises:
         ModelError: the guide has no features, which `coverage` needs.
     """
-    rows = shards.rows()
+    rows = shards.rows(["key", "class_name", "number", "status", "guide_confidence"])
     rows = rows[(rows["number"] < candidates) & (rows["status"] == "ok")]
     accepted = filter_images(shards, least_confidence)[["key", "accepted", "reason"]]
     rows = rows.merge(accepted, on="key").set_index("key", drop=False).rename_axis(None)

@@ -27,7 +27,7 @@ from dct_augment.report.answer import AnswerSection
 from dct_augment.report.arm_styles import arm_style, arms_in_page_order, in_page_order
 from dct_augment.report.confusion_matrices import Matrix
 from dct_augment.report.real_images import RealImageSection
-from dct_augment.report.summary import KINDS, Tables, summarize
+from dct_augment.report.summary import IMAGE_COLUMNS, KINDS, Tables, summarize
 from dct_augment.report.summary_files import write_summary
 from dct_augment.wording import settings_of
 
@@ -82,7 +82,7 @@ def write_report(
     Raises:
         ShardError: a shard cannot be read.
     """
-    rows = {kind: shards[kind].rows() for kind in KINDS}
+    rows = {kind: shards[kind].rows(IMAGE_COLUMNS) for kind in KINDS}
     tables = Tables(
         tokens=tokens,
         rows=rows,

@@ -23,6 +23,19 @@ SCHEMA_VERSION = 3
 KINDS = (ImageKind.PLAIN_PROMPT, ImageKind.CLASS_TOKEN)
 """The two kinds of generated images that a run compares, in the order of the page."""
 
+IMAGE_COLUMNS = (
+    "key",
+    "class_index",
+    "number",
+    "kind",
+    "status",
+    "guide_label",
+    "guide_right",
+    "judge_label",
+    "judge_right",
+)
+"""What a report reads of the row of an image."""
+
 METRICS = (
     "judge_top1",
     "judge_top5",
