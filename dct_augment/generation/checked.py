@@ -12,6 +12,10 @@ _SETTLED = 2.0
 """Seconds after which a further change of a file shows in its times: they are coarse, on some disks whole seconds."""
 
 
+_LARGE = 100 * 2**20
+"""Bytes of files; fewer are read again by each command, before it is worth a file that says what they are."""
+
+
 class CheckedFiles:
     """What checks of files found, by size and times of each file.
 
@@ -36,7 +40,7 @@ class CheckedFiles:
         if stamp is None:
             return None
         known = self._known.get(file.name)
-        if isinstance(known, list) and known[:1] == [stamp]:
+        if known is not None and known[0] == stamp:
             return known[1]
         found = check()
         if found is not None and stamp == _stamp(file) and time.time_ns() - max(stamp[1:]) > _SETTLED * 1e9:
@@ -45,16 +49,23 @@ class CheckedFiles:
         return found
 
     def save(self) -> None:
-        """Write what is known, for later commands; call it under the run's lock."""
-        if not self._is_saved:
+        """Write what is known of large files, or of many, for later commands; call it under the run's lock."""
+        if not self._is_saved and sum(stamp[0] for stamp, _ in self._known.values()) >= _LARGE:
             files.write_text(self._path, json.dumps(self._known, separators=(",", ":")) + "\n")
             self._is_saved = True
 
     @property
     def _known(self) -> dict[str, Any]:
         if self._found is None:
-            self._found = dict(files.read_json(self._path))
+            stored = files.read_json(self._path)
+            self._found = {name: entry for name, entry in stored.items() if _is_entry(entry)}
         return self._found
+
+
+def _is_entry(value: Any) -> bool:
+    """Tell whether a value is a stamp, and what was found."""
+    is_pair = isinstance(value, list) and len(value) == 2 and isinstance(value[0], list)
+    return is_pair and len(value[0]) == 3 and all(isinstance(number, int) for number in value[0])
 
 
 def checked_file(folder: Path, split: str) -> Path:

@@ -13,8 +13,9 @@ from dct_augment.generation.checked import CheckedFiles
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let files count as settled at once."""
+    """Let files count as settled at once, and as large."""
     monkeypatch.setattr(checked, "_SETTLED", -1.0)
+    monkeypatch.setattr(checked, "_LARGE", 1)
 
 
 @pytest.fixture
@@ -42,6 +43,16 @@ def test_a_file_that_has_not_changed_is_read_once_also_by_later_commands(file: P
     memory.save()
     assert CheckedFiles(tmp_path / "memory.json").find(file, check) == "1234"
     assert check.calls == 1
+
+
+def test_what_is_known_of_small_files_is_no_file_of_its_own(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checked, "_SETTLED", -1.0)
+    memory = CheckedFiles(tmp_path / "memory.json")
+    memory.find(file, Check(file))
+    memory.save()
+    assert not (tmp_path / "memory.json").exists()
 
 
 @pytest.mark.usefixtures("settled")

@@ -256,6 +256,7 @@ def test_a_finished_shard_that_has_not_changed_is_not_read_again(
     made: ShardRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checked, "_SETTLED", -1.0)
+    monkeypatch.setattr(checked, "_LARGE", 1)
     folder, layout = made.folder, made.folder.layout()
     assert all(folder.done(spec, made.identity) for spec in layout)
     folder.publish()
