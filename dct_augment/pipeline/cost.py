@@ -113,10 +113,10 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
         lines.append(_line(StageName.ARMS, work, effort, pace, processes_for(config, run.device, sizes)))
     if StageName.BENCHMARK in parts:
         trials = measure_trials(config, run.dataset, _outputs(run.dataset), run.device)
-        stage = TrialStage(run)
-        missing_trials = stage.missing
+        trial_stage = TrialStage(run)
+        missing_trials = trial_stage.missing
         work = f"{counted(len(missing_trials), 'trial')} of {counted(config.downstream.steps, 'step')}"
-        seconds = _trial_seconds(missing_trials, config, trials, stage.parallel(len(missing_trials)))
+        seconds = _trial_seconds(missing_trials, config, trials, trial_stage.parallel(len(missing_trials)))
         lines.append(Line(StageName.BENCHMARK, work, 0, seconds))
         if StageName.CLASSIFIER in parts:
             seconds = trials.get(config.downstream.model, float("nan"))
