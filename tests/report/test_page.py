@@ -416,6 +416,16 @@ def test_an_accuracy_that_is_not_that_of_its_arm_says_why(tmp_path: Path) -> Non
     assert "It is not the" not in Page(empty(tmp_path, answer=AnswerSection(of_arm))[1]).text
 
 
+@pytest.mark.parametrize("chosen_by", ["other_folds", "other_half", "validation"])
+def test_sentences_about_the_kept_classifier_are_apart(tmp_path: Path, chosen_by: str) -> None:
+    kept = {"arm": "real", "model": "small", "made": True, "optimistic": False, "chosen_by": chosen_by}
+    kept |= {"accuracy": {"mean": 0.5, "ci95": [0.2, 0.8], "n": 5}, "chance": 0.2, "near_chance": False}
+    numbers = {"kept": kept | {"arm_accuracy": 0.5}, "classes": {}, "photograph_next": [], "all_right": False}
+    section = AnswerSection({**numbers, "effect": None}, calibration_error=0.15)
+    text = Page(empty(tmp_path, answer=section)[1]).text
+    assert ". Its probabilities are wrong by 15.0 %" in text.replace("\u202f", " ").replace("\xa0", " ")
+
+
 def test_the_page_has_the_name_of_the_run_and_says_the_answer_before_its_words(tmp_path: Path) -> None:
     _, page = empty(tmp_path)
     assert "<title>try \u2013 dct-augment</title>" in page
