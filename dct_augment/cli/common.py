@@ -1,5 +1,6 @@
 """What the commands share: options, the console, and a run with progress bars."""
 
+import math
 import shlex
 import signal
 import sys
@@ -61,8 +62,10 @@ def plan_is_asked(dry_run: bool, price: float | None) -> bool:
     """Tell whether a command is to print its plan alone.
 
     Raises:
-        BadParameter: there is a price, and no plan that says what it comes to.
+        BadParameter: there is a price, and no plan that says what it comes to; or it is no number.
     """
+    if price is not None and not math.isfinite(price):
+        raise typer.BadParameter(f"--price {price:g} is no price; give what an hour of this machine costs, e.g. 2.50")
     if price is not None and not dry_run:
         raise typer.BadParameter("--price is a part of the plan that --dry-run prints; add --dry-run, or leave it out")
     return dry_run

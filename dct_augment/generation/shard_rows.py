@@ -1,7 +1,8 @@
 """The parquet beside the tar of a shard: a row per image, and what made them. It is the mark that a shard is done."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pyarrow.parquet as pq
 
 from dct_augment import files
 from dct_augment.config import fingerprint
+from dct_augment.errors import ShardError
 from dct_augment.records import GeneratedImage
 from dct_augment.tars import Span
+from dct_augment.wording import reason_of
 
 NOT_STORED = Span(-1, -1)
 """Where an image lies that is in no tar: it failed, or an older version wrote its row."""
@@ -100,30 +103,44 @@ def check(path: Path, shard: str) -> dict[str, Any] | None:
 
 
 def read_metadata(path: Path) -> Mapping[str, Any]:
-    """Read what a parquet that is known to be intact says of itself."""
-    metadata = _metadata(pq.read_schema(path))
-    del metadata["sha256"]
-    return metadata
+    """Read what a parquet that is known to be intact says of itself.
+
+    Raises:
+        ShardError: it is damaged all the same: it changed, and its times did not.
+    """
+    with _told(path):
+        metadata = _metadata(pq.read_schema(path))
+        del metadata["sha256"]
+        return metadata
 
 
 def read_columns(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read columns of a parquet that is known to be intact, all if None, by their names of today.
 
     Those that it lacks are filled with `DEFAULTS`.
+
+    Raises:
+        ShardError: it is damaged all the same: it changed, and its times did not.
     """
-    with pq.ParquetFile(path) as parquet:
+    with _told(path), pq.ParquetFile(path) as parquet:
         there = parquet.schema_arrow.names
         old_names = {new: old for old, new in _RENAMED.items() if old in there}
-        wanted = columns or [
-            *(_RENAMED.get(name, name) for name in there),
-            *(name for name in DEFAULTS if name not in there),
-        ]
+        wanted = columns or [*(_RENAMED.get(name, name) for name in there), *(n for n in DEFAULTS if n not in there)]
         table = parquet.read([name for name in (old_names.get(name, name) for name in wanted) if name in there])
-    table = table.rename_columns([_RENAMED.get(name, name) for name in table.column_names])
-    for name in wanted:
-        if name not in table.column_names:
-            table = table.append_column(name, pa.array([DEFAULTS[name]] * len(table)))
-    return table.select(list(wanted)).replace_schema_metadata(None)
+        table = table.rename_columns([_RENAMED.get(name, name) for name in table.column_names])
+        for name in wanted:
+            if name not in table.column_names:
+                table = table.append_column(name, pa.array([DEFAULTS[name]] * len(table)))
+        return table.select(list(wanted)).replace_schema_metadata(None)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged parquet raises into a ShardError."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise ShardError(f"{path} cannot be read: {reason_of(error)}. Delete it to make the shard again") from error
 
 
 def _metadata(schema: pa.Schema) -> dict[str, Any]:

@@ -75,12 +75,9 @@ class ShardFolder:
         status = path.stat()
         stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
         if stamp not in self._plans:
-            layout: list[ShardSpec] = []
-            splits = _read_plans(path)
-            for number, ranges in enumerate(splits.get(self.split, [])):
-                layout.append(ShardSpec(number, {slug: (start, stop) for slug, (start, stop) in ranges.items()}))
+            plan = _read_plan(path, self.split)
             self._plans.clear()
-            self._plans[stamp] = _Plan(frozenset(splits), tuple(layout))
+            self._plans[stamp] = plan
         return self._plans[stamp]
 
     def record(self, layout: Layout) -> None:
@@ -288,12 +285,21 @@ class _Plan:
     layout: Layout
 
 
-def _read_plans(path: Path) -> dict[str, list[dict[str, list[int]]]]:
-    """Read `plan.json`: the ranges of every shard, by split."""
+def _read_plan(path: Path, split: str) -> _Plan:
+    """Read `plan.json`: the ranges of every shard of a split.
+
+    Raises:
+        ShardError: it is damaged.
+    """
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
+        splits = dict(json.loads(path.read_text(encoding="utf-8")))
+        layout = []
+        for number, ranges in enumerate(splits.get(split, [])):
+            spec = ShardSpec(number, {slug: (int(start), int(stop)) for slug, (start, stop) in ranges.items()})
+            layout.append(spec)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ShardError(f"{path} is damaged: {in_one_line(error)}. Delete {path.parent} to make it again") from error
+    return _Plan(frozenset(splits), tuple(layout))
 
 
 def _tar_problems(tar: Path, rows: pd.DataFrame) -> list[str]:

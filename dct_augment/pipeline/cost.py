@@ -175,8 +175,7 @@ def benchmark_seconds(config: Config, trials: Mapping[str, float], device: str) 
         device: torch device.
     """
     plans = plan_trials(config.benchmark, config.downstream.other_models)
-    side_by_side = min(pool.parallel_trials(config.benchmark, device), len(os.sched_getaffinity(0)))
-    return _trial_seconds(plans, config, trials, side_by_side)
+    return _trial_seconds(plans, config, trials, pool.parallel_trials(config.benchmark, device))
 
 
 def _trial_seconds(plans: Sequence[TrialPlan], config: Config, trials: Mapping[str, float], side_by_side: int) -> float:
@@ -184,7 +183,8 @@ def _trial_seconds(plans: Sequence[TrialPlan], config: Config, trials: Mapping[s
     known = [trials[model] for plan in plans if (model := plan.other_model or config.downstream.model) in trials]
     if plans and not known:
         return float("nan")
-    return sum(known) / max(min(side_by_side, len(known)), 1)
+    side_by_side = min(side_by_side, len(os.sched_getaffinity(0)), len(known))
+    return sum(known) / max(side_by_side, 1)
 
 
 def _models_left_out(config: Config, trials: Mapping[str, float]) -> list[str]:

@@ -314,6 +314,11 @@ def test_a_price_needs_a_plan(call: Call) -> None:
     assert "add --dry-run" in result.stderr
 
 
+@pytest.mark.parametrize("price", ["nan", "inf", "-1"])
+def test_a_price_is_a_number_from_0(call: Call, price: str) -> None:
+    assert call("train", "--dry-run", "--price", price).returncode == 2
+
+
 def test_the_plan_says_what_each_part_costs_and_what_room_its_images_take(call: Call) -> None:
     result = call("generate", "--classes", "crane", "--per-class", "7", "--dry-run", "--price", "3600")
     assert result.returncode == 0, result.stderr

@@ -274,6 +274,17 @@ def test_a_finished_shard_that_has_not_changed_is_not_read_again(
         later.done(layout[1], made.identity)
 
 
+def test_rows_that_were_damaged_behind_their_times_are_a_shard_error(
+    made: ShardRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, spec = made.folder, made.folder.layout()[0]
+    monkeypatch.setattr(folder._checked, "find", lambda path, check: {"tar_sha256": "", "images": 4})
+    truncate(folder.parquet(spec))
+    for read in (lambda: folder.load(spec), folder.rows, lambda: folder.done(spec, made.identity)):
+        with pytest.raises(ShardError, match=r"000000\.parquet cannot be read"):
+            read()
+
+
 def test_two_shards_in_each_others_place_are_not_done(made: ShardRun) -> None:
     one, other, *_ = made.folder.layout()
     for path in (made.folder.tar, made.folder.parquet):
@@ -368,8 +379,11 @@ def test_reading_a_picture_that_is_none_is_a_shard_error(made: ShardRun) -> None
         list(shards.read(tar))
 
 
-def test_a_damaged_plan_is_a_shard_error(made: ShardRun) -> None:
-    (made.root / "shards" / "plan.json").write_text('{"train": [')
+@pytest.mark.parametrize(
+    "text", ['{"train": [', "[1]", "3", '{"train": 3}', '{"train": [3]}', '{"train": [{"gull": 3}]}', "[" * 9000]
+)
+def test_a_damaged_plan_is_a_shard_error(made: ShardRun, text: str) -> None:
+    (made.root / "shards" / "plan.json").write_text(text)
     with pytest.raises(ShardError, match=r"plan\.json is damaged"):
         made.folder.layout()
 
