@@ -292,10 +292,14 @@ def _read_plan(path: Path, split: str) -> _Plan:
         ShardError: it is damaged.
     """
     try:
-        splits = dict(json.loads(path.read_text(encoding="utf-8")))
+        splits = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(splits, dict):
+            raise ValueError("it is no mapping of splits")
         layout = []
         for number, ranges in enumerate(splits.get(split, [])):
             spec = ShardSpec(number, {slug: (int(start), int(stop)) for slug, (start, stop) in ranges.items()})
+            if not all(0 <= start < stop for start, stop in spec.ranges.values()):
+                raise ValueError(f"shard {number} has a range of images that ends before it begins")
             layout.append(spec)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ShardError(f"{path} is damaged: {in_one_line(error)}. Delete {path.parent} to make it again") from error

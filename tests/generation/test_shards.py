@@ -380,7 +380,18 @@ def test_reading_a_picture_that_is_none_is_a_shard_error(made: ShardRun) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ['{"train": [', "[1]", "3", '{"train": 3}', '{"train": [3]}', '{"train": [{"gull": 3}]}', "[" * 9000]
+    "text",
+    [
+        '{"train": [',
+        "[1]",
+        "3",
+        '{"train": 3}',
+        '{"train": [3]}',
+        '{"train": [{"gull": 3}]}',
+        "[" * 9000,
+        "[]",
+        '{"train": [{"gull": [5, -5]}]}',
+    ],
 )
 def test_a_damaged_plan_is_a_shard_error(made: ShardRun, text: str) -> None:
     (made.root / "shards" / "plan.json").write_text(text)
