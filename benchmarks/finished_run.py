@@ -7,12 +7,13 @@ in a fresh process what is missing. Seconds are of the processor. The first look
 """
 
 import argparse
+import itertools
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from PIL import Image
 from dct_augment import Run, config
 from dct_augment.generation import plan
 from dct_augment.pipeline.stages import ImageStage, Stage, TokenStage
-from dct_augment.records import GeneratedImage, ImageKind
+from dct_augment.records import GeneratedImage, ImageKind, PlanRow
 from dct_augment.tokens.formats import Token, split
 
 
@@ -60,21 +61,26 @@ def write_tokens(run: Run) -> None:
     TokenStage(run).publish()
 
 
-def write_shards(run: Run) -> None:
-    """Write the shards of all images; every picture has its number in it."""
+def numbered() -> Callable[[PlanRow], GeneratedImage]:
+    """Give a function that makes pictures of four pixels, each with its number in it."""
+    numbers = itertools.count()
+
+    def generate(row: PlanRow) -> GeneratedImage:
+        picture = Image.frombytes("RGB", (2, 2), next(numbers).to_bytes(12, "big"))
+        return GeneratedImage(row, picture, guide_label="x", guide_right=True, guide_confidence=0.9)
+
+    return generate
+
+
+def write_shards(run: Run, generate: Callable[[PlanRow], GeneratedImage]) -> None:
+    """Write the shards of all images that `generate` makes."""
     stage, shards = ImageStage(run, ImageKind.CLASS_TOKEN), run.shards[ImageKind.CLASS_TOKEN]
     layout = stage.layout(run.classes)
     shards.record(layout)
-    tokens = stage.tokens(run.classes)
-    number = 0
+    tokens, settings = stage.tokens(run.classes), run.config.generation
     for spec in layout:
-        images = []
-        rows = plan.rows(spec, ImageKind.CLASS_TOKEN, run.classes, run.config.prompts, tokens, 0)
-        for row in rows:
-            picture = Image.frombytes("RGB", (2, 2), number.to_bytes(12, "big"))
-            number += 1
-            images.append(GeneratedImage(row, picture, guide_label="x", guide_right=True, guide_confidence=0.9))
-        shards.write(spec, images, stage.identity(spec, tokens), "png")
+        rows = plan.rows(spec, ImageKind.CLASS_TOKEN, run.classes, run.config.prompts, tokens, settings.seed)
+        shards.write(spec, [*map(generate, rows)], stage.identity(spec, tokens), settings.image_format)
     stage.publish()
 
 
@@ -121,7 +127,7 @@ def main() -> None:
             write_photos(folder, options.classes)
             run = run_of(folder, options)
             write_tokens(run)
-            write_shards(run)
+            write_shards(run, numbered())
             print(f"{options.classes * options.per_class:,} images written in {time.process_time() - began:.0f} s\n")
         print(
             "| tokens, s | images, s | both, s | start, s | peak before, MB | peak, MB |\n" + "| --- " * 6 + "|",

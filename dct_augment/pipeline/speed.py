@@ -51,13 +51,15 @@ def measure_generation(backend: "Backend") -> tuple[float, float]:
     """Measure the seconds of one evaluation of the denoiser, and of one decoding, for each image of a batch."""
     import torch
 
-    empty = backend.encode([""]).expand(_BATCH)
-    latents = backend.latents(range(_BATCH))
-    steps = torch.full((_BATCH,), 500, device=latents.device)
+    def evaluate(images: int) -> None:
+        steps = torch.full((images,), 500, device=backend.device)
+        backend.denoise(backend.latents(range(images)), steps, empty.expand(images), 1.0)
+
+    empty = backend.encode([""])
     with torch.no_grad():
-        evaluation = _least_seconds(lambda: backend.denoise(latents, steps, empty, 1.0))
-        decode = _least_seconds(lambda: backend.decode(latents))
-    return evaluation / _BATCH, decode / _BATCH
+        evaluation = _seconds_of_an_image(evaluate)
+        decode = _seconds_of_an_image(lambda images: backend.decode(backend.latents(range(images))))
+    return evaluation, decode
 
 
 def measure_guide(members: Sequence[AnyClassifierConfig], classes: Sequence[ClassInfo], device: str) -> float | None:
@@ -178,6 +180,14 @@ def _seconds_of_steps(
     if step <= 0:
         step = three / 3
     return max(one - step, 0.0), step / share
+
+
+def _seconds_of_an_image(work: Callable[[int], object]) -> float:
+    """Time some work on a batch of images; where it takes long for one, that one alone: a CPU does them in turn."""
+    began = time.perf_counter()
+    work(1)
+    seconds = time.perf_counter() - began
+    return seconds if seconds > _LONG_STEP else _least_seconds(partial(work, _BATCH)) / _BATCH
 
 
 def _least_seconds(work: Callable[[], object]) -> float:
