@@ -186,11 +186,19 @@ def _imagenet(size: Size) -> Sequence[Row]:
             most_gb=3,
         ),
         Row(
-            "imagenet/plan",
-            "`run --dry-run` of all classes, the first look in it; Pocket draws",
-            _cli("run", *named, *("--output", "runs/imagenet-plan"), "--dry-run"),
+            "imagenet/data",
+            "`data`: the first look opens every picture, and searches duplicates",
+            _cli("data", *named),
             needs=("imagenet/pictures",),
-            fresh=("cache", "runs/imagenet-plan"),
+            fresh=("cache", "runs/imagenet/data"),
+            most_gb=1,
+        ),
+        Row(
+            "imagenet/plan",
+            "`run --dry-run` of all classes; Pocket draws",
+            _cli("run", *named, *("--output", "runs/imagenet-plan"), "--dry-run"),
+            needs=("imagenet/data",),
+            fresh=("runs/imagenet-plan",),
             most_gb=3,
         ),
         _made(
@@ -198,7 +206,7 @@ def _imagenet(size: Size) -> Sequence[Row]:
             f"a finished run of ImageNet: {size.imagenet_classes:,} tokens, {images:,} images, most of 2 x 2 pixels, "
             "and the answers of 6 trials",
             size,
-        )("imagenet-run", leaves="runs/imagenet/benchmark/trials.parquet", needs=("imagenet/plan",)),
+        )("imagenet-run", leaves="runs/imagenet/benchmark/trials.parquet", needs=("imagenet/data",)),
         Row(
             "imagenet/finished",
             f"tokens and {images:,} images are recognised as finished",

@@ -8,6 +8,7 @@ are duplicates. A guide is a random network whose last layer compares with a pic
 torch is imported by those steps alone that need it.
 """
 
+import importlib.util
 import io
 import sys
 from collections.abc import Callable
@@ -44,18 +45,19 @@ class Painter:
         self._size, self._rng = size, np.random.default_rng(0)
         self._steps = max(2, int(np.ceil(classes ** (1 / 3))))
         width, height = size
-        self._grains = [self._rng.integers(-grain, grain + 1, (height, width, 1), np.int16) for _ in range(_TEXTURES)]
+        self._grains = [self._rng.integers(0, 2 * grain + 1, (height, width), np.uint8) for _ in range(_TEXTURES)]
 
     def picture(self, number: int) -> Image.Image:
         """Paint one more picture of the class of this number."""
-        spots = Image.fromarray(self._rng.integers(0, 256, (6, 8), np.uint8))
-        bright = np.asarray(spots.resize(self._size, Image.Resampling.BICUBIC), np.int16)[:, :, None]
-        bright = (bright - int(bright.mean())) // 5 + self._grains[self._rng.integers(_TEXTURES)]
-        return Image.fromarray(np.clip(bright + self._colour(number), 0, 255).astype(np.uint8))
+        spots = Image.fromarray(self._rng.integers(0, 52, (6, 8), np.uint8))
+        bright = np.asarray(spots.resize(self._size, Image.Resampling.BICUBIC))
+        bright = bright + self._grains[self._rng.integers(_TEXTURES)]
+        levels, grey = np.arange(256) - int(bright.mean()), Image.fromarray(bright)
+        return Image.merge("RGB", [grey.point((levels + part).clip(0, 255).tolist()) for part in self._colour(number)])
 
-    def _colour(self, number: int) -> np.ndarray:
+    def _colour(self, number: int) -> list[int]:
         places = [number // self._steps**power % self._steps for power in range(3)]
-        return np.array([50 + 155 * place // (self._steps - 1) for place in places], np.int16)
+        return [50 + 155 * place // (self._steps - 1) for place in places]
 
 
 def _jpeg(picture: Image.Image) -> bytes:
@@ -176,11 +178,8 @@ def _generated(row: PlanRow, picture: Image.Image) -> GeneratedImage:
 
 def imagenet_pictures(folder: Path, size: Size) -> None:
     """Write the tree of ImageNet, and its configuration."""
-    from timm.data import ImageNetInfo
-
     painter = Painter((64, 48), size.imagenet_classes)
-    ids = ImageNetInfo("imagenet-1k").label_names()[: size.imagenet_classes]
-    for number, name in enumerate(ids):
+    for number, name in enumerate(_imagenet_ids()[: size.imagenet_classes]):
         for split, count in (("train", size.imagenet_train), ("val", size.imagenet_val)):
             place = folder / "imagenet" / split / name
             place.mkdir(parents=True)
@@ -202,6 +201,13 @@ def imagenet_pictures(folder: Path, size: Size) -> None:
     )
     settings = config.load("imagenet", own, output=folder / "runs" / "imagenet")
     files.write_text(folder / "imagenet.yaml", config.dump(settings))
+
+
+def _imagenet_ids() -> list[str]:
+    """Read the WordNet ids of ImageNet-1k from the list that timm carries; timm itself is not imported."""
+    spec = importlib.util.find_spec("timm")
+    (folder,) = spec.submodule_search_locations  # type: ignore[union-attr, misc]
+    return (Path(folder) / "data" / "_info" / "imagenet_synsets.txt").read_text(encoding="utf-8").split()
 
 
 def imagenet_run(folder: Path, size: Size) -> None:
