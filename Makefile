@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test test-fast slow-list lint docs format weights gpu clean
+.PHONY: help install demo test test-fast slow-list lint docs format weights gpu rehearse clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -50,6 +50,9 @@ weights: install  ## rebuild the Pocket models from seeds (about 2.5 hours on 2 
 
 gpu: install  ## measure what a GPU does at full size, ten minutes at most, into gpu.json
 	$(BIN)/python -m benchmarks.gpu
+
+rehearse: install  ## the real commands on fake data of the size of CUB and ImageNet, within limits (half an hour)
+	$(BIN)/python -m benchmarks.rehearse
 
 clean:  ## remove the environment; runs/ stays
 	rm -rf $(VENV)

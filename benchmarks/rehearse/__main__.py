@@ -120,7 +120,7 @@ class Rehearsal:
             most_bytes=most,
             folder=self.folder,
             log=log,
-            environment=self._environment(),
+            environment=self._environment(row.name.partition("/")[0]),
         )
         printed = log.read_text(encoding="utf-8", errors="replace")
         record |= {
@@ -139,10 +139,10 @@ class Rehearsal:
         most = int(row.most_gb * 1e9) + alone
         return most if self._most_gb is None else min(most, int(self._most_gb * 1e9))
 
-    def _environment(self) -> Mapping[str, str]:
+    def _environment(self, data: str) -> Mapping[str, str]:
         """Let nothing be downloaded, and nothing of the user's be read or written."""
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
-        cache, home = self.folder / "cache", self.folder / "home"
+        cache, home = self.folder / "cache" / data, self.folder / "home"
         own = {"DCT_AUGMENT_CACHE": str(cache), "HF_HOME": str(home), "PREFECT_HOME": str(home)}
         return {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", **own}
 

@@ -119,13 +119,14 @@ class _Group:
     """What counts the memory of a command: here without a cgroup, by the processes themselves."""
 
     kind = "looking"
+    kinds: "tuple[type[_CGroup], ...]" = ()
     has_killed = False
 
     @classmethod
     @contextmanager
     def made(cls, most_bytes: int | None) -> "Iterator[_Group]":
         """Make a memory cgroup if this process may, of either version; it goes in the end."""
-        for kind in (_GroupOfVersion1, _GroupOfVersion2):
+        for kind in cls.kinds:
             folder = kind.folder()
             if folder is None:
                 continue
@@ -204,6 +205,9 @@ class _GroupOfVersion2(_CGroup):
         own = next((path for kinds, path in _own_groups() if not kinds), None)
         # Beside the group of this process: one that holds processes may not divide its memory.
         return None if own is None else Path("/sys/fs/cgroup", own.lstrip("/")).parent / f"dct-rehearse-{os.getpid()}"
+
+
+_Group.kinds = (_GroupOfVersion1, _GroupOfVersion2)
 
 
 def _own_groups() -> Iterator[tuple[str, str]]:

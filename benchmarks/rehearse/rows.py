@@ -80,7 +80,7 @@ def _cub(size: Size) -> Sequence[Row]:
             "`data`: the first look opens every picture, and searches duplicates",
             _cli("data", *cub),
             needs=("cub/models",),
-            fresh=("cache", "runs/cub"),
+            fresh=("cache/cub", "runs/cub"),
             most_gb=1,
         ),
         Row("cub/doctor", "`doctor`", _cli("doctor", *cub), needs=("cub/data",), most_gb=3),
@@ -182,7 +182,7 @@ def _imagenet(size: Size) -> Sequence[Row]:
             "`run --dry-run --classes` of four; only their pictures are opened; Pocket draws",
             _cli("run", *named, *four, "--dry-run"),
             needs=("imagenet/pictures",),
-            fresh=("cache", "runs/imagenet-four"),
+            fresh=("cache/imagenet", "runs/imagenet-four"),
             most_gb=3,
         ),
         Row(
@@ -190,7 +190,7 @@ def _imagenet(size: Size) -> Sequence[Row]:
             "`data`: the first look opens every picture, and searches duplicates",
             _cli("data", *named),
             needs=("imagenet/pictures",),
-            fresh=("cache", "runs/imagenet/data"),
+            fresh=("cache/imagenet", "runs/imagenet/data"),
             most_gb=1,
         ),
         Row(

@@ -127,6 +127,16 @@ def test_a_step_that_other_work_hides_never_takes_no_time(
     assert speed._seconds_of_steps(settings, photos, 10, "cpu") == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize(("seconds", "batches"), [(10.0, [1]), (0.01, [1, 8, 8, 8])])
+def test_an_image_that_takes_long_is_timed_once(
+    seconds: float, batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int] = []
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: seconds * sum(done))
+    assert speed._seconds_of_an_image(done.append) == pytest.approx(seconds)
+    assert done == batches
+
+
 @pytest.mark.parametrize(("free", "side_by_side"), [(10**12, 2), (1, 1)])
 def test_trials_are_estimated_side_by_side_as_far_as_memory_holds_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, side_by_side: int
