@@ -26,7 +26,6 @@ from dct_augment.generation.generator import Generator
 from dct_augment.generation.plan import extend, rows
 from dct_augment.records import ImageKind
 from dct_augment.tokens.class_token_trainer import ClassTokenTrainer, Update
-from dct_augment.tokens.state import ClassTokenState
 
 CLASSES, POSITION = 4, 0.6
 IMAGES = 4  # of a class in an update
@@ -57,20 +56,10 @@ def update(trainer: ClassTokenTrainer, bench: Bench) -> Callable[[], torch.Tenso
     updates = [Update(state, state.new_seeds(bench.images), POSITION) for state in states]
 
     def work() -> torch.Tensor:
-        with trainer._precision():
-            batches = [trainer._class_batch(update) for update in updates]
-            denoised = trainer._gradient_method(trainer._sampler, batches)
-        _, gradient = trainer._losses(denoised.latents, states)
-        denoised.latents.backward(gradient)
-        return torch.cat([_take_gradient(state) for state in states])
+        results = trainer._gradients([(update, range(bench.images)) for update in updates])
+        return torch.cat([cast(torch.Tensor, part) for result in results for part in result.gradients])
 
     return work
-
-
-def _take_gradient(state: ClassTokenState) -> torch.Tensor:
-    gradient = cast(torch.Tensor, state.gradient).clone()
-    state.zero_grad()
-    return gradient
 
 
 @contextmanager

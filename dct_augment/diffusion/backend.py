@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import torch
 
 from dct_augment.diffusion.conditioning import Conditioning
-from dct_augment.diffusion.memory import BatchSizes, ShrinkingBatches
+from dct_augment.diffusion.memory import BatchSizes, Purpose, ShrinkingBatches
 from dct_augment.diffusion.text import TextEncoder, WordNorms, split_by_encoder
 from dct_augment.errors import ModelError
 
-_PIXELS_DECODED_AT_ONCE = 2**19
-"""Two images of 512 x 512: more at once are not faster on a GPU."""
+_ANY = 2**20
+"""As many images as there are."""
 
 
 class Backend(ABC):
@@ -34,7 +34,6 @@ class Backend(ABC):
         self.encoders, self.denoiser, self.vae, self.device = tuple(encoders), denoiser, vae, device
         self._scheduler = scheduler
         self.memory: str = "fast"
-        self.batch_sizes = BatchSizes()
         self.tiny: Any = None  # an AutoencoderTiny of the same latents
         self.dtype: torch.dtype = denoiser.dtype
         widths = [encoder.width for encoder in self.encoders]
@@ -43,6 +42,7 @@ class Backend(ABC):
         size = denoiser.config.sample_size
         self.latent_shape = (denoiser.config.in_channels, size, size)
         self.image_size: int = size * 2 ** (len(vae.config.block_out_channels) - 1)
+        self.batch_sizes = BatchSizes(self.image_size)
         for model in (denoiser, vae, *(encoder.model for encoder in self.encoders)):
             model.eval().requires_grad_(False)
 
@@ -124,21 +124,20 @@ class Backend(ABC):
         picture.
         """
         if torch.is_grad_enabled():
-            return self._decode(latents, for_gradient)
+            return self.decode_at_once(latents, for_gradient)
 
         def decode(rows: Sequence[int]) -> torch.Tensor:
-            return self._decode(latents[list(rows)], for_gradient)
+            return self.decode_at_once(latents[list(rows)], for_gradient)
 
-        return torch.cat([images for _, images in self.decoding(latents).run(range(len(latents)), decode)])
+        return torch.cat([images for _, images in self.decoding().run(range(len(latents)), decode)])
 
-    def decoding(self, latents: torch.Tensor) -> ShrinkingBatches:
-        """Return the batches in which latents (B, C, h, w) of this size are decoded."""
-        pixels = latents.shape[-2] * latents.shape[-1] * (self.image_size // self.latent_shape[-1]) ** 2
-        count = max(_PIXELS_DECODED_AT_ONCE // pixels, 1)
-        return ShrinkingBatches(count, "image", sizes=self.batch_sizes, purpose="decode")
+    def decoding(self, *, gradient: bool = False) -> ShrinkingBatches:
+        """Return the batches in which latents are decoded, with gradient or without."""
+        purpose: Purpose = "decode_gradient" if gradient else "decode"
+        return ShrinkingBatches(_ANY, "image", sizes=self.batch_sizes, purpose=purpose)
 
-    def _decode(self, latents: torch.Tensor, for_gradient: bool) -> torch.Tensor:
-        """Decode all latents at once."""
+    def decode_at_once(self, latents: torch.Tensor, for_gradient: bool = False) -> torch.Tensor:
+        """Decode all latents in one batch; see `decode`."""
         if for_gradient and self.tiny is not None:
             scaled = latents / self.tiny.config.scaling_factor
             return self.tiny.decode(scaled.to(self.tiny.dtype)).sample.float()

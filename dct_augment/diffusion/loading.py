@@ -86,7 +86,7 @@ def load(
     location = path if folder is None else str(folder)
     from diffusers import DiffusionPipeline
 
-    _silence()
+    silence()
     try:
         kind = DiffusionPipeline.load_config(location, revision=revision)["_class_name"]
         if kind not in FAMILIES:
@@ -128,7 +128,7 @@ def from_pipeline(pipe: Any, *, device: str = "cpu", memory: Memory | None = Non
     return backend
 
 
-def _silence() -> None:
+def silence() -> None:
     """Let libraries say nothing: what a user must know, an error of ours says."""
     from diffusers.utils import logging as diffusers_logging
     from huggingface_hub.utils import logging as hub_logging

@@ -1,10 +1,12 @@
 """Trading speed for memory: three settings, chosen from what is free if the user does not say."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
 from typing import Any, Literal, TypeVar
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from dct_augment.devices import is_out_of_memory
 from dct_augment.errors import DctAugmentError
@@ -49,12 +51,12 @@ def apply(pipe: Any, memory: Memory) -> None:
     balanced: autoencoder and denoiser recompute their activations in the backward pass. low: also images decoded one
     by one, large ones in tiles, and attention in slices; text encoders stay on the CPU between uses.
     """
+    _recompute_layers(pipe.vae.decoder, wanted=memory != "fast")
     if memory == "fast":
         return
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
-    for model in (denoiser, pipe.vae):
-        if getattr(model, "_supports_gradient_checkpointing", False):
-            model.enable_gradient_checkpointing()
+    if getattr(denoiser, "_supports_gradient_checkpointing", False):
+        denoiser.enable_gradient_checkpointing()
     if memory == "low":
         pipe.vae.enable_slicing()
         pipe.vae.enable_tiling()
@@ -62,33 +64,81 @@ def apply(pipe: Any, memory: Memory) -> None:
             denoiser.set_attention_slice("auto")
 
 
-Purpose = Literal["update", "inversion", "generate", "decode"]
-"""What memory is needed for: an update by the guide, or by photos; images without gradient; decoding a few of them."""
+def _recompute_layers(decoder: torch.nn.Module, *, wanted: bool) -> None:
+    """Let each layer of a decoder of images keep its input alone, and run once more in the backward pass; or not.
+
+    diffusers does so with whole blocks of them, whose activations take twice the memory.
+    """
+    from diffusers.models.resnet import ResnetBlock2D
+    from diffusers.models.upsampling import Upsample2D
+
+    for layer in decoder.modules():
+        if isinstance(layer, ResnetBlock2D | Upsample2D):
+            vars(layer).pop("forward", None)
+            if wanted:
+                layer.forward = _recomputed(layer.forward)
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled():
+            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        return forward(*args, **kwargs)
+
+    return run
+
+
+Purpose = Literal["update", "inversion", "generate", "decode", "decode_gradient"]
+"""What memory is needed for.
+
+The denoiser with gradient: `update` by the guide, `inversion` by photos. `generate`: the denoiser without. Images
+decoded: `decode` without gradient, `decode_gradient` with it, and shown to the guide.
+"""
+
+_PIXELS_AT_ONCE: Mapping[Purpose, int] = {
+    "update": 2**20,
+    "inversion": 2**20,
+    "generate": 2**21,
+    "decode": 2**19,
+    "decode_gradient": 2**18,
+}
+"""Of images of 512 x 512 these are 4, 4, 8, 2, and 1: enough to keep a GPU busy, in half of the memory that the
+paper's loop takes for one (`benchmarks.memory_needs`)."""
 
 
 class BatchSizes:
-    """How much of each purpose memory was found to hold at once; a model keeps it, so that no one finds out twice."""
+    """How many images are done at once for each purpose; a model keeps it, so that no one finds out twice.
 
-    def __init__(self) -> None:
+    Args:
+        image_size: side of the model's images in pixels; without, only memory limits them.
+
+    Attributes:
+        is_fitted: whether they are known to fit the memory of the device.
+    """
+
+    def __init__(self, image_size: int | None = None) -> None:
         self._most: dict[Purpose, int] = {}
+        self.is_fitted = False
+        if image_size is not None:
+            self._most = {purpose: max(pixels // image_size**2, 1) for purpose, pixels in _PIXELS_AT_ONCE.items()}
 
     def at_most(self, purpose: Purpose, count: int) -> int:
         """Return `count`, or what memory holds of it."""
         return min(count, self._most.get(purpose, count))
 
     def limit(self, purpose: Purpose, count: int) -> None:
-        """Note that no more than `count` fit."""
-        self._most[purpose] = self.at_most(purpose, count)
+        """Note that no more than `count` fit, and one at least."""
+        self._most[purpose] = max(self.at_most(purpose, count), 1)
 
 
 class ShrinkingBatches:
     """Works through items in batches; where memory runs out, the batch is halved, for good.
 
     Args:
-        count: how much is done at once, at most: classes in an update, else images.
+        count: how many images are done at once, at most.
         noun: the word for an item, for messages.
         on_progress: hears of each halving.
-        settings: what makes a single item smaller, for messages.
         sizes: those of the model, which remember a halving; its own if not given.
         purpose: what of them this work is.
         images_per_item: how much of `count` an item is.
@@ -99,13 +149,12 @@ class ShrinkingBatches:
         count: int,
         noun: str,
         on_progress: ProgressCallback = ignore_progress,
-        settings: str = "",
         *,
         sizes: BatchSizes | None = None,
         purpose: Purpose = "generate",
         images_per_item: int = 1,
     ) -> None:
-        self._count, self._noun, self._on_progress, self._settings = count, noun, on_progress, settings
+        self._count, self._noun, self._on_progress = count, noun, on_progress
         self._sizes, self._purpose, self._images_per_item = sizes or BatchSizes(), purpose, images_per_item
 
     @property
@@ -141,7 +190,6 @@ class ShrinkingBatches:
         if not is_out_of_memory(error):
             raise error
         if size == 1:
-            advice = "set model.memory=low, or model.dtype=float16 on a GPU"
-            advice += f", or lower {self._settings}" if self._settings else ""
+            advice = "set model.memory=low, model.dtype=float16 on a GPU, or choose a smaller model"
             raise DctAugmentError(f"out of memory with a single {self._noun}: {advice}") from error
         self._sizes.limit(self._purpose, size // 2 * self._images_per_item)

@@ -11,6 +11,7 @@ from PIL import Image
 from dct_augment.classifiers import Classifier
 from dct_augment.config import seed_from
 from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches, Trajectory, split_by_encoder
+from dct_augment.diffusion.image_memory import fit_batches
 from dct_augment.generation.start_images import StartImages
 from dct_augment.images import to_pixels
 from dct_augment.records import ClassInfo, GeneratedImage, PlanRow, ProgressCallback, ignore_progress
@@ -97,6 +98,7 @@ class Generator:
         def generate(batch: Sequence[PlanRow]) -> torch.Tensor:
             return self._generate_batch(batch, vectors)
 
+        fit_batches(self._sampler)
         sizes = self._sampler.backend.batch_sizes
         batches = ShrinkingBatches(batch_size, "image", self._on_progress, sizes=sizes)
         pending: Future[list[GeneratedImage]] | None = None

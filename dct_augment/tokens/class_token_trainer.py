@@ -6,7 +6,7 @@ its own loss, optimiser and random stream, so the number of slots changes speed,
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,13 +15,15 @@ from torch.nn import functional
 
 from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, TokensConfig
-from dct_augment.diffusion import Conditioning, Sampler
+from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches
+from dct_augment.diffusion.image_memory import fit_batches
 from dct_augment.errors import InputError
 from dct_augment.records import ClassInfo, StopReason
-from dct_augment.tokens.denoising import PLACEHOLDER, NoisedBatch, PhotoLatents, denoising_losses
+from dct_augment.tokens.denoising import PLACEHOLDER, NoisedBatch, PhotoLatents, denoising_gradients
 from dct_augment.tokens.gradients import ClassBatch, gradient_method
 from dct_augment.tokens.state import ClassTokenState, TrainedToken
 from dct_augment.tokens.trainer import ImageRequest, Trainer
+from dct_augment.tokens.vector import Gathered, ImageOf, by_class, images_of
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,34 @@ _WORD_SCREENS = (_WordScreen(1, 2, 1.0), _WordScreen(3, 4, 0.125))  # enough to 
 class Update:
     """What one class needs for an update: seeds of its images, and a position in [0, 1) of the trajectory.
 
-    `photos` are there if the token is pulled towards the photos of its class.
+    `photos` are there if the token is pulled towards the photos of its class. `gathered` and `finished`, the clean
+    latents (B, C, h, w) that a method leaves, grow batch by batch.
     """
 
     state: ClassTokenState
     seeds: list[int]
     position: float
     photos: NoisedBatch | None = None
+    gathered: Gathered = field(default_factory=Gathered)
+    finished: list[torch.Tensor] = field(default_factory=list)
+
+    def add(self, result: "_Result") -> None:
+        """Take in what some of the images gave."""
+        self.state.evaluations += result.evaluations
+        self.gathered.add(result.loss, result.gradients)
+        if result.finished is not None:
+            self.finished.append(result.finished)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What some images of an update gave: their share of its loss and of its gradient by the parts of the token."""
+
+    update: Update
+    loss: torch.Tensor
+    gradients: Sequence[torch.Tensor | None]
+    evaluations: int
+    finished: torch.Tensor | None
 
 
 class ClassTokenTrainer(Trainer[ClassTokenState]):
@@ -97,9 +120,13 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
             prompts_config=prompts_config,
             starts=starts,
             updates=tokens_config.max_updates,
+            images=tokens_config.images_per_update,
         )
         self._gradient_method = gradient_method(tokens_config.method)
         self._photos = dict(photos or {}) if tokens_config.photo_weight else {}
+        photos_at_once = tokens_config.classes_per_batch * tokens_config.photos_per_update
+        sizes = self._backend.batch_sizes
+        self._photo_batches = ShrinkingBatches(photos_at_once, "photo", sizes=sizes, purpose="inversion")
 
     def _new_state(self, info: ClassInfo) -> ClassTokenState:
         (target,) = self._guide.targets([info])
@@ -121,6 +148,11 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
                 f"is none of: {', '.join(without)}. Add some, or set tokens.photo_weight=0"
             )
         super()._check(classes)
+
+    def _fit_batches(self) -> None:
+        """See `Trainer`."""
+        passes = self._gradient_method.waiting_passes
+        fit_batches(self._sampler, self._guide.logits, passes=passes, autocast=self._autocast)
 
     def _train_round(self, states: Sequence[ClassTokenState]) -> None:
         """See `Trainer`; a class whose plain prompt is enough is not trained."""
@@ -152,31 +184,45 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         )
 
     def _update(self, states: Sequence[ClassTokenState]) -> None:
-        """Do one update of every class, as many at once as memory holds."""
+        """Do one update of every class, with as many images at once as memory holds, whatever classes they are of."""
         count = self._tokens_config.images_per_update
         updates = [
             Update(state, state.new_seeds(count), state.random_position(), self._noised_photos(state))
             for state in states
         ]
-        for _ in self._batches.run(updates, self._update_batch):
-            pass
 
-    def _update_batch(self, updates: Sequence[Update]) -> None:
-        """Do one update of some classes in one batch."""
-        states = [update.state for update in updates]
-        for state in states:
-            state.zero_grad()
+        def of_some(images: Sequence[ImageOf]) -> list[_Result]:
+            return self._gradients([(updates[place], rows) for place, rows in by_class(images)])
+
+        for _, results in self._batches.run(images_of([count] * len(updates)), of_some):
+            for result in results:
+                result.update.add(result)
+        for update, pull in zip(updates, self._pulls(updates), strict=True):
+            state, gathered = update.state, update.gathered
+            state.token.take(gathered.gradients)
+            state.update(gathered.loss, pull)
+            state.store_finished(torch.cat(update.finished) if update.finished else None)
+
+    def _gradients(self, chosen: Sequence[tuple[Update, Sequence[int]]]) -> list[_Result]:
+        """Denoise some images of some updates in one batch; the loss of each update on them, and its gradient."""
         with self._precision():
-            batches = [self._class_batch(update) for update in updates]
+            batches = [self._class_batch(update, rows) for update, rows in chosen]
             denoised = self._gradient_method(self._sampler, batches)
-        losses, gradient = self._losses(denoised.latents, states)
-        denoised.latents.backward(gradient)
-        pulls = self._pulls(updates)
-        values = zip(states, batches, losses.tolist(), denoised.evaluations, pulls, strict=True)
-        for state, batch, loss, evaluations, pull in values:
-            state.evaluations += evaluations
-            state.update(loss, pull)
-            state.store_finished(batch.finished)
+        latents = denoised.latents
+        copies = len(latents) // sum(len(rows) for _, rows in chosen)
+        counts = [copies * len(rows) for _, rows in chosen]
+        targets = [update.state.target for (update, _), count in zip(chosen, counts, strict=True) for _ in range(count)]
+        share = 1 / (copies * self._tokens_config.images_per_update)
+        losses, gradient = self._losses(latents, torch.tensor(targets, device=latents.device), share)
+        tokens = [update.state.token for update, _ in chosen]
+        leaves = [part for token in tokens for part in token.parts]
+        of_leaves = iter(torch.autograd.grad(latents, leaves, gradient, allow_unused=True))
+        return [
+            _Result(update, loss.sum(), [next(of_leaves) for _ in token.parts], evaluations, batch.finished)
+            for (update, _), token, loss, evaluations, batch in zip(
+                chosen, tokens, losses.split(counts), denoised.evaluations, batches, strict=True
+            )
+        ]
 
     def _noised_photos(self, state: ClassTokenState) -> NoisedBatch | None:
         """Choose the photos of an update, and their noise; None without a `photo_weight`."""
@@ -188,33 +234,29 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
 
     def _pulls(self, updates: Sequence[Update]) -> Sequence[torch.Tensor | None]:
         """Compute for each class the gradient (n, D) of the denoising loss on its photos; None without any."""
-        batches = [update.photos for update in updates if update.photos is not None]
-        if not batches:
+        wanted = [(update.photos, update.state.token) for update in updates if update.photos is not None]
+        if not wanted:
             return [None] * len(updates)
-        states = [update.state for update in updates]
         with self._precision():
-            losses = denoising_losses(self._sampler, batches, [state.vector for state in states])
-        leaves = [part for state in states for part in state.parts]
-        gradients = iter(torch.autograd.grad(losses.sum() * self._loss_scale, leaves))
-        for state, batch in zip(states, batches, strict=True):
-            state.evaluations += 3 * len(batch.prompts)
-        return [torch.cat([next(gradients) for _ in state.parts], 1) for state in states]
+            gathered = denoising_gradients(self._sampler, wanted, self._photo_batches, scale=self._loss_scale)
+        for update, (photos, _) in zip(updates, wanted, strict=True):
+            update.state.evaluations += 3 * len(photos)
+        return [torch.cat([part for part in of_class.gradients if part is not None], 1) for of_class in gathered]
 
-    def _class_batch(self, update: Update) -> ClassBatch:
-        """Encode the prompts of an update, and begin at the noise of its seeds."""
-        state, count = update.state, len(update.seeds)
-        conditioning = self._encode(state.info, state.vector, first=state.first_prompt, count=count)
-        return ClassBatch(self._sampler.begin(update.seeds, conditioning), update.position, state.finished)
+    def _class_batch(self, update: Update, rows: Sequence[int]) -> ClassBatch:
+        """Encode the prompts of some images of an update, and begin at the noise of their seeds."""
+        state, seeds = update.state, [update.seeds[row] for row in rows]
+        conditioning = self._encode(state.info, state.vector, first=state.first_prompt + rows[0], count=len(rows))
+        finished = None if state.finished is None else state.finished[list(rows)]
+        return ClassBatch(self._sampler.begin(seeds, conditioning), update.position, finished)
 
-    def _losses(self, latents: torch.Tensor, states: Sequence[ClassTokenState]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the mean cross-entropy (K,) of each class over its own images, and its gradient by their latents.
+    def _losses(self, latents: torch.Tensor, targets: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute `share` of the cross-entropy (B,) of each image, and the gradient of the sum by the latents.
 
-        The images of a class are side by side in the latents (B, C, h, w), as many for each. A few are decoded at a
-        time, each with its own backward pass: at the size of Stable Diffusion the decoder's activations of one image
-        are larger than the denoiser's. The gradient is scaled, see `_loss_scale`.
+        Latents (B, C, h, w) have targets (B,). A few are decoded at a time, each with its own backward pass: at the
+        size of Stable Diffusion the decoder's activations of one image are larger than the denoiser's. The gradient
+        is scaled, see `_loss_scale`.
         """
-        count = len(latents) // len(states)
-        targets = torch.tensor([state.target for state in states], device=latents.device).repeat_interleave(count)
 
         def of_some(rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
             few = latents.detach()[list(rows)].requires_grad_()
@@ -222,12 +264,12 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
                 images = self._backend.decode(few, for_gradient=True)
             logits = self._guide.logits(images)
             losses = functional.cross_entropy(logits.float(), targets[list(rows)].to(logits.device), reduction="none")
-            (gradient,) = torch.autograd.grad(losses.sum() * (self._loss_scale / count), few)
-            return losses.detach(), gradient
+            (gradient,) = torch.autograd.grad(losses.sum() * (self._loss_scale * share), few)
+            return losses.detach() * share, gradient
 
-        parts = [part for _, part in self._backend.decoding(latents).run(range(len(latents)), of_some)]
+        parts = [part for _, part in self._backend.decoding(gradient=True).run(range(len(latents)), of_some)]
         losses, gradients = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return losses.view(-1, count).mean(1), gradients
+        return losses, gradients
 
     def _precision(self) -> AbstractContextManager[Any]:
         """Return the autocast of updates, if one is configured."""

@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 
 from dct_augment import prompts
-from dct_augment.diffusion import Backend, Conditioning, Sampler
+from dct_augment.diffusion import Backend, Conditioning, Sampler, ShrinkingBatches
 from dct_augment.images import square
+from dct_augment.tokens.vector import Gathered, ImageOf, TokenVector, by_class, images_of
 
 PLACEHOLDER = "<dct-training>"
 """How prompts call the token in training; its vectors are put in where it stands."""
@@ -97,6 +98,38 @@ def denoising_losses(
     errors = (output.to(exact) - target.to(exact)).square().flatten(1).mean(1)
     by_class = errors.split([len(batch.prompts) for batch in batches])
     return torch.stack([class_errors.mean() for class_errors in by_class])
+
+
+def denoising_gradients(
+    sampler: Sampler,
+    wanted: Sequence[tuple[NoisedBatch, TokenVector]],
+    at_once: ShrinkingBatches,
+    *,
+    scale: float = 1.0,
+) -> list[Gathered]:
+    """Compute the denoising loss of each token on the photos of its class, and its gradient, `scale` times too long.
+
+    As many photos are done at once as memory holds, whatever classes they are of.
+    """
+    gathered = [Gathered() for _ in wanted]
+
+    def of_some(images: Sequence[ImageOf]) -> list[tuple[int, torch.Tensor, list[torch.Tensor]]]:
+        places, rows = zip(*by_class(images), strict=True)
+        batches = [wanted[place][0].part(own) for place, own in zip(places, rows, strict=True)]
+        tokens = [wanted[place][1] for place in places]
+        shares = [len(batch) / len(wanted[place][0]) for place, batch in zip(places, batches, strict=True)]
+        losses = denoising_losses(sampler, batches, [token.value for token in tokens])
+        losses = losses * torch.tensor(shares, device=losses.device)
+        gradients = iter(torch.autograd.grad(losses.sum() * scale, [part for token in tokens for part in token.parts]))
+        return [
+            (place, loss, [next(gradients) for _ in token.parts])
+            for place, token, loss in zip(places, tokens, losses, strict=True)
+        ]
+
+    for _, results in at_once.run(images_of([len(batch) for batch, _ in wanted]), of_some):
+        for place, loss, gradients in results:
+            gathered[place].add(loss, gradients)
+    return gathered
 
 
 def _encode_distinct(backend: Backend, lines: Sequence[str], vector: torch.Tensor | None) -> Conditioning:

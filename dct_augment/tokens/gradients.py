@@ -60,6 +60,11 @@ class GradientMethod(Protocol):
         """Evaluations of one gradient of one image for N steps of e evaluations, the backward pass included."""
         ...
 
+    @property
+    def waiting_passes(self) -> int:
+        """Denoiser passes of one image that wait for their backward pass at once."""
+        ...
+
 
 def _first_step_evaluations(per_step: int) -> int:
     """A step with gradient whose latents have none: e forward, 2 backward. The empty branch has no gradient."""
@@ -98,6 +103,11 @@ class LastSteps:
         count = self._count(steps)
         return (steps - count) * per_step + self._gradient_evaluations(count, per_step)
 
+    @property
+    def waiting_passes(self) -> int:
+        """See `GradientMethod`."""
+        return 1 if self.checkpointed or self.count is None else 2 * self.count - 1
+
     def _count(self, steps: int) -> int:
         """How many of N steps carry the gradient."""
         return steps if self.count is None else min(self.count, steps)
@@ -133,6 +143,11 @@ class LowVariance:
         """See `GradientMethod`."""
         return steps * per_step + self.copies * _first_step_evaluations(per_step)
 
+    @property
+    def waiting_passes(self) -> int:
+        """See `GradientMethod`."""
+        return self.copies
+
 
 @dataclass(frozen=True)
 class LookAhead:
@@ -152,6 +167,11 @@ class LookAhead:
     def evaluations_per_image(self, steps: int, per_step: int) -> float:
         """See `GradientMethod`."""
         return steps * per_step * self.mean_position + _first_step_evaluations(per_step)
+
+    @property
+    def waiting_passes(self) -> int:
+        """See `GradientMethod`."""
+        return 1
 
 
 @dataclass(frozen=True)
@@ -180,6 +200,11 @@ class DirectAlign:
     def evaluations_per_image(self, steps: int, per_step: int) -> float:
         """See `GradientMethod`."""
         return steps * per_step / self.updates_per_image + _first_step_evaluations(per_step)
+
+    @property
+    def waiting_passes(self) -> int:
+        """See `GradientMethod`."""
+        return 1
 
     @staticmethod
     def _finish(sampler: Sampler, batches: Sequence[ClassBatch]) -> tuple[list[int], list[torch.Tensor]]:

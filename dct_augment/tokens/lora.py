@@ -74,7 +74,13 @@ class LoraTrainer:
             ModelError: the loss is not finite.
         """
         photos, names = self._photos(classes)
-        batches = ShrinkingBatches(self._config.batch_size, "photo", on_progress)
+        batches = ShrinkingBatches(
+            self._config.batch_size,
+            "photo",
+            on_progress,
+            sizes=self._backend.batch_sizes,
+            purpose="inversion",
+        )
         with inserted(self._backend, self._config.rank) as lora:
             training = _Training(lora, self._config)
             if resume is not None:

@@ -1,7 +1,7 @@
 """One class token while it is trained: its vector, optimiser, random stream, best state and fate."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import astuple, dataclass, field
 from typing import Any
@@ -129,10 +129,10 @@ class ClassTokenState:
         self.attempt = Attempt(number, torch.zeros_like(self.initial))
         self.needs_restart = False
         self.finished, self.times_used = None, 0
-        self._vector = TokenVector(start, self.word_norms)
+        self.token = TokenVector(start, self.word_norms)
         groups = [
             {"params": [part], "lr": self._rate(words)}
-            for part, words in zip(self._vector.parts, self.word_norms, strict=True)
+            for part, words in zip(self.token.parts, self.word_norms, strict=True)
         ]
         self._optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
 
@@ -152,7 +152,7 @@ class ClassTokenState:
 
         `pull` (n, D) is the gradient of another loss; its norm becomes `photo_weight` of that gradient's.
         """
-        gradient = self._vector.gradient
+        gradient = self.token.gradient
         if gradient is None or not math.isfinite(loss) or not bool(gradient.isfinite().all()):
             self.reason = StopReason.NON_FINITE
             return
@@ -164,12 +164,12 @@ class ClassTokenState:
         self._step(norm, self.config.photo_weight * pull / _norm(pull) if pull is not None else None)
         self.updates += 1
         self.attempt.updates += 1
-        self.history.append(Step(self.updates, loss, self._vector.largest_norm()))
+        self.history.append(Step(self.updates, loss, self.token.largest_norm()))
 
     @torch.no_grad()
     def _step(self, norm: torch.Tensor, pull: torch.Tensor | None = None) -> None:
         """Take an Adam step along the gradient of this norm and a pull, and limit the length of the vectors."""
-        pairs = list(zip(self._vector.parts, self.word_norms, strict=True))
+        pairs = list(zip(self.token.parts, self.word_norms, strict=True))
         pulls = pull.split([words.width for words in self.word_norms], 1) if pull is not None else [None] * len(pairs)
         for (part, words), pull_of_part in zip(pairs, pulls, strict=True):
             part.grad = _steered(part, norm, words, self.config.norm_prior)
@@ -198,20 +198,15 @@ class ClassTokenState:
     @property
     def vector(self) -> torch.Tensor:
         """The class token as it is now, (n, D), differentiable."""
-        return self._vector.value
-
-    @property
-    def parts(self) -> Sequence[torch.Tensor]:
-        """The leaf tensors (n, d) of the token, one for each text encoder."""
-        return self._vector.parts
+        return self.token.value
 
     @property
     def gradient(self) -> torch.Tensor | None:
         """The gradient (n, D) that `backward` left; None if there is none."""
-        return self._vector.gradient
+        return self.token.gradient
 
     def zero_grad(self) -> None:
-        """Drop gradients, also those of an update that did not come to its end."""
+        """Drop gradients."""
         self._optimizer.zero_grad(set_to_none=True)
 
     def downhill_words(self, words: torch.Tensor, count: int) -> torch.Tensor:
@@ -305,7 +300,7 @@ class ClassTokenState:
         """Go on from a `state` of this class."""
         self.generator.set_state(state["generator"])
         self.best_vector = state["best_vector"]
-        self._vector.set(state["vector"])
+        self.token.set(state["vector"])
         self._optimizer.load_state_dict(deepcopy(state["optimizer"]))
         self.history = [Step(*values) for values in state["history"]]
         self.validations = [Validation(*values) for values in state["validations"]]

@@ -19,7 +19,7 @@ from dct_augment.config import PromptsConfig, TextualInversionConfig, TokensConf
 from dct_augment.diffusion import Sampler, WordNorms
 from dct_augment.errors import InputError
 from dct_augment.records import ClassInfo, StopReason
-from dct_augment.tokens.denoising import NoisedBatch, PhotoLatents, denoising_losses
+from dct_augment.tokens.denoising import NoisedBatch, PhotoLatents, denoising_gradients
 from dct_augment.tokens.state import Step, TrainedToken, Validation
 from dct_augment.tokens.trainer import Trainer
 from dct_augment.tokens.vector import TokenVector
@@ -29,8 +29,8 @@ from dct_augment.tokens.vector import TokenVector
 class InversionState:
     """The training state of one class; all that is random comes from its own generator.
 
-    `photos` are the latents of its images. The vector (n, D) is float32; its step is
-    relative to the words of each text encoder.
+    `photos` are the latents of its images. The `token` (n, D) is float32; its step is relative to the words of each
+    text encoder.
     """
 
     info: ClassInfo
@@ -44,34 +44,34 @@ class InversionState:
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(seed_from("inversion", self.config.seed, self.info.slug))
-        self._vector = TokenVector(self.initial, self.word_norms)
+        self.token = TokenVector(self.initial, self.word_norms)
         groups = [
             {"params": [part], "lr": self.config.learning_rate * words.mean_norm / math.sqrt(words.width)}
-            for part, words in zip(self._vector.parts, self.word_norms, strict=True)
+            for part, words in zip(self.token.parts, self.word_norms, strict=True)
         ]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
 
     @property
     def vector(self) -> torch.Tensor:
         """The token as it is now, (n, D), differentiable."""
-        return self._vector.value
+        return self.token.value
 
     def zero_grad(self) -> None:
-        """Drop gradients, also those of an update that did not come to its end."""
+        """Drop gradients."""
         self._optimizer.zero_grad(set_to_none=True)
 
     def update(self, loss: float, scale: float = 1.0) -> None:
         """Take one step along the gradient that `backward` left, `scale` times too long; stop if it is not finite."""
-        gradient = self._vector.gradient
+        gradient = self.token.gradient
         if gradient is None or not math.isfinite(loss) or not bool(gradient.isfinite().all()):
             self.reason = StopReason.NON_FINITE
             return
-        for part in self._vector.parts:
+        for part in self.token.parts:
             if part.grad is not None:
                 part.grad.div_(scale)
         self._optimizer.step()
         self.zero_grad()
-        self.history.append(Step(len(self.history) + 1, loss, self._vector.largest_norm()))
+        self.history.append(Step(len(self.history) + 1, loss, self.token.largest_norm()))
         if len(self.history) >= self.config.steps:
             self.reason = StopReason.UPDATES
 
@@ -89,7 +89,7 @@ class InversionState:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state` of this class."""
         self.generator.set_state(state["generator"])
-        self._vector.set(state["vector"])
+        self.token.set(state["vector"])
         self._optimizer.load_state_dict(deepcopy(state["optimizer"]))
         self.history = [Step(*values) for values in state["history"]]
         self.evaluations = state["evaluations"]
@@ -103,7 +103,6 @@ class TextualInversionTrainer(Trainer[InversionState]):
     The last state is kept, as the method has it: to choose one by a guide that knows other images would help it.
     """
 
-    _settings_that_save_memory = "textual_inversion.batch_size"
     _purpose = "inversion"
 
     def __init__(
@@ -126,6 +125,7 @@ class TextualInversionTrainer(Trainer[InversionState]):
             prompts_config=prompts_config,
             starts=starts,
             updates=inversion_config.steps,
+            images=inversion_config.batch_size,
         )
         self._inversion_config, self._images = inversion_config, images
         # In half precision small gradients would vanish.
@@ -146,9 +146,13 @@ class TextualInversionTrainer(Trainer[InversionState]):
         return InversionState(info, self._initial(info), self._word_norms, photos, self._inversion_config)
 
     def _train_round(self, states: Sequence[InversionState]) -> None:
-        """Do one update of every class, as many at once as memory holds."""
-        for _ in self._batches.run([(state, self.new_batch(state)) for state in states], self._update_batch):
-            pass
+        """Do one update of every class, with as many photos at once as memory holds."""
+        wanted = [(self.new_batch(state), state.token) for state in states]
+        gathered = denoising_gradients(self._sampler, wanted, self._batches, scale=self._loss_scale)
+        for state, (batch, token), of_class in zip(states, wanted, gathered, strict=True):
+            state.evaluations += 3 * len(batch)
+            token.take(of_class.gradients)
+            state.update(of_class.loss, self._loss_scale)
 
     def new_batch(self, state: InversionState) -> NoisedBatch:
         """Choose what a class trains on in its next step, by its generator."""
@@ -159,18 +163,6 @@ class TextualInversionTrainer(Trainer[InversionState]):
             self._prompts_config.templates,
             state.info.name,
         )
-
-    def _update_batch(self, updates: Sequence[tuple[InversionState, NoisedBatch]]) -> None:
-        """Do one update of some classes in one batch."""
-        for state, _ in updates:
-            state.zero_grad()
-        losses = denoising_losses(
-            self._sampler, [batch for _, batch in updates], [state.vector for state, _ in updates]
-        )
-        (losses.sum() * self._loss_scale).backward()
-        for (state, batch), loss in zip(updates, losses.tolist(), strict=True):
-            state.evaluations += 3 * len(batch.prompts)
-            state.update(loss, self._loss_scale)
 
     @torch.no_grad()
     def _finish(self, state: InversionState) -> TrainedToken:

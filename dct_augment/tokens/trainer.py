@@ -18,6 +18,7 @@ from dct_augment import prompts
 from dct_augment.classifiers import Classifier
 from dct_augment.config import PromptsConfig, TokensConfig
 from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches
+from dct_augment.diffusion.image_memory import fit_batches
 from dct_augment.diffusion.memory import Purpose
 from dct_augment.records import ClassInfo, Progress, ProgressCallback, StopReason, ignore_progress
 from dct_augment.tokens.certificate import Certificate, Certification, PairedTest, Recognised
@@ -95,10 +96,10 @@ class _Queue(Generic[State]):
 
 
 class Trainer(ABC, Generic[State]):
-    """Trains class tokens with one sampler; a class takes at most `updates`, as far as progress is concerned."""
+    """Trains class tokens with one sampler.
 
-    _settings_that_save_memory = "tokens.images_per_update and tokens.validation_images"
-    """The settings that make the work on one class smaller."""
+    A class takes at most `updates`, as far as progress is concerned, of so many `images` each.
+    """
 
     _purpose: Purpose = "update"
 
@@ -112,13 +113,14 @@ class Trainer(ABC, Generic[State]):
         prompts_config: PromptsConfig,
         starts: Mapping[str, torch.Tensor] | None,
         updates: int,
+        images: int,
     ) -> None:
         self._sampler, self._backend = sampler, sampler.backend
         self._guide, self._judge = guide, judge
         self._tokens_config, self._prompts_config = tokens_config, prompts_config
         self._starts = dict(starts or {})
         self._word_norms = self._backend.word_norms()
-        self._updates = updates
+        self._updates, self._images_per_update = updates, images
         self._batches = self._update_batches(ignore_progress)
 
     @abstractmethod
@@ -173,6 +175,7 @@ class Trainer(ABC, Generic[State]):
             ModelError: guide or judge do not know a class.
         """
         slots = self._tokens_config.classes_per_batch
+        self._fit_batches()
         self._batches = self._update_batches(on_progress)
         queue = self._start(classes, resume)
         if checkpoint is not None:
@@ -186,11 +189,14 @@ class Trainer(ABC, Generic[State]):
             if checkpoint is not None:
                 checkpoint(queue.checkpoint())
 
+    def _fit_batches(self) -> None:
+        """Limit batches to the memory of the device."""
+        fit_batches(self._sampler, self._guide.logits)
+
     def _update_batches(self, on_progress: ProgressCallback) -> ShrinkingBatches:
-        """Return the batches of classes that are updated at once."""
-        slots, settings = self._tokens_config.classes_per_batch, self._settings_that_save_memory
-        sizes = self._backend.batch_sizes
-        return ShrinkingBatches(slots, "class", on_progress, settings, sizes=sizes, purpose=self._purpose)
+        """Return the batches of images, of whatever classes, that an update is made of."""
+        count, sizes = self._tokens_config.classes_per_batch * self._images_per_update, self._backend.batch_sizes
+        return ShrinkingBatches(count, "image", on_progress, sizes=sizes, purpose=self._purpose)
 
     def _start(self, classes: Sequence[ClassInfo], resume: Mapping[str, Any] | None) -> _Queue[State]:
         """Queue all classes, or those that a checkpoint has not finished, each as it was."""

@@ -12,7 +12,6 @@ import torch
 
 from dct_augment import prompts
 from dct_augment.diffusion import Sampler, WordNorms, split_by_encoder
-from dct_augment.diffusion import backend as diffusion_backend
 from dct_augment.diffusion.memory import BatchSizes
 from dct_augment.errors import InputError
 from dct_augment.records import ClassInfo, StopReason, Verdict
@@ -336,8 +335,9 @@ def test_images_of_a_large_model_are_decoded_one_by_one_and_give_the_same_token(
     model = tiny.backend(tiny.ONE_LEVEL, "float64")
     settings: dict[str, Any] = {"backend": model, "method": method, "updates": 2, "images": 3}
     expected = trainers.train("classifier", **settings)
-    monkeypatch.setattr(diffusion_backend, "_PIXELS_DECODED_AT_ONCE", model.image_size**2)
     counts = decoded_at_once(model, monkeypatch)
+    model.batch_sizes.limit("decode", 1)
+    model.batch_sizes.limit("decode_gradient", 1)
     tokens = trainers.train("classifier", **settings)
     assert set(counts) == {1}
     assert_same_tokens(tokens, expected)
