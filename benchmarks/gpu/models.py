@@ -216,7 +216,6 @@ def backend(pipe: Any, device: str, memory: Memory) -> diffusion.Backend:
         model.disable_gradient_checkpointing()
     pipe.vae.disable_slicing()
     pipe.vae.disable_tiling()
-    pipe.unet.set_attention_slice(None)
     return diffusion.from_pipeline(pipe, device=device, memory=memory)
 
 

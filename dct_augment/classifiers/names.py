@@ -58,6 +58,21 @@ class ResolvedName:
         found = (try_to_load_from_cache(self.repository, file, revision=revision) for file in _WEIGHT_FILES)
         return any(isinstance(path, str) for path in found)
 
+    def weight_bytes(self, revision: str | None = None) -> int:
+        """Add up the files of its weights on this machine; 0 if it is not here, and for a function."""
+        if self.is_local:
+            folder = Path(self.location)
+        else:
+            found = (try_to_load_from_cache(self.repository, file, revision=revision) for file in _WEIGHT_FILES)
+            path = next((path for path in found if isinstance(path, str)), None)
+            if self.kind == "function" or path is None:
+                return 0
+            folder = Path(path).parent
+        for suffix in _SUFFIXES:  # a folder may hold the same weights in both formats
+            if files := [file for file in folder.glob(f"*{suffix}") if file.is_file()]:
+                return sum(file.stat().st_size for file in files)
+        return 0
+
     @property
     def timm_name(self) -> str:
         """The name as timm.create_model takes it."""

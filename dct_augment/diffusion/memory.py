@@ -49,7 +49,8 @@ def apply(pipe: Any, memory: Memory) -> None:
     """Set a pipeline up.
 
     balanced: autoencoder and denoiser recompute their activations in the backward pass. low: also images decoded one
-    by one, large ones in tiles, and attention in slices; text encoders stay on the CPU between uses.
+    by one, large ones in tiles; text encoders stay on the CPU between uses. Attention in slices would take more than
+    the fused kernels of torch.
     """
     _recompute_layers(pipe.vae.decoder, wanted=memory != "fast")
     if memory == "fast":
@@ -60,8 +61,6 @@ def apply(pipe: Any, memory: Memory) -> None:
     if memory == "low":
         pipe.vae.enable_slicing()
         pipe.vae.enable_tiling()
-        if hasattr(denoiser, "set_attention_slice"):
-            denoiser.set_attention_slice("auto")
 
 
 def _recompute_layers(decoder: torch.nn.Module, *, wanted: bool) -> None:

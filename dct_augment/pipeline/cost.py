@@ -10,10 +10,12 @@ from dct_augment.benchmark import pool
 from dct_augment.benchmark.arms import ARMS, REAL, arm_draws, images_of_a_class, measured_kinds
 from dct_augment.benchmark.trials import TrialPlan, plan_trials
 from dct_augment.config import Config, classifier_title, steps_of_strength
+from dct_augment.diffusion.memory import free_bytes
 from dct_augment.errors import ModelError
 from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.first_config import models
 from dct_augment.pipeline.first_config.models import Machine
+from dct_augment.pipeline.memory_needs import model_needs
 from dct_augment.pipeline.speed import Pace, measure_generation, measure_guide, measure_trials
 from dct_augment.pipeline.unit_pool import processes_for
 from dct_augment.records import Dataset, ImageKind, StageName
@@ -29,12 +31,16 @@ _DECODE = 1.0
 
 @dataclass(frozen=True)
 class Line:
-    """One part of the plan. A U-Net evaluation is one image forward; backward counts two."""
+    """One part of the plan. A U-Net evaluation is one image forward; backward counts two.
+
+    `memory` is how many bytes of the device all its processes take, with their weights; None if it is not known.
+    """
 
     part: StageName
     todo: str
     evaluations: int
     seconds: float
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,8 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
     per_step = _evaluations_per_step(config)
     image = image_effort(config)
     pace, left_out = _measured(run)
+    needs = model_needs(config, run.device, free_bytes(run.device))
+    of_tokens, of_images = (None, None) if needs is None else (needs.tokens, needs.images)
     if StageName.TOKENS in parts:
         missing = TokenStage(run).missing()
         effort = token_effort(config, per_step) * len(missing)
@@ -95,7 +103,7 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
         work = f"{counted(len(missing), 'class')}, up to {counted(config.tokens.max_updates, 'update')} an attempt"
         groups = extend_groups((), [info.slug for info in missing], config.tokens.classes_per_work_unit)
         sizes = [len(group) * config.tokens.max_updates for group in groups]
-        lines.append(_line(StageName.TOKENS, work, effort, pace, processes_for(config, run.device, sizes)))
+        lines.append(_line(StageName.TOKENS, work, effort, pace, processes_for(config, run.device, sizes), of_tokens))
     for kind in ImageKind:
         stage = ImageStage(run, kind, run.images_per_class(goal))
         if stage.name in parts:
@@ -104,23 +112,26 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
             images = sum(map(len, todo))
             work = f"{counted(images, 'image')}, {counted(len(todo), 'shard')}"
             processes = processes_for(config, run.device, [len(spec) for spec in todo])
-            lines.append(_line(stage.name, work, image * images, pace, processes))
+            lines.append(_line(stage.name, work, image * images, pace, processes, of_images))
     if StageName.ARMS in parts and (draws := arm_draws(config.benchmark)):
         effort = _arm_effort(config, len(run.classes), len(run.dataset.examples("train")))
         made = "LoRAs, tokens and images" if any(ARMS[draw.arm].lora for draw in draws) else "tokens and images"
         work = f"{made} of {counted(len(draws), 'few-shot draw')}"
         sizes = [len(run.classes) * (config.tokens.max_updates + config.benchmark.per_class)] * len(draws)
-        lines.append(_line(StageName.ARMS, work, effort, pace, processes_for(config, run.device, sizes)))
+        lines.append(_line(StageName.ARMS, work, effort, pace, processes_for(config, run.device, sizes), of_tokens))
     if StageName.BENCHMARK in parts:
         trials = measure_trials(config, run.dataset, _outputs(run.dataset), run.device)
         trial_stage = TrialStage(run)
         missing_trials = trial_stage.missing
         work = f"{counted(len(missing_trials), 'trial')} of {counted(config.downstream.steps, 'step')}"
-        seconds = _trial_seconds(missing_trials, config, trials, trial_stage.parallel(len(missing_trials)))
-        lines.append(Line(StageName.BENCHMARK, work, 0, seconds))
+        side_by_side = trial_stage.parallel(len(missing_trials))
+        seconds = _trial_seconds(missing_trials, config, trials, side_by_side)
+        memory = trial_stage.bytes_of_a_trial * max(side_by_side, 1)
+        lines.append(Line(StageName.BENCHMARK, work, 0, seconds, memory))
         if StageName.CLASSIFIER in parts:
             seconds = trials.get(config.downstream.model, float("nan"))
-            lines.append(Line(StageName.CLASSIFIER, "1 training on all photos", 0, seconds))
+            memory = trial_stage.bytes_of_a_trial
+            lines.append(Line(StageName.CLASSIFIER, "1 training on all photos", 0, seconds, memory))
         left_out += _models_left_out(config, trials)
     if StageName.METRICS in parts and (embedded := metric_work(config, len(run.classes), run.dataset)):
         images = _images_to_embed(config, len(run.classes), run.dataset)
@@ -129,8 +140,10 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
     return Plan(tuple(lines), tuple(left_out))
 
 
-def _line(part: StageName, work: str, effort: Effort, pace: Pace, processes: int) -> Line:
-    return Line(part, work, round(effort.evaluations), effort.seconds(pace) / max(processes, 1))
+def _line(part: StageName, work: str, effort: Effort, pace: Pace, processes: int, memory_of_one: int | None) -> Line:
+    processes = max(processes, 1)
+    memory = None if memory_of_one is None else memory_of_one * processes
+    return Line(part, work, round(effort.evaluations), effort.seconds(pace) / processes, memory)
 
 
 def _measured(run: "Run") -> tuple[Pace, list[str]]:

@@ -11,8 +11,10 @@ from packaging.requirements import Requirement
 
 from dct_augment.config import Config
 from dct_augment.diffusion.memory import free_bytes
+from dct_augment.pipeline.cost import machine_of
 from dct_augment.pipeline.disk_space import bytes_of_images, free_bytes_at, side_of
 from dct_augment.pipeline.doctor.finding import Finding
+from dct_augment.pipeline.memory_needs import LESS_MEMORY, model_needs
 from dct_augment.wording import counted, reason_of
 
 
@@ -82,3 +84,20 @@ def server(address: str) -> Finding:
         return Finding(
             what, "warning", f"{address} does not answer: {reason_of(error)}", "start it, or unset PREFECT_API_URL"
         )
+
+
+def memory(config: Config) -> Finding:
+    """Examine whether the text-to-image model, with guide and judge, fits the memory of the device."""
+    what, here = "memory", machine_of(config)
+    device, free = ("cpu", free_bytes("cpu")) if here.gpu_bytes is None else ("cuda", here.gpu_bytes)
+    needs = model_needs(config, device, free)
+    if needs is None:
+        return Finding(what, "ok", "known once the text-to-image model is there")
+    place = "of memory" if device == "cpu" else "on the GPU"
+    detail = (
+        f"class tokens take about {needs.tokens / 1e9:.1f} GB, images {needs.images / 1e9:.1f} GB, models among them; "
+        f"{free / 1e9:.1f} GB free {place}"
+    )
+    if max(needs.tokens, needs.images) > free:
+        return Finding(what, "missing", detail, LESS_MEMORY)
+    return Finding(what, "ok", detail)

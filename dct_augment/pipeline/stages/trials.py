@@ -171,7 +171,7 @@ class TrialStage(Stage):
         wanted = min(pool.parallel_trials(self._config.benchmark, self._context.device), trials)
         if wanted <= 1:
             return wanted
-        needed, free = self._bytes_of_a_trial, free_bytes("cpu")
+        needed, free = self.bytes_of_a_trial, free_bytes("cpu")
         count = max(1, min(wanted, free // needed))
         if count < wanted:
             asked = f", not {wanted} (benchmark.processes)" if self._config.benchmark.processes else ""
@@ -183,7 +183,7 @@ class TrialStage(Stage):
         return count
 
     @cached_property
-    def _bytes_of_a_trial(self) -> int:
+    def bytes_of_a_trial(self) -> int:
         """The memory that a trial takes, at most."""
         settings, dataset = self._config.benchmark, self._context.real_images()
         photos = len(dataset.examples("train"))
