@@ -1,6 +1,6 @@
 """What training and generation take of a GPU's memory at full size, counted without one: by shapes alone.
 
-    python -m benchmarks.memory_needs
+    python -m benchmarks.memory_needs --models sd15 sdxl
 
 Tensors are counted until nothing holds them any more, with the operations that a CPU would run; what kernels take for
 themselves is not in it. Weights are random, but have none here: models of any size are counted in seconds.
@@ -105,7 +105,7 @@ def rows(shape: models.Shape, dtype: torch.dtype) -> Iterator[tuple[str, int, in
     for memory in ("fast", "balanced", "low"):
         with loaded(shape, memory, dtype) as model:
             most = model.backend.batch_sizes
-            for count in sorted({1, 2, most.at_most("update", 32)}):
+            for count in sorted({1, most.at_most("update", 2), most.at_most("update", 32)}):
                 yield f"{memory}: update", count, model.weights, peak_bytes(lambda count=count: model.update(count))
             parts: Sequence[tuple[str, int, Callable[[int], None]]] = (
                 ("generate", most.at_most("generate", 96), model.generate),
@@ -118,15 +118,17 @@ def rows(shape: models.Shape, dtype: torch.dtype) -> Iterator[tuple[str, int, in
 def main() -> None:
     """Print a table for each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=["sd15"], choices=[*models.SHAPES], help="default: sd15")
+    parser.add_argument("--models", nargs="+", default=["sd15"], choices=[*models.SHAPES])
     parser.add_argument("--dtype", default="float16", choices=["float16", "bfloat16", "float32"])
+    parser.add_argument("--tiny", action="store_true", help="models of the same kinds that take no time, for a test")
     options = parser.parse_args()
+    shapes_of = models.TINY_SHAPES if options.tiny else models.SHAPES
     for name in options.models:
         print(f"\n{name}, {options.dtype}\n")
         print("| work | images at once | GB beyond the weights | of the paper's loop | GB in all | 8 GB |")
         print("|---|---|---|---|---|---|")
         paper = 0
-        for work, count, weights, extra in rows(models.SHAPES[name], getattr(torch, options.dtype)):
+        for work, count, weights, extra in rows(shapes_of[name], getattr(torch, options.dtype)):
             paper = paper or extra
             total = weights + extra
             fits = "fits" if total <= _CARD else "no"

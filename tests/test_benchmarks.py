@@ -118,6 +118,14 @@ def test_savings(tmp_path: Path) -> None:
     assert cosines["balanced memory (checkpointing)"] == cosines["empty prompt encoded once"] == "1.0000"
 
 
+def test_memory_needs(tmp_path: Path) -> None:
+    head, *found = rows(call("memory_needs", "--tiny", "--dtype", "float32", folder=tmp_path))
+    share = {(row[0], row[1]): float(row[head.index("of the paper's loop")]) for row in found}
+    assert share["the paper's loop", "1"] == 1
+    assert share["balanced: update", "1"] <= share["fast: update", "1"] <= 1
+    assert share["balanced: update", "1"] < share["balanced: update", "2"] < share["balanced: update", "32"]
+
+
 def test_slots(tmp_path: Path) -> None:
     found = rows(call("slots", "--classes", "crane,kiwi", "--updates", "1", *SETS, folder=tmp_path))
     assert [row[0] for row in found] == ["updates", "1"]

@@ -27,7 +27,7 @@ from dct_augment.generation import plan
 from dct_augment.generation.generator import Generator
 from dct_augment.prompts import token_name
 from dct_augment.records import ClassToken, Example, GeneratedImage, ImageKind, PlanRow
-from dct_augment.tokens.class_token_trainer import ClassTokenTrainer
+from dct_augment.tokens.class_token_trainer import ClassTokenTrainer, Update
 from dct_augment.tokens.gradients import DirectAlign
 
 Row = dict[str, Any]
@@ -224,12 +224,11 @@ def _gradient(bench: Bench, backend: diffusion.Backend, name: str) -> torch.Tens
     """Compute the gradient (D,) float64 of the token of a class in one update with one image."""
     trainer = bench.trainer(backend, method_setting(name), "tokens.images_per_update=1")
     state = trainer._new_state(bench.classes[0])
-    gradients: dict[int, torch.Tensor] = {}
-    for number, part in enumerate(state.parts):
-        part.register_hook(partial(gradients.__setitem__, number))
-    trainer._update([state])  # which scales the gradient, and drops it in the end
-    refuse_not_finite(state.reason, f"the gradient by {name} in {backend.dtype}")
-    whole = torch.cat([gradients[number].flatten() for number in sorted(gradients)])
+    (result,) = trainer._gradients([(Update(state, state.new_seeds(1), state.random_position()), [0])])
+    gradients = [gradient for gradient in result.gradients if gradient is not None]
+    whole = torch.cat([gradient.flatten() for gradient in gradients])
+    if not bool(whole.isfinite().all()):
+        raise NotFiniteError(f"the gradient by {name} in {backend.dtype}")
     return whole.double().cpu() / trainer._loss_scale
 
 
