@@ -20,7 +20,7 @@ from dct_augment.diffusion import Backend, Sampler, image_memory, shapes
 from dct_augment.diffusion.memory import Memory
 from dct_augment.diffusion.peak_memory import peak_bytes
 
-GUIDE = "resnet50.a1_in1k"
+GUIDE, TINY_GUIDE = "resnet50.a1_in1k", "test_resnet.r160_in1k"
 _SIDE = 224
 _CARD = 8e9
 
@@ -88,24 +88,24 @@ class Loaded:
 
 
 @contextmanager
-def loaded(shape: models.Shape, memory: Memory, dtype: torch.dtype) -> Iterator[Loaded]:
+def loaded(shape: models.Shape, guide_name: str, memory: Memory, dtype: torch.dtype) -> Iterator[Loaded]:
     """Build a model and a guide of shapes alone."""
     pipe = models.build(shape, [], "meta", dtype)
     with torch.device("meta"):
-        guide = timm.create_model(GUIDE).eval().requires_grad_(False)
+        guide = timm.create_model(guide_name).eval().requires_grad_(False)
     with shapes.of_pipeline(pipe, memory=memory) as backend:
         shapes.leave_meta(guide)
         yield Loaded(Sampler(backend, steps=2, guidance_scale=7.0), guide)
 
 
-def rows(shape: models.Shape, dtype: torch.dtype) -> Iterator[tuple[str, int, int, int]]:
+def rows(shape: models.Shape, guide_name: str, dtype: torch.dtype) -> Iterator[tuple[str, int, int, int]]:
     """Yield what was counted: its name, images at once, bytes of the weights, and bytes beyond them."""
-    with loaded(shape, "fast", dtype) as model:
+    with loaded(shape, guide_name, "fast", dtype) as model:
         yield "the paper's loop", 1, model.weights, peak_bytes(model.paper_update)
     for memory in ("fast", "balanced", "low"):
-        with loaded(shape, memory, dtype) as model:
+        with loaded(shape, guide_name, memory, dtype) as model:
             most = model.backend.batch_sizes
-            for count in sorted({1, most.at_most("update", 2), most.at_most("update", 32)}):
+            for count in sorted({1, most.at_most("update", 2), most.at_most("update", 4)}):
                 yield f"{memory}: update", count, model.weights, peak_bytes(lambda count=count: model.update(count))
             parts: Sequence[tuple[str, int, Callable[[int], None]]] = (
                 ("generate", most.at_most("generate", 96), model.generate),
@@ -122,13 +122,13 @@ def main() -> None:
     parser.add_argument("--dtype", default="float16", choices=["float16", "bfloat16", "float32"])
     parser.add_argument("--tiny", action="store_true", help="models of the same kinds that take no time, for a test")
     options = parser.parse_args()
-    shapes_of = models.TINY_SHAPES if options.tiny else models.SHAPES
+    shapes_of, guide_name = (models.TINY_SHAPES, TINY_GUIDE) if options.tiny else (models.SHAPES, GUIDE)
     for name in options.models:
         print(f"\n{name}, {options.dtype}\n")
         print("| work | images at once | GB beyond the weights | of the paper's loop | GB in all | 8 GB |")
         print("|---|---|---|---|---|---|")
         paper = 0
-        for work, count, weights, extra in rows(shapes_of[name], getattr(torch, options.dtype)):
+        for work, count, weights, extra in rows(shapes_of[name], guide_name, getattr(torch, options.dtype)):
             paper = paper or extra
             total = weights + extra
             fits = "fits" if total <= _CARD else "no"

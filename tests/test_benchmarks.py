@@ -123,7 +123,7 @@ def test_memory_needs(tmp_path: Path) -> None:
     share = {(row[0], row[1]): float(row[head.index("of the paper's loop")]) for row in found}
     assert share["the paper's loop", "1"] == 1
     assert share["balanced: update", "1"] <= share["fast: update", "1"] <= 1
-    assert share["balanced: update", "1"] < share["balanced: update", "2"] < share["balanced: update", "32"]
+    assert share["balanced: update", "1"] <= share["balanced: update", "2"] <= share["balanced: update", "4"]
 
 
 def test_slots(tmp_path: Path) -> None:
