@@ -17,6 +17,9 @@ from dct_augment.diffusion.sampling import Sampler
 Recognise = Callable[[torch.Tensor], torch.Tensor]
 """Logits (B, K) of a guide for images (B, 3, H, W)."""
 
+Peak = Callable[[Callable[[], object]], int]
+"""Does some work, and tells the most bytes that it took beyond those there before."""
+
 _PROMPT = "<dct-training>"
 _SPARE = 0.9
 """The share of what is free that batches are made for: kernels and the allocator need some, too."""
@@ -50,7 +53,7 @@ def measure(
     *,
     passes: int = 1,
     autocast: torch.dtype | None = None,
-    peak: Callable[[Callable[[], object]], int] = peak_bytes,
+    peak: Peak = peak_bytes,
 ) -> ImageMemory:
     """Measure what one image takes in each kind of work; inside `shapes_only`, nothing is computed.
 
@@ -59,7 +62,7 @@ def measure(
         recognise: the guide; without, decoding with gradient ends at the pixels.
         passes: passes of the denoiser that wait for their backward pass at once.
         autocast: precision of updates, if not that of the weights.
-        peak: does some work, and tells the most bytes that it took.
+        peak: how bytes are counted.
     """
     backend = sampler.backend
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -73,26 +76,34 @@ def measure(
 
 
 def fit_batches(
-    sampler: Sampler, recognise: Recognise | None = None, *, passes: int = 1, autocast: torch.dtype | None = None
+    sampler: Sampler,
+    recognise: Recognise | None = None,
+    *,
+    passes: int = 1,
+    autocast: torch.dtype | None = None,
+    peak: Peak | None = None,
 ) -> None:
     """Limit the batches of a model on a GPU to what is free there now: each kind of work is done once, with one image.
 
     On a CPU, and where memory does not hold one image, nothing is limited; batches are halved when memory runs out.
-    See `measure`.
+    What was measured once is not measured again. See `measure`.
     """
     backend = sampler.backend
     sizes, device = backend.batch_sizes, backend.device
-    if sizes.is_fitted or not device.startswith("cuda"):
+    if peak is None and device.startswith("cuda"):
+        peak = partial(_peak_on_gpu, device)
+    if peak is None or (recognise is not None) in sizes.fitted:
         return
+    sizes.fitted |= {False, recognise is not None}
     try:
-        memory = measure(sampler, recognise, passes=passes, autocast=autocast, peak=partial(_peak_on_gpu, device))
+        memory = measure(sampler, recognise, passes=passes, autocast=autocast, peak=peak)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         return
-    torch.cuda.empty_cache()
+    finally:
+        torch.cuda.empty_cache()  # does nothing without a GPU
     limit(sizes, memory, free_bytes(device))
-    sizes.is_fitted = recognise is not None
 
 
 def _peak_on_gpu(device: str, work: Callable[[], object]) -> int:

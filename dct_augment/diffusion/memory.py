@@ -113,12 +113,12 @@ class BatchSizes:
         image_size: side of the model's images in pixels; without, only memory limits them.
 
     Attributes:
-        is_fitted: whether they are known to fit the memory of the device.
+        fitted: whether they were made for the memory of the device with a guide, without one, or both.
     """
 
     def __init__(self, image_size: int | None = None) -> None:
         self._most: dict[Purpose, int] = {}
-        self.is_fitted = False
+        self.fitted: set[bool] = set()
         if image_size is not None:
             self._most = {purpose: max(pixels // image_size**2, 1) for purpose, pixels in _PIXELS_AT_ONCE.items()}
 

@@ -90,6 +90,34 @@ class TestBatches:
         image_memory.limit(sizes, self.MEMORY, 1 + int(100 / 0.9))
         assert [sizes.at_most(purpose, 99) for purpose in self.MEMORY.of] == [4, 8, 25, 5, 1]
 
+    def test_a_model_is_measured_once_without_a_guide_and_once_with_one(self, monkeypatch):
+        model = load(str(tiny.pipeline_folder()), memory="fast")
+        sampler, measured = Sampler(model, steps=2, guidance_scale=3.0), []
+
+        def peak(work):
+            measured.append(work)
+            return peak_bytes(work)
+
+        one = image_memory.measure(sampler)
+        monkeypatch.setattr(image_memory, "free_bytes", lambda _: int(2.5 * one.of["generate"] / 0.9))
+        for _ in range(2):
+            image_memory.fit_batches(sampler, peak=peak)
+        kinds = len(measured)
+        assert model.batch_sizes.at_most("generate", 99) == 2
+        assert model.batch_sizes.at_most("update", 99) == 1
+        for recognise in (torch.exp, torch.exp, None):
+            image_memory.fit_batches(sampler, recognise, peak=peak)
+        assert len(measured) == 2 * kinds
+
+    def test_where_memory_does_not_hold_one_image_nothing_is_limited(self):
+        model = load(str(tiny.pipeline_folder()), memory="fast")
+
+        def exhausted(work):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        image_memory.fit_batches(Sampler(model, steps=2, guidance_scale=3.0), peak=exhausted)
+        assert model.batch_sizes.at_most("generate", 99) == 99
+
     def test_one_at_least(self):
         sizes = BatchSizes()
         image_memory.limit(sizes, self.MEMORY, 0)
