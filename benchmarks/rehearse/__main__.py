@@ -68,8 +68,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _chosen(every: Sequence[Row], names: str) -> list[Row]:
-    beginnings = tuple(name.strip() for name in names.split(",") if name.strip())
-    return [row for row in every if not beginnings or row.name.startswith(beginnings)]
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    known = {row.name for row in every}
+    beginnings = tuple(name for name in wanted if name not in known)
+    return [row for row in every if not wanted or row.name in wanted or row.name.startswith(beginnings)]
 
 
 class Rehearsal:

@@ -84,7 +84,7 @@ def _cub(size: Size) -> Sequence[Row]:
             most_gb=1,
         ),
         Row("cub/doctor", "`doctor`", _cli("doctor", *cub), needs=("cub/data",), most_gb=3),
-        Row("cub/plan", "`run --dry-run`", _cli("run", *cub, "--dry-run"), needs=("cub/data",), most_gb=10),
+        Row("cub/plan", "`run --dry-run`", _cli("run", *cub, "--dry-run"), needs=("cub/data",), most_gb=6),
         Row(
             "cub/token",
             f"`train` of one class at {side} pixels: 2 steps, 1 update with 1 image, 1 image to validate, a "
@@ -92,7 +92,7 @@ def _cub(size: Size) -> Sequence[Row]:
             _cli("train", *cub, *one, *_sets(*_SHORT)),
             needs=("cub/data",),
             fresh=("runs/cub/tokens", "runs/cub/shards"),
-            most_gb=16,
+            most_gb=8,
         ),
         Row(
             "cub/shard",
@@ -100,7 +100,7 @@ def _cub(size: Size) -> Sequence[Row]:
             _cli("generate", *cub, *one, "--per-class", "1", "--allow-uncertified", *_sets(*_SHORT)),
             needs=("cub/token",),
             fresh=("runs/cub/shards",),
-            most_gb=12,
+            most_gb=6,
         ),
         _made(
             "cub/run",
