@@ -51,8 +51,8 @@ class UntrainedClassesError(TokenTrainingError):
     """The training of the tokens of some classes failed; all else is done."""
 
 
-class ShardError(DctAugmentError):
-    """A shard, its rows or its hash do not agree."""
+class ShardError(InputError):
+    """A shard is damaged: it, its rows, its plan or its hash do not agree."""
 
 
 class ExportError(DctAugmentError):

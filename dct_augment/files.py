@@ -14,8 +14,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dct_augment.errors import BusyRunError
+from dct_augment.wording import why_no_json
 
 _LOCKED: dict[Path, int] = {}
+
+_OF_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+"""What a disk says that takes no more: an error without the name of a file."""
+
+_HASH = "sha256"
+"""The key of a JSON file for the hash of all the others."""
 
 
 @contextmanager
@@ -27,14 +34,26 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        mode = _mode_of_new_files(path.parent)
-        yield partial
-        _open_to_others(partial, mode)
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
+        with _named(path, partial):
+            mode = _mode_of_new_files(path.parent)
+            yield partial
+            _open_to_others(partial, mode)
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path, partial: Path) -> Iterator[None]:
+    """Let an error of the system name the file that was to be written: a full disk has no name, ours is temporary."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename == str(partial) or (error.filename is None and error.errno in _OF_WRITING):
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -50,17 +69,18 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
-        mode = _mode_of_new_files(partial)
-        yield partial
-        for file in partial.rglob("*"):
-            if file.is_file():
-                _open_to_others(file, mode)
-                with file.open("rb") as stream:
-                    os.fsync(stream.fileno())
-        if replace and path.is_dir():
-            _exchange(partial, path)
-        else:
-            os.replace(partial, path)
+        with _named(path, partial):
+            mode = _mode_of_new_files(partial)
+            yield partial
+            for file in partial.rglob("*"):
+                if file.is_file():
+                    _open_to_others(file, mode)
+                    with file.open("rb") as stream:
+                        os.fsync(stream.fileno())
+            if replace and path.is_dir():
+                _exchange(partial, path)
+            else:
+                os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -137,6 +157,49 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically."""
+    with atomic(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_json(path: Path, record: Mapping[str, Any], indent: int | None = None) -> None:
+    """Write a JSON object atomically, with the hash of its content, by which `read_json` notices damage."""
+    write_text(path, json.dumps(signed(record), indent=indent, ensure_ascii=False) + "\n")
+
+
+def signed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to a JSON object the hash of its content."""
+    return {**record, _HASH: _content_hash(record)}
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object, without its hash. One that an older version wrote has none.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no JSON object, or not what was written; the message is the reason alone.
+    """
+    if not path.is_file() and path.exists():  # to read a pipe is to wait for ever
+        raise ValueError("it is no file")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(why_no_json(error)) from error
+    if not isinstance(record, dict):
+        raise ValueError("it holds no JSON object, {...}")
+    stated = record.pop(_HASH, None)
+    if stated is not None and stated != _content_hash(record):
+        raise ValueError("its content is not what was written")
+    return record
+
+
+def _content_hash(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON object, whatever the order of its keys."""
+    values = json.loads(json.dumps(record))  # keys that are numbers become text, as they are in the file
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, hex."""
     with path.open("rb") as stream:
@@ -190,9 +253,9 @@ def lock(root: Path, *, wait: bool = False) -> Iterator[None]:
         os.close(handle)
 
 
-def read_json(path: Path) -> Mapping[str, Any]:
-    """Read what an earlier command found; nothing if the file is not there, or damaged."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what an earlier command found; nothing if the file is not there, or is damaged."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return load_json(path)
+    except (OSError, ValueError):
         return {}

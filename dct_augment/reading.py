@@ -66,7 +66,7 @@ class ImageReader:
             UnreadableImageError: it cannot be read, is too large, or its values are not in the range.
         """
         try:
-            data = stored if isinstance(stored, bytes) else stored.read_bytes()
+            data = stored if isinstance(stored, bytes) else _bytes_of(stored)
         except OSError as error:
             raise UnreadableImageError(reason_of(error)) from error
         except ValueError as error:  # a path with a null byte, or one that is no text
@@ -202,6 +202,13 @@ class ImageReader:
         image = Image.fromarray(np.rint(scaled.clip(0, 1) * 255).astype(np.uint8))
         image.info[USED_RANGE] = float(scaled.max())
         return image
+
+
+def _bytes_of(path: Path) -> bytes:
+    """Read a file; not a pipe, which would be waited for, nor a device, which has no end."""
+    if not path.is_file() and path.exists() and not path.is_dir():
+        raise UnreadableImageError("it is no file, but a pipe or a device")
+    return path.read_bytes()
 
 
 def _open(data: bytes) -> Image.Image:

@@ -1,11 +1,14 @@
 """Words that messages share: numbers with their nouns and verbs, the first of many names, what the system says."""
 
 import difflib
+import json
 import os
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+_NUMBER = re.compile(r"\[errno \d+\] ?", re.IGNORECASE)  # pyarrow writes it inside of its words
 _PLURAL_VERBS = {"is": "are", "was": "were", "has": "have", "does": "do", "cannot": "cannot"}
 
 
@@ -58,13 +61,25 @@ def reason_of(error: BaseException) -> str:
     cause = getattr(error, "reason", None)
     if isinstance(cause, BaseException):  # urllib's
         return reason_of(cause)
-    return (getattr(error, "strerror", None) or str(error)).rstrip(" .")
+    words = getattr(error, "strerror", None) or str(error)
+    return _NUMBER.sub("", words).rstrip(" .")
 
 
 def in_one_line(error: BaseException | str, most: int = 300) -> str:
     """Write the words of a library's error in one line, without a full stop at the end, to stand inside a sentence."""
     words = error if isinstance(error, str) else str(error)
     return " ".join(words.split())[:most].rstrip(" .") or type(error).__name__
+
+
+def why_no_json(error: Exception) -> str:
+    """Say what is wrong with a text, by the error of reading it as JSON."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no text in UTF-8, at byte {error.start}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is no JSON, at line {error.lineno}, column {error.colno}"
+    return "it holds a number of too many digits"
 
 
 def hub_is_offline() -> bool:

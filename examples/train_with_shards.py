@@ -17,10 +17,11 @@ from torchvision.transforms import Compose, Resize, ToTensor
 
 import dct_augment
 from dct_augment import datasets
+from dct_augment.errors import DctAugmentError
 
 
 def main() -> None:
-    """Read the arguments, train, and print the accuracy on the test images."""
+    """Read the arguments and train; what cannot be used ends the program with one message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", type=Path, help="folder of shards")
     parser.add_argument("--classes", default="crane,kiwi", help="classes of Pocket, separated by commas")
@@ -30,7 +31,14 @@ def main() -> None:
         "--probability", type=float, default=0.7, help="how often a synthetic image replaces a real one"
     )
     arguments = parser.parse_args()
+    try:
+        train(arguments)
+    except DctAugmentError as error:
+        parser.error(str(error))
 
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train on the mixture, and print the accuracy on the test images."""
     birds = dct_augment.load_dataset("pocket")
     classes = datasets.select(birds, arguments.classes.split(","))
     split = dct_augment.few_shot(datasets.DatasetSubset(birds.name, classes, birds, {}), arguments.shots, seed=0)

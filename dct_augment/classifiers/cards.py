@@ -1,6 +1,5 @@
 """Reads what the card of a classifier says of its accuracy, from files that are here: nothing is downloaded."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import yaml
 from huggingface_hub import metadata_load, try_to_load_from_cache
 
+from dct_augment import files
 from dct_augment.classifiers import kept
 from dct_augment.classifiers.names import resolve
 from dct_augment.config import AnyClassifierConfig, ClassifierConfig
@@ -33,16 +33,15 @@ def card_accuracy(member: AnyClassifierConfig) -> float | None:
 
 
 def _kept_accuracy(path: Path) -> float | None:
-    try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["accuracy"]["mean"])
-    except (OSError, ValueError, KeyError, TypeError):  # none is there, or it was not measured
-        return None
+    accuracy = files.read_json(path).get("accuracy")  # none is there, or it was not measured
+    mean = accuracy.get("mean") if isinstance(accuracy, dict) else None
+    return mean if isinstance(mean, int | float) else None
 
 
 def _stated_accuracy(card: Path) -> float | None:
     try:
         metadata = metadata_load(card)
-    except (OSError, ValueError, yaml.YAMLError):  # a card that is damaged says nothing
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):  # a card that is damaged says nothing
         return None
     return min(_accuracies(metadata), default=None)
 

@@ -1,8 +1,7 @@
 """Makes a classifier of a few photos per class: heads on a pretrained backbone, measured on photos left out."""
 
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from dct_augment.config import FewShotClassifierConfig, seed_from
 from dct_augment.errors import ModelError
 from dct_augment.images import content, to_tensor
 from dct_augment.records import ClassInfo
-from dct_augment.wording import reason_of
+from dct_augment.wording import in_one_line, reason_of
 
 MOST_PIXELS = 224
 """The side of a backbone's input, at most, where the settings do not say: DINOv2's own are 518, which a CPU does not
@@ -102,7 +101,8 @@ class FewShotClassifier(Classifier):
             save_file(_tensors(self._heads), partial / HEADS)
             if self.settings.fine_tune:
                 save_file(_tensors(self._backbone.model), partial / BACKBONE)
-            (partial / SETTINGS).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+            description["files"] = {file.name: files.sha256(file) for file in sorted(partial.iterdir())}
+            files.write_json(partial / SETTINGS, description, indent=1)
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "FewShotClassifier":
@@ -112,7 +112,8 @@ class FewShotClassifier(Classifier):
             ModelError: files are missing or damaged, or the backbone is gone, or another one than it was.
         """
         try:
-            description = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+            description = files.load_json(folder / SETTINGS)
+            _refuse_other_files(folder, description.get("files", {}))
             if description["schema"] != SCHEMA:
                 raise ValueError(f"schema {description['schema']}, this version reads {SCHEMA}")
             settings = FewShotClassifierConfig.model_validate(description["settings"])
@@ -122,8 +123,8 @@ class FewShotClassifier(Classifier):
             heads = Heads(settings.head, len(tensors["mean"]), len(classes), range(settings.heads))
             heads.load_state_dict(tensors)
             tuned = load_file(folder / BACKBONE) if settings.fine_tune else None
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(reason_of(error).split())[:200]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else in_one_line(reason_of(error), 200)
             raise ModelError(f"few-shot guide {str(folder)!r} cannot be read: {reason}; {_again(folder)}") from error
         backbone = load_backbone(settings, device)
         if tuned is not None:
@@ -246,6 +247,17 @@ def _places(images: Sequence[Any], labels: Sequence[int], classes: Sequence[Clas
             "or leave the classes out with dataset.classes"
         )
     return places
+
+
+def _refuse_other_files(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Check that the weights of a classifier are those that were written; older versions wrote no hash.
+
+    Raises:
+        ValueError: they are not.
+    """
+    for name, digest in hashes.items():
+        if files.sha256(folder / Path(name).name) != digest:
+            raise ValueError(f"{name} is not the file that was written")
 
 
 def _again(folder: Path) -> str:

@@ -1,19 +1,23 @@
 """The file `classifier.json`, which lies beside the weights of a classifier that was kept, and where they are found."""
 
-import json
 import math
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from dct_augment import files
 from dct_augment.errors import ModelError
-from dct_augment.wording import command_of, listed
+from dct_augment.wording import command_of, listed, reason_of
 
 FOLDER = "classifier"
 """Where a run keeps its classifier."""
 
 FILE = "classifier.json"
 SCHEMA = 1
+
+_MOST = 1e30  # float() takes no whole number of 400 digits
 
 _RUN_FILE = "config.yaml"
 
@@ -65,15 +69,41 @@ def read_settings(folder: Path) -> PredictionSettings:
     if not path.is_file():
         return PredictionSettings()
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        threshold = data["threshold"]
-        settings = PredictionSettings(float(data["temperature"]), None if threshold is None else float(threshold))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{str(path)!r} is damaged: {error!r}; make it again with `{command_of('fit', folder.parent)}`"
-        ) from error
+        data = files.load_json(path)
+        threshold, temperature = _number(data, "threshold"), _number(data, "temperature")
+        settings = PredictionSettings(math.nan if temperature is None else temperature, threshold)
+        _refuse_other_files(folder, data.get("files"))
+    except (OSError, ValueError) as error:
+        again = command_of("fit", folder.parent)
+        raise ModelError(f"{str(path)!r} is damaged: {reason_of(error)}; make it again with `{again}`") from error
     if not (settings.temperature > 0 and math.isfinite(settings.temperature)):
         raise ModelError(f"{str(path)!r}: temperature must be a number above 0, not {settings.temperature}")
     if settings.threshold is not None and not 0 <= settings.threshold <= 1:
         raise ModelError(f"{str(path)!r}: threshold must be null, or 0 to 1, not {settings.threshold}")
     return settings
+
+
+def _number(data: Mapping[str, Any], key: str) -> float | None:
+    """Give a number, or None for null.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    value = data.get(key, "")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _MOST:
+        raise ValueError(f"it has no number {key!r}")
+    return float(value)
+
+
+def _refuse_other_files(folder: Path, hashes: Any) -> None:
+    """Check that the files beside `classifier.json` are those that were written with it.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, digest in hashes.items() if isinstance(hashes, dict) else ():
+        path = folder / Path(name).name
+        if path.is_file() and files.sha256(path) != digest:
+            raise ValueError(f"{path.name} beside it is not the file that was written with it")

@@ -15,7 +15,7 @@ from dct_augment.config import by_class
 from dct_augment.errors import InputError, ModelError
 from dct_augment.prompts import normalize_label, normalize_labels, without_indices
 from dct_augment.records import ClassInfo
-from dct_augment.wording import counted, counted_of, reason_of
+from dct_augment.wording import counted, counted_of, reason_of, why_no_json
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,11 @@ def read(path: Path, outputs: int | None = None) -> tuple[str, ...]:
 def _parsed(text: str, path: Path) -> Any:
     """Parse JSON or YAML; a mapping `index: name` becomes a list."""
     try:
-        names = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ModelError(f"labels: {path} is not valid: {' '.join(str(error).split())}") from error
+        names = json.loads(text) if path.suffix == ".json" else by_class.parse_yaml(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"labels: {path} is not valid: {why_no_json(error)}") from error
+    except yaml.YAMLError as error:
+        raise ModelError(f"labels: {path} is not valid: {by_class.yaml_reason(error)}") from error
     if not isinstance(names, dict):
         return names
     try:

@@ -1,6 +1,5 @@
 """Resolves the names of classifiers: which library a name belongs to, and where its files are."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,10 +7,10 @@ from typing import Literal
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 
-from dct_augment import pocket
+from dct_augment import files, pocket
 from dct_augment.classifiers import kept
 from dct_augment.errors import ModelError
-from dct_augment.wording import in_one_line
+from dct_augment.wording import reason_of
 
 Kind = Literal["pocket", "folder", "hub", "timm", "function"]
 Library = Literal["timm", "transformers", "function"]
@@ -177,7 +176,7 @@ def library_of(resolved: ResolvedName, revision: str | None = None) -> Library:
             raise ModelError(kept.no_classifier_in(resolved.name)) from error
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"classifier {resolved.name!r}: config.json there cannot be read: {in_one_line(error)}. Write it "
+                f"classifier {resolved.name!r}: config.json there cannot be read: {reason_of(error)}. Write it "
                 "again; dct-augment fit makes that of a run"
             ) from error
     try:
@@ -188,5 +187,4 @@ def library_of(resolved: ResolvedName, revision: str | None = None) -> Library:
 
 def _library_in(path: Path) -> Library:
     """Say which library wrote a config.json."""
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    return "timm" if isinstance(settings, dict) and "architecture" in settings else "transformers"
+    return "timm" if "architecture" in files.load_json(path) else "transformers"

@@ -1,6 +1,5 @@
 """Says what a classifier is without its weights: labels and the size of its input, by its config.json."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
+from dct_augment import files
 from dct_augment.classifiers import imagenet, labels
 from dct_augment.classifiers.labels import Labels
 from dct_augment.classifiers.names import ResolvedName
@@ -64,10 +64,7 @@ def _settings(resolved: ResolvedName, revision: str | None) -> Mapping[str, Any]
     path: Any = Path(resolved.location) / "config.json"
     if not resolved.is_local:
         path = try_to_load_from_cache(resolved.repository, "config.json", revision=revision)
-    try:
-        return dict(json.loads(Path(path).read_text(encoding="utf-8"))) if isinstance(path, str | Path) else {}
-    except (OSError, ValueError, TypeError):
-        return {}
+    return files.read_json(Path(path)) if isinstance(path, str | Path) else {}
 
 
 _Shape = tuple[tuple[str, ...], int | None, int | None]

@@ -45,6 +45,7 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
     """
     if resolved.is_local and not (Path(resolved.location) / "config.json").is_file():
         raise ModelError(kept.no_classifier_in(member.name))
+    predicting = kept.read_settings(Path(resolved.location)) if resolved.is_local else None
     try:
         with torch.random.fork_rng([]):  # random weights are drawn before the pretrained ones are read
             if member.checkpoint:
@@ -60,7 +61,6 @@ def load(member: ClassifierConfig, resolved: ResolvedName, device: str) -> Singl
     names, ids = _labels(member, model)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     steps = preprocess(model).same_as(transform, member.name)
-    predicting = kept.read_settings(Path(resolved.location)) if resolved.is_local else None
     return SingleClassifier(model, steps, names, ids=ids, match=member.match, device=device, predicting=predicting)
 
 

@@ -1,5 +1,6 @@
 """The commands that run stages; each calls one method of `pipeline.Run`."""
 
+import errno
 import math
 import os
 import shlex
@@ -30,7 +31,9 @@ from dct_augment.cli.common import (
     Overrides,
     PerClass,
     Price,
+    RunConfig,
     command,
+    config_of,
     configure,
     console,
     plan_is_asked,
@@ -67,6 +70,15 @@ _PATH_FIXES: dict[type[OSError], str] = {
     PermissionError: "change its permissions, or give another path",
 }
 """What a user can do about a path that cannot be used."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FIXES = {
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ELOOP: "a link of this path leads to itself; correct the path",
+    errno.EROFS: "give a path on another disk, e.g. --output",
+    **dict.fromkeys(_FULL, "free some room, and the same command goes on; or give another path, e.g. --output"),
+}
+"""The same, where Python has no kind of error of its own."""
 
 _ENDINGS = {ExportFormat.ONNX: "onnx", ExportFormat.TORCH_EXPORT: "pt2"}
 
@@ -203,12 +215,13 @@ def fit(
 
 @app.command()
 def report(
-    config: ConfigName = "pocket",
+    config: RunConfig = None,
     overrides: Overrides = None,
     classes: Classes = None,
     output: Output = None,
 ) -> None:
     """Write the report of what there is."""
+    config = config_of(config, output)
     with running(configure(config, overrides=overrides, classes=classes, output=output)) as run:
         run.refuse_other_trials()
         run.report()
@@ -262,11 +275,12 @@ def serve(
 
 @app.command()
 def verify(
-    config: ConfigName = "pocket",
+    config: RunConfig = None,
     overrides: Overrides = None,
     output: Output = None,
 ) -> None:
     """Check every shard, row and hash of a run. Exit code 1 if anything is wrong."""
+    config = config_of(config, output)
     settings = configure(config, overrides=overrides, output=output)
     if not settings.root.is_dir():
         from dct_augment.errors import InputError
@@ -300,13 +314,15 @@ def main() -> None:
     except OSError as error:
         path = f"{str(error.filename)!r}: " if error.filename is not None else ""
         fix = next((fix for kind, fix in _PATH_FIXES.items() if isinstance(error, kind)), "")
+        fix = fix or _FIXES.get(error.errno or 0, "")
         _complain(f"{path}{reason_of(error)}{fix and '; '}{fix}")
-        sys.exit(2 if fix else 1)
+        sys.exit(2 if fix and error.errno not in _FULL else 1)
 
 
 def _complain(text: str) -> None:
     console.print("[bold red]error:[/]", end=" ")
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    written = text.encode("utf-8", "backslashreplace").decode()  # a path may be no text
+    console.print(written, markup=False, highlight=False, soft_wrap=True)
 
 
 def _flow(

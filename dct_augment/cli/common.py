@@ -43,6 +43,15 @@ _UNLIMITED = 10_000
 """Columns of what is no terminal."""
 
 ConfigName = Annotated[str, typer.Option("--config", "-c", help="name of a configuration, or path to a YAML file")]
+RunConfig = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help="name of a configuration, or path to a YAML file; else the one that the run of --output has recorded, or "
+        "pocket",
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="e.g. tokens.max_updates=80; repeatable")
 ]
@@ -88,6 +97,14 @@ def configure(
     return config.load(
         name, overrides or [], full=full, per_class=per_class, classes=names, output=output, device=device
     )
+
+
+def config_of(config: str | None, output: Path | None) -> str:
+    """Name the configuration of a command that reads a run: the one that is given, or that the run itself recorded."""
+    if config is not None:
+        return config
+    recorded = None if output is None else output / "config.yaml"
+    return str(recorded) if recorded is not None and recorded.is_file() else "pocket"
 
 
 def class_names(classes: str | None) -> list[str] | None:

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, command, configure, print_table, running
+from dct_augment.cli.common import (
+    Classes,
+    ConfigName,
+    Output,
+    Overrides,
+    RunConfig,
+    command,
+    config_of,
+    configure,
+    print_table,
+    running,
+)
 from dct_augment.errors import InputError
 from dct_augment.files import check_writable
 from dct_augment.wording import counted
@@ -23,9 +34,10 @@ ACCURACIES = ("plain_guide_accuracy", "guide_accuracy", "plain_judge_accuracy", 
 
 @app.command(name="list")
 def list_tokens(
-    config: ConfigName = "pocket", overrides: Overrides = None, classes: Classes = None, output: Output = None
+    config: RunConfig = None, overrides: Overrides = None, classes: Classes = None, output: Output = None
 ) -> None:
     """List the tokens of a run."""
+    config = config_of(config, output)
     with running(configure(config, overrides=overrides, classes=classes, output=output), writes=False) as run:
         tokens = _run_tokens(run)
     table = Table(title=f"class tokens in {run.tokens.path}", title_justify="left")
@@ -46,18 +58,19 @@ def list_tokens(
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="class name or slug, or a token file")],
-    config: ConfigName = "pocket",
+    config: RunConfig = None,
     overrides: Overrides = None,
     output: Output = None,
 ) -> None:
     """Show all that is known of a token."""
     import json
 
-    for token in _named(name, config, overrides, output):
+    from dct_augment.tokens import formats
+
+    for token in _named(name, config_of(config, output), overrides, output):
         metadata = {key: value for key, value in token.metadata.items() if key not in ("losses", "validations")}
-        for key in ("base_model",):
-            if key in metadata:
-                metadata[key] = json.loads(metadata[key])
+        if "base_model" in metadata:
+            metadata["base_model"] = formats.base_model(metadata)
         norms = {
             key or "embedding": [round(n, 4) for n in part.norm(dim=1).tolist()] for key, part in token.parts.items()
         }
@@ -73,12 +86,13 @@ def export(
     kind: Annotated[
         str, typer.Option("--format", help="diffusers, a1111, comfyui, or bundle (one file)")
     ] = "diffusers",
-    config: ConfigName = "pocket",
+    config: RunConfig = None,
     overrides: Overrides = None,
     classes: Classes = None,
     output: Output = None,
 ) -> None:
     """Write tokens for another tool."""
+    config = config_of(config, output)
     check_writable(to)
     with running(configure(config, overrides=overrides, classes=classes, output=output), writes=False) as run:
         from dct_augment.tokens import formats
@@ -112,9 +126,10 @@ def import_token(
         if name is not None and len(tokens) > 1:
             words = ", ".join(token.word for token in tokens[:5])
             raise InputError(f"{file} holds {len(tokens)} tokens ({words}); leave out --class")
+        pairs = []
         for token in tokens:
             class_name = name or token.metadata.get("slug")
-            if class_name is None:
+            if not isinstance(class_name, str):
                 raise InputError(f"{file} does not say for which class {token.word!r} is; name it with --class")
             chosen = datasets.select(run.dataset, [class_name])
             if len(chosen) > 1:
@@ -122,22 +137,26 @@ def import_token(
                     f"--class {class_name!r} names {len(chosen)} classes; use a slug: "
                     + ", ".join(info.slug for info in chosen)
                 )
-            run.import_token(token, chosen[0], any_model=any_model, replace=replace)
-            typer.echo(f"{token.word} is now {run.tokens.word(chosen[0])} in {run.tokens.file(chosen[0])}")
+            pairs.append((token, chosen[0]))
+        run.import_tokens(pairs, any_model=any_model, replace=replace)
+        for token, info in pairs:
+            typer.echo(f"{token.word} is now {run.tokens.word(info)} in {run.tokens.file(info)}")
 
 
 @app.command()
 def compare(
     first: Annotated[str, typer.Argument(help="a token file, a folder of them, or a class of the run of --config")],
     second: Annotated[str, typer.Argument(help="another")],
-    config: ConfigName = "pocket",
+    config: RunConfig = None,
     overrides: Overrides = None,
     output: Output = None,
 ) -> None:
     """Compare tokens: direction, length, and measured accuracies."""
     from torch.nn.functional import cosine_similarity
 
-    left_tokens, right_tokens = (_file_or_class(given, config, overrides, output) for given in (first, second))
+    left_tokens, right_tokens = (
+        _file_or_class(given, config_of(config, output), overrides, output) for given in (first, second)
+    )
     pairs = _pairs(left_tokens, right_tokens)
     if not pairs:
         raise InputError(f"{first} and {second} have no token of the same name; give two files to compare any two")
@@ -202,11 +221,12 @@ def _pairs(left: "dict[str, Token]", right: "dict[str, Token]") -> "list[tuple[T
 
 
 def _base(token: "Token") -> str:
-    import json
+    from dct_augment.tokens import formats
 
-    base = json.loads(token.metadata.get("base_model", "null")) or {}
-    return f"{base.get('path', '?')}{'@' + base['revision'] if base.get('revision') else ''}"
+    base = formats.base_model(token.metadata)
+    return f"{base.get('path', '?')}{'@' + str(base['revision']) if base.get('revision') else ''}"
 
 
 def _share(value: Any) -> str:
-    return "-" if value is None or value != value else f"{value:.0%}"
+    is_share = isinstance(value, int | float) and abs(value) <= 1  # a header may hold anything
+    return f"{value:.0%}" if is_share else "-"

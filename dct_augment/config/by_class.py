@@ -11,7 +11,7 @@ import yaml
 
 from dct_augment.errors import InputError
 from dct_augment.records import ClassInfo
-from dct_augment.wording import did_you_mean, reason_of
+from dct_augment.wording import did_you_mean, in_one_line, reason_of
 
 DEFAULT = "default"
 """The key whose value is for every class that is not named."""
@@ -59,6 +59,16 @@ def parse_yaml(text: str, *, keys_are_text: bool = False) -> Any:
         return yaml.load(text, _ClassLoader if keys_are_text else _StrictLoader)
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply; settings have four levels at most") from None
+    except (ValueError, OverflowError) as error:  # a date such as 2024-99-99, or a number of too many digits
+        raise yaml.YAMLError(in_one_line(error)) from None
+
+
+def yaml_reason(error: yaml.YAMLError) -> str:
+    """Say in one line what is wrong with a text that is no YAML, and in which line and column."""
+    parts = (getattr(error, "context", None), getattr(error, "problem", None))
+    mark = getattr(error, "problem_mark", None)
+    words = ": ".join(" ".join(part.split()) for part in parts if part) or in_one_line(error).partition(' in "<')[0]
+    return words if mark is None else f"{words}, at line {mark.line + 1}, column {mark.column + 1}"
 
 
 def read_yaml(path: Path, setting: str) -> Any:
@@ -71,8 +81,7 @@ def read_yaml(path: Path, setting: str) -> Any:
     try:
         return parse_yaml(text, keys_are_text=True)
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).replace('"<unicode string>", ', "").split())
-        raise InputError(f"{setting} {str(path)!r} cannot be read: {reason}") from error
+        raise InputError(f"{setting} {str(path)!r} cannot be read: {yaml_reason(error)}") from error
 
 
 def read_text(path: Path, setting: str) -> str:
@@ -82,6 +91,7 @@ def read_text(path: Path, setting: str) -> str:
         InputError: it cannot be read, or holds nothing; names setting and file.
     """
     try:
+        refuse_pipe(path.expanduser())
         text = path.expanduser().read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{setting} {str(path)!r} is not written in UTF-8; save it as UTF-8 ({error})") from error
@@ -90,6 +100,16 @@ def read_text(path: Path, setting: str) -> str:
     if not text.strip():
         raise InputError(f"{setting} {str(path)!r} is empty; fill it, or leave the setting out")
     return text
+
+
+def refuse_pipe(path: Path) -> None:
+    """Check that a path is no pipe or device: to read one is to wait, maybe for ever.
+
+    Raises:
+        OSError: it is one.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError("it is no file, but a pipe or a device")
 
 
 def read_words(path: Path, setting: str) -> dict[str, str]:

@@ -21,8 +21,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     """One line per setting that differs between two identities: `tokens.seed: 0 -> 1`."""
     lines: list[str] = []
     for key in sorted({*old, *new}):
-        left, right = old.get(key), new.get(key)
-        if key in ("guide", "judge") and left and right and len(left) == len(right) == 1:
+        left: Any = old.get(key)
+        right: Any = new.get(key)
+        are_lists = isinstance(left, list | tuple) and isinstance(right, list | tuple)
+        if key in ("guide", "judge") and are_lists and len(left) == len(right) == 1:
             (left,), (right,) = left, right
         if isinstance(left, Mapping) and isinstance(right, Mapping):
             lines += differences(left, right, f"{prefix}{key}.")

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from dct_augment.config.benchmark import FULL_BENCHMARK
-from dct_augment.config.by_class import parse_yaml
+from dct_augment.config.by_class import parse_yaml, yaml_reason
 from dct_augment.config.classifiers import PRETRAINED
 from dct_augment.config.datasets import AnyDataset, DatasetConfig
 from dct_augment.config.renames import take_out
@@ -74,8 +74,10 @@ def load(
         data = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(str(path), [f"it cannot be read: {reason_of(error)}; give a YAML file"]) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), [f"it is no text in UTF-8, at byte {error.start}; save it as UTF-8"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(str(path), [f"not valid YAML: {yaml_reason(error)}"]) from error
     if not isinstance(data, dict):
         raise ConfigError(str(path), [f"must be a mapping of sections, got {type(data).__name__}"])
     direct = {
@@ -162,8 +164,8 @@ def _apply(data: dict[str, Any], override: str) -> str | None:
         return f"{override!r} is not of the form section.key=value, e.g. tokens.max_updates=80"
     try:
         value = parse_yaml(text)
-    except yaml.YAMLError:
-        return f"{override!r}: {text!r} is not a valid YAML value"
+    except yaml.YAMLError as error:
+        return f"{_shown(override)}: {_shown(text)} is not a valid YAML value: {yaml_reason(error)}"
     return None if _put(data, name.strip(), value) else f"{override!r}: a part before the last dot is no section"
 
 
@@ -211,6 +213,8 @@ def _explain(problem: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     if kind == "too_short":
         return f"{where}: must have at least {problem['ctx']['min_length']} item, got {_shown(value)}"
     message = problem["msg"].removeprefix("Value error, ")
+    if kind == "string_unicode":
+        message = "Input should be text in UTF-8"
     got = "" if isinstance(value, Mapping) else f", got {_shown(value)}"  # a whole section says nothing
     return f"{where}: {message[0].lower()}{message[1:]}{got}"
 

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from dct_augment.config.base import PositiveInt, Section
 from dct_augment.config.benchmark import Arm
-from dct_augment.config.by_class import parse_yaml
+from dct_augment.config.by_class import parse_yaml, yaml_reason
 from dct_augment.config.loading import folders
 from dct_augment.errors import ConfigError, InputError
 from dct_augment.wording import reason_of
@@ -220,8 +220,10 @@ def load_study(name_or_path: str) -> Study:
         return Study.model_validate(data)
     except OSError as error:
         raise ConfigError(str(path), [f"it cannot be read: {reason_of(error)}"]) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), [f"it is no text in UTF-8, at byte {error.start}; save it as UTF-8"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(str(path), [f"not valid YAML: {yaml_reason(error)}"]) from error
     except ValidationError as error:
         problems = [
             f"{'.'.join(map(str, problem['loc'])) or 'study'}: {problem['msg'].removeprefix('Value error, ')}"

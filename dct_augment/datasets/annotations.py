@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dct_augment.errors import DatasetError
-from dct_augment.wording import in_one_line
+from dct_augment.wording import in_one_line, why_no_json
 
 
 def damaged(path: Path, expected: str, reason: str) -> DatasetError:
@@ -59,7 +59,7 @@ def read_json(path: Path, expected: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # also what is no UTF-8
-        raise damaged(path, expected, f"it is no JSON ({error})") from error
+        raise damaged(path, expected, why_no_json(error)) from error
 
 
 def read_mat(path: Path, variable: str, expected: str) -> Any:

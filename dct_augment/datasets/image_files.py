@@ -16,7 +16,7 @@ from dct_augment.datasets.indexed import IndexedImages
 from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.reading import SUFFIXES, ImageReader
 from dct_augment.records import Example
-from dct_augment.wording import agreeing, counted
+from dct_augment.wording import agreeing, counted, listed
 
 _CHUNK = 50_000  # rows that are Python objects at once
 
@@ -69,6 +69,7 @@ class LeftOut:
 
     endings: Counter[str] = field(default_factory=Counter)
     bad_names: int = 0
+    circles: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
         """Say what was left out; nothing if nothing was."""
@@ -82,6 +83,12 @@ class LeftOut:
         if self.bad_names:
             pictures = f"{counted(self.bad_names, 'picture')} whose name is not UTF-8"
             notes.append(f"{pictures} {agreeing(self.bad_names, 'is')} left out; give another name")
+        if self.circles:
+            links = counted(len(self.circles), "link", "leads")
+            notes.append(
+                f"{links} back to a folder that it lies in, and {agreeing(len(self.circles), 'is')} left out: "
+                f"{listed(list(map(repr, self.circles)), 3)}"
+            )
         return notes
 
 
@@ -124,15 +131,15 @@ def paths_below(
 ) -> Iterator[str]:
     """List the paths of all image files under a folder as `prefix/...`, sorted within each folder.
 
-    Hidden files and folders are passed over. Links to folders are followed; `above` are the folders that lead here.
-
-    Raises:
-        DatasetError: links lead round in a circle.
+    Hidden files and folders are passed over. Links to folders are followed, but for those that lead round in a circle;
+    `above` are the folders that lead here.
     """
     status = os.stat(folder)
     place = (status.st_dev, status.st_ino)
     if place in above:
-        raise DatasetError(f"{str(folder)!r} leads back to a folder that it lies in: remove this link")
+        if left_out is not None:
+            left_out.circles.append(str(folder))
+        return
     with os.scandir(folder) as unsorted:
         entries = sorted(unsorted, key=lambda entry: entry.name)
     for entry in entries:

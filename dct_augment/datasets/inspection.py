@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
-from dct_augment import files
+from dct_augment import tables
 from dct_augment.datasets import reading_pool, splits
 from dct_augment.datasets.image_files import ImageFiles
 from dct_augment.datasets.indexed import IndexedImages
@@ -272,9 +271,8 @@ def _fixed(column: pa.Array) -> np.ndarray:
 
 def _read(table: Path, reading: str) -> pa.Table | None:
     """Read the table; None if there is none, or one of another schema or reading, or a damaged one."""
-    try:
-        stored = pq.read_table(table)
-    except (OSError, pa.ArrowException):
+    stored = tables.read(table)
+    if stored is None:
         return None
     metadata = stored.schema.metadata or {}
     if (metadata.get(b"schema"), metadata.get(b"reading")) != (_SCHEMA.encode(), reading.encode()):
@@ -315,5 +313,4 @@ def _write(pictures: Pictures, others: pa.Table | None, path: Path, reading: str
     if others is not None and len(others):
         stored = pa.concat_tables([stored, others.cast(stored.schema)]).unify_dictionaries()
     stored = stored.replace_schema_metadata({"schema": _SCHEMA, "reading": reading})
-    with files.atomic(path) as partial:
-        pq.write_table(stored, partial, compression="zstd")
+    tables.write(path, stored, compression="zstd")

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dct_augment import files
+from dct_augment import files, tables
 from dct_augment.config import AnyDataset, CubDataset, DatasetOnDisk, fingerprint
 from dct_augment.datasets import cub, duplicates, inspection, reading_pool, splits
 from dct_augment.datasets.inspection import SPLITS, Pictures
@@ -114,11 +114,8 @@ def _digest(pictures: Pictures) -> str:
 
 
 def _stored_groups(table: Path, pictures: Pictures) -> np.ndarray | None:
-    try:
-        stored = pq.read_table(table, columns=["row", "group"])
-    except (OSError, pa.ArrowException):
-        return None
-    if (stored.schema.metadata or {}).get(b"pictures") != _digest(pictures).encode():
+    stored = tables.read(table, ["row", "group"])
+    if stored is None or (stored.schema.metadata or {}).get(b"pictures") != _digest(pictures).encode():
         return None
     groups = np.full(len(pictures), -1)
     groups[stored["row"].to_numpy()] = stored["group"].to_numpy()
@@ -295,5 +292,4 @@ def _write_table(path: Path, columns: Mapping[str, type], rows: Sequence[tuple[A
     values = list(zip(*rows, strict=True)) or [()] * len(columns)
     arrays = [pa.array(column, kinds[kind]) for column, kind in zip(values, columns.values(), strict=True)]
     table = pa.table(arrays, list(columns)).replace_schema_metadata({"pictures": digest})
-    with files.atomic(path) as partial:
-        pq.write_table(table, partial)
+    tables.write(path, table)

@@ -24,7 +24,7 @@ from dct_augment.datasets.image_files import ImageFiles
 from dct_augment.datasets.naming import class_infos
 from dct_augment.datasets.splits import ImageDataset, complete, image_reader
 from dct_augment.errors import DatasetError
-from dct_augment.wording import agreeing, counted, counted_of, reason_of
+from dct_augment.wording import agreeing, counted, counted_of, reason_of, why_no_json
 
 _CHUNK = 50_000  # rows that are Python objects at once
 
@@ -105,7 +105,8 @@ def _read(file: Path, settings: ManifestDataset) -> _Columns:
     try:
         return readers[ending](file, settings)
     except (pa.ArrowException, OSError, UnicodeError, EOFError, csv.Error, zlib.error) as error:
-        reason = " ".join(reason_of(error).split())
+        no_text = "it holds what is no text in UTF-8"
+        reason = no_text if isinstance(error, UnicodeError) else " ".join(reason_of(error).split())
         raise DatasetError(f"it cannot be read: {reason}") from error
 
 
@@ -216,7 +217,7 @@ def _json_rows(
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DatasetError(f"it is no JSON: {error}") from error
+                raise DatasetError(why_no_json(error)) from error
             if not isinstance(row, dict):
                 raise DatasetError("it is no JSON object; a line is one, {...}")
             if not names:  # a row may lack its split, but the first one has all others

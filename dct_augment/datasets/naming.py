@@ -24,8 +24,11 @@ def class_infos(
     their slugs differ.
 
     Raises:
-        DatasetError: the file cannot be read, or a class is named that does not exist.
+        DatasetError: the file cannot be read, a class is named that does not exist, or a name is no text.
     """
+    for name in original_names:
+        if not name.isascii():
+            _refuse_no_text(name)
     names = words(original_names) if names is None else names
     infos = [
         ClassInfo(index, name, slug, original_name=original_name, default_name=name)
@@ -35,6 +38,18 @@ def class_infos(
         infos = _with_words(infos, user_words)
     counts = Counter(info.name.lower() for info in infos)
     return tuple(replace(info, homonym=counts[info.name.lower()] > 1) for info in infos)
+
+
+def _refuse_no_text(name: str) -> None:
+    """Check that the name of a class can be written; JSON can hold halves of letters.
+
+    Raises:
+        DatasetError: it cannot.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DatasetError(f"the class name {name!r} is no text in UTF-8; rename the class") from error
 
 
 def names_without_meaning(classes: Iterable[ClassInfo]) -> list[str]:

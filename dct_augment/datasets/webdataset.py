@@ -32,7 +32,7 @@ from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.reading import SUFFIXES, ImageReader
 from dct_augment.records import Example
 from dct_augment.tars import Span, TarSample
-from dct_augment.wording import agreeing, counted, reason_of
+from dct_augment.wording import agreeing, counted, listed, reason_of, why_no_json
 
 _IMAGES = frozenset(suffix.removeprefix(".") for suffix in SUFFIXES)
 _LABEL_KEYS = ("cls", "label", "class", "class_name", "class_id", "class_index")
@@ -145,6 +145,7 @@ class _Index:
         self.rows: dict[str, _Rows] = {"train": _Rows()}
         self.names: dict[int, str] = {}
         self._without_picture = 0
+        self._cut: list[str] = []
         self._endings: set[str] = set()  # of the samples without a picture
 
     def add(self, tar: Path, title: str, split: str) -> None:
@@ -169,6 +170,12 @@ class _Index:
                     places.append(class_labels.UNLABELLED if label is None else _number(rows.values, label))
                     spans.append((image.span.offset, image.span.size, image.compressed))
             rows.tables.append(_table(keys, len(self.tars), spans))
+            if not tars.is_complete(tar):
+                self._cut.append(title)
+        except DatasetError as error:
+            if tars.is_complete(tar):
+                raise
+            raise DatasetError(f"it lacks its end, so it may have been cut; and {error}") from error
         except tars.UNREADABLE_TAR as error:
             raise DatasetError(f"it cannot be read: {reason_of(error)}") from error
         rows.places.append(np.array(places, np.int32))
@@ -195,12 +202,15 @@ class _Index:
             )
 
     def notes(self) -> list[str]:
-        """Say what was left out."""
-        number = self._without_picture
-        if not number:
-            return []
-        samples_have = counted(number, "sample of the tars", "has")
-        return [f"{samples_have} no picture and {agreeing(number, 'is')} left out"]
+        """Say what was left out, and what may be missing."""
+        notes = []
+        if number := self._without_picture:
+            samples_have = counted(number, "sample of the tars", "has")
+            notes.append(f"{samples_have} no picture and {agreeing(number, 'is')} left out")
+        if number := len(self._cut):
+            lack = f"{counted(number, 'tar', 'lacks')} the two empty blocks at the end"
+            notes.append(f"{lack}, so pictures may be missing: {listed(list(map(repr, self._cut)), 3)}")
+        return notes
 
     def _image(self, key: str, members: Mapping[str, _Member]) -> _Member | None:
         """Find the picture of a sample: the member whose last ending is a picture's."""
@@ -305,7 +315,7 @@ def _metadata(members: Mapping[str, _Member], stream: BinaryIO) -> Mapping[str, 
     try:
         value = json.loads(member.read(stream))
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"its JSON member is damaged: {error}") from error
+        raise DatasetError(f"its JSON member is damaged: {why_no_json(error)}") from error
     return value if isinstance(value, dict) else {}
 
 
@@ -323,7 +333,8 @@ def _label_of_member(data: bytes) -> Label | None:
         try:
             return label_of(json.loads(text))
         except (ValueError, RecursionError) as error:
-            raise DatasetError(f"its label {text[:40]!r} is in brackets, as a list is, but is none: {error}") from error
+            what = f"its label {text[:40]!r} is in brackets, as a list is, but is none"
+            raise DatasetError(f"{what}: {why_no_json(error)}") from error
     if _SEVERAL_NUMBERS.fullmatch(text):
         return label_of(re.findall(r"-?\d+", text))
     if len(text) > 200 or "\n" in text:
@@ -354,7 +365,7 @@ def _without_plain_prompts(root: Path, paths: list[Path], notes: list[str]) -> l
     """Leave out the plain-prompt images that version 0.1.0 kept beside the training images, as its plan.json says."""
     try:
         plans = json.loads((root / "plan.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return paths
     if not isinstance(plans, dict) or "plain" not in plans:
         return paths

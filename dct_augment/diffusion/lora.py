@@ -14,7 +14,8 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 
 from dct_augment import files
 from dct_augment.diffusion.backend import Backend
@@ -125,9 +126,8 @@ def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, 
     """Write a `Lora.state` as `pipe.load_lora_weights` reads it, with what made it, and a hash."""
     tensors = {key: value.contiguous() for key, value in state.items()}
     header = {**metadata, "sha256": _hash(tensors)}
-    with files.atomic(path) as partial:
-        # One key: safetensors writes several in any order, and the same LoRA is to be the same bytes.
-        save_file(tensors, partial, metadata={_METADATA: json.dumps(header, sort_keys=True)})
+    # One key: safetensors writes several in any order, and the same LoRA is to be the same bytes.
+    files.write_bytes(path, serialize(tensors, {_METADATA: json.dumps(header, sort_keys=True)}))
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         with safetensors.safe_open(path, "pt") as file:
             metadata = dict(json.loads(file.metadata()[_METADATA]))
             tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError):
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         return {}
     return metadata if metadata.get("sha256") == _hash(tensors) else {}
 

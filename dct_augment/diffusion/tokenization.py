@@ -1,10 +1,10 @@
 """Counts what a text encoder reads of a prompt, by its tokenizer alone: no weights are needed."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dct_augment import files
 from dct_augment.diffusion.names import folder_here
 from dct_augment.prompts import TOKEN_PATTERN
 
@@ -79,7 +79,7 @@ def tokenizers_here(path: str, revision: str | None) -> list[PromptTokenizer]:
 def _load(folder: Path) -> list[PromptTokenizer]:
     import transformers
 
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = files.load_json(folder / "model_index.json")
     tokenizers = []
     for part in ("tokenizer", "tokenizer_2"):
         library, kind = index.get(part) or ("", "")

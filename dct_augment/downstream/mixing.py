@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from dct_augment.errors import DatasetError
+from dct_augment.errors import DatasetError, InputError
 from dct_augment.generation.image_index import read_index
 from dct_augment.images import content
 from dct_augment.records import Example
 from dct_augment.tars import Span
+from dct_augment.wording import listed
 
 Transform = Callable[[Image.Image], Any]
 
@@ -34,6 +35,7 @@ class SyntheticImages:
     Raises:
         DatasetError: the folder holds no `_info.json`, or a damaged one, or one of other data.
         ShardError: a tar cannot be read.
+        InputError: `only` names an image that the folder does not have.
 
     Examples:
         >>> import dct_augment
@@ -54,12 +56,15 @@ class SyntheticImages:
     ) -> None:
         self._transform = transform
         self._tars, index = read_index(Path(folder))
+        wanted = None if only is None else pa.array(sorted(only), pa.string())
+        if wanted is not None:
+            _refuse_unknown(wanted, index, folder)
         if labels is not None:
             index = _relabelled(index, labels)
         index = index.sort_by([("class_index", "ascending"), ("key", "ascending")])
         is_chosen = _place_in_class(index) < (len(index) if per_class is None else per_class)
-        if only is not None:
-            is_chosen &= pc.is_in(index["key"], value_set=pa.array(sorted(only), pa.string())).to_numpy()
+        if wanted is not None:
+            is_chosen &= pc.is_in(index["key"], value_set=wanted).to_numpy()
         self._index = index.filter(pa.array(is_chosen))
         self._tar, self._offset, self._bytes = (self._index[name].to_numpy() for name in ("tar", "offset", "bytes"))
         self.keys = tuple(self._index["key"].to_pylist())
@@ -97,6 +102,19 @@ class SyntheticImages:
         span = Span(int(self._offset[index]), int(self._bytes[index]))
         with self._tars[self._tar[index]].open("rb") as stream:
             return Image.open(io.BytesIO(span.read(stream))).convert("RGB")
+
+
+def _refuse_unknown(wanted: pa.Array, index: pa.Table, folder: str | Path) -> None:
+    """Check that all keys are of images of the folder.
+
+    Raises:
+        InputError: some are not.
+    """
+    unknown = wanted.filter(pc.invert(pc.is_in(wanted, value_set=index["key"].combine_chunks()))).to_pylist()
+    if unknown:
+        example = f", such as {index['key'][0].as_py()!r}" if len(index) else ""
+        names = listed(list(map(repr, unknown)), 5)
+        raise InputError(f"only: {folder} has no image {names}; give keys of images that are there{example}")
 
 
 def _relabelled(index: pa.Table, labels: Mapping[int, int]) -> pa.Table:

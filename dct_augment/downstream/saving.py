@@ -109,6 +109,7 @@ def save_classifier(folder: Path, model: nn.Module, settings: DownstreamConfig, 
     with files.atomic_folder(folder, replace=True) as partial:
         save(model, settings, facts.labels, partial)
         metadata = _metadata(facts, settings, taken, partial)
+        # Without a hash of its own: a user may set the threshold. That of the weights is in it.
         (partial / kept.FILE).write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         card = model_card.write_card(metadata, folder)
         (partial / "README.md").write_text(card, encoding="utf-8")

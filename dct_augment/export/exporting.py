@@ -176,10 +176,8 @@ def _check_folder(folder: Path, overwrite: bool) -> Path:
 
 def _exported_names(folder: Path) -> set[str]:
     """Read what an export wrote into a folder; empty if it is none."""
-    try:
-        return set(json.loads((folder / MARK).read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
+    names = files.read_json(folder / MARK).get("files")
+    return set(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else set()
 
 
 def _other_files(folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from dct_augment.config.by_class import parse_yaml, yaml_reason
 from dct_augment.errors import ConfigError, InputError
 from dct_augment.generation.shards import SPLITS, ShardFolder, shard_folder
 from dct_augment.records import ImageKind
@@ -102,10 +103,12 @@ def _read_config(root: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"not valid YAML: {' '.join(str(error).split())}"]) from error
-    return data if isinstance(data, dict) else {}
+        data = parse_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), [f"it is no text in UTF-8, at byte {error.start}; correct it"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(str(path), [f"not valid YAML: {yaml_reason(error)}"]) from error
+    return {key: value for key, value in data.items() if isinstance(value, dict)} if isinstance(data, dict) else {}
 
 
 def _identity(shards: ShardFolder) -> Mapping[str, Any]:

@@ -1,6 +1,5 @@
 """Remembers what was found in files, so that those which have not changed since are not read again."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +50,7 @@ class CheckedFiles:
     def save(self) -> None:
         """Write what is known of large files, or of many, for later commands; call it under the run's lock."""
         if not self._is_saved and sum(stamp[0] for stamp, _ in self._known.values()) >= _LARGE:
-            files.write_text(self._path, json.dumps(self._known, separators=(",", ":")) + "\n")
+            files.write_json(self._path, self._known)
             self._is_saved = True
 
     @property

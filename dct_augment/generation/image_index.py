@@ -4,18 +4,22 @@ import json
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dct_augment import tars
+from dct_augment import files, tars
 from dct_augment.errors import DatasetError, ShardError
 from dct_augment.generation import shard_rows
 from dct_augment.generation.checked import CheckedFiles, checked_file
 from dct_augment.generation.shards import SPLITS
-from dct_augment.wording import command_of, reason_of
+from dct_augment.wording import command_of, in_one_line, reason_of
 
 IMAGE_ENDINGS = ("png", "webp", "jpg")
+
+_UNREADABLE = (OSError, tarfile.TarError, ValueError, KeyError, OverflowError, RecursionError, pa.ArrowException)
+"""What the tars of others raise."""
 
 _SCHEMA = pa.schema(
     {
@@ -78,16 +82,19 @@ def _of_tar(tar: Path) -> pa.Table:
                     label = int(sample.members["cls"].read(stream))
                     confidence = _confidence(sample.members["json"].read(stream)) if "json" in sample.members else None
                     rows.append((sample.key, label, span.offset, span.size, "", confidence))
-    except (OSError, tarfile.TarError, ValueError, KeyError) as error:
+        columns = list(zip(*rows, strict=True)) or [()] * len(_SCHEMA)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+    except _UNREADABLE as error:
         again = command_of("verify", tar.parent.parent)
-        raise ShardError(f"{tar} cannot be read: {reason_of(error)}; `{again}` tells more") from error
-    columns = list(zip(*rows, strict=True)) or [()] * len(_SCHEMA)
-    return pa.table([pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)], _SCHEMA)
+        reason = "an image has no label" if isinstance(error, KeyError) else in_one_line(reason_of(error), 200)
+        raise ShardError(f"{tar} cannot be read: {reason}; `{again}` tells more") from error
+    return pa.table(arrays, _SCHEMA)
 
 
 def _confidence(row: bytes) -> float:
     """Read the probability that the guide gave to the class of an image; NaN if the row has none."""
-    value = json.loads(row).get("guide_confidence")
+    stored = json.loads(row)
+    value = stored.get("guide_confidence") if isinstance(stored, dict) else None
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
@@ -98,12 +105,26 @@ def _split(folder: Path) -> tuple[str, Sequence[str]]:
     if not path.is_file():
         raise DatasetError(f"{folder} holds no _info.json; make shards with `{again}`")
     try:
-        splits = dict(json.loads(path.read_text(encoding="utf-8"))["splits"])
-    except (ValueError, KeyError, TypeError) as error:
+        splits = files.load_json(path).get("splits")
+        if not isinstance(splits, dict):
+            raise ValueError("it has no splits")
+        for split in SPLITS.values():
+            if split in splits:
+                return split, _names(splits[split])
+    except ValueError as error:
         raise DatasetError(f"{path} is damaged: {error}; `{again}` makes it again") from error
-    for split in SPLITS.values():
-        if split in splits:
-            return split, list(splits[split]["filenames"])
     raise DatasetError(
         f"{folder} has no split {' or '.join(map(repr, SPLITS.values()))}; it has: {', '.join(splits) or 'none'}"
     )
+
+
+def _names(split: Any) -> list[str]:
+    """List the names of the tars of a split; none leads out of the folder.
+
+    Raises:
+        ValueError: there is no such list.
+    """
+    names = split.get("filenames") if isinstance(split, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name == Path(name).name for name in names):
+        raise ValueError("it does not name its tars")
+    return names

@@ -85,7 +85,7 @@ def read(path: Path) -> StoredRows | None:
             table, metadata = parquet.read(), _metadata(parquet.schema_arrow)  # the table has a second copy of it
         digest = metadata.pop("sha256")
         return StoredRows(metadata, table) if digest == fingerprint(metadata, table.to_pylist()) else None
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, RecursionError):
         return None
 
 
@@ -139,7 +139,7 @@ def _told(path: Path) -> Iterator[None]:
     """Turn what reading a damaged parquet raises into a ShardError."""
     try:
         yield
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, RecursionError) as error:
         raise ShardError(f"{path} cannot be read: {reason_of(error)}. Delete it to make the shard again") from error
 
 

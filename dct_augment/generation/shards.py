@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from PIL import Image
 
 from dct_augment import files, tars
@@ -26,7 +27,7 @@ from dct_augment.generation.plan import Layout, ShardSpec
 from dct_augment.generation.shard_rows import StoredRows
 from dct_augment.images import UNREADABLE_IMAGE, content
 from dct_augment.records import GeneratedImage, ImageKind
-from dct_augment.wording import counted, in_one_line, reason_of
+from dct_augment.wording import counted, reason_of
 
 FOLDERS = {ImageKind.CLASS_TOKEN: "shards", ImageKind.PLAIN_PROMPT: "comparison"}
 """The folder of each kind in a run folder. The one that training code reads holds training images only."""
@@ -70,8 +71,8 @@ class ShardFolder:
 
     def _plan(self) -> "_Plan":
         path = self.path / "plan.json"
-        if not path.is_file():
-            return _Plan(frozenset(), ())
+        if not path.exists():
+            return _Plan(frozenset(), self._layout_of_rows())
         status = path.stat()
         stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
         if stamp not in self._plans:
@@ -80,15 +81,40 @@ class ShardFolder:
             self._plans[stamp] = plan
         return self._plans[stamp]
 
+    def _layout_of_rows(self) -> Layout:
+        """Read the layout from the rows of the finished shards: that of a folder whose plan.json is lost.
+
+        Raises:
+            ShardError: a shard between others is not finished, so that its images are not known.
+        """
+        layout: list[ShardSpec] = []
+        for path in sorted(self.path.glob(f"{self.run}-{self.split}-??????.parquet")):
+            number = int(path.stem[-6:]) if path.stem[-6:].isdecimal() else -1
+            if number != len(layout):
+                raise ShardError(
+                    f"{self.path / 'plan.json'} is missing, and so is shard {len(layout)}, whose images only it names. "
+                    f"Delete {self.path} to make all of its images again"
+                )
+            layout.append(ShardSpec(number, _ranges(shard_rows.read_columns(path, ["key", "number"]))))
+        return tuple(layout)
+
     def record(self, layout: Layout) -> None:
         """Write the layout, before any of its shards; a line each."""
-        shards = ",\n".join(json.dumps(spec.ranges, separators=(",", ":")) for spec in layout)
-        files.write_text(self.path / "plan.json", f"{{{json.dumps(self.split)}: [\n{shards}\n]}}\n")
+        ranges = [dict(spec.ranges) for spec in layout]
+        shards = ",\n".join(json.dumps(each, separators=(",", ":")) for each in ranges)
+        digest = files.signed({self.split: ranges})["sha256"]
+        text = f'{{{json.dumps(self.split)}: [\n{shards}\n],\n"sha256": "{digest}"}}\n'
+        files.write_text(self.path / "plan.json", text)
         self._plans.clear()
 
     @cached_property
     def _checked(self) -> CheckedFiles:
         return CheckedFiles(checked_file(self.path, self.split))
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether there is a plan.json."""
+        return (self.path / "plan.json").is_file()
 
     @property
     def is_old(self) -> bool:
@@ -292,18 +318,45 @@ def _read_plan(path: Path, split: str) -> _Plan:
         ShardError: it is damaged.
     """
     try:
-        splits = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(splits, dict):
-            raise ValueError("it is no mapping of splits")
-        layout = []
-        for number, ranges in enumerate(splits.get(split, [])):
-            spec = ShardSpec(number, {slug: (int(start), int(stop)) for slug, (start, stop) in ranges.items()})
-            if not all(0 <= start < stop for start, stop in spec.ranges.values()):
-                raise ValueError(f"shard {number} has a range of images that ends before it begins")
-            layout.append(spec)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ShardError(f"{path} is damaged: {in_one_line(error)}. Delete {path.parent} to make it again") from error
-    return _Plan(frozenset(splits), tuple(layout))
+        splits = files.load_json(path)
+        layout = tuple(_spec(number, ranges) for number, ranges in enumerate(_list(splits.get(split, []))))
+    except ValueError as error:
+        raise ShardError(
+            f"{path} is damaged: {error}. Delete this file alone, and the next command reads the plan from the "
+            "finished shards"
+        ) from error
+    return _Plan(frozenset(splits), layout)
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError("its shards are no list")
+    return value
+
+
+def _spec(number: int, value: Any) -> ShardSpec:
+    """Read the ranges of one shard.
+
+    Raises:
+        ValueError: they are none.
+    """
+    ranges = {slug: tuple(_list(pair)) for slug, pair in value.items()} if isinstance(value, dict) else {}
+    if not ranges:
+        raise ValueError(f"shard {number} has no ranges of images")
+    for slug, pair in ranges.items():
+        if list(map(type, pair)) != [int, int] or not 0 <= pair[0] < pair[1]:
+            raise ValueError(f"shard {number} has no range of images [first, end] of {slug!r}, but {list(pair)}")
+    return ShardSpec(number, ranges)
+
+
+def _ranges(rows: pa.Table) -> dict[str, tuple[int, int]]:
+    """Give the range of image numbers of each class of a shard, in the order in which the classes come."""
+    ranges: dict[str, tuple[int, int]] = {}
+    for key, number in zip(rows["key"].to_pylist(), rows["number"].to_pylist(), strict=True):
+        slug = str(key).rpartition("-")[0].removeprefix("plain_")
+        first, _ = ranges.get(slug, (number, 0))
+        ranges[slug] = (first, number + 1)
+    return ranges
 
 
 def _tar_problems(tar: Path, rows: pd.DataFrame) -> list[str]:

@@ -1,7 +1,6 @@
 """Checks guide and judge on real images, once per run folder and setting, and compares the two."""
 
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +37,7 @@ def check_on_real_images(
     """
     path, fingerprint, name = _file(context, role), _fingerprint(context, role), _named(role, members)
     record = files.read_json(path)
-    if record.get("fingerprint") != fingerprint:
+    if record.get("fingerprint") != fingerprint or not isinstance(record.get("warnings"), list):
         dataset = context.dataset
         examples = itertools.chain(dataset.examples("val"), dataset.examples("train"))
         by_words = all(member.name == "zero_shot" for member in members)
@@ -48,8 +47,8 @@ def check_on_real_images(
         if check is not None:
             context.progress(Progress(role, 0, 0, f"{name} recognises {check.accuracy:.0%} of some real images"))
             record["warnings"] = _warnings(check, members, name)
-        files.write_text(path, json.dumps(record, indent=1) + "\n")
-    for warning in record.get("warnings", ()):
+        files.write_json(path, record, indent=1)
+    for warning in record["warnings"]:
         context.progress(Progress(role, 0, 0, f"warning: {warning}"))
     _compare(context)
 
@@ -85,9 +84,10 @@ def _compare(context: "RunContext") -> None:
     accuracies = {}
     for role, members in (("guide", context.config.guide), ("judge", context.config.judge)):
         check = files.read_json(_file(context, role)) if members else {}
-        if check.get("accuracy") is None or check["fingerprint"] != _fingerprint(context, role):
+        accuracy = check.get("accuracy")
+        if not isinstance(accuracy, int | float) or check.get("fingerprint") != _fingerprint(context, role):
             return
-        accuracies[role] = float(check["accuracy"])
+        accuracies[role] = accuracy
     worse, better = sorted(accuracies, key=accuracies.__getitem__)
     if accuracies[worse] >= _MUCH_WORSE * accuracies[better]:
         return

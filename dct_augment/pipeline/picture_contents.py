@@ -4,8 +4,10 @@ from collections.abc import Collection
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from dct_augment import tables
 from dct_augment.errors import UnreadableImageError
 from dct_augment.images import content
 from dct_augment.records import Example
@@ -23,11 +25,11 @@ def known_contents(context: "RunContext", splits: Collection[str]) -> dict[str, 
     """
     path = context.config.root / "data" / "pictures.parquet"
     inspected = set(splits).intersection(context.data.inspected)
-    if not inspected or not path.is_file():
+    table = tables.read(path, ["key", "class_index", "content", "reason", "split"]) if inspected else None
+    if table is None:
         return {}
     chosen = {info.index for info in context.classes}
-    columns = ["key", "class_index", "content", "reason"]
-    table = pq.read_table(path, columns=columns, filters=[("split", "in", inspected)])
+    table = table.filter(pc.is_in(table["split"].cast(pa.string()), pa.array(sorted(inspected))))
     return {
         row["key"]: row["content"].hex()
         for row in table.to_pylist()

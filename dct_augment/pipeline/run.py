@@ -7,22 +7,24 @@ or wherever `execute` takes them.
 
 import importlib.metadata
 import json
+import math
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
-from dct_augment import classifiers, files
+from dct_augment import classifiers, files, tables
 from dct_augment import config as configuration
 from dct_augment.benchmark import arm_comparisons
 from dct_augment.benchmark.arms import ARMS, measured_kinds
 from dct_augment.benchmark.requirements import most_synthetic_images
 from dct_augment.classifiers import kept
 from dct_augment.diffusion import names as diffusion_names
-from dct_augment.errors import ModelError, StaleRunError, TokenTrainingError, UntrainedClassesError
+from dct_augment.errors import InputError, ModelError, StaleRunError, TokenTrainingError, UntrainedClassesError
 from dct_augment.generation import plan
 from dct_augment.metrics.accuracy import class_titles
 from dct_augment.pipeline.context import RunContext
@@ -228,29 +230,35 @@ class Run(RunContext):
             files.write_text(self.config.root / "times.json", json.dumps(times) + "\n")
 
     def _times(self) -> dict[str, float]:
-        """Seconds spent in each stage so far, over all commands."""
-        try:
-            return dict(json.loads((self.config.root / "times.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # damaged, or not there
-            return {}
+        """Seconds spent in each stage so far, over all commands; what is damaged counts from 0."""
+        stored = files.read_json(self.config.root / "times.json")
+        return {stage: float(spent) for stage, spent in stored.items() if _is_time(spent)}
 
     def unfinished(self, kind: ImageKind) -> plan.Layout:
         """The shards that were planned before and are not written yet."""
         shards = self.shards[kind]
         return tuple(spec for spec in shards.layout() if not shards.digest(spec))
 
-    def import_token(
-        self, token: formats.Token, info: ClassInfo, *, any_model: bool = False, replace: bool = False
+    def import_tokens(
+        self, tokens: Sequence[tuple[formats.Token, ClassInfo]], *, any_model: bool = False, replace: bool = False
     ) -> None:
-        """Take in a token from elsewhere as that of a class of this run.
+        """Take in tokens from elsewhere, each as that of a class of this run: all of them, or none.
 
         Raises:
-            InputError: it does not fit (`TokenFolder.import_token`).
+            InputError: one does not fit (`TokenFolder.check_import`), or two are for one class.
+            StaleRunError: the token of another class was trained with other settings.
         """
-        identity = self.config.narrow(self.identity("tokens"), [info])
+        words, stage = self.backend.word_norms(), TokenStage(self)
+        for token, info in tokens:
+            self.tokens.check_import(token, info, self.base_model, words=words, any_model=any_model, replace=replace)
+        if repeated := [info.name for info, count in Counter(info for _, info in tokens).items() if count > 1]:
+            raise InputError(f"there are several tokens for class {repeated[0]!r}; import one")
+        stage.check_others([info for _, info in tokens])
         with self._recorded(StageName.TOKENS):
-            self.tokens.import_token(token, info, identity, self.base_model, any_model=any_model, replace=replace)
-            TokenStage(self).publish()
+            for token, info in tokens:
+                identity = self.config.narrow(self.identity("tokens"), [info])
+                self.tokens.import_token(token, info, identity, self.base_model)
+            stage.publish()
 
     @property
     def without_token(self) -> dict[str, str]:
@@ -309,6 +317,8 @@ class Run(RunContext):
         remark = trials.others().remark(self.config.root)
         if remark:
             self.progress(Progress(StageName.REPORT, 0, 0, remark))
+        if self.tokens.has_damaged_index:
+            TokenStage(self).publish()
         with self._recorded(StageName.REPORT):
             return write_report(
                 self.config.root,
@@ -344,8 +354,8 @@ class Run(RunContext):
         if not path.is_file():
             return None
         try:
-            return load_section(json.loads(path.read_text(encoding="utf-8")), self.dataset)
-        except (ValueError, KeyError, TypeError):
+            return load_section(files.load_json(path), self.dataset)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             again = command_of("data", self.config.root)
             self.progress(Progress("data", 0, 0, f"{path} is damaged; `{again}` makes it again"))
             return None
@@ -353,7 +363,11 @@ class Run(RunContext):
     def _metrics(self) -> pd.DataFrame:
         """Read the table of metrics; empty where they have not been measured."""
         path = self.config.root / "benchmark" / "metrics.parquet"
-        return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+        stored = tables.read(path)
+        if stored is None and path.exists():
+            again = command_of("benchmark", self.config.root)
+            self.progress(Progress(StageName.REPORT, 0, 0, f"{path} is damaged; `{again}` makes it again"))
+        return pd.DataFrame() if stored is None else stored.to_pandas()
 
     def _environment(self) -> dict[str, str]:
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -365,3 +379,8 @@ class Run(RunContext):
             **versions,
             **seconds,
         }
+
+
+def _is_time(value: object) -> bool:
+    """Tell whether a value of a JSON file is a number of seconds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from dct_augment import files, wording
+from dct_augment import tables, wording
 from dct_augment.config import fingerprint
 from dct_augment.downstream.selection import order_images
+from dct_augment.errors import InputError
 from dct_augment.pipeline.context import RunContext
 from dct_augment.records import ImageKind, Progress
+
+_COLUMNS = ("key", "accepted", "rank")
 
 
 class SelectedImages:
@@ -34,7 +37,7 @@ class SelectedImages:
     def make(self, title: str) -> None:
         """Order the images, if that is not done; the guide and the photos must be there."""
         path, context, settings = self.path, self._context, self._settings
-        if path.is_file():
+        if tables.read(path, _COLUMNS) is not None:
             return
         if settings.selection == "first":
             raise ValueError("benchmark.selection: first takes images as they come, without an order")
@@ -46,8 +49,7 @@ class SelectedImages:
             candidates=settings.candidate_count,
             least_confidence=settings.filter_confidence,
         )
-        with files.atomic(path) as partial:
-            table.to_parquet(partial, index=False)
+        tables.write(path, table)
         note = (
             f"{title}: the guide accepts {int(table['accepted'].sum()):,} of {len(table):,} images; at most "
             f"{settings.per_class} of a class are used{self._without_any(table)}"
@@ -61,7 +63,17 @@ class SelectedImages:
         return f", and none of {wording.listed(without, 10)}" if without else ""
 
     def ranks(self) -> Mapping[str, int]:
-        """Read the place of each accepted image in its class, from 0, by key."""
-        table = pd.read_parquet(self.path, columns=["key", "accepted", "rank"])
+        """Read the place of each accepted image in its class, from 0, by key.
+
+        Raises:
+            InputError: the order is damaged.
+        """
+        stored = tables.read(self.path, _COLUMNS)
+        if stored is None:
+            raise InputError(
+                f"{self.path}, the order of selected images, is damaged; delete this file, and the same command makes "
+                "it again"
+            )
+        table = stored.to_pandas()
         table = table[table["accepted"].astype(bool)]
         return dict(zip(table["key"], table["rank"].astype(int), strict=True))

@@ -1,14 +1,13 @@
 """Tells whether a zero-shot classifier reads class names with the text encoder of the text-to-image model."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from dct_augment import files
 from dct_augment.classifiers.names import resolve_zero_shot
 from dct_augment.config import ModelConfig, ZeroShotClassifierConfig
 from dct_augment.diffusion.names import cached_file, folder_here
@@ -61,7 +60,7 @@ def _folder(member: ZeroShotClassifierConfig) -> Path | None:
 
 def _encoders(folder: Path) -> list[_Embedding]:
     """Read the token embeddings of all text encoders of a text-to-image model; none if one is not there."""
-    index = _read_json(folder / "model_index.json")
+    index = files.read_json(folder / "model_index.json")
     encoders = []
     for part in ("text_encoder", "text_encoder_2"):
         library, _ = index.get(part) or (None, None)
@@ -92,10 +91,3 @@ def _is_same(one: _Embedding, other: _Embedding) -> bool:
     if one.shape != other.shape:
         return False
     return bool((one.rows - other.rows).norm() <= _SAME * one.rows.norm())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}

@@ -1,6 +1,5 @@
 """Checks a run folder: shards against their rows, plan, hashes and index; tokens against their use."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +40,8 @@ def verify(root: Path, run: str) -> Findings:
         image_count += int((rows["status"] == "ok").sum()) if len(rows) else 0
         for spec in shards.layout():
             problems += shards.check(spec)
+        if shards.layout() and not shards.is_recorded:
+            problems.append("plan.json: missing; the next command writes it again")
         problems += _wrong_tokens(shards.split, rows, digests)
     for path in dict.fromkeys(shards.path for shards in folders):
         in_path = [shards for shards in folders if shards.path == path]
@@ -92,9 +93,11 @@ def _info_problems(path: Path, folders: Sequence[ShardFolder]) -> list[str]:
     if not info.is_file():
         return ["_info.json: missing"]
     try:
-        stated = dict(json.loads(info.read_text(encoding="utf-8"))["splits"])
-    except (ValueError, KeyError, TypeError) as error:
+        stated = files.load_json(info).get("splits")
+    except ValueError as error:
         return [f"_info.json: cannot be read: {error}"]
+    if not isinstance(stated, dict):
+        return ["_info.json: it has no splits"]
     actual: dict[str, Any] = {}
     for shards in folders:
         actual |= shards.info()

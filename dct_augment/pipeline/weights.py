@@ -103,7 +103,7 @@ class WeightHashes:
     def save(self) -> None:
         """Remember the hashes for the next command."""
         if self._known != self._remembered:
-            files.write_text(self._cache, json.dumps(self._known, indent=1) + "\n")
+            files.write_json(self._cache, self._known, indent=1)
             self._remembered = dict(self._known)
 
 
@@ -152,7 +152,9 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(cache: Path) -> dict[str, list[Any]]:
-    try:
-        return dict(json.loads(cache.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+    """Read what is remembered of each file: size, time, hash."""
+    return {name: entry for name, entry in files.read_json(cache).items() if _is_entry(entry)}
+
+
+def _is_entry(value: Any) -> bool:
+    return isinstance(value, list) and list(map(type, value)) == [int, int, str]

@@ -21,6 +21,7 @@ from dct_augment.records import Progress, ProgressCallback, ignore_progress
 from dct_augment.studies import plan
 from dct_augment.studies.findings import Findings, Photos, find, points
 from dct_augment.studies.plan import PlannedRun
+from dct_augment.tables import write as write_table
 
 _COLUMNS = ("dataset", "recipe", "shots", "row", "seed", "accuracy", "val_accuracy", "steps", "per_class")
 
@@ -125,8 +126,7 @@ def _findings(study: Study, tables: Sequence[pd.DataFrame], photos: Photos) -> F
 
 
 def _write(study: Study, findings: Findings, tables: Sequence[pd.DataFrame], root: Path) -> None:
-    with files.atomic(root / "trials.parquet") as partial:
-        pd.concat(tables, ignore_index=True).to_parquet(partial, index=False)
+    write_table(root / "trials.parquet", pd.concat(tables, ignore_index=True))
     files.write_text(root / "findings.json", json.dumps(_as_json(study, findings), indent=1) + "\n")
     files.write_text(root / "findings.md", "\n".join(markdown(study, findings)) + "\n")
 

@@ -1,6 +1,7 @@
 """What a killed training goes on from."""
 
-import pickle
+import hashlib
+import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,24 +11,36 @@ import torch
 from dct_augment import files
 from dct_augment.config import fingerprint
 
+_DIGEST = hashlib.sha256().digest_size
+"""Bytes of the hash at the end of the file."""
+
 
 class Checkpoint:
-    """The state of one training in a file of its own, so that a killed run goes on with the very same bits."""
+    """The state of one training in a file of its own, so that a killed run goes on with the very same bits.
+
+    The file ends with a hash of what is before it: with a damaged state, training would go on to other tokens.
+    """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self._path, self._fingerprint = path, fingerprint(identity)
 
     def write(self, state: Mapping[str, Any]) -> None:
         """Remember a state: tensors and plain values."""
-        with files.atomic(self._path) as partial:
-            torch.save({"fingerprint": self._fingerprint, **state}, partial)
+        stored = io.BytesIO()  # torch itself does not say which file it could not write, nor why
+        torch.save({"fingerprint": self._fingerprint, **state}, stored)
+        data = stored.getvalue()
+        files.write_bytes(self._path, data + hashlib.sha256(data).digest())
 
     def last(self) -> dict[str, Any] | None:
-        """Read the state to go on from; None if there is none for these settings."""
+        """Read the state to go on from; None if there is none for these settings, or it is damaged."""
         try:
-            state = dict(torch.load(self._path, weights_only=True))
-        except (FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError):
+            stored = self._path.read_bytes()
+        except OSError:
             return None
+        data, digest = stored[:-_DIGEST], stored[-_DIGEST:]
+        if hashlib.sha256(data).digest() != digest:
+            return None
+        state = dict(torch.load(io.BytesIO(data), weights_only=True))
         return state if state["fingerprint"] == self._fingerprint else None
 
     def clear(self) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
 
-from dct_augment import files
+from dct_augment import files, tables
 from dct_augment.config import comparable, differences, upgrade_token_identity
+from dct_augment.diffusion import WordNorms
 from dct_augment.errors import InputError, StaleRunError
 from dct_augment.prompts import token_name
 from dct_augment.records import ClassInfo, ClassToken, Verdict
@@ -20,9 +20,13 @@ from dct_augment.tokens.certificate import Certificate
 from dct_augment.tokens.formats import Token
 from dct_augment.tokens.groups import Groups
 from dct_augment.tokens.state import TrainedToken
-from dct_augment.wording import in_one_line
 
 INDEX, PLAN = "index.parquet", "plan.json"
+
+_LONGER = 100
+"""How many times longer than the longest word, or shorter than the mean word, an imported vector may be."""
+
+_MOST = 2**53  # a larger number is none that was measured
 
 
 class TokenFolder:
@@ -46,19 +50,20 @@ class TokenFolder:
             StaleRunError: it was trained with other settings.
         """
         try:
-            with safe_open(self.file(info), "pt") as stored:
-                metadata = formats.current_metadata(json.loads((stored.metadata() or {})["dct_augment"]))
+            (token,) = formats.read(self.file(info))
+            metadata = dict(token.metadata)
             trained_with = upgrade_token_identity(metadata["identity"])
-        except (FileNotFoundError, SafetensorError, AttributeError, KeyError, TypeError, ValueError):
+            name = str(metadata["class"])
+        except (InputError, AttributeError, KeyError, TypeError, ValueError):
             return None
         if trained_with != comparable(identity, trained_with):
             raise StaleRunError(
                 f"{self.file(info)} was trained with other settings: "
                 f"{'; '.join(differences(trained_with, identity))}. Use another --output, or delete the file"
             )
-        if metadata["class"] != info.name:
+        if name != info.name:
             raise StaleRunError(
-                f"{self.file(info)} was trained for {metadata['class']!r}, but the class is called {info.name!r} now. "
+                f"{self.file(info)} was trained for {name!r}, but the class is called {info.name!r} now. "
                 "Use another --output, or delete the file"
             )
         return metadata
@@ -76,29 +81,36 @@ class TokenFolder:
     def failure(self, info: ClassInfo, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         """Read the metadata of a training with these settings that gave no usable token; None if there was none."""
         try:
-            metadata = formats.current_metadata(json.loads(self._failed(info).read_text(encoding="utf-8")))
+            metadata = formats.current_metadata(files.read_json(self._failed(info)))
             trained_with = upgrade_token_identity(metadata["identity"])
             is_same_training = trained_with == comparable(identity, trained_with)
             return metadata if is_same_training and metadata["class"] == info.name else None
-        except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             return None
 
     def _failed(self, info: ClassInfo) -> Path:
         return self.path / f"{info.slug}.failed.json"
 
     def groups(self) -> Groups:
-        """Which classes train together, as recorded; empty if nothing is."""
+        """Which classes train together, as recorded; empty if nothing is.
+
+        Raises:
+            InputError: the record is damaged.
+        """
         path = self.path / PLAN
-        if not path.is_file():
+        if not path.exists():
             return ()
         try:
-            return tuple(tuple(group) for group in json.loads(path.read_text(encoding="utf-8"))["groups"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged: {in_one_line(error)}. Delete it to plan again") from error
+            groups: Any = files.load_json(path).get("groups")
+        except ValueError as error:
+            raise InputError(f"{path} is damaged: {error}. Delete this file to plan again") from error
+        if not _are_groups(groups):
+            raise InputError(f"{path} is damaged: it holds no groups of classes. Delete this file to plan again")
+        return tuple(tuple(group) for group in groups)
 
     def record(self, groups: Groups) -> None:
         """Write which classes train together, before any does."""
-        files.write_text(self.path / PLAN, json.dumps({"groups": groups}, indent=1, ensure_ascii=False) + "\n")
+        files.write_json(self.path / PLAN, {"groups": groups}, indent=1)
 
     def token(self, info: ClassInfo) -> ClassToken:
         """The token of a class as a record."""
@@ -144,7 +156,7 @@ class TokenFolder:
         if trained.usable:
             self._write(trained.info, formats.split(trained.vector, dict(base["blocks"])), metadata)
         else:
-            files.write_text(self._failed(trained.info), json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
+            files.write_json(self._failed(trained.info), metadata, indent=1)
         return metadata
 
     def refuse(
@@ -152,23 +164,26 @@ class TokenFolder:
     ) -> dict[str, Any]:
         """Record that no token of a class can be trained, and why; return the metadata, as those of `save`."""
         metadata = {**self._untrained(info, identity, base), "stop_reason": reason, "origin": "refused"}
-        files.write_text(self._failed(info), json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
+        files.write_json(self._failed(info), metadata, indent=1)
         return metadata
 
-    def import_token(
+    def check_import(
         self,
         token: Token,
         info: ClassInfo,
-        identity: Mapping[str, Any],
         base: Mapping[str, Any],
         *,
+        words: Sequence[WordNorms] = (),
         any_model: bool = False,
         replace: bool = False,
-    ) -> dict[str, Any]:
-        """Take in a token from elsewhere as the token of a class; return its metadata.
+    ) -> None:
+        """Check that a token from elsewhere can be the token of a class; nothing is written.
+
+        `words` are those of each text encoder, if they are known.
 
         Raises:
-            InputError: the class has a token already, or this one is of another width or another base model.
+            InputError: the class has a token already, or this one is of another width or another base model, or too
+                short or too long beside the words of the model.
         """
         if self.file(info).exists() and not replace:
             raise InputError(
@@ -180,21 +195,28 @@ class TokenFolder:
                 f"token {token.word!r} has width {_sum(token.widths)}, but {base['path']} takes {_sum(widths)}: it was "
                 "made for another kind of model"
             )
-        made_for = json.loads(token.metadata.get("base_model", "null"))
+        made_for = formats.base_model(token.metadata)
         here = {key: base[key] for key in ("path", "revision")}
-        if made_for and {key: made_for[key] for key in here} != here and not any_model:
+        if made_for and {key: made_for.get(key) for key in here} != here and not any_model:
             raise InputError(
                 f"token {token.word!r} was made for {_model(made_for)}, not for {_model(base)}. Use --any-model if "
                 "they share their text encoder"
             )
+        if words:
+            _refuse_other_lengths(token, words)
+
+    def import_token(
+        self, token: Token, info: ClassInfo, identity: Mapping[str, Any], base: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Write a token from elsewhere, which has been checked, as the token of a class; return its metadata."""
         accuracies = ("guide_accuracy", "plain_guide_accuracy", "judge_accuracy", "plain_judge_accuracy")
         metadata = {
             **self._untrained(info, identity, base),
             "usable": True,
             "stop_reason": "imported",
             "norm": token.vector.norm(dim=1).max().item(),
-            **{key: token.metadata.get(key) for key in accuracies},
-            "updates": int(token.metadata.get("updates") or 0),
+            **{key: _number(token.metadata.get(key)) for key in accuracies},
+            "updates": int(_number(token.metadata.get("updates")) or 0),
             "origin": f"imported: {token.word}",
         }
         self._write(info, dict(token.parts), metadata)
@@ -238,13 +260,47 @@ class TokenFolder:
         for metadata in metadata_of_classes:
             rows.append({key: value for key, value in metadata.items() if key != "identity"})
         table = pd.DataFrame(rows)
-        with files.atomic(self.path / INDEX) as partial:
-            table.sort_values("class_index").to_parquet(partial, index=False)
+        tables.write(self.path / INDEX, table.sort_values("class_index"))
+
+    @property
+    def has_damaged_index(self) -> bool:
+        """Whether there is an index that cannot be read."""
+        return (self.path / INDEX).exists() and tables.read(self.path / INDEX) is None
 
     def index(self) -> pd.DataFrame:
-        """Read the index as a table; empty if there is none."""
-        path = self.path / INDEX
-        return formats.current_table(pd.read_parquet(path)) if path.is_file() else pd.DataFrame()
+        """Read the index as a table; empty if there is none, or a damaged one: it is written again with each token."""
+        stored = tables.read(self.path / INDEX)
+        return pd.DataFrame() if stored is None else formats.current_table(stored.to_pandas())
+
+
+def _are_groups(value: Any) -> bool:
+    """Tell whether a value of a JSON file is a list of lists of slugs."""
+    groups = value if isinstance(value, list) else [None]
+    return all(isinstance(group, list) and all(isinstance(slug, str) for slug in group) for group in groups)
+
+
+def _number(value: Any) -> float | None:
+    """Give what the header of another one's file says if it is a finite number, as a column of the index takes it."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST
+    return value if is_number else None
+
+
+def _refuse_other_lengths(token: Token, words: Sequence[WordNorms]) -> None:
+    """Check that the vectors of a token are about as long as words are.
+
+    Raises:
+        InputError: one is 0, or so short or long that it cannot be an embedding of this model.
+    """
+    for (key, part), norms in zip(token.parts.items(), words, strict=True):
+        lengths = part.norm(dim=1)
+        for length in (lengths.min().item(), lengths.max().item()):
+            if not norms.mean_norm / _LONGER <= length <= norms.largest_norm * _LONGER:
+                of_part = f" of {key}" if key else ""
+                raise InputError(
+                    f"token {token.word!r} has a vector{of_part} of length {length:.3g}, but the words of the model "
+                    f"have {norms.mean_norm:.3g} on average and {norms.largest_norm:.3g} at most: it is no embedding "
+                    "for this model. Get the file again, or train the token here"
+                )
 
 
 def _certificate_columns(certificate: Certificate | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 A token of a model with one text encoder is one tensor (n, d); of SDXL, `clip_l` (n, 768) and `clip_g` (n, 1280).
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 
 from dct_augment import files
 from dct_augment.diffusion import split_by_encoder
@@ -25,6 +26,9 @@ PAIR = ("clip_l", "clip_g")
 
 _RENAMED_KEYS = {"effect": "mean_pixel_change"}
 _RENAMED_VERDICTS = {"diverged": "worse"}
+
+_KEY, _HASH = "dct_augment", "sha256"
+"""The entry of the header with all that is known of the tokens, and its key for the hash of these and the tensors."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +64,25 @@ def read(path: Path) -> list[Token]:
     """Read the tokens of a file in any of the formats; its name is the word where the file does not say one.
 
     Raises:
-        InputError: no such file, not an embedding, or a pickle that holds more than tensors.
+        InputError: no such file, not an embedding, a pickle that holds more than tensors, values that are not finite,
+            or not what was written.
     """
     if not path.is_file():
         raise InputError(f"token file {str(path)!r} does not exist")
     tensors, header = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
-    metadata_by_word = _metadata_by_word(header)
+    metadata_by_word = _metadata_by_word(path, header)
     default_word = str(next(iter(metadata_by_word), None) or header.get("name") or path.stem)
     parts_by_word: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or tensor.ndim not in (1, 2):
             raise InputError(f"token file {str(path)!r}: {key!r} is no embedding of shape (d,) or (n, d)")
+        if not tensor.numel():
+            raise InputError(f"token file {str(path)!r}: {key!r} is empty, of shape {tuple(tensor.shape)}")
+        if not bool(tensor.isfinite().all()):
+            raise InputError(
+                f"token file {str(path)!r}: {key!r} holds values that are not finite, with which no image can be "
+                "made. Get the file again, or delete it to train the token again"
+            )
         word, part = _word_and_part(key, default_word)
         parts_by_word.setdefault(word, {})[part] = torch.atleast_2d(tensor.float())
     if not parts_by_word:
@@ -96,19 +108,38 @@ def _word_and_part(key: str, default_word: str) -> tuple[str, str]:
     return key, ""  # diffusers; a bundle
 
 
-def _metadata_by_word(header: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
-    """Return what the header of a file says of each token: of one, or of each word of a bundle."""
-    stored = json.loads(header.get("dct_augment", "{}"))
-    by_word = {stored["token"]: stored} if "token" in stored else stored
-    return {word: current_metadata(metadata) for word, metadata in by_word.items()}
+def _metadata_by_word(path: Path, header: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
+    """Return what the header of a file says of each token: of one, or of each word of a bundle.
+
+    Raises:
+        InputError: it is not of the form that is written.
+    """
+    try:
+        stored = dict(json.loads(header.get(_KEY, "{}")))
+        stored.pop(_HASH, None)
+        by_word = {stored["token"]: stored} if "token" in stored else stored
+        return {str(word): current_metadata(metadata) for word, metadata in by_word.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"token file {str(path)!r}: what its header says of the token cannot be read. Get the file again, or "
+            "delete it to train the token again"
+        ) from error
 
 
 def current_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Translate metadata that a version before 0.2 wrote: `effect`, and the verdict `diverged`."""
     current = {_RENAMED_KEYS.get(key, key): value for key, value in metadata.items()}
-    if "verdict" in current:
+    if isinstance(current.get("verdict"), str):
         current["verdict"] = _RENAMED_VERDICTS.get(current["verdict"], current["verdict"])
     return current
+
+
+def base_model(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Read of which text-to-image model a token is an embedding; nothing if its file does not say."""
+    try:
+        return dict(json.loads(metadata.get("base_model", "{}")))
+    except (ValueError, TypeError, RecursionError):
+        return {}
 
 
 def current_table(index: pd.DataFrame) -> pd.DataFrame:
@@ -157,18 +188,47 @@ def flat(part: torch.Tensor) -> torch.Tensor:
 
 
 def save(tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, Any]) -> None:
-    """Write a safetensors file with metadata in its header, whole or not at all."""
-    header = {"dct_augment": json.dumps(metadata)}  # one entry: safetensors writes several in any order
-    with files.atomic(path) as partial:
-        save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, partial, metadata=header)
+    """Write a safetensors file with metadata in its header, and a hash of all; whole or not at all."""
+    stored = {key: tensor.clone().contiguous() for key, tensor in tensors.items()}
+    header = json.dumps({**metadata, _HASH: _content_hash(stored, metadata)})
+    files.write_bytes(path, serialize(stored, {_KEY: header}))  # one entry: safetensors writes several in any order
+
+
+def _content_hash(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> str:
+    """SHA-256 of what a file holds, but for the hash itself."""
+    digest = hashlib.sha256(serialize(dict(tensors)))
+    digest.update(json.dumps(json.loads(json.dumps(metadata)), sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read tensors and header.
+
+    Raises:
+        InputError: it is no such file, or not what was written. What other tools wrote has no hash.
+    """
     try:
         with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            header = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise InputError(f"token file {str(path)!r} is not a safetensors file: {reason_of(error)}") from error
+    if not _is_intact(tensors, header):
+        raise InputError(
+            f"token file {str(path)!r} is damaged: its content is not what was written. Get the file again, or delete "
+            "it to train the token again"
+        )
+    return tensors, header
+
+
+def _is_intact(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> bool:
+    """Tell whether a file holds what its hash says; one without a hash is taken as it is."""
+    try:
+        metadata = dict(json.loads(header.get(_KEY, "{}")))
+        stated = metadata.pop(_HASH, None)
+        return not isinstance(stated, str) or stated == _content_hash(tensors, metadata)
+    except (ValueError, TypeError, RecursionError):
+        return True  # no header of ours, of which another message tells
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:

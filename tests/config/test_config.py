@@ -314,7 +314,7 @@ def test_bad_yaml_is_one_problem_on_one_line(text: str, write_config: Callable[[
 def test_bytes_that_are_no_text_are_bad_yaml(tmp_path: Path) -> None:
     (tmp_path / "image.yaml").write_bytes(b"\x89PNG\xff\xfe")
     (problem,) = problems(str(tmp_path / "image.yaml"))
-    assert problem.startswith("not valid YAML: ")
+    assert problem == "it is no text in UTF-8, at byte 0; save it as UTF-8"
 
 
 @pytest.mark.parametrize(("text", "kind"), [("", "NoneType"), ("- a\n- b", "list"), ("hello", "str")])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dct_augment import datasets
-from dct_augment.errors import DatasetError
+from dct_augment.errors import DatasetError, UnreadableImageError
 from tests.datasets.layouts import assert_refused, folder_tree, keys, load, save_image, unreadable
 
 
@@ -287,10 +287,25 @@ def test_numbered_classes_have_the_order_of_numbers_or_that_of_letters(tmp_path:
     assert [info.original_name for info in data.classes] == ["1", "10", "9", "A", "b"]
 
 
-def test_links_in_a_circle_are_one_message(tmp_path: Path) -> None:
+def test_links_in_a_circle_are_left_out_with_a_remark(tmp_path: Path) -> None:
     root = folder_tree(tmp_path / "birds", 3)
-    (root / "crane" / "all").symlink_to(root)
-    assert_refused("leads back to a folder that it lies in: remove this link", "folder", root)
+    before = load("folder", root)
+    (root / "crane" / "again").symlink_to(root / "crane")
+    data = load("folder", root)
+    for split in ("train", "val", "test"):
+        assert [example.key for example in data.examples(split)] == [e.key for e in before.examples(split)]
+    (note,) = set(data.notes) - set(before.notes)
+    assert note.startswith("1 link leads back to a folder that it lies in, and is left out: ")
+    assert "crane/again" in note
+
+
+def test_a_pipe_among_pictures_is_unreadable_and_not_waited_for(tmp_path: Path) -> None:
+    root = folder_tree(tmp_path / "birds", 3)
+    os.mkfifo(root / "crane" / "pipe.png")
+    data = load("folder", root, val=0, test=0)
+    (pipe,) = [example for example in data.examples("train") if example.key == "crane/pipe.png"]
+    with pytest.raises(UnreadableImageError, match="it is no file, but a pipe or a device"):
+        pipe.open()
 
 
 def test_links_to_folders_and_broken_links_are_followed_or_unreadable(tmp_path: Path) -> None:

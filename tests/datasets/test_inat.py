@@ -113,7 +113,7 @@ def test_a_damaged_list_of_published_names_is_one_message(tmp_path: Path) -> Non
     path = inat_tree(tmp_path, 2019) / "categories.json"
     path.write_text("[{")
     assert_refused(
-        "categories.json' is damaged: it is no JSON .* It must hold a list of categories",
+        "categories.json' is damaged: it is no JSON, .* It must hold a list of categories",
         "inat",
         tmp_path,
         version=2019,

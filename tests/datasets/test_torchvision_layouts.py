@@ -224,7 +224,7 @@ def test_a_text_file_that_is_no_text_is_named(tmp_path: Path) -> None:
 def test_deeply_nested_json_is_one_message(tmp_path: Path) -> None:
     path = TREES["food101"](tmp_path) / "food-101" / "meta" / "train.json"
     path.write_text("[" * 100_000)
-    assert_refused("train.json' is damaged: it is no JSON", "food101", tmp_path)
+    assert_refused("train.json' is damaged: it is nested too deeply", "food101", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from dct_augment.downstream.mixing import Mixture, RealImages, SoftLabels, SyntheticImages
-from dct_augment.errors import DatasetError, ShardError
+from dct_augment.errors import DatasetError, InputError, ShardError
 from dct_augment.images import content
 from dct_augment.records import Example, GeneratedImage
 from tests.conftest import CLASSES, ShardRun, drawn
@@ -236,3 +236,19 @@ def test_of_one_class_a_soft_label_is_sure() -> None:
 def test_there_is_no_draw_outside_the_length(index: int) -> None:
     with pytest.raises(IndexError):
         Mixture(REAL, length=30)[index]
+
+
+@pytest.mark.parametrize("only", [["crane-000001", "crane-999999"], "crane-000001", ["gull"]])
+def test_keys_that_no_image_has_are_refused(made: ShardRun, only: list[str]) -> None:
+    with pytest.raises(InputError, match=r"only: .* has no image '.*; give keys of images that are there, such as 'c"):
+        SyntheticImages(made.root / "shards", only=only)
+    assert SyntheticImages(made.root / "shards", only=["crane-000001"]).keys == ("crane-000001",)
+
+
+@pytest.mark.parametrize(
+    "info", ["", "[]", "{}", '{"splits": 3}', '{"splits": {"train": {"filenames": ["../x.tar"]}}}']
+)
+def test_a_damaged_index_of_shards_is_named(made: ShardRun, info: str) -> None:
+    (made.root / "shards" / "_info.json").write_text(info)
+    with pytest.raises(DatasetError, match=r"_info\.json is damaged: "):
+        SyntheticImages(made.root / "shards")

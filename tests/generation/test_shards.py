@@ -560,3 +560,14 @@ def test_nothing_is_added_to_an_old_shards_folder(old_run: ShardRun, kind: Image
         StaleRunError, match=r"shards was made by dct-augment 0\.1\.0.* Use another --output, or delete"
     ):
         shard_folder(old_run.root, old_run.name, kind).refuse_old_layout()
+
+
+def test_a_plan_that_is_lost_is_read_from_the_finished_shards(made: ShardRun) -> None:
+    folder = shard_folder(made.root, made.name, ImageKind.CLASS_TOKEN)
+    layout, info, written = folder.layout(), folder.info(), (folder.path / "plan.json").read_bytes()
+    (folder.path / "plan.json").unlink()
+    lost = shard_folder(made.root, made.name, ImageKind.CLASS_TOKEN)
+    assert (lost.layout(), lost.info(), lost.is_recorded) == (layout, info, False)
+    assert "plan.json: missing; the next command writes it again" in verify(made.root, made.name).problems
+    lost.record(lost.layout())
+    assert (folder.path / "plan.json").read_bytes() == written

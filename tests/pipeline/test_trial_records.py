@@ -86,7 +86,7 @@ def test_trials_on_other_synthetic_images_are_told_apart(tmp_path: Path) -> None
     today = records(tmp_path)
     today.write(PLANS[0], TRIAL)
     path = tmp_path / "benchmark" / "trials" / "real-5-0-0.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"identity": "of other shards"}))
+    files.write_json(path, files.load_json(path) | {"identity": "of other shards"})
     assert today.others(PLANS) == OtherTrials(1, ("the synthetic images",), 0)
 
 
@@ -119,16 +119,21 @@ def test_logits_of_an_older_version_are_read_from_the_record(tmp_path: Path) -> 
     today = records(tmp_path)
     today.write(PLANS[0], TRIAL)
     path = (tmp_path / NPY).with_suffix(".json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"logits": WITH_LOGITS.logits}))
+    path.write_text(json.dumps(files.load_json(path) | {"logits": WITH_LOGITS.logits}))
     assert today.read(PLANS[0]) is not None
     assert today.logits(PLANS[0]).tolist() == [[0.125, -3.0], [2.5, 1.0]]
 
 
-@pytest.mark.parametrize("damaged", ["", "{", "[]", '"text"', "{}"])
+@pytest.mark.parametrize("damaged", ["", "{", "[]", '"text"', "{}", "[" * 99_999, "another digit", "another answer"])
 def test_a_damaged_trial_is_made_again(tmp_path: Path, damaged: str) -> None:
     today = records(tmp_path)
     today.write(PLANS[0], TRIAL)
-    (tmp_path / "benchmark" / "trials" / "real-5-0-0.json").write_text(damaged)
+    path = tmp_path / "benchmark" / "trials" / "real-5-0-0.json"
+    changed = {"another digit": ('"accuracy": 0.5', '"accuracy": 0.6'), "another answer": ("[0, 1]", "[0, 2]")}
+    if damaged in changed:
+        damaged = path.read_text().replace(*changed[damaged])
+        assert damaged != path.read_text()
+    path.write_text(damaged)
     assert today.read(PLANS[0]) is None
     others = today.others(PLANS)
     assert others.count == 0

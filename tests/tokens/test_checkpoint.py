@@ -35,6 +35,15 @@ def test_a_checkpoint_of_other_settings_or_of_another_group_is_not_read(checkpoi
     assert TrainingCheckpoint(tmp_path, 1, IDENTITY).read(STATE["classes"], []) is None
 
 
+@pytest.mark.parametrize("place", [0, 100, -40, -1])
+def test_a_checkpoint_with_a_flipped_bit_is_not_read(checkpoint, tmp_path, place):
+    (path,) = tmp_path.iterdir()
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    assert checkpoint.read(STATE["classes"], []) is None
+
+
 def test_a_cleared_or_damaged_checkpoint_is_not_read(checkpoint, tmp_path):
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:100])

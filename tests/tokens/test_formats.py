@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from dct_augment.diffusion import WordNorms
 from dct_augment.errors import InputError, StaleRunError
 from dct_augment.records import ClassInfo
 from dct_augment.tokens import formats
@@ -164,7 +165,9 @@ class TestImport:
     """Foreign tokens become tokens of a run, or are refused."""
 
     def import_token(self, folder, foreign, **options):
-        return TokenFolder(folder, "tiny").import_token(foreign, CRANE, IDENTITY, BASE, **options)
+        tokens = TokenFolder(folder, "tiny")
+        tokens.check_import(foreign, CRANE, BASE, **options)
+        return tokens.import_token(foreign, CRANE, IDENTITY, BASE)
 
     def test_an_imported_token_becomes_a_token_of_the_run(self, tmp_path):
         self.import_token(tmp_path, token(2, word="<toy>", guide_accuracy=0.5))
@@ -190,6 +193,20 @@ class TestImport:
         with pytest.raises(InputError, match=r"has width 16 \+ 24, but some/model takes 16"):
             self.import_token(tmp_path, token(pair=True), any_model=True)
         assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("factor", [0, 1e-6, 1e6, 1e30])
+    def test_a_token_that_is_no_embedding_of_the_model_is_refused(self, tmp_path, factor):
+        foreign, words = token(2), [WordNorms(16, 4.0, 8.0)]
+        self.import_token(tmp_path, foreign, words=words)
+        scaled = Token(foreign.word, {"": foreign.parts[""] * factor}, {})
+        with pytest.raises(InputError, match="the words of the model have 4 on average and 8 at most"):
+            self.import_token(tmp_path, scaled, words=words, replace=True)
+        assert torch.equal(TokenFolder(tmp_path, "tiny").vector(CRANE), foreign.vector)
+
+    @pytest.mark.parametrize("value", [None, "x", [], {}, True, float("nan"), 10**400, -(10**400)])
+    def test_what_the_header_of_another_tool_holds_harms_nothing(self, tmp_path, value):
+        metadata = self.import_token(tmp_path, token(updates=value, guide_accuracy=value, base_model=value))
+        assert (metadata["updates"], metadata["guide_accuracy"]) == (0, None)
 
     def test_a_token_of_another_base_model_is_refused_without_any_model(self, tmp_path):
         foreign = token(base_model=json.dumps(BASE | {"path": "another/model", "revision": "v2"}))

@@ -87,6 +87,18 @@ def test_a_damaged_token_file_counts_as_missing(tmp_path, length):
     assert folder.metadata(trained_token().info, IDENTITY) is None
 
 
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.999])
+def test_a_token_file_with_a_flipped_bit_counts_as_missing_and_is_not_drawn_with(tmp_path, place):
+    folder, info = TokenFolder(tmp_path, "tiny"), trained_token().info
+    folder.save(trained_token(), IDENTITY, BASE)
+    data = bytearray(folder.file(info).read_bytes())
+    data[int(place * len(data))] ^= 1
+    folder.file(info).write_bytes(data)
+    assert folder.metadata(info, IDENTITY) is None
+    with pytest.raises(InputError, match=r"red-bird\.safetensors"):
+        folder.is_usable(info)
+
+
 @pytest.mark.parametrize("metadata", [None, {"dct_augment": "{"}, {"dct_augment": "{}"}, {"dct_augment": "[1]"}])
 def test_a_token_file_with_foreign_metadata_counts_as_missing(tmp_path, metadata):
     folder = TokenFolder(tmp_path, "tiny")
@@ -156,6 +168,20 @@ def test_groups_are_recorded_and_a_damaged_record_of_groups_is_named(tmp_path):
     assert folder.groups() == ()
     folder.record((("crane", "ca-bird"), ("gull",)))
     assert folder.groups() == (("crane", "ca-bird"), ("gull",))
-    (tmp_path / "plan.json").write_text("[]")
-    with pytest.raises(InputError, match=r"plan\.json is damaged"):
-        folder.groups()
+    written = (tmp_path / "plan.json").read_text()
+    for damaged in ("", "[]", '{"groups": [3]}', '{"groups": null}', "[" * 99_999, written.replace("gull", "owls")):
+        (tmp_path / "plan.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"plan\.json is damaged: .* Delete this file to plan again"):
+            folder.groups()
+
+
+def test_a_damaged_record_of_a_failure_or_index_counts_as_missing(tmp_path):
+    folder, info = TokenFolder(tmp_path, "tiny"), tiny.CLASSES[0]
+    folder.publish([folder.save(failed_token(info), IDENTITY, BASE)])
+    failure, index = tmp_path / "crane.failed.json", tmp_path / "index.parquet"
+    failure.write_text(failure.read_text().replace("loss not finite", "loss is infinite"))
+    assert folder.failure(info, IDENTITY) is None
+    for damaged in (b"", b"PAR1", index.read_bytes()[:-9]):
+        index.write_bytes(damaged)
+        assert folder.has_damaged_index
+        assert folder.index().empty

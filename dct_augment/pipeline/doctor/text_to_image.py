@@ -1,11 +1,10 @@
 """Examines the text-to-image model: its folder, or its files in the Hub's cache."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dct_augment import pocket
+from dct_augment import files, pocket
 from dct_augment.config import Config
 from dct_augment.diffusion.names import cached_file, local_folder
 from dct_augment.pipeline.doctor.finding import Finding, absent
@@ -52,10 +51,9 @@ def _damaged_file(index: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any] | None:
     """Read a JSON object; None if it is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return files.load_json(path)
+    except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
 
 
 def _needed_parts(model_index: Mapping[str, Any]) -> list[str]:

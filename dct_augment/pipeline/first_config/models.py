@@ -1,13 +1,12 @@
 """Chooses the text-to-image model that fits a machine, with settings that suit it."""
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from dct_augment import files
 from dct_augment.errors import ModelError
 from dct_augment.pocket import captions
 from dct_augment.wording import hub_is_offline, listed
@@ -295,10 +294,7 @@ def _gigabytes(machine: Machine) -> str:
 
 def _pipeline(folder: Path) -> str:
     """Read which pipeline of diffusers a folder holds; empty if it holds none."""
-    try:
-        return str(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    return str(files.read_json(folder / "model_index.json").get("_class_name", ""))
 
 
 def _family(path: str, pipeline: str) -> ModelFamily:
@@ -339,8 +335,8 @@ def size_of(path: str, revision: str | None = None) -> ModelSize:
     if folder is None:
         return usual
     part = "transformer" if (folder / "transformer").is_dir() else "unet"
-    latent_side = _read(folder / part / "config.json").get("sample_size")
-    levels = _read(folder / "vae" / "config.json").get("block_out_channels")
+    latent_side = files.read_json(folder / part / "config.json").get("sample_size")
+    levels = files.read_json(folder / "vae" / "config.json").get("block_out_channels")
     if isinstance(latent_side, list):
         latent_side = max(latent_side)
     if not isinstance(latent_side, int) or not isinstance(levels, list):
@@ -355,7 +351,7 @@ def takes_guidance(path: str, revision: str | None = None) -> bool:
     folder = folder_here(path, revision)
     if folder is None:
         return family_of(path, revision).takes_guidance
-    return _read(folder / "unet" / "config.json").get("time_cond_proj_dim") is not None
+    return files.read_json(folder / "unet" / "config.json").get("time_cond_proj_dim") is not None
 
 
 def _weights(folder: Path) -> int:
@@ -372,14 +368,6 @@ def _weights(folder: Path) -> int:
             return 0
         counts[variant] = counts.get(variant, 0) + sum(map(math.prod, shapes))
     return max(counts.values(), default=0)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    """Read a JSON object; an empty one if it is none."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def _variant(folder: Path) -> str | None:

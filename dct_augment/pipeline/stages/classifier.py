@@ -1,7 +1,6 @@
 """The stage of the classifier that the user keeps: in the best arm, trained on all photos."""
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -239,10 +238,7 @@ class ClassifierStage(Stage):
 
     def _recorded(self) -> dict[str, Any]:
         """Read what is kept; nothing if the file is not there, or damaged."""
-        try:
-            return dict(json.loads((self._folder / kept.FILE).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return {}
+        return files.read_json(self._folder / kept.FILE)
 
     @property
     def _is_current(self) -> bool:

@@ -58,7 +58,7 @@ class ImageStage(Stage):
         labels = {info.slug: info.index for info in self._context.dataset.classes}
         tokens = self.tokens(self._context.dataset.classes)  # all at once, not those of every shard
         missing = [spec for spec in layout if not shards.done(spec, self.identity(spec, tokens), labels)]
-        if missing:
+        if missing or (layout and not shards.is_recorded):
             shards.record(layout)
         return tuple(WorkUnit(self.name, spec.number, shards.stem(spec), len(spec)) for spec in missing)
 

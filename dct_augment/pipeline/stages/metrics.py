@@ -1,6 +1,5 @@
 """The stage of image metrics: every kind of generated image against real ones."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 
 from dct_augment import config as configuration
-from dct_augment import files
+from dct_augment import files, tables
 from dct_augment.benchmark.arms import ARMS, REAL, arm_folder, measured_kinds
 from dct_augment.classifiers import Classifier, features
 from dct_augment.config import classifier_title
@@ -84,15 +83,14 @@ class MetricStage(Stage):
             metrics[name] = Metric(proportion(sum(right), len(right)))
         counts = {"n_real": len(reference), "n_synthetic": len(measured.labels)}
         rows = [self._row(kind, name, metric, counts) for name, metric in metrics.items()]
-        files.write_text(self._file(kind), json.dumps({"identity": self._identity(kind), "rows": rows}) + "\n")
+        files.write_json(self._file(kind), {"identity": self._identity(kind), "rows": rows})
         on_progress(Progress(self.name, unit.size, unit.size, "measured"))
 
     def publish(self) -> None:
         """Write `benchmark/metrics.parquet`: a row per kind and metric."""
         rows = [row for kind in self._kinds for row in self._recorded_rows(kind) or ()]
         if rows:
-            with files.atomic(self._folder / "metrics.parquet") as partial:
-                pd.DataFrame(rows).to_parquet(partial, index=False)
+            tables.write(self._folder / "metrics.parquet", pd.DataFrame(rows))
 
     def _row(self, kind: str, name: str, metric: Metric, counts: Mapping[str, int]) -> dict[str, Any]:
         estimate = metric.estimate
@@ -186,11 +184,11 @@ class MetricStage(Stage):
 
     def _recorded_rows(self, kind: str) -> list[dict[str, Any]] | None:
         """Read the metrics of a kind; None unless they were measured with today's settings and images."""
-        try:
-            record = dict(json.loads(self._file(kind).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # damaged, or not there
+        record = files.read_json(self._file(kind))
+        if record.get("identity") != self._identity(kind):
             return None
-        return list(record["rows"]) if record.get("identity") == self._identity(kind) else None
+        rows = record.get("rows")
+        return rows if isinstance(rows, list) and rows and all(map(_is_row, rows)) else None
 
     def _identity(self, kind: str) -> str:
         tars: list[str] = []
@@ -232,6 +230,13 @@ class _Measured:
     @property
     def count(self) -> int:
         return len(self._labels)
+
+
+def _is_row(value: Any) -> bool:
+    """Tell whether a value of a JSON file is a metric with its interval."""
+    row = value if isinstance(value, dict) else {}
+    is_named = isinstance(row.get("kind"), str) and isinstance(row.get("metric"), str)
+    return is_named and all(isinstance(row.get(name), int | float) for name in ("value", "low", "high"))
 
 
 def _of_kind(kind: str, on_progress: ProgressCallback) -> ProgressCallback:

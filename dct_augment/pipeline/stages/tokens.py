@@ -1,6 +1,6 @@
 """The stage of class tokens."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from dct_augment import datasets, processes
 from dct_augment.errors import InputError
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.records import ClassInfo, ProgressCallback, StageName, StopReason, WorkUnit
+from dct_augment.records import ClassInfo, Progress, ProgressCallback, StageName, StopReason, WorkUnit
 from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import TrainingCheckpoint
 from dct_augment.tokens.class_token_trainer import ClassTokenTrainer
@@ -46,6 +46,16 @@ class TokenStage(Stage):
         """The classes that have neither a token nor a failure with these settings."""
         return tuple(info for info in self._classes if self._metadata(info) is None)
 
+    def check_others(self, classes: Collection[ClassInfo]) -> None:
+        """Check that the tokens of all but these classes were trained with today's settings.
+
+        Raises:
+            StaleRunError: one was not.
+        """
+        for info in self._context.dataset.classes:
+            if info not in classes:
+                self._metadata(info)
+
     def without_token(self) -> dict[str, str]:
         """Why a class has no token, by name: none is needed, the guide is refused for it, or its training failed."""
         failures = {info.name: self._context.tokens.failure(info, self._identity(info)) for info in self._classes}
@@ -59,6 +69,10 @@ class TokenStage(Stage):
         """The groups with classes that are missing."""
         missing = [info.slug for info in self.missing()]
         tokens = self._context.tokens
+        for info in self._classes:
+            if info.slug in missing and tokens.file(info).exists():
+                note = f"{tokens.file(info)} is damaged, or not of this run; the token is trained again"
+                self._context.progress(Progress(self.name, 0, 0, note))
         groups = extend_groups(tokens.groups(), missing, self._config.tokens.classes_per_work_unit)
         if missing:
             tokens.record(groups)

@@ -15,7 +15,7 @@ from dct_augment import files
 from dct_augment.benchmark.arms import ARMS, ArmFolders, arm_folder, selected_by_guide
 from dct_augment.benchmark.trials import TrialPlan
 from dct_augment.config import Config
-from dct_augment.errors import DctAugmentError
+from dct_augment.errors import InputError
 from dct_augment.generation.shards import ShardFolder, shard_folder
 from dct_augment.records import ImageKind, Trial
 from dct_augment.wording import command_of, counted, listed
@@ -110,7 +110,7 @@ class TrialRecords:
         }
         if record["val_accuracy"] != record["val_accuracy"]:
             record["val_accuracy"] = None  # JSON has no NaN
-        files.write_text(self._path(plan), json.dumps(record) + "\n")
+        files.write_json(self._path(plan), record)
 
     def _write_logits(self, plan: TrialPlan, trial: Trial) -> str:
         """Write `<trial>.npy`, float32; return its SHA-256."""
@@ -131,7 +131,7 @@ class TrialRecords:
         """Read the logits (N, K) of a recorded trial; those of an older version are in its record.
 
         Raises:
-            DctAugmentError: they are not those that were written.
+            InputError: they are not those that were written.
         """
         record = _read(self._path(plan)) or {}
         recorded = record.get("logits", ())
@@ -139,7 +139,7 @@ class TrialRecords:
             return np.array(recorded, np.float32)
         path = self._path(plan).with_suffix(".npy")
         if not path.is_file() or files.sha256(path) != recorded:
-            raise DctAugmentError(
+            raise InputError(
                 f"{str(path)!r} does not hold the logits that were recorded; delete the file, and the same command "
                 "runs the trial again"
             )
@@ -197,11 +197,20 @@ class TrialRecords:
 
 def _read(path: Path) -> dict[str, Any] | None:
     """Read the record of a trial; None if it is not there, or damaged."""
-    try:
-        record = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-    return {"other_model": "", "logits": ()} | record if "identity" in record else None
+    record = {"other_model": "", "logits": ()} | files.read_json(path)
+    return record if _is_record(record) else None
+
+
+def _is_record(record: Mapping[str, Any]) -> bool:
+    """Tell whether a JSON object is of the form of a trial; older versions wrote less, and no hash."""
+    forms = {"identity": str, "arm": str, "shots": int, "seed": int, "per_class": int, "other_model": str}
+    if not all(isinstance(record.get(key), kind) for key, kind in forms.items()):
+        return False
+    answers = [record.get(key, []) for key in ("truth", "predicted")]
+    if not all(isinstance(given, list) and all(isinstance(label, int) for label in given) for given in answers):
+        return False
+    is_share = isinstance(record.get("accuracy"), int | float) and 0 <= record["accuracy"] <= 1
+    return is_share and len(answers[0]) == len(answers[1]) and isinstance(record.get("settings", {}), dict)
 
 
 def _unplanned(record: Mapping[str, Any], plans: Sequence[TrialPlan]) -> Iterator[str]:

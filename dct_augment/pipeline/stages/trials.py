@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dct_augment import files
+from dct_augment import tables
 from dct_augment.benchmark import pool
 from dct_augment.benchmark.arms import ARMS, Arm, ArmDraw, arm_draws, selected_by_guide
 from dct_augment.benchmark.pool import TrialInputs, TrialPool
@@ -134,7 +134,7 @@ class TrialStage(Stage):
         if units:
             self._write_splits()
             if len(self.filtered):
-                _write_table(self.filtered, self._folder / "filter.parquet")
+                tables.write(self._folder / "filter.parquet", self.filtered)
             self._prepare_images([self._plans[unit.number] for unit in units])
         return tuple(units)
 
@@ -214,7 +214,7 @@ class TrialStage(Stage):
         if len(trials) == len(self._plans):
             self.remove_prepared_images()
         if len(trials):
-            _write_table(trials, self._folder / "trials.parquet")
+            tables.write(self._folder / "trials.parquet", trials)
 
     def remove_prepared_images(self) -> None:
         """Free the disk of what is made again when it is needed."""
@@ -285,9 +285,4 @@ class TrialStage(Stage):
             parts = {"train": split.train, "val": split.val, "test": split.test}
             rows = [(example.key, example.label, name) for name, examples in parts.items() for example in examples]
             table = pd.DataFrame(rows, columns=["key", "class_index", "split"])
-            _write_table(table, self._folder / "splits" / f"{shots}-{seed}.parquet")
-
-
-def _write_table(table: pd.DataFrame, path: Path) -> None:
-    with files.atomic(path) as partial:
-        table.to_parquet(partial, index=False)
+            tables.write(self._folder / "splits" / f"{shots}-{seed}.parquet", table)
