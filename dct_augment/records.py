@@ -147,8 +147,19 @@ class PlanRow:
 
 
 @dataclass(frozen=True)
+class ImageFile:
+    """A picture as a file: its bytes, and the hash of its pixels."""
+
+    data: bytes
+    content: str
+
+
+@dataclass(frozen=True)
 class GeneratedImage:
-    """One generated image with its plan row and what guide and judge say of it; `image` is None if it failed."""
+    """One generated image with its plan row and what guide and judge say of it.
+
+    `image` is None if it failed; `file` is None as long as it is not encoded.
+    """
 
     row: PlanRow
     image: Image.Image | None
@@ -160,6 +171,7 @@ class GeneratedImage:
     judge_label: str = ""
     judge_right: bool | None = None
     judge_confidence: float = float("nan")
+    file: ImageFile | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

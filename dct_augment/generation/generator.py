@@ -1,4 +1,4 @@
-"""Generates the images of a plan: batch by batch, encoding one while the next denoises."""
+"""Generates the images of a plan: one batch is scored and encoded while the next one denoises."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +12,7 @@ from dct_augment.classifiers import Classifier
 from dct_augment.config import seed_from
 from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches, Trajectory, split_by_encoder
 from dct_augment.diffusion.image_memory import fit_batches
+from dct_augment.generation import image_files
 from dct_augment.generation.start_images import StartImages
 from dct_augment.images import to_pixels
 from dct_augment.records import ClassInfo, GeneratedImage, PlanRow, ProgressCallback, ignore_progress
@@ -59,7 +60,10 @@ def noisy_token(vector: torch.Tensor, share: float, seed: int, widths: Sequence[
 
 
 class Generator:
-    """Turns plan rows into images with one sampler."""
+    """Turns plan rows into images with one sampler.
+
+    With an `image_format`, images come with their files.
+    """
 
     def __init__(
         self,
@@ -69,10 +73,12 @@ class Generator:
         guide: Classifier | None = None,
         judge: Classifier | None = None,
         starts: StartImages | None = None,
+        image_format: str | None = None,
         on_progress: ProgressCallback = ignore_progress,
     ) -> None:
         self._sampler = sampler
         self._starts = starts
+        self._image_format = image_format
         self._on_progress = on_progress
         self._encoded: dict[tuple[str, str], Conditioning] = {}
         self._scorers = []
@@ -84,7 +90,9 @@ class Generator:
     def generate(
         self, rows: Sequence[PlanRow], vectors: Mapping[str, torch.Tensor], batch_size: int
     ) -> Iterator[GeneratedImage]:
-        """Generate the images of rows in order, `batch_size` at a time; scoring overlaps with the next batch.
+        """Generate the images of rows in order, `batch_size` at a time.
+
+        A batch is scored, and its files are encoded, in a thread beside the next batch.
 
         `vectors` (n, d) are the class tokens by slug; a class without one is generated with its plain prompt.
 
@@ -159,7 +167,7 @@ class Generator:
         return self._encoded[key]
 
     def _score_and_encode(self, rows: Sequence[PlanRow], images: torch.Tensor) -> list[GeneratedImage]:
-        """Turn images (B, 3, H, W) in [-1, 1] into pixels, with what guide and judge say of each."""
+        """Turn images (B, 3, H, W) in [-1, 1] into pixels and files, with what guide and judge say of each."""
         is_finite = images.flatten(1).isfinite().all(1).tolist()
         scores = [scorer.score(images, rows) for scorer in self._scorers]
         pixels = to_pixels(images).permute(0, 2, 3, 1).cpu().numpy()
@@ -172,5 +180,7 @@ class Generator:
             fields: dict[str, Any] = {}
             for of_scorer in scores:
                 fields |= of_scorer[number]
-            generated.append(GeneratedImage(row, Image.fromarray(pixels[number]), **fields))
+            picture = Image.fromarray(pixels[number])
+            file = image_files.encode(picture, self._image_format) if self._image_format else None
+            generated.append(GeneratedImage(row, picture, file=file, **fields))
         return generated

@@ -21,11 +21,11 @@ from PIL import Image
 from dct_augment import files, tars
 from dct_augment.config import comparable, differences
 from dct_augment.errors import ShardError, StaleRunError
-from dct_augment.generation import shard_rows
+from dct_augment.generation import image_files, shard_rows
 from dct_augment.generation.checked import CheckedFiles, checked_file
 from dct_augment.generation.plan import Layout, ShardSpec
 from dct_augment.generation.shard_rows import StoredRows
-from dct_augment.images import UNREADABLE_IMAGE, content
+from dct_augment.images import UNREADABLE_IMAGE
 from dct_augment.records import GeneratedImage, ImageKind
 from dct_augment.wording import counted, reason_of
 
@@ -43,13 +43,8 @@ _UNTOLD = ("start_key", "strength")
 _UNTOLD_WITHOUT_NOISE = ("token_noise",)
 """The same for an image without noise on its class token."""
 
-_MTIME = 0.0
-_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    "png": ("PNG", {}),
-    "webp": ("WEBP", {"lossless": True}),
-    "jpg": ("JPEG", {"quality": 95}),
-}
-_LOSSY = ("jpg",)
+_MTIME = 0
+"""No fraction: each member of a tar would have two blocks more, to say it."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +180,10 @@ class ShardFolder:
     def write(
         self, spec: ShardSpec, images: Sequence[GeneratedImage], identity: Mapping[str, Any], image_format: str
     ) -> None:
-        """Write a shard: the tar first, then its rows. A failed image has a row and no picture."""
+        """Write a shard: the tar first, then its rows. A failed image has a row and no picture.
+
+        Files that images have already are of `image_format`; the others are encoded here.
+        """
         import webdataset as wds  # it imports torch; who only reads does not wait for that
 
         contents: dict[str, str] = {}
@@ -193,9 +191,9 @@ class ShardFolder:
             with partial.open("wb") as stream, wds.TarWriter(stream, mtime=_MTIME, encoder=False) as tar:
                 for image in images:
                     if image.image is not None:
-                        encoded = _encoded(image.image, image_format)
-                        contents[image.row.key] = _content(image.image, encoded, image_format)
-                        tar.write(_members(image, encoded, image_format))
+                        file = image.file or image_files.encode(image.image, image_format)
+                        contents[image.row.key] = file.content
+                        tar.write(_members(image, file.data, image_format))
             digest, size = files.sha256(partial), partial.stat().st_size
             spans = {sample.key: sample.members[image_format] for sample in tars.index(partial)} if contents else {}
         records = []
@@ -384,26 +382,13 @@ def read(tar: Path) -> Iterator[tuple[str, int, Image.Image]]:
             raise ShardError(f"{tar.name} is truncated")
         with tar.open("rb") as stream:
             for sample in tars.index(tar):
-                image_span, label_span = sample.image(_FORMATS), sample.members.get("cls")
+                image_span, label_span = sample.image(image_files.FORMATS), sample.members.get("cls")
                 if image_span is None or label_span is None:
                     raise ShardError(f"{tar.name}: sample {sample.key!r} lacks its image or label")
                 image = Image.open(io.BytesIO(image_span.read(stream))).convert("RGB")
                 yield sample.key, int(label_span.read(stream)), image
     except (*UNREADABLE_IMAGE, tarfile.TarError) as error:
         raise ShardError(f"{tar.name} cannot be read: {reason_of(error)}") from error
-
-
-def _encoded(picture: Image.Image, image_format: str) -> bytes:
-    """Encode a picture as the file that a tar holds."""
-    pillow_format, options = _FORMATS[image_format]
-    buffer = io.BytesIO()
-    picture.save(buffer, format=pillow_format, **options)
-    return buffer.getvalue()
-
-
-def _content(picture: Image.Image, encoded: bytes, image_format: str) -> str:
-    """Hash the pixels as who reads the file has them."""
-    return content(Image.open(io.BytesIO(encoded)) if image_format in _LOSSY else picture)
 
 
 def _members(image: GeneratedImage, encoded: bytes, image_format: str) -> dict[str, Any]:

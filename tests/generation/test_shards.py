@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import shutil
 import tarfile
@@ -17,7 +18,7 @@ from PIL import Image
 from dct_augment.config import fingerprint
 from dct_augment.downstream.mixing import SyntheticImages
 from dct_augment.errors import ShardError, StaleRunError
-from dct_augment.generation import checked, shard_rows, shards
+from dct_augment.generation import checked, image_files, shard_rows, shards
 from dct_augment.generation.shards import ShardFolder, shard_folder, shard_folders
 from dct_augment.images import content
 from dct_augment.pipeline.verify import Findings, verify
@@ -214,6 +215,34 @@ def test_a_row_says_where_its_picture_lies_and_what_is_in_it(shard_run: ShardRun
         data = (shard_run.folder.path / row["shard"]).read_bytes()[row["offset"] : row["offset"] + row["bytes"]]
         assert Image.open(io.BytesIO(data)).convert("RGB").tobytes() == picture.tobytes()
         assert row["content"] == content(picture)
+
+
+def test_each_member_of_a_tar_has_one_block_before_its_data(made: ShardRun) -> None:
+    tar = made.folder.tar(made.folder.layout()[0])
+    with tarfile.open(tar) as archive:
+        members = archive.getmembers()
+        assert {(member.mtime, str(member.pax_headers)) for member in members} == {(0, "{}")}
+    for member, following in itertools.pairwise(members):
+        assert following.offset == member.offset + 512 + -(-member.size // 512) * 512
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_a_shard_of_images_that_are_encoded_already_is_the_same_shard(shard_run: ShardRun, image_format: str) -> None:
+    spec = shard_run.draw(image_format=image_format)[0]
+    whole = [path(spec).read_bytes() for path in (shard_run.folder.tar, shard_run.folder.parquet)]
+    pictures = {row.key: drawn(row) for row in shard_run.rows(spec)}
+    images = [
+        GeneratedImage(
+            row,
+            pictures[row.key],
+            guide_label=row.class_name,
+            guide_confidence=0.9,
+            file=image_files.encode(pictures[row.key], image_format),
+        )
+        for row in shard_run.rows(spec)
+    ]
+    shard_run.folder.write(spec, images, shard_run.identity, image_format)
+    assert [path(spec).read_bytes() for path in (shard_run.folder.tar, shard_run.folder.parquet)] == whole
 
 
 # Whether a shard is done.

@@ -143,5 +143,6 @@ class ImageStage(Stage):
             guide=context.guide,
             judge=context.judge,
             starts=StartImages(sampler.backend, photos.photos) if photos else None,
+            image_format=self._config.generation.image_format,
             on_progress=context.progress,
         )
