@@ -70,6 +70,21 @@ def test_few_val_images_are_all_used(data: Dataset, tmp_path: Path) -> None:
     assert datasets.used(data, section(tmp_path)) is data
 
 
+def test_no_example_is_made_to_choose_images(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of those that are left out, nor of the others: of ImageNet these are a million objects."""
+    made = []
+    kind = type(data.examples("val"))
+    example = kind.example
+    monkeypatch.setattr(kind, "example", lambda images, row: made.append(row) or example(images, row))
+    settings = section(tmp_path, val_images=12, classes=["gull"])
+    first = next(iter(keys(datasets.used(data, settings).examples("val"))))
+    used = datasets.used(data, settings, {"val": {first}})
+    assert [len(used.examples(split)) for split in ("train", "val", "test")] == [3, 11, 2]
+    assert made == []
+    assert used.examples("val")[0].label == 0
+    assert made == [0]
+
+
 def test_of_many_val_images_some_are_used_evenly_over_the_chosen_classes(data: Dataset, tmp_path: Path) -> None:
     used = datasets.used(data, section(tmp_path, val_images=12, classes=["gull", "tern"]))
     assert counted(used, "val") == {0: 10, 1: 2}

@@ -107,6 +107,15 @@ def test_an_empty_folder_has_no_rows(shard_run):
     assert filter_images(shard_run.folder, 0.4).empty
 
 
+def test_no_image_is_decoded_for_the_filter(shard_run, monkeypatch):
+    """Their rows have the hashes of their pixels."""
+    write(shard_run, {"image": speckled(0, 1)}, {"image": speckled(0, 1)})
+    opened = []
+    monkeypatch.setattr(Image, "open", lambda *arguments: opened.append(arguments))
+    assert reasons(shard_run)[:2] == ["", "duplicate"]
+    assert opened == []
+
+
 VERDICTS = st.fixed_dictionaries(
     {
         "image": st.integers(0, 3).map(lambda seed: speckled(0, seed)),

@@ -238,10 +238,7 @@ class TrialStage(Stage):
 
     @cached_property
     def filtered(self) -> pd.DataFrame:
-        """A row per class-token image, with what the filter says of it; empty where no arm is filtered.
-
-        All images are decoded for it, once: they are there before the first trial.
-        """
+        """A row per class-token image, with what the filter says of it; empty where no arm is filtered."""
         settings = self._config.benchmark
         if not any(ARMS[arm].filtered for arm in settings.arms):
             return pd.DataFrame()
