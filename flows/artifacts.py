@@ -22,7 +22,7 @@ from prefect.artifacts import (
 
 from dct_augment.pipeline.run import Run
 from dct_augment.records import Progress, ProgressCallback, WorkUnit
-from dct_augment.report import class_images
+from dct_augment.report import class_images, thumbnails
 from dct_augment.report.page import answer_in_words, headlines
 from dct_augment.report.summary import KINDS, json_value
 
@@ -108,9 +108,9 @@ class _ClassImages:
 
 def _class_images(run: Run) -> list[_ClassImages]:
     """Render thumbnails of the first classes; a class without images is left out."""
-    rows = {kind: run.shards[kind].rows(["key", "class_index", "number", "status"]) for kind in KINDS}
+    rows = {kind: run.shards[kind].rows(thumbnails.COLUMNS) for kind in KINDS}
     classes = run.classes[:_CLASSES_SHOWN]
-    sheets = class_images.render_classes(classes, rows, run.shards, run.config.report.images_per_class)
+    sheets = dict(class_images.render_classes(classes, rows, run.shards, run.config.report.images_per_class))
     shown = []
     for info in classes:
         if info.slug in sheets:

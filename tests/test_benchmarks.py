@@ -126,6 +126,26 @@ def test_memory_needs(tmp_path: Path) -> None:
     assert share["balanced: update", "1"] <= share["balanced: update", "2"] <= share["balanced: update", "4"]
 
 
+def test_generation_overhead(tmp_path: Path) -> None:
+    """A shard of a run with its bare denoiser, and the parts of it; then those of larger models, here small ones."""
+    small = ("--rounds", "1", "--classes", "crane", "--set", "generation.per_class=2", *SETS)
+    found = rows(call("generation_overhead", *small, folder=tmp_path))
+    assert re.match(r"[\d.]+ \([\d.]+ \.\. [\d.]+\)", found[1][0])
+    parts = ["texts", "guide", "judge", "pixels and files"]
+    assert [row[0] for row in found[3:]] == [*parts, "all", "bare"]
+    seconds = {row[0]: float(row[1]) for row in found[3:]}
+    assert seconds["all"] == pytest.approx(sum(seconds[part] for part in parts), abs=0.3)
+    found = rows(call("generation_overhead", "--large", "--tiny", folder=tmp_path))
+    assert [row[0] for row in found[1:]] == [*parts, "all", "bare"]
+
+
+def test_report_memory(tmp_path: Path) -> None:
+    ((classes, images, _, memory, _),) = rows(
+        call("report_memory", "--classes", "3", "--images", "2", folder=tmp_path)
+    )[1:]
+    assert (classes, images, float(memory) > 0) == ("3", "2", True)
+
+
 def test_slots(tmp_path: Path) -> None:
     found = rows(call("slots", "--classes", "crane,kiwi", "--updates", "1", *SETS, folder=tmp_path))
     assert [row[0] for row in found] == ["updates", "1"]

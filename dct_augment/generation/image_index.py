@@ -1,22 +1,28 @@
 """Where every image of a shard folder lies: as the rows beside its tars say, or as the tars themselves do."""
 
+import io
 import json
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
 from dct_augment import files, tars
 from dct_augment.errors import DatasetError, ShardError
 from dct_augment.generation import shard_rows
 from dct_augment.generation.checked import CheckedFiles, checked_file
+from dct_augment.generation.image_files import FORMATS
 from dct_augment.generation.shards import SPLITS
+from dct_augment.images import UNREADABLE_IMAGE
+from dct_augment.tars import Span
 from dct_augment.wording import command_of, in_one_line, reason_of
 
-IMAGE_ENDINGS = ("png", "webp", "jpg")
+IMAGE_ENDINGS = tuple(FORMATS)
 
 _UNREADABLE = (OSError, tarfile.TarError, ValueError, KeyError, OverflowError, RecursionError, pa.ArrowException)
 """What the tars of others raise."""
@@ -55,6 +61,40 @@ def read_index(folder: Path) -> tuple[tuple[Path, ...], pa.Table]:
         tables.append(table.append_column("tar", pa.array([place] * len(table), pa.int32())))
     empty = _SCHEMA.empty_table().append_column("tar", pa.array([], pa.int32()))
     return paths, pa.concat_tables([empty, *tables])
+
+
+def with_places(folder: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Complete `offset` and `bytes` of images whose rows do not have them, as those of older versions: by their tars.
+
+    Args:
+        folder: of the shards.
+        rows: `key`, `shard` (the name of the tar), `offset`, `bytes`; -1 where they are not known.
+
+    Raises:
+        ShardError: a tar cannot be read.
+    """
+    unplaced = rows["offset"] < 0
+    if not unplaced.any():
+        return rows
+    rows = rows.copy()
+    for name, of_tar in rows[unplaced].groupby("shard"):
+        table = _of_tar(folder / str(name)).select(["key", "offset", "bytes"]).to_pandas().set_index("key")
+        for column in ("offset", "bytes"):
+            rows.loc[of_tar.index, column] = of_tar["key"].map(table[column]).fillna(-1).astype(int)
+    return rows
+
+
+def open_image(tar: Path, span: Span) -> Image.Image:
+    """Open an RGB picture where it lies in a tar.
+
+    Raises:
+        ShardError: there is no picture.
+    """
+    try:
+        with tar.open("rb") as stream:
+            return Image.open(io.BytesIO(span.read(stream))).convert("RGB")
+    except UNREADABLE_IMAGE as error:
+        raise ShardError(f"{tar.name} cannot be read: {reason_of(error)}") from error
 
 
 def _of_rows(tar: Path, checked: CheckedFiles) -> pa.Table | None:

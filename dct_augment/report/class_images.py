@@ -1,8 +1,9 @@
 """The images of each class: a sheet per class, of the first ones inside the page, of the others beside it."""
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ from dct_augment import files
 from dct_augment.generation.shards import ShardFolder
 from dct_augment.records import ClassInfo, ImageKind
 from dct_augment.report import thumbnails
-from dct_augment.report.thumbnails import Sheet, Thumbnails
+from dct_augment.report.thumbnails import FirstImages, Sheet, Thumbnails
 
 EMBEDDED = 2_500_000
 """Characters that sheets may take of the page: some 80 classes of 16 photographs."""
@@ -57,17 +58,20 @@ def render_classes(
     rows: Mapping[ImageKind, pd.DataFrame],
     shards: Mapping[ImageKind, ShardFolder],
     count: int,
-) -> dict[str, ClassSheet]:
-    """Render the first `count` images of each kind, by slug, of the classes that have any."""
+) -> Iterator[tuple[str, ClassSheet]]:
+    """Render the first `count` images of each kind, class by class, and yield slug and sheet of those that have any.
+
+    Raises:
+        ShardError: an image cannot be read.
+    """
     numbers = thumbnails.first_image_numbers(list(rows.values()), classes, count)
-    loaded = {kind: thumbnails.load_thumbnails(shards[kind], rows[kind], numbers) for kind in rows}
-    sheets: dict[str, ClassSheet] = {}
+    images = {kind: FirstImages(shards[kind], rows[kind], numbers) for kind in rows}
     for info in classes:
-        by_kind = {str(kind): loaded[kind].pop(info.index) for kind in rows if info.index in loaded[kind]}
+        loaded = {str(kind): of_kind.thumbnails(info.index) for kind, of_kind in images.items()}
+        by_kind = {kind: row for kind, row in loaded.items() if row}
         if by_kind:
             counts = {kind: _count(row) for kind, row in by_kind.items()}
-            sheets[info.slug] = ClassSheet(thumbnails.render_sheet(list(by_kind.values())), counts)
-    return sheets
+            yield info.slug, ClassSheet(thumbnails.render_sheet(list(by_kind.values())), counts)
 
 
 def _count(row: Thumbnails) -> ImageCount:
@@ -75,32 +79,26 @@ def _count(row: Thumbnails) -> ImageCount:
     return ImageCount(len(row) - absent, absent)
 
 
-def publish(
-    folder: Path, sheets: Mapping[str, ClassSheet], order: Iterable[str], embedded: int = EMBEDDED
-) -> dict[str, PageSheet]:
+def publish(folder: Path, sheets: Iterable[tuple[str, ClassSheet]], embedded: int = EMBEDDED) -> dict[str, PageSheet]:
     """Give each sheet its place, by slug: in the page for the first ones, in `images/` for all that follow.
 
     The folder `images/` is made anew, and is not there if the page has room for all.
 
     Args:
         folder: Of the report.
-        sheets: By slug.
-        order: The slugs in the order of the page; those without a sheet are left out.
+        sheets: Slugs and sheets in the order of the page; each is taken only when the one before has its place.
         embedded: Characters that the page has room for.
     """
-    sources: dict[str, str] = {}
-    beside: dict[str, bytes] = {}
-    for slug in order:
-        if slug not in sheets:
-            continue
-        sheet = sheets[slug].sheet
-        uri = "" if beside else sheet.uri
+    shown: dict[str, PageSheet] = {}
+    left = iter(sheets)
+    for slug, class_sheet in left:
+        uri = class_sheet.sheet.uri
         embedded -= len(uri)
-        if beside or embedded < 0:
-            beside[f"{slug}.webp"] = sheet.data
-        sources[slug] = f"{FOLDER}/{slug}.webp" if beside else uri
-    _write_folder(folder / FOLDER, beside)
-    return {slug: _page_sheet(sheets[slug], source) for slug, source in sources.items()}
+        if embedded < 0:
+            return shown | _write_folder(folder / FOLDER, chain([(slug, class_sheet)], left))
+        shown[slug] = _page_sheet(class_sheet, uri)
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    return shown
 
 
 def _page_sheet(class_sheet: ClassSheet, source: str) -> PageSheet:
@@ -108,11 +106,12 @@ def _page_sheet(class_sheet: ClassSheet, source: str) -> PageSheet:
     return PageSheet(source, sheet.width, sheet.height, sheet.columns, class_sheet.rows)
 
 
-def _write_folder(path: Path, data_by_name: Mapping[str, bytes]) -> None:
-    """Write files into a folder that takes the place of the one that is there; no files are no folder."""
-    if not data_by_name:
-        shutil.rmtree(path, ignore_errors=True)
-        return
+def _write_folder(path: Path, sheets: Iterable[tuple[str, ClassSheet]]) -> dict[str, PageSheet]:
+    """Write sheets into a folder that takes the place of the one that is there."""
+    shown = {}
     with files.atomic_folder(path, replace=True) as partial:
-        for name, data in data_by_name.items():
-            (partial / name).write_bytes(data)
+        for slug, class_sheet in sheets:
+            name = f"{slug}.webp"
+            (partial / name).write_bytes(class_sheet.sheet.data)
+            shown[slug] = _page_sheet(class_sheet, f"{FOLDER}/{name}")
+    return shown

@@ -95,10 +95,12 @@ def write_report(
     summary["real_images"] = real_image_section.summarize(real_images) if real_images else None
     summary["other_trials"] = other_trials or None
     folder = root / "report"
-    images = class_images.render_classes(classes, rows, shards, config.report.images_per_class)
     slugs = [summary["classes"][name]["slug"] for name in summary["class_order"]["names"]]
-    sheets = class_images.publish(folder, images, slugs)
-    page = _page_template(root).render(
+    by_slug = {info.slug: info for info in classes}
+    in_order = [by_slug[slug] for slug in slugs]
+    images = class_images.render_classes(in_order, rows, shards, config.report.images_per_class)
+    sheets = class_images.publish(folder, images)
+    page = _page_template(root).stream(
         summary=summary,
         config=dump(config),
         kinds=KINDS,
@@ -117,7 +119,8 @@ def write_report(
     )
     write_summary(folder, summary)
     path = folder / "index.html"
-    files.write_text(path, page)
+    with files.atomic(path) as partial:
+        page.dump(str(partial), encoding="utf-8")
     return path
 
 

@@ -33,6 +33,8 @@ IMAGE_COLUMNS = (
     "guide_right",
     "judge_label",
     "judge_right",
+    "offset",
+    "bytes",
 )
 """What a report reads of the row of an image."""
 

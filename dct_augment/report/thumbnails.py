@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 from PIL import Image, ImageDraw
 
+from dct_augment.generation import image_index
 from dct_augment.generation.shards import ShardFolder
 from dct_augment.records import ClassInfo
 from dct_augment.report.data_uris import webp, webp_data_uri
+from dct_augment.tars import Span
+
+COLUMNS = ("key", "class_index", "number", "status", "offset", "bytes")
+"""What is read of the row of an image."""
 
 SIDE = 64
 """Side of a thumbnail in pixels, where many classes share a page; smaller images stay as they are."""
@@ -54,46 +60,48 @@ def first_image_numbers(
     return numbers
 
 
-def load_thumbnails(
-    shards: ShardFolder, rows: pd.DataFrame, numbers: Mapping[int, Sequence[int]], side: int = SIDE
-) -> dict[int, list[Image.Image | None]]:
-    """Load small copies of images, by class index, in order of their numbers.
-
-    Reads no further than the last of them: first numbers are in the first shards.
+class FirstImages:
+    """The first images of one kind, which are opened class by class: memory does not grow with their number.
 
     Args:
         shards: Where the images are.
-        rows: Their rows.
-        numbers: By class index, the numbers of the images to load.
-        side: Of a copy, in pixels; smaller images keep their size.
+        rows: Their rows, with `COLUMNS` and `shard`.
+        numbers: By class index, the numbers of the images to show.
+
+    Raises:
+        ShardError: a tar of an older version, whose rows do not say where images lie, cannot be read.
     """
+
+    def __init__(self, shards: ShardFolder, rows: pd.DataFrame, numbers: Mapping[int, Sequence[int]]) -> None:
+        self._folder, self._numbers = shards.path, numbers
+        self._rows = _placed(shards.path, rows, numbers)
+        self._rows_of_class = self._rows.groupby("class_index").indices
+
+    def thumbnails(self, class_index: int, side: int = SIDE) -> list[Image.Image | None]:
+        """Load small copies of the images of a class, in order of their numbers; none if there is no image at all.
+
+        A copy has at most `side` pixels a side; smaller images keep their size.
+
+        Raises:
+            ShardError: an image cannot be read.
+        """
+        copies: dict[int, Image.Image] = {}
+        for row in self._rows.iloc[self._rows_of_class.get(class_index, [])].itertuples():
+            image = image_index.open_image(self._folder / row.shard, Span(row.offset, row.bytes))
+            image.thumbnail((side, side), Image.Resampling.LANCZOS)
+            copies[row.number] = image
+        return [copies.get(number) for number in self._numbers[class_index]] if copies else []
+
+
+def _placed(folder: Path, rows: pd.DataFrame, numbers: Mapping[int, Sequence[int]]) -> pd.DataFrame:
+    """Keep the rows of images to show that are in a tar, with their places there."""
     if rows.empty:
-        return {}
-    places = _places_by_key(rows, numbers)
-    thumbnails: dict[tuple[int, int], Image.Image] = {}
-    if places:
-        for key, _, image in shards.images():
-            if key in places:
-                image.thumbnail((side, side), Image.Resampling.LANCZOS)
-                thumbnails[places[key]] = image
-                if len(thumbnails) == len(places):
-                    break
-    with_images = {class_index for class_index, _ in thumbnails}
-    return {
-        class_index: [thumbnails.get((class_index, number)) for number in class_numbers]
-        for class_index, class_numbers in numbers.items()
-        if class_index in with_images
-    }
-
-
-def _places_by_key(rows: pd.DataFrame, numbers: Mapping[int, Sequence[int]]) -> dict[str, tuple[int, int]]:
-    """Class index and number of each image to load, by its key in the shards."""
-    finished = rows[rows["status"] == "ok"]
-    places = {}
-    for key, class_index, number in zip(finished["key"], finished["class_index"], finished["number"], strict=True):
-        if int(number) in numbers.get(int(class_index), ()):
-            places[str(key)] = (int(class_index), int(number))
-    return places
+        return pd.DataFrame(columns=[*COLUMNS, "shard"])
+    pairs = [(class_index, number) for class_index, of_class in numbers.items() for number in of_class]
+    wanted = pd.DataFrame(pairs, columns=["class_index", "number"], dtype=int)
+    finished = rows.loc[rows["status"] == "ok", [*COLUMNS, "shard"]].astype({"class_index": int, "number": int})
+    placed = image_index.with_places(folder, finished.merge(wanted, on=["class_index", "number"]))
+    return placed[placed["offset"] >= 0]
 
 
 def render_sheet(thumbnail_rows: Sequence[Thumbnails], side: int = SIDE) -> Sheet:

@@ -43,16 +43,16 @@ def sheet() -> ClassSheet:
 
 
 def test_sheets_without_room_in_the_page_lie_beside_it(tmp_path: Path) -> None:
-    sheets = {slug: sheet() for slug in "abc"}
-    room = len(sheets["b"].sheet.uri) + 10
-    shown = class_images.publish(tmp_path, sheets, ["b", "none", "c", "a"], room)
+    first = sheet()
+    room = len(first.sheet.uri) + 10
+    shown = class_images.publish(tmp_path, [("b", first), ("c", sheet()), ("a", sheet())], room)
     assert list(shown) == ["b", "c", "a"]
-    assert shown["b"].source == sheets["b"].sheet.uri
+    assert shown["b"].source == first.sheet.uri
     assert shown["a"].source == "images/a.webp"
     assert sorted(path.name for path in tmp_path.rglob("*.webp")) == ["a.webp", "c.webp"]
     with Image.open(tmp_path / "images" / "a.webp") as image:
         assert (image.format, image.size) == ("WEBP", (64, 64))
-    class_images.publish(tmp_path, sheets, ["b"], room)
+    class_images.publish(tmp_path, [("b", first)], room)
     assert list(tmp_path.iterdir()) == []  # what the page has room for is not there twice
 
 
@@ -139,6 +139,6 @@ def test_hostile_names_stay_names(hostile: tuple[Path, str]) -> None:
 
 def test_hostile_names_become_harmless_files(tmp_path: Path) -> None:
     classes = many.many_classes(20)
-    shown = class_images.publish(tmp_path, {info.slug: sheet() for info in classes}, [info.slug for info in classes], 0)
+    shown = class_images.publish(tmp_path, [(info.slug, sheet()) for info in classes], 0)
     assert all(re.fullmatch(r"images/[a-z0-9-]+\.webp", one.source) for one in shown.values())
     assert len(list((tmp_path / "images").iterdir())) == 20

@@ -11,10 +11,14 @@ from PIL import Image
 
 from dct_augment.benchmark.answer import answer
 from dct_augment.benchmark.choice import choose, synthetic_effect
+from dct_augment.errors import ShardError
+from dct_augment.generation import image_index
 from dct_augment.generation.shards import shard_folders
 from dct_augment.metrics.accuracy import class_titles
 from dct_augment.records import GeneratedImage, ImageKind, PlanRow
+from dct_augment.report import class_images, thumbnails
 from dct_augment.report.answer import AnswerSection
+from dct_augment.report.summary import KINDS
 from tests.report.pages import (
     CLASSES,
     COLORS,
@@ -219,6 +223,37 @@ def test_the_sheet_of_a_class_shows_pairs_in_order_and_crosses_out_the_place_of_
 def test_thumbnails_are_as_many_as_configured(tmp_path: Path, shards: Shards, tokens: pd.DataFrame) -> None:
     page = Page(make(tmp_path, shards, tokens, NO_TRIALS, config=settings(report={"images_per_class": 2}))[1])
     assert [image.size for image in thumbnail_images(page)] == [(36, 36)] * 2
+
+
+def test_images_are_opened_class_by_class_and_only_those_that_are_shown(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    open_image = image_index.open_image
+    monkeypatch.setattr(image_index, "open_image", lambda *place: opened.append(place) or open_image(*place))
+    tables = {kind: shards[kind].rows(thumbnails.COLUMNS) for kind in KINDS}
+    sheets = class_images.render_classes(CLASSES, tables, shards, 1)
+    assert opened == []
+    for number, info in enumerate(CLASSES, start=1):
+        slug, class_sheet = next(sheets)
+        assert (slug, class_sheet.sheet.columns) == (info.slug, 1)
+        assert len(set(opened)) == len(opened) == number * len(KINDS)
+
+
+def test_images_of_shards_that_do_not_say_where_these_lie_are_shown_too(shards: Shards) -> None:
+    """As those of older versions."""
+    tables = {kind: shards[kind].rows(thumbnails.COLUMNS) for kind in KINDS}
+    older = {kind: table.assign(offset=-1, bytes=-1) for kind, table in tables.items()}
+    assert list(class_images.render_classes(CLASSES, older, shards, 4)) == list(
+        class_images.render_classes(CLASSES, tables, shards, 4)
+    )
+
+
+def test_a_tar_whose_images_cannot_be_read_is_named(tmp_path: Path, shards: Shards, tokens: pd.DataFrame) -> None:
+    tar = next(shards[ImageKind.PLAIN_PROMPT].path.glob("*.tar"))
+    tar.write_bytes(bytes(tar.stat().st_size))
+    with pytest.raises(ShardError, match=re.escape(f"{tar.name} cannot be read")):
+        make(tmp_path, shards, tokens, NO_TRIALS)
 
 
 def test_page_loads_nothing_from_outside(tmp_path: Path, shards: Shards, tokens: pd.DataFrame) -> None:
