@@ -59,12 +59,14 @@ class ResolvedName:
 
     def weight_bytes(self, revision: str | None = None) -> int:
         """Add up the files of its weights on this machine; 0 if it is not here, and for a function."""
+        if self.kind == "function":
+            return 0
         if self.is_local:
             folder = Path(self.location)
         else:
             found = (try_to_load_from_cache(self.repository, file, revision=revision) for file in _WEIGHT_FILES)
             path = next((path for path in found if isinstance(path, str)), None)
-            if self.kind == "function" or path is None:
+            if path is None:
                 return 0
             folder = Path(path).parent
         for suffix in _SUFFIXES:  # a folder may hold the same weights in both formats

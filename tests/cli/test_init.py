@@ -89,7 +89,7 @@ def test_a_folder_of_birds_becomes_a_configuration_that_run_plans(folder: Path) 
     *parts, total = evaluations
     assert total == sum(parts)
     assert f"up to {total:,} U-Net evaluations" in done.stdout
-    seconds = [row.split("│")[4].strip() for row in planned.stdout.splitlines() if "│" in row]
+    seconds = [row.split("│")[5].strip() for row in planned.stdout.splitlines() if "│" in row]
     assert all(float(value.replace(",", "")) > 0 for value in seconds)
 
 
