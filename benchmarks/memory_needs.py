@@ -16,9 +16,10 @@ import torch
 from torch.nn import functional
 
 from benchmarks.gpu import models
-from dct_augment.diffusion import Backend, Sampler, image_memory, shapes
-from dct_augment.diffusion.memory import Memory
+from dct_augment.diffusion import Backend, Sampler, shapes
+from dct_augment.diffusion.memory import Memory, weight_bytes
 from dct_augment.diffusion.peak_memory import peak_bytes
+from dct_augment.prompts import PLACEHOLDER
 
 GUIDE, TINY_GUIDE = "resnet50.a1_in1k", "test_resnet.r160_in1k"
 _SIDE = 224
@@ -40,9 +41,7 @@ class Loaded:
     @property
     def weights(self) -> int:
         """Bytes of all weights, and of a judge of the guide's size."""
-        return image_memory.weight_bytes(self.backend) + 2 * sum(
-            4 * weight.numel() for weight in self.guide.parameters()
-        )
+        return weight_bytes(self.backend.models) + 2 * sum(4 * weight.numel() for weight in self.guide.parameters())
 
     def recognise(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of the guide, for images of any size."""
@@ -53,7 +52,7 @@ class Loaded:
         backend = self.backend
         token = torch.zeros(1, 1, backend.width).requires_grad_()
         latents = torch.zeros(count, *backend.latent_shape, dtype=backend.dtype)
-        conditioning = backend.encode(["<dct-training>"] * count, token.expand(count, -1, -1))
+        conditioning = backend.encode([PLACEHOLDER] * count, token.expand(count, -1, -1))
         denoised = self.sampler.predict(latents, torch.zeros(count, dtype=torch.long), conditioning)
         gradients = []
         for row in range(count):
@@ -68,7 +67,7 @@ class Loaded:
         backend = self.backend
         token = torch.zeros(1, 1, backend.width).requires_grad_()
         latents = torch.zeros(1, *backend.latent_shape, dtype=backend.dtype)
-        conditioning = backend.encode(["<dct-training>"], token)
+        conditioning = backend.encode([PLACEHOLDER], token)
         denoised = self.sampler.predict(latents, torch.zeros(1, dtype=torch.long), conditioning)
         torch.autograd.grad(self.recognise(backend.decode(denoised)).sum(), token)
 

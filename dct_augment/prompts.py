@@ -5,6 +5,9 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 TOKEN_PATTERN = re.compile(r"<dct-[a-z0-9-]+>")
+PLACEHOLDER = "<dct-training>"
+"""The word of a token that has none yet, as in training; vectors are put in where it stands."""
+
 TOKEN_FIELD, CLASS_FIELD, CONTEXT_FIELD = "{token}", "{class}", "{context}"
 
 

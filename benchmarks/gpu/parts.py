@@ -265,7 +265,7 @@ def memory_8gb(bench: Bench, seconds: float, model: str) -> list[Row]:
     done: Row = {}
 
     def work() -> None:
-        memory = budget.choose(budget.weight_bytes(bench.pipe(model)), _CARD)
+        memory = budget.choose(budget.weight_bytes(bench.pipe(model).components.values()), _CARD)
         backend = bench.backend(model, memory)
         trainer = bench.trainer(backend, *short, "tokens.certificate_looks=1")
         tokens = list(trainer.train(bench.classes))

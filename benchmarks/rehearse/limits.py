@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -154,7 +155,7 @@ class _Group:
         return sum(map(_memory_of, _descendants()))
 
 
-class _CGroup(_Group):
+class _CGroup(_Group, ABC):
     kind = "cgroup"
     most, events, parts = "", "", ("",)
     """The files and fields of the kernel: of the limit, of what was killed, and of memory that is no file's."""
@@ -163,9 +164,9 @@ class _CGroup(_Group):
         self._folder = folder
 
     @classmethod
+    @abstractmethod
     def folder(cls) -> Path | None:
         """Name a folder that would be a cgroup of this process; None where there is no such kind of cgroup."""
-        raise NotImplementedError
 
     def limit(self, most_bytes: int | None) -> None:
         """Set the limit."""

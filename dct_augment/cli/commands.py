@@ -1,7 +1,6 @@
 """The commands that run stages; each calls one method of `pipeline.Run`."""
 
 import errno
-import math
 import os
 import shlex
 import signal
@@ -44,6 +43,7 @@ from dct_augment.cli.common import (
     running,
     stop,
 )
+from dct_augment.cli.plan import print_plan
 from dct_augment.errors import DctAugmentError, UntrainedClassesError
 from dct_augment.files import check_writable
 from dct_augment.records import ImageKind, StageName
@@ -121,7 +121,7 @@ def train(
     """Train the class tokens that are missing."""
     settings = configure(config, overrides=overrides, classes=classes, output=output, device=device)
     if plan_is_asked(dry_run, price):
-        return _plan(settings, StageName.TOKENS, price=price)
+        return print_plan(settings, StageName.TOKENS, price=price)
     with running(settings) as run:
         run.train()
         _token_table(run)
@@ -151,7 +151,7 @@ def generate(
     )
     if plan_is_asked(dry_run, price):
         goal = StageName.PLAIN_PROMPT_IMAGES if plain else StageName.CLASS_TOKEN_IMAGES
-        return _plan(settings, goal, price=price)
+        return print_plan(settings, goal, price=price)
     with running(settings) as run:
         if plain:
             run.generate_plain()
@@ -175,7 +175,7 @@ def benchmark(
     """Train the low-resource classifier in every arm; makes missing tokens and images first."""
     settings = configure(config, overrides=overrides, classes=classes, output=output, device=device, full=full)
     if plan_is_asked(dry_run, price):
-        return _plan(settings, StageName.BENCHMARK, price=price)
+        return print_plan(settings, StageName.BENCHMARK, price=price)
     with running(settings) as run:
         run.benchmark()
         run.report()
@@ -200,7 +200,7 @@ def fit(
     """Train the classifier that you keep, in the best arm on all photos; makes missing trials first."""
     settings = configure(config, overrides=overrides, classes=classes, output=output, device=device, full=full)
     if plan_is_asked(dry_run, price):
-        return _plan(settings, StageName.CLASSIFIER, price=price)
+        return print_plan(settings, StageName.CLASSIFIER, price=price)
     with running(settings) as run:
         folder = run.fit()
         typer.echo(f"classifier: {run.kept_classifier()}")
@@ -251,7 +251,7 @@ def run_command(
         full=full,
     )
     if plan_is_asked(dry_run, price):
-        return _plan(settings, StageName.REPORT, price=price)
+        return print_plan(settings, StageName.REPORT, price=price)
     overrides = [*(overrides or []), *([f"device={device}"] if device else [])]
     check_writable(settings.root)
     try:
@@ -344,67 +344,6 @@ def _flow(
         overrides=overrides,
         full=full,
     )
-
-
-def _plan(settings: "Config", goal: StageName, *, price: float | None) -> None:
-    import warnings
-
-    warnings.filterwarnings("ignore")
-    from dct_augment.diffusion.memory import free_bytes
-    from dct_augment.pipeline.cost import estimate, folds_hint
-    from dct_augment.pipeline.disk_space import bytes_of_images, free_bytes_at, images_to_make, refuse_full_disk
-    from dct_augment.pipeline.memory_needs import LESS_MEMORY
-    from dct_augment.pipeline.protocol import check_test
-    from dct_augment.pipeline.run import Run
-
-    run = Run(settings)
-    table = Table(title=f"{settings.name} -> {settings.root}", title_justify="left")
-    of_price = () if price is None else (f"at {price:g} an hour",)
-    for column in ("part", "to do", "U-Net evaluations", "memory, about", "seconds, about", *of_price):
-        table.add_column(column, justify="left" if column == "part" else "right")
-    remark = ""
-    with console.status("measuring one step"), run.without_writing():
-        parts = run.needed_stages(goal)
-        if StageName.BENCHMARK in parts:
-            remark = check_test(run.real_images(), run.dataset, run.config)
-        refuse_full_disk(run, parts, goal)
-        plan = estimate(run, parts, goal)
-    for line in plan.lines:
-        table.add_row(
-            line.part, line.todo, f"{line.evaluations:,}", _gigabytes(line.memory), *_cost(line.seconds, price)
-        )
-    table.add_section()
-    evaluations = sum(line.evaluations for line in plan.lines)
-    table.add_row("total", "", f"{evaluations:,}", "", *_cost(plan.seconds, price))
-    print_table(table)
-    free_memory = free_bytes(run.device)
-    typer.echo(f"memory: {free_memory / 1e9:,.1f} GB are free {_place_of(run.device)}")
-    if large := [line.part for line in plan.lines if (line.memory or 0) > free_memory]:
-        typer.echo(f"too little memory for {', '.join(large)}: {LESS_MEMORY}")
-    if images := images_to_make(run, parts, goal):
-        needed, free = bytes_of_images(run.config, images) / 1e6, free_bytes_at(run.config.root) / 1e9
-        typer.echo(f"disk: about {needed:,.0f} MB for {counted(images, 'image')}; {free:,.0f} GB are free")
-    if plan.left_out:
-        typer.echo(f"not in the seconds: {'; '.join(plan.left_out)}")
-    if StageName.ARMS in parts and (hint := folds_hint(run.config, len(run.classes))):
-        typer.echo(hint)
-    if remark:
-        typer.echo(remark)
-
-
-def _gigabytes(count: int | None) -> str:
-    return "-" if count is None else f"{count / 1e9:.1f} GB"
-
-
-def _place_of(device: str) -> str:
-    return "on this machine" if device == "cpu" else "on the GPU"
-
-
-def _cost(seconds: float, price: float | None) -> list[str]:
-    """Write seconds, and with a price of an hour what they cost."""
-    if math.isnan(seconds):
-        return ["-"] * (1 if price is None else 2)
-    return [f"{seconds:,.0f}"] if price is None else [f"{seconds:,.0f}", f"{seconds / 3600 * price:,.2f}"]
 
 
 def _token_table(run: "Run") -> None:

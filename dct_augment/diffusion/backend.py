@@ -192,6 +192,12 @@ class Backend(ABC):
         values = ([getattr(config, "shift_factor", None) or 0.0], mean, std)
         return [torch.tensor(value, device=like.device, dtype=like.dtype).view(1, -1, 1, 1) for value in values]
 
+    @property
+    def models(self) -> list[Any]:
+        """All models: denoiser, autoencoder, text encoders, and the tiny decoder if there is one."""
+        parts = [self.denoiser, self.vae, *(encoder.model for encoder in self.encoders), self.tiny]
+        return [part for part in parts if part is not None]
+
     def use_tiny(self, tiny: Any) -> None:
         """Take gradients through an AutoencoderTiny from now on.
 

@@ -13,6 +13,7 @@ from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.memory import BatchSizes, Purpose, free_bytes
 from dct_augment.diffusion.peak_memory import peak_bytes
 from dct_augment.diffusion.sampling import Sampler
+from dct_augment.prompts import PLACEHOLDER
 
 Recognise = Callable[[torch.Tensor], torch.Tensor]
 """Logits (B, K) of a guide for images (B, 3, H, W)."""
@@ -20,7 +21,6 @@ Recognise = Callable[[torch.Tensor], torch.Tensor]
 Peak = Callable[[Callable[[], object]], int]
 """Does some work, and tells the most bytes that it took beyond those there before."""
 
-_PROMPT = "<dct-training>"
 _SPARE = 0.9
 """The share of what is free that batches are made for: kernels and the allocator need some, too."""
 
@@ -121,13 +121,6 @@ def limit(sizes: BatchSizes, memory: ImageMemory, free: int) -> None:
         sizes.limit(purpose, memory.at_once(purpose, int(_SPARE * free)))
 
 
-def weight_bytes(backend: Backend) -> int:
-    """Bytes of all weights of a model."""
-    models = [backend.denoiser, backend.vae, backend.tiny, *(encoder.model for encoder in backend.encoders)]
-    weights = [weight for model in models if model is not None for weight in model.parameters()]
-    return sum(weight.numel() * weight.element_size() for weight in weights)
-
-
 def _noise(backend: Backend) -> torch.Tensor:
     """Latents (1, C, h, w)."""
     return torch.zeros(1, *backend.latent_shape, device=backend.device, dtype=backend.dtype)
@@ -142,7 +135,7 @@ def _denoise(sampler: Sampler, around: Callable[[], AbstractContextManager[Any]]
     backend = sampler.backend
     with torch.enable_grad(), around():
         token = torch.zeros(1, 1, backend.width, device=backend.device).requires_grad_()
-        conditioning = backend.encode([_PROMPT], token)
+        conditioning = backend.encode([PLACEHOLDER], token)
         output = sampler.predict(_noise(backend), _timesteps(backend), conditioning)
     torch.autograd.grad(output.float().sum(), token)
 

@@ -117,7 +117,7 @@ def from_pipeline(pipe: Any, *, device: str = "cpu", memory: Memory | None = Non
     kind = type(pipe).__name__
     if kind not in FAMILIES:
         raise ModelError(f"the pipeline is a {kind}; supported are: {', '.join(FAMILIES)}")
-    chosen = memory or budget.choose(budget.weight_bytes(pipe), budget.free_bytes(device))
+    chosen = memory or budget.choose(budget.weight_bytes(pipe.components.values()), budget.free_bytes(device))
     budget.apply(pipe, chosen)
     for name, part in pipe.components.items():
         offloaded = chosen == "low" and name.startswith("text_encoder")

@@ -1,7 +1,7 @@
 """Trading speed for memory: three settings, chosen from what is free if the user does not say."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any, Literal, TypeVar
 
@@ -39,9 +39,9 @@ def choose(weights: int, free: int) -> Memory:
     return "balanced" if free >= 3 * weights else "low"
 
 
-def weight_bytes(pipe: Any) -> int:
-    """Bytes of all weights of a loaded pipeline."""
-    models = (part for part in pipe.components.values() if isinstance(part, torch.nn.Module))
+def weight_bytes(parts: Iterable[Any]) -> int:
+    """Bytes of all weights of the models among some parts, e.g. the components of a pipeline."""
+    models = (part for part in parts if isinstance(part, torch.nn.Module))
     return sum(weight.numel() * weight.element_size() for model in models for weight in model.parameters())
 
 

@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING
 from dct_augment.benchmark import pool
 from dct_augment.benchmark.arms import ARMS, REAL, arm_draws, images_of_a_class, measured_kinds
 from dct_augment.benchmark.trials import TrialPlan, plan_trials
-from dct_augment.config import Config, classifier_title, steps_of_strength
+from dct_augment.config import Config, classifier_title
 from dct_augment.diffusion.memory import free_bytes
 from dct_augment.errors import ModelError
-from dct_augment.pipeline import few_shot_guide
+from dct_augment.pipeline.effort import (
+    Effort,
+    arm_effort,
+    evaluations_per_step,
+    guide_effort,
+    image_effort,
+    token_effort,
+)
 from dct_augment.pipeline.first_config import models
 from dct_augment.pipeline.first_config.models import Machine
 from dct_augment.pipeline.memory_needs import model_needs
@@ -44,30 +51,6 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Effort:
-    """Counted work: U-Net evaluations of an image, decodings of one, and images shown to the guide.
-
-    What has a gradient counts three times: forward, and backward for two.
-    """
-
-    evaluations: float = 0
-    decoded: float = 0
-    recognised: float = 0
-
-    def __add__(self, other: "Effort") -> "Effort":
-        return Effort(
-            self.evaluations + other.evaluations, self.decoded + other.decoded, self.recognised + other.recognised
-        )
-
-    def __mul__(self, times: float) -> "Effort":
-        return Effort(self.evaluations * times, self.decoded * times, self.recognised * times)
-
-    def seconds(self, pace: Pace) -> float:
-        """How long it takes."""
-        return self.evaluations * pace.evaluation + self.decoded * pace.decode + self.recognised * pace.recognise
-
-
-@dataclass(frozen=True)
 class Plan:
     """What is left to do, line by line, and what is not in the seconds, in words."""
 
@@ -90,7 +73,7 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
     from dct_augment.pipeline.stages import ImageStage, TokenStage, TrialStage
 
     config, lines = run.config, []
-    per_step = _evaluations_per_step(config)
+    per_step = evaluations_per_step(config)
     image = image_effort(config)
     pace, left_out = _measured(run)
     needs = model_needs(config, run.device, free_bytes(run.device))
@@ -114,7 +97,7 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
             processes = processes_for(config, run.device, [len(spec) for spec in todo])
             lines.append(_line(stage.name, work, image * images, pace, processes, of_images))
     if StageName.ARMS in parts and (draws := arm_draws(config.benchmark)):
-        effort = _arm_effort(config, len(run.classes), len(run.dataset.examples("train")))
+        effort = arm_effort(config, len(run.classes), len(run.dataset.examples("train")))
         made = "LoRAs, tokens and images" if any(ARMS[draw.arm].lora for draw in draws) else "tokens and images"
         work = f"{made} of {counted(len(draws), 'few-shot draw')}"
         sizes = [len(run.classes) * (config.tokens.max_updates + config.benchmark.per_class)] * len(draws)
@@ -126,12 +109,13 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
         work = f"{counted(len(missing_trials), 'trial')} of {counted(config.downstream.steps, 'step')}"
         side_by_side = trial_stage.parallel(len(missing_trials))
         seconds = _trial_seconds(missing_trials, config, trials, side_by_side)
-        memory = trial_stage.bytes_of_a_trial * max(side_by_side, 1)
+        # What is known of a training is its memory on a CPU.
+        of_trial = trial_stage.bytes_of_a_trial if run.device == "cpu" else None
+        memory = None if of_trial is None else of_trial * max(side_by_side, 1)
         lines.append(Line(StageName.BENCHMARK, work, 0, seconds, memory))
         if StageName.CLASSIFIER in parts:
             seconds = trials.get(config.downstream.model, float("nan"))
-            memory = trial_stage.bytes_of_a_trial
-            lines.append(Line(StageName.CLASSIFIER, "1 training on all photos", 0, seconds, memory))
+            lines.append(Line(StageName.CLASSIFIER, "1 training on all photos", 0, seconds, of_trial))
         left_out += _models_left_out(config, trials)
     if StageName.METRICS in parts and (embedded := metric_work(config, len(run.classes), run.dataset)):
         images = _images_to_embed(config, len(run.classes), run.dataset)
@@ -234,97 +218,6 @@ def folds_hint(config: Config, classes: int) -> str:
     return hint
 
 
-def _evaluations_per_step(config: Config, guidance_scale: float | None = None) -> int:
-    """Count the U-Net evaluations of one step of one image, by the files of the model; none is loaded."""
-    from dct_augment.diffusion import evaluations_per_step
-
-    embedded = models.takes_guidance(config.model.path, config.model.revision)
-    return evaluations_per_step(guidance_scale or config.sampling.guidance_scale, guidance_embedded=embedded)
-
-
-def _arm_effort(config: Config, classes: int, photos: int) -> Effort:
-    """Count the tokens and images of all draws, their guides, and one LoRA of each draw for the arms that have one."""
-    per_step = _evaluations_per_step(config)
-    with_lora = {(draw.shots, draw.seed) for draw in arm_draws(config.benchmark) if ARMS[draw.arm].lora}
-    effort = lora_effort(config) * len(with_lora)
-    for draw in arm_draws(config.benchmark):
-        effort += image_effort(config) * (classes * images_of_a_class(config.benchmark, draw.arm))
-        tokens_from = ARMS[draw.arm].tokens_from
-        if tokens_from == "textual_inversion":
-            effort += _inversion_effort(config, per_step) * classes
-        elif tokens_from is not None:
-            effort += token_effort(config, per_step) * classes
-        if ARMS[draw.arm].guide_of_draw:
-            effort += guide_effort(config, photos)
-    return effort
-
-
-def lora_effort(config: Config) -> Effort:
-    """Count the training of one LoRA: each noised photo forward and backward."""
-    return Effort(3 * config.lora.steps * config.lora.batch_size)
-
-
-def guide_effort(config: Config, photos: int) -> Effort:
-    """Count the views of photos that the backbone of a few-shot guide sees; nothing for another guide."""
-    member = few_shot_guide.few_shot_member(config.guide)
-    if member is None:
-        return Effort()
-    mirrored = 1.5 if member.flips is None else 1.0  # half of the views, a second time
-    return Effort(recognised=photos * (1 + member.augmentations) * mirrored)
-
-
-def image_effort(config: Config) -> Effort:
-    """Count the work of one generated image."""
-    embedded = models.takes_guidance(config.model.path, config.model.revision)
-    return Effort(image_evaluations(config, guidance_embedded=embedded), decoded=1)
-
-
-def image_evaluations(config: Config, *, guidance_embedded: bool) -> int:
-    """U-Net evaluations of one generated image: one from a start image goes through a part of the steps."""
-    from dct_augment.diffusion import evaluations_per_step
-
-    steps, settings = config.sampling.num_inference_steps, config.generation
-    if settings.start != "noise":
-        counts = [steps_of_strength(strength, steps) for strength in settings.strengths]
-        steps = round(sum(counts) / len(counts))
-    scale = settings.guidance_scale or config.sampling.guidance_scale
-    return steps * evaluations_per_step(scale, guidance_embedded=guidance_embedded)
-
-
-def token_effort(config: Config, per_step: int) -> Effort:
-    """Count one whole attempt at one class: its updates, validations, and all looks of its certificate.
-
-    Args:
-        config: of the run.
-        per_step: U-Net evaluations of one step of one image without gradient.
-    """
-    from dct_augment.tokens.gradients import gradient_method
-
-    tokens, steps = config.tokens, config.sampling.num_inference_steps
-    if tokens.objective == "textual_inversion":
-        return _inversion_effort(config, per_step)
-    update = gradient_method(tokens.method).evaluations_per_image(steps, per_step)
-    updates = Effort(update, decoded=3, recognised=3) * (tokens.max_updates * tokens.images_per_update)
-    if tokens.photo_weight:  # noised photos, forward and backward
-        updates += Effort(3) * (tokens.max_updates * tokens.photos_per_update)
-    rounds = tokens.max_updates / tokens.validate_every + tokens.plain_first
-    validation = Effort(steps * per_step, decoded=1, recognised=1)
-    return updates + validation * (rounds * tokens.validation_images) + _certificate_effort(config, per_step)
-
-
-def _certificate_effort(config: Config, per_step: int) -> Effort:
-    """Count all looks of a certificate: each doubles the pairs of images."""
-    tokens = config.tokens
-    images = 2 * tokens.certificate_images * 2 ** (tokens.certificate_looks - 1)
-    return Effort(config.sampling.num_inference_steps * per_step, decoded=1, recognised=1) * images
-
-
-def _inversion_effort(config: Config, per_step: int) -> Effort:
-    """Count the textual inversion of one class, and its certificate."""
-    settings = config.textual_inversion
-    return Effort(3 * settings.steps * settings.batch_size) + _certificate_effort(config, per_step)
-
-
 def metric_work(config: Config, classes: int, dataset: Dataset) -> str:
     """Say what the metrics of images take: images to embed, and resamples; empty if none are measured.
 
@@ -405,7 +298,7 @@ def count(config: Config, classes: int, machine: Machine, trials: Mapping[str, f
     model, draws, trials = config.model, arm_draws(config.benchmark), trials or {}
     of_draws = sum(images_of_a_class(config.benchmark, draw.arm) for draw in draws)
     images = classes * (len(ImageKind) * config.generation.per_class + of_draws)
-    effort = token_effort(config, _evaluations_per_step(config)) * classes + _arm_effort(config, classes, 0)
+    effort = token_effort(config, evaluations_per_step(config)) * classes + arm_effort(config, classes, 0)
     effort += image_effort(config) * (classes * len(ImageKind) * config.generation.per_class)
     family, size = models.family_of(model.path, model.revision), models.size_of(model.path, model.revision)
     evaluation = machine.seconds(family, 1, size)

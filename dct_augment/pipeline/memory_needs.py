@@ -1,15 +1,13 @@
 """Says how much memory the text-to-image model takes before a run starts: by its files, without its weights."""
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import cast
 
 from dct_augment.classifiers.names import resolve, resolve_zero_shot
 from dct_augment.config import AnyClassifierConfig, Config, FewShotClassifierConfig, ZeroShotClassifierConfig
 from dct_augment.errors import ModelError
 
-_OF_A_PROCESS = {"cpu": 1200 * 10**6, "cuda": 600 * 10**6}
+_OF_A_PROCESS = {"cpu": 1200 * 10**6, "gpu": 600 * 10**6}
 """Bytes of Python, its packages, and what they allocate without giving it back; on a GPU, of the kernels of CUDA."""
 
 LESS_MEMORY = (
@@ -50,48 +48,41 @@ def model_needs(config: Config, device: str, free: int) -> ModelNeeds | None:
     folder = folder_here(config.model.path, config.model.revision)
     if folder is None:
         return None
-    tokens = config.tokens
-    counted = _counted(
-        folder,
-        config.model.dtype,
-        config.model.memory,
-        free,
-        config.sampling.guidance_scale,
-        tokens.classes_per_batch * tokens.images_per_update,
-        max(config.generation.batch_size, tokens.classes_per_batch * tokens.validation_images),
-    )
+    counted = _counted(folder, config, free)
     if counted is None:
         return None
     weights, update, generate = counted
     members = {member.model_dump_json(): member for member in (*config.guide, *(config.judge or ()))}
     classifiers = sum(map(_bytes_of_classifier, members.values()))
-    return ModelNeeds(weights + classifiers + _OF_A_PROCESS[device.partition(":")[0]], update, generate)
+    return ModelNeeds(weights + classifiers + _OF_A_PROCESS["cpu" if device == "cpu" else "gpu"], update, generate)
 
 
-@cache
-def _counted(
-    folder: Path, dtype: str, memory: str | None, free: int, guidance_scale: float, updated: int, generated: int
-) -> tuple[int, int, int] | None:
+def _counted(folder: Path, config: Config, free: int) -> tuple[int, int, int] | None:
     """Count bytes by shapes alone: of the weights, of an update, and of images without gradient, as batches allow."""
     import torch
 
     from dct_augment.diffusion import Sampler, image_memory, shapes
     from dct_augment.diffusion import memory as budget
+    from dct_augment.tokens.gradients import gradient_method
 
-    kind = getattr(torch, dtype)
+    tokens, dtype = config.tokens, getattr(torch, config.model.dtype)
+    passes, scale = gradient_method(tokens.method).waiting_passes, config.sampling.guidance_scale
     try:
-        with shapes.of_folder(folder, dtype=kind, memory=cast(budget.Memory, memory or "balanced")) as backend:
-            weights = image_memory.weight_bytes(backend)
-            if memory is None and (chosen := budget.choose(weights, free)) != "balanced":
-                return _counted(folder, dtype, chosen, free, guidance_scale, updated, generated)
-            needs = image_memory.measure(Sampler(backend, steps=1, guidance_scale=guidance_scale))
+        memory = config.model.memory
+        if memory is None:
+            with shapes.of_folder(folder, dtype=dtype) as backend:
+                memory = budget.choose(budget.weight_bytes(backend.models), free)
+        with shapes.of_folder(folder, dtype=dtype, memory=memory) as backend:
+            weights = budget.weight_bytes(backend.models)
+            needs = image_memory.measure(Sampler(backend, steps=1, guidance_scale=scale), passes=passes)
     except Exception:  # damaged files, or a version of a library that looks at values: loading says what is wrong
         return None
     image_memory.limit(backend.batch_sizes, needs, max(free - weights, 0))
-    most = backend.batch_sizes.at_most
-    update = needs.peak({"update": most("update", updated), "decode_gradient": 1})
-    generate = needs.peak({"generate": most("generate", generated), "decode": most("decode", generated)})
-    return weights, update, generate
+    most, classes = backend.batch_sizes.at_most, tokens.classes_per_batch
+    updated = most("update", classes * tokens.images_per_update)
+    images = max(config.generation.batch_size, classes * tokens.validation_images)
+    update = needs.peak({"update": updated, "decode_gradient": 1})
+    return weights, update, needs.peak({"generate": most("generate", images), "decode": most("decode", images)})
 
 
 def _bytes_of_classifier(member: AnyClassifierConfig) -> int:

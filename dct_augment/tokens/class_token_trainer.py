@@ -18,8 +18,9 @@ from dct_augment.config import PromptsConfig, TokensConfig
 from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches
 from dct_augment.diffusion.image_memory import fit_batches
 from dct_augment.errors import InputError
+from dct_augment.prompts import PLACEHOLDER
 from dct_augment.records import ClassInfo, StopReason
-from dct_augment.tokens.denoising import PLACEHOLDER, NoisedBatch, PhotoLatents, denoising_gradients
+from dct_augment.tokens.denoising import NoisedBatch, PhotoLatents, denoising_gradients
 from dct_augment.tokens.gradients import ClassBatch, gradient_method
 from dct_augment.tokens.state import ClassTokenState, TrainedToken
 from dct_augment.tokens.trainer import ImageRequest, Trainer

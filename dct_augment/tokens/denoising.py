@@ -11,9 +11,6 @@ from dct_augment.diffusion import Backend, Conditioning, Sampler, ShrinkingBatch
 from dct_augment.images import square
 from dct_augment.tokens.vector import Gathered, ImageOf, TokenVector, by_class, images_of
 
-PLACEHOLDER = "<dct-training>"
-"""How prompts call the token in training; its vectors are put in where it stands."""
-
 
 @dataclass(frozen=True)
 class NoisedBatch:
@@ -54,7 +51,7 @@ class PhotoLatents:
         training_steps: int,
         templates: Sequence[str],
         names: str | Sequence[str],
-        token: str | None = PLACEHOLDER,
+        token: str | None = prompts.PLACEHOLDER,
     ) -> NoisedBatch:
         """Choose `count` photos, with noise, timesteps and prompts, by a generator.
 

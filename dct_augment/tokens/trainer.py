@@ -22,7 +22,6 @@ from dct_augment.diffusion.image_memory import fit_batches
 from dct_augment.diffusion.memory import Purpose
 from dct_augment.records import ClassInfo, Progress, ProgressCallback, StopReason, ignore_progress
 from dct_augment.tokens.certificate import Certificate, Certification, PairedTest, Recognised
-from dct_augment.tokens.denoising import PLACEHOLDER
 from dct_augment.tokens.state import Step, TrainedToken, new_seeds
 
 
@@ -272,7 +271,7 @@ class Trainer(ABC, Generic[State]):
 
     def _encode(self, info: ClassInfo, vector: torch.Tensor, *, first: int, count: int) -> Conditioning:
         """Encode the prompts of `count` images, with a vector (n, D) as their token."""
-        lines = self._prompts(info, token=PLACEHOLDER, first=first, count=count)
+        lines = self._prompts(info, token=prompts.PLACEHOLDER, first=first, count=count)
         return self._backend.encode(lines, vector.expand(count, -1, -1))
 
     def _encode_plain(self, info: ClassInfo, *, first: int, count: int) -> Conditioning:

@@ -11,7 +11,8 @@ from dct_augment.classifiers.names import ResolvedName
 from dct_augment.downstream import training
 from dct_augment.errors import ModelError
 from dct_augment.pipeline import cost, speed
-from dct_augment.pipeline.cost import count, estimate, guide_effort, token_effort
+from dct_augment.pipeline.cost import count, estimate
+from dct_augment.pipeline.effort import guide_effort, token_effort
 from dct_augment.pipeline.first_config.models import Machine
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import TrialStage, trials

@@ -34,6 +34,8 @@ def test_a_model_takes_more_in_larger_batches_and_less_with_recomputation():
     assert few.weights == many.weights
     assert few.update < many.update
     assert needs("tokens.images_per_update=4", "model.memory=fast").update > many.update
+    more_passes = needs("tokens.images_per_update=4", "tokens.method={name: last_k, steps: 3}")
+    assert more_passes.update > many.update
     assert needs("generation.batch_size=1", "tokens.validation_images=1").generate < needs().generate
     assert many.tokens == many.weights + max(many.update, many.generate)
     assert model_needs(config.load("pocket", []), "cpu", 20 * GB).weights > needs().weights - 10**6  # its classifiers
@@ -51,7 +53,7 @@ def test_what_does_not_fit_is_said_before_a_run(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(machine, "free_bytes", lambda _: GB)
     finding = machine.memory(config.load("pocket", []))
     assert finding.state == "missing"
-    assert "1.0 GB free of memory" in finding.detail
+    assert "1 GB of memory free" in finding.detail
     assert "model.memory=low" in finding.fix
     monkeypatch.setattr(budget, "free_bytes", lambda _: GB)
     shown = CliRunner().invoke(app, ["generate", "--dry-run", "-o", str(tmp_path / "run"), "--classes", "kiwi"]).output

@@ -18,7 +18,7 @@ from dct_augment.errors import InputError, StaleRunError
 from dct_augment.generation.shards import shard_folder
 from dct_augment.images import square, to_pixels, to_tensor
 from dct_augment.pipeline.context import RunContext
-from dct_augment.pipeline.cost import image_evaluations
+from dct_augment.pipeline.effort import image_evaluations
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import ArmStage, ImageStage, TrialStage
 from dct_augment.records import ImageKind

@@ -93,10 +93,10 @@ def memory(config: Config) -> Finding:
     needs = model_needs(config, device, free)
     if needs is None:
         return Finding(what, "ok", "known once the text-to-image model is there")
-    place = "of memory" if device == "cpu" else "on the GPU"
+    there = "of memory" if device == "cpu" else "of the GPU's memory"
     detail = (
-        f"class tokens take about {needs.tokens / 1e9:.1f} GB, images {needs.images / 1e9:.1f} GB, models among them; "
-        f"{free / 1e9:.1f} GB free {place}"
+        f"about {needs.tokens / 1e9:.1f} GB for class tokens and {needs.images / 1e9:.1f} GB for images, each with all "
+        f"models; {free / 1e9:.0f} GB {there} free"
     )
     if max(needs.tokens, needs.images) > free:
         return Finding(what, "missing", detail, LESS_MEMORY)
