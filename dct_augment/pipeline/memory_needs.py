@@ -67,16 +67,17 @@ def _counted(folder: Path, config: Config, free: int) -> tuple[int, int, int] | 
 
     tokens, dtype = config.tokens, getattr(torch, config.model.dtype)
     passes, scale = gradient_method(tokens.method).waiting_passes, config.sampling.guidance_scale
+    memory, needs = config.model.memory, None
     try:
-        memory = config.model.memory
-        if memory is None:
-            with shapes.of_folder(folder, dtype=dtype) as backend:
-                memory = budget.choose(budget.weight_bytes(backend.models), free)
-        with shapes.of_folder(folder, dtype=dtype, memory=memory) as backend:
+        with shapes.of_folder(folder, dtype=dtype, memory=memory or "balanced") as backend:
             weights = budget.weight_bytes(backend.models)
-            needs = image_memory.measure(Sampler(backend, steps=1, guidance_scale=scale), passes=passes)
+            if memory is not None or budget.choose(weights, free) == "balanced":
+                needs = image_memory.measure(Sampler(backend, steps=1, guidance_scale=scale), passes=passes)
     except Exception:  # damaged files, or a version of a library that looks at values: loading says what is wrong
         return None
+    if needs is None:
+        low = config.model.model_copy(update={"memory": "low"})
+        return _counted(folder, config.model_copy(update={"model": low}), free)
     image_memory.limit(backend.batch_sizes, needs, max(free - weights, 0))
     most, classes = backend.batch_sizes.at_most, tokens.classes_per_batch
     updated = most("update", classes * tokens.images_per_update)

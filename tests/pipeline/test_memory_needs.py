@@ -41,6 +41,13 @@ def test_a_model_takes_more_in_larger_batches_and_less_with_recomputation():
     assert model_needs(config.load("pocket", []), "cpu", 20 * GB).weights > needs().weights - 10**6  # its classifiers
 
 
+def test_where_little_is_free_the_model_is_counted_as_it_would_be_used():
+    settings = [f"model.path={tiny.pipeline_folder()}"]
+    low = model_needs(config.load("pocket", [*settings, "model.memory=low"]), "cpu", 10)
+    assert low is not None
+    assert model_needs(config.load("pocket", settings), "cpu", 10) == low
+
+
 def test_models_that_are_not_here_or_not_whole_are_not_known(tmp_path: Path):
     assert model_needs(config.load("cub", []), "cuda", 20 * GB) is None
     folder = Path(shutil.copytree(tiny.pipeline_folder(), tmp_path / "model"))
