@@ -70,7 +70,8 @@ def _place_of(device: str) -> str:
 
 
 def _cost(seconds: float, price: float | None) -> list[str]:
-    """Write seconds, and with a price of an hour what they cost."""
+    """Write seconds, rounded up: no work takes none; and with a price of an hour what they cost."""
     if math.isnan(seconds):
         return ["-"] * (1 if price is None else 2)
-    return [f"{seconds:,.0f}"] if price is None else [f"{seconds:,.0f}", f"{seconds / 3600 * price:,.2f}"]
+    whole = f"{math.ceil(seconds):,}"
+    return [whole] if price is None else [whole, f"{seconds / 3600 * price:,.2f}"]
