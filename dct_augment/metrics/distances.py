@@ -14,7 +14,7 @@ import torch
 Tell = Callable[[int, int], None]
 """Hears how many blocks of how many are done."""
 
-_BLOCK_ROWS = 1024
+BLOCK_ROWS = 1024
 """Rows of a block: its kernel is 8 MiB in float64."""
 
 _STRIPES = 4
@@ -27,7 +27,7 @@ def ignore_blocks(done: int, total: int) -> None:
 
 def feature_mean(features: torch.Tensor) -> torch.Tensor:
     """Return the mean (D,) of features (N, D), in float64 without a copy of all of them."""
-    return torch.stack([part.double().sum(0) for part in features.split(_BLOCK_ROWS)]).sum(0) / len(features)
+    return torch.stack([part.double().sum(0) for part in features.split(BLOCK_ROWS)]).sum(0) / len(features)
 
 
 def frechet_distance(real: torch.Tensor, synthetic: torch.Tensor) -> float:
@@ -105,11 +105,11 @@ class _WeightedFeatures:
         count = len(self._features)
         total, scatter = (sums.clone() for sums in self._sums)
         changed = (weights != 1).nonzero().flatten()
-        for part in changed.split(_BLOCK_ROWS):
+        for part in changed.split(BLOCK_ROWS):
             rows = (self._features[part] - self._centre).float()
             weighted = rows * (weights[part] - 1)[:, None]
             total += weighted.sum(0, dtype=torch.float64)
-            _add_products(scatter, rows, weighted)
+            add_products(scatter, rows, weighted)
         mean = total / count
         return _Gaussian(self._centre + mean, _root((scatter - count * mean.outer(mean)) / (count - 1)))
 
@@ -118,14 +118,14 @@ class _WeightedFeatures:
         """The sum (D,) and scatter matrix (D, D), its upper triangle, of all features minus the centre, in float64."""
         width = self._features.shape[1]
         total, scatter = (self._centre.new_zeros(shape, dtype=torch.float64) for shape in ((width,), (width, width)))
-        for part in self._features.split(_BLOCK_ROWS):
+        for part in self._features.split(BLOCK_ROWS):
             rows = part.double() - self._centre.double()
             total += rows.sum(0)
-            _add_products(scatter, rows, rows)
+            add_products(scatter, rows, rows)
         return total, scatter
 
 
-def _add_products(scatter: torch.Tensor, rows: torch.Tensor, others: torch.Tensor) -> None:
+def add_products(scatter: torch.Tensor, rows: torch.Tensor, others: torch.Tensor) -> None:
     """Add rows^T others to the upper triangle of a symmetric matrix; what is below it holds nothing of use."""
     width = len(scatter)
     step = -(-width // _STRIPES)
@@ -211,11 +211,11 @@ def _sums_between(
 
 
 def _starts(features: torch.Tensor) -> range:
-    return range(0, len(features), _BLOCK_ROWS)
+    return range(0, len(features), BLOCK_ROWS)
 
 
 def _block(features: torch.Tensor, weights: torch.Tensor, begin: int) -> tuple[torch.Tensor, torch.Tensor]:
-    end = begin + _BLOCK_ROWS
+    end = begin + BLOCK_ROWS
     return features[begin:end].double(), weights[:, begin:end].double()
 
 

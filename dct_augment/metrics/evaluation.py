@@ -112,7 +112,7 @@ def _frechet_estimate(
     real: torch.Tensor, synthetic: torch.Tensor, resamples: int, rng: np.random.Generator, told: _Told
 ) -> Estimate:
     tell, resampled = told.part("FID, resample", 0, 0.5), []
-    weights = _weights(len(real), len(synthetic), resamples, rng, real.device)
+    weights = draw_weights(len(real), len(synthetic), resamples, rng, real.device)
     for distance in resampled_frechet_distances(real, synthetic, weights):
         resampled.append(distance)
         tell(len(resampled), resamples)
@@ -122,7 +122,7 @@ def _frechet_estimate(
 def _kernel_estimate(
     real: torch.Tensor, synthetic: torch.Tensor, resamples: int, rng: np.random.Generator, told: _Told
 ) -> Estimate:
-    weights = _weights(len(real), len(synthetic), resamples, rng, real.device)
+    weights = draw_weights(len(real), len(synthetic), resamples, rng, real.device)
     both = [torch.stack(own) for own in zip(*weights, strict=True)]
     tell = told.part("KID, block", 0.5, 0.25)
     resampled = resampled_kernel_distances(real, synthetic, both[0], both[1], tell)
@@ -139,7 +139,7 @@ def _distance_estimate(value: float, resampled: np.ndarray, count: int) -> Estim
     return Estimate(value, float(low), float(high), count)
 
 
-def _weights(
+def draw_weights(
     real: int, synthetic: int, resamples: int, rng: np.random.Generator, device: torch.device
 ) -> Iterator[Weights]:
     """Yield how often each image is drawn in each resample: as many draws as there are images, with replacement."""

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from dct_augment.pipeline.effort import (
 from dct_augment.pipeline.first_config import models
 from dct_augment.pipeline.first_config.models import Machine
 from dct_augment.pipeline.memory_needs import model_needs
-from dct_augment.pipeline.speed import Pace, measure_generation, measure_guide, measure_trials
+from dct_augment.pipeline.speed import Pace, measure_features, measure_generation, measure_guide, measure_trials
 from dct_augment.pipeline.unit_pool import processes_for
 from dct_augment.records import Dataset, ImageKind, StageName
 from dct_augment.tokens.groups import extend_groups
@@ -117,10 +118,16 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
             seconds = trials.get(config.downstream.model, float("nan"))
             lines.append(Line(StageName.CLASSIFIER, "1 training on all photos", 0, seconds, of_trial))
         left_out += _models_left_out(config, trials)
-    if StageName.METRICS in parts and (embedded := metric_work(config, len(run.classes), run.dataset)):
-        images = _images_to_embed(config, len(run.classes), run.dataset)
-        lines.append(Line(StageName.METRICS, embedded, 0, images * pace.recognise))
-        left_out.append("the resamples of the metrics")
+    if StageName.METRICS in parts and (work := metric_work(config, len(run.classes), run.dataset)):
+        sizes = _images_to_embed(config, len(run.classes), run.dataset)
+        measured = measure_features(config, run.dataset.classes, run.device)
+        seconds = pace.recognise * sizes.all
+        if measured is None:
+            left_out.append("the features and resamples of the metrics")
+        else:
+            of_image, width = measured
+            seconds += of_image * sizes.all + _resample_seconds(config, sizes, width, run.device)
+        lines.append(Line(StageName.METRICS, work, 0, seconds))
     return Plan(tuple(lines), tuple(left_out))
 
 
@@ -229,25 +236,54 @@ def metric_work(config: Config, classes: int, dataset: Dataset) -> str:
     settings, kinds = config.metrics, measured_kinds(config.benchmark)
     if not settings.features or not kinds:
         return ""
-    images = _images_to_embed(config, classes, dataset)
+    images = _images_to_embed(config, classes, dataset).all
     return (
         f"up to {counted(images, 'image')} to embed; {counted(settings.bootstrap_resamples, 'resample')} of FID and of "
         f"KID for {counted(len(kinds), 'kind')} of images"
     )
 
 
-def _images_to_embed(config: Config, classes: int, dataset: Dataset) -> int:
+@dataclass(frozen=True)
+class _Embedded:
+    """How many real images are compared with, and how many of each kind are compared."""
+
+    real: int
+    of_kind: Mapping[str, int]
+
+    @property
+    def all(self) -> int:
+        return self.real + sum(self.of_kind.values())
+
+
+def _images_to_embed(config: Config, classes: int, dataset: Dataset) -> _Embedded:
     settings = config.metrics
     real = {split: len(dataset.examples(split)) for split in ("train", "val", "test")}
-    images = min(settings.real_images, real["train"] + real["val"])
+    of_kind = {}
     for kind in measured_kinds(config.benchmark):
         if kind == REAL:
-            images += min(settings.real_images, real["test"])
+            of_kind[kind] = min(settings.real_images, real["test"])
         else:
             own = ARMS[kind].own_images
             made = images_of_a_class(config.benchmark, kind) if own else config.generation.per_class
-            images += min(settings.synthetic_images, classes * min(settings.per_class, made))
-    return images
+            of_kind[kind] = min(settings.synthetic_images, classes * min(settings.per_class, made))
+    return _Embedded(min(settings.real_images, real["train"] + real["val"]), of_kind)
+
+
+def _resample_seconds(config: Config, sizes: _Embedded, width: int, device: str) -> float:
+    """Say how long the metrics of all kinds take once their features are there; each size is measured once."""
+    from dct_augment.metrics.duration import metric_seconds
+
+    settings, seconds = config.metrics, 0.0
+    for images, kinds in Counter(sizes.of_kind.values()).items():
+        seconds += kinds * metric_seconds(
+            sizes.real,
+            images,
+            width,
+            k=settings.nearest_neighbours,
+            resamples=settings.bootstrap_resamples,
+            device=device,
+        )
+    return seconds
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,14 @@ from dct_augment.config import (
     FewShotClassifierConfig,
     ZeroShotClassifierConfig,
 )
-from dct_augment.errors import DctAugmentError, UnreadableImageError
+from dct_augment.errors import DctAugmentError, ModelError, UnreadableImageError
 from dct_augment.processes import one_thread
 from dct_augment.records import ClassInfo, Dataset, Example
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import torch
 
     from dct_augment.diffusion import Backend
 
@@ -81,6 +83,53 @@ def measure_guide(members: Sequence[AnyClassifierConfig], classes: Sequence[Clas
         with torch.no_grad():
             seconds += _least_seconds(partial(answer, images))
     return seconds / _BATCH
+
+
+def measure_features(config: Config, classes: Sequence[ClassInfo], device: str) -> tuple[float, int] | None:
+    """Measure the seconds of the features of one image for the metrics, and their length; None if there are none."""
+    import torch
+
+    images, seconds, width = torch.zeros(_BATCH, 3, 64, 64, device=device), 0.0, 0
+    try:
+        extractors = _extractors(config, classes, device)
+        with torch.no_grad():
+            for extract in extractors:
+                width += extract(images).shape[1]
+                seconds += _least_seconds(partial(extract, images))
+    except ModelError:  # a run says what is wrong with it
+        return None
+    return (seconds / _BATCH, width) if extractors else None
+
+
+def _extractors(
+    config: Config, classes: Sequence[ClassInfo], device: str
+) -> "Sequence[Callable[[torch.Tensor], torch.Tensor]]":
+    """Load what makes the features, side by side; nothing if a model of it is not here."""
+    from dct_augment import classifiers
+    from dct_augment.classifiers import features
+    from dct_augment.classifiers.few_shot import load_backbone
+
+    name = config.metrics.features
+    if name == "auto":
+        name = "judge" if config.judge else "guide"
+    if name in ("judge", "guide"):
+        members = (config.judge if name == "judge" else config.guide) or ()
+        if not all(map(is_here, members)):
+            return ()
+        return [
+            load_backbone(member, device)
+            if isinstance(member, FewShotClassifierConfig)
+            else classifiers.load([member], classes, device=device).features
+            for member in members
+        ]
+    if name is None or not _is_extractor_here(name, config):
+        return ()
+    return [features.load(name, device, config.metrics.inception_weights)]
+
+
+def _is_extractor_here(name: str, config: Config) -> bool:
+    """Tell whether nothing is downloaded for it."""
+    return config.metrics.inception_weights is not None if name == "inception" else resolve(name, "timm").is_here()
 
 
 def is_here(member: AnyClassifierConfig) -> bool:

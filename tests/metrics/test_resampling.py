@@ -68,7 +68,7 @@ def weights(
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks that end within the few images of a test."""
-    monkeypatch.setattr(distances, "_BLOCK_ROWS", 16)
+    monkeypatch.setattr(distances, "BLOCK_ROWS", 16)
     monkeypatch.setattr(neighbourhoods, "_BLOCK", 500)
     monkeypatch.setattr(neighbourhoods, "_SPARE", 2)
 

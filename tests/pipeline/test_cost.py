@@ -158,3 +158,40 @@ def test_trials_are_estimated_side_by_side_as_far_as_memory_holds_them(
     count = len(TrialStage(run).missing)
     assert line.todo.startswith(f"{count} trials")
     assert line.seconds == 10.0 * count / side_by_side
+
+
+def test_metrics_are_timed_with_their_features_and_resamples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_photos(tmp_path / "photos", 3)
+    asked: list[tuple[int, int, int]] = []
+
+    def metric_seconds(real: int, synthetic: int, width: int, **_: object) -> float:
+        asked.append((real, synthetic, width))
+        return 7.0
+
+    monkeypatch.setattr("dct_augment.metrics.duration.metric_seconds", metric_seconds)
+    monkeypatch.setattr(speed, "_least_seconds", lambda work: work() is None or 8.0)
+    settings = settings_of(
+        tmp_path / "photos", "benchmark.arms=[real, plain_prompt, class_token]", "metrics.features=guide"
+    )
+    run = Run(settings)
+    with run.without_writing():
+        plan = estimate(run, [StageName.METRICS])
+    (line,) = plan.lines
+    assert not [text for text in plan.left_out if "metrics" in text]
+    sizes = cost._images_to_embed(settings, len(run.classes), run.dataset)
+    assert {size for _, size, _ in asked} == set(sizes.of_kind.values())
+    assert {(real, width) for real, _, width in asked} == {
+        (sizes.real, 256)
+    }  # the length of the features of pocket/backbone
+    assert line.seconds == pytest.approx(2 * sizes.all + 7.0 * len(sizes.of_kind))
+
+
+def test_metrics_of_a_model_that_is_not_here_are_left_out(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 3)
+    settings = settings_of(
+        tmp_path / "photos", "benchmark.arms=[real, plain_prompt]", f"metrics.features=hf-hub:{LACKING}"
+    )
+    run = Run(settings)
+    with run.without_writing():
+        plan = estimate(run, [StageName.METRICS])
+    assert plan.left_out == ("the features and resamples of the metrics",)
