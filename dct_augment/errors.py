@@ -51,6 +51,10 @@ class UntrainedClassesError(TokenTrainingError):
     """The training of the tokens of some classes failed; all else is done."""
 
 
+class StoreError(InputError):
+    """What lies on a store (`s3://`, `gs://`, `hf://`) cannot be read or written."""
+
+
 class ShardError(InputError):
     """A shard is damaged: it, its rows, its plan or its hash do not agree."""
 

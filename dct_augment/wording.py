@@ -52,8 +52,10 @@ def command_of(verb: str, root: Path) -> str:
 
 def settings_of(root: Path) -> list[str]:
     """List the options that give a command the settings of the last work in a run folder; none if it has none."""
-    path = root / "config.yaml"
-    return ["--config", str(path), "--output", str(root)] if path.is_file() else []
+    path, url = root / "config.yaml", root / ".store" / "url"
+    if not path.is_file():
+        return []
+    return ["--config", str(path), "--output", url.read_text(encoding="utf-8") if url.is_file() else str(root)]
 
 
 def reason_of(error: BaseException) -> str:

@@ -4,6 +4,7 @@ What is done is decided by the files of the run, never by Prefect's cache: a run
 running it again.
 """
 
+import dataclasses
 import logging
 import os
 import signal
@@ -58,7 +59,7 @@ def augment(
         TokenTrainingError: the training of classes failed, and `on_class_failure` is not `skip`; all else is done.
     """
     _stop_when_the_worker_ends()
-    folder = Path(output) if output else None
+    folder = Path(output) if output else None  # a URL, too
     settings = configuration.load(
         config, overrides or [], full=full, per_class=per_class, classes=classes, output=folder
     )
@@ -74,7 +75,12 @@ def augment(
 def run_stages(run: Run, stages: Iterable[Stage], runner: Runner) -> None:
     """Do what is missing in each stage, a Prefect task for each unit."""
     with _job(run) as job:
-        run.run_stages(stages, lambda stage, units: _execute(run, stage, units, runner, job))
+        run.run_stages(stages, lambda stage, units: _execute(run, stage, units, runner, _holding(run, job)))
+
+
+def _holding(run: Run, job: Job) -> Job:
+    """Tell workers under which number the flow holds the run, if that is on a store."""
+    return dataclasses.replace(job, lease=run.store.lease)
 
 
 def do(unit: WorkUnit, job: Job) -> None:

@@ -26,8 +26,11 @@ _ERRNOS = frozenset(
     }
 )
 
-_NETWORK = frozenset({"ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "RemoteProtocolError"})
-"""Errors of httpx, by which huggingface_hub downloads; they derive from nothing of Python's own."""
+_NETWORK = frozenset(
+    {"ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "RemoteProtocolError"}
+    | {"EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError"}
+)
+"""Errors of httpx, by which huggingface_hub downloads, and of botocore; they derive from nothing of Python's own."""
 
 
 def transient(error: BaseException) -> bool:

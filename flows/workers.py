@@ -22,11 +22,15 @@ from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit,
 
 @dataclass(frozen=True)
 class Job:
-    """To which run a unit belongs, as any process can be told: `name` is unique to one flow run, `folder` its cwd."""
+    """To which run a unit belongs, as any process can be told: `name` is unique to one flow run, `folder` its cwd.
+
+    `lease` is the number under which the flow holds a run that is on a store.
+    """
 
     name: str
     config: Mapping[str, Any]
     folder: str
+    lease: int = 0
     version: str = dct_augment.__version__
 
 
@@ -66,6 +70,8 @@ def do(unit: WorkUnit, job: Job) -> None:
         return
     with _lock:  # one at a time, however many threads a worker has: models and random generators are not shared
         session = _session_of(job)
+        session.run.store.work_for(job.lease)
+        session.run.store.pull()
         with threads_of_units(session.run.config, session.run.device):
             session.do(unit)
 
@@ -83,25 +89,29 @@ def _session_of(job: Job) -> Session:
 
 
 def _check(job: Job) -> Config:
-    """Go to the folder of a job; see that it is the same one as the flow's."""
+    """Go to the folder of a job; see that it is the same one as the flow's. A run on a store needs no such folder."""
     here = f"the worker on {socket.gethostname()}"
     if job.version != dct_augment.__version__:
         raise InputError(
             f"{here} has dct-augment {dct_augment.__version__}, the flow has {job.version}; install the same everywhere"
         )
+    config = Config.model_validate(job.config)
     try:
         os.chdir(job.folder)
     except OSError as error:
+        if config.url is not None:
+            return config
         raise InputError(
             f"{here} cannot enter the flow's folder {job.folder!r}: {error.strerror}. Workers need to see the same "
-            "files under the same path as the flow"
+            "files under the same path as the flow, or the run is on a store: --output s3://BUCKET/RUN"
         ) from error
-    config = Config.model_validate(job.config)
+    if config.url is not None:
+        return config
     recorded = config.root / "config.yaml"
     if not recorded.is_file() or recorded.read_text(encoding="utf-8") != configuration.dump(config):
         raise InputError(
             f"{here} does not see the run folder {str(Path(job.folder) / config.root)!r} that the flow works in. "
-            "Put it on storage that the workers share with the flow, and name it with output"
+            "Put it on storage that the workers share with the flow, and name it with output: a folder, or s3://BUCKET/RUN"
         )
     return config
 

@@ -4,7 +4,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,8 @@ from dct_augment.generation.plan import ShardSpec
 from dct_augment.generation.shards import ShardFolder, shard_folder
 from dct_augment.prompts import token_name
 from dct_augment.records import ClassInfo, ClassToken, GeneratedImage, ImageKind, PlanRow
+from tests import s3_server as s3_server_module
+from tests.s3_server import S3Server
 
 settings.register_profile("dct", deadline=None, max_examples=60)
 settings.load_profile("dct")
@@ -202,6 +204,24 @@ def made(shard_run: ShardRun) -> ShardRun:
 def new_run(tmp_path: Path) -> Callable[[str], ShardRun]:
     """Makes further run folders by name."""
     return lambda name: make_run(tmp_path / name)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server, for all tests of a session."""
+    with s3_server_module.running() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server, which this process and those that it begins use, too."""
+    import s3fs
+
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()  # one of another test may have gone elsewhere
+    return s3_server
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from dct_augment.remote import urls
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -12,6 +14,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 def _expanded(path: Path) -> Path:
     """Put the home folder in place of `~`, as a shell does."""
+    if urls.has_scheme(path):
+        raise ValueError("no URL has a place here; give a path of this machine")
     if "\0" in str(path):
         raise ValueError("no path holds a null byte; write it anew")
     try:
@@ -26,11 +30,37 @@ def _as_written(path: Path) -> Path:
     return path
 
 
+def _of_store(path: Path) -> Path:
+    """Check that a path that may be a URL is one of a store that is known."""
+    if urls.url_of(path) is not None:
+        return path
+    if urls.has_scheme(path):
+        scheme = str(path).partition(":")[0]
+        known = ", ".join(f"{name}://" for name in urls.SCHEMES)
+        raise ValueError(f"{scheme}:// is no store that is known; give {known} or a path of this machine")
+    return _as_written(path)
+
+
+def _of_output(path: Path) -> Path:
+    """Check that a run can be kept at a path or URL."""
+    if (urls.url_of(path) or "").startswith("hf://"):
+        raise ValueError("hf:// has no conditional writes, by which machines take turns; give s3://, gs:// or a folder")
+    return _of_store(path) if urls.has_scheme(path) else _expanded(path)
+
+
 UserPath = Annotated[Path, AfterValidator(_expanded)]
 """A path that a user gives; `~` is the home folder."""
 
 WrittenPath = Annotated[Path, AfterValidator(_as_written)]
 """A path that a user gives and that is part of an identity as it is written; who uses it expands `~`."""
+
+_WRITTEN = PlainSerializer(urls.written, return_type=str, when_used="json-unless-none")
+
+DataPath = Annotated[Path, AfterValidator(_of_store), _WRITTEN]
+"""A path as it is written, or the URL of a store: `remote.urls.url_of` gives it back its second slash."""
+
+OutputPath = Annotated[Path, AfterValidator(_of_output), _WRITTEN]
+"""The folder of a run: a path, or a URL like that of `DataPath`."""
 
 
 def _check_shots(value: Any) -> Any:

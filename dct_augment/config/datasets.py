@@ -8,7 +8,7 @@ from PIL import ImageColor
 from pydantic import BeforeValidator, Field, field_validator
 
 from dct_augment.config import by_class
-from dct_augment.config.base import Section, Seed, WrittenPath
+from dct_augment.config.base import DataPath, Section, Seed, WrittenPath
 from dct_augment.errors import InputError
 
 
@@ -66,7 +66,7 @@ class DigitsDataset(AnyDataset):
 class DatasetOnDisk(AnyDataset):
     """A data set that the user has in a folder."""
 
-    path: WrittenPath = Field(description="folder of the data set")
+    path: DataPath = Field(description="folder of the data set, or its URL: `s3://`, `gs://` or `hf://`")
     words: Words = Field(
         None,
         description="prompt words of classes whose names read badly: `class: words`, or a file of them in YAML, or in "
@@ -125,7 +125,7 @@ class ManifestDataset(DatasetOnDisk):
     """A table of pictures: CSV, TSV, JSON lines or parquet with a path and a label in each row."""
 
     name: Literal["manifest"]
-    path: WrittenPath = Field(description="the table: .csv, .tsv, .jsonl or .parquet")
+    path: DataPath = Field(description="the table: .csv, .tsv, .jsonl or .parquet")
     root: Annotated[WrittenPath | tuple[WrittenPath, ...] | None, BeforeValidator(_check_roots)] = Field(
         None, description="folder of the pictures, or several: the first that has a path; the table's own if unset"
     )
@@ -161,7 +161,7 @@ class HuggingFaceDataset(DatasetOnDisk):
     """What the package `datasets` reads: a folder in one of its layouts, or a data set of the Hub."""
 
     name: Literal["huggingface"]
-    path: WrittenPath = Field(
+    path: DataPath = Field(
         description="folder written by `save_to_disk`, of parquet files or of pictures; or `user/name` on the Hub"
     )
     revision: str | None = Field(None, description="commit, branch or tag on the Hub")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from dct_augment.config import by_class
-from dct_augment.config.base import Fraction, PositiveInt, Section, Seed, UserPath
+from dct_augment.config.base import Fraction, OutputPath, PositiveInt, Section, Seed
 from dct_augment.config.benchmark import FEW_SHOT_ARMS, BenchmarkConfig, DownstreamConfig, MetricsConfig
 from dct_augment.config.classifiers import Ensemble, is_few_shot
 from dct_augment.config.datasets import DatasetConfig
@@ -17,6 +17,7 @@ from dct_augment.config.tokens import LoraConfig, TextualInversionConfig, Tokens
 from dct_augment.errors import InputError
 from dct_augment.prompts import CLASS_FIELD, CONTEXT_FIELD, TOKEN_FIELD
 from dct_augment.records import ClassInfo
+from dct_augment.remote import urls
 
 SCHEMA_VERSION = 2
 
@@ -176,6 +177,9 @@ class RunnerConfig(Section):
     address: str | None = Field(None, description="a running Dask or Ray cluster; started for the run if unset")
     retries: Annotated[int, Field(ge=0)] = Field(2, description="of a unit, after errors that may pass")
     retry_delay: Annotated[float, Field(ge=0)] = Field(15.0, description="seconds before a retry")
+    lease: Annotated[float, Field(ge=4)] = Field(
+        60, description="seconds after which a machine that gives no sign of life no longer holds a run on a store"
+    )
 
     @model_validator(mode="after")
     def _cluster(self) -> "RunnerConfig":
@@ -200,7 +204,9 @@ class Config(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] = Field(
         description="letters, digits, - and _; names the run folder and the shards"
     )
-    output: UserPath | None = Field(None, description="run folder; `runs/<name>` if unset")
+    output: OutputPath | None = Field(
+        None, description="run folder, or the URL of one: `s3://bucket/run`, `gs://bucket/run`; `runs/<name>` if unset"
+    )
     device: str = Field("auto", description="`auto` takes CUDA if there is one; or `cpu`, `cuda`, `cuda:1`")
     dataset: DatasetConfig
     model: ModelConfig = ModelConfig()
@@ -244,6 +250,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _arms_are_with_the_run(self) -> "Config":
+        if self.url is not None and self.benchmark.arms_folder is not None:
+            raise ValueError(
+                f"benchmark.arms_folder {str(self.benchmark.arms_folder)!r} is a folder of this machine, and output is "
+                "on a store; leave it out, and the arms are with the run"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _strengths_keep_something(self) -> "Config":
         steps, generation = self.sampling.num_inference_steps, self.generation
         if generation.start == "noise":
@@ -258,9 +273,22 @@ class Config(Section):
         return self
 
     @property
+    def url(self) -> str | None:
+        """The URL of a run that is on a store; None if it is in a folder of this machine."""
+        return None if self.output is None else urls.url_of(self.output)
+
+    @property
     def root(self) -> Path:
-        """The run's folder."""
+        """The run's folder; of a run on a store, the folder of this machine that mirrors it."""
+        if self.url is not None:
+            return urls.mirror(self.url)
         return self.output or Path("runs") / self.name
+
+    def output_of(self, folder: Path) -> Path:
+        """Name a folder inside the run's as the output of another run: by its URL where the run has one."""
+        if self.url is None or not folder.is_relative_to(self.root):
+            return folder
+        return Path(self.url) / folder.relative_to(self.root)
 
     def identity(self, part: Part) -> dict[str, Any]:
         """Return the settings that decide a part's result, and nothing that only changes its speed."""

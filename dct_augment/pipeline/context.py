@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,8 +18,8 @@ from dct_augment.datasets import Overview
 from dct_augment.datasets.splits import index_hash
 from dct_augment.devices import resolve_device
 from dct_augment.diffusion import Backend, Sampler
-from dct_augment.generation.shards import shard_folders
-from dct_augment.pipeline import few_shot_guide
+from dct_augment.generation.shards import check_tar, shard_folders
+from dct_augment.pipeline import few_shot_guide, stores
 from dct_augment.pipeline.arm_paths import ArmPaths
 from dct_augment.pipeline.classifier_checks import check_on_real_images
 from dct_augment.pipeline.picture_contents import PhotoContents, known_contents
@@ -29,6 +29,7 @@ from dct_augment.pipeline.start_photos import StartPhotos
 from dct_augment.pipeline.unit_pool import UnitPools
 from dct_augment.pipeline.weights import WeightHashes
 from dct_augment.records import Dataset, Example, Progress, ProgressCallback, StopReason, ignore_progress
+from dct_augment.remote.store import NoStore, Store
 from dct_augment.tokens.files import TokenFolder
 from dct_augment.wording import counted
 
@@ -46,6 +47,10 @@ class RunContext:
         self, config: Config, progress: ProgressCallback = ignore_progress, outer: "RunContext | None" = None
     ) -> None:
         self._outer = outer
+        self.store: Store | NoStore
+        self.store = stores.open_store(config) if outer is None else outer.store
+        if outer is None:
+            self.store.pull()
         self.dataset: Dataset
         self.dataset, self.config = load_dataset(config) if outer is None else (outer.dataset, config)
         self.classes = datasets.select(self.dataset, config.dataset.classes)
@@ -59,6 +64,25 @@ class RunContext:
         self.tokens = TokenFolder(config.root / "tokens", self.dataset.name)
         self.shards = shard_folders(config.root, config.name)
         self._look_folder = config.root / "data"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's folder for this process, and its place on a store, if it has one.
+
+        Raises:
+            BusyRunError: another process works there.
+        """
+        with files.lock(self.config.root), self.store.held():
+            yield
+
+    def pull_images(self) -> None:
+        """Have the images of the run here, if it is on a store.
+
+        Raises:
+            ShardError: a tar is not the one that was written.
+        """
+        for tar in self.store.pull(images=True):
+            check_tar(tar)
 
     @property
     def is_inner(self) -> bool:
@@ -207,10 +231,12 @@ class RunContext:
         """
         photos = self.photos()
         title = f"few_shot, {draw}" if draw else "few_shot"
-        if not folder.is_dir():
+        if not few_shot_guide.is_made(folder):
             made = f"{title}: making it of {counted(len(photos), 'photo')}, and measuring it on photos left out"
             self.progress(Progress("guide", 0, 0, made))
-        guide, member = few_shot_guide.make(members, photos, self.classes, folder, self.device)
+        alone = nullcontext() if few_shot_guide.is_made(folder) else self.store.exclusive(folder)
+        with alone:  # one machine makes it, the others wait and take it
+            guide, member = few_shot_guide.make(members, photos, self.classes, folder, self.device)
         measured = member.out_of_fold
         for note in (measured.summary, *measured.notes):
             self.progress(Progress("guide", 0, 0, f"{title}: {note}"))

@@ -40,6 +40,13 @@ def few_shot_member(members: Sequence[AnyClassifierConfig]) -> FewShotClassifier
     return next((member for member in members if isinstance(member, FewShotClassifierConfig)), None)
 
 
+def is_made(folder: Path) -> bool:
+    """Tell whether a guide is in a folder; the file that is written last says it."""
+    from dct_augment.classifiers.few_shot import SETTINGS
+
+    return (folder / SETTINGS).is_file()
+
+
 def make(
     members: Sequence[AnyClassifierConfig],
     photos: Sequence[Example],
@@ -66,9 +73,9 @@ def make(
 
     settings = few_shot_member(members)
     assert settings is not None
-    if not folder.is_dir():
+    if not is_made(folder):
         made = fit(settings, _Opened(photos), [photo.label for photo in photos], classes, device=device)
-        with files.atomic_folder(folder) as partial:
+        with files.atomic_folder(folder, replace=True) as partial:
             made.save(partial)
     member = FewShotClassifier.load(folder, device)
     return classifiers.load(members, classes, few_shot=member, device=device), member

@@ -200,16 +200,18 @@ class Run(RunContext):
             BusyRunError: another process works in this folder.
         """
         one_thread = threads_of_units(self.config, self.device)
-        with files.lock(self.config.root), one_thread, self.unit_pools.kept():
+        with self.locked(), one_thread, self.unit_pools.kept():
             for stage in stages:
                 if not stage.by_processes:
                     self.unit_pools.close()
                 with self._recorded(stage.name):
                     units = stage.pending()
+                    self.store.publish()  # the plan, before others do their part of it
                     if units and execute:
                         execute(stage, units)
                     elif units:
                         stage.do_all(units, self.progress)
+                    self.store.pull()
                     stage.publish()
 
     @contextmanager
@@ -219,7 +221,7 @@ class Run(RunContext):
         A report makes nothing that a configuration decides: what the trials were made with stays recorded.
         """
         began = time.monotonic()
-        with files.lock(self.config.root):
+        with self.locked():
             files.sweep(self.config.root)
             path = self.config.root / "config.yaml"
             if stage is not StageName.REPORT or not path.is_file():
@@ -228,6 +230,7 @@ class Run(RunContext):
             yield
             times = self._times() | {str(stage): self._times().get(stage, 0.0) + time.monotonic() - began}
             files.write_text(self.config.root / "times.json", json.dumps(times) + "\n")
+            self.store.publish()
 
     def _times(self) -> dict[str, float]:
         """Seconds spent in each stage so far, over all commands; what is damaged counts from 0."""
@@ -319,6 +322,7 @@ class Run(RunContext):
             self.progress(Progress(StageName.REPORT, 0, 0, remark))
         if self.tokens.has_damaged_index:
             TokenStage(self).publish()
+        self.pull_images()
         with self._recorded(StageName.REPORT):
             return write_report(
                 self.config.root,

@@ -49,7 +49,8 @@ class ArmStage(Stage):
         """Train the tokens of one arm on one draw, and generate its images."""
         draw = arm_draws(self._config.benchmark)[unit.number]
         inner = self._inner(draw)
-        with _locked(inner):
+        store = self._context.store
+        with _locked(inner), store.exclusive(inner.config.root), store.exclusive(inner.tokens.path):
             files.sweep(inner.config.root)
             files.sweep(inner.tokens.path)
             if ARMS[draw.arm].guide_of_draw:
@@ -120,7 +121,7 @@ class ArmStage(Stage):
             generation["start"] = "same_class"
         # Everything random is drawn anew for each draw, so that intervals hold what varies.
         seed = config.tokens.seed + draw.seed
-        update = {"output": root, "generation": config.generation.model_copy(update=generation)}
+        update = {"output": config.output_of(root), "generation": config.generation.model_copy(update=generation)}
         if ARMS[draw.arm].lora:
             update["lora"] = config.lora.model_copy(update={"seed": config.lora.seed + draw.seed})
         if inverting:
@@ -156,11 +157,11 @@ class ArmStage(Stage):
             title = draw_title(context.config.benchmark, draw.seed)
             inner.make_guide(_seeded(context.config.guide, draw.seed), folder, title)
             return
-        if not folder.is_dir():
+        if not (folder / "config.json").is_file():  # written last
             contents = context.held_out_contents  # with these, no such image is opened to see that none leaks
             runner = TrialRunner(context.draws(), {}, self._config.downstream, context.device, contents=contents)
             labels = [info.name for info in sorted(classes, key=lambda info: info.index)]
-            with files.atomic_folder(folder) as partial:
+            with files.atomic_folder(folder, replace=True) as partial:
                 guide = runner.guide(draw.shots, draw.seed, len(labels))
                 save(guide, self._config.downstream, labels, partial)
         member = ClassifierConfig(name=f"local-dir:{folder}", match="index")

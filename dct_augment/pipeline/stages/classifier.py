@@ -69,6 +69,7 @@ class ClassifierStage(Stage):
     """
 
     name = StageName.CLASSIFIER
+    reads_images = True
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)

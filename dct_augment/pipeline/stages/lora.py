@@ -37,7 +37,7 @@ class LoraStage(Stage):
 
     def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:
         """Train the LoRA on the photos of the draw, from where a killed process was."""
-        with files.lock(self._file.parent, wait=True):
+        with files.lock(self._file.parent, wait=True), self._context.store.exclusive(self._file.parent):
             if not self.pending():  # another process made it for another arm meanwhile
                 return
             checkpoint = Checkpoint(self._file.with_name(".training-lora.pt"), self._identity)

@@ -39,6 +39,7 @@ class MetricStage(Stage):
     """
 
     name = StageName.METRICS
+    reads_images = True
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)

@@ -14,11 +14,13 @@ from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit,
 class Stage(ABC):
     """One stage of one run.
 
-    `by_processes` says that its units may be done side by side on a CPU, each by a process with a run of its own.
+    `by_processes` says that its units may be done side by side on a CPU, each by a process with a run of its own;
+    `reads_images` that they read images which are not of the unit itself.
     """
 
     name: StageName
     by_processes: ClassVar[bool] = False
+    reads_images: ClassVar[bool] = False
 
     def __init__(self, context: RunContext) -> None:
         self._context, self._config = context, context.config
@@ -35,14 +37,22 @@ class Stage(ABC):
     def do(self, unit: WorkUnit, on_progress: ProgressCallback = ignore_progress) -> None:
         """Do one unit, in any process that sees the run's folder; `on_progress` gets at most `unit.size`.
 
-        Within `worker_pool` several threads may, each with a unit.
+        What it made is on the store then, if the run is on one. Within `worker_pool` several threads may, each with a
+        unit.
         """
         if self._unit_pool is None:
+            self.pull_images()
             self._do(unit, on_progress)
+            self._context.store.publish()
             return
         for _, progress in self._unit_pool.do([unit]):
             if progress is not None:
                 on_progress(progress)
+
+    def pull_images(self) -> None:
+        """Have the images here that units read."""
+        if self.reads_images:
+            self._context.pull_images()
 
     @abstractmethod
     def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:

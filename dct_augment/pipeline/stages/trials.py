@@ -49,6 +49,7 @@ class TrialStage(Stage):
     """Benchmark trials; a unit is one arm on one few-shot draw with a number of synthetic images."""
 
     name = StageName.BENCHMARK
+    reads_images = True
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
@@ -154,6 +155,7 @@ class TrialStage(Stage):
 
     def do_all(self, units: Sequence[WorkUnit], on_progress: ProgressCallback = ignore_progress) -> None:
         """Run trials here, as many at once as `benchmark.processes` says."""
+        self.pull_images()
         plans = [self._plans[unit.number] for unit in units]
         trials = pool.run(self._inputs, plans, device=self._context.device, processes=self.side_by_side(units))
         # Closed at once when a stop arrives here: its processes would wait for work, and the exit for them.
