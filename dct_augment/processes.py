@@ -8,10 +8,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import forkserver
+from contextlib import contextmanager, nullcontext, suppress
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from typing import Any
+
+from dct_augment import stopping
 
 PRELOADED = [
     "dct_augment.pipeline.run",
@@ -27,13 +29,38 @@ def context() -> ForkServerContext:
     """How processes begin: forked by a server, which has imported torch but not used it, so no lock is inherited."""
     forked = multiprocessing.get_context("forkserver")
     forked.set_forkserver_preload(PRELOADED)
+    with without_interrupts():
+        forkserver.ensure_running()
     return forked
 
 
 def begin_server() -> None:
     """Begin the server that forks processes; it imports while this process goes on."""
     context()
-    forkserver.ensure_running()
+
+
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Begin processes in the body that never get Ctrl-C, also not while they import; this one gets it afterwards."""
+    stopping.first(_kill_children)
+    is_main = threading.current_thread() is threading.main_thread()
+    with stopping.held() if is_main else nullcontext():
+        resource_tracker.ensure_running()  # to begin it later would end the blocking
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _kill_children() -> None:
+    """End what this process has begun, and the server that forks: a child that starts would miss what goes now."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    server = vars(forkserver._forkserver)["_forkserver_pid"]
+    if server is not None:
+        with suppress(ProcessLookupError):
+            os.kill(server, signal.SIGKILL)
 
 
 @contextmanager
@@ -59,7 +86,8 @@ class ProcessPool:
 
     def __init__(self, count: int, prepare: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         self._earlier_children = set(multiprocessing.active_children())
-        self._pool = ProcessPoolExecutor(count, context(), _begin, (prepare, arguments))
+        with without_interrupts():
+            self._pool = ProcessPoolExecutor(count, context(), _begin, (prepare, arguments))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
         """Let a process call a function; where one has died, the error is that of what is returned."""
@@ -84,11 +112,16 @@ def begin() -> None:
     """Set this process up as one of others': one thread, no answer to Ctrl-C, and an end with its parent."""
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    belong_to_parent()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
+
+
+def belong_to_parent() -> None:
+    """Let this process end with its parent, and leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
 def _begin(prepare: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from dct_augment.cli import app
+from dct_augment.cli.commands import app
 from dct_augment.config import Config
 
 log = logging.getLogger("mkdocs.hooks")

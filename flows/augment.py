@@ -22,6 +22,7 @@ from prefect import Task, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from dct_augment import config as configuration
+from dct_augment import stopping
 from dct_augment.errors import DctAugmentError, InputError
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import Stage
@@ -189,6 +190,10 @@ for _name in ("prefect.flow_runs", "prefect.task_runs"):
 
 def main() -> None:
     """Run the flow in this process, offline; the only argument is a configuration's name or path."""
+    stopping.run(_main)
+
+
+def _main() -> None:
     try:
         name = sys.argv[1] if len(sys.argv) > 1 else "pocket"
         configuration.load(name)  # before a server is started for it

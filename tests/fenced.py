@@ -19,7 +19,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from dct_augment.cli import app
+from dct_augment.cli.commands import app
 from tests.docs_run import SMALL
 
 _FENCE = re.compile(

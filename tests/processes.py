@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def _run(
     shares_server: bool,
 ) -> None:
     os.setsid()  # a session of its own, whose processes can be listed
+    vars(resource_tracker._resource_tracker)["_fd"] = None  # one of its own, which tells its log what a kill left
     os.chdir(folder)
     sys.path.insert(0, str(folder))  # as `python -m` does
     os.environ.update(environment)

@@ -1,5 +1,14 @@
 """The command line: the only package that prints."""
 
-from dct_augment.cli.commands import app, main
+from dct_augment import stopping
 
-__all__ = ["app", "main"]
+
+def main() -> None:
+    """Run the command line; what goes wrong is one message and an exit code, never a traceback."""
+    stopping.run(_main)
+
+
+def _main() -> None:
+    from dct_augment.cli.commands import main  # takes a second, in which Ctrl-C is answered already
+
+    main()

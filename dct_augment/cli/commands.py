@@ -3,7 +3,6 @@
 import errno
 import os
 import shlex
-import signal
 import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -41,7 +40,6 @@ from dct_augment.cli.common import (
     print_table,
     progress_bars,
     running,
-    stop,
 )
 from dct_augment.cli.plan import print_plan
 from dct_augment.errors import DctAugmentError, UntrainedClassesError
@@ -301,11 +299,8 @@ def verify(
 
 
 def main() -> None:
-    """Run the command line; errors become one message and an exit code, never a traceback."""
+    """Run the command that was typed; errors become one message and an exit code."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and `&` mean it
-            signal.signal(number, stop)
     try:
         app()
     except DctAugmentError as error:

@@ -2,12 +2,10 @@
 
 import math
 import shlex
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +24,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 from rich.text import Text
 
+from dct_augment import stopping
 from dct_augment.errors import InputError
 from dct_augment.files import check_writable
 
@@ -178,7 +177,7 @@ def bars(
             yield _follow(shown)
         except (KeyboardInterrupt, SystemExit):
             shown.stop()
-            console.print(stopped)
+            stopping.say(stopped)
             raise
 
 
@@ -195,23 +194,6 @@ class _ShortenedColumn(ProgressColumn):
         return Text(text, style=self._style, no_wrap=True, overflow="ellipsis")
 
 
-_stopped_by: signal.Signals | None = None
-
-
-def stop(number: int, frame: FrameType | None) -> None:
-    """Stop the command: what SIGINT and SIGTERM do."""
-    global _stopped_by
-    _stopped_by = signal.Signals(number)
-    _raise_if_stopped()
-
-
-def _raise_if_stopped() -> None:
-    if _stopped_by is signal.SIGINT:
-        raise KeyboardInterrupt
-    if _stopped_by is not None:
-        raise SystemExit(128 + _stopped_by)
-
-
 def _follow(shown: Bars) -> "ProgressCallback":
     tasks: dict[str, TaskID] = {}
     told: dict[str, int] = {}
@@ -225,7 +207,7 @@ def _follow(shown: Bars) -> "ProgressCallback":
             shown.console.print(line, markup=False, highlight=False)
 
     def report(progress: "Progress") -> None:
-        _raise_if_stopped()  # a library that catches everything may have swallowed it
+        stopping.raise_if_stopped()  # a library that catches everything may have swallowed it
         if not progress.total:
             shown.console.print(f"{progress.stage}: {progress.note}", markup=False, highlight=False)
             return

@@ -3,8 +3,6 @@
 import multiprocessing
 import os
 import pickle
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -14,6 +12,7 @@ from multiprocessing.context import BaseContext
 from typing import TypeVar
 
 from dct_augment.errors import DatasetError
+from dct_augment.processes import belong_to_parent, without_interrupts
 from dct_augment.records import Example
 
 CHUNK = 64
@@ -54,7 +53,9 @@ def map_chunks(
         yield from map(function, chunks)
         return
     # Not the fork server of the benchmark, if nothing else is said: it is to have imported torch.
-    pool = ProcessPoolExecutor(processes, context or multiprocessing.get_context("spawn"), _prepare_process)
+    context = context or multiprocessing.get_context("spawn")
+    with without_interrupts():
+        pool = ProcessPoolExecutor(processes, context, belong_to_parent)
     try:
         yield from _in_order(pool, function, chunks, processes * _AHEAD)
     except BrokenProcessPool as error:
@@ -73,7 +74,8 @@ def _in_order(
 ) -> Iterator[Result]:
     waiting: deque[Future[Result]] = deque()
     for chunk in chunks:
-        waiting.append(pool.submit(function, chunk))
+        with without_interrupts():
+            waiting.append(pool.submit(function, chunk))
         if len(waiting) >= ahead:
             yield waiting.popleft().result()
     while waiting:
@@ -87,16 +89,3 @@ def _can_travel(chunks: Sequence[Sequence[Example]]) -> bool:
     except (pickle.PicklingError, AttributeError, TypeError):
         return False
     return True
-
-
-def _prepare_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """End this process when its parent has ended, however that came about."""
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)

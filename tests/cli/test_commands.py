@@ -15,7 +15,8 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from dct_augment import __version__
-from dct_augment.cli import app, commands, common, plan
+from dct_augment.cli import commands, common, plan
+from dct_augment.cli.commands import app
 from dct_augment.cli.common import bars, print_table
 from dct_augment.config import Config
 from dct_augment.errors import UntrainedClassesError

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from dct_augment.cli import app
+from dct_augment.cli.commands import app
 from tests.cli.test_commands import HELP, loaded_by
 from tests.datasets.photographs import photograph_tree, save
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from dct_augment import config as configuration
 from dct_augment import datasets
-from dct_augment.cli import app
+from dct_augment.cli.commands import app
 from tests.pipeline.test_first_config import write_photos
 
 

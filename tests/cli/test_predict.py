@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 import dct_augment
-from dct_augment.cli import app
+from dct_augment.cli.commands import app
 from dct_augment.config import DownstreamConfig
 from dct_augment.downstream import training
 from dct_augment.downstream.saving import ClassifierFacts, save_classifier

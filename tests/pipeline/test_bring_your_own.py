@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from dct_augment import config
 from dct_augment.classifiers import Preprocess
 from dct_augment.classifiers.transformers_models import MeanBeforeNorm
-from dct_augment.cli import app
+from dct_augment.cli.commands import app
 from dct_augment.errors import InputError
 from dct_augment.pipeline.run import Run
 from dct_augment.records import Progress

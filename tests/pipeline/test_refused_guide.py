@@ -16,7 +16,7 @@ from dct_augment import config
 from dct_augment.benchmark.arms import ARMS, ArmDraw
 from dct_augment.benchmark.choice import SyntheticEffect
 from dct_augment.benchmark.estimates import Difference
-from dct_augment.cli import app
+from dct_augment.cli.commands import app
 from dct_augment.errors import ModelError
 from dct_augment.intervals import Estimate
 from dct_augment.pipeline.run import Run

@@ -9,7 +9,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from dct_augment.cli import app
+from dct_augment.cli.commands import app
 from dct_augment.config.studies import available_studies, load_study
 from dct_augment.errors import ConfigError, InputError
 from dct_augment.studies import plan
