@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,6 +46,7 @@ from dct_augment.cli.plan import print_plan
 from dct_augment.errors import DctAugmentError, UntrainedClassesError
 from dct_augment.files import check_writable
 from dct_augment.records import ImageKind, StageName
+from dct_augment.remote.urls import written
 from dct_augment.wording import counted, reason_of
 
 if TYPE_CHECKING:
@@ -280,11 +282,12 @@ def verify(
     """Check every shard, row and hash of a run. Exit code 1 if anything is wrong."""
     config = config_of(config, output)
     settings = configure(config, overrides=overrides, output=output)
+    _bring_here(settings)
     if not settings.root.is_dir():
         from dct_augment.errors import InputError
 
         make = command("generate", config, overrides=overrides, output=output)
-        raise InputError(f"{settings.root} does not exist; make it with `{make}`")
+        raise InputError(f"{settings.url or settings.root} does not exist; make it with `{make}`")
     from dct_augment.pipeline.verify import verify as check
 
     found = check(settings.root, settings.name)
@@ -296,6 +299,15 @@ def verify(
     )
     if found.problems:
         raise typer.Exit(1)
+
+
+def _bring_here(settings: "Config") -> None:
+    """Have all files of a run that is on a store in its mirror."""
+    if settings.url is not None:
+        from dct_augment.remote.store import local_folder
+
+        with console.status(f"reading {settings.url}"):
+            local_folder(Path(settings.url), images=True)
 
 
 def main() -> None:
@@ -335,7 +347,7 @@ def _flow(
         config,
         per_class=per_class,
         classes=None if classes is None else list(classes),  # none at all is refused by the flow
-        output=str(output) if output else None,
+        output=written(output) if output else None,
         overrides=overrides,
         full=full,
     )

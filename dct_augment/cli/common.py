@@ -27,6 +27,7 @@ from rich.text import Text
 from dct_augment import stopping
 from dct_augment.errors import InputError
 from dct_augment.files import check_writable
+from dct_augment.remote.urls import written
 
 if TYPE_CHECKING:
     from dct_augment.config import Config
@@ -55,7 +56,9 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="e.g. tokens.max_updates=80; repeatable")
 ]
 Classes = Annotated[str | None, typer.Option("--classes", help="only these classes, separated by commas")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="run folder; runs/<name> if not given")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="run folder, or its URL (s3://, gs://); runs/<name> if not given")
+]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1")]
 PerClass = Annotated[int | None, typer.Option("--per-class", help="images per class")]
 Full = Annotated[bool, typer.Option("--full", help="seven arms, ratios and curves, six seeds; 200 images a class")]
@@ -102,7 +105,9 @@ def config_of(config: str | None, output: Path | None) -> str:
     """Name the configuration of a command that reads a run: the one that is given, or that the run itself recorded."""
     if config is not None:
         return config
-    recorded = None if output is None else output / "config.yaml"
+    from dct_augment.remote.store import local_folder
+
+    recorded = None if output is None else local_folder(output) / "config.yaml"
     return str(recorded) if recorded is not None and recorded.is_file() else "pocket"
 
 
@@ -126,7 +131,7 @@ def command(verb: str, config: str, *, overrides: list[str] | None = None, outpu
     for setting in overrides or ():
         words += ["--set", setting]
     if output is not None:
-        words += ["--output", str(output)]
+        words += ["--output", written(output)]
     return shlex.join(words)
 
 
