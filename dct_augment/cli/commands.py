@@ -204,12 +204,15 @@ def fit(
     with running(settings) as run:
         folder = run.fit()
         typer.echo(f"classifier: {run.kept_classifier()}")
-        typer.echo(f"in {folder}; try: dct-augment predict {shlex.quote(str(run.config.root))} PICTURES")
+        typer.echo(
+            f"in {folder}; try: dct-augment predict {shlex.quote(run.config.url or str(run.config.root))} PICTURES"
+        )
         if export:
             from dct_augment.downstream.exporting import export_classifier
 
             path = run.config.root / f"classifier.{_ENDINGS[export]}"
-            typer.echo(f"exported: {export_classifier(folder, export, path)}")
+            with run.locked():
+                typer.echo(f"exported: {export_classifier(folder, export, path)}")
         run.check()
 
 
@@ -283,7 +286,7 @@ def verify(
     config = config_of(config, output)
     settings = configure(config, overrides=overrides, output=output)
     _bring_here(settings)
-    if not settings.root.is_dir():
+    if not (settings.root / "config.yaml").is_file() if settings.url else not settings.root.is_dir():
         from dct_augment.errors import InputError
 
         make = command("generate", config, overrides=overrides, output=output)
@@ -307,7 +310,7 @@ def _bring_here(settings: "Config") -> None:
         from dct_augment.remote.store import local_folder
 
         with console.status(f"reading {settings.url}"):
-            local_folder(Path(settings.url), images=True)
+            local_folder(Path(settings.url), images=True, may_be_new=True)
 
 
 def main() -> None:

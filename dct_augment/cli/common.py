@@ -107,7 +107,7 @@ def config_of(config: str | None, output: Path | None) -> str:
         return config
     from dct_augment.remote.store import local_folder
 
-    recorded = None if output is None else local_folder(output) / "config.yaml"
+    recorded = None if output is None else local_folder(output, may_be_new=True) / "config.yaml"
     return str(recorded) if recorded is not None and recorded.is_file() else "pocket"
 
 
@@ -230,6 +230,8 @@ def print_report(settings: "Config", page: Path | str) -> None:
     """Print the summary of a report, and where it lies."""
     print_summary(settings)
     typer.echo(f"report: {page}")
+    if settings.url:
+        typer.echo(f"published: {settings.url}")
 
 
 def print_table(table: Table) -> None:
@@ -256,4 +258,4 @@ def print_summary(settings: "Config") -> None:
     for line in answer_in_words(settings.root):
         typer.echo(line)
     if classifier_is_made(settings.root):
-        typer.echo(f"next: dct-augment predict {shlex.quote(str(settings.root))} PICTURES...")
+        typer.echo(f"next: dct-augment predict {shlex.quote(settings.url or str(settings.root))} PICTURES...")

@@ -44,6 +44,7 @@ def _look(settings: "Config") -> "Overview":
     from dct_augment.benchmark.requirements import classes_with_fewer_images, missing_images
     from dct_augment.config import DatasetOnDisk
     from dct_augment.errors import DatasetError
+    from dct_augment.pipeline import stores
     from dct_augment.pipeline.protocol import check_test, load_dataset
 
     dataset, settings = load_dataset(settings)
@@ -51,7 +52,7 @@ def _look(settings: "Config") -> "Overview":
     if not isinstance(settings.dataset, DatasetOnDisk):
         overview = datasets.look(chosen, settings.dataset, settings.root / "data")
     else:
-        with files.lock(settings.root), bars() as report:
+        with files.lock(settings.root), stores.open_store(settings).held(), bars() as report:
             overview = datasets.look(chosen, settings.dataset, settings.root / "data", report)
     used = datasets.used(dataset, settings.dataset, overview.without)
     problems = missing_images(used, settings.benchmark)

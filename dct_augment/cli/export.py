@@ -7,6 +7,7 @@ import typer
 
 from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, bars, class_names, configure
 from dct_augment.errors import InputError
+from dct_augment.remote.urls import url_of, written
 from dct_augment.wording import counted
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def export(
     context: typer.Context,
-    to: Annotated[Path, typer.Option("--to", help="folder to write; new or empty")],
+    to: Annotated[Path, typer.Option("--to", help="folder to write, or its URL (s3://, gs://); new or empty")],
     runs: Annotated[
         list[Path] | None, typer.Argument(metavar="[RUN]...", help="run folders to merge; else the run of --config")
     ] = None,
@@ -46,10 +47,14 @@ def export(
         raise InputError("give the folders of runs, or --config, --set and --output of one run, not both")
     if no_filter and confidence is not None:
         raise InputError("give --filter or --no-filter, not both")
+    if push and url_of(to):
+        raise InputError(f"--push uploads a folder of this machine; give one as --to, not {url_of(to)}")
     if private and not push:
         raise InputError("--private is for --push; give both, or leave it out")
     names = class_names(classes)
-    folders = runs or [configure(config, overrides=overrides, output=output).root]
+    if not runs:
+        settings = configure(config, overrides=overrides, output=output)
+        runs = [settings.root if settings.url is None else Path(settings.url)]
     with bars("stopped; nothing was exported") as report:
         from dct_augment.export import check_push, export_images
         from dct_augment.export import push as upload
@@ -57,7 +62,7 @@ def export(
         if push:
             check_push(push)
         result = export_images(
-            folders,
+            runs,
             to,
             kind,
             classes=names,
@@ -69,7 +74,7 @@ def export(
         )
         address = upload(to, push, private=private, overwrite=overwrite) if push else None
     images, of_classes = counted(sum(result.images.values()), "image"), counted(len(result.images), "class")
-    typer.echo(f"{images} of {of_classes} in {to}, format {kind}")
+    typer.echo(f"{images} of {of_classes} in {written(to)}, format {kind}")
     for reason, count in result.left_out.items():
         typer.echo(f"left out: {count:,}, {reason}")
     if result.without_images:

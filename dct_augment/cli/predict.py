@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dct_augment.cli.common import Device, console
 from dct_augment.errors import InputError
 from dct_augment.files import check_writable
+from dct_augment.remote.store import local_folder
+from dct_augment.remote.urls import url_of
 from dct_augment.wording import counted, counted_of
 
 if TYPE_CHECKING:
@@ -93,6 +95,8 @@ class _Counts:
 
 
 def _load(name: str, device: str) -> "Classifier":
+    if url_of(name):
+        name = str(local_folder(Path(name)))
     if not name.startswith(_NAMES) and not Path(name).expanduser().is_dir():
         raise InputError(f"{name!r} is no folder; give a run folder, the folder of a classifier, or pocket/NAME")
     with console.status("loading"):

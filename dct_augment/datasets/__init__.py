@@ -21,6 +21,7 @@ from dct_augment.datasets import (
     inat,
     manifest,
     pocket,
+    stores,
     torchvision_layouts,
     webdataset,
 )
@@ -78,7 +79,7 @@ def load(settings: "DatasetConfig | str") -> Dataset:
             "their settings"
         )
     try:
-        return _ADAPTERS[name](settings)
+        return _ADAPTERS[name](settings if isinstance(settings, str) else stores.located(settings))
     except OSError as error:
         place = f": {str(error.filename)!r}" if error.filename is not None else ""
         raise DatasetError(f"data set {name!r} cannot be read{place}: {reason_of(error)}") from error

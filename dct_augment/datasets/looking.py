@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from dct_augment import files, tables
 from dct_augment.config import AnyDataset, CubDataset, DatasetOnDisk, fingerprint
-from dct_augment.datasets import cub, duplicates, inspection, reading_pool, splits
+from dct_augment.datasets import cub, duplicates, inspection, reading_pool, splits, stores
 from dct_augment.datasets.inspection import SPLITS, Pictures
 from dct_augment.datasets.naming import names_without_meaning
 from dct_augment.datasets.overview import (
@@ -26,6 +26,7 @@ from dct_augment.datasets.overview import (
     UnreadablePicture,
 )
 from dct_augment.records import ClassInfo, Dataset, Example, Progress, ProgressCallback, ignore_progress
+from dct_augment.remote.urls import url_of
 from dct_augment.wording import agreeing, counted, counted_of, listed
 
 _NOT_OF_READING = frozenset({"classes", "words", "val", "test", "seed", "duplicates", "title"})
@@ -77,8 +78,9 @@ def look(
 def _reading(settings: DatasetOnDisk) -> str:
     """Hash what decides how the pictures of a data set are read, where they lie, and where they are cut."""
     decides = {key: value for key, value in settings.model_dump(mode="json").items() if key not in _NOT_OF_READING}
-    boxes = cub.boxes_hash(settings) if isinstance(settings, CubDataset) else ""
-    return fingerprint(decides, str(Path(settings.path).expanduser().resolve()), *([boxes] if boxes else []))
+    boxes = cub.boxes_hash(stores.located(settings)) if isinstance(settings, CubDataset) else ""
+    place = url_of(settings.path) or str(settings.path.expanduser().resolve())
+    return fingerprint(decides, place, *([boxes] if boxes else []))
 
 
 def _groups(

@@ -18,6 +18,8 @@ from dct_augment.errors import DatasetError, InputError
 from dct_augment.generation.image_index import read_index
 from dct_augment.images import content
 from dct_augment.records import Example
+from dct_augment.remote import downloads
+from dct_augment.remote.urls import listing, url_of
 from dct_augment.tars import Span
 from dct_augment.wording import listed
 
@@ -26,6 +28,9 @@ Transform = Callable[[Image.Image], Any]
 
 class SyntheticImages:
     """The images of a shard folder: `(image, label)` by index, read from the tars on demand.
+
+    The folder may be a URL, `s3://bucket/run/shards`: then its index is pulled, and each image is read from the store
+    when it is asked for.
 
     `per_class` keeps only the first images of each class, by number, and `only` those of them with these keys;
     `labels` gives the label of each class by that in the shards, and leaves out the images of all others;
@@ -55,7 +60,8 @@ class SyntheticImages:
         transform: Transform | None = None,
     ) -> None:
         self._transform = transform
-        self._tars, index = read_index(Path(folder))
+        self._url = url_of(folder)
+        self._tars, index = read_index(Path(folder)) if self._url is None else _index_of_url(self._url)
         wanted = None if only is None else pa.array(sorted(only), pa.string())
         if wanted is not None:
             _refuse_unknown(wanted, index, folder)
@@ -99,9 +105,26 @@ class SyntheticImages:
         return (self._transform(picture) if self._transform else picture), label
 
     def _picture(self, index: int) -> Image.Image:
-        span = Span(int(self._offset[index]), int(self._bytes[index]))
-        with self._tars[self._tar[index]].open("rb") as stream:
-            return Image.open(io.BytesIO(span.read(stream))).convert("RGB")
+        span, tar = Span(int(self._offset[index]), int(self._bytes[index])), self._tars[self._tar[index]]
+        if self._url is not None and not tar.exists():
+            data = downloads.read_range(f"{self._url}/{tar.name}", span.offset, span.size)
+        else:
+            with tar.open("rb") as stream:
+                data = span.read(stream)
+        return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def _index_of_url(url: str) -> tuple[tuple[Path, ...], pa.Table]:
+    """List the images of a shard folder on a store. Tars are pulled, too, if no rows beside them say where images lie.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    sizes = {path: int(info["size"]) for path, info in listing(url).items() if path.endswith(".tar")}
+    index = downloads.folder_of(url, lambda path: "/" not in path and path.endswith((".json", ".parquet")))
+    if all((index / path).with_suffix(".parquet").is_file() for path in sizes if "/" not in path):
+        return read_index(index, sizes)
+    return read_index(downloads.folder_of(url))
 
 
 def _refuse_unknown(wanted: pa.Array, index: pa.Table, folder: str | Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import shlex
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from dct_augment.export.selection import STAGE, select
 from dct_augment.export.tables import PARTS, write_huggingface, write_parquet
 from dct_augment.export.webdatasets import write_webdataset
 from dct_augment.records import Progress, ProgressCallback, ignore_progress
+from dct_augment.remote import downloads
+from dct_augment.remote.store import local_folder
+from dct_augment.remote.uploads import UNFINISHED, unfinished_files, upload_folder
+from dct_augment.remote.urls import listing, url_of
 from dct_augment.wording import counted, reason_of
 
 FORMATS: Mapping[str, Callable[[Images, Path, Sequence[ExportClass]], dict[str, Any]]] = {
@@ -71,11 +76,12 @@ def export_images(
 ) -> ExportResult:
     """Write the training images of finished runs into one folder, with a data-set card.
 
-    Every image file has the bytes that it has in the shards. The folder appears when it is whole.
+    Every image file has the bytes that it has in the shards. The folder appears when it is whole; on a store,
+    `export.json` does, after all other files.
 
     Args:
-        runs: folder of a run, or several to merge. Runs of one data set share their classes.
-        to: folder to write; it is new or empty.
+        runs: folder of a run, or several to merge. Runs of one data set share their classes. URLs are read, too.
+        to: folder to write, or its URL (`s3://`, `gs://`); it is new or empty.
         format: `imagefolder`, `huggingface`, `parquet`, `webdataset` or `csv`.
         classes: only these classes, by name or slug; all if not given.
         filter_confidence: only images that the guide takes for their class with at least this confidence.
@@ -93,6 +99,7 @@ def export_images(
         InputError: a run, class, format or folder that cannot be used, or no image is left.
         ShardError: a shard is damaged.
         ExportError: the folder cannot be written.
+        StoreError: a store cannot be read or written.
 
     Examples:
         >>> import dct_augment
@@ -102,7 +109,9 @@ def export_images(
     """
     folders = [Path(runs)] if isinstance(runs, str | Path) else [Path(run) for run in runs]
     _check_arguments(format, filter_confidence, shared_names)
-    target = _check_folder(Path(to), overwrite)
+    url = url_of(to)
+    target = _check_folder(Path(to), overwrite) if url is None else _check_url(url, overwrite)
+    folders = [local_folder(folder, images=True) for folder in folders]
     opened = open_runs(folders)
     confidences = [_confidence(run, filter_confidence, run_filter) for run in opened]
     selection = select(opened, classes=classes, confidences=confidences, progress=progress)
@@ -123,8 +132,11 @@ def export_images(
         command,
         importlib.metadata.version("dct-augment"),
     )
-    with _writing(target), files.atomic_folder(target, replace=overwrite) as partial:
+    with _writing(target), files.atomic_folder(target, replace=overwrite or url is not None) as partial:
         _write(export, selection.images(targets), partial, progress)
+    if url is not None:
+        upload_folder(target, url, MARK)
+        shutil.rmtree(target, ignore_errors=True)
     return ExportResult(
         folder=Path(to),
         format=format,
@@ -174,6 +186,41 @@ def _check_folder(folder: Path, overwrite: bool) -> Path:
     return folder
 
 
+def _check_url(url: str, overwrite: bool) -> Path:
+    """Check that a URL may be written; return the folder of this machine in which the export is made first.
+
+    Raises:
+        InputError: something is there that is not replaced.
+    """
+    if url.startswith("hf://"):
+        raise InputError(f"--to {url}: to the Hub, give --push USER/NAME, and a folder of this machine as --to")
+    folder = files.cache_folder() / "exports" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    present = listing(url)
+    if UNFINISHED in present:
+        others = sorted(present.keys() - unfinished_files(url))
+    elif present and MARK not in present:
+        raise InputError(f"--to {url} is not empty, and it is no export; give a URL that nothing is below")
+    elif present and not overwrite:
+        raise InputError(f"--to {url} is an export already; give another URL, or --overwrite to replace it")
+    else:
+        others = _other_objects(url, present) if present else []
+    if others:
+        raise InputError(
+            f"--to {url} holds {', '.join(map(repr, others[:5]))}, which no export wrote; move it away, or give "
+            "another URL"
+        )
+    return folder
+
+
+def _other_objects(url: str, present: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """List what is below the URL of an export that no export wrote."""
+    tables = downloads.folder_of(url, lambda path: path in (MARK, *TABLES))
+    exported = _exported_names(tables)
+    listed = _listed_files(tables)
+    inner = (path for path in present if "/" in path and not Path(path).match(PARTS) and path not in listed)
+    return sorted({*(path for path in present if path.partition("/")[0] not in exported), *inner})
+
+
 def _exported_names(folder: Path) -> set[str]:
     """Read what an export wrote into a folder; empty if it is none."""
     names = files.read_json(folder / MARK).get("files")
@@ -182,13 +229,19 @@ def _exported_names(folder: Path) -> set[str]:
 
 def _other_files(folder: Path) -> list[str]:
     """List the files in the folders of an export that no export wrote."""
-    listed: set[str | None] = set()
+    listed = _listed_files(folder)
+    files_below = (path for path in folder.glob("*/**/*") if not path.is_dir() and not path.match(PARTS))
+    return sorted({path.relative_to(folder).as_posix() for path in files_below} - listed)
+
+
+def _listed_files(folder: Path) -> set[str]:
+    """Read from the tables of an export which image files it has."""
+    listed: set[str] = set()
     for table, column in TABLES.items():
         if (folder / table).is_file():
             with (folder / table).open(encoding="utf-8", errors="replace", newline="") as stream:
-                listed.update(row.get(column) for row in csv.DictReader(stream))
-    files_below = (path for path in folder.glob("*/**/*") if not path.is_dir() and not path.match(PARTS))
-    return sorted({path.relative_to(folder).as_posix() for path in files_below} - listed)
+                listed.update(row.get(column) or "" for row in csv.DictReader(stream))
+    return listed
 
 
 def _confidence(run: SourceRun, given: float | None, run_filter: bool) -> float | None:

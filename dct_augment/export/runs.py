@@ -12,6 +12,7 @@ from dct_augment.config.by_class import parse_yaml, yaml_reason
 from dct_augment.errors import ConfigError, InputError
 from dct_augment.generation.shards import SPLITS, ShardFolder, shard_folder
 from dct_augment.records import ImageKind
+from dct_augment.remote.urls import url_of
 from dct_augment.wording import command_of
 
 
@@ -45,6 +46,8 @@ class SourceRun:
 
 def public(path: str) -> str:
     """Shorten an absolute path to its last part: what lies around it is nobody's business."""
+    if url_of(path):
+        return Path(path).name
     before, colon, last = path.rpartition(":")  # local-dir:/models/guide
     return f"{before}{colon}{Path(last).name}" if Path(last).is_absolute() else path
 

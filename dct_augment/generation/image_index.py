@@ -3,7 +3,7 @@
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,12 @@ _SCHEMA = pa.schema(
 )
 
 
-def read_index(folder: Path) -> tuple[tuple[Path, ...], pa.Table]:
+def read_index(folder: Path, tar_bytes: Mapping[str, int] | None = None) -> tuple[tuple[Path, ...], pa.Table]:
     """List the class-token images of a shard folder; of a folder of another kind, all images.
+
+    Args:
+        folder: of the shards.
+        tar_bytes: of tars that are elsewhere, by name; their rows have to say where the images lie.
 
     Returns:
         The tars; and a row per image: `tar`, the place of its tar; `key`; `class_index`; `offset` and `bytes`, where
@@ -56,7 +60,7 @@ def read_index(folder: Path) -> tuple[tuple[Path, ...], pa.Table]:
     paths = tuple(folder / name for name in names)
     tables = []
     for place, tar in enumerate(paths):
-        table = _of_rows(tar, checked)
+        table = _of_rows(tar, checked, (tar_bytes or {}).get(tar.name))
         table = _of_tar(tar) if table is None else table
         tables.append(table.append_column("tar", pa.array([place] * len(table), pa.int32())))
     empty = _SCHEMA.empty_table().append_column("tar", pa.array([], pa.int32()))
@@ -97,11 +101,13 @@ def open_image(tar: Path, span: Span) -> Image.Image:
         raise ShardError(f"{tar.name} cannot be read: {reason_of(error)}") from error
 
 
-def _of_rows(tar: Path, checked: CheckedFiles) -> pa.Table | None:
+def _of_rows(tar: Path, checked: CheckedFiles, tar_bytes: int | None) -> pa.Table | None:
     """List the images of a tar as its parquet does; None if that does not say where they lie, or is not of this tar."""
     parquet = tar.with_suffix(".parquet")
     found = checked.find(parquet, lambda: shard_rows.check(parquet, tar.stem))
-    if found is None or not tar.is_file() or found["tar_bytes"] != tar.stat().st_size:
+    if tar_bytes is None and tar.is_file():
+        tar_bytes = tar.stat().st_size
+    if found is None or found["tar_bytes"] != tar_bytes:
         return None
     table = shard_rows.read_columns(parquet, _SCHEMA.names).cast(_SCHEMA)
     return table.filter(pc.greater_equal(table["offset"], 0))

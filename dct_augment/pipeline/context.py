@@ -60,7 +60,7 @@ class RunContext:
         self.photos_of_draw: tuple[Example, ...] | None = None
         self.lora_file: Path | None = None
         self._refusals: Mapping[str, str] = {}
-        self.unit_pools = UnitPools(self.config, self.progress)
+        self.unit_pools = UnitPools(self.config, self.progress, self.store)
         self.tokens = TokenFolder(config.root / "tokens", self.dataset.name)
         self.shards = shard_folders(config.root, config.name)
         self._look_folder = config.root / "data"

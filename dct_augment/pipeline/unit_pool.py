@@ -18,6 +18,7 @@ from dct_augment.diffusion.memory import free_bytes
 from dct_augment.errors import DctAugmentError
 from dct_augment.processes import ProcessPool, context, one_thread
 from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit
+from dct_augment.remote.store import NoStore, Store
 
 if TYPE_CHECKING:
     from dct_augment.pipeline.stages import Stage
@@ -59,12 +60,13 @@ class UnitPool:
         config: of the run, which is locked and recorded.
         count: of processes.
         remark: gets their remarks.
+        lease: the number under which this process holds a run that is on a store.
     """
 
-    def __init__(self, config: Config, count: int, remark: ProgressCallback) -> None:
+    def __init__(self, config: Config, count: int, remark: ProgressCallback, lease: int = 0) -> None:
         self.count, self._remark = count, remark
         self._messages = context().SimpleQueue()
-        self._processes = ProcessPool(count, _prepare, (config, os.getcwd(), self._messages))
+        self._processes = ProcessPool(count, _prepare, (config, os.getcwd(), self._messages, lease))
         self._listeners: dict[WorkUnit, queue.SimpleQueue[Event]] = {}
         threading.Thread(target=self._pass_on, daemon=True).start()
 
@@ -129,8 +131,8 @@ class UnitPool:
 class UnitPools:
     """The pool of a run: its processes keep their models from one stage to the next, within `kept`."""
 
-    def __init__(self, config: Config, remark: ProgressCallback) -> None:
-        self._config, self._remark = config, remark
+    def __init__(self, config: Config, remark: ProgressCallback, store: Store | NoStore) -> None:
+        self._config, self._remark, self._store = config, remark, store
         self._open: UnitPool | None = None
         self._is_kept = False
 
@@ -152,7 +154,7 @@ class UnitPools:
         """Give a pool of at least so many processes; one is begun if there is none."""
         if self._open is not None and self._open.count < count:
             self.close()
-        self._open = self._open or UnitPool(self._config, count, self._remark)
+        self._open = self._open or UnitPool(self._config, count, self._remark, self._store.lease)
         try:
             yield self._open
         except BaseException:
@@ -171,11 +173,12 @@ class UnitPools:
 class _Worker:
     """The run of this process, which is one of a pool."""
 
-    def __init__(self, config: Config, messages: Any) -> None:
+    def __init__(self, config: Config, messages: Any, lease: int) -> None:
         from dct_augment.pipeline.run import Run
 
         self._messages = messages
         self._run = Run(config, self._tell)
+        self._run.store.work_for(lease)
         self._stages: dict[StageName, Stage] = {}
 
     def do(self, unit: WorkUnit) -> None:
@@ -190,14 +193,14 @@ class _Worker:
             self._messages.put((None, progress))
 
 
-_inputs: tuple[Config, Any] | None = None
+_inputs: tuple[Config, Any, int] | None = None
 _worker: _Worker | None = None
 
 
-def _prepare(config: Config, folder: str, messages: Any) -> None:
+def _prepare(config: Config, folder: str, messages: Any, lease: int) -> None:
     global _inputs
     os.chdir(folder)
-    _inputs = config, messages
+    _inputs = config, messages, lease
 
 
 def _do(unit: WorkUnit) -> None:

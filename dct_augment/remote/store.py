@@ -21,6 +21,7 @@ from typing import Any
 
 from dct_augment import files
 from dct_augment.errors import BusyRunError, StoreError
+from dct_augment.remote.downloads import SIDE_BY_SIDE, bring
 from dct_augment.remote.lease import Lease, last_holder
 from dct_augment.remote.urls import asking, listing, mirror, open_store, url_of, version_of
 
@@ -31,9 +32,6 @@ URL_FILE, OBJECTS_FILE = "url", "objects.json"
 
 _IMAGES = ".tar"
 """The ending of files with images, which are large: they are pulled when somebody reads images."""
-
-_SIDE_BY_SIDE = 8
-"""Downloads at a time."""
 
 _threads: defaultdict[Path, threading.RLock] = defaultdict(threading.RLock)
 
@@ -74,8 +72,8 @@ class Store:
         return self._lease.number if self._lease else 0
 
     def work_for(self, lease: int) -> None:
-        """Publish for the flow that holds the run under this number, and no longer than it does."""
-        self._flow = lease
+        """Publish for the flow that holds the run under this number, and no longer than it does; 0 for none."""
+        self._flow = lease or None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -123,7 +121,7 @@ class Store:
             for path, info in now.items():
                 if self._is_published(path) and self._is_missing(path, info, known, images=images):
                     wanted[path] = info
-            with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+            with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
                 for path, stamp in zip(wanted, pool.map(self._download, wanted, wanted.values()), strict=True):
                     known[path] = _Object(version_of(wanted[path]), wanted[path]["size"], stamp)
             self._remember(known)
@@ -168,10 +166,7 @@ class Store:
         """Bring one object, whole or not at all."""
         target = self.folder / path
         with files.atomic(target) as partial:
-            with asking(f"{self.url}/{path}"):
-                self._system.get_file(f"{self._root}/{path}", str(partial))
-            if partial.stat().st_size != info["size"]:
-                raise StoreError(f"{self.url}/{path}: it changed while it was read; run the same command again")
+            bring(self.url, path, info, partial)
         return _stamp(target)
 
     def _upload(self, path: str, stamp: Stamp) -> _Object:
@@ -267,17 +262,19 @@ class NoStore:
         """See `Store`."""
 
 
-def local_folder(path: Path, *, images: bool = False) -> Path:
+def local_folder(path: Path, *, images: bool = False, may_be_new: bool = False) -> Path:
     """Give the folder of this machine that a run's path means: of a URL its mirror, brought up to date.
 
     Raises:
-        StoreError: the store cannot be read, or there is nothing.
+        StoreError: the store cannot be read, or there is nothing and that may not be.
     """
     url = url_of(path)
     if url is None:
         return path
     store = Store(url)
     store.pull(images=images)
+    if not may_be_new and not _objects(store.folder):
+        raise StoreError(f"{url}: nothing is there; correct the URL, or make a run with `--output {url}`")
     return store.folder
 
 

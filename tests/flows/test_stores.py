@@ -34,7 +34,15 @@ def cluster(folder: Path, variables: dict[str, str], names: list[str]) -> Iterat
         for name in names:
             (folder / name).mkdir()
             own = variables | {"DCT_AUGMENT_CACHE": str(folder / name / "cache")}
-            words = [f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--no-nanny", "--no-dashboard", "--memory-limit", "0"]
+            words = [
+                f"tcp://127.0.0.1:{port}",
+                "--nthreads",
+                "1",
+                "--no-nanny",
+                "--no-dashboard",
+                "--memory-limit",
+                "0",
+            ]
             programs[name] = Program.start(folder / name, "distributed.cli.dask_worker", *words, environment=own)
         yield f"127.0.0.1:{port}", programs
     finally:

@@ -14,6 +14,11 @@ class Machines:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder, self._monkeypatch = folder, monkeypatch
 
+    @staticmethod
+    def publish(url: str) -> None:
+        """Publish what the mirror of a URL holds on this machine."""
+        Store(url).publish()
+
     def be(self, name: str) -> None:
         """Let this process be on a machine."""
         self._monkeypatch.setenv("DCT_AUGMENT_CACHE", str(self._folder / name))

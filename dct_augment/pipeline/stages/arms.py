@@ -60,6 +60,7 @@ class ArmStage(Stage):
             with inner.lora_inserted():
                 _do_missing(_inner_stages(inner, draw), unit, done, on_progress)
             if self._chooses(draw):
+                self._context.pull_images()
                 self._chosen(inner, draw).make(draw.title(self._config.benchmark))
 
     def selected_images(self, draw: ArmDraw) -> SelectedImages:
