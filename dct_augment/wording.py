@@ -55,7 +55,8 @@ def settings_of(root: Path) -> list[str]:
     path, url = root / "config.yaml", root / ".store" / "url"
     if not path.is_file():
         return []
-    return ["--config", str(path), "--output", url.read_text(encoding="utf-8") if url.is_file() else str(root)]
+    place = url.read_text(encoding="utf-8") if url.is_file() else str(root)  # the folder mirrors a run on a store
+    return ["--config", f"{place}/config.yaml", "--output", place]
 
 
 def reason_of(error: BaseException) -> str:

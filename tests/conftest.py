@@ -22,6 +22,7 @@ from dct_augment.generation.shards import ShardFolder, shard_folder
 from dct_augment.prompts import token_name
 from dct_augment.records import ClassInfo, ClassToken, GeneratedImage, ImageKind, PlanRow
 from tests import s3_server as s3_server_module
+from tests.remote.machines import Machines
 from tests.s3_server import S3Server
 
 settings.register_profile("dct", deadline=None, max_examples=60)
@@ -222,6 +223,12 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()  # one of another test may have gone elsewhere
     return s3_server
+
+
+@pytest.fixture
+def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
+    """Machines that share a store alone, with folders of their own."""
+    return Machines(tmp_path / "machines", monkeypatch)
 
 
 @pytest.fixture(scope="session")

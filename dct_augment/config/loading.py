@@ -17,6 +17,8 @@ from dct_augment.config.datasets import AnyDataset, DatasetConfig
 from dct_augment.config.renames import take_out
 from dct_augment.config.sections import Config
 from dct_augment.errors import ConfigError
+from dct_augment.remote import downloads
+from dct_augment.remote.urls import url_of
 from dct_augment.wording import did_you_mean, reason_of
 
 _LONGEST = 300  # letters of a value in a message
@@ -49,7 +51,7 @@ def load(
     whole benchmark, which others may narrow.
 
     Args:
-        name_or_path: name of a configuration (`pocket`, `cub`, ...), or path to a YAML file.
+        name_or_path: name of a configuration (`pocket`, `cub`, ...), or path or URL of a YAML file.
         overrides: settings as `section.key=value`, the value written as in YAML; a later one wins.
         full: whether to take the settings of the whole benchmark first.
         per_class: generated images per class; a benchmark takes no more.
@@ -62,6 +64,7 @@ def load(
 
     Raises:
         ConfigError: the file is missing, cannot be read or is not YAML, or any value is wrong; lists every problem.
+        StoreError: a URL cannot be read.
 
     Examples:
         >>> import dct_augment
@@ -71,7 +74,7 @@ def load(
     """
     path = _find(name_or_path)
     try:
-        data = parse_yaml(path.read_text(encoding="utf-8"))
+        data = parse_yaml(_text(path))
     except OSError as error:
         raise ConfigError(str(path), [f"it cannot be read: {reason_of(error)}; give a YAML file"]) from error
     except UnicodeDecodeError as error:
@@ -138,8 +141,16 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def _text(path: Path) -> str:
+    """Read a file of this machine, or at a URL."""
+    url = url_of(path)
+    return path.read_text(encoding="utf-8") if url is None else downloads.read(url).decode("utf-8")
+
+
 def _find(name_or_path: str) -> Path:
     path = Path(name_or_path)
+    if url_of(path):
+        return path
     if path.suffix in {".yaml", ".yml"} or path.parent != Path("."):
         if path.is_file():
             return path

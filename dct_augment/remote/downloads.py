@@ -61,6 +61,17 @@ def bring(url: str, path: str, info: Mapping[str, Any], target: Path) -> None:
         raise StoreError(f"{url}/{path}: it changed while it was read; run the same command again")
 
 
+def read(url: str) -> bytes:
+    """Read an object.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    system, path = open_store(url)
+    with asking(url):
+        return bytes(system.cat_file(path))
+
+
 def read_range(url: str, offset: int, size: int) -> bytes:
     """Read some bytes of an object.
 

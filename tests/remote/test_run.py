@@ -2,6 +2,8 @@
 
 import hashlib
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,9 @@ from dct_augment.pipeline.verify import verify
 from dct_augment.records import ImageKind
 from dct_augment.remote import urls
 from dct_augment.remote.lease import Lease
+from dct_augment.wording import settings_of
 from tests.docs_run import SMALL
+from tests.processes import Program
 from tests.remote.machines import Machines, stored
 from tests.s3_server import S3Server
 
@@ -65,7 +69,34 @@ def test_a_second_machine_goes_on_with_a_run_and_makes_the_bytes_of_one_machine(
     recorded = stored(url)["config.yaml"].decode()
     assert f"output: {url}\n" in recorded
     assert str(tmp_path) not in recorded
-    assert configuration.load(str(third.config.root / "config.yaml")).url == url
+    assert configuration.load(f"{url}/config.yaml").url == url
+    assert settings_of(third.config.root) == ["--config", f"{url}/config.yaml", "--output", url]
+
+
+def test_a_machine_that_dies_gives_the_run_free_and_nothing_is_half_visible(
+    url: str, s3: S3Server, machines: Machines, tmp_path: Path
+) -> None:
+    (tmp_path / "dying").mkdir()
+    words = ["--config", f"{url}/config.yaml", "--output", url, "--per-class", "12", "--set", "runner.lease=4"]
+    dying = Program.start(
+        tmp_path / "dying",
+        "dct_augment",
+        "generate",
+        *words,
+        environment=s3.environment | {"DCT_AUGMENT_CACHE": str(tmp_path / "dying" / "cache")},
+    )
+    mark = "shards/pocket-train-000001.tar"
+    dying.until(lambda: mark in urls.listing(url))
+    code, printed = dying.end(signal.SIGKILL)
+    assert code == -signal.SIGKILL, printed
+    run = Run(settings(url, per_class=12))
+    with pytest.raises(BusyRunError, match=r"the run is free 4 seconds after its last sign"):
+        run.generate()
+    time.sleep(5.5)
+    run.generate()
+    assert run.shards[ImageKind.CLASS_TOKEN].info()["train"]["num_samples"] == 24
+    run.pull_images()
+    assert verify(run.config.root, "pocket").problems == ()
 
 
 def test_a_run_that_another_machine_holds_is_refused(url: str) -> None:
