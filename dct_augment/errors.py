@@ -55,6 +55,10 @@ class StoreError(InputError):
     """What lies on a store (`s3://`, `gs://`, `hf://`) cannot be read or written."""
 
 
+class MissingImagesError(DctAugmentError):
+    """No image of a class could be generated; all else is done."""
+
+
 class ShardError(InputError):
     """A shard is damaged: it, its rows, its plan or its hash do not agree."""
 

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,8 @@ _OF_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, err
 
 _HASH = "sha256"
 """The key of a JSON file for the hash of all the others."""
+
+_HASH_LENGTH = 64
 
 
 @contextmanager
@@ -133,6 +135,14 @@ def _is_running(process: int) -> bool:
     return process != os.getpid()
 
 
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def check_writable(folder: Path) -> None:
     """Check that a folder can be written in, or made; nothing is left there.
 
@@ -170,7 +180,7 @@ def write_json(path: Path, record: Mapping[str, Any], indent: int | None = None)
 
 def signed(record: Mapping[str, Any]) -> dict[str, Any]:
     """Add to a JSON object the hash of its content."""
-    return {**record, _HASH: _content_hash(record)}
+    return {**record, _HASH: content_hash(record)}
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -189,12 +199,24 @@ def load_json(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError("it holds no JSON object, {...}")
     stated = record.pop(_HASH, None)
-    if stated is not None and stated != _content_hash(record):
+    if stated is None:
+        stated = misnamed_hash(record, content_hash)
+    if stated is not None and stated != content_hash(record):
         raise ValueError("its content is not what was written")
     return record
 
 
-def _content_hash(record: Mapping[str, Any]) -> str:
+def misnamed_hash(record: Mapping[str, Any], hash_of: Callable[[dict[str, Any]], str]) -> str | None:
+    """Find the hash of a record's other values under a damaged name; None in what an older version wrote."""
+    for name, value in record.items():
+        if not isinstance(value, str) or len(value) != _HASH_LENGTH:
+            continue
+        if value == hash_of({key: other for key, other in record.items() if key != name}):
+            return value
+    return None
+
+
+def content_hash(record: Mapping[str, Any]) -> str:
     """SHA-256 of a JSON object, whatever the order of its keys."""
     values = json.loads(json.dumps(record))  # keys that are numbers become text, as they are in the file
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -204,6 +226,19 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a folder, by name."""
+    return {file.name: sha256(file) for file in sorted(folder.iterdir())}
+
+
+def changed(folder: Path, recorded: Any) -> list[str]:
+    """List the files of a folder that are not there, or not as their recorded hashes say; of no hashes, none."""
+    if not isinstance(recorded, Mapping):
+        return []
+    paths = {str(name): folder / Path(name).name for name in recorded}
+    return [name for name, path in paths.items() if not path.is_file() or sha256(path) != recorded[name]]
 
 
 def cache_folder() -> Path:
@@ -251,6 +286,22 @@ def lock(root: Path, *, wait: bool = False) -> Iterator[None]:
     finally:
         del _LOCKED[key]
         os.close(handle)
+
+
+def is_locked(root: Path) -> bool:
+    """Tell whether another process holds a run folder; nothing is written."""
+    import fcntl
+
+    if root.resolve() in _LOCKED:
+        return False
+    try:
+        with (root / ".lock").open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -194,7 +194,6 @@ class Trial:
     steps: int
     accuracy: float
     val_accuracy: float
-    seconds: float
     truth: tuple[int, ...] = field(repr=False)
     predicted: tuple[int, ...] = field(repr=False)
     logits: tuple[tuple[float, ...], ...] = field(default=(), repr=False)

@@ -108,7 +108,7 @@ def _check(job: Job) -> Config:
     if config.url is not None:
         return config
     recorded = config.root / "config.yaml"
-    if not recorded.is_file() or recorded.read_text(encoding="utf-8") != configuration.dump(config):
+    if not recorded.is_file() or recorded.read_text(encoding="utf-8") != configuration.recorded(config):
         raise InputError(
             f"{here} does not see the run folder {str(Path(job.folder) / config.root)!r} that the flow works in. "
             "Put it on storage that the workers share with the flow, and name it with output: a folder, or s3://BUCKET/RUN"

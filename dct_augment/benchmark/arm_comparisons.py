@@ -129,7 +129,6 @@ def summarize_trials(
         "confusion": _confusions(at_base, names),
         "by_class": _by_class(by_arm, names),
         "models": _models(base.trials(of_all_models), folds),
-        "seconds": float(trials["seconds"].sum()),
     }
 
 

@@ -5,7 +5,6 @@ validation split chooses the state that is tested, and the test split is read on
 """
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -193,7 +192,6 @@ class TrialRunner:
             return FinalClassifier(fitted.model, validation.labels, logits.numpy())
 
     def _trial(self, plan: TrialPlan) -> Trial:
-        began = time.monotonic()
         split = self._draws.split(plan.shots, plan.seed)
         classes = 1 + max(info.index for info in self._draws.dataset.classes)
         transforms = self._transforms(plan)
@@ -212,7 +210,6 @@ class TrialRunner:
             self._downstream.steps,
             right / len(test),
             fitted.val_accuracy,
-            time.monotonic() - began,
             test.labels,
             tuple(predicted),
             () if logits is None else tuple(tuple(row) for row in logits.double().numpy().round(4).tolist()),

@@ -1,7 +1,7 @@
 """Makes a classifier of a few photos per class: heads on a pretrained backbone, measured on photos left out."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ class FewShotClassifier(Classifier):
             save_file(_tensors(self._heads), partial / HEADS)
             if self.settings.fine_tune:
                 save_file(_tensors(self._backbone.model), partial / BACKBONE)
-            description["files"] = {file.name: files.sha256(file) for file in sorted(partial.iterdir())}
+            description["files"] = files.hashes(partial)
             files.write_json(partial / SETTINGS, description, indent=1)
 
     @classmethod
@@ -113,7 +113,8 @@ class FewShotClassifier(Classifier):
         """
         try:
             description = files.load_json(folder / SETTINGS)
-            _refuse_other_files(folder, description.get("files", {}))
+            if changed := files.changed(folder, description.get("files")):
+                raise ValueError(f"{changed[0]} is not the file that was written")
             if description["schema"] != SCHEMA:
                 raise ValueError(f"schema {description['schema']}, this version reads {SCHEMA}")
             settings = FewShotClassifierConfig.model_validate(description["settings"])
@@ -247,17 +248,6 @@ def _places(images: Sequence[Any], labels: Sequence[int], classes: Sequence[Clas
             "or leave the classes out with dataset.classes"
         )
     return places
-
-
-def _refuse_other_files(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Check that the weights of a classifier are those that were written; older versions wrote no hash.
-
-    Raises:
-        ValueError: they are not.
-    """
-    for name, digest in hashes.items():
-        if files.sha256(folder / Path(name).name) != digest:
-            raise ValueError(f"{name} is not the file that was written")
 
 
 def _again(folder: Path) -> str:

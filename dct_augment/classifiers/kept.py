@@ -15,7 +15,10 @@ FOLDER = "classifier"
 """Where a run keeps its classifier."""
 
 FILE = "classifier.json"
+CARD = "README.md"
 SCHEMA = 1
+
+_HASH = "sha256_without_threshold"
 
 _MOST = 1e30  # float() takes no whole number of 400 digits
 
@@ -69,10 +72,11 @@ def read_settings(folder: Path) -> PredictionSettings:
     if not path.is_file():
         return PredictionSettings()
     try:
-        data = files.load_json(path)
+        data = load(path)
         threshold, temperature = _number(data, "threshold"), _number(data, "temperature")
         settings = PredictionSettings(math.nan if temperature is None else temperature, threshold)
-        _refuse_other_files(folder, data.get("files"))
+        if changed := files.changed(folder, data.get("files")):
+            raise ValueError(f"{changed[0]} beside it is not the file that was written with it")
     except (OSError, ValueError) as error:
         again = command_of("fit", folder.parent)
         raise ModelError(f"{str(path)!r} is damaged: {reason_of(error)}; make it again with `{again}`") from error
@@ -97,13 +101,24 @@ def _number(data: Mapping[str, Any], key: str) -> float | None:
     return float(value)
 
 
-def _refuse_other_files(folder: Path, hashes: Any) -> None:
-    """Check that the files beside `classifier.json` are those that were written with it.
+def signed(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to the content of `classifier.json` the hash of all but the threshold, which a user may set."""
+    return {**metadata, _HASH: _content_hash(metadata)}
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read `classifier.json`; one of an older version has no hash.
 
     Raises:
-        ValueError: one is not.
+        OSError: it cannot be read.
+        ValueError: it is no JSON object, or something but the threshold is not what was written.
     """
-    for name, digest in hashes.items() if isinstance(hashes, dict) else ():
-        path = folder / Path(name).name
-        if path.is_file() and files.sha256(path) != digest:
-            raise ValueError(f"{path.name} beside it is not the file that was written with it")
+    data = files.load_json(path)
+    stated = data.pop(_HASH, None) or files.misnamed_hash(data, _content_hash)
+    if stated is not None and stated != _content_hash(data):
+        raise ValueError("its content is not what was written")
+    return data
+
+
+def _content_hash(metadata: Mapping[str, Any]) -> str:
+    return files.content_hash({key: value for key, value in metadata.items() if key != "threshold"})

@@ -50,8 +50,11 @@ from dct_augment.remote.urls import written
 from dct_augment.wording import counted, reason_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dct_augment.config import Config
     from dct_augment.pipeline.run import Run
+    from dct_augment.pipeline.verify import Findings, Problem
     from dct_augment.records import ProgressCallback
 
 
@@ -281,10 +284,15 @@ def verify(
     config: RunConfig = None,
     overrides: Overrides = None,
     output: Output = None,
+    device: Device = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="remove what is damaged, and make again what is damaged or lost")
+    ] = False,
 ) -> None:
-    """Check every shard, row and hash of a run. Exit code 1 if anything is wrong."""
+    """Check every file of a run: hashes, and what belongs together. Exit code 1 if anything is wrong."""
+    is_given = config is not None
     config = config_of(config, output)
-    settings = configure(config, overrides=overrides, output=output)
+    settings = configure(config, overrides=overrides, output=output, device=device)
     _bring_here(settings)
     if not (settings.root / "config.yaml").is_file() if settings.url else not settings.root.is_dir():
         from dct_augment.errors import InputError
@@ -293,15 +301,58 @@ def verify(
         raise InputError(f"{settings.url or settings.root} does not exist; make it with `{make}`")
     from dct_augment.pipeline.verify import verify as check
 
-    found = check(settings.root, settings.name)
+    found = check(settings.root, settings.name, settings)
+    _print_findings(found)
+    if found.problems and repair:
+        if not is_given:
+            _refuse_damaged_config(settings)
+        _repair(settings, found.problems)
+        found = check(settings.root, settings.name, settings)
+        _print_findings(found)
+    if found.problems:
+        if not repair and any(problem.maker for problem in found.problems):
+            again = command("verify --repair", config, overrides=overrides, output=output)
+            console.print(f"`{again}` makes it again", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def _print_findings(found: "Findings") -> None:
     for problem in found.problems:
         console.print(f"wrong: {problem}", markup=False, highlight=False, soft_wrap=True)
+    if found.at_work:
+        console.print("another command works in this folder: what it has not finished is left out", soft_wrap=True)
     typer.echo(
         f"{counted(found.shards, 'shard')}, {counted(found.images, 'image')}, {counted(found.tokens, 'token')}: "
         + (counted(len(found.problems), "problem") if found.problems else "all agree")
     )
-    if found.problems:
-        raise typer.Exit(1)
+
+
+def _refuse_damaged_config(settings: "Config") -> None:
+    """Check that the configuration that a run has recorded is what was written.
+
+    Raises:
+        InputError: it is not: all else would be made by it.
+    """
+    from dct_augment.config import is_as_recorded
+    from dct_augment.errors import InputError
+
+    recorded = settings.root / "config.yaml"
+    if recorded.is_file() and not is_as_recorded(recorded):
+        raise InputError(
+            f"{recorded} is damaged, and says how all else is made. Give the configuration of the run: "
+            "`dct-augment verify --repair --config ... --set ... --output ...`"
+        )
+
+
+def _repair(settings: "Config", problems: "Sequence[Problem]") -> None:
+    """Remove what is damaged, and make it again."""
+    from dct_augment.files import remove
+
+    with running(settings) as run, run.locked():
+        for path in dict.fromkeys(path for problem in problems for path in problem.remove):
+            console.print(f"removing {path}", markup=False, highlight=False, soft_wrap=True)
+            remove(path)
+        run.repair({problem.maker for problem in problems if problem.maker})
 
 
 def _bring_here(settings: "Config") -> None:

@@ -54,7 +54,17 @@ from dct_augment.config.identity import (
     WEIGHTS,
     comparable,
 )
-from dct_augment.config.loading import DATASETS, available, dump, folders, load, override, validate
+from dct_augment.config.loading import (
+    DATASETS,
+    available,
+    dump,
+    folders,
+    is_as_recorded,
+    load,
+    override,
+    recorded,
+    validate,
+)
 from dct_augment.config.renames import upgrade_token_identity
 from dct_augment.config.sections import (
     SCHEMA_VERSION,
@@ -131,8 +141,10 @@ __all__ = [
     "dump",
     "fingerprint",
     "folders",
+    "is_as_recorded",
     "load",
     "override",
+    "recorded",
     "seed_from",
     "steps_of_strength",
     "upgrade_token_identity",

@@ -1,6 +1,7 @@
 """From YAML and overrides to a checked configuration; every problem is named at once."""
 
 import copy
+import hashlib
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -21,6 +22,7 @@ from dct_augment.remote import downloads
 from dct_augment.remote.urls import url_of
 from dct_augment.wording import did_you_mean, reason_of
 
+_HASH = "# sha256 of the lines below; leave this one out of a file that you change: "
 _LONGEST = 300  # letters of a value in a message
 
 
@@ -145,6 +147,25 @@ def _text(path: Path) -> str:
     """Read a file of this machine, or at a URL."""
     url = url_of(path)
     return path.read_text(encoding="utf-8") if url is None else downloads.read(url).decode("utf-8")
+
+
+def recorded(config: Config) -> str:
+    """The resolved configuration as a run keeps it: YAML, and in its first line the hash of the others."""
+    text = dump(config)
+    return f"{_HASH}{_hash(text)}\n{text}"
+
+
+def is_as_recorded(path: Path) -> bool:
+    """Tell whether a configuration that a run keeps is what was written; older versions wrote no hash."""
+    try:
+        head, _, text = path.read_text(encoding="utf-8").partition("\n")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return not head.startswith("#") or head == f"{_HASH}{_hash(text)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _find(name_or_path: str) -> Path:

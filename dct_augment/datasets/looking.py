@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dct_augment import files, tables
 from dct_augment.config import AnyDataset, CubDataset, DatasetOnDisk, fingerprint
@@ -260,7 +259,7 @@ def _without(pictures: Pictures, left_out: np.ndarray) -> dict[str, frozenset[st
 
 def _write(overview: Overview, folder: Path, digest: str) -> None:
     """Write the tables and `overview.json`; nothing where all is as before."""
-    text = json.dumps({**overview.as_json(), "pictures": digest}, indent=1) + "\n"
+    text = json.dumps(files.signed({**overview.as_json(), "pictures": digest}), indent=1) + "\n"
     path, duplicate_table = folder / "overview.json", folder / "duplicates.parquet"
     are_there = _is_table(folder / "unreadable.parquet", "") and (
         not overview.searched or _is_table(duplicate_table, digest)
@@ -282,11 +281,8 @@ def _write(overview: Overview, folder: Path, digest: str) -> None:
 
 def _is_table(path: Path, digest: str) -> bool:
     """Tell whether a table is there that was made of the pictures with this digest."""
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (OSError, pa.ArrowException):
-        return False
-    return bool(metadata.get(b"pictures") == digest.encode())
+    stored = tables.read(path)
+    return stored is not None and (stored.schema.metadata or {}).get(b"pictures") == digest.encode()
 
 
 def _write_table(path: Path, columns: Mapping[str, type], rows: Sequence[tuple[Any, ...]], digest: str) -> None:

@@ -125,7 +125,7 @@ def inserted_from(backend: Backend, path: Path) -> Iterator[None]:
 def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a `Lora.state` as `pipe.load_lora_weights` reads it, with what made it, and a hash."""
     tensors = {key: value.contiguous() for key, value in state.items()}
-    header = {**metadata, "sha256": _hash(tensors)}
+    header = {**metadata, "sha256": _hash(tensors, metadata)}
     # One key: safetensors writes several in any order, and the same LoRA is to be the same bytes.
     files.write_bytes(path, serialize(tensors, {_METADATA: json.dumps(header, sort_keys=True)}))
 
@@ -138,12 +138,14 @@ def read_metadata(path: Path) -> dict[str, Any]:
             tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         return {}
-    return metadata if metadata.get("sha256") == _hash(tensors) else {}
+    of_older_version = _hash(tensors, {})
+    stated = metadata.pop("sha256", None)
+    return metadata if stated in (_hash(tensors, metadata), of_older_version) else {}
 
 
-def _hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 (hex) of names, kinds, shapes and values of tensors on the CPU."""
-    digest = hashlib.sha256()
+def _hash(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of names, kinds, shapes and values of tensors on the CPU, and of metadata, if there are any."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode() if metadata else b"")
     for key, value in sorted(tensors.items()):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.contiguous().numpy().tobytes())

@@ -109,10 +109,10 @@ def save_classifier(folder: Path, model: nn.Module, settings: DownstreamConfig, 
     with files.atomic_folder(folder, replace=True) as partial:
         save(model, settings, facts.labels, partial)
         metadata = _metadata(facts, settings, taken, partial)
-        # Without a hash of its own: a user may set the threshold. That of the weights is in it.
+        card = partial / kept.CARD
+        card.write_text(model_card.write_card(metadata, folder), encoding="utf-8")
+        metadata = kept.signed({**metadata, "card_sha256": files.sha256(card)})
         (partial / kept.FILE).write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        card = model_card.write_card(metadata, folder)
-        (partial / "README.md").write_text(card, encoding="utf-8")
 
 
 def save(model: nn.Module, settings: DownstreamConfig, names: list[str], folder: Path) -> None:
@@ -176,5 +176,5 @@ def _metadata(facts: ClassifierFacts, settings: DownstreamConfig, taken: ModelIn
             "preprocessing": _preprocessing(taken),
         },
         "made_from": dict(facts.made_from),
-        "files": {name: files.sha256(folder / name) for name in ("config.json", "model.safetensors")},
+        "files": files.hashes(folder),
     }

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dct_augment import files
+from dct_augment import tables
 from dct_augment.config import fingerprint
 from dct_augment.errors import ShardError
 from dct_augment.records import GeneratedImage
@@ -70,16 +70,17 @@ def record(image: GeneratedImage) -> dict[str, Any]:
 
 
 def write(path: Path, records: Sequence[Mapping[str, Any]], metadata: Mapping[str, Any]) -> None:
-    """Write rows and metadata, signed by a hash of both."""
+    """Write rows and metadata, with a hash of both, and one of the file."""
     table = pa.Table.from_pandas(pd.DataFrame(list(records)), preserve_index=False)
     signed = {**metadata, "sha256": fingerprint(metadata, table.to_pylist())}
     table = table.replace_schema_metadata({_KEY: json.dumps(signed, sort_keys=True).encode()})
-    with files.atomic(path) as partial:
-        pq.write_table(table, partial)
+    tables.write(path, table)
 
 
 def read(path: Path) -> StoredRows | None:
     """Read a parquet; None unless all of it is intact."""
+    if not tables.is_intact(path):
+        return None
     try:
         with pq.ParquetFile(path) as parquet:
             table, metadata = parquet.read(), _metadata(parquet.schema_arrow)  # the table has a second copy of it

@@ -28,7 +28,7 @@ from dct_augment.generation.shard_rows import StoredRows
 from dct_augment.images import UNREADABLE_IMAGE
 from dct_augment.records import GeneratedImage, ImageKind
 from dct_augment.remote.store import is_on_store
-from dct_augment.wording import counted, reason_of
+from dct_augment.wording import command_of, counted, in_one_line, reason_of
 
 FOLDERS = {ImageKind.CLASS_TOKEN: "shards", ImageKind.PLAIN_PROMPT: "comparison"}
 """The folder of each kind in a run folder. The one that training code reads holds training images only."""
@@ -106,6 +106,20 @@ class ShardFolder:
     @cached_property
     def _checked(self) -> CheckedFiles:
         return CheckedFiles(checked_file(self.path, self.split))
+
+    def remove_damaged_plan(self) -> str:
+        """Remove a plan.json that is damaged, so that the layout is read from the rows; say so, or nothing."""
+        try:
+            self.layout()
+        except ShardError as error:
+            path = self.path / "plan.json"
+            if not path.is_file():  # it is lost, and so are shards
+                raise
+            path.unlink()
+            return (
+                f"{path} is damaged ({in_one_line(error.__cause__ or error)}); it is made again of the rows of shards"
+            )
+        return ""
 
     @property
     def is_recorded(self) -> bool:
@@ -227,6 +241,24 @@ class ShardFolder:
             }
         }
 
+    def info_problem(self) -> str:
+        """Say what is wrong with `_info.json`; empty if it agrees with the finished shards, or there are none."""
+        expected = self.info()
+        path = self.path / "_info.json"
+        if not expected or not path.parent.is_dir():
+            return ""
+        if not path.is_file():
+            return "missing"
+        try:
+            stated = files.load_json(path).get("splits")
+        except ValueError as error:
+            return f"cannot be read: {error}"
+        if not isinstance(stated, dict):
+            return "it has no splits"
+        if stated.get(self.split) != expected[self.split]:
+            return f"what it says of split {self.split} is not what the shards hold"
+        return ""
+
     def publish(self) -> None:
         """Write `_info.json`, which timm's wds reader and others find; remember which shards are intact."""
         files.write_text(self.path / "_info.json", json.dumps({"splits": self.info()}, indent=1) + "\n")
@@ -249,25 +281,25 @@ class ShardFolder:
         for spec, _ in self._finished():
             yield from read(self.tar(spec))
 
-    def check(self, spec: ShardSpec) -> list[str]:
-        """Say in words what is wrong with a shard; empty if tar, rows and hashes agree."""
+    def check(self, spec: ShardSpec) -> list[tuple[Path, str]]:
+        """Say of which file of a shard what is wrong; empty if tar, rows and hashes agree."""
         tar, parquet = self.tar(spec), self.parquet(spec)
         stored = shard_rows.read(parquet)
         if stored is None:
             if parquet.is_file():
-                return [f"{parquet.name}: damaged"]
-            return [f"{tar.name}: not finished (it has no parquet)"]
+                return [(parquet, "damaged")]
+            return [(tar, "not finished (it has no parquet)")]
         if not tar.is_file():
-            return [f"{tar.name}: missing"]
+            return [(tar, "missing")]
         problems = []
         if files.sha256(tar) != stored.metadata["tar_sha256"]:
-            problems.append(f"{tar.name}: its SHA-256 is not the one in {parquet.name}")
+            problems.append((tar, f"its SHA-256 is not the one in {parquet.name}"))
         if stored.metadata.get("shard", self.stem(spec)) != self.stem(spec):
-            problems.append(f"{parquet.name}: it is of shard {stored.metadata['shard']}")
+            problems.append((parquet, f"it is of shard {stored.metadata['shard']}"))
         table = stored.table.to_pandas()
         if len(table) != len(spec):
-            problems.append(f"{tar.name}: {len(table)} rows, but the plan has {len(spec)}")
-        return problems + _tar_problems(tar, table)
+            problems.append((tar, f"{len(table)} rows, but the plan has {len(spec)}"))
+        return problems + [(tar, problem) for problem in _tar_problems(tar, table)]
 
     def load(self, spec: ShardSpec) -> StoredRows | None:
         """Read a shard's parquet; None unless it is intact."""
@@ -339,8 +371,8 @@ def _read_plan(path: Path, split: str) -> _Plan:
         layout = tuple(_spec(number, ranges) for number, ranges in enumerate(_list(splits.get(split, []))))
     except ValueError as error:
         raise ShardError(
-            f"{path} is damaged: {error}. Delete this file alone, and the next command reads the plan from the "
-            "finished shards"
+            f"{path} is damaged: {error}. `{command_of('verify --repair', path.parent.parent)}` reads the plan from "
+            "the finished shards"
         ) from error
     return _Plan(frozenset(splits), layout)
 
@@ -383,11 +415,9 @@ def _tar_problems(tar: Path, rows: pd.DataFrame) -> list[str]:
     try:
         labels = {key: label for key, label, _ in read(tar)}
     except (ShardError, OSError) as error:
-        return [f"{tar.name}: {reason_of(error)}"]
+        return [reason_of(error)]
     wrong = sorted(key for key in {*labels, *expected} if labels.get(key) != expected.get(key))
-    return (
-        [f"{tar.name}: {counted(len(wrong), 'image', 'disagrees')} with the rows, first {wrong[0]!r}"] if wrong else []
-    )
+    return [f"{counted(len(wrong), 'image', 'disagrees')} with the rows, first {wrong[0]!r}"] if wrong else []
 
 
 def read(tar: Path) -> Iterator[tuple[str, int, Image.Image]]:

@@ -206,9 +206,14 @@ class RunContext:
         """
         if not self.has_few_shot_guide:
             return self._classifier(self.config.guide, "guide")
+        return self.make_guide(self.config.guide, self.guide_folder)
+
+    @property
+    def guide_folder(self) -> Path:
+        """Where the guide lies that is made of the photos of the run."""
         made_of = [example.key for example in self.photos()], [info.name for info in self.classes]
         name = configuration.fingerprint(self.identity("tokens")["guide"], self.identity("arms"), *made_of)[:8]
-        return self.make_guide(self.config.guide, self.config.root / "guide" / name)
+        return self.config.root / "guide" / name
 
     @property
     def refusals(self) -> Mapping[str, str]:
@@ -232,6 +237,8 @@ class RunContext:
         photos = self.photos()
         title = f"few_shot, {draw}" if draw else "few_shot"
         if not few_shot_guide.is_made(folder):
+            if folder.is_dir():
+                self.progress(Progress("guide", 0, 0, f"{folder} is damaged"))
             made = f"{title}: making it of {counted(len(photos), 'photo')}, and measuring it on photos left out"
             self.progress(Progress("guide", 0, 0, made))
         alone = nullcontext() if few_shot_guide.is_made(folder) else self.store.exclusive(folder)

@@ -41,10 +41,11 @@ def few_shot_member(members: Sequence[AnyClassifierConfig]) -> FewShotClassifier
 
 
 def is_made(folder: Path) -> bool:
-    """Tell whether a guide is in a folder; the file that is written last says it."""
+    """Whether a guide of photos lies in a folder as it was written."""
     from dct_augment.classifiers.few_shot import SETTINGS
 
-    return (folder / SETTINGS).is_file()
+    description = files.read_json(folder / SETTINGS)
+    return bool(description) and not files.changed(folder, description.get("files"))
 
 
 def make(
@@ -75,7 +76,6 @@ def make(
     assert settings is not None
     if not is_made(folder):
         made = fit(settings, _Opened(photos), [photo.label for photo in photos], classes, device=device)
-        with files.atomic_folder(folder, replace=True) as partial:
-            made.save(partial)
+        made.save(folder)
     member = FewShotClassifier.load(folder, device)
     return classifiers.load(members, classes, few_shot=member, device=device), member

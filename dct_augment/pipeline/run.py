@@ -6,7 +6,6 @@ or wherever `execute` takes them.
 """
 
 import importlib.metadata
-import json
 import math
 import platform
 import time
@@ -24,13 +23,22 @@ from dct_augment.benchmark.arms import ARMS, measured_kinds
 from dct_augment.benchmark.requirements import most_synthetic_images
 from dct_augment.classifiers import kept
 from dct_augment.diffusion import names as diffusion_names
-from dct_augment.errors import InputError, ModelError, StaleRunError, TokenTrainingError, UntrainedClassesError
+from dct_augment.errors import (
+    InputError,
+    MissingImagesError,
+    ModelError,
+    StaleRunError,
+    TokenTrainingError,
+    UntrainedClassesError,
+)
 from dct_augment.generation import plan
 from dct_augment.metrics.accuracy import class_titles
+from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.disk_space import refuse_full_disk
 from dct_augment.pipeline.stages import IMAGE_STAGES, STAGES, ClassifierStage, ImageStage, Stage, TokenStage, TrialStage
 from dct_augment.pipeline.unit_pool import threads_of_units
+from dct_augment.pipeline.verify.problem import GUIDES, LOOK
 from dct_augment.records import ClassInfo, ImageKind, Progress, StageName, StopReason, WorkUnit
 from dct_augment.report.page import write_report
 from dct_augment.report.real_images import RealImageSection, load_section
@@ -61,6 +69,9 @@ _NEEDED_STAGES = {
     },
 }
 """The stages that each goal needs, whatever the arms."""
+
+_PROMPTED = {ImageKind.CLASS_TOKEN: "its class token", ImageKind.PLAIN_PROMPT: "its plain prompt"}
+"""How images of each kind are prompted, for messages."""
 
 Execute = Callable[[Stage, Sequence[WorkUnit]], None]
 """Does all the units of one stage, in whatever order and place."""
@@ -114,6 +125,51 @@ class Run(RunContext):
         self.run_stages(self.stages(StageName.REPORT))
         return self.report()
 
+    def repair(self, makers: Collection[str]) -> None:
+        """Make again what is not there, or damaged, of what these makers make: stages, LOOK or GUIDES of `verify`.
+
+        Nothing is added to what the run has. Damaged files should be removed before.
+        """
+        with self.locked():
+            if not (self.config.root / "config.yaml").is_file():
+                self._record_config()
+            if GUIDES in makers:
+                self._restore_guides()
+            if LOOK in makers:
+                _ = self.data
+            self.run_stages(self._stages_to_repair(makers))
+            if StageName.REPORT in makers:
+                self.report()
+
+    def _stages_to_repair(self, makers: Collection[str]) -> Iterator[Stage]:
+        """Yield the stages of these names, in their order; images are those that are planned."""
+        if {StageName.ARMS, StageName.BENCHMARK, StageName.METRICS, StageName.CLASSIFIER} & set(makers):
+            self.real_images()
+        if StageName.TOKENS in makers:
+            yield TokenStage(self, self._classes_with_tokens())
+        for kind, name in IMAGE_STAGES.items():
+            if name in makers:
+                yield ImageStage(self, kind, grows=False)
+        for name in (StageName.ARMS, StageName.BENCHMARK, StageName.METRICS, StageName.CLASSIFIER):
+            if name in makers:
+                yield STAGES[name](self)
+
+    def _classes_with_tokens(self) -> list[ClassInfo]:
+        """The classes that have a token or a failure, or had one."""
+        slugs = {slug for group in self.tokens.groups() for slug in group} | set(self.tokens.index().get("slug", ()))
+        return [info for info in self.dataset.classes if info.slug in slugs]
+
+    def _restore_guides(self) -> None:
+        """Check guide and judge, or make a guide of photos, if their files are lost or damaged."""
+        checks = self.config.root / "checks"
+        is_lost = not files.read_json(checks / "guide.json")
+        if self.has_few_shot_guide:
+            is_lost = not few_shot_guide.is_made(self.guide_folder)
+        if is_lost:
+            _ = self.guide
+        if self.config.judge and not files.read_json(checks / "judge.json"):
+            _ = self.judge
+
     def stages(self, goal: StageName) -> Iterator[Stage]:
         """Yield the stages that a goal needs, in order, each made when those before it are done.
 
@@ -128,6 +184,8 @@ class Run(RunContext):
         names = self.needed_stages(goal)
         for kind, stage in IMAGE_STAGES.items():
             if stage in names:
+                if remark := self.shards[kind].remove_damaged_plan():
+                    self.progress(Progress(stage, 0, 0, remark))
                 self.shards[kind].refuse_old_layout()  # before anything is written
         refuse_full_disk(self, names, goal)
         self.check_prompts()
@@ -138,6 +196,8 @@ class Run(RunContext):
         if measuring:
             self.real_images()  # the look comes first: what it finds decides which trials are done
             TrialStage(self).check()
+        if StageName.TOKENS in names and any(self.tokens.path.glob("*.safetensors")):
+            self._restore_guides()
         if StageName.TOKENS in names:
             yield TokenStage(self, self._classes_to_train())
         for name, kind in ((stage, kind) for kind, stage in IMAGE_STAGES.items()):
@@ -223,14 +283,16 @@ class Run(RunContext):
         began = time.monotonic()
         with self.locked():
             files.sweep(self.config.root)
-            path = self.config.root / "config.yaml"
-            if stage is not StageName.REPORT or not path.is_file():
-                files.write_text(path, configuration.dump(self.config))
+            if stage is not StageName.REPORT or not (self.config.root / "config.yaml").is_file():
+                self._record_config()
             self.weights.save()
             yield
             times = self._times() | {str(stage): self._times().get(stage, 0.0) + time.monotonic() - began}
-            files.write_text(self.config.root / "times.json", json.dumps(times) + "\n")
+            files.write_json(self.config.root / "times.json", times)
             self.store.publish()
+
+    def _record_config(self) -> None:
+        files.write_text(self.config.root / "config.yaml", configuration.recorded(self.config))
 
     def _times(self) -> dict[str, float]:
         """Seconds spent in each stage so far, over all commands; what is damaged counts from 0."""
@@ -274,12 +336,15 @@ class Run(RunContext):
         return TokenStage(self).failed()
 
     def check(self) -> None:
-        """Say of which classes the training failed. A class that needs no token, or is refused, is no failure.
+        """Say of which classes the training failed, or every image. One that needs no token, or is refused, is none.
 
         Raises:
             UntrainedClassesError: some are such classes, and `on_class_failure` is not `skip`; the others are done.
             TokenTrainingError: all are.
+            MissingImagesError: of some classes not one of the planned images was generated, whatever
+                `on_class_failure` is.
         """
+        self._refuse_classes_without_images()
         failed = self.failed
         if failed and self.config.on_class_failure == "fail":
             reasons = ", ".join(f"{name} ({reason})" for name, reason in failed.items())
@@ -288,6 +353,30 @@ class Run(RunContext):
             raise kind(
                 f"no class token for {of_classes}: {reasons}. The others are done. Try other "
                 "settings for these with another --output, e.g. --set tokens.seed=1, or set on_class_failure=skip"
+            )
+
+    def _refuse_classes_without_images(self) -> None:
+        """Check that of each class with planned images there is one.
+
+        Raises:
+            MissingImagesError: of a class there is none.
+        """
+        for kind, shards in self.shards.items():
+            rows = shards.rows(["class_name", "status", "error"])
+            if rows.empty:
+                continue
+            names = {info.name for info in self.classes}
+            with_images = set(rows.loc[rows["status"] == "ok", "class_name"])
+            without = rows[rows["class_name"].isin(names - with_images)]
+            if without.empty:
+                continue
+            reasons = without.groupby("class_name", sort=False)["error"].first().to_dict()
+            of_classes = counted_of(len(reasons), len(self.classes), "class")
+            named = listed([f"{name} ({reason})" for name, reason in reasons.items()], 10)
+            instead = " or --set generation.allow_uncertified=false" if kind is ImageKind.CLASS_TOKEN else ""
+            raise MissingImagesError(
+                f"not one image of {of_classes} could be generated with {_PROMPTED[kind]}: {named}. All else is done. "
+                f"Try other settings with another --output, e.g. --set sampling.guidance_scale=5{instead}"
             )
 
     def check_guide(self) -> None:
@@ -374,15 +463,9 @@ class Run(RunContext):
         return pd.DataFrame() if stored is None else stored.to_pandas()
 
     def _environment(self) -> dict[str, str]:
+        """What a report says of where it was made; times are in `times.json` alone, so that reports can be compared."""
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-        seconds = {f"seconds, {stage}": f"{spent:.0f}" for stage, spent in self._times().items()}
-        return {
-            "run": self.config.name,
-            "device": self.device,
-            "python": platform.python_version(),
-            **versions,
-            **seconds,
-        }
+        return {"run": self.config.name, "device": self.device, "python": platform.python_version(), **versions}
 
 
 def _is_time(value: object) -> bool:

@@ -34,11 +34,18 @@ class SelectedImages:
         name = fingerprint(tars, settings.selection, candidates, settings.filter_confidence)[:12]
         return self._context.config.root / "selection" / f"{name}.parquet"
 
+    @property
+    def is_made(self) -> bool:
+        """Whether today's images are ordered."""
+        return tables.read(self.path, _COLUMNS) is not None
+
     def make(self, title: str) -> None:
         """Order the images, if that is not done; the guide and the photos must be there."""
-        path, context, settings = self.path, self._context, self._settings
-        if tables.read(path, _COLUMNS) is not None:
+        if self.is_made:
             return
+        path, context, settings = self.path, self._context, self._settings
+        if path.is_file():
+            context.progress(Progress("images", 0, 0, f"{path} is damaged; it is made again"))
         if settings.selection == "first":
             raise ValueError("benchmark.selection: first takes images as they come, without an order")
         table = order_images(

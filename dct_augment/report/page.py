@@ -28,7 +28,7 @@ from dct_augment.report.arm_styles import arm_style, arms_in_page_order, in_page
 from dct_augment.report.confusion_matrices import Matrix
 from dct_augment.report.real_images import RealImageSection
 from dct_augment.report.summary import IMAGE_COLUMNS, KINDS, Tables, summarize
-from dct_augment.report.summary_files import write_summary
+from dct_augment.report.summary_files import PAGE, write_summary
 from dct_augment.wording import settings_of
 
 CHARTS_BUDGET = 400_000
@@ -61,7 +61,7 @@ def write_report(
     other_trials: str = "",
     answer: AnswerSection | None = None,
 ) -> Path:
-    """Write the files of numbers and images, then `report/index.html`, under `root`; return the page's path.
+    """Write images, `report/index.html` and the files of numbers under `root`; return the page's path.
 
     All tables may be empty: the page then says which command makes them.
 
@@ -69,7 +69,7 @@ def write_report(
         root: The folder of the run.
         config: The configuration of the run.
         classes: The classes to report.
-        environment: By name, versions, device and times to show.
+        environment: By name, versions and device to show.
         tokens: The index of the token folder.
         shards: The generated images, by kind.
         benchmark: What `arm_comparisons.summarize_trials` returns.
@@ -117,10 +117,10 @@ def write_report(
         mistake_images=answer_section.render_mistakes(answer) if answer else [],
         group_sheets=real_image_section.render_groups(real_images) if real_images else [],
     )
-    write_summary(folder, summary)
-    path = folder / "index.html"
+    path = folder / PAGE
     with files.atomic(path) as partial:
         page.dump(str(partial), encoding="utf-8")
+    write_summary(folder, summary)
     return path
 
 

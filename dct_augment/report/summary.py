@@ -17,7 +17,7 @@ from dct_augment.records import ClassInfo, ImageKind, StopReason
 from dct_augment.report.class_order import gains_by_class, order_classes
 from dct_augment.wording import listed
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """3: what has a row for each class is in files of its own (`summary_files`)."""
 
 KINDS = (ImageKind.PLAIN_PROMPT, ImageKind.CLASS_TOKEN)

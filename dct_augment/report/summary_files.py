@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dct_augment import files
+from dct_augment.report import class_images
 
+PAGE, SUMMARY = "index.html", "summary.json"
 CLASSES = "classes.csv"
 CONFUSIONS = "confusions.csv"
 
@@ -23,7 +25,9 @@ Numbers = Mapping[str, Any]
 
 
 def write_summary(folder: Path, summary: Numbers) -> None:
-    """Write the numbers of a report: `classes.csv`, `confusions.csv`, then `summary.json`, which names them.
+    """Write the numbers of a report: `classes.csv`, `confusions.csv`, then `summary.json`, with the hashes of all.
+
+    Page and images are there already.
 
     Args:
         folder: Of the report.
@@ -31,7 +35,27 @@ def write_summary(folder: Path, summary: Numbers) -> None:
     """
     _write_csv(folder / CLASSES, _class_rows(summary))
     _write_csv(folder / CONFUSIONS, _confusion_rows(summary))
-    files.write_text(folder / "summary.json", _as_json(_shortened(summary)) + "\n")
+    short = {**_shortened(summary), "hashes": _hashes(folder)}
+    files.write_text(folder / SUMMARY, _as_json(files.signed(short)) + "\n")
+
+
+def changed_files(folder: Path) -> list[str]:
+    """List the files of a report that are not there, or not what was written; older versions wrote no hashes."""
+    try:
+        recorded = files.load_json(folder / SUMMARY).get("hashes")
+    except (OSError, ValueError):
+        return [SUMMARY]
+    if not isinstance(recorded, dict):
+        return []
+    today = _hashes(folder)
+    return [name for name, digest in recorded.items() if today.get(name) != digest]
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a report beside its summary, and one of all its images."""
+    digests = {name: files.sha256(folder / name) for name in (PAGE, CLASSES, CONFUSIONS) if (folder / name).is_file()}
+    images = folder / class_images.FOLDER
+    return digests | ({class_images.FOLDER: files.content_hash(files.hashes(images))} if images.is_dir() else {})
 
 
 def _shortened(summary: Numbers) -> dict[str, Any]:

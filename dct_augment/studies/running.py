@@ -1,6 +1,5 @@
 """Runs a study: its runs in order, each resumable; gathers their trials, and writes what they say."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -127,7 +126,7 @@ def _findings(study: Study, tables: Sequence[pd.DataFrame], photos: Photos) -> F
 
 def _write(study: Study, findings: Findings, tables: Sequence[pd.DataFrame], root: Path) -> None:
     write_table(root / "trials.parquet", pd.concat(tables, ignore_index=True))
-    files.write_text(root / "findings.json", json.dumps(_as_json(study, findings), indent=1) + "\n")
+    files.write_json(root / "findings.json", _as_json(study, findings), indent=1)
     files.write_text(root / "findings.md", "\n".join(markdown(study, findings)) + "\n")
 
 

@@ -22,6 +22,7 @@ from dct_augment.tokens.groups import Groups
 from dct_augment.tokens.state import TrainedToken
 
 INDEX, PLAN = "index.parquet", "plan.json"
+_IMPORTED = "imported"
 
 _LONGER = 100
 """How many times longer than the longest word, or shorter than the mean word, an imported vector may be."""
@@ -92,21 +93,25 @@ class TokenFolder:
         return self.path / f"{info.slug}.failed.json"
 
     def groups(self) -> Groups:
-        """Which classes train together, as recorded; empty if nothing is.
+        """Which classes train together, as recorded; if that is lost or damaged, as their tokens say."""
+        recorded = self.recorded_groups()
+        return self._groups_of_tokens() if recorded is None else recorded
 
-        Raises:
-            InputError: the record is damaged.
-        """
-        path = self.path / PLAN
-        if not path.exists():
-            return ()
-        try:
-            groups: Any = files.load_json(path).get("groups")
-        except ValueError as error:
-            raise InputError(f"{path} is damaged: {error}. Delete this file to plan again") from error
-        if not _are_groups(groups):
-            raise InputError(f"{path} is damaged: it holds no groups of classes. Delete this file to plan again")
-        return tuple(tuple(group) for group in groups)
+    def recorded_groups(self) -> Groups | None:
+        """Read which classes train together; None if it is not recorded, or damaged."""
+        groups = files.read_json(self.path / PLAN).get("groups")
+        return tuple(tuple(group) for group in groups) if _are_groups(groups) else None
+
+    def _groups_of_tokens(self) -> Groups:
+        """Read from the index, and from tokens and failures, which classes trained together, in their order."""
+        rows = {str(row.get("slug")): row for row in self.index().to_dict("records")}
+        for path in (*self.path.glob("*.safetensors"), *self.path.glob("*.failed.json")):
+            metadata = _metadata_of(path)
+            rows[str(metadata.get("slug"))] = metadata
+        trained = [row for row in rows.values() if _is_number(row.get("group")) and _is_number(row.get("class_index"))]
+        trained.sort(key=lambda row: row["class_index"])
+        count = 1 + max((int(row["group"]) for row in trained), default=-1)
+        return tuple(tuple(str(row["slug"]) for row in trained if row["group"] == number) for number in range(count))
 
     def record(self, groups: Groups) -> None:
         """Write which classes train together, before any does."""
@@ -129,8 +134,10 @@ class TokenFolder:
         (token,) = formats.read(self.file(info))
         return token
 
-    def save(self, trained: TrainedToken, identity: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-        """Write one token, loadable by `pipe.load_textual_inversion`; return its metadata.
+    def save(
+        self, trained: TrainedToken, identity: Mapping[str, Any], base: Mapping[str, Any], group: int = 0
+    ) -> dict[str, Any]:
+        """Write one token, trained in a group, loadable by `pipe.load_textual_inversion`; return its metadata.
 
         An unusable token gets no safetensors file, but `<slug>.failed.json` that says why. `base` says of which
         text-to-image model it is an embedding: path, revision, family, and `blocks`: the items of
@@ -140,6 +147,7 @@ class TokenFolder:
         metadata = {
             **self._untrained(trained.info, identity, base),
             "usable": trained.usable,
+            "group": group,
             "stop_reason": str(trained.reason),
             "updates": trained.updates,
             "attempts": trained.attempts,
@@ -160,10 +168,11 @@ class TokenFolder:
         return metadata
 
     def refuse(
-        self, info: ClassInfo, reason: str, identity: Mapping[str, Any], base: Mapping[str, Any]
+        self, info: ClassInfo, reason: str, identity: Mapping[str, Any], base: Mapping[str, Any], group: int = 0
     ) -> dict[str, Any]:
         """Record that no token of a class can be trained, and why; return the metadata, as those of `save`."""
-        metadata = {**self._untrained(info, identity, base), "stop_reason": reason, "origin": "refused"}
+        known = {"group": group, "stop_reason": reason, "origin": "refused"}
+        metadata = {**self._untrained(info, identity, base), **known}
         files.write_json(self._failed(info), metadata, indent=1)
         return metadata
 
@@ -217,7 +226,7 @@ class TokenFolder:
             "norm": token.vector.norm(dim=1).max().item(),
             **{key: _number(token.metadata.get(key)) for key in accuracies},
             "updates": int(_number(token.metadata.get("updates")) or 0),
-            "origin": f"imported: {token.word}",
+            "origin": f"{_IMPORTED}: {token.word}",
         }
         self._write(info, dict(token.parts), metadata)
         return metadata
@@ -231,6 +240,7 @@ class TokenFolder:
             "class_index": info.index,
             "homonym": info.homonym,
             "usable": False,
+            "group": None,
             "stop_reason": "",
             "updates": 0,
             "attempts": 0,
@@ -262,6 +272,13 @@ class TokenFolder:
         table = pd.DataFrame(rows)
         tables.write(self.path / INDEX, table.sort_values("class_index"))
 
+    def was_imported(self, info: ClassInfo) -> bool:
+        """Whether the index says that the token of a class came from elsewhere."""
+        index = self.index()
+        if not {"slug", "origin"} <= set(index.columns):
+            return False
+        return any(str(origin).startswith(_IMPORTED) for origin in index.loc[index["slug"] == info.slug, "origin"])
+
     @property
     def has_damaged_index(self) -> bool:
         """Whether there is an index that cannot be read."""
@@ -271,6 +288,21 @@ class TokenFolder:
         """Read the index as a table; empty if there is none, or a damaged one: it is written again with each token."""
         stored = tables.read(self.path / INDEX)
         return pd.DataFrame() if stored is None else formats.current_table(stored.to_pandas())
+
+
+def _metadata_of(path: Path) -> Mapping[str, Any]:
+    """Read the metadata of a token or a failure; nothing if its file is damaged."""
+    if path.suffix == ".json":
+        return files.read_json(path)
+    try:
+        return formats.read(path)[0].metadata
+    except InputError:
+        return {}
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a value of a file or a table is a number that something is counted with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST
 
 
 def _are_groups(value: Any) -> bool:

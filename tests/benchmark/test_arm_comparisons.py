@@ -18,7 +18,7 @@ NAMES = {0: "crane", 1: ODD}
 def trial(arm: str, seed: int, accuracy: float, *, shots: int = 5, per_class: int = 50, **more: Any) -> dict[str, Any]:
     per_class = 0 if arm.startswith("real") else per_class
     row = {"arm": arm, "shots": shots, "seed": seed, "per_class": per_class, "steps": 100, "accuracy": accuracy}
-    return row | {"val_accuracy": accuracy, "seconds": 1.0, "other_model": ""} | answers(accuracy) | more
+    return row | {"val_accuracy": accuracy, "other_model": ""} | answers(accuracy) | more
 
 
 def full() -> pd.DataFrame:

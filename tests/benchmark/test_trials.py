@@ -337,7 +337,7 @@ def test_another_model_is_trained_on_the_same_images_with_its_own_preprocessing(
     other = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), alone)
     trial = bench.trial(TrialPlan("real", 0, 2, other_model="test_resnet"))
     assert trial.other_model == "test_resnet"
-    assert replace(trial, other_model="", seconds=0) == replace(other.trial(TrialPlan("real", 0, 2)), seconds=0)
+    assert replace(trial, other_model="") == other.trial(TrialPlan("real", 0, 2))
     outputs = {label: label for label in range(3)}
     kept = bench.classifier("real", few_shot(Colors(), "all", 0), outputs, 0, "test_resnet").model
     assert type(kept).__name__ == "ResNet"
@@ -359,7 +359,7 @@ def test_arms_with_synthetic_images_are_augmented_as_the_setting_says(made: Shar
         downstream = DOWNSTREAM.model_copy(update=update)
         runner = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), downstream)
         trial = runner.trial(TrialPlan(arm, 0, 2, 2 if arm == "class_token" else 0))
-        return replace(trial, arm="", seconds=0, per_class=0, synthetic_images=0)
+        return replace(trial, arm="", per_class=0, synthetic_images=0)
 
     light, strong = answers("real", "strong"), answers("real+strong_aug", "light")
     assert answers("class_token", "light") == light
@@ -372,7 +372,7 @@ def test_the_last_steps_can_see_real_images_alone(made: ShardRun) -> None:
         update = {"synthetic_probability": probability, "real_images_last": real_images_last}
         downstream = DOWNSTREAM.model_copy(update=update)
         runner = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), downstream)
-        return replace(runner.trial(TrialPlan("class_token", 0, 2, 2)), seconds=0, synthetic_probability=0)
+        return replace(runner.trial(TrialPlan("class_token", 0, 2, 2)), synthetic_probability=0)
 
     assert answers(1.0, 1.0).val_accuracy == answers(0.0, 0.0).val_accuracy
     assert answers(1.0, 1.0) == answers(0.0, 0.0)
@@ -501,10 +501,7 @@ def test_trials_side_by_side_are_the_same_trials(made: ShardRun) -> None:
     downstream = DOWNSTREAM.model_copy(update={"steps": 12})
     plans = [TrialPlan("real", 3, 2), TrialPlan("class_token", 3, 2, 3), TrialPlan("real", 4, 2)]
     source, before = TrialInputs(Draws(Colors(), BENCHMARK), arm_folders(made), downstream), torch.get_num_threads()
-    found = [
-        {plan: replace(trial, seconds=0.0) for plan, trial in pool.run(source, plans, processes=processes)}
-        for processes in (1, 2, 9)
-    ]
+    found = [dict(pool.run(source, plans, processes=processes)) for processes in (1, 2, 9)]
     assert found[0] == found[1] == found[2]
     assert all((trial.arm, trial.seed) == (plan.arm, plan.seed) for plan, trial in found[0].items())
     assert list(found[0]) == plans

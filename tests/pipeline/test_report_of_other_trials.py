@@ -71,4 +71,5 @@ def test_a_report_of_nothing_says_that_there_are_no_trials_and_records_its_confi
     summary, page = report(one)
     assert (summary["other_trials"], told) == (None, [])
     assert "There are no benchmark trials yet" in page
-    assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == config.dump(one.config)
+    assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == config.recorded(one.config)
+    assert config.load(str(tmp_path / "config.yaml")) == one.config

@@ -34,7 +34,7 @@ def test_a_run_of_version_0_1_keeps_its_trials(tmp_path: Path) -> None:
     assert read["accuracy"] == 0.5
 
 
-TRIAL = Trial("real", 5, 0, 0, 20, 0.5, 0.5, 1.0, (0, 1), (0, 0))
+TRIAL = Trial("real", 5, 0, 0, 20, 0.5, 0.5, (0, 1), (0, 0))
 PLANS = (TrialPlan("real", 0, 5), TrialPlan("real", 1, 5))
 
 

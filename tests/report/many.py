@@ -85,7 +85,6 @@ def _trials(count: int, generator: np.random.Generator) -> pd.DataFrame:
                     "per_class": 0 if arm.startswith("real") else 50,
                     "steps": 9,
                     "accuracy": float((truth == predicted).mean()),
-                    "seconds": 1.0,
                     "truth": truth,
                     "predicted": predicted,
                     "other_model": "",

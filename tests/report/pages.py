@@ -153,7 +153,6 @@ def trial_table(path: Path) -> pd.DataFrame:
                 "per_class": 0 if arm.startswith("real") else 50,
                 "steps": 200,
                 "accuracy": accuracy,
-                "seconds": 1.5,
                 "other_model": "",
                 **answers(accuracy),
             }

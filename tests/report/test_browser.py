@@ -63,7 +63,6 @@ def trials() -> pd.DataFrame:
                         "steps": 100,
                         "accuracy": float((truth == predicted).mean()),
                         "val_accuracy": 0.5,
-                        "seconds": 1.0,
                         "truth": truth,
                         "predicted": predicted,
                         "other_model": "",

@@ -95,7 +95,7 @@ def test_of_a_thousand_classes_the_summary_is_short_and_the_table_has_all(
     written = (folder / "summary.json").read_text(encoding="utf-8")
     assert len(written) < 60_000
     assert max(map(len, written.splitlines())) < 700  # the method of an interval is a long sentence
-    assert summary["schema"] == 3
+    assert summary["schema"] == 4
     assert summary["certificates"]["fallback"]["count"] == 500
     assert len(summary["certificates"]["fallback"]["names"]) == 20
     table = class_table(folder.parent)

@@ -1,10 +1,11 @@
 """The stage of images that depend on a few-shot draw: each arm and draw is a run of its own inside this one."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from dct_augment import classifiers, files
+from dct_augment import classifiers, files, tables
 from dct_augment import config as configuration
 from dct_augment.benchmark.arms import ARMS, ArmDraw, arm_draws, arm_folder, images_of_a_class, selected_by_guide
 from dct_augment.benchmark.draws import draw_title
@@ -18,6 +19,9 @@ from dct_augment.pipeline.stages.lora import LoraStage
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.pipeline.stages.tokens import TokenStage
 from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit
+from dct_augment.tokens.files import INDEX
+
+_GUIDE, _HASHES = "guide", "hashes.json"
 
 
 class ArmStage(Stage):
@@ -40,10 +44,27 @@ class ArmStage(Stage):
                 self._use_photos(inner, draw)  # they are part of what makes its images
             with _locked(inner):
                 is_pending = _is_pending(_lora_stages(inner)) or _is_pending(_inner_stages(inner, draw))
-                is_chosen = is_pending or not self._chooses(draw) or self._chosen(inner, draw).path.is_file()
-            if is_pending or not is_chosen:
+                is_pending = is_pending or self._is_damaged(inner, draw)
+            if is_pending:
                 units.append(WorkUnit(self.name, number, draw.title(self._config.benchmark), self._size(draw)))
         return tuple(units)
+
+    def _is_damaged(self, inner: RunContext, draw: ArmDraw) -> bool:
+        """Whether an arm on a draw that has its tokens and images lacks another file; say which."""
+        arm, tokens, config = ARMS[draw.arm], inner.tokens.path, inner.config.root / "config.yaml"
+        lacking = []
+        if not config.is_file() or not configuration.is_as_recorded(config):
+            lacking.append(config)
+        if arm.tokens_from and not tables.is_intact(tokens / INDEX):
+            lacking.append(tokens / INDEX)
+        if arm.guide_of_draw and not (tokens / _GUIDE).is_dir():
+            lacking.append(tokens / _GUIDE)
+        lacking += [shards.path / "_info.json" for shards in inner.shards.values() if shards.info_problem()]
+        if self._chooses(draw) and not self._chosen(inner, draw).is_made:
+            lacking.append(self._chosen(inner, draw).path)
+        for path in lacking:
+            self._context.progress(Progress(self.name, 0, 0, f"{path} is damaged or lost; it is made again"))
+        return bool(lacking)
 
     def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:
         """Train the tokens of one arm on one draw, and generate its images."""
@@ -55,7 +76,7 @@ class ArmStage(Stage):
             files.sweep(inner.tokens.path)
             if ARMS[draw.arm].guide_of_draw:
                 self._make_guide(inner, draw)
-            files.write_text(inner.config.root / "config.yaml", configuration.dump(inner.config))
+            files.write_text(inner.config.root / "config.yaml", configuration.recorded(inner.config))
             done = _do_missing(_lora_stages(inner), unit, 0, on_progress)
             with inner.lora_inserted():
                 _do_missing(_inner_stages(inner, draw), unit, done, on_progress)
@@ -152,12 +173,15 @@ class ArmStage(Stage):
 
         It is made like the run's own if that is `few_shot`, else it is the low-resource classifier.
         """
-        context, folder = self._context, inner.tokens.path / "guide"
+        context, folder = self._context, inner.tokens.path / _GUIDE
         classes = context.dataset.classes
         if context.has_few_shot_guide:
             title = draw_title(context.config.benchmark, draw.seed)
             inner.make_guide(_seeded(context.config.guide, draw.seed), folder, title)
             return
+        if folder.is_dir() and (changed := files.changed(folder, files.read_json(folder / _HASHES))):
+            context.progress(Progress(self.name, 0, 0, f"{folder / changed[0]} is damaged; the guide is made again"))
+            shutil.rmtree(folder)
         if not (folder / "config.json").is_file():  # written last
             contents = context.held_out_contents  # with these, no such image is opened to see that none leaks
             runner = TrialRunner(context.draws(), {}, self._config.downstream, context.device, contents=contents)
@@ -165,6 +189,7 @@ class ArmStage(Stage):
             with files.atomic_folder(folder, replace=True) as partial:
                 guide = runner.guide(draw.shots, draw.seed, len(labels))
                 save(guide, self._config.downstream, labels, partial)
+                files.write_json(partial / _HASHES, files.hashes(partial))
         member = ClassifierConfig(name=f"local-dir:{folder}", match="index")
         inner.use_guide(classifiers.load((member,), classes, device=context.device))
 
@@ -210,9 +235,8 @@ def _inner_stages(inner: RunContext, draw: ArmDraw) -> Sequence[Stage]:
 
 
 def _is_pending(stages: Sequence[Stage]) -> bool:
-    """Whether anything is missing in any of some stages; each plans what is."""
-    units = [unit for stage in stages for unit in stage.pending()]
-    return bool(units)
+    """Whether anything is missing in any of some stages; those after it are not asked: they need its files."""
+    return any(stage.pending() for stage in stages)
 
 
 def _do_missing(stages: Sequence[Stage], unit: WorkUnit, done: int, on_progress: ProgressCallback) -> int:

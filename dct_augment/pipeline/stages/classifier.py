@@ -22,6 +22,7 @@ from dct_augment.benchmark.choice import ArmChoice, SyntheticEffect, choose, syn
 from dct_augment.benchmark.trials import FinalClassifier, recipe
 from dct_augment.classifiers import kept
 from dct_augment.config import DatasetOnDisk
+from dct_augment.downstream import model_card
 from dct_augment.downstream.mixing import SyntheticImages
 from dct_augment.downstream.saving import AccuracyEstimate, ClassifierFacts, save_classifier
 from dct_augment.errors import UnreadableImageError
@@ -80,6 +81,9 @@ class ClassifierStage(Stage):
         """Plan the classifier if there are trials to choose by, and none that was made like today's."""
         if self.choice is None or self._is_current:
             return ()
+        if damaged := self._damaged_file():
+            note = f"{damaged} is damaged or lost; the classifier is trained again"
+            self._context.progress(Progress(self.name, 0, 0, note))
         return (WorkUnit(self.name, 0, self._kept_title, 1),)
 
     def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:
@@ -95,7 +99,12 @@ class ClassifierStage(Stage):
         on_progress(Progress(self.name, 1, 1, self.summary()))
 
     def publish(self) -> None:
-        """Write nothing: the folder is its own index."""
+        """Write the model card again if it is lost; else nothing, the folder is its own index."""
+        card = self._folder / kept.CARD
+        recorded = self._recorded()
+        if recorded and not card.is_file():
+            unsigned = {key: value for key, value in recorded.items() if key != "card_sha256"}
+            files.write_text(card, model_card.write_card(unsigned, self._folder))
 
     def answer_section(self) -> AnswerSection | None:
         """What the report begins with; None if there are no trials to choose by."""
@@ -239,19 +248,25 @@ class ClassifierStage(Stage):
 
     def _recorded(self) -> dict[str, Any]:
         """Read what is kept; nothing if the file is not there, or damaged."""
-        return files.read_json(self._folder / kept.FILE)
+        try:
+            return kept.load(self._folder / kept.FILE)
+        except (OSError, ValueError):
+            return {}
+
+    def _damaged_file(self) -> Path | None:
+        """Find the file of a kept classifier that is not what was written; None if there is no classifier."""
+        if not self._folder.is_dir():
+            return None
+        recorded = self._recorded()
+        changed = files.changed(self._folder, recorded.get("files")) if recorded else [kept.FILE]
+        return self._folder / changed[0] if changed else None
 
     @property
     def _is_current(self) -> bool:
         """Whether the kept classifier is whole, and made of what is there today as today's settings say."""
-        recorded = self._recorded()
-        made_from, hashes = recorded.get("made_from"), recorded.get("files")
-        if not isinstance(made_from, dict) or made_from.get("identity") != self._identity:
-            return False
-        return isinstance(hashes, dict) and all(
-            (self._folder / name).is_file() and files.sha256(self._folder / name) == digest
-            for name, digest in hashes.items()
-        )
+        made_from = self._recorded().get("made_from")
+        is_of_today = isinstance(made_from, dict) and made_from.get("identity") == self._identity
+        return is_of_today and self._damaged_file() is None
 
     def _facts(self, choice: ArmChoice, split: Split, final: FinalClassifier) -> ClassifierFacts:
         """What the classifier was made of and how good it is."""

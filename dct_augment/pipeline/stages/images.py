@@ -35,12 +35,16 @@ class ImageStage(Stage):
         context: of the run.
         kind: of images.
         per_class: images of a class; `generation.per_class` if not given.
+        grows: whether shards are added to those that are planned, if any are.
     """
 
     by_processes = True
 
-    def __init__(self, context: RunContext, kind: ImageKind, per_class: int | None = None) -> None:
+    def __init__(
+        self, context: RunContext, kind: ImageKind, per_class: int | None = None, *, grows: bool = True
+    ) -> None:
         super().__init__(context)
+        self._grows = grows
         self._per_class = per_class or context.config.generation.per_class
         self.name = IMAGE_STAGES[kind]
         self._kind, self._shards = kind, context.shards[kind]
@@ -48,19 +52,38 @@ class ImageStage(Stage):
 
     def layout(self, classes: Sequence[ClassInfo]) -> plan.Layout:
         """Extend the recorded layout to what is asked for of these classes."""
-        return plan.extend(self._shards.layout(), classes, self._per_class, self._config.generation.shard_size)
+        planned = self._shards.layout()
+        if planned and not self._grows:
+            return planned
+        return plan.extend(planned, classes, self._per_class, self._config.generation.shard_size)
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """Plan the shards that are not there, or not intact."""
         shards = self._shards
+        self._tell(shards.remove_damaged_plan())
         shards.refuse_old_layout()
         layout = self.layout(self._context.classes)
         labels = {info.slug: info.index for info in self._context.dataset.classes}
         tokens = self.tokens(self._context.dataset.classes)  # all at once, not those of every shard
         missing = [spec for spec in layout if not shards.done(spec, self.identity(spec, tokens), labels)]
+        self._tell_of_damage(missing)
         if missing or (layout and not shards.is_recorded):
             shards.record(layout)
         return tuple(WorkUnit(self.name, spec.number, shards.stem(spec), len(spec)) for spec in missing)
+
+    def _tell_of_damage(self, missing: Sequence[ShardSpec]) -> None:
+        """Say which shards were finished, and are damaged or lost; they are generated again."""
+        shards = self._shards
+        for spec in missing:
+            parquet, tar = shards.parquet(spec), shards.tar(spec)
+            if parquet.is_file():  # it was written last
+                damaged = parquet if shards.load(spec) is None else tar
+                state = "damaged" if damaged.is_file() else "lost"
+                self._tell(f"{damaged} is {state}; the shard is generated again")
+
+    def _tell(self, remark: str) -> None:
+        if remark:
+            self._context.progress(Progress(self.name, 0, 0, remark))
 
     def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:
         """Generate one shard."""

@@ -6,7 +6,7 @@ from dct_augment import files
 from dct_augment.diffusion import lora
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
-from dct_augment.records import ProgressCallback, StageName, WorkUnit
+from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit
 from dct_augment.tokens.checkpoint import Checkpoint
 from dct_augment.tokens.lora import LoraTrainer
 
@@ -33,6 +33,8 @@ class LoraStage(Stage):
         """Plan the training if there is no whole file that was made with these settings."""
         if lora.read_metadata(self._file).get("identity") == self._identity:
             return ()
+        if self._file.is_file() and not lora.read_metadata(self._file):
+            self._context.progress(Progress(self.name, 0, 0, f"{self._file} is damaged; the LoRA is trained again"))
         return (WorkUnit(self.name, 0, "LoRA", self._config.lora.steps),)
 
     def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:

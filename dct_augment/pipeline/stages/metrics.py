@@ -54,6 +54,9 @@ class MetricStage(Stage):
             if self._recorded_rows(kind) is None:
                 # The size of a unit is what `evaluate` tells of.
                 units.append(WorkUnit(self.name, number, kind, 2 * self._config.metrics.bootstrap_resamples))
+                if self._file(kind).is_file() and not files.read_json(self._file(kind)):
+                    note = f"{self._file(kind)} is damaged; it is measured again"
+                    self._context.progress(Progress(self.name, 0, 0, note))
         if units:
             try:
                 _ = self._features

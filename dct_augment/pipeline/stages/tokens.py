@@ -16,8 +16,10 @@ from dct_augment.records import ClassInfo, Progress, ProgressCallback, StageName
 from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import TrainingCheckpoint
 from dct_augment.tokens.class_token_trainer import ClassTokenTrainer
-from dct_augment.tokens.groups import extend_groups
+from dct_augment.tokens.files import PLAN
+from dct_augment.tokens.groups import Groups, extend_groups
 from dct_augment.tokens.textual_inversion import TextualInversionTrainer
+from dct_augment.wording import listed
 
 
 class TokenStage(Stage):
@@ -69,24 +71,46 @@ class TokenStage(Stage):
         """The groups with classes that are missing."""
         missing = [info.slug for info in self.missing()]
         tokens = self._context.tokens
-        for info in self._classes:
-            if info.slug in missing and tokens.file(info).exists():
-                note = f"{tokens.file(info)} is damaged, or not of this run; the token is trained again"
-                self._context.progress(Progress(self.name, 0, 0, note))
-        groups = extend_groups(tokens.groups(), missing, self._config.tokens.classes_per_work_unit)
-        if missing:
+        known = tokens.groups()
+        self._tell_of_damage(missing, known)
+        groups = extend_groups(known, missing, self._config.tokens.classes_per_work_unit)
+        if groups and groups != tokens.recorded_groups():
             tokens.record(groups)
         units = []
         for number, group in enumerate(groups):
             if missing_slugs := tuple(slug for slug in group if slug in missing):
-                units.append(
-                    WorkUnit(
-                        self.name, number, ", ".join(missing_slugs), len(missing_slugs) * self._updates, missing_slugs
-                    )
-                )
+                size = len(group) * self._updates
+                units.append(WorkUnit(self.name, number, ", ".join(missing_slugs), size, missing_slugs))
             else:
                 self._checkpoint(number).clear()  # of a process that was killed when all had been done
         return tuple(units)
+
+    def _tell_of_damage(self, missing: Collection[str], groups: Groups) -> None:
+        """Say which tokens were there and are damaged or lost, and what is done.
+
+        Raises:
+            InputError: the token of a class was imported, and is damaged: training gives another one.
+        """
+        tokens = self._context.tokens
+        index = tokens.index()
+        finished = set(index.loc[index["usable"].astype(bool), "slug"]) if "usable" in index else set()
+        for info in self._classes:
+            file = tokens.file(info)
+            if info.slug not in missing or not (file.exists() or info.slug in finished):
+                continue
+            if file.exists() and tokens.was_imported(info):
+                raise InputError(
+                    f"{file} is damaged, and was imported: import it again (`dct-augment tokens import FILE "
+                    "--replace`), or delete this file to train a token here"
+                )
+            state = "damaged" if file.exists() else "lost"
+            company = next((group for group in groups if info.slug in group), ())
+            beside = f" beside those of {listed([slug for slug in company if slug != info.slug], 7)}"
+            again = f"the token is trained again{beside if len(company) > 1 else ''}"
+            self._context.progress(Progress(self.name, 0, 0, f"{file} is {state}; {again}"))
+        if tokens.recorded_groups() is None and groups:
+            note = f"{tokens.path / PLAN} is damaged or lost; it is made again of what tokens say"
+            self._context.progress(Progress(self.name, 0, 0, note))
 
     @property
     def _updates(self) -> int:
@@ -95,22 +119,28 @@ class TokenStage(Stage):
         return config.textual_inversion.steps if inverting else config.tokens.max_updates
 
     def _do(self, unit: WorkUnit, on_progress: ProgressCallback) -> None:
-        """Train the classes of one group that are missing, from where a killed process was."""
+        """Train the classes of one group that are missing, from where a killed process was.
+
+        All classes of the group train, as they did the first time: the bits of a token depend by rounding on the
+        others in its batch.
+        """
         context = self._context
         class_of = {info.slug: info for info in context.dataset.classes}
         finished = {slug for slug, info in class_of.items() if self._metadata(info)}
         missing = [slug for slug in unit.classes if slug not in finished]
         checkpoint = self._checkpoint(unit.number)
         refusals = context.refusals if missing else {}
+        number = unit.number
         for info in (class_of[slug] for slug in missing if slug in refusals):
-            context.tokens.refuse(info, refusals[info.slug], self._identity(info), context.base_model)
+            context.tokens.refuse(info, refusals[info.slug], self._identity(info), context.base_model, number)
         missing = [slug for slug in missing if slug not in refusals]
         if missing:
             state = checkpoint.read(missing, finished)
-            order = [class_of[slug] for slug in (state["classes"] if state else missing)]
+            group = [slug for slug in context.tokens.groups()[number] if slug in class_of and slug not in refusals]
+            order = [class_of[slug] for slug in (state["classes"] if state else group)]
             for trained in self._trainer(order).train(order, on_progress, resume=state, checkpoint=checkpoint.write):
-                if trained.info.slug not in finished:  # a class finished just before a kill is trained to its end again
-                    context.tokens.save(trained, self._identity(trained.info), context.base_model)
+                if trained.info.slug not in finished:
+                    context.tokens.save(trained, self._identity(trained.info), context.base_model, number)
         checkpoint.clear()
 
     @contextmanager

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class TrialRecords:
     def read(self, plan: TrialPlan) -> dict[str, Any] | None:
         """Read a trial with its identity; None if it was not made with today's settings and images, or is damaged.
 
-        Its logits are not read; without their file a trial is damaged.
+        Without the very logits that were written a trial is damaged.
 
         In a run of version 0.1.0, every recorded trial is read.
         """
@@ -120,12 +120,19 @@ class TrialRecords:
         return files.sha256(path)
 
     def _has_logits(self, plan: TrialPlan, record: Mapping[str, Any]) -> bool:
-        """Whether the file of a trial's logits is there, if it has one."""
-        return self._has_own_logits(self._path(plan), record)
+        """Whether the file of a trial's logits is what was written, if it has one."""
+        return has_logits(self._path(plan), record["logits"])
 
-    @staticmethod
-    def _has_own_logits(path: Path, record: Mapping[str, Any]) -> bool:
-        return not isinstance(record["logits"], str) or path.with_suffix(".npy").is_file()
+    def damage(self, plan: TrialPlan) -> str:
+        """Name the file of a recorded trial that is damaged or lost; empty if there is none."""
+        path = self._path(plan)
+        if not path.is_file():
+            return ""
+        record = _read(path)
+        if record is None:
+            return f"{path} is damaged"
+        logits = path.with_suffix(".npy")
+        return "" if self._has_logits(plan, record) else f"{logits} is {'damaged' if logits.is_file() else 'lost'}"
 
     def logits(self, plan: TrialPlan) -> np.ndarray:
         """Read the logits (N, K) of a recorded trial; those of an older version are in its record.
@@ -157,7 +164,7 @@ class TrialRecords:
             if plan is not None and self.read(plan) is not None:
                 continue
             record = _read(path)
-            if record is None or not self._has_own_logits(path, record):
+            if record is None or not has_logits(path, record["logits"]):
                 damaged.append(path)
                 continue
             found = {*_unplanned(record, plans), *self._differences(record)}
@@ -176,9 +183,7 @@ class TrialRecords:
             yield _REAL_IMAGES if key == "dataset.images" else key
 
     def _path(self, plan: TrialPlan) -> Path:
-        name = f"{plan.arm}-{plan.shots}-{plan.seed}-{plan.per_class}"
-        model = f"-{configuration.fingerprint(plan.other_model)[:12]}" if plan.other_model else ""
-        return self._folder / f"{name}{model}.json"
+        return self._folder / trial_file(plan.arm, plan.shots, plan.seed, plan.per_class, plan.other_model)
 
     def _identity(self, plan: TrialPlan) -> str:
         """Hash the settings, the plan, and the tars of the images that the trial may train on."""
@@ -193,6 +198,30 @@ class TrialRecords:
         return configuration.fingerprint(
             self._settings[plan.other_model], [plan.arm, plan.shots, plan.seed, plan.per_class], tars
         )
+
+
+def trial_file(arm: str, shots: int, seed: int, per_class: int, other_model: str) -> str:
+    """Name the file of a trial."""
+    model = f"-{configuration.fingerprint(other_model)[:12]}" if other_model else ""
+    return f"{arm}-{shots}-{seed}-{per_class}{model}.json"
+
+
+def has_logits(path: Path, recorded: Any) -> bool:
+    """Tell whether the logits of a trial lie beside its record as their hash in it says, if it has one."""
+    if not isinstance(recorded, str):
+        return True
+    logits = path.with_suffix(".npy")
+    try:
+        status = logits.stat()
+    except OSError:
+        return False
+    return _sha256(logits, status.st_size, status.st_mtime_ns, status.st_ino) == recorded
+
+
+@lru_cache(maxsize=10_000)
+def _sha256(path: Path, *stamp: int) -> str:
+    """Hash a file; one that has not changed is read once by a process."""
+    return files.sha256(path)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -132,10 +132,13 @@ class TrialStage(Stage):
         for number, plan in enumerate(self._plans):
             if self._records.read(plan) is None:
                 units.append(WorkUnit(self.name, number, plan.title(self._config.benchmark), 1))
+                if damage := self._records.damage(plan):
+                    self._context.progress(Progress(self.name, 0, 0, f"{damage}; the trial runs again"))
+        self._write_splits(again=bool(units))
+        path = self._folder / "filter.parquet"
+        if len(self.filtered) and (units or not tables.is_intact(path)):
+            tables.write(path, self.filtered)
         if units:
-            self._write_splits()
-            if len(self.filtered):
-                tables.write(self._folder / "filter.parquet", self.filtered)
             self._prepare_images([self._plans[unit.number] for unit in units])
         return tuple(units)
 
@@ -276,12 +279,15 @@ class TrialStage(Stage):
         """What runs trials in this process."""
         return self._inputs.make(self._context.device)
 
-    def _write_splits(self) -> None:
-        """Write which images each seed draws: `benchmark/splits/<shots>-<seed>.parquet`."""
+    def _write_splits(self, *, again: bool) -> None:
+        """Write which images each seed draws: `benchmark/splits/<shots>-<seed>.parquet`; if not `again`, what lacks."""
         draws = self._context.draws()
         for shots, seed in dict.fromkeys((plan.shots, plan.seed) for plan in self._plans):
+            path = self._folder / "splits" / f"{shots}-{seed}.parquet"
+            if not again and tables.is_intact(path):
+                continue
             split = draws.split(shots, seed)
             parts = {"train": split.train, "val": split.val, "test": split.test}
             rows = [(example.key, example.label, name) for name, examples in parts.items() for example in examples]
             table = pd.DataFrame(rows, columns=["key", "class_index", "split"])
-            tables.write(self._folder / "splits" / f"{shots}-{seed}.parquet", table)
+            tables.write(path, table)

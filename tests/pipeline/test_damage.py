@@ -1,0 +1,282 @@
+"""Every kind of file of a finished run, damaged or lost: `verify` names it, and it comes back byte for byte."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from dct_augment import config, files
+from dct_augment.config import Config
+from dct_augment.datasets import load as load_dataset
+from dct_augment.pipeline.run import Run
+from dct_augment.pipeline.verify import verify
+from dct_augment.records import Progress
+from tests.robustness.command_line import CommandLine
+
+pytestmark = pytest.mark.slow
+
+SMALL = [
+    "guide={name: few_shot, backbone: pocket/backbone, heads: 1, augmentations: 1}",
+    "judge=pocket/digits-judge",
+    "tokens.max_updates=1",
+    "tokens.validate_every=1",
+    "tokens.validation_images=1",
+    "tokens.images_per_update=1",
+    "tokens.certificate_images=2",
+    "tokens.certificate_looks=1",
+    "tokens.restarts=0",
+    "tokens.plain_first=false",
+    "tokens.target_accuracy=0.01",
+    "tokens.target_probability=0.0",
+    "tokens.learning_rate=4",
+    "sampling.num_inference_steps=2",
+    "generation.allow_uncertified=true",
+    "generation.shard_size=2",
+    "generation.per_class=2",
+    "lora.steps=1",
+    "downstream.image_size=32",
+    "downstream.steps=1",
+    "downstream.batch_size=2",
+    "runner.processes=1",
+    "benchmark.processes=1",
+    "benchmark.protocol=cross_validation",
+    "benchmark.folds=2",
+    "benchmark.arms=[real, class_token_filtered, class_token_few_shot_guide, lora_plain_prompt]",
+    "benchmark.filter_confidence=0.0",
+    "benchmark.selection=coverage",
+    "benchmark.candidates=1",
+    "benchmark.per_class=2",
+    "metrics.per_class=2",
+    "metrics.bootstrap_resamples=20",
+    "metrics.nearest_neighbours=1",
+    "report.images_per_class=1",
+]
+
+_PHOTOS = 20
+"""Photos of a class: enough for a guide that is not refused."""
+
+TOKENS, ARM, LORA = "arms/tokens-*/*", "arms/class_token_few_shot_guide-*/*", "arms/lora-*/*"
+BATCHES = {
+    "lost": (
+        "tokens/eight.safetensors",
+        f"{TOKENS}/index.parquet",
+        f"{TOKENS}/guide/heads.safetensors",
+        f"{ARM}/config.yaml",
+        f"{ARM}/shards/*-000000.parquet",
+        "shards/*-000000.tar",
+        "data/overview.json",
+        "guide/*/few_shot.json",
+        "checks/judge.json",
+        "benchmark/trials/real-*.json",
+        "benchmark/metrics/class_token_few_shot_guide.json",
+        "benchmark/filter.parquet",
+        "classifier/README.md",
+        "report/classes.csv",
+    ),
+    "flipped": (
+        "tokens/index.parquet",
+        f"{TOKENS}/eight.safetensors",
+        f"{LORA}/pytorch_lora_weights.safetensors",
+        f"{ARM}/selection/*.parquet",
+        f"{ARM}/shards/plan.json",
+        "shards/*-000000.parquet",
+        "data/pictures.parquet",
+        "guide/*/heads.safetensors",
+        "checks/judge.json",
+        "benchmark/trials/class_token_filtered-*.npy",
+        "benchmark/splits/*.parquet",
+        "classifier/classifier.json",
+        "report/summary.json",
+        "times.json",
+    ),
+    "cut": (
+        "tokens/plan.json",
+        f"{TOKENS}/plan.json",
+        f"{TOKENS}/guide/few_shot.json",
+        f"{ARM}/shards/_info.json",
+        f"{ARM}/shards/*-000001.tar",
+        "shards/plan.json",
+        "data/duplicates.parquet",
+        "benchmark/trials/real-*.json",
+        "benchmark/metrics.parquet",
+        "classifier/model.safetensors",
+        "report/index.html",
+    ),
+    "lost again": (
+        "tokens/plan.json",
+        f"{TOKENS}/eight.safetensors",
+        f"{LORA}/pytorch_lora_weights.safetensors",
+        "shards/plan.json",
+        "data/unreadable.parquet",
+        "guide/*/heads.safetensors",
+        "benchmark/trials/class_token_filtered-*.npy",
+        "benchmark/trials.parquet",
+        "benchmark/splits/*.parquet",
+        "classifier/config.json",
+        "report/summary.json",
+    ),
+}
+"""Files that are damaged together, one of each kind in a folder."""
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+HARMS: Mapping[str, Callable[[Path], object]] = {"flipped": _flip, "cut": _cut, "lost": Path.unlink}
+
+
+class Finished:
+    """A finished run, and what its files hold."""
+
+    def __init__(self, settings: Config) -> None:
+        self.settings, self.root = settings, settings.root
+        self.before, self._times = self.contents(), (self.root / "times.json").read_bytes()
+
+    def contents(self) -> dict[str, bytes]:
+        """The bytes of all files but those of times, by path."""
+        paths = [path for path in self.root.rglob("*") if path.is_file() and path.name not in (".lock", "times.json")]
+        return {str(path.relative_to(self.root)): path.read_bytes() for path in paths}
+
+    def paths(self, patterns: tuple[str, ...]) -> list[Path]:
+        """One file of each pattern."""
+        return [sorted(self.root.glob(pattern))[0] for pattern in patterns]
+
+    def problems(self) -> dict[str, str]:
+        """What is wrong with each file, by its path."""
+        found = verify(self.root, self.settings.name, self.settings).problems
+        return {str(problem.shown): str(problem) for problem in found}
+
+    def differences(self) -> list[str]:
+        """The files that are not what they were."""
+        after = self.contents()
+        return sorted(name for name in {*self.before, *after} if self.before.get(name) != after.get(name))
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for name in self.differences():
+            (self.root / name).unlink(missing_ok=True)
+            if name in self.before:
+                files.write_bytes(self.root / name, self.before[name])
+        files.write_bytes(self.root / "times.json", self._times)
+
+
+def make_settings(folder: Path) -> Config:
+    """Write photos, and the settings of a run of them."""
+    kept = {3: "three", 8: "eight"}
+    counts = dict.fromkeys(kept, 0)
+    for example in load_dataset(config.load("digits").dataset).examples("train"):
+        if counts.get(example.label, _PHOTOS) < _PHOTOS:
+            path = folder / "photos" / kept[example.label] / f"{counts[example.label]}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            example.open().save(path)
+            counts[example.label] += 1
+    return config.load(
+        "digits", [*SMALL, f"dataset={{name: folder, path: {folder / 'photos'}}}"], output=folder / "run"
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    torch.set_num_threads(1)
+    settings = make_settings(tmp_path_factory.mktemp("damage"))
+    Run(settings).run_all()
+    return Finished(settings)
+
+
+@pytest.fixture
+def finished(made: Finished) -> Iterator[Finished]:
+    yield made
+    made.restore()
+
+
+def remarks_of(settings: Config) -> tuple[Run, list[str]]:
+    remarks: list[str] = []
+
+    def note(progress: Progress) -> None:
+        if not progress.total:
+            remarks.append(progress.note)
+
+    return Run(settings, note), remarks
+
+
+def test_a_finished_run_has_no_problem(finished: Finished) -> None:
+    assert finished.problems() == {}
+
+
+def named_as(path: Path, harm: str) -> str:
+    """Name what `verify` calls a damaged file: lost rows of a shard, or a lost order of images, have no name."""
+    if harm == "lost" and path.parent.name == "shards" and path.suffix == ".parquet":
+        return str(path.with_suffix(".tar"))
+    return str(path.parent if harm == "lost" and path.parent.name == "selection" else path)
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("batch", BATCHES)
+def test_verify_names_every_damaged_file_and_no_other(finished: Finished, batch: str, harm: str) -> None:
+    paths = [path for path in finished.paths(BATCHES[batch]) if (path.name, harm) != ("times.json", "lost")]
+    for path in paths:
+        HARMS[harm](path)
+    expected = {named_as(path.relative_to(finished.root), harm) for path in paths}
+    assert set(finished.problems()) == expected
+
+
+@pytest.mark.parametrize("batch", ["lost", "flipped"])
+def test_verify_repairs_every_file_to_the_same_bytes(
+    finished: Finished, batch: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in finished.paths(BATCHES[batch]):
+        HARMS[batch](path)
+    line = CommandLine(monkeypatch, capsys)
+    assert line("verify", "--output", str(finished.root)).code == 1
+    outcome = line("verify", "--repair", "--output", str(finished.root))
+    assert (outcome.code, finished.differences()) == (0, []), outcome.said
+    assert "all agree" in outcome.said
+    if batch == "flipped":
+        assert f"removing {finished.root / 'tokens' / 'index.parquet'}" in outcome.said
+    again = line("verify", "--output", str(finished.root))
+    assert again.code == 0, again.said
+
+
+@pytest.mark.parametrize("batch", ["cut", "lost again"])
+def test_the_next_run_makes_every_file_again_to_the_same_bytes_and_says_so(finished: Finished, batch: str) -> None:
+    for path in finished.paths(BATCHES[batch]):
+        HARMS[batch.split()[0]](path)
+    run, remarks = remarks_of(finished.settings)
+    run.run_all()
+    assert finished.differences() == []
+    told = "\n".join(remarks)
+    for name in ("plan.json", "guide", ".json" if batch == "cut" else "eight.safetensors"):
+        assert name in told, told
+    assert "trained again" in told
+
+
+def test_a_damaged_token_is_trained_again_beside_the_others_of_its_group(finished: Finished) -> None:
+    token = finished.root / "tokens" / "three.safetensors"
+    _flip(token)
+    run, remarks = remarks_of(finished.settings)
+    run.generate()
+    assert finished.differences() == []
+    assert f"{token} is damaged; the token is trained again beside those of eight" in remarks
+
+
+def test_a_damaged_configuration_is_not_repaired_by_itself_but_by_the_one_that_is_given(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = finished.root / "config.yaml"
+    shutil.copy(recorded, tmp_path / "own.yaml")
+    recorded.write_text(recorded.read_text().replace("learning_rate: 4.0", "learning_rate: 5.0"))
+    line, output = CommandLine(monkeypatch, capsys), ("--output", str(finished.root))
+    refused = line("verify", "--repair", *output)
+    assert refused.code == 2
+    assert f"{recorded} is damaged, and says how all else is made" in refused.said
+    mended = line("verify", "--repair", "--config", str(tmp_path / "own.yaml"), *output)
+    assert (mended.code, finished.differences()) == (0, []), mended.said
