@@ -99,7 +99,7 @@ class TokenFolder:
 
     def recorded_groups(self) -> Groups | None:
         """Read which classes train together; None if it is not recorded, or damaged."""
-        groups = files.read_json(self.path / PLAN).get("groups")
+        groups: Any = files.read_json(self.path / PLAN).get("groups")
         return tuple(tuple(group) for group in groups) if _are_groups(groups) else None
 
     def _groups_of_tokens(self) -> Groups:
