@@ -53,7 +53,7 @@ def _frechet_seconds(
     real: int, synthetic: int, width: int, resamples: int, make: Callable[[int], torch.Tensor]
 ) -> float:
     """Time the distance and a resample of at most 2 D images of each kind; the products of more rows come on top."""
-    sides = [make(min(count, 2 * width)) for count in (real, synthetic)]
+    sides = (make(min(real, 2 * width)), make(min(synthetic, 2 * width)))
     drawn = draw_weights(len(sides[0]), len(sides[1]), 2, np.random.default_rng(0), sides[0].device)
     once = _timed(lambda: frechet_distance(*sides))
     distances = resampled_frechet_distances(*sides, drawn)
@@ -70,11 +70,11 @@ def _frechet_seconds(
 
 def _kernel_seconds(real: int, synthetic: int, resamples: int, make: Callable[[int], torch.Tensor]) -> float:
     """Time the kernel matrix of a block of each kind, for one resample and for all of them."""
-    sides = [make(min(count, BLOCK_ROWS)) for count in (real, synthetic)]
-    ones = [torch.ones(resamples, len(side), dtype=torch.int16, device=side.device) for side in sides]
-    of_all = _timed(lambda: resampled_kernel_distances(*sides, *ones))
-    of_one = _timed(lambda: resampled_kernel_distances(*sides, ones[0][:1], ones[1][:1]))
-    return (of_one + of_all) * _block_pairs(real, synthetic) / _block_pairs(*map(len, sides))
+    first, second = (make(min(count, BLOCK_ROWS)) for count in (real, synthetic))
+    ones = [torch.ones(resamples, len(side), dtype=torch.int16, device=side.device) for side in (first, second)]
+    of_all = _timed(lambda: resampled_kernel_distances(first, second, ones[0], ones[1]))
+    of_one = _timed(lambda: resampled_kernel_distances(first, second, ones[0][:1], ones[1][:1]))
+    return (of_one + of_all) * _block_pairs(real, synthetic) / _block_pairs(len(first), len(second))
 
 
 def _block_pairs(real: int, synthetic: int) -> float:
@@ -84,9 +84,9 @@ def _block_pairs(real: int, synthetic: int) -> float:
 
 
 def _neighbourhood_seconds(real: int, synthetic: int, k: int, make: Callable[[int], torch.Tensor]) -> float:
-    sides = [make(max(min(count, _NEIGHBOURS), k + 1)) for count in (real, synthetic)]
-    seconds = _timed(lambda: neighbourhood_scores(*sides, k))
-    return seconds * _pairs(real, synthetic) / _pairs(*map(len, sides))
+    first, second = (make(max(min(count, _NEIGHBOURS), k + 1)) for count in (real, synthetic))
+    seconds = _timed(lambda: neighbourhood_scores(first, second, k))
+    return seconds * _pairs(real, synthetic) / _pairs(len(first), len(second))
 
 
 def _pairs(real: int, synthetic: int) -> int:

@@ -119,14 +119,14 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
             lines.append(Line(StageName.CLASSIFIER, "1 training on all photos", 0, seconds, of_trial))
         left_out += _models_left_out(config, trials)
     if StageName.METRICS in parts and (work := metric_work(config, len(run.classes), run.dataset)):
-        sizes = _images_to_embed(config, len(run.classes), run.dataset)
+        embedded = _images_to_embed(config, len(run.classes), run.dataset)
         measured = measure_features(config, run.dataset.classes, run.device)
-        seconds = pace.recognise * sizes.all
+        seconds = pace.recognise * embedded.all
         if measured is None:
             left_out.append("the features and resamples of the metrics")
         else:
             of_image, width = measured
-            seconds += of_image * sizes.all + _resample_seconds(config, sizes, width, run.device)
+            seconds += of_image * embedded.all + _resample_seconds(config, embedded, width, run.device)
         lines.append(Line(StageName.METRICS, work, 0, seconds))
     return Plan(tuple(lines), tuple(left_out))
 
