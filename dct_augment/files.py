@@ -5,8 +5,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +34,7 @@ def atomic(path: Path) -> Iterator[Path]:
     On any exception, Ctrl-C included, the temporary file is removed and `path` is as before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _temporary(path)
     try:
         with _named(path, partial):
             mode = _mode_of_new_files(path.parent)
@@ -45,6 +45,16 @@ def atomic(path: Path) -> Iterator[Path]:
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Make up a name beside `path` that no other writer has: processes of two containers may have one number."""
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.partial")
+
+
+def _host() -> str:
+    """Name this machine, or container, in a few letters that any file system takes."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", os.uname().nodename)[:24]
 
 
 @contextmanager
@@ -68,7 +78,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     for abandoned in _abandoned(path):
         shutil.rmtree(abandoned, ignore_errors=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _temporary(path)
     partial.mkdir(parents=True)
     try:
         with _named(path, partial):
@@ -89,7 +99,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 def _mode_of_new_files(folder: Path) -> int:
     """Make a file to tell the mode of new ones: to read the umask itself is to change it for all threads."""
-    path = folder / f".{os.getpid()}-{threading.get_ident()}.mode.partial"
+    path = _temporary(folder / "mode")
     path.touch()
     mode = path.stat().st_mode
     path.unlink()
@@ -105,7 +115,7 @@ def _open_to_others(file: Path, mode: int) -> None:
 
 def _exchange(partial: Path, path: Path) -> None:
     """Let a folder take the place of another one, which is removed."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.old.partial")
+    old = _temporary(path)
     os.replace(path, old)
     try:
         os.replace(partial, path)
@@ -116,8 +126,8 @@ def _exchange(partial: Path, path: Path) -> None:
 
 
 def _abandoned(path: Path) -> Iterator[Path]:
-    """Yield the temporary folders of `path` whose process is no more."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.old)?\.partial")
+    """Yield the temporary folders of `path` whose process is no more; of other hosts nothing is known."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.{_host()}-(\d+)-[0-9a-f]+\.partial")
     for folder in path.parent.glob(".*.partial"):
         match = pattern.fullmatch(folder.name)
         if match and not _is_running(int(match[1])):

@@ -67,6 +67,16 @@ def test_a_new_file_is_invisible_until_it_is_whole(tmp_path: Path) -> None:
     assert (tmp_path / "text").read_text() == "half"
 
 
+def test_two_writers_with_one_process_number_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """As in two containers that share a folder: each has a process 1, perhaps on hosts of the same name."""
+    with files.atomic(tmp_path / "text") as first, files.atomic(tmp_path / "text") as second:
+        first.write_text("first")
+        second.write_text("second")
+        assert all(os.uname().nodename[:8] in path.name for path in (first, second))
+    assert (tmp_path / "text").read_text() == "first"
+    assert listing(tmp_path) == ["text"]
+
+
 def test_forgetting_to_write_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> None:
     files.write_text(tmp_path / "text", "old")
     with pytest.raises(FileNotFoundError), files.atomic(tmp_path / "text"):
@@ -174,8 +184,10 @@ def test_a_folder_with_files_is_not_replaced_unasked(tmp_path: Path) -> None:
 def test_what_killed_processes_left_of_a_folder_is_removed_and_that_of_running_ones_is_not(tmp_path: Path) -> None:
     done = subprocess.Popen(["true"])
     done.wait()
-    left = [f".out.{done.pid}.partial", f".out.{done.pid}.old.partial"]
-    kept = [f".out.{os.getppid()}.partial", f".other.{done.pid}.partial", ".out.x.partial"]
+    host = os.uname().nodename
+    left = [f".out.{host}-{done.pid}-0a1b.partial", f".out.{host}-{done.pid}-2c3d.partial"]
+    kept = [f".out.{host}-{os.getppid()}-0a.partial", f".other.{host}-{done.pid}-0a.partial", ".out.x.partial"]
+    kept.append(f".out.another-machine-{done.pid}-0a.partial")
     for name in (*left, *kept):
         (tmp_path / name).mkdir()
     with files.atomic_folder(tmp_path / "out"):
