@@ -37,7 +37,6 @@ from dct_augment.cli.common import (
     console,
     plan_is_asked,
     print_report,
-    print_summary,
     print_table,
     progress_bars,
     running,
@@ -66,7 +65,7 @@ class ExportFormat(StrEnum):
 
 
 _PATH_FIXES: dict[type[OSError], str] = {
-    FileExistsError: "move it away, or give another path, e.g. --output",
+    FileExistsError: "it is in the way of a folder; move it away, or give another path, e.g. --output",
     FileNotFoundError: "correct the path",
     NotADirectoryError: "a folder of this path is a file; correct the path",
     IsADirectoryError: "it is a folder; give the path of a file",
@@ -181,8 +180,7 @@ def benchmark(
         return print_plan(settings, StageName.BENCHMARK, price=price)
     with running(settings) as run:
         run.benchmark()
-        run.report()
-        print_summary(run.config)
+        print_report(run.config, run.report())
         run.check()
 
 
@@ -230,8 +228,7 @@ def report(
     config = config_of(config, output)
     with running(configure(config, overrides=overrides, classes=classes, output=output)) as run:
         run.refuse_other_trials()
-        run.report()
-        print_summary(run.config)
+        print_report(run.config, run.report())
 
 
 @app.command(name="run")

@@ -83,6 +83,8 @@ def load(
         raise ConfigError(str(path), [f"it is no text in UTF-8, at byte {error.start}; save it as UTF-8"]) from error
     except yaml.YAMLError as error:
         raise ConfigError(str(path), [f"not valid YAML: {yaml_reason(error)}"]) from error
+    if data is None:
+        raise ConfigError(str(path), ["it is empty; begin with `name:` and `dataset:`, as configs/folder.yaml does"])
     if not isinstance(data, dict):
         raise ConfigError(str(path), [f"must be a mapping of sections, got {type(data).__name__}"])
     direct = {

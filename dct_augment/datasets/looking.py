@@ -226,7 +226,10 @@ def _notes(pictures: Pictures, groups: Sequence[DuplicateGroup]) -> Iterator[str
         first = [
             " = ".join(f"{p.title} ({p.class_name})" for p in group.pictures[:3]) for group in conflicts[: NAMED + 1]
         ]
-        yield f"{_images_are(len(conflicts))} in more than one class: {listed(first, NAMED)}"
+        yield (
+            f"{_images_are(len(conflicts))} in more than one class: {listed(first, NAMED)}; each teaches and tests "
+            "all of its classes: delete what is wrong"
+        )
     used_range = pictures.rows["used_range"][pictures.readable]
     dark = int((used_range < _DARK).sum())
     if dark:

@@ -212,7 +212,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             header = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise InputError(f"token file {str(path)!r} is not a safetensors file: {reason_of(error)}") from error
+        why = reason_of(error) if path.stat().st_size else "it is empty"
+        raise InputError(f"token file {str(path)!r} is not a safetensors file: {why}. Get the file again") from error
     if not _is_intact(tensors, header):
         raise InputError(
             f"token file {str(path)!r} is damaged: its content is not what was written. Get the file again, or delete "

@@ -184,7 +184,8 @@ def test_a_file_in_place_of_a_run_folder_is_one_message_and_exit_code_2(tmp_path
     (tmp_path / "README.md").write_text("mine")
     code, printed = forked(tmp_path, "generate", "--output", "README.md")
     assert (code, "Traceback" in printed, "Errno" in printed) == (2, False, False)
-    assert "error: 'README.md': File exists; move it away, or give another path, e.g. --output" in printed
+    said = "error: 'README.md': File exists; it is in the way of a folder; move it away, or give another path"
+    assert said in printed
     assert (tmp_path / "README.md").read_text() == "mine"
 
 

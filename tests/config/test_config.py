@@ -317,10 +317,16 @@ def test_bytes_that_are_no_text_are_bad_yaml(tmp_path: Path) -> None:
     assert problem == "it is no text in UTF-8, at byte 0; save it as UTF-8"
 
 
-@pytest.mark.parametrize(("text", "kind"), [("", "NoneType"), ("- a\n- b", "list"), ("hello", "str")])
+@pytest.mark.parametrize(("text", "kind"), [("- a\n- b", "list"), ("hello", "str")])
 def test_a_file_that_is_no_mapping_is_refused(text: str, kind: str, write_config: Callable[[object], str]) -> None:
     (problem,) = problems(write_config(text))
     assert problem == f"must be a mapping of sections, got {kind}"
+
+
+@pytest.mark.parametrize("text", ["", "# nothing but this\n", "null"])
+def test_an_empty_file_is_told_what_to_begin_with(text: str, write_config: Callable[[object], str]) -> None:
+    (problem,) = problems(write_config(text))
+    assert problem == "it is empty; begin with `name:` and `dataset:`, as configs/folder.yaml does"
 
 
 def test_a_bad_item_is_not_also_reported_as_a_missing_one(write_config: Callable[[object], str]) -> None:

@@ -324,7 +324,10 @@ def test_a_picture_in_two_classes_is_noted_by_name(tmp_path: Path) -> None:
     root = photograph_tree(tmp_path / "data")
     shutil.copy(root / "train" / "china" / "00.png", root / "train" / "flower" / "00.png")
     (note,) = look(root, tmp_path / "out").notes
-    assert note == "1 image is in more than one class: train/china/00.png (china) = train/flower/00.png (flower)"
+    assert note == (
+        "1 image is in more than one class: train/china/00.png (china) = train/flower/00.png (flower); each teaches "
+        "and tests all of its classes: delete what is wrong"
+    )
 
 
 @pytest.mark.parametrize(

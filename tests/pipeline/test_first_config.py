@@ -157,6 +157,7 @@ def test_copies_and_unreadable_photos_do_not_count_for_the_folds(tmp_path: Path)
     prepared = prepare(root)
     assert prepared.photos.different == {"gate": 4, "petal": 3}
     assert prepared.folds == 3
+    assert findings._found(prepared).endswith("2 classes, 8 training photos, 3 to 5 each")  # copies are told below
     state = findings._state(prepared)
     assert state.startswith("2 photos cannot be read, left out: petal/0.png (")
     assert state.endswith("; 1 photo is a copy of another one")

@@ -51,7 +51,7 @@ TOKENS = {
     "a token that is a folder": Case(
         ("tokens", "show", "t.safetensors"), "token file 't.safetensors' does not exist", {"t.safetensors/": ""}
     ),
-    "an empty token": _token("is not a safetensors file", b""),
+    "an empty token": _token("is not a safetensors file: it is empty", b""),
     "a token of text": _token("is not a safetensors file", "hello"),
     "a token whose header has no end": _token("is not a safetensors file", b"\xff" * 8 + b"{}"),
     "a token whose header is deep": _token("is not a safetensors file", (99_999).to_bytes(8, "little") + b"[" * 99_999),

@@ -103,7 +103,7 @@ FILES = {
     "a control character": _raw("special characters are not allowed", "name: x\x01\n"),
     "no text": _raw("it is no text in UTF-8, at byte 6", b"name: \xff\xfe\n"),
     "UTF-16": _raw("it is no text in UTF-8, at byte 0", "name: x\n".encode("utf-16")),
-    "an empty file": _raw("must be a mapping of sections", ""),
+    "an empty file": _raw("it is empty; begin with `name:`", ""),
     "a file that is a number": _raw("must be a mapping of sections", "3\n"),
     "a file that is a list": _raw("must be a mapping of sections", "- name: x\n"),
     "a table in place of a configuration": _raw("must be a mapping of sections", "path,label\na.png,cat\n"),
@@ -200,7 +200,9 @@ OPTIONS = {
     "an unknown class": Case(("data", "--classes", "crane,kiwwi"), "classes 'kiwwi' (did you mean 'kiwi'?) are not in"),
     "a class of markup": Case(("data", "--classes", "[/red] gull"), "'[/red] gull'"),
     "a run folder that is a file": Case(
-        ("report", "--output", "file"), "'file': File exists; move it away", {"file": "mine"}
+        ("report", "--output", "file"),
+        "'file': File exists; it is in the way of a folder; move it away",
+        {"file": "mine"},
     ),
     "a run folder below a file": Case(
         ("report", "--output", "file/x"), "a folder of this path is a file", {"file": "mine"}

@@ -95,8 +95,8 @@ def memory(config: Config) -> Finding:
         return Finding(what, "ok", "known once the text-to-image model is there")
     there = "of memory" if device == "cpu" else "of the GPU's memory"
     detail = (
-        f"about {needs.tokens / 1e9:.1f} GB for class tokens and {needs.images / 1e9:.1f} GB for images, each with all "
-        f"models; {free / 1e9:.0f} GB {there} free"
+        f"about {needs.tokens / 1e9:.1f} GB for class tokens and {needs.images / 1e9:.1f} GB for images, in each "
+        f"process; {free / 1e9:.0f} GB {there} free"
     )
     if max(needs.tokens, needs.images) > free:
         return Finding(what, "missing", detail, LESS_MEMORY)

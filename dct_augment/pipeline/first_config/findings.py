@@ -1,6 +1,7 @@
 """Says what was found in the photos, what was chosen for them, and what a run costs."""
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,11 +31,13 @@ def _notes(first: FirstConfig) -> list[str]:
 
 
 def _found(first: FirstConfig) -> str:
-    counts = [info.counts["train"] for info in first.photos.overview.classes]
+    overview = first.photos.overview
+    lost = Counter(picture.class_name for picture in overview.unreadable if picture.split == "train")
+    counts = [info.counts["train"] - lost[info.original_name or info.name] for info in overview.classes]
     each = f"{counts[0]} each" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)} each"
     found = f"{one_line(str(first.photos.layout.dataset['path']))}: {first.photos.layout.title}; "
     found += f"{counted(len(counts), 'class')}, {counted(sum(counts), 'training photo')}, {each}"
-    tests = 0 if first.photos.is_cross_validated else first.photos.overview.counts["test"]
+    tests = 0 if first.photos.is_cross_validated else overview.counts["test"]
     return found + (f"; {counted(tests, 'test photo')}" if tests else "")
 
 
