@@ -504,7 +504,7 @@ def test_verify_finds(made: ShardRun, damage: str) -> None:
 
 
 def test_verify_reports_all_damage_at_once(made: ShardRun) -> None:
-    for damage in ("byte of a tar", "tar gone", "parquet cut", "info count", "stray file", "token byte"):
+    for damage in ("byte of a tar", "tar gone", "parquet cut", "info files", "stray file", "token byte"):
         DAMAGES[damage][0](made)
     assert len(said_of(made)) >= 6
 
