@@ -287,8 +287,7 @@ def verify(
     ] = False,
 ) -> None:
     """Check every file of a run: hashes, and what belongs together. Exit code 1 if anything is wrong."""
-    is_given = config is not None
-    config = config_of(config, output)
+    given, config = config, config_of(config, output)
     settings = configure(config, overrides=overrides, output=output, device=device)
     _bring_here(settings)
     if not (settings.root / "config.yaml").is_file() if settings.url else not settings.root.is_dir():
@@ -300,15 +299,18 @@ def verify(
 
     found = check(settings.root, settings.name, settings)
     _print_findings(found)
+    doubt = _doubt_of_config(settings, given)
     if found.problems and repair:
-        if not is_given:
-            _refuse_damaged_config(settings)
+        if doubt:
+            from dct_augment.errors import InputError
+
+            raise InputError(f"{doubt}: `{command('verify --repair', '...', output=output)}`")
         _repair(settings, found.problems)
         found = check(settings.root, settings.name, settings)
         _print_findings(found)
     if found.problems:
         if not repair and any(problem.maker for problem in found.problems):
-            again = command("verify --repair", config, overrides=overrides, output=output)
+            again = command("verify --repair", "..." if doubt else given, overrides=overrides, output=output)
             console.print(f"`{again}` makes it again", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1)
 
@@ -324,21 +326,15 @@ def _print_findings(found: "Findings") -> None:
     )
 
 
-def _refuse_damaged_config(settings: "Config") -> None:
-    """Check that the configuration that a run has recorded is what was written.
-
-    Raises:
-        InputError: it is not: all else would be made by it.
-    """
+def _doubt_of_config(settings: "Config", given: str | None) -> str:
+    """Say why the configuration cannot be that of the run; empty if it is given, or recorded as it was written."""
     from dct_augment.config import is_as_recorded
-    from dct_augment.errors import InputError
 
     recorded = settings.root / "config.yaml"
-    if recorded.is_file() and not is_as_recorded(recorded):
-        raise InputError(
-            f"{recorded} is damaged, and says how all else is made. Give the configuration of the run: "
-            "`dct-augment verify --repair --config ... --set ... --output ...`"
-        )
+    if (given is not None and Path(given).absolute() != recorded.absolute()) or is_as_recorded(recorded):
+        return ""
+    state = "damaged" if recorded.is_file() else "missing"
+    return f"{recorded} is {state}, and says how all else is made. Give the configuration of the run"
 
 
 def _repair(settings: "Config", problems: "Sequence[Problem]") -> None:

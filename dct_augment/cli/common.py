@@ -108,7 +108,30 @@ def config_of(config: str | None, output: Path | None) -> str:
     from dct_augment.remote.store import local_folder
 
     recorded = None if output is None else local_folder(output, may_be_new=True) / "config.yaml"
-    return str(recorded) if recorded is not None and recorded.is_file() else "pocket"
+    if recorded is None or not recorded.is_file():
+        return "pocket"
+    _refuse_damaged(recorded)
+    return str(recorded)
+
+
+def _refuse_damaged(recorded: Path) -> None:
+    """Check that the configuration that a run has recorded can be read; a user has not written it.
+
+    Raises:
+        InputError: it cannot, and is not what was written.
+    """
+    from dct_augment.config import is_as_recorded, load
+    from dct_augment.errors import ConfigError
+
+    if is_as_recorded(recorded):
+        return
+    try:
+        load(str(recorded))
+    except ConfigError as error:
+        raise InputError(
+            f"{recorded} is damaged: the run wrote something else there. Give the configuration of the run with "
+            "--config, and --set if it had any"
+        ) from error
 
 
 def class_names(classes: str | None) -> list[str] | None:
@@ -125,9 +148,9 @@ def class_names(classes: str | None) -> list[str] | None:
     return names
 
 
-def command(verb: str, config: str, *, overrides: list[str] | None = None, output: Path | None = None) -> str:
+def command(verb: str, config: str | None, *, overrides: list[str] | None = None, output: Path | None = None) -> str:
     """Write a command with the options of this one."""
-    words = ["dct-augment", *verb.split(), "--config", config]
+    words = ["dct-augment", *verb.split(), *(["--config", config] if config is not None else [])]
     for setting in overrides or ():
         words += ["--set", setting]
     if output is not None:

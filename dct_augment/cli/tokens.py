@@ -8,7 +8,6 @@ from rich.table import Table
 
 from dct_augment.cli.common import (
     Classes,
-    ConfigName,
     Output,
     Overrides,
     RunConfig,
@@ -111,13 +110,14 @@ def import_token(
     name: Annotated[
         str | None, typer.Option("--class", help="class name or slug; told by the file's own if unset")
     ] = None,
-    config: ConfigName = "pocket",
+    config: RunConfig = None,
     overrides: Overrides = None,
     output: Output = None,
     replace: Annotated[bool, typer.Option("--replace", help="in place of the token that the class has")] = False,
     any_model: Annotated[bool, typer.Option("--any-model", help="even if made for another base model")] = False,
 ) -> None:
     """Take in tokens from a file as tokens of a run."""
+    config = config_of(config, output)
     with running(configure(config, overrides=overrides, output=output)) as run:
         from dct_augment import datasets
         from dct_augment.tokens import formats

@@ -14,6 +14,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 def _expanded(path: Path) -> Path:
     """Put the home folder in place of `~`, as a shell does."""
+    if urls.is_scheme_alone(path):
+        scheme = str(path).partition(":")[0]
+        raise ValueError(f"{scheme}:// names no place there; give {scheme}://BUCKET/FOLDER, or a path of this machine")
     if urls.has_scheme(path):
         raise ValueError("no URL has a place here; give a path of this machine")
     if "\0" in str(path):

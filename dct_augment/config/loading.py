@@ -163,7 +163,9 @@ def is_as_recorded(path: Path) -> bool:
         head, _, text = path.read_text(encoding="utf-8").partition("\n")
     except (OSError, UnicodeDecodeError):
         return False
-    return not head.startswith("#") or head == f"{_HASH}{_hash(text)}"
+    if not head.startswith("#"):
+        return bool(head)
+    return head == f"{_HASH}{_hash(text)}"
 
 
 def _hash(text: str) -> str:

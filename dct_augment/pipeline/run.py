@@ -155,8 +155,13 @@ class Run(RunContext):
                 yield STAGES[name](self)
 
     def _classes_with_tokens(self) -> list[ClassInfo]:
-        """The classes that have a token or a failure, or had one."""
+        """The classes that have a token or a failure, or had one: also those with images that one has generated."""
         slugs = {slug for group in self.tokens.groups() for slug in group} | set(self.tokens.index().get("slug", ()))
+        for shards in self.shards.values():
+            rows = shards.rows(["key", "token_sha256"])
+            slugs |= (
+                {key.rpartition("-")[0] for key in rows.loc[rows["token_sha256"] != "", "key"]} if len(rows) else set()
+            )
         return [info for info in self.dataset.classes if info.slug in slugs]
 
     def _restore_guides(self) -> None:

@@ -60,6 +60,12 @@ def has_scheme(path: str | Path) -> bool:
     return _URL.fullmatch(str(path)) is not None
 
 
+def is_scheme_alone(path: str | Path) -> bool:
+    """Tell whether a path is the beginning of a URL of a store and names nothing there: `s3://`."""
+    scheme, colon, rest = str(path).partition(":")
+    return bool(colon) and scheme in SCHEMES and not rest.strip("/")
+
+
 def written(path: str | Path) -> str:
     """Write a path, or the URL that it is, as users write it."""
     return url_of(path) or str(path)

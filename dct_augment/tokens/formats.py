@@ -67,6 +67,8 @@ def read(path: Path) -> list[Token]:
         InputError: no such file, not an embedding, a pickle that holds more than tensors, values that are not finite,
             or not what was written.
     """
+    if path.is_dir():
+        raise InputError(f"token file {str(path)!r} is a folder; give a file in it")
     if not path.is_file():
         raise InputError(f"token file {str(path)!r} does not exist")
     tensors, header = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})

@@ -191,7 +191,7 @@ def test_the_command_line_offline(tmp_path: Path, hub: Hub) -> None:
     assert "1.000" in type_in("tokens", "compare", str(exported), "runs/cub/tokens/laysan-albatross.safetensors")
     with pytest.raises(InputError, match="is known already"):
         type_in("tokens", "import", str(exported), *settings)
-    type_in("tokens", "import", str(exported), *settings, "--replace")
+    type_in("tokens", "import", str(exported), "--output", "runs/cub", "--replace")  # as the run itself recorded
     shown = type_in("tokens", "show", "laysan albatross", *settings)
     assert '"origin": "imported: <dct-cub-laysan-albatross>"' in shown
     type_in("generate", *settings, "--set", "tokens.seed=0", "--per-class", "1")

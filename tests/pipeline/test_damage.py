@@ -278,5 +278,31 @@ def test_a_damaged_configuration_is_not_repaired_by_itself_but_by_the_one_that_i
     refused = line("verify", "--repair", *output)
     assert refused.code == 2
     assert f"{recorded} is damaged, and says how all else is made" in refused.said
+    with_itself = line("verify", "--repair", "--config", str(recorded), *output)
+    assert (with_itself.code, recorded.is_file()) == (2, True)
+    recorded.unlink()
+    without = line("verify", "--repair", *output)
+    assert (without.code, recorded.exists()) == (2, False)
+    assert f"{recorded} is missing, and says how all else is made" in without.said
+    recorded.write_text("# sha256 of nothing\ntokens: {learning_rote: 1}\n")
+    unreadable = line("verify", *output)
+    assert unreadable.code == 2
+    assert f"{recorded} is damaged: the run wrote something else there" in unreadable.said
     mended = line("verify", "--repair", "--config", str(tmp_path / "own.yaml"), *output)
     assert (mended.code, finished.differences()) == (0, []), mended.said
+
+
+def test_lost_and_swapped_tokens_are_told_and_made_again(finished: Finished) -> None:
+    tokens, settings = finished.root / "tokens", finished.settings
+    three, eight = tokens / "three.safetensors", tokens / "eight.safetensors"
+    swapped = three.read_bytes()
+    three.write_bytes(eight.read_bytes())
+    eight.write_bytes(swapped)
+    said = [str(problem) for problem in verify(finished.root, settings.name, settings).problems]
+    assert "tokens/three.safetensors: it is the token of 'eight'" in said
+    shutil.rmtree(tokens)
+    problems = verify(finished.root, settings.name, settings).problems
+    assert any("images of 'three' were generated with a token that is missing" in str(each) for each in problems)
+    run, _ = remarks_of(settings)
+    run.repair({problem.maker for problem in problems if problem.maker})
+    assert finished.differences() == []

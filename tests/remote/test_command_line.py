@@ -32,6 +32,7 @@ TRAIN = ["train", "--classes", "crane", "--output"]
             [*TRAIN, "s3://no-such-bucket/run"],
             "s3://no-such-bucket/run: there is no such bucket; create it, or correct",
         ),
+        ([*TRAIN, "s3://"], "output: s3:// names no place there; give s3://BUCKET/FOLDER"),
         ([*TRAIN, "az://bucket/run"], "output: az:// is no store that is known; give s3://, gs://, hf://"),
         (["verify", "--output", "s3://bucket/nothing-here"], "s3://bucket/nothing-here does not exist; make it with"),
         (

@@ -103,7 +103,8 @@ def _of_run(root: Path, run: str, config: Config | None) -> Iterator[Problem]:
     for kind, stage in IMAGE_STAGES.items():
         path = root / FOLDERS[kind]
         if path.is_dir():
-            yield from shard_problems([each for each in _shard_folders(root, run) if each.path == path], digests, stage)
+            shards = [each for each in _shard_folders(root, run) if each.path == path]
+            yield from shard_problems(shards, digests, stage, StageName.TOKENS)
         elif stage in times:
             yield missing(path, stage)
     yield from table_problems(sorted(root.glob("selection/*.parquet")), StageName.CLASSIFIER)
@@ -155,7 +156,7 @@ def _of_arm(folder: Path, run: str, arms: Path, config: Config | None) -> Iterat
     digests = digests_of(of_draw, damaged_tokens)
     there = _shard_folders(folder, run)
     for shards in there:
-        yield from shard_problems([shards], digests, maker)
+        yield from shard_problems([shards], digests, maker, maker)
     yield from table_problems(sorted(folder.glob("selection/*.parquet")), maker)
     arm = folder.parent.name.rpartition("-")[0]
     is_selected = config is not None and arm in ARMS and selected_by_guide(config.benchmark, arm)

@@ -16,10 +16,11 @@ Digests = Mapping[str, Sequence[str]]
 """The hashes of the files that may be the token of a class, by its slug; none if that is damaged."""
 
 
-def shard_problems(folders: Sequence[ShardFolder], digests: Digests, maker: str) -> Iterator[Problem]:
+def shard_problems(folders: Sequence[ShardFolder], digests: Digests, maker: str, token_maker: str) -> Iterator[Problem]:
     """Yield what is wrong with the kinds of images that lie in one folder: one, or two in a run of version 0.1.0.
 
-    A class that `digests` has no hash for, but knows, has a damaged token, of which is told already.
+    A class that `digests` has no hash for, but knows, has a damaged token, of which is told already. `token_maker`
+    makes the token of one that it does not know.
     """
     path = folders[0].path
     try:
@@ -36,7 +37,7 @@ def shard_problems(folders: Sequence[ShardFolder], digests: Digests, maker: str)
             yield from _of_shard(shards, spec, maker)
         if layout and not shards.is_recorded:
             yield missing(path / "plan.json", maker)
-        yield from _wrong_tokens(shards, digests)
+        yield from _wrong_tokens(shards, digests, token_maker)
         if layout and has_all_rows and (problem := shards.info_problem()):
             info = path / "_info.json"
             yield Problem(info, problem, maker, (info,) if info.is_file() else (), unfinished=True)
@@ -54,16 +55,19 @@ def _of_shard(shards: ShardFolder, spec: ShardSpec, maker: str) -> Iterator[Prob
         yield Problem(path, what, maker, () if unfinished else both, unfinished)
 
 
-def _wrong_tokens(shards: ShardFolder, digests: Digests) -> Iterator[Problem]:
-    """Yield the classes whose images were generated with another token than the one that is there."""
+def _wrong_tokens(shards: ShardFolder, digests: Digests, token_maker: str) -> Iterator[Problem]:
+    """Yield the classes whose images were generated with a token that is not there, or with another one."""
     rows = shards.rows(["key", "token_sha256"])
     if rows.empty:
         return
     for slug, digest in sorted(_used(rows)):
         known = digests.get(slug, ())
-        if slug not in digests or (known and digest not in known):
-            what = f"split {shards.split}: images of {slug!r} were generated with another token than {slug}.safetensors"
-            yield Problem(shards.path, what, unfinished=slug not in digests)
+        images = f"split {shards.split}: images of {slug!r} were generated with"
+        if slug not in digests:
+            what = f"{images} a token that is missing: {slug}.safetensors"
+            yield Problem(shards.path, what, token_maker, unfinished=True)
+        elif known and digest not in known:
+            yield Problem(shards.path, f"{images} another token than {slug}.safetensors")
 
 
 def _used(rows: pd.DataFrame) -> set[tuple[str, str]]:
@@ -79,5 +83,6 @@ def digests_of(folders: Sequence[Path], damaged: Collection[Path] = ()) -> dict[
     digests: dict[str, list[str]] = {}
     for folder in folders:
         for path in sorted(folder.glob("*.safetensors")):
-            digests.setdefault(path.stem, []).append(files.sha256(path))
+            if path.is_file():
+                digests.setdefault(path.stem, []).append(files.sha256(path))
     return digests | {path.stem: [] for path in damaged}

@@ -23,6 +23,9 @@ def token_problems(folder: TokenFolder, maker: str) -> Iterator[Problem]:
         try:
             (token,) = formats.read(file)
             metadata[file.stem] = token.metadata
+            of = token.metadata.get("slug", file.stem)
+            if of != file.stem and file.stem not in imported:
+                yield Problem(file, f"it is the token of {of!r}", maker, (file,))
         except (InputError, ValueError) as error:
             if file.stem in imported:
                 yield Problem(file, _IMPORT)
