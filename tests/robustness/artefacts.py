@@ -49,7 +49,9 @@ TOKENS = {
         ("tokens", "show", "gone.safetensors"), "token file 'gone.safetensors' does not exist"
     ),
     "a token that is a folder": Case(
-        ("tokens", "show", "t.safetensors"), "token file 't.safetensors' does not exist", {"t.safetensors/": ""}
+        ("tokens", "show", "t.safetensors"),
+        "token file 't.safetensors' is a folder; give a file in it",
+        {"t.safetensors/": ""},
     ),
     "an empty token": _token("is not a safetensors file: it is empty", b""),
     "a token of text": _token("is not a safetensors file", "hello"),
