@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--classes", help="comma-separated; all if not given")
     options = parser.parse_args()
     classes = options.classes.split(",") if options.classes else None
-    server.ensure_server(print)
+    server.ensure_server(Path("runs"), print)
     times: dict[str, list[float]] = {name: [] for name in SETTINGS}
     for turn in range(options.rounds):
         for name, (workers, threads) in SETTINGS.items():

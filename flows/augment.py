@@ -196,8 +196,8 @@ def main() -> None:
 def _main() -> None:
     try:
         name = sys.argv[1] if len(sys.argv) > 1 else "pocket"
-        configuration.load(name)  # before a server is started for it
-        server.ensure_server(lambda line: print(line, file=sys.stderr))
+        settings = configuration.load(name)  # before a server is started for it
+        server.ensure_server(settings.root, lambda line: print(line, file=sys.stderr))
         print("report:", augment(name))
     except DctAugmentError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import atexit
 import ctypes
+import importlib.util
 import os
 import signal
 import socket
@@ -13,10 +14,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
-from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, Settings, temporary_settings
 
-from dct_augment.errors import DctAugmentError
+from dct_augment.errors import DctAugmentError, InputError
 
 HOST = "127.0.0.1"
 
@@ -25,11 +29,18 @@ _PATIENCE = 10.0  # seconds for a process to end by itself
 _PR_SET_PDEATHSIG = 1
 
 
-def ensure_server(print_line: Callable[[str], None]) -> None:
+def ensure_server(folder: Path, print_line: Callable[[str], None]) -> None:
     """Ensure that this process, and those that it starts, have a Prefect server until they end.
 
-    That is the configured one; `print_line` gets one line if it does not answer and a temporary one takes its place.
+    That is the configured one; `print_line` gets one line if it does not answer and a temporary one takes its place,
+    which keeps its data base in the run's `folder`, unless PREFECT_HOME says where: the user's home may be shared by
+    runs at work, or not be there.
+
+    Raises:
+        InputError: a proxy of the environment needs a package that is not here.
+        DctAugmentError: the temporary server does not start.
     """
+    bypass_proxies()
     configured = Settings().api.url
     if configured and answers(configured):
         return
@@ -37,9 +48,31 @@ def ensure_server(print_line: Callable[[str], None]) -> None:
         print_line(f"the Prefect server at {configured} does not answer; this run uses a temporary one")
     port, servers = free_port(), ExitStack()
     atexit.register(servers.close)  # what Prefect registers after this goes first, and sends its last logs
+    home = Path(os.environ.setdefault("PREFECT_HOME", str((folder / ".prefect").resolve())))
+    home.mkdir(parents=True, exist_ok=True)
     servers.enter_context(running(port, ui=False))
     os.environ["PREFECT_API_URL"] = api_url(port)  # for child processes
-    servers.enter_context(temporary_settings({PREFECT_API_URL: api_url(port)}))
+    servers.enter_context(temporary_settings({PREFECT_API_URL: api_url(port), PREFECT_HOME: home}))
+
+
+def bypass_proxies() -> None:
+    """Let this process and its children reach servers of this machine without the proxy that the environment names.
+
+    Raises:
+        InputError: that is a SOCKS proxy, for which Prefect's client, also beside it, needs a package.
+    """
+    proxies = {kind: url for kind, url in urllib.request.getproxies().items() if kind != "no"}
+    if not proxies:
+        return
+    kind = next((kind for kind, url in proxies.items() if url.startswith("socks")), None)
+    if kind and importlib.util.find_spec("socksio") is None:
+        raise InputError(
+            f"{kind.upper()}_PROXY is {proxies[kind]!r}, a SOCKS proxy, for which Prefect needs another package: "
+            "pip install 'httpx[socks]'; or unset it"
+        )
+    named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in named.split(",") if host.strip()]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys([*hosts, HOST, "localhost"]))
 
 
 def api_url(port: int) -> str:
@@ -82,7 +115,7 @@ def environment(url: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(port: int, *, ui: bool) -> Iterator[None]:
+def running(port: int, *, ui: bool) -> Iterator["Server"]:
     """Keep a server; it has answered when the body begins, and ends with it, or with this process.
 
     Raises:
@@ -92,14 +125,33 @@ def running(port: int, *, ui: bool) -> Iterator[None]:
     command = ["server", "start", "--host", HOST, "--port", str(port), "--ui" if ui else "--no-ui"]
     page = {"PREFECT_UI_API_URL": api_url(port)}  # what the UI, in a browser, talks to
     with tempfile.TemporaryFile("w+") as log, child(command, "", log.fileno(), page) as process:
+        server = Server(process, log)
         give_up = time.monotonic() + _START_WITHIN
         while not answers(api_url(port)):
-            if process.poll() is not None or time.monotonic() > give_up:
-                log.seek(0)
-                printed = "\n".join(log.read().strip().splitlines()[-5:])
-                raise DctAugmentError(f"Prefect's server does not start on port {port}. Its last words:\n{printed}")
+            if server.has_ended or time.monotonic() > give_up:
+                raise DctAugmentError(
+                    f"Prefect's server does not start on port {port}. Its last words:\n{server.last_words()}"
+                )
             time.sleep(0.1)
-        yield
+        yield server
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Prefect server of this process."""
+
+    process: subprocess.Popen[bytes]
+    log: IO[str]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended, by itself or because somebody killed it."""
+        return self.process.poll() is not None
+
+    def last_words(self) -> str:
+        """Quote the last lines that it printed."""
+        self.log.seek(0)
+        return "\n".join(self.log.read().strip().splitlines()[-5:])
 
 
 @contextmanager

@@ -388,7 +388,7 @@ def _flow(
     from flows.augment import augment, progress_listener
 
     progress_listener.set(report)
-    server.ensure_server(lambda line: console.print(line, markup=False, highlight=False))
+    server.ensure_server(settings.root, lambda line: console.print(line, markup=False, highlight=False))
     classes, output = settings.dataset.classes, settings.output
     return augment(
         config,

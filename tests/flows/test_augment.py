@@ -340,6 +340,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     port = server.free_port()
     url = server.api_url(port)
     variables = environment(folder / "home", PREFECT_API_URL=url)
+    with serving(folder, port, variables) as process:
+        yield Served(folder, url, variables, process)
+    assert not _processes_with(f"PREFECT_HOME={folder / 'home'}")
+
+
+@contextlib.contextmanager
+def serving(folder: Path, port: int, variables: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Serve in a folder, until the body ends."""
     with (folder / "serve.log").open("w") as log:
         process = subprocess.Popen(
             [*COMMAND, "serve", "--port", str(port)],
@@ -357,11 +365,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
                 assert process.poll() is None, (folder / "serve.log").read_text()
                 assert time.monotonic() < give_up, (folder / "serve.log").read_text()
                 time.sleep(0.3)
-            yield Served(folder, url, variables, process)
+            yield process
         finally:
             process.terminate()
             process.wait(60)
-    assert not _processes_with(f"PREFECT_HOME={folder / 'home'}")
 
 
 @pytest.fixture(scope="session")
@@ -404,6 +411,13 @@ class TestServe:
         assert set(form) == {"config", "per_class", "classes", "output", "overrides", "full"}
         assert {"type": "integer"} in form["per_class"]["anyOf"]
 
+    def test_the_server_listens_on_this_machine_alone(self, served: Served) -> None:
+        """A promise of SECURITY.md."""
+        port = int(served.url.split(":")[2].split("/")[0])
+        rows = Path("/proc/net/tcp").read_text().splitlines() + Path("/proc/net/tcp6").read_text().splitlines()
+        local = [row.split()[1] for row in rows[1:] if row.split()[3] == "0A"]
+        assert [address for address in local if address.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
+
     def test_artifacts_show_progress_tokens_thumbnails_and_the_report(self, served: Served, finished: str) -> None:
         found = {one["key"]: one for one in served.post("/artifacts/latest/filter")}
         for stage in ("tokens", "class-token-images", "plain-prompt-images", "benchmark"):
@@ -423,6 +437,7 @@ class TestServe:
             "pocket", output="bad", classes=["crane", "kiwi"], overrides=[*SMALL, "guide.name=local-dir:nowhere"]
         )
         assert "Failed" in done.stdout
+        assert "nowhere" in done.stdout  # --watch shows the reason, too
         runs = served.post("/flow_runs/filter", {"flow_runs": {"state": {"name": {"any_": ["Failed"]}}}})
         assert any("nowhere" in one["state"]["message"] for one in runs)
         tasks = served.post("/task_runs/filter", {"task_runs": {"state": {"name": {"any_": ["Failed"]}}}})
@@ -535,6 +550,44 @@ class Fragile(torch.nn.Module):
 def build():
     return Fragile()
 """
+
+
+class TestEnds:
+    """`serve` in a folder of its own, whose server dies, or belongs to others. A proxy that leads nowhere is set."""
+
+    @pytest.fixture
+    def variables(self, tmp_path: Path) -> dict[str, str]:
+        proxy = "http://127.0.0.1:9"
+        return environment(tmp_path / "home", HTTP_PROXY=proxy, http_proxy=proxy, ALL_PROXY=proxy)
+
+    def test_it_ends_with_a_message_when_its_server_dies(self, tmp_path: Path, variables: dict[str, str]) -> None:
+        with serving(tmp_path, server.free_port(), variables) as process:
+            words = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)]
+            lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+            (of_server,) = [line for line in lines if "server start" in line]
+            os.kill(int(of_server.split()[0]), signal.SIGKILL)
+            assert process.wait(20) == 1
+        said = (tmp_path / "serve.log").read_text()
+        assert "error: the Prefect server ended with exit code -9" in said
+        assert "Traceback" not in said
+        assert not _processes_with(f"PREFECT_HOME={tmp_path / 'home'}")
+
+    def test_runs_that_it_stops_are_marked_at_once_on_a_server_of_others(
+        self, tmp_path: Path, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "theirs"))
+        port = server.free_port()
+        with server.running(port, ui=False):
+            variables |= {"PREFECT_API_URL": server.api_url(port), "NO_PROXY": server.HOST}
+            with serving(tmp_path, port, variables) as process:
+                others = Served(tmp_path, server.api_url(port), variables, process)
+                others.prefect("deployment", "run", "augment/digits")
+                program, give_up = tmp_path / "runs" / "digits" / "config.yaml", time.monotonic() + 100
+                while not program.is_file():
+                    assert time.monotonic() < give_up, (tmp_path / "serve.log").read_text()
+                    time.sleep(0.1)
+            (run_of_it,) = others.post("/flow_runs/filter")
+            assert run_of_it["state"]["type"] in ("CRASHED", "CANCELLED", "FAILED")
 
 
 class TestDask:
