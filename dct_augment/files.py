@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +20,9 @@ _LOCKED: dict[Path, int] = {}
 
 _OF_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 """What a disk says that takes no more: an error without the name of a file."""
+
+_IS_THERE = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+"""What the system says where a folder with files has the name that another one is to get."""
 
 _HASH = "sha256"
 """The key of a JSON file for the hash of all the others."""
@@ -76,6 +79,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     exception, Ctrl-C included, the temporary folder is removed and `path` is as before. What killed processes left
     beside `path` is removed first.
     """
+    path = path.resolve() if path.is_symlink() else path
     for abandoned in _abandoned(path):
         shutil.rmtree(abandoned, ignore_errors=True)
     partial = _temporary(path)
@@ -89,10 +93,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
                     _open_to_others(file, mode)
                     with file.open("rb") as stream:
                         os.fsync(stream.fileno())
-            if replace and path.is_dir():
-                _exchange(partial, path)
-            else:
-                os.replace(partial, path)
+            _move(partial, path, replace=replace)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -113,16 +114,27 @@ def _open_to_others(file: Path, mode: int) -> None:
         file.chmod(file.stat().st_mode | missing)
 
 
-def _exchange(partial: Path, path: Path) -> None:
-    """Let a folder take the place of another one, which is removed."""
-    old = _temporary(path)
-    os.replace(path, old)
-    try:
-        os.replace(partial, path)
-    except BaseException:
-        os.replace(old, path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def _move(partial: Path, path: Path, *, replace: bool) -> None:
+    """Give a folder its name; with `replace`, one of that name is removed, and the last of several processes wins."""
+    while True:
+        try:
+            os.replace(partial, path)
+            return
+        except OSError as error:
+            if not replace or error.errno not in _IS_THERE:
+                raise
+        old = _temporary(path)
+        with suppress(FileNotFoundError):  # another process has just moved it
+            os.replace(path, old)
+            try:
+                os.replace(partial, path)
+                return
+            except BaseException as error:
+                if not isinstance(error, OSError) or error.errno not in _IS_THERE:
+                    os.replace(old, path)
+                    raise
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def _abandoned(path: Path) -> Iterator[Path]:

@@ -181,6 +181,49 @@ def test_a_folder_with_files_is_not_replaced_unasked(tmp_path: Path) -> None:
     assert listing(tmp_path) == ["out"]
 
 
+REPLACER = """
+import sys
+from pathlib import Path
+from dct_augment import files
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(200):
+    with files.atomic_folder(Path(sys.argv[1]), replace=True) as partial:
+        (partial / "a").write_text(f"{sys.argv[2]} {number}")
+        (partial / "b").write_text(f"{sys.argv[2]} {number}")
+"""
+
+
+def test_processes_that_replace_one_folder_do_not_stop_each_other(tmp_path: Path) -> None:
+    """Workers that each make the same guide."""
+    command = [sys.executable, "-c", REPLACER, str(tmp_path / "out")]
+    pipe = subprocess.PIPE
+    writers = [subprocess.Popen([*command, name], stdin=pipe, stdout=pipe, stderr=pipe, text=True) for name in "xyz"]
+    for writer in writers:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+    assert [writer.communicate("go\n")[1] for writer in writers] == ["", "", ""]
+    assert listing(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "a").read_text() == (tmp_path / "out" / "b").read_text()
+
+
+def test_a_link_to_a_folder_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "old").touch()
+    (tmp_path / "link").symlink_to("real")
+    with files.atomic_folder(tmp_path / "link", replace=True) as partial:
+        (partial / "new").touch()
+    assert listing(tmp_path / "real") == ["new"]
+    assert listing(tmp_path) == ["link", "real"]
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(NotADirectoryError), files.atomic_folder(tmp_path / "out", replace=True):
+        pass
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_what_killed_processes_left_of_a_folder_is_removed_and_that_of_running_ones_is_not(tmp_path: Path) -> None:
     done = subprocess.Popen(["true"])
     done.wait()

@@ -74,8 +74,9 @@ def make(
 
     settings = few_shot_member(members)
     assert settings is not None
-    if not is_made(folder):
-        made = fit(settings, _Opened(photos), [photo.label for photo in photos], classes, device=device)
-        made.save(folder)
+    with files.lock(folder.parent, wait=True):  # one process makes it, the others wait and take it
+        if not is_made(folder):
+            made = fit(settings, _Opened(photos), [photo.label for photo in photos], classes, device=device)
+            made.save(folder)
     member = FewShotClassifier.load(folder, device)
     return classifiers.load(members, classes, few_shot=member, device=device), member

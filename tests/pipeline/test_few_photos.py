@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from dct_augment.classifiers import few_shot
 from dct_augment.errors import DatasetError
 from dct_augment.images import content
 from dct_augment.intervals import proportion
+from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.cost import folds_hint
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import ArmStage, ClassifierStage
@@ -245,3 +248,30 @@ def test_the_cost_of_folds_is_said_with_what_is_cheaper_and_what_is_lost(folder:
     assert folds_hint(run.config.model_copy(update={"benchmark": real}), 3) == (
         "cross-validation: 2 folds; class tokens are trained once, of all photos: 3."
     )
+
+
+MAKER = """
+import shutil, sys, time
+from pathlib import Path
+from dct_augment import files
+made, folder = map(Path, sys.argv[1:])
+with files.lock(folder.parent):
+    print("held", flush=True)
+    time.sleep(0.5)
+    shutil.copytree(made, folder)
+"""
+
+
+def test_a_guide_that_another_process_is_making_is_waited_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers begin with one guide at once; each would make it, and they would be in each other's way."""
+    made = next((folder / "run").glob("**/guide/**/few_shot.json")).parent
+    written = few_shot.FewShotClassifier.load(made)
+    monkeypatch.setattr("dct_augment.classifiers.few_shot.fit", lambda *_, **__: pytest.fail("it is made twice"))
+    command = [sys.executable, "-c", MAKER, str(made), str(tmp_path / "guide" / "x")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as maker:
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == "held\n"
+        _, member = few_shot_guide.make([written.settings], [], written.classes, tmp_path / "guide" / "x", "cpu")
+    assert member.out_of_fold == written.out_of_fold

@@ -120,7 +120,7 @@ def _of_run(root: Path, run: str, config: Config | None) -> Iterator[Problem]:
 def _of_guides(root: Path, tokens: TokenFolder, config: Config | None) -> Iterator[Problem]:
     """Yield what is wrong with the checks of guide and judge, and with a guide of all photos."""
     yield from json_problems(sorted(root.glob("checks/*.json")), GUIDES)
-    for folder in sorted(root.glob("guide/*")):
+    for folder in sorted(root.glob("guide/[!.]*")):
         yield from guide_problems(folder, GUIDES)
     if config is None or not tokens.groups():  # nothing has been trained
         return
@@ -129,7 +129,7 @@ def _of_guides(root: Path, tokens: TokenFolder, config: Config | None) -> Iterat
         path = root / "checks" / f"{role}.json"
         if is_checked and not path.is_file():
             yield missing(path, GUIDES)
-    if of_photos and not any(root.glob("guide/*")):
+    if of_photos and not any(root.glob("guide/[!.]*")):
         yield missing(root / "guide", GUIDES)
 
 
