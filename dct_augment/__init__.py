@@ -4,6 +4,7 @@ The names below are all that code of your own needs. Each is imported when it is
 `import dct_augment` alone takes no time and loads no torch.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from dct_augment.export import export_images
     from dct_augment.pipeline.run import Run
     from dct_augment.tokens.class_token_trainer import ClassTokenTrainer
+
+# Nothing is sent of how this is used. Both are read once: by the libraries of Hugging Face and Prefect, and by ONNX Runtime, which
+# diffusers imports where it is installed.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.2.0"
 

@@ -359,7 +359,6 @@ def _bring_here(settings: "Config") -> None:
 
 def main() -> None:
     """Run the command that was typed; errors become one message and an exit code."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         app()
     except DctAugmentError as error:

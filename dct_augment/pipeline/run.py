@@ -40,7 +40,6 @@ from dct_augment.pipeline.stages import IMAGE_STAGES, STAGES, ClassifierStage, I
 from dct_augment.pipeline.unit_pool import threads_of_units
 from dct_augment.pipeline.verify.problem import GUIDES, LOOK
 from dct_augment.records import ClassInfo, ImageKind, Progress, StageName, StopReason, WorkUnit
-from dct_augment.report.page import write_report
 from dct_augment.report.real_images import RealImageSection, load_section
 from dct_augment.tokens import formats
 from dct_augment.wording import command_of, counted_of, listed
@@ -403,6 +402,8 @@ class Run(RunContext):
         """Write the report of what there is; return the page. Trials made with other settings are counted and told."""
         if any((self.config.root / "benchmark" / "trials").glob("*.json")):
             _ = self.data  # which trials are of today's images is known after a look
+        from dct_augment.report.page import write_report  # Matplotlib takes long to import
+
         trials = TrialStage(self)
         comparisons = arm_comparisons.summarize_trials(
             trials.trials().drop(columns="identity"),

@@ -629,8 +629,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_run_does_everything_without_the_configured_server_and_a_second_run_nothing(
-    home: Path, served: Served, tmp_path: Path
+    served: Served, tmp_path: Path
 ) -> None:
+    """The first run has no home either, as in a container without one: its server keeps its data in the run."""
     dead = "http://127.0.0.1:9/api"
     words = [
         "run",
@@ -640,11 +641,14 @@ def test_run_does_everything_without_the_configured_server_and_a_second_run_noth
         "3",
         *overrides("benchmark.arms=[real, plain_prompt, class_token]"),
     ]
-    code, printed = command(tmp_path, environment(home, PREFECT_API_URL=dead), *words)
+    homeless = environment(tmp_path, PREFECT_API_URL=dead, HOME="/proc/none", DCT_AUGMENT_CACHE="/proc/none/cache")
+    del homeless["PREFECT_HOME"]
+    code, printed = command(tmp_path, homeless, *words)
     assert code == 0, printed
     assert re.sub(r"\s+", " ", printed).count(f"server at {dead} does not answer") == 1
     assert "Traceback" not in printed
     root = tmp_path / "runs" / "pocket"
+    assert (root / ".prefect" / "prefect.db").is_file()
     summary = json.loads((root / "report" / "summary.json").read_text())
     assert set(class_table(root).index) == {"crane", "kiwi"}
     assert set(summary["benchmark"]["arms"]) >= {"real", "plain_prompt"}
