@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from dct_augment.pipeline.run import Run
     from dct_augment.tokens.class_token_trainer import ClassTokenTrainer
 
-# Nothing is sent of how this is used. Both are read once: by the libraries of Hugging Face and Prefect, and by ONNX Runtime, which
-# diffusers imports where it is installed.
+# Nothing is sent of how this is used. Both are read once: by the libraries of Hugging Face and Prefect, and by ONNX
+# Runtime, which diffusers imports where it is installed.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
