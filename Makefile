@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test coverage test-fast slow-list lint docs format weights gpu rehearse clean
+.PHONY: help install demo test coverage test-fast slow-list soak lint docs format weights gpu rehearse clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -34,6 +34,11 @@ test-fast: install  ## the tests that take seconds, for work in progress
 
 slow-list: install  ## which tests make test-fast leaves out: measured anew
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --write-slow-list
+
+MINUTES ?= 120
+SEED ?= 1
+soak: install  ## kill, stop, damage and fill the disk of runs for MINUTES; SEED decides where
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
 
 lint: install  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

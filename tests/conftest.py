@@ -96,6 +96,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     multiprocessing.get_context("forkserver").set_forkserver_preload(
         [
             "dct_augment.pipeline.run",
+            "dct_augment.report.page",
             "dct_augment.classifiers.timm_models",
             "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
             "transformers.models.clip.modeling_clip",

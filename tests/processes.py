@@ -38,13 +38,14 @@ class Program:
         environment: Mapping[str, str] | None = None,
         file_limit: int | None = None,
         shares_server: bool = False,
+        log: Path | None = None,
     ) -> "Program":
-        """Start it.
+        """Start it; what it prints goes to `log`, else to a file beside the folder.
 
         With `file_limit`, it can write no file of more bytes. With `shares_server`, a server that it wants for
         processes of its own is the one of tests, which has imported torch.
         """
-        output = folder.parent / f"{folder.name}.log"
+        output = log or folder.parent / f"{folder.name}.log"
         inputs = (folder, module, arguments, output, dict(environment or {}), file_limit, shares_server)
         process = _FORKSERVER.Process(target=_run, args=inputs)
         process.start()

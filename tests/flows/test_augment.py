@@ -33,6 +33,7 @@ from dct_augment.pipeline.stages import TokenStage
 from dct_augment.records import StageName, WorkUnit
 from flows import augment, runners, server, transient, workers
 from flows.workers import Job
+from tests.made_files import made_files
 from tests.processes import Program
 from tests.report.pages import class_table
 
@@ -590,36 +591,71 @@ class TestEnds:
             assert run_of_it["state"]["type"] in ("CRASHED", "CANCELLED", "FAILED")
 
 
-class TestDask:
-    def test_a_worker_killed_in_a_task_changes_no_byte(self, served: Served, tmp_path: Path) -> None:
-        """Its guide kills the worker process it runs in, twice; Dask starts others, which do the units again."""
-        (tmp_path / "fragile.py").write_text(GUIDE)
-        marks = tmp_path / "marks"
-        marks.mkdir()
-        variables = served.variables | {"PYTHONPATH": str(tmp_path)}
-        words = ["--config", "digits", "--per-class", "4", "--classes", "one,seven,nine"]
+@dataclass(frozen=True)
+class Engines:
+    """The same run with several engines."""
+
+    folder: Path
+    variables: dict[str, str]
+
+    def run(self, output: str, *more: str, **variables: str) -> dict[str, str]:
+        """Run all stages; return what it made. FRAGILE is where the guide notes whom it has killed."""
+        words = ["run", "--config", "digits", "--per-class", "4", "--classes", "one,seven,nine", "--output", output]
         words += overrides(
             "guide.name=fragile:build",
             "guide.library=function",
-            "benchmark.arms=[real]",
-            "metrics.features=null",
+            "benchmark.arms=[real, plain_prompt, class_token, class_token_few_shot_guide]",
+            "benchmark.shots=2",
+            "metrics.features=judge",
             "report.images_per_class=1",
+            *more,
         )
-        here = ["generate", *words, "--output", "here"]
-        there = ["run", *words, "--output", "there", "--set", "runner.kind=dask", "--set", "runner.workers=2"]
+        code, printed = command(self.folder, self.variables | variables, *words, shares_server=True)
+        assert code == 0, printed
+        assert not list((self.folder / output / "tokens").glob(".*.partial"))
+        return made_files(self.folder / output)
+
+
+@pytest.fixture(scope="module")
+def engines(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Engines:
+    folder = tmp_path_factory.mktemp("engines")
+    (folder / "fragile.py").write_text(GUIDE)
+    return Engines(folder, served.variables | {"PYTHONPATH": str(folder), "FRAGILE": ""})
+
+
+@pytest.fixture(scope="module")
+def of_one_process(engines: Engines) -> dict[str, str]:
+    made = engines.run("here")
+    for part in ("tokens/one", "shards/", "comparison/", "benchmark/trials/", "benchmark/metrics/", "arms/"):
+        assert any(name.startswith(part) for name in made), part
+    for part in ("classifier/classifier.json", "benchmark/trials.parquet", "tokens/index.parquet"):
+        assert part in made
+    return made
+
+
+class TestEngines:
+    """One process, Dask and Ray make the same bytes in every stage."""
+
+    def test_dask_whose_workers_are_killed(self, engines: Engines, of_one_process: dict[str, str]) -> None:
+        """The guide kills the worker process it runs in, twice; Dask starts others, which do the units again."""
+        marks = engines.folder / "marks"
+        marks.mkdir()
         # Dask's workers, too, are forks of the server that has imported torch; they take their environment from Dask.
-        of_workers = {name: variables[name] for name in ("PREFECT_HOME", "PREFECT_API_URL")} | {"FRAGILE": str(marks)}
-        variables |= {
-            "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver",
-            "DASK_DISTRIBUTED__NANNY__ENVIRON": repr(of_workers),
-        }
-        for arguments, fragile in ((here, ""), (there, str(marks))):
-            code, printed = command(tmp_path, variables | {"FRAGILE": fragile}, *arguments, shares_server=True)
-            assert code == 0, printed
+        names = ("PREFECT_HOME", "PREFECT_API_URL")
+        of_workers = {name: engines.variables[name] for name in names} | {"FRAGILE": str(marks)}
+        made = engines.run(
+            "dask",
+            "runner.kind=dask",
+            "runner.workers=2",
+            FRAGILE=str(marks),
+            DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD="forkserver",
+            DASK_DISTRIBUTED__NANNY__ENVIRON=repr(of_workers),
+        )
         assert {path.name for path in marks.iterdir()} == {"a", "b"}
-        made = {name: digest for name, digest in digests(tmp_path / "there").items() if "trials" not in name}
-        assert made == digests(tmp_path / "here")
-        assert not list((tmp_path / "there" / "tokens").glob(".*"))
+        assert made == of_one_process
+
+    def test_ray(self, engines: Engines, of_one_process: dict[str, str]) -> None:
+        assert engines.run("ray", "runner.kind=ray", "runner.workers=2") == of_one_process
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,16 @@
+"""The short form of `make soak`: a few harms of one run, after which it has the bytes of a run that nothing has harmed."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.soak.__main__ import HARMS, soak
+
+pytestmark = pytest.mark.slow
+
+
+def test_harms_lose_nothing(tmp_path: Path) -> None:
+    cycles = iter([["kill", "full", "child", "damage", "kill", "stop"]])
+    done = soak(tmp_path.resolve(), 1, lambda draw: next(cycles, None))
+    assert done.turns.total() == 6
+    assert set(done.turns) < set(HARMS)
