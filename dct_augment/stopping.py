@@ -7,10 +7,14 @@ import atexit
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+_PATIENCE = 10.0  # seconds for a program that is aborted to end by itself
+
 _by = 0  # the signal that has stopped this program
+_code = 0  # what it ends with, if that is not told by the signal
 _held = 0  # how many bodies of `held` are at work
 _is_said = False
 _is_ending = False
@@ -48,7 +52,17 @@ def _end() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    os._exit(128 + _by)
+    os._exit(_code or 128 + _by)
+
+
+def abort(line: str) -> None:
+    """Stop this program from another thread than the main one, with a line and exit code 1."""
+    global _code
+    say(line)
+    _code = 1
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_PATIENCE)
+    os._exit(_code)  # what ends otherwise may wait for what is no more
 
 
 def say(line: str) -> None:

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from typing import IO
 
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, Settings, temporary_settings
 
+from dct_augment import stopping
 from dct_augment.errors import DctAugmentError, InputError
 
 HOST = "127.0.0.1"
@@ -48,11 +50,26 @@ def ensure_server(folder: Path, print_line: Callable[[str], None]) -> None:
         print_line(f"the Prefect server at {configured} does not answer; this run uses a temporary one")
     port, servers = free_port(), ExitStack()
     atexit.register(servers.close)  # what Prefect registers after this goes first, and sends its last logs
+    closing = Event()
+    atexit.register(closing.set)
     home = Path(os.environ.setdefault("PREFECT_HOME", str((folder / ".prefect").resolve())))
     home.mkdir(parents=True, exist_ok=True)
-    servers.enter_context(running(port, ui=False))
+    own = servers.enter_context(running(port, ui=False))
+    Thread(target=_abort_when_it_ends, args=(own, closing), daemon=True).start()
     os.environ["PREFECT_API_URL"] = api_url(port)  # for child processes
     servers.enter_context(temporary_settings({PREFECT_API_URL: api_url(port), PREFECT_HOME: home}))
+
+
+def _abort_when_it_ends(server: "Server", closing: Event) -> None:
+    """End this process when its server does: a flow would try again for minutes, and could report nothing."""
+    while not server.has_ended:
+        if closing.wait(0.3):
+            return
+    if not closing.is_set():
+        stopping.abort(
+            f"error: the Prefect server of this run ended with exit code {server.process.returncode}. What is finished "
+            "is kept; run it again to go on"
+        )
 
 
 def bypass_proxies() -> None:

@@ -1,4 +1,4 @@
-"""The short form of `make soak`: a few harms of one run, after which it has the bytes of a run that nothing has harmed."""
+"""The short form of `make soak`: a run that is harmed a few times ends with the bytes of one that is not."""
 
 from pathlib import Path
 

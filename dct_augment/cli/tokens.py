@@ -38,7 +38,9 @@ def list_tokens(
     """List the tokens of a run."""
     config = config_of(config, output)
     with running(configure(config, overrides=overrides, classes=classes, output=output), writes=False) as run:
-        tokens = _run_tokens(run)
+        tokens, damaged = _read(run)
+    if not tokens and not damaged:
+        raise _no_tokens(run, config, overrides, output)
     table = Table(title=f"class tokens in {run.tokens.path}", title_justify="left")
     judged = run.config.judge is not None
     accuracies = ACCURACIES if judged else ACCURACIES[:2]
@@ -52,6 +54,8 @@ def list_tokens(
         shares = [_share(token.metadata.get(key)) for key in accuracies]
         table.add_row(str(token.metadata.get("class", "")), token.word, str(len(token.vector)), widths, base, *shares)
     print_table(table)
+    if damaged:
+        raise _damage(damaged, config, output)
 
 
 @app.command()
@@ -96,10 +100,11 @@ def export(
     with running(configure(config, overrides=overrides, classes=classes, output=output), writes=False) as run:
         from dct_augment.tokens import formats
 
-        tokens = _run_tokens(run)
+        tokens, damaged = _read(run)
+        if damaged:
+            raise _damage(damaged, config, output)
         if not tokens:
-            train = command("train", config, overrides=overrides, output=output)
-            raise InputError(f"there are no tokens in {run.tokens.path}; make them with `{train}`")
+            raise _no_tokens(run, config, overrides, output)
         written = formats.write(tokens, to, kind, run.config.name)
     typer.echo(f"{counted(len(tokens), 'token')} in {counted(len(written), 'file')} in {to}")
 
@@ -179,8 +184,27 @@ def compare(
     print_table(table)
 
 
-def _run_tokens(run: "Run") -> "list[Token]":
-    return [run.tokens.read(info) for info in run.classes if run.tokens.file(info).is_file()]
+def _read(run: "Run") -> "tuple[list[Token], list[Path]]":
+    """Read the tokens of a run; return the files that are damaged, too."""
+    tokens, damaged = [], []
+    for info in run.classes:
+        file = run.tokens.file(info)
+        if file.exists():
+            try:
+                tokens.append(run.tokens.read(info))
+            except InputError:
+                damaged.append(file)
+    return tokens, damaged
+
+
+def _no_tokens(run: "Run", config: str, overrides: list[str] | None, output: Path | None) -> InputError:
+    train = command("train", config, overrides=overrides, output=output)
+    return InputError(f"there are no tokens in {run.tokens.path}; make them with `{train}`")
+
+
+def _damage(files: list[Path], config: str, output: Path | None) -> InputError:
+    repair = command("verify --repair", config if output is None else None, output=output)
+    return InputError(f"damaged: {', '.join(map(str, files))}. `{repair}` trains what is damaged again")
 
 
 def _named(name: str, config: str, overrides: list[str] | None, output: Path | None) -> "list[Token]":
@@ -189,7 +213,9 @@ def _named(name: str, config: str, overrides: list[str] | None, output: Path | N
 
         return formats.read(Path(name))
     with running(configure(config, overrides=overrides, classes=name, output=output), writes=False) as run:
-        tokens = _run_tokens(run)
+        tokens, damaged = _read(run)
+    if damaged:
+        raise _damage(damaged, config, output)
     if not tokens:
         train = command("train", config, overrides=overrides, output=output)
         raise InputError(f"class {name!r} has no token in {run.tokens.path}; make it with `{train}`")

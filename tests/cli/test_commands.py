@@ -262,6 +262,28 @@ def test_tokens_of_a_run_are_compared_by_class_with_files(
     assert "0.707" in done.stdout
 
 
+def test_damaged_tokens_of_a_run_are_named_with_the_command_that_mends_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--config", "digits", "--output", "mine"]
+    done = CliRunner().invoke(app, ["tokens", "list", *options])
+    assert str(done.exception).startswith("there are no tokens in mine/tokens; make them with `dct-augment train ")
+    formats.save({"a": torch.tensor([1.0, 0.0])}, Path("mine/tokens/one.safetensors"), {"token": "a"})
+    whole = Path("mine/tokens/one.safetensors").read_bytes()
+    Path("mine/tokens/two.safetensors").write_bytes(whole[:20])
+    Path("mine/tokens/three.safetensors").mkdir()
+    message = (
+        "damaged: mine/tokens/two.safetensors, mine/tokens/three.safetensors. `dct-augment verify --repair --output "
+        "mine` trains what is damaged again"
+    )
+    for words in (["list"], ["export", "--to", "there"], ["show", "two,three"]):
+        done = CliRunner().invoke(app, ["tokens", *words, *options])
+        assert str(done.exception) == message
+        assert ("<a>" in done.stdout or " a " in done.stdout) == (words == ["list"])
+    assert not Path("there").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -705,7 +705,10 @@ def test_a_wrong_config_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "error: nope: 1 problem" in capsys.readouterr().err
 
 
-def test_the_flows_module_runs_a_config_offline_and_a_kill_leaves_no_process(home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", ["the program", "its server"])
+def test_the_flows_module_runs_a_config_offline_and_a_kill_leaves_no_process(
+    home: Path, tmp_path: Path, killed: str
+) -> None:
     variables = environment(home)
     config = tmp_path / "mine.yaml"
     shipped = configuration.load("digits", SMALL, classes=["one", "seven"], per_class=2)
@@ -713,9 +716,16 @@ def test_the_flows_module_runs_a_config_offline_and_a_kill_leaves_no_process(hom
     program = Program.start(tmp_path, "flows.augment", str(config), environment=variables)
     plan = tmp_path / "runs" / "digits" / "tokens" / "plan.json"
     program.until(plan.is_file)
-    assert _processes_with(f"PREFECT_HOME={home}")  # its server
-    code, printed = program.end(signal.SIGKILL)
-    assert (code, plan.is_file()) == (-signal.SIGKILL, True), printed
+    servers = [process for process, line in _processes_with(f"PREFECT_HOME={home}") if "server\0start" in line]
+    if killed == "its server":
+        os.kill(servers[0], signal.SIGKILL)
+        code, printed = program.end()
+        assert code == 1, printed
+        assert "error: the Prefect server of this run ended with exit code -9. What is finished is kept" in printed
+        assert "Traceback" not in printed
+    else:
+        code, printed = program.end(signal.SIGKILL)
+        assert (code, len(servers), plan.is_file()) == (-signal.SIGKILL, 1, True), printed
     session, give_up = program.process.pid or 0, time.monotonic() + 60
     while group(session) and time.monotonic() < give_up:
         time.sleep(0.1)
@@ -723,11 +733,11 @@ def test_the_flows_module_runs_a_config_offline_and_a_kill_leaves_no_process(hom
     assert not _processes_with(f"PREFECT_HOME={home}")
 
 
-def _processes_with(variable: str) -> list[str]:
-    """Processes that were started with a variable in their environment."""
+def _processes_with(variable: str) -> list[tuple[int, str]]:
+    """Numbers and commands of the processes that were started with a variable in their environment."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if variable.encode() in path.read_bytes().split(b"\0"):
-                found.append((path.parent / "cmdline").read_text())
+                found.append((int(path.parent.name), (path.parent / "cmdline").read_text()))
     return found
