@@ -29,10 +29,10 @@ class Harm:
         sys.addaudithook(self._hook)
         os.fsync = self._fsync  # it raises no audit event
 
-    def _fsync(self, file: Any) -> None:
-        descriptor = file if isinstance(file, int) else file.fileno()
+    def _fsync(self, fd: Any) -> None:
+        descriptor = fd if isinstance(fd, int) else fd.fileno()
         self._writes("os.fsync", os.readlink(f"/proc/self/fd/{descriptor}"))
-        self._sync(file)
+        self._sync(fd)
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & _OPENED_FOR_WRITING):
