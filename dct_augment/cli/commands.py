@@ -343,7 +343,7 @@ def _repair(settings: "Config", problems: "Sequence[Problem]") -> None:
 
     with running(settings) as run, run.locked():
         for path in dict.fromkeys(path for problem in problems for path in problem.remove):
-            console.print(f"removing {path}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"removing {settings.named(path)}", markup=False, highlight=False, soft_wrap=True)
             remove(path)
         run.repair({problem.maker for problem in problems if problem.maker})
 
@@ -402,7 +402,7 @@ def _flow(
 def _token_table(run: "Run") -> None:
     index = run.tokens.index()
     roles = ("guide", "judge") if run.config.judge else ("guide",)
-    table = Table(title=f"class tokens in {run.tokens.path}", title_justify="left")
+    table = Table(title=f"class tokens in {run.config.named(run.tokens.path)}", title_justify="left")
     of_roles = [f"{role} {when}" for role in roles for when in ("before", "after")]
     for column in ("class", "updates", *of_roles, "verdict", "stopped"):
         table.add_column(column, justify="left" if column in ("class", "verdict", "stopped") else "right")
@@ -421,8 +421,9 @@ def _shard_table(run: "Run") -> None:
             continue
         images, shards = int((rows["status"] == "ok").sum()), rows["shard"].nunique()
         failed = len(rows) - images
+        place = run.config.named(folder.path)
         typer.echo(
-            f"{folder.split}: {counted(images, 'image')} in {counted(shards, 'shard')} in {folder.path}"
+            f"{folder.split}: {counted(images, 'image')} in {counted(shards, 'shard')} in {place}"
             + (f", {failed} failed" if failed else "")
         )
         fallback = rows.loc[rows["kind"] == ImageKind.PLAIN_PROMPT, "class_name"].unique()

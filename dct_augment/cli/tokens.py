@@ -41,7 +41,7 @@ def list_tokens(
         tokens, damaged = _read(run)
     if not tokens and not damaged:
         raise _no_tokens(run, config, overrides, output)
-    table = Table(title=f"class tokens in {run.tokens.path}", title_justify="left")
+    table = Table(title=f"class tokens in {run.config.named(run.tokens.path)}", title_justify="left")
     judged = run.config.judge is not None
     accuracies = ACCURACIES if judged else ACCURACIES[:2]
     titles = ["guide before", "guide", *(["judge before", "judge"] if judged else [])]
@@ -145,7 +145,7 @@ def import_token(
             pairs.append((token, chosen[0]))
         run.import_tokens(pairs, any_model=any_model, replace=replace)
         for token, info in pairs:
-            typer.echo(f"{token.word} is now {run.tokens.word(info)} in {run.tokens.file(info)}")
+            typer.echo(f"{token.word} is now {run.tokens.word(info)} in {run.config.named(run.tokens.file(info))}")
 
 
 @app.command()
@@ -184,7 +184,7 @@ def compare(
     print_table(table)
 
 
-def _read(run: "Run") -> "tuple[list[Token], list[Path]]":
+def _read(run: "Run") -> "tuple[list[Token], list[str]]":
     """Read the tokens of a run; return the files that are damaged, too."""
     tokens, damaged = [], []
     for info in run.classes:
@@ -193,18 +193,18 @@ def _read(run: "Run") -> "tuple[list[Token], list[Path]]":
             try:
                 tokens.append(run.tokens.read(info))
             except InputError:
-                damaged.append(file)
+                damaged.append(run.config.named(file))
     return tokens, damaged
 
 
 def _no_tokens(run: "Run", config: str, overrides: list[str] | None, output: Path | None) -> InputError:
     train = command("train", config, overrides=overrides, output=output)
-    return InputError(f"there are no tokens in {run.tokens.path}; make them with `{train}`")
+    return InputError(f"there are no tokens in {run.config.named(run.tokens.path)}; make them with `{train}`")
 
 
-def _damage(files: list[Path], config: str, output: Path | None) -> InputError:
+def _damage(files: list[str], config: str, output: Path | None) -> InputError:
     repair = command("verify --repair", config if output is None else None, output=output)
-    return InputError(f"damaged: {', '.join(map(str, files))}. `{repair}` trains what is damaged again")
+    return InputError(f"damaged: {', '.join(files)}. `{repair}` trains what is damaged again")
 
 
 def _named(name: str, config: str, overrides: list[str] | None, output: Path | None) -> "list[Token]":
@@ -218,7 +218,7 @@ def _named(name: str, config: str, overrides: list[str] | None, output: Path | N
         raise _damage(damaged, config, output)
     if not tokens:
         train = command("train", config, overrides=overrides, output=output)
-        raise InputError(f"class {name!r} has no token in {run.tokens.path}; make it with `{train}`")
+        raise InputError(f"class {name!r} has no token in {run.config.named(run.tokens.path)}; make it with `{train}`")
     return tokens
 
 

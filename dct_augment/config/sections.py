@@ -290,6 +290,10 @@ class Config(Section):
             return folder
         return Path(self.url) / folder.relative_to(self.root)
 
+    def named(self, path: Path) -> str:
+        """Name a file or folder of the run in a message: by its URL where the run has one."""
+        return urls.written(self.output_of(path))
+
     def identity(self, part: Part) -> dict[str, Any]:
         """Return the settings that decide a part's result, and nothing that only changes its speed."""
         return identity(self.model_dump(mode="json"), SCHEMA_VERSION, part)

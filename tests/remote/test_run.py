@@ -124,6 +124,8 @@ class TestSettings:
         assert config.url == "s3://bucket/run"
         assert "output: s3://bucket/run\n" in configuration.dump(config)
         assert config.output_of(config.root / "arms" / "x") == Path("s3:/bucket/run/arms/x")
+        assert config.named(config.root / "shards") == "s3://bucket/run/shards"
+        assert load_config("pocket", output=Path("mine")).named(Path("mine/shards")) == "mine/shards"
 
     @pytest.mark.parametrize(
         ("line", "message"),
