@@ -31,7 +31,7 @@ SETTINGS = [
     "tokens.restarts=0",
     "sampling.num_inference_steps=2",
     "generation.allow_uncertified=true",
-    "generation.per_class=3",
+    "generation.per_class=2",
     "generation.shard_size=2",
     "benchmark.arms=[real, plain_prompt, class_token, class_token_few_shot_guide]",
     "benchmark.shots=2",
@@ -49,7 +49,7 @@ SETTINGS = [
 ]
 WORDS = ["--config", "digits", "--classes", "one,seven", "--output", "run"]
 WORDS += [part for setting in SETTINGS for part in ("--set", setting)]
-COMMANDS = ("train", "generate", "benchmark", "report", "run")
+COMMANDS = ("train", "generate", "benchmark", "fit", "report", "run")
 """`run` is the whole flow with a Prefect server; the others are its parts, in this order."""
 
 HARMS = ("kill", "full", "stop", "child", "server", "two", "damage")
