@@ -76,5 +76,6 @@ def test_processes_that_are_left_behind_are_counted_and_killed_too(tmp_path: Pat
     assert kind in ("cgroup", "looking")  # who may make no cgroup has the other way alone
     assert limited[0] == kind
     assert (looked[0], killed[0]) == ("looking", "looking")
-    assert free == looked[1:] == ["0", "6", "True", "False"]
+    for found in (free, looked[1:]):  # who looks a few times a second misses some of the 60 MB on a busy machine
+        assert found in (["0", "6", "True", "False"], ["0", "5", "True", "False"])
     assert (limited[1], limited[-1]) == (killed[1], killed[-1]) == ("0", "True")
