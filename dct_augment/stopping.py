@@ -56,8 +56,10 @@ def _end() -> None:
 
 
 def abort(line: str) -> None:
-    """Stop this program from another thread than the main one, with a line and exit code 1."""
+    """Stop this program from another thread than the main one, with a line and exit code 1, unless it is stopped."""
     global _code
+    if _by:
+        return
     say(line)
     _code = 1
     os.kill(os.getpid(), signal.SIGTERM)

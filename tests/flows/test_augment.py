@@ -36,38 +36,21 @@ from flows.workers import Job
 from tests.made_files import made_files
 from tests.processes import Program
 from tests.report.pages import class_table
+from tests.small import SMALL
 
 pytestmark = pytest.mark.slow
 
-SMALL = [
-    "tokens.max_updates=2",
+SETTINGS = (
+    *SMALL,
     "tokens.validate_every=2",
-    "tokens.validation_images=2",
-    "tokens.certificate_images=2",
-    "tokens.images_per_update=2",
-    "tokens.classes_per_work_unit=1",
-    "tokens.plain_first=false",
-    "tokens.target_accuracy=0.01",
-    "tokens.target_probability=0.0",
     "tokens.learning_rate=4",
-    "generation.allow_uncertified=true",
-    "tokens.restarts=0",
-    "sampling.num_inference_steps=2",
     "generation.shard_size=3",
     "benchmark.arms=[plain_prompt, class_token]",
-    "downstream.steps=2",
-    "benchmark.seeds=2",
-    "downstream.batch_size=4",
-    "downstream.image_size=32",
-    "benchmark.per_class=2",
     "benchmark.processes=1",
-    "report.images_per_class=2",
-    "on_class_failure=skip",
+    "downstream.image_size=32",
     "metrics.per_class=3",
-    "metrics.bootstrap_resamples=20",
-    "metrics.real_images=24",
-    "metrics.nearest_neighbours=2",
-]
+    "report.images_per_class=2",
+)
 CHROMIUM = shutil.which("chromium")
 COMMAND = [sys.executable, "-W", "ignore", "-m", "dct_augment"]
 
@@ -98,7 +81,7 @@ def command(
 
 
 def overrides(*more: str) -> list[str]:
-    return [part for setting in (*SMALL, *more) for part in ("--set", setting)]
+    return [part for setting in (*SETTINGS, *more) for part in ("--set", setting)]
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -119,7 +102,7 @@ def group(session: int) -> list[str]:
 
 
 def tiny(tmp_path: Path, **parameters: Any) -> configuration.Config:
-    return configuration.load("digits", SMALL, classes=["one"], output=tmp_path / "run", per_class=2, **parameters)
+    return configuration.load("digits", SETTINGS, classes=["one"], output=tmp_path / "run", per_class=2, **parameters)
 
 
 class TestUnits:
@@ -147,7 +130,7 @@ class TestUnits:
         assert outcomes in (["one.safetensors"], ["one.failed.json"])
         assert workers._remote_session is not None
         first = workers._remote_session[1].run.backend
-        again = configuration.load("digits", SMALL, classes=["two"], output=tmp_path / "other", per_class=2)
+        again = configuration.load("digits", SETTINGS, classes=["two"], output=tmp_path / "other", per_class=2)
         other = Run(again)
         (unit,) = self.pending(other)
         self.do(unit, Job("of-another", other.config.model_dump(mode="json"), str(tmp_path)))
@@ -176,7 +159,7 @@ def test_a_class_without_token_is_remembered_and_fails_the_run_or_is_skipped(tmp
     hopeless = ["guide={name: 'tests.broken_guide:Broken', library: function}"]
 
     def ending(end: str) -> Run:
-        settings = [*SMALL, *hopeless, f"on_class_failure={end}"]
+        settings = [*SETTINGS, *hopeless, f"on_class_failure={end}"]
         return Run(configuration.load("digits", settings, classes=["three"], output=tmp_path / "run"))
 
     ending("fail").train()
@@ -376,7 +359,7 @@ def serving(folder: Path, port: int, variables: dict[str, str]) -> Iterator[subp
 def finished(served: Served) -> str:
     """What `prefect deployment run augment/pocket --watch` printed."""
     narrowed = [
-        *SMALL,
+        *SETTINGS,
         "benchmark.arms=[real+strong_aug, plain_prompt]",
         "benchmark.ratios=[]",
         "benchmark.per_class_curve=[]",
@@ -435,7 +418,7 @@ class TestServe:
 
     def test_bad_input_fails_at_once_with_its_message(self, served: Served) -> None:
         done = served.deployment(
-            "pocket", output="bad", classes=["crane", "kiwi"], overrides=[*SMALL, "guide.name=local-dir:nowhere"]
+            "pocket", output="bad", classes=["crane", "kiwi"], overrides=[*SETTINGS, "guide.name=local-dir:nowhere"]
         )
         assert "Failed" in done.stdout
         assert "nowhere" in done.stdout  # --watch shows the reason, too
@@ -711,7 +694,7 @@ def test_the_flows_module_runs_a_config_offline_and_a_kill_leaves_no_process(
 ) -> None:
     variables = environment(home)
     config = tmp_path / "mine.yaml"
-    shipped = configuration.load("digits", SMALL, classes=["one", "seven"], per_class=2)
+    shipped = configuration.load("digits", SETTINGS, classes=["one", "seven"], per_class=2)
     config.write_text(configuration.dump(shipped))
     program = Program.start(tmp_path, "flows.augment", str(config), environment=variables)
     plan = tmp_path / "runs" / "digits" / "tokens" / "plan.json"

@@ -16,37 +16,20 @@ from pathlib import Path
 
 from tests.made_files import made_files
 from tests.processes import Program
+from tests.small import SMALL
 
 ROOT = Path(__file__).parent.parent.parent
-SETTINGS = [
-    "tokens.max_updates=2",
+SETTINGS = (
+    *SMALL,
     "tokens.validate_every=1",
-    "tokens.validation_images=2",
-    "tokens.certificate_images=2",
-    "tokens.images_per_update=2",
-    "tokens.classes_per_work_unit=1",
-    "tokens.plain_first=false",
-    "tokens.target_accuracy=0.01",
-    "tokens.target_probability=0.0",
-    "tokens.restarts=0",
-    "sampling.num_inference_steps=2",
-    "generation.allow_uncertified=true",
     "generation.per_class=2",
     "generation.shard_size=2",
     "benchmark.arms=[real, plain_prompt, class_token, class_token_few_shot_guide]",
     "benchmark.shots=2",
-    "benchmark.seeds=2",
-    "benchmark.per_class=2",
     "benchmark.processes=2",
-    "downstream.steps=2",
-    "downstream.batch_size=4",
     "metrics.per_class=2",
-    "metrics.bootstrap_resamples=20",
-    "metrics.real_images=24",
-    "metrics.nearest_neighbours=2",
     "report.images_per_class=1",
-    "on_class_failure=skip",
-]
+)
 WORDS = ["--config", "digits", "--classes", "one,seven", "--output", "run"]
 WORDS += [part for setting in SETTINGS for part in ("--set", setting)]
 COMMANDS = ("train", "generate", "benchmark", "fit", "report", "run")
