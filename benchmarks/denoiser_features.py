@@ -48,7 +48,7 @@ def of_denoiser(model: Backend, photos: Sequence[Example]) -> dict[str, np.ndarr
             noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(start))
             for timestep in TIMESTEPS:
                 timesteps = torch.full((len(latents),), timestep)
-                inputs, _ = model.noised(latents, noise, timesteps)
+                inputs, _, _ = model.noised(latents, noise, timesteps)
                 model.denoise(inputs, timesteps, prompt.expand(len(latents)), 1.0)
                 for name, output in outputs.items():
                     parts = [output.mean((2, 3)), output.std((2, 3)), output.amax((2, 3))]

@@ -21,10 +21,13 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     LatentConsistencyModelPipeline,
     LCMScheduler,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -87,7 +90,9 @@ def tokenizer(pad: str = EOS, length: int = LENGTH) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length, pad_token=pad)
 
 
-FAMILIES = ("epsilon", "v_prediction", "turbo", "lcm", "xl", "xl_turbo", "pixart")
+FLOWS = ("sd3", "sd35")
+"""Stable Diffusion 3 without its T5 and 3.5, whose noise levels shift with resolution."""
+FAMILIES = ("epsilon", "v_prediction", "turbo", "lcm", "xl", "xl_turbo", "pixart", *FLOWS)
 """Stable Diffusion 1.x, 2.x (zero terminal SNR, padded with "!"), SD-Turbo, LCM, SDXL, SDXL-Turbo, PixArt-Sigma."""
 
 
@@ -111,14 +116,14 @@ def clip(words: CLIPTokenizer, width: int, *, projection: bool = False, legacy: 
     )
 
 
-def t5() -> tuple[T5Tokenizer, T5EncoderModel]:
+def t5(width: int = WIDTH) -> tuple[T5Tokenizer, T5EncoderModel]:
     """A T5 encoder in whose vocabulary every word of the corpus is one piece."""
     words = sorted({word for line in CORPUS for word in line.replace(",", "").split()})
     letters = "abcdefghijklmnopqrstuvwxyz,<>-"
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
     pieces += [(f"\u2581{word}", -3.0) for word in words] + [(letter, -6.0) for letter in letters]
     tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0)
-    sizes = {"d_model": WIDTH, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    sizes = {"d_model": width, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
     config = T5Config(vocab_size=len(tokenizer), feed_forward_proj="gated-gelu", initializer_factor=2.0, **sizes)
     return tokenizer, T5EncoderModel(config)
 
@@ -146,7 +151,7 @@ def unet(cross: int, levels: int = 2, **options: Any) -> UNet2DConditionModel:
     )
 
 
-def autoencoder(levels: int = 2) -> AutoencoderKL:
+def autoencoder(levels: int = 2, **options: Any) -> AutoencoderKL:
     """An autoencoder that doubles the size; with one level it keeps it, and has no attention."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -158,6 +163,7 @@ def autoencoder(levels: int = 2) -> AutoencoderKL:
         norm_num_groups=4,
         sample_size=IMAGE,
         scaling_factor=0.5,
+        **options,
     )
 
 
@@ -182,9 +188,52 @@ def scheduler(family: str) -> Any:
     return kind.from_config(origin.config, **options)
 
 
+def loud(model: Any, scale: float = 0.1) -> Any:
+    """The model with noise on its weights: fresh output layers are zero, and fresh ones hardly listen to the text."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight), alpha=scale)
+    return model
+
+
+def build_flow(family: str, length: int) -> DiffusionPipeline:
+    """A pipeline of rectified flow with random weights."""
+    words, wide = tokenizer(EOS, length), WIDTH + 8
+    sizes: dict[str, Any] = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8}
+    shift: dict[str, Any] = {"use_dynamic_shifting": True} if family == "sd35" else {"shift": 3.0}
+    clips = clip(words, WIDTH, projection=True, legacy=True), clip(words, wide, projection=True, legacy=True)
+    t5_words, t5_model = t5(48) if family == "sd35" else (None, None)
+    transformer = SD3Transformer2DModel(
+        sample_size=LATENT[1],
+        patch_size=2,
+        in_channels=LATENT[0],
+        out_channels=LATENT[0],
+        joint_attention_dim=48,
+        caption_projection_dim=16,
+        pooled_projection_dim=WIDTH + wide,
+        pos_embed_max_size=16,
+        qk_norm="rms_norm" if family == "sd35" else None,
+        dual_attention_layers=(0,) if family == "sd35" else (),
+        **sizes,
+    )
+    return StableDiffusion3Pipeline(
+        loud(transformer),
+        FlowMatchEulerDiscreteScheduler(**shift),
+        autoencoder(shift_factor=0.1),
+        clips[0],
+        words,
+        clips[1],
+        tokenizer("!", length),
+        t5_model,
+        t5_words,
+    )
+
+
 def build(family: str, length: int = LENGTH) -> DiffusionPipeline:
     """A pipeline of the family's own class with random weights."""
     torch.manual_seed(7)
+    if family in FLOWS:
+        return build_flow(family, length)
     if family == "pixart":
         words, text = t5()
         transformer = PixArtTransformer2DModel(
@@ -198,10 +247,7 @@ def build(family: str, length: int = LENGTH) -> DiffusionPipeline:
             patch_size=2,
             caption_channels=WIDTH,
         )
-        with torch.no_grad():  # fresh output layers are zero
-            for weight in transformer.parameters():
-                weight.add_(torch.randn_like(weight), alpha=0.1)
-        return PixArtSigmaPipeline(words, text, autoencoder(), transformer, scheduler(family))
+        return PixArtSigmaPipeline(words, text, autoencoder(), loud(transformer), scheduler(family))
     levels = 1 if family == ONE_LEVEL else 2
     words = tokenizer("!" if family in ("v_prediction", ONE_LEVEL) else EOS, length)
     if family.startswith("xl"):
@@ -249,7 +295,8 @@ def backend(family: str = "epsilon", dtype: str = "float32") -> diffusion.Backen
 
 def pipeline(family: str = "epsilon", dtype: torch.dtype = torch.float32) -> Any:
     """The tiny model as diffusers loads it, fresh."""
-    pipe = DiffusionPipeline.from_pretrained(pipeline_folder(family), dtype=dtype)
+    missing = {"text_encoder_3": None, "tokenizer_3": None} if family == "sd3" else {}
+    pipe = DiffusionPipeline.from_pretrained(pipeline_folder(family), dtype=dtype, **missing)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

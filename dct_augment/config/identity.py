@@ -179,6 +179,8 @@ def _deciding(member: Mapping[str, Any]) -> dict[str, Any]:
 def _remove_what_changes_nothing(decided: dict[str, Any]) -> None:
     """Take out settings that leave a result as it is without them, so that those of older versions stay done."""
     generation, tokens, downstream = (decided.get(section) for section in ("generation", "tokens", "downstream"))
+    if decided.get("model", {}).get("image_size", 0) is None:
+        del decided["model"]["image_size"]
     if downstream and downstream.get("synthetic_labels") == "hard":
         del downstream["synthetic_labels"]
     if decided.get("benchmark", {}).get("selection") == "first":

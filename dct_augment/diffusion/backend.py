@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from dct_augment.diffusion import noise_levels
 from dct_augment.diffusion.conditioning import Conditioning
 from dct_augment.diffusion.memory import BatchSizes, Purpose, ShrinkingBatches
 from dct_augment.diffusion.text import TextEncoder, WordNorms, split_by_encoder
@@ -39,12 +40,39 @@ class Backend(ABC):
         widths = [encoder.width for encoder in self.encoders]
         self.encoder_widths: dict[str, int] = dict(zip(self.keys, widths, strict=True))
         self.width = sum(widths)
-        size = denoiser.config.sample_size
-        self.latent_shape = (denoiser.config.in_channels, size, size)
-        self.image_size: int = size * 2 ** (len(vae.config.block_out_channels) - 1)
-        self.batch_sizes = BatchSizes(self.image_size)
+        channels, size = self._latent_size(denoiser.config)
+        self._set_latent_shape(channels, size)
         for model in (denoiser, vae, *(encoder.model for encoder in self.encoders)):
             model.eval().requires_grad_(False)
+
+    def _latent_size(self, config: Any) -> tuple[int, int]:
+        """Channels and side of the latents of the model's own image size, by the denoiser's configuration."""
+        return config.in_channels, config.sample_size
+
+    def _set_latent_shape(self, channels: int, size: int) -> None:
+        self.latent_shape = (channels, size, size)
+        self.image_size: int = size * self._vae_scale
+        self.batch_sizes = BatchSizes(self.image_size)
+
+    @property
+    def _vae_scale(self) -> int:
+        """How many pixels a side of one latent has."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def resize(self, image_size: int) -> None:
+        """Make images of this side in pixels from now on, not of the model's own.
+
+        Raises:
+            ModelError: the model has no latents of that size.
+        """
+        step = self._vae_scale * (self.denoiser.config.get("patch_size") or 1)
+        if image_size < step or image_size % step:
+            near = max(round(image_size / step), 1) * step
+            raise ModelError(
+                f"model.image_size {image_size} does not suit this model: its images have a multiple of {step} pixels a "
+                f"side, such as {near}; its own size is {self.image_size}"
+            )
+        self._set_latent_shape(self.latent_shape[0], image_size // self._vae_scale)
 
     @classmethod
     @abstractmethod
@@ -65,7 +93,7 @@ class Backend(ABC):
     def denoise(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, scale: float
     ) -> torch.Tensor:
-        """The model output (B, C, h, w), epsilon or v, without classifier-free guidance.
+        """The model output (B, C, h, w), whatever it predicts, without classifier-free guidance.
 
         `scale` is for models that take the guidance scale as an input.
         """
@@ -98,23 +126,13 @@ class Backend(ABC):
         Raises:
             ModelError: unknown scheduler class, or one that does not suit the model.
         """
-        import diffusers
-
-        kind = type(self._scheduler)
-        if name is not None and name != kind.__name__:
-            schedulers = _schedulers()
-            if name not in schedulers:
-                raise ModelError(
-                    f"sampling.scheduler {name!r} does not suit this model; choose its own, {kind.__name__}, or one "
-                    f"of: {', '.join(schedulers)}"
-                )
-            kind = getattr(diffusers, name)
-        try:
-            scheduler = kind.from_config(self._scheduler.config)
-        except ImportError as error:
-            raise ModelError(f"sampling.scheduler {name!r} needs a package: {' '.join(str(error).split())}") from error
-        scheduler.set_timesteps(steps, device=self.device)
+        scheduler = noise_levels.fresh_scheduler(self._scheduler, name)
+        scheduler.set_timesteps(steps, device=self.device, **self._timestep_options(scheduler, steps))
         return scheduler
+
+    def _timestep_options(self, scheduler: Any, steps: int) -> dict[str, Any]:
+        """What the family's pipeline tells a scheduler about its timesteps, beside their number."""
+        return {}
 
     def decode(self, latents: torch.Tensor, *, for_gradient: bool = False) -> torch.Tensor:
         """Decode latents (B, C, h, w) to images (B, 3, H, W), about [-1, 1], float32, differentiable.
@@ -158,25 +176,21 @@ class Backend(ABC):
         return center.to(self.dtype), (distribution.std * scale).to(self.dtype)
 
     def noised(
-        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the model learned from: its inputs and the outputs it should give, (B, C, h, w) each.
+        self, latents: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the model learned from: inputs (B, C, h, w), their timesteps (B,), the outputs that it should give.
 
-        Clean latents get noise at timesteps (B,) of the training schedule, DDPM (arXiv 2006.11239), equation 4; the
-        output is the noise, the velocity, or the clean latents, as the model predicts them.
+        Clean latents (B, C, h, w) get noise at steps (B,) of the training schedule; step 0 has the least.
         """
-        import diffusers
-
-        schedule, kind = diffusers.DDPMScheduler.from_config(self._scheduler.config), latents.dtype
-        # The scheduler rounds its levels to the type of the latents: in bfloat16, early timesteps would have no noise.
-        exact = torch.promote_types(kind, torch.float32)
-        latents, noise = latents.to(exact), noise.to(exact)
-        targets = {
-            "epsilon": lambda: noise,
-            "v_prediction": lambda: schedule.get_velocity(latents, noise, timesteps),
-            "sample": lambda: latents,
-        }
-        return schedule.add_noise(latents, noise, timesteps).to(kind), targets[schedule.config.prediction_type]()
+        # In bfloat16, early steps would have no noise.
+        exact = torch.promote_types(latents.dtype, torch.float32)
+        clean, noise = latents.to(exact), noise.to(exact)
+        *levels, timesteps = noise_levels.of_training(self._scheduler, steps)
+        signal, level = (weights.to(clean).view(-1, 1, 1, 1) for weights in levels)
+        kind = noise_levels.prediction_type(self._scheduler)
+        of_noise, of_signal = noise_levels.output_weights(kind, signal, level)
+        inputs, target = signal * clean + level * noise, of_noise * noise - of_signal * clean
+        return inputs.to(latents.dtype), timesteps, target
 
     @property
     def training_steps(self) -> int:
@@ -205,7 +219,7 @@ class Backend(ABC):
             ModelError: it decodes other latents, or to another size.
         """
         channels, scale = tiny.config.latent_channels, 2 ** (len(tiny.config.decoder_block_out_channels) - 1)
-        own_channels, own_scale = self.vae.config.latent_channels, self.image_size // self.latent_shape[1]
+        own_channels, own_scale = self.vae.config.latent_channels, self._vae_scale
         if (channels, scale) != (own_channels, own_scale):
             raise ModelError(
                 f"model.tiny_decoder decodes latents of {channels} channels to {scale} times their size; this model's "
@@ -249,13 +263,3 @@ class Backend(ABC):
                 f"they must be ({len(prompts)}, n, {self.width}). Were they trained on another model?"
             )
         return [*split_by_encoder(vectors, self.encoder_widths.values())]
-
-
-def _schedulers() -> tuple[str, ...]:
-    """List the schedulers that any epsilon or v model can be sampled with.
-
-    EDM's wants a model that scales its inputs otherwise.
-    """
-    from diffusers.schedulers import KarrasDiffusionSchedulers
-
-    return tuple(kind.name for kind in KarrasDiffusionSchedulers if kind.name != "EDMEulerScheduler")

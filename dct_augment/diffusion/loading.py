@@ -16,6 +16,7 @@ from dct_augment.diffusion.memory import Memory
 from dct_augment.diffusion.names import cached_file, local_folder
 from dct_augment.diffusion.pixart import PixArtSigma
 from dct_augment.diffusion.stable_diffusion import StableDiffusion
+from dct_augment.diffusion.stable_diffusion_3 import StableDiffusion3
 from dct_augment.diffusion.stable_diffusion_xl import StableDiffusionXL
 from dct_augment.errors import ModelError
 from dct_augment.wording import hub_is_offline, in_one_line, what_loads_from_the_hub
@@ -25,6 +26,7 @@ FAMILIES: dict[str, type[Backend]] = {
     "LatentConsistencyModelPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "PixArtSigmaPipeline": PixArtSigma,
+    "StableDiffusion3Pipeline": StableDiffusion3,
 }
 """The back-end of each diffusers pipeline class, as `model_index.json` names it."""
 
@@ -41,6 +43,7 @@ def load(
     memory: Memory | None = None,
     tiny_decoder: str | None = None,
     compile: bool = False,
+    image_size: int | None = None,
 ) -> Backend:
     """Load a text-to-image model: `pocket`, a local folder saved by diffusers, or a Hub id; safetensors only.
 
@@ -58,6 +61,7 @@ def load(
         memory: `low`, `balanced`, or `fast`; chosen from what is free if not given.
         tiny_decoder: a small decoder for gradients.
         compile: whether to compile the denoiser.
+        image_size: side of its images in pixels; the model's own if not given.
 
     Returns:
         The frozen model as a `Backend`: it encodes prompts, with a class token or without, denoises, and decodes.
@@ -88,13 +92,18 @@ def load(
 
     silence()
     try:
-        kind = DiffusionPipeline.load_config(location, revision=revision)["_class_name"]
+        index = DiffusionPipeline.load_config(location, revision=revision)
+        kind = index["_class_name"]
         if kind not in FAMILIES:
             raise ModelError(f"model.path {path!r} is a {kind}; supported are: {', '.join(FAMILIES)}")
-        pipe = _pipeline(kind, location, revision=revision, variant=variant, dtype=getattr(torch, dtype))
+        # What was saved as missing, such as the T5 of Stable Diffusion 3, diffusers wants to be told again.
+        missing = {name: None for name, named in index.items() if named == [None, None]}
+        pipe = _pipeline(kind, location, revision=revision, variant=variant, dtype=getattr(torch, dtype), **missing)
     except _BROKEN as error:
         raise ModelError(_explain(path, error)) from error
     backend = from_pipeline(pipe, device=device, memory=memory)
+    if image_size is not None:
+        backend.resize(image_size)
     if tiny_decoder is not None:
         tiny = str(pocket.path(pocket.TINY_DECODER)) if tiny_decoder == "pocket" else tiny_decoder
         backend.use_tiny(_tiny(tiny, getattr(torch, dtype)).to(device))
@@ -158,15 +167,9 @@ def _tiny(location: str, dtype: torch.dtype) -> Any:
 def _pipeline(kind: str, location: str, **options: Any) -> Any:
     import diffusers
 
-    unchecked = (
-        {}
-        if kind in ("StableDiffusionXLPipeline", "PixArtSigmaPipeline")
-        else {
-            "safety_checker": None,
-            "requires_safety_checker": False,
-        }
-    )
-    return getattr(diffusers, kind).from_pretrained(location, use_safetensors=True, **options, **unchecked)
+    checked = kind in ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
+    unchecked = {"safety_checker": None, "requires_safety_checker": False} if checked else {}
+    return getattr(diffusers, kind).from_pretrained(location, use_safetensors=True, **(options | unchecked))
 
 
 def _explain(path: str, error: BaseException) -> str:

@@ -19,7 +19,7 @@ class PixArtSigma(Backend):
     @classmethod
     def build(cls, pipe: Any, device: str, offload: bool) -> "PixArtSigma":
         """The back-end of a `PixArtSigmaPipeline`."""
-        length = LENGTHS["PixArtSigmaPipeline"]
+        length = LENGTHS["PixArtSigmaPipeline"]["tokenizer"]
         text = TextEncoder(pipe.tokenizer, pipe.text_encoder, length=length, offload=device if offload else None)
         return cls([text], pipe.transformer, pipe.vae, pipe.scheduler, device)
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from dct_augment.config import SamplingConfig, steps_of_strength
+from dct_augment.diffusion import noise_levels
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
 from dct_augment.diffusion.skipping import skip_steps
@@ -37,7 +37,7 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         if not self.at_level:
-            self.latents = self.latents * self.scheduler.init_noise_sigma
+            self.latents = self.latents * noise_levels.initial_scale(self.scheduler)
         noisy = "generator" in inspect.signature(self.scheduler.step).parameters
         self._options = {"generator": self.generators} if noisy and self.generators else {}
 
@@ -56,36 +56,22 @@ class Trajectory:
 
     @property
     def inputs(self) -> torch.Tensor:
-        """The latents as the model takes them: signal and noise with squared weights that add up to 1."""
-        return self.scheduler.scale_model_input(self.latents, self.timestep)
+        """The latents as the model takes them: signal and noise, weighted by `levels`."""
+        return noise_levels.model_input(self.scheduler, self.latents, self.timestep)
 
     def step(self, output: torch.Tensor) -> torch.Tensor:
         """The latents after the scheduler's next step; the trajectory itself stays where it is."""
         return self.scheduler.step(output, self.timestep, self.latents, **self._options).prev_sample
 
     def clean(self, output: torch.Tensor) -> torch.Tensor:
-        """The clean latents that a model output implies from here; DDIM (arXiv 2010.02502), equation 12."""
-        kind = self.scheduler.config.prediction_type
-        if kind == "sample":
-            return output
-        inputs, (alpha, sigma) = self.inputs, self.levels
-        return alpha * inputs - sigma * output if kind == "v_prediction" else (inputs - sigma * output) / alpha
+        """The clean latents that a model output implies from here."""
+        kind = noise_levels.prediction_type(self.scheduler)
+        return noise_levels.clean(kind, self.inputs, output, *self.levels)
 
     @property
     def levels(self) -> tuple[float, float]:
-        """The weights of signal and noise in `inputs`; their squares add up to 1."""
-        signal = self._signal()
-        return signal**0.5, (1 - signal) ** 0.5
-
-    def _signal(self) -> float:
-        """The share of signal in the inputs, alpha-bar in (0, 1)."""
-        alphas = self.scheduler.alphas_cumprod.double().cpu().numpy()
-        timestep = float(self.timestep)
-        if timestep.is_integer():
-            return float(alphas[int(timestep)])
-        # Between two training steps: schedulers interpolate the noise level.
-        level = np.interp(timestep, np.arange(len(alphas)), ((1 - alphas) / alphas) ** 0.5)
-        return float(1 / (1 + level**2))
+        """The weights of signal and noise in `inputs`."""
+        return noise_levels.at_step(self.scheduler, self.index)
 
 
 @dataclass
@@ -172,7 +158,7 @@ class Sampler:
         # The scheduler rounds its levels to the type of the latents.
         exact = torch.promote_types(clean.dtype, torch.float32)
         noise = self.backend.noise(generators).to(exact)
-        noisy = scheduler.add_noise(clean.to(noise), noise, scheduler.timesteps[index : index + 1])
+        noisy = noise_levels.put_at(scheduler, clean.to(noise), noise, index)
         return Trajectory(
             scheduler, noisy.to(self.backend.dtype), conditioning, index, generators=generators, at_level=True
         )
@@ -180,7 +166,7 @@ class Sampler:
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, *, checkpointed: bool = False
     ) -> torch.Tensor:
-        """Compute the guided model output (epsilon or v) for latents (B, C, h, w) at timesteps (B,).
+        """Compute the guided model output for latents (B, C, h, w) at timesteps (B,).
 
         The unconditional branch does not depend on the class token, so it carries a gradient only where the latents
         do. `checkpointed` keeps no activations of the denoiser, which is run again in the backward pass.

@@ -33,11 +33,27 @@ class TextEncoder:
     """A frozen text encoder and its tokenizer.
 
     Shapes: B prompts, L padded prompt length, d embedding width, n vectors per class token.
+
+    Args:
+        tokenizer: of transformers.
+        model: of transformers.
+        length: L, if it is not what the tokenizer says.
+        offload: the device on which the model works, if it stays on the CPU between uses.
+        masked: whether padding is hidden from the model; if not given, from T5 and not from CLIP.
     """
 
-    def __init__(self, tokenizer: Any, model: Any, *, length: int | None = None, offload: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        model: Any,
+        *,
+        length: int | None = None,
+        offload: str | None = None,
+        masked: bool | None = None,
+    ) -> None:
         self.tokenizer, self.model = tokenizer, model
         self.prompts = PromptTokenizer(tokenizer, length)
+        self._is_masked = not self.prompts.begin if masked is None else masked
         self.length = self.prompts.length
         self._table = model.get_input_embeddings()
         self.width: int = self._table.weight.shape[1]
@@ -136,8 +152,8 @@ class TextEncoder:
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
     def _masked(self, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        """T5 must not see its padding; CLIP models were trained seeing theirs."""
-        return {} if self.prompts.begin else {"attention_mask": mask}
+        """Most denoisers were trained with a T5 that does not see its padding, and with a CLIP model that does."""
+        return {"attention_mask": mask} if self._is_masked else {}
 
     @contextmanager
     def _ready(self) -> Iterator[Any]:

@@ -8,8 +8,11 @@ from dct_augment import files
 from dct_augment.diffusion.names import folder_here
 from dct_augment.prompts import TOKEN_PATTERN
 
-LENGTHS: Mapping[str, int] = {"PixArtSigmaPipeline": 300}
-"""Pieces of a prompt that a pipeline reads, where that is not what its tokenizer says."""
+LENGTHS: Mapping[str, Mapping[str, int]] = {
+    "PixArtSigmaPipeline": {"tokenizer": 300},
+    "StableDiffusion3Pipeline": {"tokenizer_3": 256},
+}
+"""Pieces of a prompt that a pipeline reads by each tokenizer, where that is not what the tokenizer says."""
 
 
 class PromptTokenizer:
@@ -81,9 +84,10 @@ def _load(folder: Path) -> list[PromptTokenizer]:
 
     index = files.load_json(folder / "model_index.json")
     tokenizers = []
-    for part in ("tokenizer", "tokenizer_2"):
+    lengths = LENGTHS.get(index["_class_name"], {})
+    for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
         library, kind = index.get(part) or ("", "")
         if library == "transformers":
             tokenizer = getattr(transformers, kind).from_pretrained(str(folder / part), local_files_only=True)
-            tokenizers.append(PromptTokenizer(tokenizer, LENGTHS.get(index["_class_name"])))
+            tokenizers.append(PromptTokenizer(tokenizer, lengths.get(part)))
     return tokenizers

@@ -14,11 +14,11 @@ from dct_augment.tokens.vector import Gathered, ImageOf, TokenVector, by_class, 
 
 @dataclass(frozen=True)
 class NoisedBatch:
-    """What is trained on in one step: B clean latents and noises (B, C, h, w), timesteps (B,), and prompts."""
+    """What is trained on in one step: B clean latents and noises (B, C, h, w), steps (B,) of noise, and prompts."""
 
     latents: torch.Tensor
     noise: torch.Tensor
-    timesteps: torch.Tensor
+    steps: torch.Tensor
     prompts: Sequence[str]
 
     def __len__(self) -> int:
@@ -28,7 +28,7 @@ class NoisedBatch:
         """Take some of the rows."""
         chosen = list(rows)
         lines = [self.prompts[row] for row in chosen]
-        return NoisedBatch(self.latents[chosen], self.noise[chosen], self.timesteps[chosen], lines)
+        return NoisedBatch(self.latents[chosen], self.noise[chosen], self.steps[chosen], lines)
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,18 @@ class PhotoLatents:
         names: str | Sequence[str],
         token: str | None = prompts.PLACEHOLDER,
     ) -> NoisedBatch:
-        """Choose `count` photos, with noise, timesteps and prompts, by a generator.
+        """Choose `count` photos, with noise, its steps and prompts, by a generator.
 
         Args:
             generator: of the training.
             count: photos, B; one may be chosen twice.
-            training_steps: timesteps of the training schedule.
+            training_steps: of the training schedule.
             templates: of prompts.
             names: the class of all photos, or of each of them.
             token: what stands for the class token; None: prompts are plain.
         """
         rows = torch.randint(len(self.mean), (count,), generator=generator)
-        timesteps = torch.randint(training_steps, (count,), generator=generator)
+        steps = torch.randint(training_steps, (count,), generator=generator)
         noise = torch.randn(count, *self.mean.shape[1:], generator=generator).to(self.mean)
         jitter = torch.randn(count, *self.mean.shape[1:], generator=generator).to(self.mean)
         numbers = torch.randint(len(templates), (count,), generator=generator).tolist()
@@ -73,7 +73,7 @@ class PhotoLatents:
         of_rows = [names if isinstance(names, str) else names[row] for row in rows.tolist()]
         pairs = zip(numbers, of_rows, strict=True)
         lines = [prompts.build(templates[number], name, token=token) for number, name in pairs]
-        return NoisedBatch(latents, noise, timesteps.to(self.mean.device), lines)
+        return NoisedBatch(latents, noise, steps.to(self.mean.device), lines)
 
 
 def denoising_losses(
@@ -86,8 +86,8 @@ def denoising_losses(
     backend = sampler.backend
     latents = torch.cat([batch.latents for batch in batches])
     noise = torch.cat([batch.noise for batch in batches])
-    timesteps = torch.cat([batch.timesteps for batch in batches])
-    inputs, target = backend.noised(latents, noise, timesteps)
+    steps = torch.cat([batch.steps for batch in batches])
+    inputs, timesteps, target = backend.noised(latents, noise, steps)
     pairs = zip(batches, vectors, strict=True)
     conditioning = Conditioning.cat(_encode_distinct(backend, batch.prompts, vector) for batch, vector in pairs)
     output = backend.denoise(inputs, timesteps, conditioning, sampler.guidance_scale)

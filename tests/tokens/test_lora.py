@@ -92,8 +92,8 @@ def test_it_is_what_a_pipeline_of_diffusers_learns_with_an_adapter() -> None:
         batch = photos.noised(generator, SETTINGS.batch_size, 1000, PROMPTS.templates, names, token=None)
         assert all("<" not in line for line in batch.prompts)
         hidden = pipe.encode_prompt(list(batch.prompts), "cpu", 1, False)[0]
-        inputs, velocity = backend.noised(batch.latents, batch.noise, batch.timesteps)
-        loss = functional.mse_loss(pipe.unet(inputs, batch.timesteps, hidden).sample, velocity)
+        inputs, timesteps, velocity = backend.noised(batch.latents, batch.noise, batch.steps)
+        loss = functional.mse_loss(pipe.unet(inputs, timesteps, hidden).sample, velocity)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()
