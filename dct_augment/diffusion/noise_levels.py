@@ -20,7 +20,6 @@ _FLOW_SCHEDULERS = (
     "FlowMatchHeunDiscreteScheduler",
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",
-    "DEISMultistepScheduler",
     "UniPCMultistepScheduler",
 )
 
@@ -143,8 +142,8 @@ def fresh_scheduler(own: Any, name: str | None) -> Any:
 def suitable_schedulers(own: Any) -> tuple[str, ...]:
     """List the schedulers that a model can be sampled with, by the one that it comes with.
 
-    Of the diffusion schedulers EDM's wants a model that scales its inputs otherwise. Heun's for flows knows no shift
-    that depends on resolution.
+    Of the diffusion schedulers EDM's wants a model that scales its inputs otherwise. Of those that know flows, DEIS does
+    not end at the clean latents, and Heun's knows no shift that depends on resolution.
     """
     from diffusers.schedulers import KarrasDiffusionSchedulers
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dct_augment.diffusion import Sampler, Trajectory
-from dct_augment.diffusion.backend import _schedulers
+from dct_augment.diffusion.noise_levels import put_at, suitable_schedulers
 from dct_augment.diffusion.skipping import skip_steps
 from tests import tiny
 
@@ -19,9 +19,15 @@ PIPELINES: dict[str, Any] = {
     "turbo": diffusers.StableDiffusionImg2ImgPipeline,
     "xl": diffusers.StableDiffusionXLImg2ImgPipeline,
     "xl_turbo": diffusers.StableDiffusionXLImg2ImgPipeline,
+    "sd3": diffusers.StableDiffusion3Img2ImgPipeline,
+    "sd35": diffusers.StableDiffusion3Img2ImgPipeline,
 }
 FIRST_ORDER = ("DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "UniPCMultistepScheduler")
-PARITY = [(family, scheduler) for family in PIPELINES for scheduler in (None, *FIRST_ORDER[:2])]
+PARITY = [
+    (family, scheduler)
+    for family in PIPELINES
+    for scheduler in ((None, None) if family in tiny.FLOWS else (None, *FIRST_ORDER[:2]))
+]
 PARITY += [("epsilon", scheduler) for scheduler in (*FIRST_ORDER[2:], "HeunDiscreteScheduler")]
 
 
@@ -75,6 +81,8 @@ def right_output(trajectory: Trajectory, clean: torch.Tensor) -> torch.Tensor:
     """
     inputs, (alpha, sigma) = trajectory.inputs, trajectory.levels
     noise = tiny.backend().latents(SEEDS)
+    if "prediction_type" not in trajectory.scheduler.config or alpha + sigma == 1:  # a flow
+        return noise - clean
     if type(trajectory.scheduler).__name__ in ADD_NOISE:
         noise = (inputs - alpha * clean) / sigma
     if trajectory.scheduler.config.prediction_type == "epsilon":
@@ -84,13 +92,15 @@ def right_output(trajectory: Trajectory, clean: torch.Tensor) -> torch.Tensor:
 
 ADD_NOISE = ("DDPMScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "LCMScheduler")
 OLD_NUMPY = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # some schedulers of diffusers
-SUITABLE = [name for name in _schedulers() if name != "DPMSolverSDEScheduler"]  # it needs torchsde
+SUITABLE = [name for name in suitable_schedulers(tiny.scheduler("epsilon")) if name != "DPMSolverSDEScheduler"]  # it needs torchsde
 
 
+DIFFUSION = [family for family in tiny.FAMILIES if family not in tiny.FLOWS]
 RIGHT: list[tuple[str, str | None]] = [("epsilon", scheduler) for scheduler in SUITABLE]
 RIGHT += [(family, None) for family in tiny.FAMILIES]
 # PNDM extrapolates model outputs, which is exact for noise alone: a velocity changes from step to step.
-RIGHT += [(family, "PNDMScheduler") for family in tiny.FAMILIES if family not in ("epsilon", "v_prediction")]
+RIGHT += [(family, "PNDMScheduler") for family in DIFFUSION if family not in ("epsilon", "v_prediction")]
+RIGHT += [("sd3", scheduler) for scheduler in suitable_schedulers(tiny.backend("sd3").scheduler(1))]
 
 
 @OLD_NUMPY

@@ -62,9 +62,8 @@ def our_gradient(family, name, scale, position, scheduler=None):
 def learnable(pipe, vector):
     """Put a vector behind new words of the pipeline's tokenizers, differentiably; the prompts that use them."""
     names = [TOKEN, *(f"{TOKEN}_{number}" for number in range(1, len(vector)))]
-    models = [(pipe.tokenizer, pipe.text_encoder)]
-    if hasattr(pipe, "text_encoder_2"):
-        models.append((pipe.tokenizer_2, pipe.text_encoder_2))
+    parts = [part for part in ("", "_2", "_3") if getattr(pipe, f"text_encoder{part}", None) is not None]
+    models = [(getattr(pipe, f"tokenizer{part}"), getattr(pipe, f"text_encoder{part}")) for part in parts]
     widths = [model.get_input_embeddings().weight.shape[1] for _, model in models]
     for (tokenizer, model), part in zip(models, vector.split(widths, 1), strict=True):
         tokenizer.add_tokens(names)
@@ -99,6 +98,13 @@ def plain_denoiser(pipe, prompts, scale):
             return pipe.transformer(x, named, times, added, encoder_attention_mask=mask).sample.chunk(2, 1)[0]
 
         both = ((named, mask), (empty, no_mask))
+    elif isinstance(pipe, diffusers.StableDiffusion3Pipeline):
+        named, empty, pooled, no_pooled = pipe.encode_prompt(prompts, None, None)
+
+        def run(x, t, named, pooled):
+            return pipe.transformer(x, named, pooled, t.expand(len(x))).sample
+
+        both = ((named, pooled), (empty, no_pooled))
     else:
         named, empty = pipe.encode_prompt(prompts, "cpu", 1, True)
         if pipe.unet.config.time_cond_proj_dim:
@@ -123,30 +129,38 @@ def plain_gradient(family, name, scale, stop, scheduler=None):
     pipe = tiny.pipeline(family, torch.float64)
     vector = start_vector(family, torch.float64).requires_grad_()
     predict = plain_denoiser(pipe, learnable(pipe, vector), scale)
+    flow = family in tiny.FLOWS
     if scheduler:
-        pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
-    pipe.scheduler.set_timesteps(STEPS)
+        options = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0} if flow else {}
+        pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config, **options)
+    mu = {"mu": 0.5 + (16 - 256) * (1.15 - 0.5) / (4096 - 256)} if pipe.scheduler.config.get("use_dynamic_shifting") else {}
+    pipe.scheduler.set_timesteps(STEPS, **mu)
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
 
     def noise():
         return torch.cat([torch.randn(1, *tiny.LATENT, generator=generator) for generator in generators]).double()
 
     def level(t):
+        if flow:
+            sigma = pipe.scheduler.sigmas[steps.index(t)].item()
+            return 1 - sigma, sigma
         a = pipe.scheduler.alphas_cumprod[t.long()].double()
         return a**0.5, (1 - a) ** 0.5
 
     def clean(inputs, output, t):
         alpha, sigma = level(t)
+        if flow:
+            return inputs - sigma * output
         epsilon = pipe.scheduler.config.prediction_type == "epsilon"
         return (inputs - sigma * output) / alpha if epsilon else alpha * inputs - sigma * output
 
-    x = noise() * pipe.scheduler.init_noise_sigma
-    extra = pipe.prepare_extra_step_kwargs(generators, 0.0)
+    x = noise() * getattr(pipe.scheduler, "init_noise_sigma", 1.0)
+    extra = {} if flow else pipe.prepare_extra_step_kwargs(generators, 0.0)
     steps = list(pipe.scheduler.timesteps)
     first = {"last_step": len(steps) - 1, "last_k": len(steps) - 2, "full": 0, "look_ahead": stop}.get(name, len(steps))
     for number, t in enumerate(steps[: stop + 1] if name == "look_ahead" else steps):
         with torch.set_grad_enabled(number >= first):
-            inputs = pipe.scheduler.scale_model_input(x, t)
+            inputs = x if flow else pipe.scheduler.scale_model_input(x, t)
             output = predict(inputs, t)
             last = name == "look_ahead" and number == stop
             x = clean(inputs, output, t) if last else pipe.scheduler.step(output, t, x, **extra).prev_sample
@@ -163,19 +177,26 @@ def plain_gradient(family, name, scale, stop, scheduler=None):
             noisy = alpha * finished + sigma * torch.cat([copies_of_image[copy] for copies_of_image in noises])
             copies.append(clean(noisy, predict(noisy, t), t))
         x = torch.stack(copies, 1).flatten(0, 1)
-    loss = guide(pipe.vae.decode(x / pipe.vae.config.scaling_factor).sample.float())
+    shift = pipe.vae.config.shift_factor or 0.0
+    loss = guide(pipe.vae.decode(x / pipe.vae.config.scaling_factor + shift).sample.float())
     return loss.detach(), torch.autograd.grad(loss, vector)[0]
 
 
 def clean_noise(noisy, output, alpha, sigma, pipe):
     """The noise that a model output says there is."""
+    if "prediction_type" not in pipe.scheduler.config:  # a flow: noise - clean latents
+        return noisy + alpha * output
     return output if pipe.scheduler.config.prediction_type == "epsilon" else alpha * output + sigma * noisy
 
 
+DIFFUSION = [family for family in tiny.FAMILIES if family not in tiny.FLOWS]
+METHODS = ("last_step", "last_k", "full", "lv", "look_ahead", "direct_align")
 CASES = [
-    *((family, "last_step", 4.0, 0.0, STEPS - 1, scheduler) for family in tiny.FAMILIES
+    *((family, name, 4.0, 0.5, 2, None) for family in tiny.FLOWS for name in METHODS),
+    *(("sd3", name, 1.0, 0.5, 2, "DPMSolverMultistepScheduler") for name in METHODS[:3]),
+    *((family, "last_step", 4.0, 0.0, STEPS - 1, scheduler) for family in DIFFUSION
       for scheduler in (None, "DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")),
-    *((family, "look_ahead", 4.0, 0.5, 2, "DDIMScheduler") for family in tiny.FAMILIES),
+    *((family, "look_ahead", 4.0, 0.5, 2, "DDIMScheduler") for family in DIFFUSION),
     *((family, "look_ahead", 4.0, 0.0, 0, None) for family in ("epsilon", "v_prediction", "turbo", "xl", "pixart")),
     *((family, "last_step", 1.0, 0.0, STEPS - 1, None) for family in ("epsilon", "turbo", "xl_turbo")),
     ("epsilon", "look_ahead", 1.0, 0.999, STEPS - 1, None),
@@ -201,9 +222,6 @@ def test_look_ahead_at_the_end_of_the_range_of_positions_is_at_the_last_step():
     _, at_end = our_gradient("epsilon", "look_ahead", 4.0, 1.0)
     _, before = our_gradient("epsilon", "look_ahead", 4.0, 0.95)
     assert torch.equal(at_end, before)
-
-
-METHODS = ("last_step", "last_k", "full", "lv", "look_ahead", "direct_align")
 
 
 @pytest.mark.parametrize("name", METHODS)
