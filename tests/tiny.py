@@ -236,18 +236,20 @@ def build(family: str, length: int = LENGTH) -> DiffusionPipeline:
         return build_flow(family, length)
     if family == "pixart":
         words, text = t5()
-        transformer = PixArtTransformer2DModel(
-            num_attention_heads=2,
-            attention_head_dim=8,
-            in_channels=4,
-            out_channels=8,
-            num_layers=2,
-            cross_attention_dim=16,
-            sample_size=LATENT[1],
-            patch_size=2,
-            caption_channels=WIDTH,
+        transformer = loud(
+            PixArtTransformer2DModel(
+                num_attention_heads=2,
+                attention_head_dim=8,
+                in_channels=4,
+                out_channels=8,
+                num_layers=2,
+                cross_attention_dim=16,
+                sample_size=LATENT[1],
+                patch_size=2,
+                caption_channels=WIDTH,
+            )
         )
-        return PixArtSigmaPipeline(words, text, autoencoder(), loud(transformer), scheduler(family))
+        return PixArtSigmaPipeline(words, text, autoencoder(), transformer, scheduler(family))
     levels = 1 if family == ONE_LEVEL else 2
     words = tokenizer("!" if family in ("v_prediction", ONE_LEVEL) else EOS, length)
     if family.startswith("xl"):

@@ -92,7 +92,9 @@ def right_output(trajectory: Trajectory, clean: torch.Tensor) -> torch.Tensor:
 
 ADD_NOISE = ("DDPMScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "LCMScheduler")
 OLD_NUMPY = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # some schedulers of diffusers
-SUITABLE = [name for name in suitable_schedulers(tiny.scheduler("epsilon")) if name != "DPMSolverSDEScheduler"]  # it needs torchsde
+SUITABLE = [
+    name for name in suitable_schedulers(tiny.scheduler("epsilon")) if name != "DPMSolverSDEScheduler"
+]  # it needs torchsde
 
 
 DIFFUSION = [family for family in tiny.FAMILIES if family not in tiny.FLOWS]

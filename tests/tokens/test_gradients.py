@@ -133,7 +133,11 @@ def plain_gradient(family, name, scale, stop, scheduler=None):
     if scheduler:
         options = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0} if flow else {}
         pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config, **options)
-    mu = {"mu": 0.5 + (16 - 256) * (1.15 - 0.5) / (4096 - 256)} if pipe.scheduler.config.get("use_dynamic_shifting") else {}
+    mu = (
+        {"mu": 0.5 + (16 - 256) * (1.15 - 0.5) / (4096 - 256)}
+        if pipe.scheduler.config.get("use_dynamic_shifting")
+        else {}
+    )
     pipe.scheduler.set_timesteps(STEPS, **mu)
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
 
