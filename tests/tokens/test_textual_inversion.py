@@ -81,11 +81,16 @@ class Example:
     """
 
     def __init__(self, folder: Path, vector: torch.Tensor) -> None:
-        self.pipe = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.float64)
-        self.schedule = diffusers.DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
-        self.texts = [(self.pipe.tokenizer, self.pipe.text_encoder)]
-        if hasattr(self.pipe, "text_encoder_2"):
-            self.texts.append((self.pipe.tokenizer_2, self.pipe.text_encoder_2))
+        index = json.loads((folder / "model_index.json").read_text())
+        missing = {part: None for part, named in index.items() if named == [None, None]}
+        self.pipe = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.float64, **missing)
+        self.is_flow = "FlowMatch" in type(self.pipe.scheduler).__name__
+        if not self.is_flow:
+            self.schedule = diffusers.DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+        parts = [part for part in ("", "_2", "_3") if getattr(self.pipe, f"text_encoder{part}", None) is not None]
+        self.texts = [
+            (getattr(self.pipe, f"tokenizer{part}"), getattr(self.pipe, f"text_encoder{part}")) for part in parts
+        ]
         names = [WORD.replace(">", f"-{number}>") for number in range(len(vector))]
         self.words, self.count, self.tables = " ".join(names), len(names), []
         self.widths = [model.get_input_embeddings().weight.shape[1] for _, model in self.texts]
@@ -122,6 +127,11 @@ class Example:
     def loss(
         self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, lines: Sequence[str]
     ) -> torch.Tensor:
+        if self.is_flow:  # as in diffusers' example of Stable Diffusion 3: timesteps are listed from the noisiest on
+            told = self.pipe.scheduler.timesteps.flip(0)[timesteps].double()
+            levels = (told / 1000).view(-1, 1, 1, 1)
+            noisy = (1 - levels) * latents + levels * noise
+            return functional.mse_loss(self.predict(noisy, told, list(lines)), noise - latents, reduction="mean")
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         if self.schedule.config.prediction_type == "v_prediction":
             target = self.schedule.get_velocity(latents, noise, timesteps)
@@ -139,6 +149,9 @@ class Example:
                 noisy, hidden, timesteps, {"resolution": None, "aspect_ratio": None},
                 encoder_attention_mask=read.attention_mask,
             ).sample.chunk(2, 1)[0]  # fmt: skip
+        if isinstance(pipe, diffusers.StableDiffusion3Pipeline):
+            hidden, _, pooled, _ = pipe.encode_prompt(lines, None, None, do_classifier_free_guidance=False)
+            return pipe.transformer(noisy, hidden, pooled, timesteps).sample
         ids = [
             tokenizer(
                 lines, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
@@ -203,11 +216,17 @@ def new_state(info: ClassInfo, backend: diffusion.Backend, initial: torch.Tensor
     return InversionState(info, initial, backend.word_norms(), photos, INVERSION)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+PREDICTIONS = [
+    (family, kind) for family in tiny.FAMILIES if family not in tiny.FLOWS for kind in ("epsilon", "v_prediction")
+]
+PREDICTIONS += [(family, None) for family in tiny.FLOWS]
+
+
+@pytest.mark.parametrize(("family", "prediction"), PREDICTIONS)
 def test_loss_and_gradient_equal_those_of_the_diffusers_example(tmp_path, family, prediction):
     """The example has a real row in a resized vocabulary; here two classes share a batch."""
-    folder = edited(family, tmp_path / "model", scheduler={"prediction_type": prediction}, vae={"shift_factor": 0.3})
+    changes = {} if prediction is None else {"scheduler": {"prediction_type": prediction}}
+    folder = edited(family, tmp_path / "model", vae={"shift_factor": 0.3}, **changes)
     backend = diffusion.load(str(folder), dtype="float64")
     trainer_of_pairs = trainer(backend=backend, vectors=2)
     moved = 0.05 * torch.randn(2, backend.width, generator=torch.Generator().manual_seed(1))
