@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dct_augment.export import export_images
     from dct_augment.pipeline.run import Run
     from dct_augment.tokens.class_token_trainer import ClassTokenTrainer
+    from dct_augment.tokens.pipelines import add_class_tokens
 
 # Nothing is sent of how this is used. Both are read once: by the libraries of Hugging Face and Prefect, and by ONNX
 # Runtime, which diffusers imports where it is installed.
@@ -38,6 +39,7 @@ __all__ = [
     "RealImages",
     "Run",
     "SyntheticImages",
+    "add_class_tokens",
     "export_classifier",
     "export_images",
     "few_shot",
@@ -56,6 +58,7 @@ _PLACES = {
     "RealImages": "downstream.mixing:RealImages",
     "Run": "pipeline.run:Run",
     "SyntheticImages": "downstream.mixing:SyntheticImages",
+    "add_class_tokens": "tokens.pipelines:add_class_tokens",
     "export_classifier": "downstream.exporting:export_classifier",
     "export_images": "export:export_images",
     "few_shot": "datasets:few_shot",

@@ -69,8 +69,8 @@ class Backend(ABC):
         if image_size < step or image_size % step:
             near = max(round(image_size / step), 1) * step
             raise ModelError(
-                f"model.image_size {image_size} does not suit this model: its images have a multiple of {step} pixels a "
-                f"side, such as {near}; its own size is {self.image_size}"
+                f"model.image_size {image_size} does not suit this model: its images have a multiple of {step} pixels "
+                f"a side, such as {near}; its own size is {self.image_size}"
             )
         self._set_latent_shape(self.latent_shape[0], image_size // self._vae_scale)
 

@@ -54,8 +54,8 @@ def _signal(scheduler: Any, timestep: float) -> float:
 def of_training(scheduler: Any, steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the weights a, b in float64 and the timesteps that the model is told, at steps of training; (B,) each.
 
-    Step 0 has the least noise. Of a flow's levels only those of a constant shift are used, as in the training scripts of
-    diffusers: a shift that depends on resolution is one of sampling.
+    Step 0 has the least noise. Of a flow's levels only those of a constant shift are used, as in the training scripts
+    of diffusers: a shift that depends on resolution is one of sampling.
     """
     import diffusers
 
@@ -87,9 +87,9 @@ def output_weights(kind: str, signal: Number, noise: Number) -> tuple[Number | f
 
 
 def clean(kind: str, inputs: torch.Tensor, output: torch.Tensor, signal: float, noise: float) -> torch.Tensor:
-    """Return the clean latents (B, C, h, w) that a model's input and output imply: x = (c input - b output) / (a c + b d).
+    """Return the clean latents (B, C, h, w) that a model's input and output imply.
 
-    For the noise as output this is equation 12 of DDIM (arXiv 2010.02502).
+    x = (c input - b output) / (a c + b d). For the noise as output this is equation 12 of DDIM (arXiv 2010.02502).
     """
     if kind == "sample":  # the formula, without rounding
         return output
@@ -142,8 +142,8 @@ def fresh_scheduler(own: Any, name: str | None) -> Any:
 def suitable_schedulers(own: Any) -> tuple[str, ...]:
     """List the schedulers that a model can be sampled with, by the one that it comes with.
 
-    Of the diffusion schedulers EDM's wants a model that scales its inputs otherwise. Of those that know flows, DEIS does
-    not end at the clean latents, and Heun's knows no shift that depends on resolution.
+    Of the diffusion schedulers EDM's wants a model that scales its inputs otherwise. Of those that know flows, DEIS
+    does not end at the clean latents, and Heun's knows no shift that depends on resolution.
     """
     from diffusers.schedulers import KarrasDiffusionSchedulers
 
@@ -162,7 +162,7 @@ def _flow_options(own: Any) -> dict[str, Any]:
 
 
 def shift_of_resolution(scheduler: Any, image_tokens: int) -> dict[str, float]:
-    """Return the option of `set_timesteps` that shifts a flow's levels by the number of an image's tokens, if it does so.
+    """Return the option of `set_timesteps` that shifts a flow's levels by the number of an image's tokens, if any.
 
     A line through the two sizes that the scheduler's configuration names, as in FLUX and Stable Diffusion 3.5.
     """

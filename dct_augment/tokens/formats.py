@@ -1,6 +1,7 @@
 """Class tokens in the formats of other tools: diffusers, A1111, ComfyUI, and one file for many.
 
-A token of a model with one text encoder is one tensor (n, d); of SDXL, `clip_l` (n, 768) and `clip_g` (n, 1280).
+A token of a model with one text encoder is one tensor (n, d). Of a model with several it is one for each, by the names
+that ComfyUI has for them: `clip_l` (n, 768), `clip_g` (n, 1280), `t5xxl` (n, 4096).
 """
 
 import hashlib
@@ -22,7 +23,8 @@ from dct_augment.errors import InputError
 from dct_augment.wording import reason_of
 
 FORMATS = ("diffusers", "a1111", "comfyui", "bundle")
-PAIR = ("clip_l", "clip_g")
+ENCODERS = ("clip_l", "clip_g", "t5xxl")
+"""Keys of the parts of a token for several text encoders, in the order of its vector."""
 
 _RENAMED_KEYS = {"effect": "mean_pixel_change"}
 _RENAMED_VERDICTS = {"diverged": "worse"}
@@ -51,7 +53,7 @@ class Token:
 
 
 def _order(key: str) -> int:
-    return PAIR.index(key) if key in PAIR else 0
+    return ENCODERS.index(key) if key in ENCODERS else 0
 
 
 def split(vector: torch.Tensor, encoder_widths: Mapping[str, int]) -> dict[str, torch.Tensor]:
@@ -91,21 +93,22 @@ def read(path: Path) -> list[Token]:
         raise InputError(f"token file {str(path)!r} holds no embedding")
     for word, parts in parts_by_word.items():
         lengths = {len(part) for part in parts.values()}
-        if set(parts) not in ({""}, set(PAIR)) or len(lengths) != 1:
+        if (set(parts) != {""} and (len(parts) < 2 or "clip_l" not in parts or "" in parts)) or len(lengths) != 1:
             raise InputError(
-                f"token file {str(path)!r}: {word!r} must be one tensor, or clip_l and clip_g of one length"
+                f"token file {str(path)!r}: {word!r} must be one tensor, or clip_l and other text encoders' "
+                f"({', '.join(ENCODERS[1:])}), all of one length"
             )
     return [Token(word, parts, metadata_by_word.get(word, {})) for word, parts in parts_by_word.items()]
 
 
 def _word_and_part(key: str, default_word: str) -> tuple[str, str]:
     """Return the word and the text encoder of a tensor, by its key in a file."""
-    if key in PAIR:  # SDXL
+    if key in ENCODERS:
         return default_word, key
     if key in ("emb_params", "*"):  # A1111 and ComfyUI; their old .pt
         return default_word, ""
     word, _, part = key.rpartition("/")
-    if word and part in PAIR:  # SDXL in a bundle
+    if word and part in ENCODERS:  # in a bundle
         return word, part
     return key, ""  # diffusers; a bundle
 
@@ -155,7 +158,7 @@ def current_table(index: pd.DataFrame) -> pd.DataFrame:
 def write(tokens: Sequence[Token], folder: Path, kind: str, name: str = "tokens") -> list[Path]:
     """Write tokens into a folder in one of `FORMATS`; return the files.
 
-    diffusers: a file each, `{word: tensor}` for `pipe.load_textual_inversion`, or `clip_l` and `clip_g`. a1111 and
+    diffusers: a file each, `{word: tensor}` for `pipe.load_textual_inversion`, or one by each of `ENCODERS`. a1111 and
     comfyui: a file each, whose name is the trigger word. bundle: one file, `{word: tensor}` or `word/clip_l`, ...
 
     Raises:

@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import dct_augment
 from dct_augment import diffusion
 from dct_augment.diffusion import Conditioning, Sampler, ShrinkingBatches, Trajectory, load, split_by_encoder
 from dct_augment.diffusion.memory import choose
-from dct_augment.errors import DctAugmentError, ModelError
+from dct_augment.errors import DctAugmentError, InputError, ModelError
+from dct_augment.tokens import formats
 from tests import tiny
 
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -80,7 +82,7 @@ OLD_NUMPY = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning
 def test_images_equal_those_of_the_diffusers_pipeline(family, scheduler):
     prompt, seeds = "a photo of a red bird", [3, 4]
     if (family, scheduler) == ("sd35", "FlowMatchHeunDiscreteScheduler"):  # knows no shift by resolution
-        with pytest.raises(ModelError, match="does not suit this model.*DPMSolverMultistepScheduler"):
+        with pytest.raises(ModelError, match=r"does not suit this model.*DPMSolverMultistepScheduler"):
             from_backend(tiny.backend(family), prompt, seeds, scheduler=scheduler)
         return
     if scheduler == "LCMScheduler":  # not among the schedulers that diffusers calls compatible
@@ -119,7 +121,7 @@ def load_token(pipe, backend, vector, folder: Path) -> None:
     parts = split_by_encoder(vector, backend.encoder_widths.values())
     stored = {key or TOKEN: part.clone() for key, part in zip(backend.encoder_widths, parts, strict=True)}
     save_file(stored, folder / "token.safetensors")
-    if not isinstance(pipe, diffusers.loaders.TextualInversionLoaderMixin) or "t5" in backend.encoder_widths:
+    if not hasattr(pipe, "load_textual_inversion") or "t5xxl" in backend.encoder_widths:
         for part, encoder in zip(parts, ("", "_2", "_3"), strict=False):  # diffusers has no loader for them
             tokenizer, model = getattr(pipe, f"tokenizer{encoder}"), getattr(pipe, f"text_encoder{encoder}")
             tokenizer.add_tokens([TOKEN, *(f"{TOKEN}_{number}" for number in range(1, len(vector)))])
@@ -148,6 +150,32 @@ def test_injected_vectors_equal_a_loaded_textual_inversion(tmp_path, family, pro
         prompt = prompt.replace(TOKEN, " ".join([TOKEN, *(f"{TOKEN}_{number}" for number in range(1, count))]))
     torch.testing.assert_close(images, from_pipeline(pipe, prompt, [5]), atol=1e-4, rtol=0)
     assert (images - from_backend(backend, "a photo of a crane", [5])).abs().mean() > 1e-3
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_token_file_is_put_into_a_pipeline_by_one_call(tmp_path, family, count):
+    pipe, backend, vector = tiny.pipeline(family), tiny.backend(family), vectors(count, family)
+    token = formats.Token(TOKEN, formats.split(vector, backend.encoder_widths))
+    formats.write([token], tmp_path, "diffusers")
+    words = dct_augment.add_class_tokens(pipe, tmp_path)
+    assert list(words) == [TOKEN]
+    images = from_backend(backend, f"a photo of a {TOKEN} crane", [5], vector=vector)
+    expected = from_pipeline(pipe, f"a photo of a {words[TOKEN]} crane", [5])
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+    with pytest.raises(InputError, match=f"has the class token {TOKEN} already"):
+        dct_augment.add_class_tokens(pipe, tmp_path)
+
+
+def test_a_token_of_another_model_or_none_is_not_put_into_a_pipeline(tmp_path):
+    pipe = tiny.pipeline("xl")
+    vocabulary = len(pipe.tokenizer)
+    with pytest.raises(InputError, match="holds no token file"):
+        dct_augment.add_class_tokens(pipe, tmp_path)
+    formats.write([formats.Token(TOKEN, formats.split(vectors(1), {"": tiny.WIDTH}))], tmp_path, "diffusers")
+    with pytest.raises(InputError, match="vectors have 16 values, the words of this pipeline 16 and 24"):
+        dct_augment.add_class_tokens(pipe, tmp_path)
+    assert len(pipe.tokenizer) == vocabulary
 
 
 def test_every_prompt_of_a_batch_gets_its_own_vectors_where_its_token_stands():

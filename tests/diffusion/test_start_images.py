@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dct_augment.diffusion import Sampler, Trajectory
-from dct_augment.diffusion.noise_levels import put_at, suitable_schedulers
+from dct_augment.diffusion.noise_levels import suitable_schedulers
 from dct_augment.diffusion.skipping import skip_steps
 from tests import tiny
 

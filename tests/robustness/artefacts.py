@@ -74,7 +74,7 @@ TOKENS = {
         "'x' holds values that are not finite", _tensors(x=np.array([1, np.nan], np.float32))
     ),
     "an infinite token": _token("'x' holds values that are not finite", _tensors(x=np.array([1, np.inf], np.float32))),
-    "half a pair": _token("must be one tensor, or clip_l and clip_g", _tensors(clip_l=_VECTOR)),
+    "half a pair": _token("must be one tensor, or clip_l and other", _tensors(clip_l=_VECTOR)),
     "a pair of two lengths": _token(
         "of one length", _tensors(clip_l=np.ones((2, 4), np.float32), clip_g=np.ones((1, 4), np.float32))
     ),

@@ -106,7 +106,7 @@ class TestForeignFiles:
         [
             ({"a": torch.ones(2, 3, 4)}, "no embedding of shape"),
             ({"a": torch.ones(3, dtype=torch.int64)}, "no embedding of shape"),
-            ({"clip_l": torch.ones(16)}, "must be one tensor, or clip_l and clip_g"),
+            ({"clip_l": torch.ones(16)}, "must be one tensor, or clip_l and other"),
             ({"clip_l": torch.ones(2, 16), "clip_g": torch.ones(1, 24)}, "of one length"),
         ],
     )
