@@ -15,7 +15,7 @@ from dct_augment.diffusion.names import cached_file, folder_here
 _CLIP_L, _CLIP_H = "openai/clip-vit-large-patch14", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 _CLIP_BIG_G = "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
 _PUBLISHED = (
-    (re.compile(r"stable-diffusion-xl|sdxl"), (_CLIP_L, _CLIP_BIG_G)),
+    (re.compile(r"stable-diffusion-xl|sdxl|stable-diffusion-3"), (_CLIP_L, _CLIP_BIG_G)),
     (re.compile(r"stable-diffusion-v?2|sd-turbo"), (_CLIP_H,)),
     (re.compile(r"stable-diffusion-v-?1"), (_CLIP_L,)),
 )
@@ -59,12 +59,12 @@ def _folder(member: ZeroShotClassifierConfig) -> Path | None:
 
 
 def _encoders(folder: Path) -> list[_Embedding]:
-    """Read the token embeddings of all text encoders of a text-to-image model; none if one is not there."""
+    """Read the token embeddings of all CLIP text encoders of a text-to-image model; none if one is not there."""
     index = files.read_json(folder / "model_index.json")
     encoders = []
     for part in ("text_encoder", "text_encoder_2"):
-        library, _ = index.get(part) or (None, None)
-        if library is None:
+        library, kind = index.get(part) or (None, None)
+        if library is None or not str(kind).startswith("CLIP"):
             continue
         embedding = _embedding(folder / part)
         if embedding is None:

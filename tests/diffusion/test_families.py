@@ -23,7 +23,7 @@ TOKEN = "<dct-tiny-crane>"
 STEPS, SCALE = 5, 4.0
 
 
-def from_pipeline(pipe, prompt, seeds, *, negative="", steps=STEPS, scale=SCALE, scheduler=None):
+def from_pipeline(pipe, prompt, seeds, *, negative="", steps=STEPS, scale=SCALE, scheduler=None, **options):
     """Images in [-1, 1] as the family's own pipeline generates them, each from the generator of its seed."""
     if scheduler is not None:
         if isinstance(pipe, diffusers.LatentConsistencyModelPipeline):  # takes no other scheduler; its twin does
@@ -33,11 +33,10 @@ def from_pipeline(pipe, prompt, seeds, *, negative="", steps=STEPS, scale=SCALE,
         flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": settings.get("shift")}
         is_flow = "prediction_type" not in settings
         pipe.scheduler = getattr(diffusers, scheduler).from_config(settings, **(flow if is_flow else {}))
-    options: dict[str, Any] = {"negative_prompt": [negative] * len(seeds) if negative else None}
-    if isinstance(pipe, diffusers.LatentConsistencyModelPipeline):
-        options = {}
-    elif isinstance(pipe, diffusers.PixArtSigmaPipeline):
-        options = {"negative_prompt": negative, "use_resolution_binning": False, "clean_caption": False}
+    if isinstance(pipe, diffusers.PixArtSigmaPipeline):
+        options |= {"negative_prompt": negative, "use_resolution_binning": False, "clean_caption": False}
+    elif not isinstance(pipe, diffusers.LatentConsistencyModelPipeline):
+        options |= {"negative_prompt": [negative] * len(seeds) if negative else None}
     images = pipe(
         [prompt] * len(seeds),
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -106,6 +105,23 @@ def test_images_with_a_negative_prompt_or_without_guidance_equal_those_of_the_di
     expected = from_pipeline(tiny.pipeline(family), "a crane", [5], negative=negative, scale=scale)
     images = from_backend(tiny.backend(family), "a crane", [5], negative=negative, scale=scale)
     torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["epsilon", "xl", "pixart", "sd35"])
+def test_images_of_another_size_equal_those_of_the_diffusers_pipeline(family):
+    side = 2 * tiny.IMAGE
+    backend = load(str(tiny.pipeline_folder(family)), image_size=side, memory="fast")
+    images = from_backend(backend, "a photo of a crane", [3])
+    assert images.shape[-1] == backend.image_size == side
+    expected = from_pipeline(tiny.pipeline(family), "a photo of a crane", [3], height=side, width=side)
+    torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("family", "size", "step"), [("epsilon", 17, 2), ("sd35", 18, 4), ("sd35", 2, 4)])
+def test_an_image_size_without_latents_is_refused(family, size, step):
+    folder = str(tiny.pipeline_folder(family))
+    with pytest.raises(ModelError, match=f"model.image_size {size} does not suit.* a multiple of {step} pixels a side"):
+        load(folder, image_size=size)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -44,6 +44,7 @@ def clip_around(text_encoder: Any, folder: Path, dtype: torch.dtype = torch.floa
         ("stabilityai/sd-turbo", {HUGE}),
         ("stabilityai/stable-diffusion-xl-base-1.0", {LARGE, BIG}),
         ("stabilityai/sdxl-turbo", {LARGE, BIG}),
+        ("stabilityai/stable-diffusion-3.5-medium", {LARGE, BIG}),
         ("PixArt-alpha/PixArt-Sigma-XL-2-512-MS", set()),
         ("pocket", set()),
     ],
@@ -53,10 +54,10 @@ def test_published_models_are_known_by_their_ids(generator: str, shared: set[str
         assert is_shared(generator, classifier) == (classifier in shared)
 
 
-@pytest.mark.parametrize("family", ["epsilon", "xl"])
+@pytest.mark.parametrize("family", ["epsilon", "xl", "sd35"])
 def test_models_on_this_machine_are_compared_by_their_token_embeddings(family: str, tmp_path: Path) -> None:
     generator, pipe = tiny.pipeline_folder(family), tiny.pipeline(family)
-    encoders = [pipe.text_encoder, *([pipe.text_encoder_2] if family == "xl" else [])]
+    encoders = [pipe.text_encoder, *([pipe.text_encoder_2] if family != "epsilon" else [])]
     for number, encoder in enumerate(encoders):
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
             assert is_shared(generator, clip_around(encoder, tmp_path / f"{number}-{dtype}", dtype))

@@ -55,12 +55,17 @@ LCM = ModelFamily("a latent consistency model", 4, 7.0, 6 * _GB, 20, 20, 4, 8, _
 SDXL = ModelFamily("Stable Diffusion XL", 30, 7.0, 22 * _GB, 4, 90, 1, 4, ModelSize(1024, 128, 2_570_000_000))
 SDXL_TURBO = ModelFamily("SDXL-Turbo", 2, 1.0, 22 * _GB, 10, 45, 2, 8, ModelSize(512, 64, 2_570_000_000))
 PIXART = ModelFamily("PixArt-Sigma", 20, 4.5, 22 * _GB, 8, 45, 2, 8, ModelSize(1024, 128, 610_000_000))
+SD3 = ModelFamily("Stable Diffusion 3", 28, 4.5, 24 * _GB, 5, 90, 1, 4, ModelSize(1024, 128, 2_500_000_000))
+SD3_TURBO = ModelFamily(
+    "Stable Diffusion 3.5 Turbo", 4, 1.0, 40 * _GB, 2, 200, 1, 2, ModelSize(1024, 128, 8_100_000_000)
+)
 
 _BY_PIPELINE: Mapping[str, tuple[ModelFamily, ModelFamily]] = {
     "StableDiffusionPipeline": (STABLE_DIFFUSION, TURBO),
     "StableDiffusionXLPipeline": (SDXL, SDXL_TURBO),
     "LatentConsistencyModelPipeline": (LCM, LCM),
     "PixArtSigmaPipeline": (PIXART, PIXART),
+    "StableDiffusion3Pipeline": (SD3, SD3_TURBO),
 }
 """The families by the class that model_index.json names: with many steps, and distilled to a few."""
 
@@ -305,6 +310,7 @@ def _family(path: str, pipeline: str) -> ModelFamily:
             "pixart": "PixArtSigmaPipeline",
             "lcm": "LatentConsistencyModelPipeline",
             "xl": "StableDiffusionXLPipeline",
+            "diffusion-3": "StableDiffusion3Pipeline",
         }
         pipeline = next((by_word[word] for word in by_word if word in name), "StableDiffusionPipeline")
     many_steps, few_steps = _BY_PIPELINE[pipeline]
