@@ -21,6 +21,8 @@ from pydantic_core import PydanticUndefined
 
 from dct_augment.cli.commands import app
 from dct_augment.config import Config
+from dct_augment.diffusion import FAMILIES
+from dct_augment.pipeline.first_config.models import BY_PIPELINE
 
 log = logging.getLogger("mkdocs.hooks")
 
@@ -33,6 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for uri, content in {
         "reference/cli.md": cli_page(),
         "reference/configuration.md": configuration_page(),
+        "reference/models.md": models_page(),
     }.items():
         files.append(File.generated(config, uri, content=content))
     return files
@@ -100,6 +103,33 @@ def _default(parameter: Any) -> str:
     if getattr(parameter, "is_flag", False) or parameter.default is None:
         return ""
     return f"`{parameter.default}`"
+
+
+# ----------------------------------------------------------------------------------------------------------- models
+
+
+def models_page() -> str:
+    """Write the table of the families of text-to-image models from the registry."""
+    lines = [
+        "# Text-to-image models",
+        "",
+        "A model is of the family that its `model_index.json` names. Steps, guidance and memory are what",
+        "`dct-augment init` assumes; memory is that of a GPU for training in float16, a round number. Token files are",
+        "safetensors; with several text encoders they hold a tensor for each, by its key.",
+        "",
+        "Tests compare images, gradients, textual inversion and injected tokens of each family with diffusers on tiny",
+        "models with random weights.",
+        "",
+        "| family | pipeline of diffusers | steps, guidance | GB of a GPU | parts of a token |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for pipeline, family in FAMILIES.items():
+        for usual in dict.fromkeys(BY_PIPELINE[pipeline]):
+            parts = ", ".join(f"`{key}`" for key in family.keys if key) or "one tensor"
+            settings = f"{usual.steps}, {usual.guidance_scale:g}"
+            memory = f"{usual.gpu_bytes / 1e9:.0f}"
+            lines.append(f"| {usual.title} | `{pipeline}` | {settings} | {memory} | {parts} |")
+    return "\n".join([*lines, ""])
 
 
 # --------------------------------------------------------------------------------------------------- configuration

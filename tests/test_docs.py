@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from dct_augment.config import Config
+from dct_augment.diffusion import FAMILIES, supported
 from tests import fenced
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +102,16 @@ def test_the_reference_of_settings_has_every_key_with_a_meaning(
             assert all(f"| `{name}.{key}` |" in page or name == "judge" for key in model.model_fields)
     assert "| `tokens.method.steps` | whole number, at least 1 | `2` |" in page
     assert not caplog.records
+
+
+def test_readme_and_docs_name_every_family_of_models(hooks: ModuleType) -> None:
+    page = hooks.models_page()
+    for pipeline, family in FAMILIES.items():
+        assert f"`{pipeline}`" in page
+        assert family.title
+    for name in ("README.md", "docs/index.md", "docs/how-to/model.md"):
+        text = " ".join((ROOT / name).read_text(encoding="utf-8").split())
+        assert supported() in text, f"{name} is to say: {supported()}"
 
 
 def test_an_asset_from_another_host_is_found_and_a_link_is_not(hooks: ModuleType) -> None:

@@ -3,7 +3,7 @@
 from dct_augment.diffusion import lora
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
-from dct_augment.diffusion.loading import FAMILIES, from_pipeline, load
+from dct_augment.diffusion.loading import FAMILIES, from_pipeline, load, supported
 from dct_augment.diffusion.memory import ShrinkingBatches
 from dct_augment.diffusion.sampling import Sampler, Trajectory, evaluations_per_step
 from dct_augment.diffusion.text import WordNorms, split_by_encoder
@@ -23,5 +23,6 @@ __all__ = [
     "load",
     "lora",
     "split_by_encoder",
+    "supported",
     "tokenizers_here",
 ]

@@ -23,6 +23,9 @@ class Backend(ABC):
     (B, C, h, w), images (B, 3, H, W) in [-1, 1].
     """
 
+    title: ClassVar[str] = ""
+    """What users call the models of the family."""
+
     keys: ClassVar[tuple[str, ...]] = ("",)
     """How token files call the part of each text encoder; one empty key where there is one encoder."""
 

@@ -30,6 +30,12 @@ FAMILIES: dict[str, type[Backend]] = {
 }
 """The back-end of each diffusers pipeline class, as `model_index.json` names it."""
 
+
+def supported() -> str:
+    """Name the families of models that work, as README and docs do."""
+    return ", ".join(dict.fromkeys(family.title for family in FAMILIES.values()))
+
+
 _BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError)
 
 

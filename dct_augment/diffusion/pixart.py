@@ -14,6 +14,7 @@ from dct_augment.diffusion.tokenization import LENGTHS
 class PixArtSigma(Backend):
     """See `Backend`. Prompts are read in lower case, as the model was trained."""
 
+    title = "PixArt-Sigma"
     denoiser_name = "transformer"
 
     @classmethod

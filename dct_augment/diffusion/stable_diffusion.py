@@ -13,6 +13,8 @@ from dct_augment.diffusion.text import TextEncoder
 class StableDiffusion(Backend):
     """See `Backend`. With an LCM U-Net the guidance scale is an input, and a step is one evaluation."""
 
+    title = "Stable Diffusion 1.x and 2.x with Turbo and LCM"
+
     @classmethod
     def build(cls, pipe: Any, device: str, offload: bool) -> "StableDiffusion":
         """The back-end of a `StableDiffusionPipeline` or `LatentConsistencyModelPipeline`."""

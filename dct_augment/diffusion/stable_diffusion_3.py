@@ -19,6 +19,7 @@ class StableDiffusion3(Backend):
     A model that was saved without its T5 (`text_encoder_3`), which takes 9 GB, works without: D = 768 + 1280.
     """
 
+    title = "Stable Diffusion 3 and 3.5"
     keys = ("clip_l", "clip_g", "t5xxl")
     denoiser_name = "transformer"
 

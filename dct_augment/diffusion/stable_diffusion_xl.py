@@ -13,6 +13,7 @@ from dct_augment.diffusion.text import TextEncoder
 class StableDiffusionXL(Backend):
     """See `Backend`. A class token is one vector per text encoder, side by side: D = 768 + 1280."""
 
+    title = "SDXL"
     keys = ("clip_l", "clip_g")
 
     def __init__(

@@ -144,7 +144,7 @@ def _measured(run: "Run") -> tuple[Pace, list[str]]:
     left_out, model = [], run.config.model
     if folder_here(model.path, model.revision) is None:
         machine = machine_of(run.config)
-        family, size = models.family_of(model.path), models.size_of(model.path)
+        family, size = models.family_of(model.path), models.size_of(model.path, None, model.image_size)
         evaluation = machine.seconds(family, 1, size)
         decode = evaluation * _DECODE
         left_out.append(f"{model.path} is not here: its seconds are a guess by its kind")
@@ -336,7 +336,8 @@ def count(config: Config, classes: int, machine: Machine, trials: Mapping[str, f
     images = classes * (len(ImageKind) * config.generation.per_class + of_draws)
     effort = token_effort(config, evaluations_per_step(config)) * classes + arm_effort(config, classes, 0)
     effort += image_effort(config) * (classes * len(ImageKind) * config.generation.per_class)
-    family, size = models.family_of(model.path, model.revision), models.size_of(model.path, model.revision)
+    family = models.family_of(model.path, model.revision)
+    size = models.size_of(model.path, model.revision, model.image_size)
     evaluation = machine.seconds(family, 1, size)
     seconds = effort.seconds(Pace(evaluation, evaluation * _DECODE, 0.0))
     device = "cpu" if machine.gpu_bytes is None else "cuda"

@@ -30,7 +30,7 @@ def bytes_of_images(config: Config, images: int) -> float:
 
 def side_of(config: Config) -> int:
     """Give the width and height of generated images, by the files of the model or else its name."""
-    return models.size_of(config.model.path, config.model.revision).side
+    return models.size_of(config.model.path, config.model.revision, config.model.image_size).side
 
 
 def free_bytes_at(folder: Path) -> int:

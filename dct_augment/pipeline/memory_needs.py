@@ -70,6 +70,8 @@ def _counted(folder: Path, config: Config, free: int) -> tuple[int, int, int] | 
     memory, needs = config.model.memory, None
     try:
         with shapes.of_folder(folder, dtype=dtype, memory=memory or "balanced") as backend:
+            if config.model.image_size is not None:
+                backend.resize(config.model.image_size)
             weights = budget.weight_bytes(backend.models)
             if memory is not None or budget.choose(weights, free) == "balanced":
                 needs = image_memory.measure(Sampler(backend, steps=1, guidance_scale=scale), passes=passes)

@@ -60,7 +60,7 @@ SD3_TURBO = ModelFamily(
     "Stable Diffusion 3.5 Turbo", 4, 1.0, 40 * _GB, 2, 200, 1, 2, ModelSize(1024, 128, 8_100_000_000)
 )
 
-_BY_PIPELINE: Mapping[str, tuple[ModelFamily, ModelFamily]] = {
+BY_PIPELINE: Mapping[str, tuple[ModelFamily, ModelFamily]] = {
     "StableDiffusionPipeline": (STABLE_DIFFUSION, TURBO),
     "StableDiffusionXLPipeline": (SDXL, SDXL_TURBO),
     "LatentConsistencyModelPipeline": (LCM, LCM),
@@ -216,7 +216,7 @@ def _candidates(machine: Machine) -> list[KnownModel]:
     others = []
     for path, folder in machine.cached.items():
         pipeline = _pipeline(folder)
-        if path not in known and pipeline in _BY_PIPELINE:
+        if path not in known and pipeline in BY_PIPELINE:
             others.append(KnownModel(path, _family(path, pipeline), _variant(folder)))
     return [*KNOWN, *others]
 
@@ -237,8 +237,8 @@ def _requested(path: str, machine: Machine, unknown: Sequence[str]) -> ModelChoi
         )
     there = folder or machine.cached.get(path)
     pipeline = _pipeline(there) if there is not None else ""
-    if pipeline and pipeline not in _BY_PIPELINE:
-        raise ModelError(f"--model {path!r} is a {pipeline}; choose one of these: {', '.join(_BY_PIPELINE)}")
+    if pipeline and pipeline not in BY_PIPELINE:
+        raise ModelError(f"--model {path!r} is a {pipeline}; choose one of these: {', '.join(BY_PIPELINE)}")
     variant = _variant(there) if there is not None else None
     reason = "you chose it" if there is not None else _asked_of_the_hub(path, machine)
     return _published(KnownModel(path, _family(path, pipeline), variant), machine, reason)
@@ -313,7 +313,7 @@ def _family(path: str, pipeline: str) -> ModelFamily:
             "diffusion-3": "StableDiffusion3Pipeline",
         }
         pipeline = next((by_word[word] for word in by_word if word in name), "StableDiffusionPipeline")
-    many_steps, few_steps = _BY_PIPELINE[pipeline]
+    many_steps, few_steps = BY_PIPELINE[pipeline]
     return few_steps if any(word in name for word in ("turbo", "lightning", "hyper")) else many_steps
 
 
@@ -327,14 +327,22 @@ def family_of(path: str, revision: str | None = None) -> ModelFamily:
         return known.family
     folder = folder_here(path, revision)
     pipeline = _pipeline(folder) if folder is not None else ""
-    return _family(path, pipeline if pipeline in _BY_PIPELINE else "")
+    return _family(path, pipeline if pipeline in BY_PIPELINE else "")
 
 
-def size_of(path: str, revision: str | None = None) -> ModelSize:
+def size_of(path: str, revision: str | None = None, image_size: int | None = None) -> ModelSize:
     """Read the size of a text-to-image model from its files; that of its family, where they are not here. Loads torch.
 
-    No weights are loaded: the headers of their files tell how many there are.
+    No weights are loaded: the headers of their files tell how many there are. With `image_size`, images have that side
+    in pixels, not the model's own.
     """
+    size = _own_size(path, revision)
+    if image_size is None:
+        return size
+    return ModelSize(image_size, max(round(size.latent_side * image_size / size.side), 1), size.weights)
+
+
+def _own_size(path: str, revision: str | None) -> ModelSize:
     from dct_augment.diffusion.names import folder_here
 
     usual, folder = family_of(path, revision).size, folder_here(path, revision)
