@@ -26,7 +26,7 @@ class Backend(ABC):
     title: ClassVar[str] = ""
     """What users call the models of the family."""
 
-    keys: ClassVar[tuple[str, ...]] = ("",)
+    keys: tuple[str, ...] = ("",)
     """How token files call the part of each text encoder; one empty key where there is one encoder."""
 
     denoiser_name: ClassVar[str] = "unet"

@@ -78,12 +78,13 @@ def constant_shift(scheduler: Any) -> float:
 
 def output_weights(kind: str, signal: Number, noise: Number) -> tuple[Number | float, Number | float]:
     """Return c, d of the model's output c n - d x, for what it predicts, where its input is a x + b n."""
-    return {
+    weights: dict[str, tuple[Number | float, Number | float]] = {
         "epsilon": (1.0, 0.0),
         "v_prediction": (signal, noise),
         "sample": (0.0, -1.0),
         _FLOW: (1.0, 1.0),
-    }[kind]
+    }
+    return weights[kind]
 
 
 def clean(kind: str, inputs: torch.Tensor, output: torch.Tensor, signal: float, noise: float) -> torch.Tensor:

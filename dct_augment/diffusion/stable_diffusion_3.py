@@ -20,7 +20,7 @@ class StableDiffusion3(Backend):
     """
 
     title = "Stable Diffusion 3 and 3.5"
-    keys = ("clip_l", "clip_g", "t5xxl")
+    keys: tuple[str, ...] = ("clip_l", "clip_g", "t5xxl")
     denoiser_name = "transformer"
 
     def __init__(
@@ -48,18 +48,19 @@ class StableDiffusion3(Backend):
         The CLIP encoders' last layers but one stand side by side, padded with zeros to the width of T5, which follows
         (Stable Diffusion 3, arXiv 2403.03206, section 4).
         """
-        of_clip, of_t5 = [], []
-        for encoder, part in zip(self.encoders, self._parts(prompts, vectors), strict=True):
-            outputs = of_clip if len(of_clip) < 2 else of_t5
-            outputs.append(encoder.run(prompts, part, output_hidden_states=True)[0])
+        outputs: list[Any] = [
+            encoder.run(prompts, part, output_hidden_states=True)[0]
+            for encoder, part in zip(self.encoders, self._parts(prompts, vectors), strict=True)
+        ]
+        *of_clip, of_t5 = outputs if len(outputs) == 3 else [*outputs, None]
         clip = torch.cat([output.hidden_states[-2] for output in of_clip], -1)
+        pooled = torch.cat([output.text_embeds for output in of_clip], -1)
         width = self.denoiser.config.joint_attention_dim
-        if of_t5:
-            t5 = of_t5[0].last_hidden_state
+        padded = functional.pad(clip, (0, width - clip.shape[-1]))
+        if of_t5 is not None:
+            t5 = of_t5.last_hidden_state
         else:
             t5 = clip.new_zeros(len(prompts), LENGTHS["StableDiffusion3Pipeline"]["tokenizer_3"], width)
-        padded = functional.pad(clip, (0, width - clip.shape[-1]))
-        pooled = torch.cat([output.text_embeds for output in of_clip], -1)
         return Conditioning(torch.cat([padded, t5], 1), {"pooled": pooled})
 
     def _timestep_options(self, scheduler: Any, steps: int) -> dict[str, Any]:

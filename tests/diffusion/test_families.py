@@ -65,8 +65,12 @@ def vectors(count: int, family: str = "epsilon") -> torch.Tensor:
 
 COMMON = (None, "DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
 MORE = ("EulerAncestralDiscreteScheduler", "PNDMScheduler", "HeunDiscreteScheduler", "UniPCMultistepScheduler")
-FLOW = ("FlowMatchHeunDiscreteScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler")
-FLOW += ("UniPCMultistepScheduler",)
+FLOW = (
+    "FlowMatchHeunDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+)
 DIFFUSION = [family for family in tiny.FAMILIES if family not in tiny.FLOWS]
 PARITY = [(family, scheduler) for family in DIFFUSION for scheduler in COMMON]
 PARITY += [(family, scheduler) for family in tiny.FLOWS for scheduler in (None, *FLOW)]

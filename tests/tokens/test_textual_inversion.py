@@ -216,7 +216,7 @@ def new_state(info: ClassInfo, backend: diffusion.Backend, initial: torch.Tensor
     return InversionState(info, initial, backend.word_norms(), photos, INVERSION)
 
 
-PREDICTIONS = [
+PREDICTIONS: list[tuple[str, str | None]] = [
     (family, kind) for family in tiny.FAMILIES if family not in tiny.FLOWS for kind in ("epsilon", "v_prediction")
 ]
 PREDICTIONS += [(family, None) for family in tiny.FLOWS]
@@ -225,7 +225,7 @@ PREDICTIONS += [(family, None) for family in tiny.FLOWS]
 @pytest.mark.parametrize(("family", "prediction"), PREDICTIONS)
 def test_loss_and_gradient_equal_those_of_the_diffusers_example(tmp_path, family, prediction):
     """The example has a real row in a resized vocabulary; here two classes share a batch."""
-    changes = {} if prediction is None else {"scheduler": {"prediction_type": prediction}}
+    changes: dict[str, Any] = {} if prediction is None else {"scheduler": {"prediction_type": prediction}}
     folder = edited(family, tmp_path / "model", vae={"shift_factor": 0.3}, **changes)
     backend = diffusion.load(str(folder), dtype="float64")
     trainer_of_pairs = trainer(backend=backend, vectors=2)
