@@ -114,7 +114,7 @@ def models_page() -> str:
         "# Text-to-image models",
         "",
         "A model is of the family that its `model_index.json` names. Steps, guidance and memory are what",
-        "`dct-augment init` assumes; memory is that of a GPU for training in float16, a round number. Token files are",
+        "`dct-augment init` assumes; memory is that of a GPU for training in half precision, a round number. Token files are",
         "safetensors; with several text encoders they hold a tensor for each, by its key.",
         "",
         "Tests compare images, gradients, textual inversion and injected tokens of each family with diffusers on tiny",

@@ -22,6 +22,8 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     LatentConsistencyModelPipeline,
     LCMScheduler,
     PixArtSigmaPipeline,
@@ -90,8 +92,10 @@ def tokenizer(pad: str = EOS, length: int = LENGTH) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length, pad_token=pad)
 
 
-FLOWS = ("sd3", "sd35")
-"""Stable Diffusion 3 without its T5 and 3.5, whose noise levels shift with resolution."""
+FLOWS = ("sd3", "sd35", "flux")
+"""Stable Diffusion 3 without its T5; 3.5 and FLUX.1-dev, whose noise levels shift with resolution."""
+ONE_BRANCH = ("lcm", "flux", "schnell")
+"""These know no negative prompt. FLUX.1-schnell (none of `FAMILIES`: it is FLUX.1-dev with less) takes no guidance, either."""
 FAMILIES = ("epsilon", "v_prediction", "turbo", "lcm", "xl", "xl_turbo", "pixart", *FLOWS)
 """Stable Diffusion 1.x, 2.x (zero terminal SNR, padded with "!"), SD-Turbo, LCM, SDXL, SDXL-Turbo, PixArt-Sigma."""
 
@@ -196,8 +200,32 @@ def loud(model: Any, scale: float = 0.1) -> Any:
     return model
 
 
+def build_flux(family: str, length: int) -> DiffusionPipeline:
+    """FLUX.1-dev or -schnell with random weights."""
+    is_dev, words = family == "flux", tokenizer(EOS, length)
+    t5_words, t5_model = t5()
+    transformer = FluxTransformer2DModel(
+        in_channels=4 * LATENT[0],
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        guidance_embeds=is_dev,
+        axes_dims_rope=(2, 2, 4),
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=is_dev)
+    clip_model = clip(words, WIDTH, legacy=True)
+    return FluxPipeline(
+        scheduler, autoencoder(shift_factor=0.1), clip_model, words, t5_model, t5_words, loud(transformer, 0.2)
+    )
+
+
 def build_flow(family: str, length: int) -> DiffusionPipeline:
     """A pipeline of rectified flow with random weights."""
+    if family in ("flux", "schnell"):
+        return build_flux(family, length)
     words, wide = tokenizer(EOS, length), WIDTH + 8
     sizes: dict[str, Any] = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8}
     shift: dict[str, Any] = {"use_dynamic_shifting": True} if family == "sd35" else {"shift": 3.0}
@@ -232,7 +260,7 @@ def build_flow(family: str, length: int) -> DiffusionPipeline:
 def build(family: str, length: int = LENGTH) -> DiffusionPipeline:
     """A pipeline of the family's own class with random weights."""
     torch.manual_seed(7)
-    if family in FLOWS:
+    if family in (*FLOWS, "schnell"):
         return build_flow(family, length)
     if family == "pixart":
         words, text = t5()
@@ -289,10 +317,15 @@ def pipeline_folder(family: str = "epsilon") -> Path:
     return folder
 
 
+def image_size(family: str) -> int | None:
+    """The `model.image_size` of the tiny model of a family; its configuration does not say it."""
+    return IMAGE if family in ("flux", "schnell") else None
+
+
 @cache
 def backend(family: str = "epsilon", dtype: str = "float32") -> diffusion.Backend:
     """The tiny model as the package loads it. Shared: leave it as it was."""
-    return diffusion.load(str(pipeline_folder(family)), dtype=dtype, memory="fast")
+    return diffusion.load(str(pipeline_folder(family)), dtype=dtype, memory="fast", image_size=image_size(family))
 
 
 def pipeline(family: str = "epsilon", dtype: torch.dtype = torch.float32) -> Any:

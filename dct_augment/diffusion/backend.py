@@ -68,7 +68,7 @@ class Backend(ABC):
         Raises:
             ModelError: the model has no latents of that size.
         """
-        step = self._vae_scale * (self.denoiser.config.get("patch_size") or 1)
+        step = self._vae_scale * self.patch_size
         if image_size < step or image_size % step:
             near = max(round(image_size / step), 1) * step
             raise ModelError(
@@ -76,6 +76,11 @@ class Backend(ABC):
                 f"a side, such as {near}; its own size is {self.image_size}"
             )
         self._set_latent_shape(self.latent_shape[0], image_size // self._vae_scale)
+
+    @property
+    def patch_size(self) -> int:
+        """How many latents a side of one patch of the denoiser has."""
+        return int(self.denoiser.config.get("patch_size") or 1)
 
     @classmethod
     @abstractmethod

@@ -12,6 +12,7 @@ import torch
 from dct_augment import pocket
 from dct_augment.diffusion import memory as budget
 from dct_augment.diffusion.backend import Backend
+from dct_augment.diffusion.flux import Flux
 from dct_augment.diffusion.memory import Memory
 from dct_augment.diffusion.names import cached_file, local_folder
 from dct_augment.diffusion.pixart import PixArtSigma
@@ -27,6 +28,7 @@ FAMILIES: dict[str, type[Backend]] = {
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "PixArtSigmaPipeline": PixArtSigma,
     "StableDiffusion3Pipeline": StableDiffusion3,
+    "FluxPipeline": Flux,
 }
 """The back-end of each diffusers pipeline class, as `model_index.json` names it."""
 

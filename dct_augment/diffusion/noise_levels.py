@@ -5,6 +5,7 @@ up to 1 (DDPM, arXiv 2006.11239, equation 4), under rectified flow a and b thems
 The model's output is c n - d x; a, b, c and d tell everything else.
 """
 
+import inspect
 from typing import Any, TypeVar
 
 import numpy as np
@@ -160,6 +161,16 @@ def _flow_options(own: Any) -> dict[str, Any]:
         return {}
     shift = constant_shift(own)
     return {"prediction_type": _FLOW, "use_flow_sigmas": True, "flow_shift": shift, "shift": shift}
+
+
+def even_levels(scheduler: Any, steps: int) -> dict[str, Any]:
+    """Return the option of `set_timesteps` for a flow's levels from 1 to 1 / steps, before any shift.
+
+    FLUX has them. Schedulers that are not made for flows alone space levels by themselves, and Heun's takes none.
+    """
+    if scheduler.config.get("use_flow_sigmas") or "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters:
+        return {}
+    return {"sigmas": np.linspace(1, 1 / steps, steps)}
 
 
 def shift_of_resolution(scheduler: Any, image_tokens: int) -> dict[str, float]:

@@ -13,7 +13,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from dct_augment.config import SamplingConfig, steps_of_strength
-from dct_augment.diffusion import noise_levels
+from dct_augment.diffusion import guidance, noise_levels
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
 from dct_augment.diffusion.skipping import skip_steps
@@ -104,7 +104,11 @@ def evaluations_per_step(guidance_scale: float, *, guidance_embedded: bool) -> i
 
 
 class Sampler:
-    """Generates images with one model, one number of steps, and one guidance: scale and negative prompt."""
+    """Generates images with one model, one number of steps, and one guidance: scale and negative prompt.
+
+    Raises:
+        ModelError: the model cannot be guided so.
+    """
 
     def __init__(
         self,
@@ -115,6 +119,7 @@ class Sampler:
         scheduler_name: str | None = None,
         negative_prompt: str = "",
     ) -> None:
+        guidance.check(backend.denoiser.config, guidance_scale, negative_prompt)
         self.backend = backend
         self.steps = steps
         self.guidance_scale = guidance_scale

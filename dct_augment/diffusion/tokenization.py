@@ -11,6 +11,7 @@ from dct_augment.prompts import TOKEN_PATTERN
 LENGTHS: Mapping[str, Mapping[str, int]] = {
     "PixArtSigmaPipeline": {"tokenizer": 300},
     "StableDiffusion3Pipeline": {"tokenizer_3": 256},
+    "FluxPipeline": {"tokenizer_2": 512},
 }
 """Pieces of a prompt that a pipeline reads by each tokenizer, where that is not what the tokenizer says."""
 

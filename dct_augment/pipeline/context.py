@@ -23,7 +23,7 @@ from dct_augment.pipeline import few_shot_guide, stores
 from dct_augment.pipeline.arm_paths import ArmPaths
 from dct_augment.pipeline.classifier_checks import check_on_real_images
 from dct_augment.pipeline.picture_contents import PhotoContents, known_contents
-from dct_augment.pipeline.prompt_check import check_class_names, check_lengths, check_start_words
+from dct_augment.pipeline.prompt_check import check_class_names, check_guidance, check_lengths, check_start_words
 from dct_augment.pipeline.protocol import load_dataset
 from dct_augment.pipeline.start_photos import StartPhotos
 from dct_augment.pipeline.unit_pool import UnitPools
@@ -189,12 +189,14 @@ class RunContext:
         return Sampler.from_config(self.backend, settings, negative_prompt=self.config.prompts.negative)
 
     def check_prompts(self) -> None:
-        """Check the lengths of all prompts if the model's tokenizers are on this machine; no model is loaded.
+        """Check the lengths of all prompts and the guidance if the model is on this machine; it is not loaded.
 
         Raises:
             InputError: a text encoder would cut a prompt.
+            ModelError: the model cannot be guided so.
         """
         model = self.config.model
+        check_guidance(self.config)
         check_lengths(diffusion.tokenizers_here(model.path, model.revision), self.config, self.classes)
 
     @cached_property

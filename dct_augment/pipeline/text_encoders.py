@@ -17,7 +17,7 @@ _CLIP_BIG_G = "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
 _PUBLISHED = (
     (re.compile(r"stable-diffusion-xl|sdxl|stable-diffusion-3"), (_CLIP_L, _CLIP_BIG_G)),
     (re.compile(r"stable-diffusion-v?2|sd-turbo"), (_CLIP_H,)),
-    (re.compile(r"stable-diffusion-v-?1"), (_CLIP_L,)),
+    (re.compile(r"stable-diffusion-v-?1|flux\.1"), (_CLIP_L,)),
 )
 """Ids of published text-to-image models, and the CLIP models whose text encoders they took."""
 

@@ -41,13 +41,13 @@ class TestPeakBytes:
 
 
 @pytest.mark.parametrize("memory", ["fast", "balanced", "low"])
-@pytest.mark.parametrize("family", ["epsilon", "xl", "pixart", "sd35"])
+@pytest.mark.parametrize("family", ["epsilon", "xl", "pixart", "sd35", "flux"])
 def test_a_model_of_shapes_takes_what_the_loaded_one_takes(family, memory):
-
-    folder = tiny.pipeline_folder(family)
-    loaded = load(str(folder), memory=memory)
+    folder, size = tiny.pipeline_folder(family), tiny.IMAGE
+    loaded = load(str(folder), memory=memory, image_size=size)
     expected = image_memory.measure(Sampler(loaded, steps=2, guidance_scale=3.0))
     with shapes.of_folder(folder, memory=memory) as backend:
+        backend.resize(size)
         assert budget.weight_bytes(backend.models) == budget.weight_bytes(loaded.models)
         assert image_memory.measure(Sampler(backend, steps=2, guidance_scale=3.0)) == expected
     assert all(count > 0 for count in expected.of.values())

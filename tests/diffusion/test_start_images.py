@@ -21,6 +21,7 @@ PIPELINES: dict[str, Any] = {
     "xl_turbo": diffusers.StableDiffusionXLImg2ImgPipeline,
     "sd3": diffusers.StableDiffusion3Img2ImgPipeline,
     "sd35": diffusers.StableDiffusion3Img2ImgPipeline,
+    "flux": diffusers.FluxImg2ImgPipeline,
 }
 FIRST_ORDER = ("DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "UniPCMultistepScheduler")
 PARITY = [
@@ -59,6 +60,8 @@ def test_images_equal_those_of_the_image_to_image_pipeline(family: str, schedule
     pipe.set_progress_bar_config(disable=True)
     clean = clean_latents(family)
     options = {"original_size": (16, 16), "target_size": (16, 16)} if family.startswith("xl") else {}
+    if family == "flux":
+        options = {"height": tiny.IMAGE, "width": tiny.IMAGE}
     expected = pipe(
         ["a red bird"] * 2,
         image=clean,

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from dct_augment import config, datasets, pocket
 from dct_augment.devices import resolve_device
 from dct_augment.pipeline.cost import count
+from dct_augment.pipeline.doctor import data
 from dct_augment.pipeline.doctor.examination import examine
 from dct_augment.pipeline.doctor.finding import Finding
 from dct_augment.pipeline.first_config import models
@@ -73,6 +74,8 @@ def test_the_doctor_reads_the_size_of_a_model_from_its_files() -> None:
     findings = examined(f"model.path={folder}", "generation.per_class=3", "generation.image_format=png")
     assert models.size_of(str(folder)) == models.ModelSize(16, 8, weights_of(folder / "unet"))
     assert "for 96 images of 16 pixels" in findings["disk"].detail
+    flux = tiny.pipeline_folder("flux")  # of which no file says the size: images of 128 latents
+    assert models.size_of(str(flux)) == models.ModelSize(256, 128, weights_of(flux / "transformer"))
     machine = models.Machine(None, 2, {}, offline=True)
     usual = machine.seconds(models.STABLE_DIFFUSION, 1000)
     assert machine.seconds(models.STABLE_DIFFUSION, 1000, models.size_of(str(folder))) < usual / 1000
@@ -218,6 +221,9 @@ def test_the_doctor_says_which_prompts_would_be_cut() -> None:
     prompts = examined(f"prompts.negative={'blurry ' * 100}")["prompts"]
     assert (prompts.state, "blurry blurry'. Shorten it" in prompts.detail) == ("missing", True)
     assert "no class 'cran'" in examined("tokens.init_word={cran: bird}")["prompts"].detail
+    settings = [f"model.path={tiny.pipeline_folder('lcm')}", "prompts.negative=blurry"]
+    prompts = data.prompts(config.load("pocket", settings), tiny.CLASSES)
+    assert (prompts.state, "has no second branch" in prompts.detail) == ("missing", True)
     assert examined(name="cub")["prompts"].detail == "known once the data set is there"
     assert "known once the text-to-image model is there" in examined("model.path=some/model")["prompts"].detail
 

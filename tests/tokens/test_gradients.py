@@ -98,6 +98,18 @@ def plain_denoiser(pipe, prompts, scale):
             return pipe.transformer(x, named, times, added, encoder_attention_mask=mask).sample.chunk(2, 1)[0]
 
         both = ((named, mask), (empty, no_mask))
+    elif isinstance(pipe, diffusers.FluxPipeline):
+        named, pooled, places = pipe.encode_prompt(prompts)
+        side = tiny.LATENT[1] // 2
+        image_places = pipe._prepare_latent_image_ids(1, side, side, "cpu", named.dtype)
+
+        def embedded(x, t):
+            packed = pipe._pack_latents(x, len(x), *tiny.LATENT)
+            told = torch.full((len(x),), scale)
+            output = pipe.transformer(packed, named, pooled, t.expand(len(x)) / 1000, image_places, places, told).sample
+            return pipe._unpack_latents(output, tiny.IMAGE, tiny.IMAGE, pipe.vae_scale_factor)
+
+        return embedded
     elif isinstance(pipe, diffusers.StableDiffusion3Pipeline):
         named, empty, pooled, no_pooled = pipe.encode_prompt(prompts, None, None)
 
@@ -138,7 +150,8 @@ def plain_gradient(family, name, scale, stop, scheduler=None):
         if pipe.scheduler.config.get("use_dynamic_shifting")
         else {}
     )
-    pipe.scheduler.set_timesteps(STEPS, **mu)
+    even = {"sigmas": torch.linspace(1, 1 / STEPS, STEPS)} if family == "flux" else {}
+    pipe.scheduler.set_timesteps(STEPS, **mu, **even)
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
 
     def noise():

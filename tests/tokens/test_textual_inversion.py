@@ -149,6 +149,14 @@ class Example:
                 noisy, hidden, timesteps, {"resolution": None, "aspect_ratio": None},
                 encoder_attention_mask=read.attention_mask,
             ).sample.chunk(2, 1)[0]  # fmt: skip
+        if isinstance(pipe, diffusers.FluxPipeline):
+            hidden, pooled, places = pipe.encode_prompt(lines)
+            side = tiny.LATENT[1] // 2
+            image_places = pipe._prepare_latent_image_ids(1, side, side, "cpu", noisy.dtype)
+            packed = pipe._pack_latents(noisy, len(noisy), *tiny.LATENT)
+            told = torch.full((len(lines),), SAMPLING.guidance_scale)
+            output = pipe.transformer(packed, hidden, pooled, timesteps / 1000, image_places, places, told).sample
+            return pipe._unpack_latents(output, tiny.IMAGE, tiny.IMAGE, pipe.vae_scale_factor)
         if isinstance(pipe, diffusers.StableDiffusion3Pipeline):
             hidden, _, pooled, _ = pipe.encode_prompt(lines, None, None, do_classifier_free_guidance=False)
             return pipe.transformer(noisy, hidden, pooled, timesteps).sample
@@ -227,7 +235,7 @@ def test_loss_and_gradient_equal_those_of_the_diffusers_example(tmp_path, family
     """The example has a real row in a resized vocabulary; here two classes share a batch."""
     changes: dict[str, Any] = {} if prediction is None else {"scheduler": {"prediction_type": prediction}}
     folder = edited(family, tmp_path / "model", vae={"shift_factor": 0.3}, **changes)
-    backend = diffusion.load(str(folder), dtype="float64")
+    backend = diffusion.load(str(folder), dtype="float64", image_size=tiny.image_size(family))
     trainer_of_pairs = trainer(backend=backend, vectors=2)
     moved = 0.05 * torch.randn(2, backend.width, generator=torch.Generator().manual_seed(1))
     vectors = [(start(backend, 2) + sign * moved).double().requires_grad_() for sign in (1, -1)]

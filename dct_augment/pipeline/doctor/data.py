@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dct_augment import datasets
 from dct_augment.config import Config, HuggingFaceDataset
 from dct_augment.diffusion.tokenization import tokenizers_here
-from dct_augment.errors import DatasetError, InputError
+from dct_augment.errors import DatasetError, InputError, ModelError
 from dct_augment.pipeline.doctor.finding import Finding
-from dct_augment.pipeline.prompt_check import check_class_names, check_lengths
+from dct_augment.pipeline.prompt_check import check_class_names, check_guidance, check_lengths
 from dct_augment.pipeline.protocol import check_test, load_dataset
 from dct_augment.records import ClassInfo, Dataset
 from dct_augment.wording import counted
@@ -73,10 +73,13 @@ def prompts(config: Config, classes: Sequence[ClassInfo]) -> Finding:
         return Finding(what, "ok", "known once the data set is there")
     try:
         check_class_names(config, classes)
+        check_guidance(config)
         tokenizers = tokenizers_here(config.model.path, config.model.revision)
         check_lengths(tokenizers, config, classes)
     except InputError as error:
         return Finding(what, "missing", str(error), "correct the prompts")
+    except ModelError as error:
+        return Finding(what, "missing", str(error), "correct the settings of guidance")
     if not tokenizers:
         return Finding(what, "ok", "their lengths are known once the text-to-image model is there")
     return Finding(what, "ok", f"the text encoder reads all of every prompt, up to {tokenizers[0].room} pieces")

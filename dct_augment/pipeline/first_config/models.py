@@ -30,7 +30,7 @@ class ModelSize:
 class ModelFamily:
     """How models of one kind are used, and what they need.
 
-    `gpu_bytes` is the free memory of a GPU for its training in float16. An evaluation of its denoiser for one image
+    `gpu_bytes` is the free memory of a GPU for its training in `gpu_dtype`, in which it does not overflow. An evaluation of its denoiser for one image
     takes `1 / gpu_rate` seconds on a GPU, and `core_seconds` on one core of a CPU: round numbers, for estimates, of a
     model of the usual `size`.
     """
@@ -45,6 +45,7 @@ class ModelFamily:
     batch_size: int
     size: ModelSize
     takes_guidance: bool = False
+    gpu_dtype: str = "float16"
 
 
 _USUAL = ModelSize(512, 64, 860_000_000)
@@ -59,6 +60,11 @@ SD3 = ModelFamily("Stable Diffusion 3", 28, 4.5, 24 * _GB, 5, 90, 1, 4, ModelSiz
 SD3_TURBO = ModelFamily(
     "Stable Diffusion 3.5 Turbo", 4, 1.0, 40 * _GB, 2, 200, 1, 2, ModelSize(1024, 128, 8_100_000_000)
 )
+_FLUX = ModelSize(1024, 128, 11_900_000_000)
+FLUX = ModelFamily("FLUX.1-dev", 28, 3.5, 48 * _GB, 1, 400, 1, 1, _FLUX, takes_guidance=True, gpu_dtype="bfloat16")
+FLUX_SCHNELL = ModelFamily(
+    "FLUX.1-schnell", 4, 1.0, 48 * _GB, 1, 400, 1, 1, _FLUX, takes_guidance=True, gpu_dtype="bfloat16"
+)
 
 BY_PIPELINE: Mapping[str, tuple[ModelFamily, ModelFamily]] = {
     "StableDiffusionPipeline": (STABLE_DIFFUSION, TURBO),
@@ -66,6 +72,7 @@ BY_PIPELINE: Mapping[str, tuple[ModelFamily, ModelFamily]] = {
     "LatentConsistencyModelPipeline": (LCM, LCM),
     "PixArtSigmaPipeline": (PIXART, PIXART),
     "StableDiffusion3Pipeline": (SD3, SD3_TURBO),
+    "FluxPipeline": (FLUX, FLUX_SCHNELL),
 }
 """The families by the class that model_index.json names: with many steps, and distilled to a few."""
 
@@ -277,10 +284,10 @@ def _pocket(reason: str) -> ModelChoice:
 
 
 def _published(model: KnownModel, machine: Machine, reason: str) -> ModelChoice:
-    """Take a model as this machine can: float16 is for GPUs."""
+    """Take a model as this machine can: half precision is for GPUs."""
     folder = machine.cached.get(model.path)
     variant = model.variant if folder is None else _variant(folder)
-    dtype = "float32" if machine.gpu_bytes is None else "float16"
+    dtype = "float32" if machine.gpu_bytes is None else model.family.gpu_dtype
     return ModelChoice(model.path, model.family, variant, dtype, reason, model.restriction)
 
 
@@ -311,10 +318,11 @@ def _family(path: str, pipeline: str) -> ModelFamily:
             "lcm": "LatentConsistencyModelPipeline",
             "xl": "StableDiffusionXLPipeline",
             "diffusion-3": "StableDiffusion3Pipeline",
+            "flux": "FluxPipeline",
         }
         pipeline = next((by_word[word] for word in by_word if word in name), "StableDiffusionPipeline")
     many_steps, few_steps = BY_PIPELINE[pipeline]
-    return few_steps if any(word in name for word in ("turbo", "lightning", "hyper")) else many_steps
+    return few_steps if any(word in name for word in ("turbo", "lightning", "hyper", "schnell")) else many_steps
 
 
 def family_of(path: str, revision: str | None = None) -> ModelFamily:
@@ -349,7 +357,7 @@ def _own_size(path: str, revision: str | None) -> ModelSize:
     if folder is None:
         return usual
     part = "transformer" if (folder / "transformer").is_dir() else "unet"
-    latent_side = files.read_json(folder / part / "config.json").get("sample_size")
+    latent_side = files.read_json(folder / part / "config.json").get("sample_size", usual.latent_side)
     levels = files.read_json(folder / "vae" / "config.json").get("block_out_channels")
     if isinstance(latent_side, list):
         latent_side = max(latent_side)
@@ -359,13 +367,11 @@ def _own_size(path: str, revision: str | None) -> ModelSize:
 
 
 def takes_guidance(path: str, revision: str | None = None) -> bool:
-    """Tell whether a model takes guidance as an input (LCM), so that a step is one evaluation. Loads torch."""
-    from dct_augment.diffusion.names import folder_here
+    """Tell whether a model takes guidance as an input (LCM, FLUX): a step is one evaluation. Loads torch."""
+    from dct_augment.diffusion import guidance
 
-    folder = folder_here(path, revision)
-    if folder is None:
-        return family_of(path, revision).takes_guidance
-    return files.read_json(folder / "unet" / "config.json").get("time_cond_proj_dim") is not None
+    denoiser = guidance.denoiser_here(path, revision)
+    return guidance.is_embedded(denoiser) if denoiser else family_of(path, revision).takes_guidance
 
 
 def _weights(folder: Path) -> int:
