@@ -95,7 +95,7 @@ def tokenizer(pad: str = EOS, length: int = LENGTH) -> CLIPTokenizer:
 FLOWS = ("sd3", "sd35", "flux")
 """Stable Diffusion 3 without its T5; 3.5 and FLUX.1-dev, whose noise levels shift with resolution."""
 ONE_BRANCH = ("lcm", "flux", "schnell")
-"""These know no negative prompt. FLUX.1-schnell (none of `FAMILIES`: it is FLUX.1-dev with less) takes no guidance, either."""
+"""Families without negative prompts. FLUX.1-schnell, which is not tested as widely, takes no guidance, either."""
 FAMILIES = ("epsilon", "v_prediction", "turbo", "lcm", "xl", "xl_turbo", "pixart", *FLOWS)
 """Stable Diffusion 1.x, 2.x (zero terminal SNR, padded with "!"), SD-Turbo, LCM, SDXL, SDXL-Turbo, PixArt-Sigma."""
 

@@ -1,7 +1,6 @@
 """What guidance a model can have, by the configuration of its denoiser."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dct_augment import files
@@ -35,8 +34,8 @@ def check(denoiser: Mapping[str, Any], scale: float, negative: str) -> None:
         )
     if denoiser.get("guidance_embeds") is False and scale != 1:
         raise ModelError(
-            f"guidance_scale {scale:g} does not suit this model: it was distilled without guidance (as FLUX.1-schnell), "
-            "and can only have 1. Set sampling.guidance_scale to 1, and leave generation.guidance_scale out"
+            f"guidance_scale {scale:g} does not suit this model: it was distilled without guidance, as FLUX.1-schnell "
+            "was, and can only have 1. Set sampling.guidance_scale to 1, and leave generation.guidance_scale out"
         )
 
 

@@ -127,7 +127,9 @@ def test_images_of_another_size_equal_those_of_the_diffusers_pipeline(family):
     torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("family", "size", "step"), [("epsilon", 17, 2), ("sd35", 18, 4), ("sd35", 2, 4), ("flux", 18, 4)])
+@pytest.mark.parametrize(
+    ("family", "size", "step"), [("epsilon", 17, 2), ("sd35", 18, 4), ("sd35", 2, 4), ("flux", 18, 4)]
+)
 def test_an_image_size_without_latents_is_refused(family, size, step):
     folder = str(tiny.pipeline_folder(family))
     with pytest.raises(ModelError, match=f"model.image_size {size} does not suit.* a multiple of {step} pixels a side"):
@@ -337,7 +339,12 @@ def test_the_embedding_of_a_word_of_several_pieces_is_their_mean(family):
 
 
 def test_the_tokenizers_of_a_model_are_read_without_its_weights(tmp_path, monkeypatch):
-    for family, lengths in (("epsilon", [tiny.LENGTH]), ("xl", [tiny.LENGTH] * 2), ("pixart", [300]), ("flux", [tiny.LENGTH, 512])):
+    for family, lengths in (
+        ("epsilon", [tiny.LENGTH]),
+        ("xl", [tiny.LENGTH] * 2),
+        ("pixart", [300]),
+        ("flux", [tiny.LENGTH, 512]),
+    ):
         folder = shutil.copytree(tiny.pipeline_folder(family), tmp_path / family)
         for weights in folder.rglob("*.safetensors"):
             weights.unlink()

@@ -314,8 +314,8 @@ def test_another_model_in_the_cache_is_taken_for_what_it_is(tmp_path: Path) -> N
     folder = snapshot(tmp_path / "own", "StableDiffusionXLPipeline", variant=False)
     chosen = choose(Machine(24 * GB, 8, {"me/lightning-xl": folder}, offline=False), ["x"], 500)
     assert (chosen.path, chosen.family, chosen.variant) == ("me/lightning-xl", models.SDXL_TURBO, None)
-    other = snapshot(tmp_path / "other", "FluxPipeline")
-    assert choose(Machine(24 * GB, 8, {"me/flux": other}, offline=False), ["x"], 500).path == SDXL_TURBO
+    other = snapshot(tmp_path / "other", "WanPipeline")
+    assert choose(Machine(24 * GB, 8, {"me/wan": other}, offline=False), ["x"], 500).path == SDXL_TURBO
 
 
 def test_without_a_gpu_it_is_stable_diffusion_in_float32_and_that_is_said(tmp_path: Path) -> None:
@@ -332,6 +332,8 @@ def test_without_a_gpu_it_is_stable_diffusion_in_float32_and_that_is_said(tmp_pa
 def test_a_requested_model_is_taken_with_what_suits_it() -> None:
     assert choose(CPU, ["x"], 500, "pocket").reason.startswith("it has never seen 'x'")
     assert choose(GPU, ["x"], 500, SD_TURBO).family is models.TURBO
+    schnell = choose(OFFLINE_GPU, ["x"], 500, "someone/FLUX.1-schnell")
+    assert (schnell.family, schnell.dtype) == (models.FLUX_SCHNELL, "bfloat16")
     assert choose(GPU, ["x"], 500, SD_TURBO).restriction == "its licence is for non-commercial use"
 
 

@@ -49,8 +49,16 @@ def test_a_prompt_that_would_be_cut_is_shown_with_what_is_lost(vectors: int, of_
     [
         ("lcm", "prompts.negative=blurry", r"prompts.negative 'blurry' does not suit this model.*Leave it empty"),
         ("flux", "prompts.negative=blurry", r"prompts.negative 'blurry' does not suit this model.*Leave it empty"),
-        ("schnell", "sampling.guidance_scale=3.5", r"guidance_scale 3.5 does not suit .* Set sampling.guidance_scale to 1"),
-        ("schnell", "generation.guidance_scale=2", r"guidance_scale 2 does not suit .* leave generation.guidance_scale"),
+        (
+            "schnell",
+            "sampling.guidance_scale=3.5",
+            r"guidance_scale 3.5 does not suit .* Set sampling.guidance_scale to 1",
+        ),
+        (
+            "schnell",
+            "generation.guidance_scale=2",
+            r"guidance_scale 2 does not suit .* leave generation.guidance_scale",
+        ),
     ],
 )
 def test_guidance_that_a_model_cannot_have_is_refused_before_any_work(

@@ -30,9 +30,9 @@ class ModelSize:
 class ModelFamily:
     """How models of one kind are used, and what they need.
 
-    `gpu_bytes` is the free memory of a GPU for its training in `gpu_dtype`, in which it does not overflow. An evaluation of its denoiser for one image
-    takes `1 / gpu_rate` seconds on a GPU, and `core_seconds` on one core of a CPU: round numbers, for estimates, of a
-    model of the usual `size`.
+    `gpu_bytes` is the free memory of a GPU for its training in `gpu_dtype`, in which it does not overflow. An
+    evaluation of its denoiser for one image takes `1 / gpu_rate` seconds on a GPU, and `core_seconds` on one core of a
+    CPU: round numbers, for estimates, of a model of the usual `size`.
     """
 
     title: str
