@@ -347,8 +347,8 @@ def test_a_model_in_a_folder_is_read_and_one_that_is_none_is_refused(tmp_path: P
         choose(GPU, ["x"], 500, str(tmp_path))
     with pytest.raises(ModelError, match="is no folder that diffusers saved"):
         choose(GPU, ["x"], 500, "sd15")
-    with pytest.raises(ModelError, match="is a FluxPipeline; choose one of these: StableDiffusionPipeline"):
-        choose(GPU, ["x"], 500, str(snapshot(tmp_path / "flux", "FluxPipeline")))
+    with pytest.raises(ModelError, match="is a WanPipeline; choose one of these: StableDiffusionPipeline"):
+        choose(GPU, ["x"], 500, str(snapshot(tmp_path / "wan", "WanPipeline")))
 
 
 def snapshot(folder: Path, pipeline: str, variant: bool = True) -> Path:
