@@ -1,11 +1,14 @@
 """`dct-augment study`: one question, answered by ordinary runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dct_augment.cli.common import progress_bars
+
+if TYPE_CHECKING:
+    from dct_augment.config.token_studies import TokenStudy
 
 
 def study(
@@ -15,24 +18,36 @@ def study(
     tuning: Annotated[
         bool, typer.Option("--tuning", help="on the draws on which settings are chosen, not on those of the report")
     ] = False,
-    draws: Annotated[int | None, typer.Option("--draws", min=2, help="only the first few draws")] = None,
+    draws: Annotated[int | None, typer.Option("--draws", min=1, help="only the first few draws, or seeds")] = None,
     shots: Annotated[str | None, typer.Option("--shots", help="only these numbers, separated by commas")] = None,
     datasets: Annotated[str | None, typer.Option("--datasets", help="only these, separated by commas")] = None,
     recipes: Annotated[str | None, typer.Option("--recipes", help="only these, separated by commas")] = None,
     rows: Annotated[str | None, typer.Option("--rows", help="only these, separated by commas")] = None,
-    only_read: Annotated[bool, typer.Option("--only-read", help="make nothing; say what finished trials say")] = False,
+    variants: Annotated[str | None, typer.Option("--variants", help="only these, separated by commas")] = None,
+    only_read: Annotated[bool, typer.Option("--only-read", help="make nothing; say what finished work says")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="make nothing; say what is left to do")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder; runs/studies/NAME if unset")] = None,
 ) -> None:
     """Answer a question by ordinary runs on the same draws; a second call goes on where the first was stopped."""
     from dct_augment.config.studies import available_studies, load_study
+    from dct_augment.config.token_studies import TokenStudy
     from dct_augment.errors import InputError
 
     if show or name is None:
         for known in available_studies():
             typer.echo(f"{known}: {load_study(known).question}")
         return
-    whole = load_study(name)
+    whole, root = load_study(name), output or Path("runs") / "studies" / Path(name).stem
+    if isinstance(whole, TokenStudy):
+        given = {"--tuning": tuning, "--shots": shots, "--recipes": recipes, "--rows": rows}
+        if others := [option for option, value in given.items() if value]:
+            raise InputError(
+                f"{', '.join(others)}: {name} is a study of tokens, with --variants, --datasets and --draws"
+            )
+        _study_of_tokens(whole, root, _names(datasets), _names(variants), draws, quick, only_read, dry_run)
+        return
+    if variants:
+        raise InputError(f"--variants: {name} is a study of classifiers; it has --rows")
     if not tuning:
         for_tuning = set(whole.rows) - set(whole.reported().rows)
         if unreported := [row for row in _names(rows) or () if row in for_tuning]:
@@ -48,11 +63,13 @@ def study(
         rows=_names(rows) or (less.rows if less else None),
     )
     of_study = chosen.tuning if tuning else chosen.draws
+    if draws == 1:
+        raise InputError("--draws 1: one draw has no interval; give 2 or more")
     count = draws or (less.draws if less else of_study.count)
     if count > of_study.count:
         raise InputError(f"--draws {count}: the study has {of_study.count}; give at most so many")
     of_study = of_study.model_copy(update={"count": count})
-    root = (output or Path("runs") / "studies" / Path(name).stem) / ("tuning" if tuning else "draws")
+    root = root / ("tuning" if tuning else "draws")
     with progress_bars() as progress:
         from dct_augment.studies.running import markdown, remaining, remaining_as_markdown, run_study
 
@@ -65,6 +82,43 @@ def study(
         typer.echo(line)
     if findings.rows:
         typer.echo(f"findings: {root / 'findings.json'}")
+
+
+def _study_of_tokens(
+    whole: "TokenStudy",
+    root: Path,
+    datasets: tuple[str, ...] | None,
+    variants: tuple[str, ...] | None,
+    seeds: int | None,
+    quick: bool,
+    only_read: bool,
+    dry_run: bool,
+) -> None:
+    """Run a study of tokens, or say what is left of it."""
+    from dct_augment.errors import InputError
+
+    less = whole.quick if quick else None
+    if quick and less is None:
+        raise InputError("this study has no quick part; give --draws, --datasets or --variants")
+    chosen = whole.narrowed(
+        datasets=datasets or (less.datasets if less else None),
+        variants=variants or (less.variants if less else None),
+        seeds=seeds or (less.seeds if less else None),
+    )
+    with progress_bars() as progress:
+        from dct_augment.studies import token_page, token_running
+
+        if dry_run:
+            for line in token_running.remaining_as_markdown(chosen, root):
+                typer.echo(line)
+            return
+        findings = token_running.run_token_study(chosen, root, progress, only_read=only_read)
+    for line in token_page.markdown(chosen, findings):
+        typer.echo(line)
+    if findings.variants:
+        typer.echo(f"page: {root / token_page.PAGE}")
+    if findings.failed:
+        raise typer.Exit(1)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

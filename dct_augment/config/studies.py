@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -13,6 +13,9 @@ from dct_augment.config.by_class import parse_yaml, yaml_reason
 from dct_augment.config.loading import folders
 from dct_augment.errors import ConfigError, InputError
 from dct_augment.wording import reason_of
+
+if TYPE_CHECKING:
+    from dct_augment.config.token_studies import TokenStudy
 
 BEST_REAL = "best_real"
 """The row that a claim may be against: for each draw the real-only row that is best on the other draws."""
@@ -161,10 +164,10 @@ class Study(Section):
         Raises:
             InputError: the study does not have one of them.
         """
-        kept_shots = _chosen("--shots", self.shots, shots)
-        kept_datasets = _chosen("--datasets", tuple(self.datasets), datasets)
-        kept_recipes = _chosen("--recipes", tuple(self.recipes), recipes)
-        kept_rows = _chosen("--rows", tuple(self.rows), rows)
+        kept_shots = chosen("--shots", self.shots, shots)
+        kept_datasets = chosen("--datasets", tuple(self.datasets), datasets)
+        kept_recipes = chosen("--recipes", tuple(self.recipes), recipes)
+        kept_rows = chosen("--rows", tuple(self.rows), rows)
         claims = [
             claim
             for claim in self.claims
@@ -181,7 +184,7 @@ class Study(Section):
         )
 
 
-def _chosen(option: str, all_of_them: Sequence[Any], chosen: Sequence[Any] | None) -> tuple[Any, ...]:
+def chosen(option: str, all_of_them: Sequence[Any], chosen: Sequence[Any] | None) -> tuple[Any, ...]:
     """Keep what was chosen, in the order of the study; all, if nothing was.
 
     Raises:
@@ -205,19 +208,22 @@ def available_studies() -> dict[str, Path]:
     return found
 
 
-def load_study(name_or_path: str) -> Study:
-    """Read a study by name (`gain`) or path.
+def load_study(name_or_path: str) -> "Study | TokenStudy":
+    """Read a study by name (`gain`) or path: of classifiers, or of tokens, which has `variants`.
 
     Raises:
         ConfigError: there is no such study, or it is wrong; every problem is named.
     """
+    from dct_augment.config.token_studies import TokenStudy
+
     known = available_studies()
     path = known.get(name_or_path, Path(name_or_path))
     if not path.is_file():
         raise ConfigError(name_or_path, [f"no such study; give a path to a YAML file or one of: {', '.join(known)}"])
     try:
         data = parse_yaml(path.read_text(encoding="utf-8"))
-        return Study.model_validate(data)
+        kind = TokenStudy if isinstance(data, dict) and "variants" in data else Study
+        return kind.model_validate(data)
     except OSError as error:
         raise ConfigError(str(path), [f"it cannot be read: {reason_of(error)}"]) from error
     except UnicodeDecodeError as error:

@@ -264,7 +264,7 @@ def _matrices(summary: Mapping[str, Any]) -> dict[str, dict[str, Matrix | None]]
 
 def _page_template(root: Path) -> jinja2.Template:
     """Load the template of the page, with its script and the hash of it: the page lets no other script run."""
-    environment = _jinja_environment()
+    environment = jinja_environment()
     script = (resources.files("dct_augment.report") / "templates" / "classes.js").read_text(encoding="utf-8")
     digest = hashlib.sha256(script.encode()).digest()
     environment.globals |= {
@@ -277,7 +277,8 @@ def _page_template(root: Path) -> jinja2.Template:
     return environment.get_template("report.html.j2")
 
 
-def _jinja_environment() -> jinja2.Environment:
+def jinja_environment() -> jinja2.Environment:
+    """Return what all pages share: templates, filters, and no value that is not escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dct_augment.report"),
         autoescape=True,
