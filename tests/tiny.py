@@ -5,6 +5,7 @@ Every builder is cached: a model is made once in a test session, whichever file 
 
 import atexit
 import json
+import string
 import zlib
 from collections.abc import Sequence
 from functools import cache
@@ -15,6 +16,7 @@ from typing import Any
 import timm
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     DDIMScheduler,
     DiffusionPipeline,
@@ -28,6 +30,8 @@ from diffusers import (
     LCMScheduler,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -40,12 +44,16 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
 )
 
 from dct_augment import classifiers, diffusion
+from dct_augment.diffusion.tokenization import instruction_of
 from dct_augment.records import ClassInfo
 
 WIDTH, LENGTH = 16, 24  # of a token embedding; of a padded prompt
@@ -92,8 +100,8 @@ def tokenizer(pad: str = EOS, length: int = LENGTH) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length, pad_token=pad)
 
 
-FLOWS = ("sd3", "sd35", "flux")
-"""Stable Diffusion 3 without its T5; 3.5 and FLUX.1-dev, whose noise levels shift with resolution."""
+FLOWS = ("sd3", "sd35", "flux", "sana")
+"""Stable Diffusion 3 without its T5; 3.5 and FLUX.1-dev, whose noise levels shift with resolution; SANA."""
 ONE_BRANCH = ("lcm", "flux", "schnell")
 """Families without negative prompts. FLUX.1-schnell, which is not tested as widely, takes no guidance, either."""
 FAMILIES = ("epsilon", "v_prediction", "turbo", "lcm", "xl", "xl_turbo", "pixart", *FLOWS)
@@ -130,6 +138,24 @@ def t5(width: int = WIDTH) -> tuple[T5Tokenizer, T5EncoderModel]:
     sizes = {"d_model": width, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
     config = T5Config(vocab_size=len(tokenizer), feed_forward_proj="gated-gelu", initializer_factor=2.0, **sizes)
     return tokenizer, T5EncoderModel(config)
+
+
+def gemma() -> tuple[GemmaTokenizer, Gemma2Model]:
+    """A Gemma 2 in whose vocabulary every word of the corpus and of SANA's instruction is one piece after a space."""
+    text = "\n".join([*CORPUS, instruction_of("SanaPipeline")])
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "\u2581", *sorted(set(text + string.ascii_lowercase + "<>-") - {" "})]
+    merges = []
+    for word in sorted(set(text.replace(",", "").split())):
+        for end in range(len(word)):
+            pair = (f"\u2581{word[:end]}", word[end])
+            if pair not in merges:
+                merges.append(pair)
+    pieces += ["".join(pair) for pair in merges]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = GemmaTokenizer(vocab=vocabulary, merges=merges, add_bos_token=True, mask_token=None)
+    sizes = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    heads = {"num_key_value_heads": 1, "head_dim": 8, "query_pre_attn_scalar": 8}
+    return tokenizer, Gemma2Model(Gemma2Config(vocab_size=len(tokenizer), initializer_range=0.3, **sizes, **heads))
 
 
 ONE_LEVEL = "one_level"
@@ -222,10 +248,40 @@ def build_flux(family: str, length: int) -> DiffusionPipeline:
     )
 
 
+def build_sana() -> DiffusionPipeline:
+    """SANA with an autoencoder that doubles the size; its own has a side of 32 pixels for each latent."""
+    words, text = gemma()
+    sizes = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8}
+    transformer = SanaTransformer2DModel(
+        in_channels=LATENT[0],
+        out_channels=LATENT[0],
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=WIDTH,
+        sample_size=LATENT[1],
+        timestep_scale=0.5,
+        **sizes,
+    )
+    sides: dict[str, Any] = {}
+    for side in ("encoder", "decoder"):
+        sides |= {
+            f"{side}_block_types": ("ResBlock", "EfficientViTBlock"),
+            f"{side}_block_out_channels": (8, 16),
+            f"{side}_layers_per_block": (1, 1),
+            f"{side}_qkv_multiscales": ((), (5,)),
+        }
+    vae = AutoencoderDC(latent_channels=LATENT[0], attention_head_dim=8, scaling_factor=0.5, **sides)
+    flow: dict[str, Any] = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    return SanaPipeline(words, text, vae, loud(transformer), DPMSolverMultistepScheduler(**flow))
+
+
 def build_flow(family: str, length: int) -> DiffusionPipeline:
     """A pipeline of rectified flow with random weights."""
     if family in ("flux", "schnell"):
         return build_flux(family, length)
+    if family == "sana":
+        return build_sana()
     words, wide = tokenizer(EOS, length), WIDTH + 8
     sizes: dict[str, Any] = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8}
     shift: dict[str, Any] = {"use_dynamic_shifting": True} if family == "sd35" else {"shift": 3.0}
@@ -333,6 +389,8 @@ def pipeline(family: str = "epsilon", dtype: torch.dtype = torch.float32) -> Any
     missing = {"text_encoder_3": None, "tokenizer_3": None} if family == "sd3" else {}
     pipe = DiffusionPipeline.from_pretrained(pipeline_folder(family), dtype=dtype, **missing)
     pipe.set_progress_bar_config(disable=True)
+    if family == "sana":
+        pipe.check_inputs = lambda *_: None  # it takes sides to be multiples of 32, whatever the autoencoder
     return pipe
 
 

@@ -40,6 +40,7 @@ class Backend(ABC):
         self.memory: str = "fast"
         self.tiny: Any = None  # an AutoencoderTiny of the same latents
         self.dtype: torch.dtype = denoiser.dtype
+        self.latent_dtype: torch.dtype = self._latent_dtype(self.dtype)
         widths = [encoder.width for encoder in self.encoders]
         self.encoder_widths: dict[str, int] = dict(zip(self.keys, widths, strict=True))
         self.width = sum(widths)
@@ -47,6 +48,10 @@ class Backend(ABC):
         self._set_latent_shape(channels, size)
         for model in (denoiser, vae, *(encoder.model for encoder in self.encoders)):
             model.eval().requires_grad_(False)
+
+    def _latent_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """In which precision latents are stepped, by that of the denoiser."""
+        return dtype
 
     def _latent_size(self, config: Any) -> tuple[int, int]:
         """Channels and side of the latents of the model's own image size, by the denoiser's configuration."""
@@ -126,7 +131,7 @@ class Backend(ABC):
     def noise(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
         """The first draw of each generator, (B, C, h, w); the same numbers in every precision."""
         noise = [torch.randn(self.latent_shape, generator=generator) for generator in generators]
-        return torch.stack(noise).to(self.device, self.dtype)
+        return torch.stack(noise).to(self.device, self.latent_dtype)
 
     def scheduler(self, steps: int, name: str | None = None) -> Any:
         """A fresh scheduler with its timesteps set: the model's own, or another diffusers class by name.
@@ -177,11 +182,16 @@ class Backend(ABC):
 
         The inverse of `decode`: latents as the denoiser takes them have this normal distribution.
         """
-        distribution = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
-        shift, mean, std = self._scaling(distribution.mean)
+        center, deviation = self._encoded(images.to(self.device, self.vae.dtype))
+        shift, mean, std = self._scaling(center)
         scale = self.vae.config.scaling_factor / std
-        center = (distribution.mean - shift - mean) * scale
-        return center.to(self.dtype), (distribution.std * scale).to(self.dtype)
+        center = (center - shift - mean) * scale
+        return center.to(self.latent_dtype), (deviation * scale).to(self.latent_dtype)
+
+    def _encoded(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation (B, C, h, w) of what the autoencoder makes of images (B, 3, H, W)."""
+        distribution = self.vae.encode(images).latent_dist
+        return distribution.mean, distribution.std
 
     def noised(
         self, latents: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor

@@ -123,7 +123,7 @@ def limit(sizes: BatchSizes, memory: ImageMemory, free: int) -> None:
 
 def _noise(backend: Backend) -> torch.Tensor:
     """Latents (1, C, h, w)."""
-    return torch.zeros(1, *backend.latent_shape, device=backend.device, dtype=backend.dtype)
+    return torch.zeros(1, *backend.latent_shape, device=backend.device, dtype=backend.latent_dtype)
 
 
 def _timesteps(backend: Backend) -> torch.Tensor:

@@ -16,6 +16,7 @@ from dct_augment.diffusion.flux import Flux
 from dct_augment.diffusion.memory import Memory
 from dct_augment.diffusion.names import cached_file, local_folder
 from dct_augment.diffusion.pixart import PixArtSigma
+from dct_augment.diffusion.sana import Sana
 from dct_augment.diffusion.stable_diffusion import StableDiffusion
 from dct_augment.diffusion.stable_diffusion_3 import StableDiffusion3
 from dct_augment.diffusion.stable_diffusion_xl import StableDiffusionXL
@@ -29,6 +30,7 @@ FAMILIES: dict[str, type[Backend]] = {
     "PixArtSigmaPipeline": PixArtSigma,
     "StableDiffusion3Pipeline": StableDiffusion3,
     "FluxPipeline": Flux,
+    "SanaPipeline": Sana,
 }
 """The back-end of each diffusers pipeline class, as `model_index.json` names it."""
 

@@ -68,11 +68,13 @@ def _recompute_layers(decoder: torch.nn.Module, *, wanted: bool) -> None:
 
     diffusers does so with whole blocks of them, whose activations take twice the memory.
     """
+    from diffusers.models.autoencoders.autoencoder_dc import DCUpBlock2d, EfficientViTBlock, ResBlock
     from diffusers.models.resnet import ResnetBlock2D
     from diffusers.models.upsampling import Upsample2D
 
+    layers = (ResnetBlock2D, Upsample2D, ResBlock, EfficientViTBlock, DCUpBlock2d)
     for layer in decoder.modules():
-        if isinstance(layer, ResnetBlock2D | Upsample2D):
+        if isinstance(layer, layers):
             vars(layer).pop("forward", None)
             if wanted:
                 layer.forward = _recomputed(layer.forward)

@@ -165,7 +165,7 @@ class Sampler:
         noise = self.backend.noise(generators).to(exact)
         noisy = noise_levels.put_at(scheduler, clean.to(noise), noise, index)
         return Trajectory(
-            scheduler, noisy.to(self.backend.dtype), conditioning, index, generators=generators, at_level=True
+            scheduler, noisy.to(self.backend.latent_dtype), conditioning, index, generators=generators, at_level=True
         )
 
     def predict(

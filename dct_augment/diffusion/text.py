@@ -38,6 +38,7 @@ class TextEncoder:
         tokenizer: of transformers.
         model: of transformers.
         length: L, if it is not what the tokenizer says.
+        instruction: what stands before each prompt; L grows by it.
         offload: the device on which the model works, if it stays on the CPU between uses.
         masked: whether padding is hidden from the model; if not given, from T5 and not from CLIP.
     """
@@ -48,11 +49,12 @@ class TextEncoder:
         model: Any,
         *,
         length: int | None = None,
+        instruction: str = "",
         offload: str | None = None,
         masked: bool | None = None,
     ) -> None:
         self.tokenizer, self.model = tokenizer, model
-        self.prompts = PromptTokenizer(tokenizer, length)
+        self.prompts = PromptTokenizer(tokenizer, length, instruction)
         self._is_masked = not self.prompts.begin if masked is None else masked
         self.length = self.prompts.length
         self._table = model.get_input_embeddings()
@@ -80,8 +82,8 @@ class TextEncoder:
         Raises:
             ModelError: the vocabulary lacks a part of the word.
         """
-        pieces = self.prompts.ids(word)
-        if not pieces or (not self.prompts.begin and self.tokenizer.unk_token_id in pieces):  # CLIP has every byte
+        pieces, unknown = self.prompts.ids(f" {word}"), self.tokenizer.unk_token_id
+        if not pieces or (unknown in pieces and unknown not in self.prompts.end):  # CLIP has every byte, and no other
             raise ModelError(
                 f"tokens.init_word {word!r} is not in this model's vocabulary; choose another word, e.g. 'a', for all "
                 "or for one class"
@@ -106,7 +108,7 @@ class TextEncoder:
                             f"prompt {prompt!r} holds the class token {word[0]}, but no embedding is given"
                         )
                     self._refuse_cut(prompt, 0)
-                ids, mask = self._pad([self.prompts.ids(prompt) for prompt in prompts], device)
+                ids, mask = self._pad([self.prompts.parts(prompt)[0] for prompt in prompts], device)
                 return self.model(ids, **self._masked(mask), **options), mask
             rows, starts = self._rows(prompts, vectors.shape[1])
             ids, mask = self._pad(rows, device)
@@ -118,11 +120,11 @@ class TextEncoder:
         """Piece ids of each prompt with `count` stand-ins for its class token, and where these begin once padded."""
         rows, starts = [], []
         for prompt in prompts:
-            parts = TOKEN_PATTERN.split(prompt)
+            parts = self.prompts.parts(prompt)
             if len(parts) != 2:
                 raise ModelError(f"prompt {prompt!r} must hold exactly one class token <dct-...>")
             self._refuse_cut(prompt, count)
-            before, after = (self.prompts.ids(part) for part in parts)
+            before, after = parts
             rows.append([*before, *self._stand_ins(count), *after])
             starts.append(len(self.prompts.begin) + len(before))
         return rows, starts
@@ -139,14 +141,14 @@ class TextEncoder:
         token to the vocabulary; so it is here, or a token would give other images there.
         """
         legacy = getattr(self.model.config, "eos_token_id", None) == _LEGACY_EOS and self.prompts.begin
-        return [*[0] * (count - 1), self.prompts.end if legacy else 0]
+        return [*[0] * (count - 1), self.prompts.end[0] if legacy else 0]
 
     def _pad(self, rows: list[list[int]], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
         pad = self.tokenizer.pad_token_id
         ids, mask = [], []
         for row in rows:
-            pieces = [*self.prompts.begin, *row, self.prompts.end]
-            padding = self.length - len(pieces)
+            pieces = [*self.prompts.begin, *row, *self.prompts.end]
+            padding = self.prompts.padded_length - len(pieces)
             ids.append(pieces + [pad] * padding)
             mask.append([1] * len(pieces) + [0] * padding)
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
@@ -171,7 +173,9 @@ class TextEncoder:
     def _inject(self, vectors: torch.Tensor, positions: torch.Tensor) -> Iterator[None]:
         def put_in(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
             index = positions[..., None].expand(-1, -1, output.shape[-1])
-            return output.scatter(1, index, vectors.to(output.dtype))
+            # Gemma's table multiplies its rows; a class token is a row like others.
+            rows = vectors.to(output.dtype) * getattr(module, "embed_scale", 1.0)
+            return output.scatter(1, index, rows.to(output.dtype))
 
         # T5 looks its words up in another module that shares the table's weight.
         weight = self._table.weight

@@ -1,5 +1,6 @@
 """Counts what a text encoder reads of a prompt, by its tokenizer alone: no weights are needed."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,41 +11,78 @@ from dct_augment.prompts import TOKEN_PATTERN
 
 LENGTHS: Mapping[str, Mapping[str, int]] = {
     "PixArtSigmaPipeline": {"tokenizer": 300},
+    "SanaPipeline": {"tokenizer": 300},
     "StableDiffusion3Pipeline": {"tokenizer_3": 256},
     "FluxPipeline": {"tokenizer_2": 512},
 }
 """Pieces of a prompt that a pipeline reads by each tokenizer, where that is not what the tokenizer says."""
 
 
-class PromptTokenizer:
-    """A tokenizer, and how many pieces of a prompt its text encoder reads: `length`, with those of begin and end."""
+def instruction_of(pipeline: str) -> str:
+    """Return what a pipeline of diffusers puts before each prompt, as its signature has it; nothing but for SANA."""
+    if pipeline != "SanaPipeline":
+        return ""
+    from diffusers import SanaPipeline
 
-    def __init__(self, tokenizer: Any, length: int | None = None) -> None:
-        self.tokenizer = tokenizer
+    lines = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
+    return "\n".join(lines)
+
+
+class PromptTokenizer:
+    """A tokenizer, and how many pieces of a prompt its text encoder reads: `length`, with those of begin and end.
+
+    An `instruction` stands before each prompt, and takes nothing of its length.
+    """
+
+    def __init__(self, tokenizer: Any, length: int | None = None, instruction: str = "") -> None:
+        self.tokenizer, self.instruction = tokenizer, instruction
         self.length: int = length or tokenizer.model_max_length
-        *self.begin, self.end = tokenizer("").input_ids  # CLIP: start and end; T5: end alone
+        special = list(tokenizer("").input_ids)  # CLIP: begin and end; T5: end; Gemma: begin
+        begins = special[:1] == [tokenizer.bos_token_id]
+        self.begin, self.end = (special[:1], special[1:]) if begins else ([], special)
+        # To Gemma, a word with a space before it is another piece than one without.
+        self._reads_spaces = self._pieces(" a") != self._pieces("a")
+        self._of_instruction = len(self.ids(instruction))
+
+    @property
+    def padded_length(self) -> int:
+        """How many pieces the text encoder is given, with those of the instruction."""
+        if not self.instruction:
+            return self.length
+        # As in the pipeline, which takes two off: begin, and the space before the prompt, which joins its first word.
+        return self.length + len(self.begin) + len(self._pieces(self.instruction)) + len(self.end) - 2
 
     @property
     def room(self) -> int:
         """How many pieces the words of a prompt may have."""
-        return self.length - len(self.begin) - 1
+        return self.padded_length - len(self.begin) - self._of_instruction - len(self.end)
+
+    def _pieces(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
     def ids(self, text: str) -> list[int]:
-        """The pieces of a text, without those of begin and end."""
-        return list(self.tokenizer(text.strip(), add_special_tokens=False, verbose=False).input_ids)
+        """The pieces of a text, without those of begin and end.
+
+        Spaces after it do not count: a class token takes the one before it, as words do. Those before count to Gemma.
+        """
+        return self._pieces(text.rstrip() if self._reads_spaces else text.strip())
+
+    def parts(self, prompt: str) -> list[list[int]]:
+        """The pieces before, between and after the class tokens of a prompt; those of the instruction come first."""
+        return [self.ids(part) for part in TOKEN_PATTERN.split(self.instruction + prompt)]
 
     def count(self, prompt: str, vectors: int = 0) -> int:
         """Count the pieces of a prompt, in which a class token is `vectors` pieces."""
-        parts = TOKEN_PATTERN.split(prompt)
-        return sum(len(self.ids(part)) for part in parts) + vectors * (len(parts) - 1)
+        parts = self.parts(prompt)
+        return sum(map(len, parts)) - self._of_instruction + vectors * (len(parts) - 1)
 
     def lost(self, prompt: str, vectors: int = 0) -> str:
         """Return the end of a prompt that the text encoder would cut; empty if it reads all of it."""
-        room = self.room
-        if self.count(prompt, vectors) <= room:
+        if self.count(prompt, vectors) <= self.room:
             return ""
+        room = self.room + self._of_instruction
         lost: list[str] = []
-        for part in _parts(prompt):
+        for part in _parts(self.instruction + prompt):
             is_token = TOKEN_PATTERN.fullmatch(part) is not None
             pieces: list[int] = [] if is_token else self.ids(part)
             count = vectors if is_token else len(pieces)
@@ -86,9 +124,10 @@ def _load(folder: Path) -> list[PromptTokenizer]:
     index = files.load_json(folder / "model_index.json")
     tokenizers = []
     lengths = LENGTHS.get(index["_class_name"], {})
+    instruction = instruction_of(index["_class_name"])
     for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
         library, kind = index.get(part) or ("", "")
         if library == "transformers":
             tokenizer = getattr(transformers, kind).from_pretrained(str(folder / part), local_files_only=True)
-            tokenizers.append(PromptTokenizer(tokenizer, lengths.get(part)))
+            tokenizers.append(PromptTokenizer(tokenizer, lengths.get(part), instruction))
     return tokenizers

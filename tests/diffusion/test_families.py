@@ -9,6 +9,7 @@ import diffusers
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AddedToken
 
 import dct_augment
 from dct_augment import diffusion
@@ -30,13 +31,17 @@ def from_pipeline(pipe, prompt, seeds, *, negative="", steps=STEPS, scale=SCALE,
             pipe = diffusers.StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
             pipe.set_progress_bar_config(disable=True)
         settings = pipe.scheduler.config
-        flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": settings.get("shift")}
-        is_flow = "prediction_type" not in settings
+        shift = settings.get("flow_shift", settings.get("shift"))
+        flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift, "shift": shift}
+        is_flow = settings.get("prediction_type", "flow_prediction") == "flow_prediction"
         pipe.scheduler = getattr(diffusers, scheduler).from_config(settings, **(flow if is_flow else {}))
     if isinstance(pipe, diffusers.PixArtSigmaPipeline):
         options |= {"negative_prompt": negative, "use_resolution_binning": False, "clean_caption": False}
     elif isinstance(pipe, diffusers.FluxPipeline):
         options = {"height": tiny.IMAGE, "width": tiny.IMAGE, **options}
+    elif isinstance(pipe, diffusers.SanaPipeline):
+        options = {"height": tiny.IMAGE, "width": tiny.IMAGE} | options
+        options |= {"negative_prompt": negative, "use_resolution_binning": False}
     elif not isinstance(pipe, diffusers.LatentConsistencyModelPipeline):
         options |= {"negative_prompt": [negative] * len(seeds) if negative else None}
     images = pipe(
@@ -144,6 +149,11 @@ def test_the_words_of_a_prompt_change_the_images_of_the_tiny_models(family):
     assert (crane - bird).abs().mean() > 2e-3
 
 
+def added(*names):
+    """New words that take the space before them, as other words do to Gemma."""
+    return [AddedToken(name, lstrip=True, normalized=False) for name in names]
+
+
 def load_token(pipe, backend, vector, folder: Path) -> None:
     """Give a pipeline the token as its users do."""
     parts = split_by_encoder(vector, backend.encoder_widths.values())
@@ -152,7 +162,7 @@ def load_token(pipe, backend, vector, folder: Path) -> None:
     if not hasattr(pipe, "load_textual_inversion") or "t5xxl" in backend.encoder_widths:
         for part, encoder in zip(parts, ("", "_2", "_3"), strict=False):  # diffusers has no loader for them
             tokenizer, model = getattr(pipe, f"tokenizer{encoder}"), getattr(pipe, f"text_encoder{encoder}")
-            tokenizer.add_tokens([TOKEN, *(f"{TOKEN}_{number}" for number in range(1, len(vector)))])
+            tokenizer.add_tokens(added(TOKEN, *(f"{TOKEN}_{number}" for number in range(1, len(vector)))))
             table = model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
             table.weight.data[-len(vector) :] = part
     elif len(parts) == 1:
