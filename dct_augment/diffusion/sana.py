@@ -28,6 +28,10 @@ class Sana(Backend):
     @classmethod
     def build(cls, pipe: Any, device: str, offload: bool) -> "Sana":
         """The back-end of a `SanaPipeline`."""
+        if pipe.text_encoder.dtype == torch.float16:
+            pipe.text_encoder.to(torch.bfloat16)  # Gemma and this autoencoder overflow in half precision
+        if pipe.vae.dtype == torch.float16:
+            pipe.vae.float()
         name = "SanaPipeline"
         encoder, of_negative = (
             TextEncoder(

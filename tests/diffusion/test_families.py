@@ -82,6 +82,7 @@ DIFFUSION = [family for family in tiny.FAMILIES if family not in tiny.FLOWS]
 PARITY = [(family, scheduler) for family in DIFFUSION for scheduler in COMMON]
 PARITY += [(family, scheduler) for family in tiny.FLOWS for scheduler in (None, *FLOW)]
 PARITY += [("schnell", None), ("schnell", "UniPCMultistepScheduler")]  # its pipeline takes no other
+PARITY += [("sana", "FlowMatchEulerDiscreteScheduler")]
 PARITY += [("epsilon", scheduler) for scheduler in MORE] + [("v_prediction", "LCMScheduler")]
 
 
@@ -176,6 +177,7 @@ def load_token(pipe, backend, vector, folder: Path) -> None:
 PROMPTS = [f"a photo of a {TOKEN} crane", f"{TOKEN}", f"a {TOKEN} crane, by the water", f"a crane {TOKEN}"]
 INVERSIONS = [(family, prompt) for family in PREDICTIONS for prompt in PROMPTS]
 INVERSIONS += [(family, PROMPTS[0]) for family in tiny.FAMILIES if family not in PREDICTIONS] + [("xl", PROMPTS[2])]
+INVERSIONS += [("sana", prompt) for prompt in PROMPTS[1:]]  # to Gemma, spaces count
 
 
 @pytest.mark.parametrize(("family", "prompt"), INVERSIONS)
@@ -304,6 +306,7 @@ def test_the_clean_prediction_is_the_schedulers_own(family, scheduler):
 EVERY = [("epsilon", name) for name in (None, "DPMSolverMultistepScheduler", "HeunDiscreteScheduler", "PNDMScheduler")]
 EVERY += [("sd3", name) for name in (None, *FLOW)] + [("sd35", None), ("sd35", "UniPCMultistepScheduler")]
 EVERY += [("flux", None), ("flux", "DPMSolverMultistepScheduler"), ("schnell", "FlowMatchHeunDiscreteScheduler")]
+EVERY += [("sana", name) for name in (None, "FlowMatchEulerDiscreteScheduler")]
 
 
 @OLD_NUMPY
@@ -354,6 +357,7 @@ def test_the_tokenizers_of_a_model_are_read_without_its_weights(tmp_path, monkey
         ("xl", [tiny.LENGTH] * 2),
         ("pixart", [300]),
         ("flux", [tiny.LENGTH, 512]),
+        ("sana", [300]),
     ):
         folder = shutil.copytree(tiny.pipeline_folder(family), tmp_path / family)
         for weights in folder.rglob("*.safetensors"):
@@ -390,6 +394,20 @@ def test_every_part_of_a_model_is_loaded_in_the_dtype_asked_for():
     images = Sampler(backend, steps=2, guidance_scale=SCALE).generate([1], backend.encode(["a crane"]))
     assert images.dtype == torch.float32
     assert images.isfinite().all()
+
+
+def test_sana_in_half_precision_has_what_overflows_in_another_one():
+    """As diffusers' documentation asks for: Gemma in bfloat16, the autoencoder in float32, and latents, too."""
+    backend = diffusion.load(str(tiny.pipeline_folder("sana")), dtype="float16", memory="fast")
+    kinds = [model.dtype for model in (backend.denoiser, backend.encoders[0].model, backend.vae)]
+    assert kinds == [torch.float16, torch.bfloat16, torch.float32]
+    assert backend.latents([1]).dtype == torch.float32
+    vector = vectors(1, "sana")
+    for prompt, token in (("a crane", None), (f"a {TOKEN} crane", vector)):
+        images = from_backend(backend, prompt, [1], vector=token)
+        torch.testing.assert_close(
+            images, from_backend(tiny.backend("sana"), prompt, [1], vector=token), atol=0.2, rtol=0
+        )
 
 
 class TestErrors:
@@ -669,7 +687,7 @@ class TestTrainingObjective:
         }[kind]()
         torch.testing.assert_close(back[:3], clean[:3], atol=1e-3, rtol=0)
 
-    @pytest.mark.parametrize(("family", "shift"), [("sd3", 3.0), ("sd35", 1.0), ("flux", 1.0)])
+    @pytest.mark.parametrize(("family", "shift"), [("sd3", 3.0), ("sd35", 1.0), ("flux", 1.0), ("sana", 3.0)])
     def test_a_flow_learns_from_the_levels_of_its_constant_shift_and_is_told_them(self, family, shift):
         backend, steps = tiny.backend(family), torch.tensor([0, 1, 300, 999])
         clean, noise = (torch.randn(4, *tiny.LATENT) for _ in range(2))

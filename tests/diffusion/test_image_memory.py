@@ -41,7 +41,7 @@ class TestPeakBytes:
 
 
 @pytest.mark.parametrize("memory", ["fast", "balanced", "low"])
-@pytest.mark.parametrize("family", ["epsilon", "xl", "pixart", "sd35", "flux"])
+@pytest.mark.parametrize("family", ["epsilon", "xl", "pixart", "sd35", "flux", "sana"])
 def test_a_model_of_shapes_takes_what_the_loaded_one_takes(family, memory):
     folder, size = tiny.pipeline_folder(family), tiny.IMAGE
     loaded = load(str(folder), memory=memory, image_size=size)

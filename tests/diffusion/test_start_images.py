@@ -39,10 +39,12 @@ def clean_latents(family: str) -> torch.Tensor:
     return backend.encode_images(pictures)[0]
 
 
-def from_photos(family: str, clean: torch.Tensor, strength: float, scheduler: str | None = None) -> torch.Tensor:
+def from_photos(
+    family: str, clean: torch.Tensor, strength: float, scheduler: str | None = None, steps: int = STEPS
+) -> torch.Tensor:
     """Images in [-1, 1] that start from clean latents."""
     backend = tiny.backend(family)
-    sampler = Sampler(backend, steps=STEPS, guidance_scale=SCALE, scheduler_name=scheduler)
+    sampler = Sampler(backend, steps=steps, guidance_scale=SCALE, scheduler_name=scheduler)
     trajectory = sampler.begin_at(clean, SEEDS, backend.encode(["a red bird"]).expand(2), strength)
     sampler.advance([trajectory])
     return sampler.images(trajectory)
@@ -84,7 +86,7 @@ def right_output(trajectory: Trajectory, clean: torch.Tensor) -> torch.Tensor:
     """
     inputs, (alpha, sigma) = trajectory.inputs, trajectory.levels
     noise = tiny.backend().latents(SEEDS)
-    if "prediction_type" not in trajectory.scheduler.config or alpha + sigma == 1:  # a flow
+    if trajectory.scheduler.config.get("prediction_type", "flow_prediction") == "flow_prediction":
         return noise - clean
     if type(trajectory.scheduler).__name__ in ADD_NOISE:
         noise = (inputs - alpha * clean) / sigma
@@ -144,7 +146,10 @@ def test_pndm_with_one_step_left_takes_one() -> None:
 def test_a_lower_strength_keeps_more_of_the_photo(family: str) -> None:
     clean = clean_latents(family)
     photo = tiny.backend(family).decode(clean).clamp(-1, 1)
-    near, far = ((from_photos(family, clean, strength) - photo).square().mean() for strength in (0.2, 0.8))
+    # The last of five steps of SANA still has 43 % noise.
+    steps, low = (20, 0.05) if family == "sana" else (STEPS, 0.2)
+    images = (from_photos(family, clean, strength, steps=steps) for strength in (low, 0.8))
+    near, far = ((image - photo).square().mean() for image in images)
     assert 0 < near < far
 
 

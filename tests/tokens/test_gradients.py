@@ -5,9 +5,11 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from transformers import AddedToken
 
 from dct_augment.config import TokensConfig
 from dct_augment.diffusion import Sampler, Trajectory
+from dct_augment.diffusion.tokenization import instruction_of
 from dct_augment.tokens.gradients import ClassBatch, GradientMethod, LookAhead, gradient_method
 from tests import tiny
 from tests.tokens.denoisers import counted
@@ -66,12 +68,13 @@ def learnable(pipe, vector):
     models = [(getattr(pipe, f"tokenizer{part}"), getattr(pipe, f"text_encoder{part}")) for part in parts]
     widths = [model.get_input_embeddings().weight.shape[1] for _, model in models]
     for (tokenizer, model), part in zip(models, vector.split(widths, 1), strict=True):
-        tokenizer.add_tokens(names)
+        tokenizer.add_tokens([AddedToken(name, lstrip=True, normalized=False) for name in names])
         old = model.get_input_embeddings().weight
         rows = torch.cat([old.detach(), part])
         for table in model.modules():
             if getattr(table, "weight", None) is old:
-                table.forward = lambda ids, rows=rows: rows[ids]
+                scale = getattr(table, "embed_scale", 1.0)
+                table.forward = lambda ids, rows=rows, scale=scale: rows[ids] * scale
     if hasattr(pipe, "maybe_convert_prompt"):  # puts all vectors of a token in by itself
         return PROMPTS
     return [prompt.replace(TOKEN, " ".join(names)) for prompt in PROMPTS]
@@ -110,6 +113,15 @@ def plain_denoiser(pipe, prompts, scale):
             return pipe._unpack_latents(output, tiny.IMAGE, tiny.IMAGE, pipe.vae_scale_factor)
 
         return embedded
+    elif isinstance(pipe, diffusers.SanaPipeline):
+        instruction = instruction_of("SanaPipeline").split("\n")
+        named, mask, empty, no_mask = pipe.encode_prompt(prompts, complex_human_instruction=instruction)
+
+        def run(x, t, named, mask):
+            times = t.expand(len(x)) * pipe.transformer.config.timestep_scale
+            return pipe.transformer(x, named, times, encoder_attention_mask=mask).sample
+
+        both = ((named, mask), (empty, no_mask))
     elif isinstance(pipe, diffusers.StableDiffusion3Pipeline):
         named, empty, pooled, no_pooled = pipe.encode_prompt(prompts, None, None)
 
@@ -194,14 +206,14 @@ def plain_gradient(family, name, scale, stop, scheduler=None):
             noisy = alpha * finished + sigma * torch.cat([copies_of_image[copy] for copies_of_image in noises])
             copies.append(clean(noisy, predict(noisy, t), t))
         x = torch.stack(copies, 1).flatten(0, 1)
-    shift = pipe.vae.config.shift_factor or 0.0
+    shift = pipe.vae.config.get("shift_factor") or 0.0
     loss = guide(pipe.vae.decode(x / pipe.vae.config.scaling_factor + shift).sample.float())
     return loss.detach(), torch.autograd.grad(loss, vector)[0]
 
 
 def clean_noise(noisy, output, alpha, sigma, pipe):
     """The noise that a model output says there is."""
-    if "prediction_type" not in pipe.scheduler.config:  # a flow: noise - clean latents
+    if pipe.scheduler.config.get("prediction_type", "flow_prediction") == "flow_prediction":  # noise - clean latents
         return noisy + alpha * output
     return output if pipe.scheduler.config.prediction_type == "epsilon" else alpha * output + sigma * noisy
 

@@ -17,11 +17,13 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional
+from transformers import AddedToken
 
 from dct_augment import config, datasets, diffusion, pocket
 from dct_augment.classifiers import SingleClassifier
 from dct_augment.config import PromptsConfig, seed_from
 from dct_augment.diffusion import WordNorms
+from dct_augment.diffusion.tokenization import instruction_of
 from dct_augment.errors import InputError
 from dct_augment.images import square
 from dct_augment.pipeline.run import Run
@@ -84,7 +86,8 @@ class Example:
         index = json.loads((folder / "model_index.json").read_text())
         missing = {part: None for part, named in index.items() if named == [None, None]}
         self.pipe = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.float64, **missing)
-        self.is_flow = "FlowMatch" in type(self.pipe.scheduler).__name__
+        settings = self.pipe.scheduler.config
+        self.is_flow = settings.get("prediction_type", "flow_prediction") == "flow_prediction"
         if not self.is_flow:
             self.schedule = diffusers.DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
         parts = [part for part in ("", "_2", "_3") if getattr(self.pipe, f"text_encoder{part}", None) is not None]
@@ -95,7 +98,7 @@ class Example:
         self.words, self.count, self.tables = " ".join(names), len(names), []
         self.widths = [model.get_input_embeddings().weight.shape[1] for _, model in self.texts]
         for tokenizer, model in self.texts:
-            tokenizer.add_tokens(names)
+            tokenizer.add_tokens([AddedToken(name, lstrip=True, normalized=False) for name in names])
             table = model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
             assert tokenizer.convert_tokens_to_ids(names) == [*range(len(table.weight))][-len(names) :]
             self.tables.append(table.weight)
@@ -120,15 +123,21 @@ class Example:
         return [f"a {kinds[number]} of a {self.words} {info.name}" for number in numbers]
 
     def latents(self, images: torch.Tensor, jitter: torch.Tensor) -> torch.Tensor:
-        latents = self.pipe.vae.encode(images).latent_dist
-        shift = self.pipe.vae.config.shift_factor or 0.0
-        return ((latents.mean + latents.std * jitter - shift) * self.pipe.vae.config.scaling_factor).detach()
+        encoded, settings = self.pipe.vae.encode(images), self.pipe.vae.config
+        if isinstance(self.pipe, diffusers.SanaPipeline):  # its autoencoder is without noise
+            latents = encoded.latent
+        else:
+            latents = encoded.latent_dist.mean + encoded.latent_dist.std * jitter
+        return ((latents - (settings.shift_factor or 0.0)) * settings.scaling_factor).detach()
 
     def loss(
         self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, lines: Sequence[str]
     ) -> torch.Tensor:
         if self.is_flow:  # as in diffusers' example of Stable Diffusion 3: timesteps are listed from the noisiest on
-            told = self.pipe.scheduler.timesteps.flip(0)[timesteps].double()
+            settings = self.pipe.scheduler.config
+            shift = settings.get("flow_shift", settings.get("shift"))
+            schedule = diffusers.FlowMatchEulerDiscreteScheduler.from_config(settings, shift=shift)
+            told = schedule.timesteps.flip(0)[timesteps].double()
             levels = (told / 1000).view(-1, 1, 1, 1)
             noisy = (1 - levels) * latents + levels * noise
             return functional.mse_loss(self.predict(noisy, told, list(lines)), noise - latents, reduction="mean")
@@ -157,6 +166,11 @@ class Example:
             told = torch.full((len(lines),), SAMPLING.guidance_scale)
             output = pipe.transformer(packed, hidden, pooled, timesteps / 1000, image_places, places, told).sample
             return pipe._unpack_latents(output, tiny.IMAGE, tiny.IMAGE, pipe.vae_scale_factor)
+        if isinstance(pipe, diffusers.SanaPipeline):
+            instruction = instruction_of("SanaPipeline").split("\n")
+            hidden, mask, _, _ = pipe.encode_prompt(lines, False, complex_human_instruction=instruction)
+            told = timesteps * pipe.transformer.config.timestep_scale
+            return pipe.transformer(noisy, hidden, told, encoder_attention_mask=mask).sample
         if isinstance(pipe, diffusers.StableDiffusion3Pipeline):
             hidden, _, pooled, _ = pipe.encode_prompt(lines, None, None, do_classifier_free_guidance=False)
             return pipe.transformer(noisy, hidden, pooled, timesteps).sample

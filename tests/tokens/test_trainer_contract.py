@@ -160,7 +160,7 @@ def test_an_undecided_certificate_takes_more_images_whatever_the_other_classes(o
 
 
 @each_objective
-@pytest.mark.parametrize("family", ["epsilon", "xl", "pixart", "sd3"])
+@pytest.mark.parametrize("family", ["epsilon", "xl", "pixart", "sd3", "sana"])
 def test_training_changes_no_weight_of_the_model_and_no_word_of_its_vocabulary(objective, family):
     model = tiny.backend(family)
     modules = [model.denoiser, model.vae, *(encoder.model for encoder in model.encoders)]

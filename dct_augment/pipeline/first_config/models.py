@@ -48,6 +48,7 @@ class ModelFamily:
     gpu_dtype: str = "float16"
 
 
+_VARIANTS = ("fp16", "bf16")
 _USUAL = ModelSize(512, 64, 860_000_000)
 POCKET_FAMILY = ModelFamily("Pocket", 5, 1.5, 0, 1000, 0.01, 8, 50, ModelSize(64, 8, 4_300_000))
 STABLE_DIFFUSION = ModelFamily("Stable Diffusion", 30, 7.0, 6 * _GB, 20, 20, 4, 8, _USUAL)
@@ -65,6 +66,7 @@ FLUX = ModelFamily("FLUX.1-dev", 28, 3.5, 48 * _GB, 1, 400, 1, 1, _FLUX, takes_g
 FLUX_SCHNELL = ModelFamily(
     "FLUX.1-schnell", 4, 1.0, 48 * _GB, 1, 400, 1, 1, _FLUX, takes_guidance=True, gpu_dtype="bfloat16"
 )
+SANA = ModelFamily("SANA", 20, 4.5, 22 * _GB, 10, 60, 2, 8, ModelSize(1024, 32, 1_600_000_000), gpu_dtype="bfloat16")
 
 BY_PIPELINE: Mapping[str, tuple[ModelFamily, ModelFamily]] = {
     "StableDiffusionPipeline": (STABLE_DIFFUSION, TURBO),
@@ -73,6 +75,7 @@ BY_PIPELINE: Mapping[str, tuple[ModelFamily, ModelFamily]] = {
     "PixArtSigmaPipeline": (PIXART, PIXART),
     "StableDiffusion3Pipeline": (SD3, SD3_TURBO),
     "FluxPipeline": (FLUX, FLUX_SCHNELL),
+    "SanaPipeline": (SANA, SANA),
 }
 """The families by the class that model_index.json names: with many steps, and distilled to a few."""
 
@@ -319,6 +322,7 @@ def _family(path: str, pipeline: str) -> ModelFamily:
             "xl": "StableDiffusionXLPipeline",
             "diffusion-3": "StableDiffusion3Pipeline",
             "flux": "FluxPipeline",
+            "/sana": "SanaPipeline",
         }
         pipeline = next((by_word[word] for word in by_word if word in name), "StableDiffusionPipeline")
     many_steps, few_steps = BY_PIPELINE[pipeline]
@@ -358,7 +362,8 @@ def _own_size(path: str, revision: str | None) -> ModelSize:
         return usual
     part = "transformer" if (folder / "transformer").is_dir() else "unet"
     latent_side = files.read_json(folder / part / "config.json").get("sample_size", usual.latent_side)
-    levels = files.read_json(folder / "vae" / "config.json").get("block_out_channels")
+    autoencoder = files.read_json(folder / "vae" / "config.json")
+    levels = autoencoder.get("block_out_channels") or autoencoder.get("encoder_block_out_channels")
     if isinstance(latent_side, list):
         latent_side = max(latent_side)
     if not isinstance(latent_side, int) or not isinstance(levels, list):
@@ -380,7 +385,7 @@ def _weights(folder: Path) -> int:
 
     counts: dict[str, int] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        variant = "fp16" if ".fp16." in file.name else ""
+        variant = next((kind for kind in _VARIANTS if f".{kind}." in file.name), "")
         try:
             with safe_open(file, "np") as tensors:
                 shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
@@ -391,5 +396,5 @@ def _weights(folder: Path) -> int:
 
 
 def _variant(folder: Path) -> str | None:
-    """Tell whether a folder holds the weights in float16 files of their own."""
-    return "fp16" if any(folder.glob("*/*.fp16.safetensors")) else None
+    """Tell whether a folder holds the weights in half precision, in files of their own."""
+    return next((kind for kind in _VARIANTS if any(folder.glob(f"*/*.{kind}*.safetensors"))), None)
