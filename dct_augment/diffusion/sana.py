@@ -17,6 +17,7 @@ class Sana(Backend):
     Latents are stepped in single precision, whatever that of the weights is.
     """
 
+    title = "SANA"
     denoiser_name = "transformer"
 
     def __init__(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import AddedToken
 
 from dct_augment.errors import InputError
 from dct_augment.tokens import formats
@@ -66,12 +67,14 @@ def _read(path: Path) -> list[Token]:
 def _add(pipe: Any, encoders: list[tuple[Any, Any]], token: Token) -> str:
     """Add one token to all text encoders; return what stands for it in a prompt."""
     names = [token.word, *(f"{token.word}_{number}" for number in range(1, len(token.vector)))]
+    converts = hasattr(pipe, "maybe_convert_prompt")
+    # Others take the space before them into the token: to Gemma it is a part of a word.
     for (tokenizer, model), vectors in zip(encoders, token.vector.split(list(token.widths), 1), strict=True):
-        tokenizer.add_tokens(names)
+        tokenizer.add_tokens(names if converts else [AddedToken(name, lstrip=True, normalized=False) for name in names])
         rows = tokenizer.convert_tokens_to_ids(names)
         table = model.get_input_embeddings()
         if max(rows) >= len(table.weight):
             table = model.resize_token_embeddings(max(rows) + 1, mean_resizing=False)
         with torch.no_grad():
             table.weight[rows] = vectors.to(table.weight)
-    return token.word if hasattr(pipe, "maybe_convert_prompt") else " ".join(names)
+    return token.word if converts else " ".join(names)
