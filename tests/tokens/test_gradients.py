@@ -68,7 +68,8 @@ def learnable(pipe, vector):
     models = [(getattr(pipe, f"tokenizer{part}"), getattr(pipe, f"text_encoder{part}")) for part in parts]
     widths = [model.get_input_embeddings().weight.shape[1] for _, model in models]
     for (tokenizer, model), part in zip(models, vector.split(widths, 1), strict=True):
-        tokenizer.add_tokens([AddedToken(name, lstrip=True, normalized=False) for name in names])
+        gemma = isinstance(pipe, diffusers.SanaPipeline)  # words take the space before them
+        tokenizer.add_tokens([AddedToken(name, lstrip=True, normalized=False) for name in names] if gemma else names)
         old = model.get_input_embeddings().weight
         rows = torch.cat([old.detach(), part])
         for table in model.modules():
