@@ -13,7 +13,12 @@ def is_embedded(denoiser: Mapping[str, Any]) -> bool:
 
     So it is for a FLUX that was distilled without guidance, too.
     """
-    return denoiser.get("time_cond_proj_dim") is not None or "guidance_embeds" in denoiser
+    return denoiser.get("time_cond_proj_dim") is not None or _is_flux(denoiser)
+
+
+def _is_flux(denoiser: Mapping[str, Any]) -> bool:
+    """Tell FLUX by its configuration. SANA's names `guidance_embeds`, too, and has guidance by two branches."""
+    return "guidance_embeds" in denoiser and "joint_attention_dim" in denoiser
 
 
 def check(denoiser: Mapping[str, Any], scale: float, negative: str) -> None:
@@ -32,7 +37,7 @@ def check(denoiser: Mapping[str, Any], scale: float, negative: str) -> None:
             f"prompts.negative {negative!r} does not suit this model: it evaluates a step once, and has no second "
             "branch that a negative prompt could be in. Leave it empty"
         )
-    if denoiser.get("guidance_embeds") is False and scale != 1:
+    if _is_flux(denoiser) and not denoiser["guidance_embeds"] and scale != 1:
         raise ModelError(
             f"guidance_scale {scale:g} does not suit this model: it was distilled without guidance, as FLUX.1-schnell "
             "was, and can only have 1. Set sampling.guidance_scale to 1, and leave generation.guidance_scale out"
