@@ -29,15 +29,15 @@ def study(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder; runs/studies/NAME if unset")] = None,
 ) -> None:
     """Answer a question by ordinary runs on the same draws; a second call goes on where the first was stopped."""
-    from dct_augment.config.studies import available_studies, load_study
+    from dct_augment.config.studies import available_studies, load_any_study
     from dct_augment.config.token_studies import TokenStudy
     from dct_augment.errors import InputError
 
     if show or name is None:
         for known in available_studies():
-            typer.echo(f"{known}: {load_study(known).question}")
+            typer.echo(f"{known}: {load_any_study(known).question}")
         return
-    whole, root = load_study(name), output or Path("runs") / "studies" / Path(name).stem
+    whole, root = load_any_study(name), output or Path("runs") / "studies" / Path(name).stem
     if isinstance(whole, TokenStudy):
         given = {"--tuning": tuning, "--shots": shots, "--recipes": recipes, "--rows": rows}
         if others := [option for option, value in given.items() if value]:

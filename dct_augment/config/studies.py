@@ -208,7 +208,19 @@ def available_studies() -> dict[str, Path]:
     return found
 
 
-def load_study(name_or_path: str) -> "Study | TokenStudy":
+def load_study(name_or_path: str) -> Study:
+    """Read a study of classifiers by name (`gain`) or path; see `load_any_study`.
+
+    Raises:
+        ConfigError: there is no such study, or it is wrong; every problem is named.
+    """
+    study = load_any_study(name_or_path)
+    if not isinstance(study, Study):
+        raise ConfigError(name_or_path, ["it is a study of tokens, not of classifiers"])
+    return study
+
+
+def load_any_study(name_or_path: str) -> "Study | TokenStudy":
     """Read a study by name (`gain`) or path: of classifiers, or of tokens, which has `variants`.
 
     Raises:

@@ -85,9 +85,8 @@ class TokenStudy(Section):
         for claim in self.claims:
             unknown = [name for name in (claim.variant, claim.against) if name not in known]
             if unknown or claim.variant == PLAIN:
-                raise ValueError(
-                    f"claims name {', '.join(unknown) or PLAIN}, which is no variant; variants: {', '.join(self.variants)}"
-                )
+                wrong, right = ", ".join(unknown) or PLAIN, ", ".join(self.variants)
+                raise ValueError(f"claims name {wrong}, which is no variant; variants: {right}")
             if claim.group is not None and claim.group not in self.groups:
                 raise ValueError(f"claims name the group {claim.group!r}; groups: {', '.join(self.groups)}")
         by_dataset = {"variants": [name for variant in self.variants.values() for name in variant.datasets]}

@@ -1,4 +1,4 @@
-"""What the tokens of a study say: each variant on each data set and group of classes, and the claims with their tests."""
+"""What the tokens of a study say: each variant on each data set and group of classes, and the claims, tested."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ ALL_CLASSES = ""
 
 @dataclass(frozen=True)
 class VariantFinding:
-    """One variant on one data set, in one group of its classes; estimates are over its tokens, one for each class and seed.
+    """One variant on one data set, in one group of its classes; estimates are over tokens, one for each class and seed.
 
     `gain` is judge accuracy over the plain prompt's. `evaluations` are of the denoiser, a class. `failed` are tokens
-    that could not be used, of all `tokens`.
+    that could not be used, of all `tokens`. `diversity` of a token's images is over that of the plain prompt's.
     """
 
     dataset: str
@@ -31,7 +31,6 @@ class VariantFinding:
     worst_class: str
     worst_judge: float
     diversity: float
-    plain_diversity: float
     evaluations: float
     tokens: int
     certified: int
@@ -103,8 +102,7 @@ def _variant(dataset: str, variant: str, group: str, rows: pd.DataFrame) -> Vari
         gain=_estimate(rows["judge"] - rows["plain_judge"], -1),
         worst_class=str(judged.idxmin()) if len(judged) else "",
         worst_judge=float(judged.min()) if len(judged) else float("nan"),
-        diversity=float(rows["diversity"].mean()),
-        plain_diversity=float(rows["plain_diversity"].mean()),
+        diversity=float((rows["diversity"] / rows["plain_diversity"]).mean()),
         evaluations=float(rows["evaluations"].mean()),
         tokens=len(rows),
         certified=int((rows["verdict"] == "certified").sum()),

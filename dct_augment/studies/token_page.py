@@ -29,7 +29,7 @@ _HEAD = (
     "guide, %",
     "worst class, judge, %",
     "certified",
-    "diversity, plain",
+    "diversity / plain",
     "evaluations a class",
 )
 _SHOWN_CLASSES = 4
@@ -111,7 +111,7 @@ def _cells(row: VariantFinding) -> list[str]:
         _percent(row.guide),
         f"{row.worst_class} {100 * row.worst_judge:.0f}" if row.worst_class else "-",
         f"{row.certified} of {row.tokens}{failed}",
-        f"{row.diversity:.2f}, {row.plain_diversity:.2f}",
+        f"{row.diversity:.2f}",
         f"{row.evaluations:,.0f}",
     ]
 
@@ -158,20 +158,24 @@ def _pictures(
         return
     config = configuration.load(study.datasets[dataset].config, [*study.settings, *study.datasets[dataset].settings])
     classes = datasets.load(config.dataset).classes
-    wanted = study.show.get(dataset, tuple(info.name for info in classes[:_SHOWN_CLASSES]))
-    shown = [info for info in classes if info.name in wanted]
-    for info in shown:
-        rows = {name: row for name, row in _rows_of_images(config.name, folders, info, study.images) if any(row)}
-        if rows:
-            sheet = thumbnails.render_sheet(list(rows.values()))
-            yield {
-                "title": info.name,
-                "rows": "from above: " + ", ".join(rows),
-                "uri": sheet.uri,
-                "width": sheet.width,
-                "height": sheet.height,
-                "columns": sheet.columns,
-            }
+    wanted = study.show.get(dataset)
+    shown = 0
+    for info in classes:
+        if (wanted is None and shown == _SHOWN_CLASSES) or (wanted is not None and info.name not in wanted):
+            continue
+        rows = {name: row for name, row in _rows_of_images(config.name, folders, info, study.images) if row}
+        if not rows:  # the run leaves the class out
+            continue
+        shown += 1
+        sheet = thumbnails.render_sheet(list(rows.values()))
+        yield {
+            "title": info.name,
+            "rows": "from above: " + ", ".join(rows),
+            "uri": sheet.uri,
+            "width": sheet.width,
+            "height": sheet.height,
+            "columns": sheet.columns,
+        }
 
 
 def _rows_of_images(
