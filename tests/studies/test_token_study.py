@@ -46,7 +46,7 @@ def study(**changes: Any) -> TokenStudy:
 
 
 def tokens(**accuracies: tuple[float, ...]) -> pd.DataFrame:
-    """Two classes with two seeds: judge accuracies of variants, or of `plain`, in the order crane, crane, kiwi, kiwi."""
+    """Two classes with two seeds: judge accuracies of variants, or of `plain`: crane, crane, kiwi, kiwi."""
     rows = []
     for variant in set(accuracies) - {"plain"}:
         for number, accuracy in enumerate(accuracies[variant]):
@@ -100,10 +100,10 @@ def test_what_is_worse_beyond_chance_is_called_less() -> None:
         ({"claims": [{"variant": "plain"}]}, "claims name plain, which is no variant"),
         ({"claims": [{"variant": "last_2", "group": "rare"}]}, "claims name the group 'rare'; groups: ambiguous"),
         ({"show": {"fish": ["cod"]}}, "show name fish, no data set; data sets: birds"),
-        ({"groups": {"rare": {"fish": ["cod"]}}}, "groups name fish, no data set"),
+        ({"groups": {"rare": {"fish": ["cod"]}}, "claims": []}, "groups name fish, no data set"),
         ({"variants": {"a": {"datasets": ["fish"]}}}, "variants name fish, no data set"),
         ({"variants": {}}, "variants: Dictionary should have at least 1 item"),
-        ({"seeds": {"first": 1, "count": 0}}, "seeds.count: Input should be greater than 0"),
+        ({"seeds": {"first": 1, "count": 0}}, "seeds.count: Input should be greater than or equal to 1"),
         ({"rows": {}}, "rows: Extra inputs are not permitted"),
     ],
 )
