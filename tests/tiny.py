@@ -37,6 +37,8 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from tokenizers import pre_tokenizers, trainers
 from transformers import (
@@ -47,6 +49,9 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     GemmaTokenizer,
+    Qwen2TokenizerFast,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -100,8 +105,8 @@ def tokenizer(pad: str = EOS, length: int = LENGTH) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length, pad_token=pad)
 
 
-FLOWS = ("sd3", "sd35", "flux", "sana")
-"""Stable Diffusion 3 without its T5; 3.5 and FLUX.1-dev, whose noise levels shift with resolution; SANA."""
+FLOWS = ("sd3", "sd35", "flux", "sana", "z_image")
+"""Stable Diffusion 3 without its T5; 3.5 and FLUX.1-dev, whose noise levels shift with resolution; SANA; Z-Image."""
 ONE_BRANCH = ("lcm", "flux", "schnell")
 """Families without negative prompts. FLUX.1-schnell, which is not tested as widely, takes no guidance, either."""
 FAMILIES = ("epsilon", "v_prediction", "turbo", "lcm", "xl", "xl_turbo", "pixart", *FLOWS)
@@ -156,6 +161,35 @@ def gemma() -> tuple[GemmaTokenizer, Gemma2Model]:
     sizes = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     heads = {"num_key_value_heads": 1, "head_dim": 8, "query_pre_attn_scalar": 8}
     return tokenizer, Gemma2Model(Gemma2Config(vocab_size=len(tokenizer), initializer_range=0.3, **sizes, **heads))
+
+
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+"""A chat template in Qwen's manner."""
+
+
+def qwen() -> tuple[Qwen2TokenizerFast, Qwen3Model]:
+    """A Qwen3 in whose vocabulary every word of the corpus is one piece after a space."""
+    alphabet, special = sorted(pre_tokenizers.ByteLevel.alphabet()), ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    backend = Qwen2TokenizerFast(vocab={}, merges=[]).backend_tokenizer
+    size = 2 * len(alphabet) + 200
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, special_tokens=[], show_progress=False)
+    backend.train_from_iterator([*(f" {line}" for line in CORPUS), "user\nassistant\n"], trainer)
+    merges = [tuple(pair) for pair in json.loads(backend.to_str())["model"]["merges"]]
+    pieces = dict.fromkeys([*alphabet, *("".join(pair) for pair in merges), *special])
+    tokenizer = Qwen2TokenizerFast(
+        vocab={piece: number for number, piece in enumerate(pieces)},
+        merges=merges,
+        eos_token="<|im_end|>",
+        extra_special_tokens=special[1:],
+        chat_template=CHAT,
+    )
+    sizes = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    heads = {"num_key_value_heads": 1, "head_dim": 8}
+    return tokenizer, Qwen3Model(Qwen3Config(vocab_size=len(tokenizer), initializer_range=0.3, **sizes, **heads))
 
 
 ONE_LEVEL = "one_level"
@@ -276,8 +310,30 @@ def build_sana() -> DiffusionPipeline:
     return SanaPipeline(words, text, vae, loud(transformer), DPMSolverMultistepScheduler(**flow))
 
 
+def build_z_image() -> DiffusionPipeline:
+    """Z-Image with random weights."""
+    words, text = qwen()
+    transformer = ZImageTransformer2DModel(
+        in_channels=LATENT[0],
+        dim=16,
+        n_layers=1,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=WIDTH,
+        t_scale=2.0,  # of 1000, a rounded last digit of the timestep would be seen
+        axes_dims=[2, 2, 4],
+        axes_lens=[640, 32, 32],
+    )
+    return ZImagePipeline(
+        FlowMatchEulerDiscreteScheduler(shift=3.0), autoencoder(shift_factor=0.1), text, words, loud(transformer)
+    )
+
+
 def build_flow(family: str, length: int) -> DiffusionPipeline:
     """A pipeline of rectified flow with random weights."""
+    if family == "z_image":
+        return build_z_image()
     if family in ("flux", "schnell"):
         return build_flux(family, length)
     if family == "sana":
@@ -375,7 +431,7 @@ def pipeline_folder(family: str = "epsilon") -> Path:
 
 def image_size(family: str) -> int | None:
     """The `model.image_size` of the tiny model of a family; its configuration does not say it."""
-    return IMAGE if family in ("flux", "schnell") else None
+    return IMAGE if family in ("flux", "schnell", "z_image") else None
 
 
 @cache

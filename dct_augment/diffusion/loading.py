@@ -20,6 +20,7 @@ from dct_augment.diffusion.sana import Sana
 from dct_augment.diffusion.stable_diffusion import StableDiffusion
 from dct_augment.diffusion.stable_diffusion_3 import StableDiffusion3
 from dct_augment.diffusion.stable_diffusion_xl import StableDiffusionXL
+from dct_augment.diffusion.z_image import ZImage
 from dct_augment.errors import ModelError
 from dct_augment.wording import hub_is_offline, in_one_line, what_loads_from_the_hub
 
@@ -31,6 +32,7 @@ FAMILIES: dict[str, type[Backend]] = {
     "StableDiffusion3Pipeline": StableDiffusion3,
     "FluxPipeline": Flux,
     "SanaPipeline": Sana,
+    "ZImagePipeline": ZImage,
 }
 """The back-end of each diffusers pipeline class, as `model_index.json` names it."""
 

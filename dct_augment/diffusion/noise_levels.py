@@ -166,7 +166,8 @@ def _flow_options(own: Any) -> dict[str, Any]:
 def even_levels(scheduler: Any, steps: int) -> dict[str, Any]:
     """Return the option of `set_timesteps` for a flow's levels from 1 to 1 / steps, before any shift.
 
-    FLUX has them. Schedulers that are not made for flows alone space levels by themselves, and Heun's takes none.
+    FLUX and Z-Image have them. Schedulers that are not made for flows alone space levels by themselves, and Heun's
+    takes none.
     """
     if scheduler.config.get("use_flow_sigmas") or "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters:
         return {}

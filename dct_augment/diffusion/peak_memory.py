@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -17,6 +17,11 @@ def shapes_only() -> AbstractContextManager[Any]:
     Tensors that are there keep their values, and are read as shapes. Work that looks at values raises an error.
     """
     return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def has_values(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor has values; those made inside `shapes_only` have none."""
+    return not isinstance(tensor, FakeTensor)
 
 
 def peak_bytes(work: Callable[[], object]) -> int:

@@ -41,6 +41,7 @@ class TextEncoder:
         instruction: what stands before each prompt; L grows by it.
         offload: the device on which the model works, if it stays on the CPU between uses.
         masked: whether padding is hidden from the model; if not given, from T5 and not from CLIP.
+        prompts: what reads prompts, if it is not made of `tokenizer`, `length` and `instruction`.
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class TextEncoder:
         instruction: str = "",
         offload: str | None = None,
         masked: bool | None = None,
+        prompts: PromptTokenizer | None = None,
     ) -> None:
         self.tokenizer, self.model = tokenizer, model
-        self.prompts = PromptTokenizer(tokenizer, length, instruction)
+        self.prompts = prompts or PromptTokenizer(tokenizer, length, instruction)
         self._is_masked = not self.prompts.begin if masked is None else masked
         self.length = self.prompts.length
         self._table = model.get_input_embeddings()
@@ -65,7 +67,7 @@ class TextEncoder:
         """The row of every whole word of three letters or more, in the order of the table."""
         rows = {}
         for piece, row in self.tokenizer.get_vocab().items():
-            word = piece.removesuffix("</w>") if piece.endswith("</w>") else piece.removeprefix("▁")
+            word = piece.removesuffix("</w>") if piece.endswith("</w>") else piece.removeprefix("▁").removeprefix("Ġ")
             if word != piece and len(word) > 2 and word.isascii() and word.isalpha():
                 rows[word] = row
         # Sorted: get_vocab gives another order at every call.

@@ -14,6 +14,7 @@ LENGTHS: Mapping[str, Mapping[str, int]] = {
     "SanaPipeline": {"tokenizer": 300},
     "StableDiffusion3Pipeline": {"tokenizer_3": 256},
     "FluxPipeline": {"tokenizer_2": 512},
+    "ZImagePipeline": {"tokenizer": 512},
 }
 """Pieces of a prompt that a pipeline reads by each tokenizer, where that is not what the tokenizer says."""
 
@@ -94,6 +95,50 @@ class PromptTokenizer:
         return " ".join(lost)
 
 
+class ChatTokenizer(PromptTokenizer):
+    """A tokenizer of a language model that reads each prompt as what a user says, in the model's chat template.
+
+    The template takes of its length.
+    """
+
+    def __init__(self, tokenizer: Any, length: int) -> None:
+        super().__init__(tokenizer, length)
+        self.instruction, end = _chat(tokenizer)
+        self.begin, self.end = [], self._pieces(end)
+        self._of_instruction = len(self._pieces(self.instruction))
+
+    @property
+    def padded_length(self) -> int:
+        """How many pieces the text encoder is given, with those of the template."""
+        return self.length
+
+    def parts(self, prompt: str) -> list[list[int]]:
+        """The pieces before, between and after the class tokens of a prompt; those of the template come first.
+
+        A class token takes the space before it, as words do.
+        """
+        *before, last = TOKEN_PATTERN.split(self.instruction + prompt.rstrip())
+        return [*(self._pieces(text.rstrip()) for text in before), self._pieces(last)]
+
+
+def _chat(tokenizer: Any) -> tuple[str, str]:
+    """Write what stands before and after the words of a user in a chat template."""
+    words = "<words>"
+    message = [{"role": "user", "content": words}]
+    # As in the pipeline of Z-Image; Qwen's template opens no thought of its own then.
+    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+    before, _, after = text.partition(words)
+    return before, after
+
+
+def prompt_tokenizer(pipeline: str, part: str, tokenizer: Any) -> PromptTokenizer:
+    """Make what reads prompts by a part of a pipeline of diffusers, such as `tokenizer_2`."""
+    length = LENGTHS.get(pipeline, {}).get(part)
+    if pipeline == "ZImagePipeline":
+        return ChatTokenizer(tokenizer, length or tokenizer.model_max_length)
+    return PromptTokenizer(tokenizer, length, instruction_of(pipeline))
+
+
 def _parts(prompt: str) -> list[str]:
     """Split a prompt at its class tokens, and keep them."""
     parts: list[str] = []
@@ -123,11 +168,9 @@ def _load(folder: Path) -> list[PromptTokenizer]:
 
     index = files.load_json(folder / "model_index.json")
     tokenizers = []
-    lengths = LENGTHS.get(index["_class_name"], {})
-    instruction = instruction_of(index["_class_name"])
     for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
         library, kind = index.get(part) or ("", "")
         if library == "transformers":
             tokenizer = getattr(transformers, kind).from_pretrained(str(folder / part), local_files_only=True)
-            tokenizers.append(PromptTokenizer(tokenizer, lengths.get(part), instruction))
+            tokenizers.append(prompt_tokenizer(index["_class_name"], part, tokenizer))
     return tokenizers

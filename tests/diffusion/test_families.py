@@ -42,6 +42,9 @@ def from_pipeline(pipe, prompt, seeds, *, negative="", steps=STEPS, scale=SCALE,
     elif isinstance(pipe, diffusers.SanaPipeline):
         options = {"height": tiny.IMAGE, "width": tiny.IMAGE} | options
         options |= {"negative_prompt": negative, "use_resolution_binning": False}
+    elif isinstance(pipe, diffusers.ZImagePipeline):
+        options = {"height": tiny.IMAGE, "width": tiny.IMAGE, "negative_prompt": [negative] * len(seeds), **options}
+        scale -= 1  # its formula is c + s (c - u)
     elif not isinstance(pipe, diffusers.LatentConsistencyModelPipeline):
         options |= {"negative_prompt": [negative] * len(seeds) if negative else None}
     images = pipe(
@@ -80,7 +83,8 @@ FLOW = (
 )
 DIFFUSION = [family for family in tiny.FAMILIES if family not in tiny.FLOWS]
 PARITY = [(family, scheduler) for family in DIFFUSION for scheduler in COMMON]
-PARITY += [(family, scheduler) for family in tiny.FLOWS for scheduler in (None, *FLOW)]
+PARITY += [(family, scheduler) for family in tiny.FLOWS if family != "z_image" for scheduler in (None, *FLOW)]
+PARITY += [("z_image", None)]  # its pipeline takes no other
 PARITY += [("schnell", None), ("schnell", "UniPCMultistepScheduler")]  # its pipeline takes no other
 PARITY += [("sana", "FlowMatchEulerDiscreteScheduler")]
 PARITY += [("epsilon", scheduler) for scheduler in MORE] + [("v_prediction", "LCMScheduler")]
@@ -123,7 +127,7 @@ def test_images_with_a_negative_prompt_or_without_guidance_equal_those_of_the_di
     torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("family", ["epsilon", "xl", "pixart", "sd35", "flux"])
+@pytest.mark.parametrize("family", ["epsilon", "xl", "pixart", "sd35", "flux", "z_image"])
 def test_images_of_another_size_equal_those_of_the_diffusers_pipeline(family):
     side = 2 * tiny.IMAGE
     backend = load(str(tiny.pipeline_folder(family)), image_size=side, memory="fast")
@@ -134,7 +138,8 @@ def test_images_of_another_size_equal_those_of_the_diffusers_pipeline(family):
 
 
 @pytest.mark.parametrize(
-    ("family", "size", "step"), [("epsilon", 17, 2), ("sd35", 18, 4), ("sd35", 2, 4), ("flux", 18, 4)]
+    ("family", "size", "step"),
+    [("epsilon", 17, 2), ("sd35", 18, 4), ("sd35", 2, 4), ("flux", 18, 4), ("z_image", 18, 4)],
 )
 def test_an_image_size_without_latents_is_refused(family, size, step):
     folder = str(tiny.pipeline_folder(family))
@@ -177,7 +182,7 @@ def load_token(pipe, backend, vector, folder: Path) -> None:
 PROMPTS = [f"a photo of a {TOKEN} crane", f"{TOKEN}", f"a {TOKEN} crane, by the water", f"a crane {TOKEN}"]
 INVERSIONS = [(family, prompt) for family in PREDICTIONS for prompt in PROMPTS]
 INVERSIONS += [(family, PROMPTS[0]) for family in tiny.FAMILIES if family not in PREDICTIONS] + [("xl", PROMPTS[2])]
-INVERSIONS += [("sana", prompt) for prompt in PROMPTS[1:]]  # to Gemma, spaces count
+INVERSIONS += [(family, prompt) for family in ("sana", "z_image") for prompt in PROMPTS[1:]]  # there, spaces count
 
 
 @pytest.mark.parametrize(("family", "prompt"), INVERSIONS)
@@ -224,6 +229,14 @@ def test_every_prompt_of_a_batch_gets_its_own_vectors_where_its_token_stands():
     both = torch.stack([vectors(2), -vectors(2)])
     alone = [backend.encode([prompt], vector[None]) for prompt, vector in zip(prompts, both, strict=True)]
     torch.testing.assert_close(backend.encode(prompts, both).hidden, Conditioning.cat(alone).hidden)
+
+
+@pytest.mark.parametrize("text", ["a red bird", "", " a bird,", "\n\nthe water", "a" + " a" * 503])
+def test_plain_prompts_of_z_image_are_read_in_the_chat_template_as_the_pipeline_does(text):
+    (expected,), _ = tiny.pipeline("z_image").encode_prompt(text, do_classifier_free_guidance=False)
+    encoded = tiny.backend("z_image").encode([text])
+    torch.testing.assert_close(encoded.hidden[0, : len(expected)], expected)
+    assert encoded.extra["mask"].sum() == len(expected)
 
 
 @pytest.mark.parametrize("text", ["a red bird", "", "a " * (tiny.LENGTH - 2)])
@@ -305,6 +318,7 @@ def test_the_clean_prediction_is_the_schedulers_own(family, scheduler):
 
 EVERY = [("epsilon", name) for name in (None, "DPMSolverMultistepScheduler", "HeunDiscreteScheduler", "PNDMScheduler")]
 EVERY += [("sd3", name) for name in (None, *FLOW)] + [("sd35", None), ("sd35", "UniPCMultistepScheduler")]
+EVERY += [("z_image", name) for name in (None, *FLOW)]
 EVERY += [("flux", None), ("flux", "DPMSolverMultistepScheduler"), ("schnell", "FlowMatchHeunDiscreteScheduler")]
 EVERY += [("sana", name) for name in (None, "FlowMatchEulerDiscreteScheduler")]
 
@@ -338,7 +352,7 @@ def test_samples_at_different_timesteps_share_a_batch():
         torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["epsilon", "xl", "pixart", "sana"])
+@pytest.mark.parametrize("family", ["epsilon", "xl", "pixart", "sana", "z_image"])
 def test_the_embedding_of_a_word_of_several_pieces_is_their_mean(family):
     backend = tiny.backend(family)
     assert torch.equal(backend.word("crane"), backend.word("crane "))
@@ -358,6 +372,7 @@ def test_the_tokenizers_of_a_model_are_read_without_its_weights(tmp_path, monkey
         ("pixart", [300]),
         ("flux", [tiny.LENGTH, 512]),
         ("sana", [300]),
+        ("z_image", [512]),
     ):
         folder = shutil.copytree(tiny.pipeline_folder(family), tmp_path / family)
         for weights in folder.rglob("*.safetensors"):
@@ -438,7 +453,7 @@ class TestErrors:
         with pytest.raises(ModelError, match="exactly one class token"):
             tiny.backend().encode([prompt], vectors(1)[None])
 
-    @pytest.mark.parametrize("family", ["epsilon", "xl", "pixart", "sana"])
+    @pytest.mark.parametrize("family", ["epsilon", "xl", "pixart", "sana", "z_image"])
     def test_a_prompt_that_would_be_cut_is_refused_and_what_would_be_lost_is_shown(self, family):
         backend = tiny.backend(family)
         room = backend.encoders[0].prompts.room
@@ -449,7 +464,7 @@ class TestErrors:
             with pytest.raises(ModelError, match=f"it would lose '{lost}'"):
                 backend.unconditional(prompt)
             with pytest.raises(ModelError, match=f"it would lose '{lost}'"):
-                backend.encode([f"{TOKEN} {prompt[4:]}"], vectors(2, family)[None])
+                backend.encode([f"a {TOKEN} {prompt[6:]}"], vectors(2, family)[None])
 
     def test_a_token_beyond_the_end_of_the_prompt_is_refused(self):
         words = "a " * (tiny.LENGTH - 3)  # start, 21 words, one vector, end: just fits
@@ -515,7 +530,7 @@ def test_a_hub_model_is_taken_from_the_cache_with_revision_and_variant(tmp_path,
 class TestMemory:
     """Settings change memory and speed, never the images."""
 
-    @pytest.mark.parametrize("family", ["epsilon", "xl", "pixart", "flux"])
+    @pytest.mark.parametrize("family", ["epsilon", "xl", "pixart", "flux", "z_image"])
     @pytest.mark.parametrize("memory", ["low", "balanced"])
     def test_memory_settings_change_no_image_and_no_gradient(self, family, memory):
         size = tiny.image_size(family)
@@ -686,7 +701,7 @@ class TestTrainingObjective:
         }[kind]()
         torch.testing.assert_close(back[:3], clean[:3], atol=1e-3, rtol=0)
 
-    @pytest.mark.parametrize(("family", "shift"), [("sd3", 3.0), ("sd35", 1.0), ("flux", 1.0), ("sana", 3.0)])
+    @pytest.mark.parametrize(("family", "shift"), [("sd3", 3.0), ("sd35", 1.0), ("flux", 1.0), ("sana", 3.0), ("z_image", 3.0)])
     def test_a_flow_learns_from_the_levels_of_its_constant_shift_and_is_told_them(self, family, shift):
         backend, steps = tiny.backend(family), torch.tensor([0, 1, 300, 999])
         clean, noise = (torch.randn(4, *tiny.LATENT) for _ in range(2))

@@ -16,7 +16,7 @@ from tests.diffusion.test_families import from_backend, from_pipeline
 from tests.random_generators import random_states
 
 PROMPT = "a photo of a red bird"
-FAMILIES = ("epsilon", "v_prediction", "lcm", "xl", "pixart", "sd35", "flux", "sana")
+FAMILIES = ("epsilon", "v_prediction", "lcm", "xl", "pixart", "sd35", "flux", "sana", "z_image")
 
 
 def random_state(family: str, rank: int = 3) -> dict[str, torch.Tensor]:
@@ -40,7 +40,7 @@ def bits(backend: diffusion.Backend) -> tuple[dict[str, Any], str]:
     return modules, weights.hexdigest()
 
 
-@pytest.mark.parametrize("family", ["epsilon", "v_prediction", "xl", "sd35", "flux", "sana"])
+@pytest.mark.parametrize("family", ["epsilon", "v_prediction", "xl", "sd35", "flux", "sana", "z_image"])
 def test_images_with_a_lora_equal_those_of_a_pipeline_that_has_loaded_its_file(tmp_path: Path, family: str) -> None:
     path, backend, pipe = written(family, tmp_path), tiny.backend(family), tiny.pipeline(family)
     plain = from_backend(backend, PROMPT, [3, 4])

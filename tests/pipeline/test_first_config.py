@@ -334,6 +334,7 @@ def test_a_requested_model_is_taken_with_what_suits_it() -> None:
     assert choose(GPU, ["x"], 500, SD_TURBO).family is models.TURBO
     schnell = choose(OFFLINE_GPU, ["x"], 500, "someone/FLUX.1-schnell")
     assert (schnell.family, schnell.dtype) == (models.FLUX_SCHNELL, "bfloat16")
+    assert choose(OFFLINE_GPU, ["x"], 500, "someone/Z-Image-Turbo").family is models.Z_IMAGE_TURBO
     assert choose(GPU, ["x"], 500, SD_TURBO).restriction == "its licence is for non-commercial use"
 
 

@@ -190,7 +190,7 @@ def test_a_class_is_restarted_and_the_best_state_of_both_attempts_is_kept(restar
         assert trained.best == max(trained.validations, key=quality)
 
 
-@pytest.mark.parametrize("family", ["xl", "pixart", "lcm", "flux"])
+@pytest.mark.parametrize("family", ["xl", "pixart", "lcm", "flux", "z_image"])
 def test_a_token_of_every_model_family_is_trained_and_saved(tmp_path, family):
     """Two text encoders give a pair of vectors, each part moved by at most two steps in its own words."""
     model = tiny.backend(family)

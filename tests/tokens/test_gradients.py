@@ -68,8 +68,9 @@ def learnable(pipe, vector):
     models = [(getattr(pipe, f"tokenizer{part}"), getattr(pipe, f"text_encoder{part}")) for part in parts]
     widths = [model.get_input_embeddings().weight.shape[1] for _, model in models]
     for (tokenizer, model), part in zip(models, vector.split(widths, 1), strict=True):
-        gemma = isinstance(pipe, diffusers.SanaPipeline)  # words take the space before them
-        tokenizer.add_tokens([AddedToken(name, lstrip=True, normalized=False) for name in names] if gemma else names)
+        language = isinstance(pipe, diffusers.SanaPipeline | diffusers.ZImagePipeline)
+        new = [AddedToken(name, lstrip=True, normalized=False) for name in names]  # words take the space before them
+        tokenizer.add_tokens(new if language else names)
         old = model.get_input_embeddings().weight
         rows = torch.cat([old.detach(), part])
         for table in model.modules():
@@ -123,6 +124,14 @@ def plain_denoiser(pipe, prompts, scale):
             return pipe.transformer(x, named, times, encoder_attention_mask=mask).sample
 
         both = ((named, mask), (empty, no_mask))
+    elif isinstance(pipe, diffusers.ZImagePipeline):
+        named, empty = pipe.encode_prompt([*prompts])
+
+        def run(x, t, words):
+            times = (1000 - t.expand(len(x))) / 1000
+            return -torch.stack(pipe.transformer([*x.unsqueeze(2)], times, words).sample).squeeze(2)
+
+        both = ((named,), (empty,))
     elif isinstance(pipe, diffusers.StableDiffusion3Pipeline):
         named, empty, pooled, no_pooled = pipe.encode_prompt(prompts, None, None)
 
@@ -163,7 +172,7 @@ def plain_gradient(family, name, scale, stop, scheduler=None):
         if pipe.scheduler.config.get("use_dynamic_shifting")
         else {}
     )
-    even = {"sigmas": torch.linspace(1, 1 / STEPS, STEPS)} if family == "flux" else {}
+    even = {"sigmas": torch.linspace(1, 1 / STEPS, STEPS)} if family in ("flux", "z_image") else {}
     pipe.scheduler.set_timesteps(STEPS, **mu, **even)
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
 

@@ -158,6 +158,10 @@ class Example:
                 noisy, hidden, timesteps, {"resolution": None, "aspect_ratio": None},
                 encoder_attention_mask=read.attention_mask,
             ).sample.chunk(2, 1)[0]  # fmt: skip
+        if isinstance(pipe, diffusers.ZImagePipeline):
+            words, _ = pipe.encode_prompt(lines, do_classifier_free_guidance=False)
+            output = pipe.transformer([*noisy.unsqueeze(2)], (1000 - timesteps) / 1000, words).sample
+            return -torch.stack(output).squeeze(2)
         if isinstance(pipe, diffusers.FluxPipeline):
             hidden, pooled, places = pipe.encode_prompt(lines)
             side = tiny.LATENT[1] // 2

@@ -67,6 +67,9 @@ FLUX_SCHNELL = ModelFamily(
     "FLUX.1-schnell", 4, 1.0, 48 * _GB, 1, 400, 1, 1, _FLUX, takes_guidance=True, gpu_dtype="bfloat16"
 )
 SANA = ModelFamily("SANA", 20, 4.5, 22 * _GB, 10, 60, 2, 8, ModelSize(1024, 32, 1_600_000_000), gpu_dtype="bfloat16")
+_Z_IMAGE = ModelSize(1024, 128, 6_150_000_000)
+Z_IMAGE = ModelFamily("Z-Image", 50, 5.0, 24 * _GB, 2, 200, 1, 2, _Z_IMAGE, gpu_dtype="bfloat16")
+Z_IMAGE_TURBO = ModelFamily("Z-Image-Turbo", 8, 1.0, 24 * _GB, 2, 200, 1, 2, _Z_IMAGE, gpu_dtype="bfloat16")
 
 BY_PIPELINE: Mapping[str, tuple[ModelFamily, ModelFamily]] = {
     "StableDiffusionPipeline": (STABLE_DIFFUSION, TURBO),
@@ -75,6 +78,7 @@ BY_PIPELINE: Mapping[str, tuple[ModelFamily, ModelFamily]] = {
     "PixArtSigmaPipeline": (PIXART, PIXART),
     "StableDiffusion3Pipeline": (SD3, SD3_TURBO),
     "FluxPipeline": (FLUX, FLUX_SCHNELL),
+    "ZImagePipeline": (Z_IMAGE, Z_IMAGE_TURBO),
     "SanaPipeline": (SANA, SANA),
 }
 """The families by the class that model_index.json names: with many steps, and distilled to a few."""
@@ -322,6 +326,7 @@ def _family(path: str, pipeline: str) -> ModelFamily:
             "xl": "StableDiffusionXLPipeline",
             "diffusion-3": "StableDiffusion3Pipeline",
             "flux": "FluxPipeline",
+            "z-image": "ZImagePipeline",
             "/sana": "SanaPipeline",
         }
         pipeline = next((by_word[word] for word in by_word if word in name), "StableDiffusionPipeline")
