@@ -168,7 +168,9 @@ def load_token(pipe, backend, vector, folder: Path) -> None:
     if not hasattr(pipe, "load_textual_inversion") or "t5xxl" in backend.encoder_widths:
         for part, encoder in zip(parts, ("", "_2", "_3"), strict=False):  # diffusers has no loader for them
             tokenizer, model = getattr(pipe, f"tokenizer{encoder}"), getattr(pipe, f"text_encoder{encoder}")
-            tokenizer.add_tokens(added(TOKEN, *(f"{TOKEN}_{number}" for number in range(1, len(vector)))))
+            names = [TOKEN, *(f"{TOKEN}_{number}" for number in range(1, len(vector)))]
+            # What a pipeline converts by itself, it looks up among the pieces of a prompt: they must have no space.
+            tokenizer.add_tokens(names if hasattr(pipe, "maybe_convert_prompt") else added(*names))
             table = model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
             table.weight.data[-len(vector) :] = part
     elif len(parts) == 1:
