@@ -62,7 +62,9 @@ def test_images_equal_those_of_the_image_to_image_pipeline(family: str, schedule
     pipe = PIPELINES[family].from_pipe(whole)
     pipe.set_progress_bar_config(disable=True)
     clean = clean_latents(family)
-    options = {"original_size": (16, 16), "target_size": (16, 16)} if family.startswith("xl") else {}
+    options: dict[str, Any] = {}
+    if family.startswith("xl"):
+        options = {"original_size": (16, 16), "target_size": (16, 16)}
     if family in ("flux", "z_image"):
         options = {"height": tiny.IMAGE, "width": tiny.IMAGE}
     expected = pipe(

@@ -127,11 +127,11 @@ def plain_denoiser(pipe, prompts, scale):
     elif isinstance(pipe, diffusers.ZImagePipeline):
         named, empty = pipe.encode_prompt([*prompts])
 
-        def run(x, t, words):
+        def run(x, t, words):  # type: ignore[misc]
             times = (1000 - t.expand(len(x))) / 1000
             return -torch.stack(pipe.transformer([*x.unsqueeze(2)], times, words).sample).squeeze(2)
 
-        both = ((named,), (empty,))
+        both = ((named,), (empty,))  # type: ignore[assignment]
     elif isinstance(pipe, diffusers.StableDiffusion3Pipeline):
         named, empty, pooled, no_pooled = pipe.encode_prompt(prompts, None, None)
 
