@@ -703,7 +703,9 @@ class TestTrainingObjective:
         }[kind]()
         torch.testing.assert_close(back[:3], clean[:3], atol=1e-3, rtol=0)
 
-    @pytest.mark.parametrize(("family", "shift"), [("sd3", 3.0), ("sd35", 1.0), ("flux", 1.0), ("sana", 3.0), ("z_image", 3.0)])
+    @pytest.mark.parametrize(
+        ("family", "shift"), [("sd3", 3.0), ("sd35", 1.0), ("flux", 1.0), ("sana", 3.0), ("z_image", 3.0)]
+    )
     def test_a_flow_learns_from_the_levels_of_its_constant_shift_and_is_told_them(self, family, shift):
         backend, steps = tiny.backend(family), torch.tensor([0, 1, 300, 999])
         clean, noise = (torch.randn(4, *tiny.LATENT) for _ in range(2))
