@@ -68,6 +68,7 @@ from dct_augment.config.loading import (
 from dct_augment.config.renames import upgrade_token_identity
 from dct_augment.config.sections import (
     SCHEMA_VERSION,
+    AdapterConfig,
     Config,
     GenerationConfig,
     ModelConfig,
@@ -90,6 +91,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "TINY_DECODER_HASH",
     "WEIGHTS",
+    "AdapterConfig",
     "AircraftDataset",
     "AnyClassifierConfig",
     "AnyDataset",

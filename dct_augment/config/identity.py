@@ -178,6 +178,8 @@ def _deciding(member: Mapping[str, Any]) -> dict[str, Any]:
 
 def _remove_what_changes_nothing(decided: dict[str, Any]) -> None:
     """Take out settings that leave a result as it is without them, so that those of older versions stay done."""
+    if "model" in decided:
+        decided["model"] = _without_no_adapters(decided["model"])
     generation, tokens, downstream = (decided.get(section) for section in ("generation", "tokens", "downstream"))
     if decided.get("model", {}).get("image_size", 0) is None:
         del decided["model"]["image_size"]
@@ -193,6 +195,13 @@ def _remove_what_changes_nothing(decided: dict[str, Any]) -> None:
         del generation["token_noise"]
     if tokens and not tokens["photo_weight"]:
         del tokens["photo_weight"], tokens["photos_per_update"]
+
+
+def _without_no_adapters(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the list of adapters where it is empty, and their names, which are for messages."""
+    adapters = [{key: value for key, value in adapter.items() if key != "name"} for adapter in model["adapters"]]
+    settings = {key: value for key, value in model.items() if key != "adapters"}
+    return {**settings, "adapters": adapters} if adapters else settings
 
 
 def comparable(identity: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:

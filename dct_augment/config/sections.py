@@ -22,6 +22,21 @@ from dct_augment.remote import urls
 SCHEMA_VERSION = 2
 
 
+class AdapterConfig(Section):
+    """LoRA weights that others trained, which are added to those of the text-to-image model."""
+
+    path: str = Field(description="a `.safetensors` file, a folder with one, or a Hub id")
+    weight: Annotated[float, Field(ge=-10, le=10)] = Field(1.0, description="by how much it is added")
+    name: str | None = Field(None, description="what it is called in messages; the end of its path if unset")
+    revision: str | None = Field(None, description="branch, tag or commit on the Hub")
+    weight_name: str | None = Field(None, description="which file, where a folder or a Hub id has several")
+
+    @property
+    def title(self) -> str:
+        """What it is called."""
+        return self.name or Path(self.path).name.removesuffix(".safetensors")
+
+
 class ModelConfig(Section):
     """The frozen text-to-image model: `pocket`, a local folder, or a Hub id."""
 
@@ -39,6 +54,18 @@ class ModelConfig(Section):
     memory: Literal["low", "balanced", "fast"] | None = Field(
         None, description="how to trade speed for memory; chosen from free memory if unset"
     )
+    adapters: tuple[AdapterConfig, ...] = Field(
+        (), description="LoRA weights to add to those of the model, for training and generation alike"
+    )
+
+    @field_validator("adapters")
+    @classmethod
+    def _differ(cls, adapters: tuple[AdapterConfig, ...]) -> tuple[AdapterConfig, ...]:
+        titles = [adapter.title for adapter in adapters]
+        for title in titles:
+            if titles.count(title) > 1:
+                raise ValueError(f"two adapters are called {title!r}; give each a name of its own")
+        return adapters
 
 
 class PromptsConfig(Section):

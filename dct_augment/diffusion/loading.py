@@ -4,12 +4,14 @@ diffusers and transformers take seconds to import: only what loads a model impor
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dct_augment import pocket
+from dct_augment.diffusion import adapters as loras
 from dct_augment.diffusion import memory as budget
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.flux import Flux
@@ -56,6 +58,7 @@ def load(
     tiny_decoder: str | None = None,
     compile: bool = False,
     image_size: int | None = None,
+    adapters: Sequence[Mapping[str, Any]] = (),
 ) -> Backend:
     """Load a text-to-image model: `pocket`, a local folder saved by diffusers, or a Hub id; safetensors only.
 
@@ -74,12 +77,13 @@ def load(
         tiny_decoder: a small decoder for gradients.
         compile: whether to compile the denoiser.
         image_size: side of its images in pixels; the model's own if not given.
+        adapters: LoRA weights to add to those of the model: `path`, `weight`, and if wanted `revision`, `weight_name`.
 
     Returns:
         The frozen model as a `Backend`: it encodes prompts, with a class token or without, denoises, and decodes.
 
     Raises:
-        ModelError: the model cannot be found, read, or is not of a supported family.
+        ModelError: the model cannot be found, read, or is not of a supported family; or an adapter is not one of it.
 
     Examples:
         >>> import dct_augment
@@ -113,6 +117,7 @@ def load(
         pipe = _pipeline(kind, location, revision=revision, variant=variant, dtype=getattr(torch, dtype), **missing)
     except _BROKEN as error:
         raise ModelError(_explain(path, error)) from error
+    loras.fuse(pipe, adapters)
     backend = from_pipeline(pipe, device=device, memory=memory)
     if image_size is not None:
         backend.resize(image_size)

@@ -15,12 +15,14 @@ from dct_augment.config import (
     MATCH_HASH,
     TINY_DECODER_HASH,
     WEIGHTS,
+    AdapterConfig,
     AnyClassifierConfig,
     ClassifierConfig,
     Config,
     FewShotClassifierConfig,
     ZeroShotClassifierConfig,
 )
+from dct_augment.diffusion import adapters as diffusion_adapters
 from dct_augment.diffusion import names as diffusion_names
 
 _SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".txt", ".model"})
@@ -54,7 +56,7 @@ class WeightHashes:
         if "model" in extended:
             model = self._with_hash(extended["model"], _model_folder(self._config.model.path))
             tiny_decoder = _model_folder(self._config.model.tiny_decoder)
-            extended["model"] = self._with_hash(model, tiny_decoder, TINY_DECODER_HASH)
+            extended["model"] = self._with_adapters(self._with_hash(model, tiny_decoder, TINY_DECODER_HASH))
         for role in ("guide", "judge"):
             members = getattr(self._config, role)
             if extended.get(role) and members:
@@ -77,6 +79,13 @@ class WeightHashes:
         if not hashes:
             return dict(settings)
         return {**settings, key: hashlib.sha256(json.dumps(hashes).encode()).hexdigest()}
+
+    def _with_adapters(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Add the hash of the file of each adapter on this machine."""
+        if "adapters" not in settings:
+            return settings
+        adapters = zip(settings["adapters"], self._config.model.adapters, strict=True)
+        return {**settings, "adapters": [self._with_hash(own, _adapter(adapter)) for own, adapter in adapters]}
 
     def _with_starts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Add the hash of the token file that training begins from; of a folder, those of its files, by class."""
@@ -121,6 +130,14 @@ def _match_file(member: AnyClassifierConfig) -> list[Path]:
     """The file `class: label` of a classifier, if it has one."""
     match = member.match if isinstance(member, ClassifierConfig) else None
     return [match.expanduser()] if isinstance(match, Path) else []
+
+
+def _adapter(adapter: AdapterConfig) -> list[Path]:
+    """The file of an adapter, or the folder that it lies in; nothing for one on the Hub."""
+    place = diffusion_adapters.local_path(adapter.path)
+    if place is None:
+        return []
+    return [place / adapter.weight_name] if place.is_dir() and adapter.weight_name else [place]
 
 
 def _model_folder(path: str | None) -> list[Path]:
