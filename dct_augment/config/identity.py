@@ -199,7 +199,9 @@ def _remove_what_changes_nothing(decided: dict[str, Any]) -> None:
 
 def _without_no_adapters(model: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the list of adapters where it is empty, and their names, which are for messages."""
-    adapters = [{key: value for key, value in adapter.items() if key != "name"} for adapter in model["adapters"]]
+    adapters = [
+        {key: value for key, value in adapter.items() if key != "name"} for adapter in model.get("adapters", ())
+    ]
     settings = {key: value for key, value in model.items() if key != "adapters"}
     return {**settings, "adapters": adapters} if adapters else settings
 

@@ -47,6 +47,19 @@ def fuse(pipe: Any, adapters: Sequence[Mapping[str, Any]]) -> None:
         _fuse(pipe, adapter)
 
 
+def examine(path: str, revision: str | None = None, weight_name: str | None = None) -> Path | None:
+    """Find the file of an adapter on this machine, and check what it holds; None if it is still on the Hub.
+
+    Raises:
+        ModelError: it does not exist, cannot be read, or is not finite.
+    """
+    is_here = local_path(path) is not None
+    file = _find(path, revision, weight_name) if is_here else _from_cache(path, revision, weight_name)
+    if file is not None:
+        _check(path, file)
+    return file
+
+
 def _fuse(pipe: Any, adapter: Mapping[str, Any]) -> None:
     path, weight = adapter["path"], adapter.get("weight", 1.0)
     file = _find(path, adapter.get("revision"), adapter.get("weight_name"))
@@ -117,7 +130,7 @@ def _from_hub(path: str, revision: str | None, weight_name: str | None) -> Path:
     Raises:
         ModelError: it can be had from neither.
     """
-    from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
+    from huggingface_hub import hf_hub_download, list_repo_files
 
     why = "HF_HUB_OFFLINE is set: unset it for the first run"
     if not hub_is_offline():
@@ -128,12 +141,26 @@ def _from_hub(path: str, revision: str | None, weight_name: str | None) -> Path:
             raise
         except Exception as error:  # whatever the network, or the library that asks for it, raises
             why = f"the Hub does not give it ({in_one_line(error)}): check id, revision and network"
-    try:
-        folder = Path(snapshot_download(path, revision=revision, local_files_only=True))
-    except Exception as error:  # not there, no id, and more
+    file = _from_cache(path, revision, weight_name)
+    if file is None:
         raise ModelError(
             f"the adapter {path!r} is not in the Hub's cache, and {why}. Or give a {_SUFFIX} file, or a folder with one"
-        ) from error
+        )
+    return file
+
+
+def _from_cache(path: str, revision: str | None, weight_name: str | None) -> Path | None:
+    """Find the file of an adapter in the Hub's cache; None if nothing of it is there.
+
+    Raises:
+        ModelError: it has no such file, or several.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(path, revision=revision, local_files_only=True))
+    except Exception:  # not there, no id, and more
+        return None
     names = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob(f"*{_SUFFIX}"))]
     return folder / _choose(path, names, weight_name)
 

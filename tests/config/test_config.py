@@ -413,6 +413,11 @@ def test_identity_leaves_out_what_only_changes_speed_and_amount(section: dict[st
             "sampling.guidance_scale: 7.0 -> 2.0",
         ),
         ({"lora": {"rank": 2}}, ["lora"], "lora.rank: 8 -> 2"),
+        (
+            {"model": {"adapters": [{"path": "owner/style", "name": "style"}]}},
+            ["tokens", "lora", "generation"],
+            "model.adapters: None -> [{'path': 'owner/style', 'weight': 1.0, 'revision': None, 'weight_name': None}]",
+        ),
         ({"prompts": {"contexts": ["x"]}}, ["tokens", "generation"], "prompts.contexts: [''] -> ['x']"),
         ({"guide": {"name": "x"}}, ["tokens", "generation", "metrics"], "guide.name: 'pocket/birds-guide' -> 'x'"),
         ({"downstream": {"steps": 1}}, ["benchmark", "arms"], "downstream.steps: 100 -> 1"),
@@ -444,9 +449,20 @@ def test_the_identity_of_old_settings_stays_what_it_was(stage: Part) -> None:
     same: dict[str, Any] = {
         "downstream": {"synthetic_labels": "hard", "synthetic_probability": 0.7},
         "generation": {"token_noise": 0},
+        "model": {"adapters": []},
         "benchmark": {"selection": "first", "candidates": 4},
     }
     assert fingerprint(changed(**same).identity(stage))[:16] == IDENTITIES[stage]
+
+
+def test_two_adapters_of_one_name_or_a_weight_that_is_no_number_are_refused() -> None:
+    (problem,) = problems("pocket", ["model.adapters=[{path: a/style}, {path: b/style}]"])
+    assert "two adapters are called 'style'; give each a name of its own" in problem
+    named = changed(model={"adapters": [{"path": "a/style"}, {"path": "b/style", "name": "other"}]})
+    assert [adapter.title for adapter in named.model.adapters] == ["style", "other"]
+    for weight in (".inf", ".nan", "100"):
+        (problem,) = problems("pocket", [f"model.adapters=[{{path: a/style, weight: {weight}}}]"])
+        assert "weight" in problem
 
 
 def test_candidates_need_a_selection() -> None:

@@ -4,9 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from dct_augment import config, datasets, pocket
 from dct_augment.devices import resolve_device
@@ -114,6 +115,18 @@ def test_the_doctor_names_what_cub_lacks_on_an_empty_machine(monkeypatch: pytest
     assert "40,000 images" in findings["disk"].detail
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "HF_HUB_OFFLINE is set" in examined(name="cub")["guide"].detail
+
+
+def test_the_doctor_reads_the_files_of_adapters(tmp_path: Path) -> None:
+    good, broken = tmp_path / "good.safetensors", tmp_path / "broken.safetensors"
+    save_file({"unet.to_q.lora_A.weight": np.ones((2, 3), np.float32)}, good)
+    save_file({"unet.to_q.lora_A.weight": np.full((2, 3), np.nan, np.float32)}, broken)
+    listed = f"{{path: {good}, weight: 0.5}}, {{path: {broken}}}, {{path: someone/style}}"
+    findings = examined(f"model.adapters=[{listed}]")
+    assert findings["adapter good"] == Finding("adapter good", "ok", f"{good}, weight 0.5")
+    assert findings["adapter broken"].state == findings["adapter style"].state == "missing"
+    assert "unet.to_q.lora_A.weight is not finite" in findings["adapter broken"].detail
+    assert findings["adapter style"].detail.startswith("someone/style: its file not in the Hub's cache")
 
 
 def test_the_doctor_tells_a_complete_text_to_image_model_from_one_that_lacks_a_part(cache: Path) -> None:

@@ -34,6 +34,20 @@ def identity(loaded: Config, folder: Path) -> dict[str, Any]:
     return extended
 
 
+def test_other_content_of_an_adapter_is_another_one(tmp_path: Path) -> None:
+    """Of a folder with a file that is named, that file alone counts."""
+    first, second = (write(tmp_path / "lora" / name, b"first", 1) for name in ("a.safetensors", "b.safetensors"))
+    adapters = [{"path": str(first)}, {"path": str(tmp_path / "lora"), "weight_name": second.name, "name": "other"}]
+    loaded = settings(model={"adapters": [*adapters, {"path": "owner/on-the-hub"}]})
+    before = identity(loaded, tmp_path)["model"]["adapters"]
+    assert [("weights" in adapter) for adapter in before] == [True, True, False]
+    write(second, b"other", 2)
+    after = identity(loaded, tmp_path)["model"]["adapters"]
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+    assert identity(settings(model={"adapters": []}), tmp_path) == settings().identity("generation")
+
+
 @pytest.mark.parametrize("setting", ["guide.name", "judge.name", "model.path", "guide.backbone", "judge.model"])
 def test_other_weights_under_the_same_path_are_another_model(setting: str, tmp_path: Path) -> None:
     file = write(tmp_path / "model" / "unet" / "model.safetensors", b"first", 1)

@@ -16,7 +16,7 @@ from dct_augment.pipeline.doctor.classifiers import (
 from dct_augment.pipeline.doctor.data import data_set, prompts
 from dct_augment.pipeline.doctor.finding import Finding
 from dct_augment.pipeline.doctor.machine import disk, machine, memory, packages, server
-from dct_augment.pipeline.doctor.text_to_image import text_to_image
+from dct_augment.pipeline.doctor.text_to_image import adapters, text_to_image
 from dct_augment.pipeline.doctor.work import metrics, work
 from dct_augment.pipeline.speed import measure_trials
 
@@ -28,6 +28,7 @@ def examine(config: Config) -> Iterator[Finding]:
     dataset_finding, dataset, class_count, with_protocol = data_set(config)
     classes = () if dataset is None else dataset.classes
     yield text_to_image(config)
+    yield from adapters(config)
     yield memory(config)
     for role, members in (("guide", config.guide), ("judge", config.judge or ())):
         for member in members:

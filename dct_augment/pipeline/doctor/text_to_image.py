@@ -1,4 +1,4 @@
-"""Examines the text-to-image model: its folder, or its files in the Hub's cache."""
+"""Examines the text-to-image model and its adapters: their folders, or their files in the Hub's cache."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,9 @@ from typing import Any
 
 from dct_augment import files, pocket
 from dct_augment.config import Config
+from dct_augment.diffusion import adapters as diffusion_adapters
 from dct_augment.diffusion.names import cached_file, local_folder
+from dct_augment.errors import ModelError
 from dct_augment.pipeline.doctor.finding import Finding, absent
 
 _UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder", "scheduler")
@@ -36,6 +38,23 @@ def text_to_image(config: Config) -> Finding:
         return absent(what, path, ", ".join(missing), is_local)
     size = f"{_folder_bytes(index.parent) / 1e9:.1f} GB"
     return Finding(what, "ok", f"{path}: {parts['_class_name']}, {size} in {index.parent}")
+
+
+def adapters(config: Config) -> list[Finding]:
+    """Examine the adapters of the text-to-image model, as far as their files are on this machine."""
+    findings = []
+    for adapter in config.model.adapters:
+        what = f"adapter {adapter.title}"
+        try:
+            file = diffusion_adapters.examine(adapter.path, adapter.revision, adapter.weight_name)
+        except ModelError as error:
+            findings.append(Finding(what, "missing", str(error), "correct or leave out this entry of model.adapters"))
+            continue
+        if file is None:
+            findings.append(absent(what, adapter.path, adapter.weight_name or "its file", is_local=False))
+        else:
+            findings.append(Finding(what, "ok", f"{file}, weight {adapter.weight:g}"))
+    return findings
 
 
 def _damaged_file(index: Path) -> str:
