@@ -18,7 +18,7 @@ from tests.diffusion.test_lora import bits, random_state, written
 
 PROMPT = "a photo of a red bird"
 SEVERAL = pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")  # diffusers' own pipeline
-FAMILIES = ("epsilon", "lcm", "xl", "sd3", "flux", "sana")
+FAMILIES = ("epsilon", "lcm", "xl", "sd3", "flux", "sana", "z_image")
 
 
 def loaded(family: str, *adapters: dict[str, Any]) -> diffusion.Backend:
@@ -67,6 +67,20 @@ def test_an_adapter_of_denoiser_and_text_encoder_is_loaded_whole(tmp_path: Path,
     for model, before in ((backend.denoiser, own.denoiser), (backend.encoders[0].model, own.encoders[0].model)):
         weights = dict(before.named_parameters())
         assert any(not torch.equal(weight, weights[name]) for name, weight in model.named_parameters())
+
+
+def test_a_file_as_kohya_writes_it_is_loaded_with_its_alphas(tmp_path: Path) -> None:
+    state, converted = random_state("epsilon"), {}
+    for key, matrix in state.items():
+        layer, side = key.removeprefix("unet.").removesuffix(".weight").rsplit(".", 1)
+        name = f"lora_unet_{layer.replace('.', '_')}"
+        converted[f"{name}.{'lora_down' if side == 'lora_A' else 'lora_up'}.weight"] = matrix
+        converted[f"{name}.alpha"] = torch.tensor(6.0)  # twice the rank
+    save_file(converted, tmp_path / "kohya.safetensors")
+    path = written("epsilon", tmp_path)
+    doubled = loaded("epsilon", {"path": str(path), "weight": 2.0})
+    backend = loaded("epsilon", {"path": str(tmp_path / "kohya.safetensors")})
+    torch.testing.assert_close(*(from_backend(model, PROMPT, [3]) for model in (backend, doubled)), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
