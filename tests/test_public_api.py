@@ -20,6 +20,7 @@ CLASSES = (
     "SyntheticImages",
 )
 FUNCTIONS = (
+    "add_class_tokens",
     "export_classifier",
     "export_images",
     "few_shot",

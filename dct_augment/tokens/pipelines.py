@@ -29,8 +29,13 @@ def add_class_tokens(pipe: Any, path: str | Path) -> dict[str, str]:
         InputError: no token there, one of another model, or one that the pipeline has already. Nothing is added then.
 
     Examples:
+        >>> import dct_augment, diffusers
+        >>> from dct_augment import pocket
+        >>> pipe = diffusers.StableDiffusionPipeline.from_pretrained(pocket.path())
         >>> words = dct_augment.add_class_tokens(pipe, "runs/pocket/tokens")
-        >>> pipe(f"a photo of a {words['<dct-pocket-crane>']} crane")
+        >>> words["<dct-pocket-crane>"]
+        '<dct-pocket-crane>'
+        >>> image = pipe("a photo of a <dct-pocket-crane> crane", num_inference_steps=2).images[0]
     """
     tokens = _read(Path(path))
     parts = [part for part in ("", "_2", "_3") if getattr(pipe, f"text_encoder{part}", None) is not None]
