@@ -59,12 +59,12 @@ def augment(
         InputError: a parameter or setting cannot be used.
         TokenTrainingError: the training of classes failed, and `on_class_failure` is not `skip`; all else is done.
     """
-    _stop_when_the_worker_ends()
+    stop_when_the_worker_ends()
     folder = Path(output) if output else None  # a URL, too
     settings = configuration.load(
         config, overrides or [], full=full, per_class=per_class, classes=classes, output=folder
     )
-    run = Run(settings, _log_remark)
+    run = Run(settings, log_remark)
     with runners.make(settings) as runner:
         run_stages(run, run.stages(StageName.REPORT), runner)
     page = _task(StageName.REPORT, StageName.REPORT)(run.report)()
@@ -146,7 +146,7 @@ def _job(run: Run) -> Iterator[Job]:
         del workers.local[job.name]
 
 
-def _log_remark(progress: Progress) -> None:
+def log_remark(progress: Progress) -> None:
     """Pass a remark on to the log of the flow, and all that is told outside of stages to the listener."""
     if not progress.total:
         get_run_logger().info("%s: %s", progress.stage, progress.note)
@@ -158,7 +158,7 @@ def _progress(progress: Progress) -> None:
         listener(progress)
 
 
-def _stop_when_the_worker_ends() -> None:
+def stop_when_the_worker_ends() -> None:
     """In a process that a worker started for a flow run: end when the worker has died, and hold no GPU for nothing."""
     if "PREFECT__FLOW_RUN_ID" not in os.environ:
         return

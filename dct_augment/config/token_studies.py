@@ -105,6 +105,11 @@ class TokenStudy(Section):
         """Return the names of the classes of each group that a data set has."""
         return {name: group[dataset] for name, group in self.groups.items() if dataset in group}
 
+    def quick_part(self) -> "TokenStudy":
+        """Return the part that shows the direction in minutes; the whole study, if it names none."""
+        less = self.quick or LessOfTokens()
+        return self.narrowed(datasets=less.datasets, variants=less.variants, seeds=less.seeds)
+
     def narrowed(
         self,
         *,

@@ -86,7 +86,7 @@ def render_variants(estimates: Mapping[str, Numbers], *, chart_id: str, label: s
 def render_cost(places: Mapping[str, tuple[float, float]], *, chart_id: str, label: str) -> Markup:
     """Render what accuracy costs: evaluations of the denoiser (x) and accuracy in [0, 1] (y) of each variant."""
     style = arm_style("class_token")
-    with styled_figure(chart_id, _WIDTH, 2.6, left=0.1, right=0.97, top=0.93, bottom=0.2) as figure:
+    with styled_figure(chart_id, _WIDTH, 2.6, left=0.15, right=0.97, top=0.93, bottom=0.2) as figure:
         axes = figure.subplots()
         for name, (evaluations, accuracy) in places.items():
             axes.plot([evaluations], [accuracy], style.marker, color=style.color, markersize=6, markeredgewidth=0)
@@ -94,6 +94,7 @@ def render_cost(places: Mapping[str, tuple[float, float]], *, chart_id: str, lab
             axes.annotate(name, (evaluations, accuracy), parse_math=False, **above)
         axes.margins(x=0.18, y=0.25)
         axes.set_xlabel("evaluations of the denoiser, a class")
+        axes.locator_params(nbins=5)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:.3g} %")
         axes.grid(axis="y", color=INK, alpha=0.15, linewidth=0.6)
         return inline_svg(figure, chart_id, label)

@@ -27,6 +27,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Failed
 
 from dct_augment import config as configuration
+from dct_augment.config.studies import available_studies
 from dct_augment.errors import InputError, ModelError, TokenTrainingError
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import TokenStage
@@ -37,6 +38,7 @@ from tests.made_files import made_files
 from tests.processes import Program
 from tests.report.pages import class_table
 from tests.small import SMALL
+from tests.studies import test_token_study
 
 pytestmark = pytest.mark.slow
 
@@ -305,9 +307,9 @@ class Served:
     def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return run([sys.executable, "-m", "prefect", *arguments], self.folder, self.variables)
 
-    def deployment(self, name: str, **parameters: Any) -> subprocess.CompletedProcess[str]:
+    def deployment(self, name: str, flow: str = "augment", /, **parameters: Any) -> subprocess.CompletedProcess[str]:
         given = [part for key, value in parameters.items() for part in ("-p", f"{key}={json.dumps(value)}")]
-        return self.prefect("deployment", "run", f"augment/{name}", "--watch", "--watch-timeout", "300", *given)
+        return self.prefect("deployment", "run", f"{flow}/{name}", "--watch", "--watch-timeout", "300", *given)
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
         request = urllib.request.Request(
@@ -381,19 +383,33 @@ class TestServe:
 
     def test_every_deployment_is_there_with_a_queue_and_no_path_of_this_machine(self, served: Served) -> None:
         found = {one["name"]: one for one in served.post("/deployments/filter")}
-        assert set(found) == {"aircraft", "cub", "digits", "flowers", "folder", "imagenet", "inat", "pets", "pocket"}
+        configured = {"aircraft", "cub", "digits", "flowers", "folder", "imagenet", "inat", "pets", "pocket"}
+        assert set(found) == configured | set(available_studies())
         for name, one in found.items():
-            assert one["parameters"] == {"config": name}
+            assert one["parameters"] == {"config" if name in configured else "name": name}
             assert one["description"]
             assert one["tags"]
             assert one["global_concurrency_limit"]["limit"] == 1
             assert one["concurrency_options"]["collision_strategy"] == "ENQUEUE"
             assert not [value for value in _strings(one) if value.startswith("/") and "$ref" not in value]
             gpus = one["job_variables"].get("env", {}).get("CUDA_VISIBLE_DEVICES")
-            assert gpus == (None if name in ("pocket", "digits") else "0")
+            assert gpus == (None if name in ("pocket", "digits", *available_studies()) else "0")
         form = found["cub"]["parameter_openapi_schema"]["properties"]
         assert set(form) == {"config", "per_class", "classes", "output", "overrides", "full"}
         assert {"type": "integer"} in form["per_class"]["anyOf"]
+
+    def test_a_study_is_a_deployment_and_a_run_of_it_that_fails_is_named(self, served: Served) -> None:
+        broken = {"broken": {"settings": ["model.path=./none"]}}
+        path = test_token_study.written(served.folder, variants=broken, claims=[])
+        done = served.deployment("depth", "study", name=str(path), output="study")
+        assert "Failed" in done.stdout
+        said = (served.folder / "serve.log").read_text()
+        assert "birds, broken, seed 300: model.path './none': no model_index.json there" in said
+        assert "Traceback" not in said
+        path = test_token_study.written(served.folder, variants={"last": {}}, claims=[])
+        done = served.deployment("depth", "study", name=str(path), output="study")
+        assert "Completed" in done.stdout, done.stdout + done.stderr
+        assert (served.folder / "study" / "index.html").is_file()
 
     def test_the_server_listens_on_this_machine_alone(self, served: Served) -> None:
         """A promise of SECURITY.md."""
