@@ -460,17 +460,19 @@ class TestServe:
 
         home = served.url.removesuffix("/api")
         found = {one["key"]: one for one in served.post("/artifacts/latest/filter")}
-        cub = next(one for one in served.post("/deployments/filter") if one["name"] == "cub")
+        deployments = {one["name"]: one["id"] for one in served.post("/deployments/filter")}
         errors: list[str] = []
         with sync_playwright() as tools:
             browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             page = browser.new_page()
             page.on("pageerror", lambda error: errors.append(str(error)))
             page.set_default_timeout(60_000)
-            page.goto(f"{home}/deployments")
-            for name in ("pocket", "cub"):
+            page.goto(f"{home}/deployments")  # it shows ten of them
+            expect(page.get_by_text(re.compile(f"^({'|'.join(deployments)})$")).first).to_be_visible(timeout=60_000)
+            for name in ("pocket", "depth"):
+                page.goto(f"{home}/deployments/deployment/{deployments[name]}")
                 expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=60_000)
-            page.goto(f"{home}/deployments/deployment/{cub['id']}/run")
+            page.goto(f"{home}/deployments/deployment/{deployments['cub']}/run")
             for name in ("per_class", "classes", "output", "overrides"):
                 expect(page.get_by_text(re.compile(rf"^{name}\b")).first).to_be_visible(timeout=60_000)
             page.goto(f"{home}/artifacts/artifact/{found['pocket-thumbnails-crane']['latest_id']}")
