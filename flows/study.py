@@ -38,8 +38,8 @@ def study(name: str = "depth", quick: bool = False, output: str | None = None) -
             draws = draws.model_copy(update={"count": less.draws})
         run_study(chosen, draws, root / "draws", log_remark)
         return str(root / "draws" / "findings.md")
-    of_tokens = whole.quick_part() if quick else whole
-    findings = token_running.run_token_study(of_tokens, root, log_remark)
+    part = whole.quick_part() if quick else None
+    findings = token_running.run_token_study(whole, root, log_remark, part=part, name=name)
     if findings.failed:
         raise DctAugmentError("; ".join(findings.failed))
     return str(root / token_page.PAGE)

@@ -44,7 +44,7 @@ def study(
             raise InputError(
                 f"{', '.join(others)}: {name} is a study of tokens, with --variants, --datasets and --draws"
             )
-        _study_of_tokens(whole, root, _names(datasets), _names(variants), draws, quick, only_read, dry_run)
+        _study_of_tokens(whole, name, root, _names(datasets), _names(variants), draws, quick, only_read, dry_run)
         return
     if variants:
         raise InputError(f"--variants: {name} is a study of classifiers; it has --rows")
@@ -86,6 +86,7 @@ def study(
 
 def _study_of_tokens(
     whole: "TokenStudy",
+    name: str,
     root: Path,
     datasets: tuple[str, ...] | None,
     variants: tuple[str, ...] | None,
@@ -112,11 +113,13 @@ def _study_of_tokens(
             for line in token_running.remaining_as_markdown(chosen, root):
                 typer.echo(line)
             return
-        findings = token_running.run_token_study(chosen, root, progress, only_read=only_read)
-    for line in token_page.markdown(chosen, findings):
+        findings = token_running.run_token_study(whole, root, progress, part=chosen, only_read=only_read, name=name)
+    for line in token_page.markdown(whole, findings):
         typer.echo(line)
     if findings.variants:
         typer.echo(f"page: {root / token_page.PAGE}")
+    elif only_read:
+        typer.echo(f"nothing is finished in {root} yet; train it: dct-augment study {name}")
     if findings.failed:
         raise typer.Exit(1)
 

@@ -44,7 +44,9 @@ class ModelConfig(Section):
     revision: str | None = Field(None, description="branch, tag or commit on the Hub")
     variant: str | None = Field(None, description="which files of the weights on the Hub, e.g. `fp16`")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="precision of the weights")
-    image_size: PositiveInt | None = Field(None, description="side of an image in pixels; the model's own if unset")
+    image_size: Annotated[int, Field(ge=1, le=8192)] | None = Field(
+        None, description="side of an image in pixels; the model's own if unset"
+    )
     tiny_decoder: str | None = Field(
         None,
         description="an AutoencoderTiny of the same latents for the gradients of training: folder, Hub id "

@@ -199,6 +199,9 @@ def chosen(option: str, all_of_them: Sequence[Any], chosen: Sequence[Any] | None
     return tuple(value for value in all_of_them if value in chosen)
 
 
+_KINDS = "a study of tokens has `variants`, one of classifiers `rows`; this has neither"
+
+
 def available_studies() -> dict[str, Path]:
     """Where the studies are that `load_study` finds, by name."""
     found: dict[str, Path] = {}
@@ -243,7 +246,8 @@ def load_any_study(name_or_path: str) -> "Study | TokenStudy":
     except yaml.YAMLError as error:
         raise ConfigError(str(path), [f"not valid YAML: {yaml_reason(error)}"]) from error
     except ValidationError as error:
-        problems = [
+        hint = [] if isinstance(data, dict) and {"rows", "variants"} & set(data) else [_KINDS]
+        problems = hint + [
             f"{'.'.join(map(str, problem['loc'])) or 'study'}: {problem['msg'].removeprefix('Value error, ')}"
             for problem in error.errors()
         ]

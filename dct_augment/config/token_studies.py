@@ -68,7 +68,7 @@ class TokenStudy(Section):
     """
 
     question: str
-    paper: str
+    paper: str = ""
     datasets: Annotated[dict[Name, StudyDataset], Field(min_length=1)]
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
     seeds: Seeds
@@ -87,6 +87,8 @@ class TokenStudy(Section):
             if unknown or claim.variant == PLAIN:
                 wrong, right = ", ".join(unknown) or PLAIN, ", ".join(self.variants)
                 raise ValueError(f"claims name {wrong}, which is no variant; variants: {right}")
+            if claim.variant == claim.against:
+                raise ValueError(f"a claim compares {claim.variant} with itself; name another variant, or {PLAIN}")
             if claim.group is not None and claim.group not in self.groups:
                 raise ValueError(f"claims name the group {claim.group!r}; groups: {', '.join(self.groups)}")
         by_dataset = {"variants": [name for variant in self.variants.values() for name in variant.datasets]}

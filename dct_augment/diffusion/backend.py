@@ -83,6 +83,19 @@ class Backend(ABC):
         self._set_latent_shape(self.latent_shape[0], image_size // self._vae_scale)
 
     @property
+    def largest_image(self) -> int | None:
+        """The longest side of an image in pixels that the denoiser has places for; None if there is no such limit."""
+        return None
+
+    def refuse_too_large(self) -> None:
+        """Raise ModelError if the images have more pixels a side than the denoiser has places for."""
+        if self.largest_image is not None and self.image_size > self.largest_image:
+            raise ModelError(
+                f"model.image_size {self.image_size} does not suit this model: its images have at most "
+                f"{self.largest_image} pixels a side; set model.image_size to that or less"
+            )
+
+    @property
     def patch_size(self) -> int:
         """How many latents a side of one patch of the denoiser has."""
         return int(self.denoiser.config.get("patch_size") or 1)

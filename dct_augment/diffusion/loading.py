@@ -121,6 +121,7 @@ def load(
     backend = from_pipeline(pipe, device=device, memory=memory)
     if image_size is not None:
         backend.resize(image_size)
+    backend.refuse_too_large()
     if tiny_decoder is not None:
         tiny = str(pocket.path(pocket.TINY_DECODER)) if tiny_decoder == "pocket" else tiny_decoder
         backend.use_tiny(_tiny(tiny, getattr(torch, dtype)).to(device))

@@ -45,6 +45,12 @@ class ZImage(Backend):
         """See `Backend`: the smallest that the transformer has, which the pipeline uses."""
         return int(self.denoiser.config.all_patch_size[0])
 
+    @property
+    def largest_image(self) -> int:
+        """See `Backend`: the transformer has a table of places."""
+        places = min(self.denoiser.config.axes_lens[1:])
+        return int(places * self.patch_size * self._vae_scale)
+
     def encode(self, prompts: Sequence[str], vectors: torch.Tensor | None = None) -> Conditioning:
         """Encode prompts; `hidden` (B, 512, d) of the last layer but one, `mask` (B, 512) of what is not padding."""
         (part,) = self._parts(prompts, vectors)

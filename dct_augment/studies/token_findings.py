@@ -54,12 +54,13 @@ class TokenClaimFinding:
 
 @dataclass(frozen=True)
 class TokenFindings:
-    """All that a study of tokens found so far, and the runs that failed with their reasons."""
+    """All that a study of tokens found so far, runs that failed with their reasons, and what is not answered yet."""
 
     variants: tuple[VariantFinding, ...]
     claims: tuple[TokenClaimFinding, ...]
     failed: tuple[str, ...]
     seeds: int
+    unanswered: tuple[str, ...] = ()
 
 
 def find(study: TokenStudy, tokens: pd.DataFrame, failed: Sequence[str]) -> TokenFindings:
@@ -71,14 +72,23 @@ def find(study: TokenStudy, tokens: pd.DataFrame, failed: Sequence[str]) -> Toke
         failed: runs that failed, with their reasons.
     """
     if tokens.empty:
-        return TokenFindings((), (), tuple(failed), 0)
+        claims_left = tuple(f"{dataset}: {claim.title}" for claim in study.claims for dataset in study.datasets)
+        return TokenFindings((), (), tuple(failed), 0, claims_left)
     tested = list(_tested(study, tokens))
     p_values = [permutation_test(differences) for _, _, differences in tested]
     claims = [
         TokenClaimFinding(dataset, claim, mean_t(differences, (-1, 1)), len(differences), p_value, adjusted)
         for (dataset, claim, differences), p_value, adjusted in zip(tested, p_values, holm(p_values), strict=True)
     ]
-    return TokenFindings(tuple(_variants(study, tokens)), tuple(claims), tuple(failed), tokens["seed"].nunique())
+    answered = {(dataset, claim.title) for dataset, claim, _ in tested}
+    unanswered = [
+        f"{dataset}: {claim.title}"
+        for claim in study.claims
+        for dataset in study.datasets
+        if (dataset, claim.title) not in answered and (claim.group is None or claim.group in study.groups_of(dataset))
+    ]
+    found = tuple(_variants(study, tokens))
+    return TokenFindings(found, tuple(claims), tuple(failed), tokens["seed"].nunique(), tuple(unanswered))
 
 
 def _variants(study: TokenStudy, tokens: pd.DataFrame) -> Iterator[VariantFinding]:

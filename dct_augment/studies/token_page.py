@@ -36,7 +36,13 @@ _SHOWN_CLASSES = 4
 _SIGNIFICANT = 0.05
 
 
-def write(study: TokenStudy, findings: TokenFindings, run_folders: Mapping[tuple[str, str], Path], root: Path) -> None:
+def write(
+    study: TokenStudy,
+    findings: TokenFindings,
+    run_folders: Mapping[tuple[str, str], Path],
+    root: Path,
+    command: str,
+) -> None:
     """Write findings.json, findings.md and index.html.
 
     Args:
@@ -44,6 +50,7 @@ def write(study: TokenStudy, findings: TokenFindings, run_folders: Mapping[tuple
         findings: so far.
         run_folders: a finished run of each data set and variant, for its first images.
         root: the folder of the study.
+        command: that makes it.
     """
     files.write_json(root / "findings.json", as_json(study, findings), indent=1)
     files.write_text(root / "findings.md", "\n".join(markdown(study, findings)) + "\n")
@@ -54,7 +61,7 @@ def write(study: TokenStudy, findings: TokenFindings, run_folders: Mapping[tuple
             question=study.question,
             paper=study.paper,
             seeds=counted(findings.seeds, "seed"),
-            command=f"dct-augment study {root.name}",
+            command=command,
             answers=[_plain_words(line) for line in answers(findings)],
             parts=list(_parts(study, findings, run_folders)),
             failed=findings.failed,
@@ -64,8 +71,9 @@ def write(study: TokenStudy, findings: TokenFindings, run_folders: Mapping[tuple
 
 
 def answers(findings: TokenFindings) -> list[str]:
-    """Answer each claim in one sentence of Markdown."""
-    return [_answer(found) for found in findings.claims]
+    """Answer each claim in one sentence of Markdown, and say which are not answered yet."""
+    left = [f"{claim}: not answered yet, for tokens are missing." for claim in findings.unanswered]
+    return [*(_answer(found) for found in findings.claims), *left]
 
 
 def _answer(found: TokenClaimFinding) -> str:
@@ -212,5 +220,6 @@ def as_json(study: TokenStudy, findings: TokenFindings) -> dict[str, Any]:
             }
             for found in findings.claims
         ],
+        "unanswered": list(findings.unanswered),
         "failed": list(findings.failed),
     }

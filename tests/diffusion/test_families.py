@@ -147,6 +147,12 @@ def test_an_image_size_without_latents_is_refused(family, size, step):
         load(folder, image_size=size)
 
 
+def test_an_image_larger_than_the_table_of_places_is_refused():
+    folder = str(tiny.pipeline_folder("z_image"))
+    with pytest.raises(ModelError, match=r"model.image_size \d+ does not suit.* at most \d+ pixels a side"):
+        load(folder, image_size=4 * tiny.IMAGE * 32)
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_the_words_of_a_prompt_change_the_images_of_the_tiny_models(family):
     """Guards the other tests: on a model that ignores its prompt, equality would prove nothing."""

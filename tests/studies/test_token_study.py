@@ -99,12 +99,14 @@ def test_what_is_worse_beyond_chance_is_called_less() -> None:
         ({"claims": [{"variant": "last_3"}]}, "claims name last_3, which is no variant; variants: last_step, last_2"),
         ({"claims": [{"variant": "plain"}]}, "claims name plain, which is no variant"),
         ({"claims": [{"variant": "last_2", "group": "rare"}]}, "claims name the group 'rare'; groups: ambiguous"),
+        ({"claims": [{"variant": "last_2", "against": "last_2"}]}, "a claim compares last_2 with itself"),
         ({"show": {"fish": ["cod"]}}, "show name fish, no data set; data sets: birds"),
         ({"groups": {"rare": {"fish": ["cod"]}}, "claims": []}, "groups name fish, no data set"),
         ({"variants": {"a": {"datasets": ["fish"]}}}, "variants name fish, no data set"),
         ({"variants": {}}, "variants: Dictionary should have at least 1 item"),
         ({"seeds": {"first": 1, "count": 0}}, "seeds.count: Input should be greater than or equal to 1"),
         ({"rows": {}}, "rows: Extra inputs are not permitted"),
+        ({"variants": {"last_2": {"settings": ["tokens.vectors=0"]}}}, "the study's run birds, last_2: 1 problem"),
     ],
 )
 def test_a_wrong_study_is_one_message_that_names_the_fault(tmp_path: Path, changes: Any, message: str) -> None:
@@ -112,7 +114,7 @@ def test_a_wrong_study_is_one_message_that_names_the_fault(tmp_path: Path, chang
     path = written(tmp_path, **(ours | changes))
     result = CliRunner().invoke(app, ["study", str(path)])
     with pytest.raises(ConfigError, match=message):
-        load_any_study(str(path))
+        list(runs(TokenStudy.model_validate(load_any_study(str(path)).model_dump()), tmp_path))
     assert result.exit_code != 0
     assert not (tmp_path / "runs").exists()
 
@@ -174,3 +176,29 @@ def test_a_study_runs_to_its_page_names_a_run_that_fails_and_a_second_call_makes
     CliRunner().invoke(app, ["study", str(path), "-o", str(out)])
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")} == made
     assert {name: (out / name).read_bytes() for name in written_files} == written_files
+    # A part of the study does not take its place.
+    CliRunner().invoke(app, ["study", str(path), "-o", str(out), "--variants", "last_2"], catch_exceptions=False)
+    assert json.loads((out / "findings.json").read_text())["claims"] == found["claims"]
+    assert f"dct-augment study {path}" in (out / "index.html").read_text()
+    other = written(tmp_path, question="Another?")
+    with pytest.raises(InputError, match=r"holds another study: 'Do two steps do.* Give another --out"):
+        CliRunner().invoke(app, ["study", str(other), "-o", str(out)], catch_exceptions=False)
+
+
+def test_what_has_no_tokens_yet_is_said(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    nothing = CliRunner().invoke(app, ["study", str(path), "-o", str(tmp_path / "out"), "--only-read"])
+    assert "nothing is finished in" in nothing.stdout
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match=r"--output .*steps\.yaml is a file; give a folder"):
+        CliRunner().invoke(app, ["study", str(path), "-o", str(path)], catch_exceptions=False)
+    found = find(study(), tokens(plain=(0.1,) * 4, last_step=(0.4,) * 4), [])
+    assert found.unanswered == ("birds: `last_2` - `last_step`",)
+    assert answers(found)[-1] == "birds: `last_2` - `last_step`: not answered yet, for tokens are missing."
+
+
+def test_a_file_of_neither_kind_is_told_what_both_have(tmp_path: Path) -> None:
+    path = tmp_path / "none.yaml"
+    path.write_text("question: What?\n")
+    with pytest.raises(ConfigError, match="has `variants`, one of classifiers `rows`; this has neither"):
+        load_any_study(str(path))
