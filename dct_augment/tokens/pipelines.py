@@ -65,7 +65,9 @@ def _read(path: Path) -> list[Token]:
     """
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if not files:
-        raise InputError(f"{path} holds no token file (.safetensors); give a token file, or a folder of them")
+        inner = path / "tokens"
+        hint = f"; those of a run are in {inner}" if any(inner.glob("*.safetensors")) else ""
+        raise InputError(f"{path} holds no token file (.safetensors); give a token file, or a folder of them{hint}")
     return [token for file in files for token in formats.read(file)]
 
 

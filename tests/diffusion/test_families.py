@@ -225,7 +225,11 @@ def test_a_token_of_another_model_or_none_is_not_put_into_a_pipeline(tmp_path):
     vocabulary = len(pipe.tokenizer)
     with pytest.raises(InputError, match="holds no token file"):
         dct_augment.add_class_tokens(pipe, tmp_path)
-    formats.write([formats.Token(TOKEN, formats.split(vectors(1), {"": tiny.WIDTH}))], tmp_path, "diffusers")
+    token = formats.Token(TOKEN, formats.split(vectors(1), {"": tiny.WIDTH}))
+    formats.write([token], tmp_path / "tokens", "diffusers")
+    with pytest.raises(InputError, match="those of a run are in"):
+        dct_augment.add_class_tokens(pipe, tmp_path)
+    formats.write([token], tmp_path, "diffusers")
     with pytest.raises(InputError, match="vectors have 16 values, the words of this pipeline 16 and 24"):
         dct_augment.add_class_tokens(pipe, tmp_path)
     assert len(pipe.tokenizer) == vocabulary
