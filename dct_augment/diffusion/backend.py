@@ -29,6 +29,9 @@ class Backend(ABC):
     keys: tuple[str, ...] = ("",)
     """How token files call the part of each text encoder; one empty key where there is one encoder."""
 
+    has_even_levels: ClassVar[bool] = False
+    """Whether the family's pipeline spaces a flow's noise levels evenly before any shift."""
+
     denoiser_name: ClassVar[str] = "unet"
     """How the pipeline of diffusers calls the denoiser."""
 
@@ -153,12 +156,10 @@ class Backend(ABC):
             ModelError: unknown scheduler class, or one that does not suit the model.
         """
         scheduler = noise_levels.fresh_scheduler(self._scheduler, name)
-        scheduler.set_timesteps(steps, device=self.device, **self._timestep_options(scheduler, steps))
+        options = noise_levels.even_levels(scheduler, steps) if self.has_even_levels else {}
+        options |= noise_levels.shift_of_resolution(scheduler, (self.latent_shape[1] // self.patch_size) ** 2)
+        scheduler.set_timesteps(steps, device=self.device, **options)
         return scheduler
-
-    def _timestep_options(self, scheduler: Any, steps: int) -> dict[str, Any]:
-        """What the family's pipeline tells a scheduler about its timesteps, beside their number."""
-        return {}
 
     def decode(self, latents: torch.Tensor, *, for_gradient: bool = False) -> torch.Tensor:
         """Decode latents (B, C, h, w) to images (B, 3, H, W), about [-1, 1], float32, differentiable.

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from dct_augment.diffusion import noise_levels
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
 from dct_augment.diffusion.text import TextEncoder
@@ -26,6 +25,7 @@ class Flux(Backend):
     title = "FLUX.1"
     keys = ("clip_l", "t5xxl")
     denoiser_name = "transformer"
+    has_even_levels = True
 
     @classmethod
     def build(cls, pipe: Any, device: str, offload: bool) -> "Flux":
@@ -57,11 +57,6 @@ class Flux(Backend):
         of_clip, of_t5 = self._parts(prompts, vectors)
         pooled = clip.run(prompts, of_clip)[0].pooler_output
         return Conditioning(t5.run(prompts, of_t5)[0].last_hidden_state, {"pooled": pooled})
-
-    def _timestep_options(self, scheduler: Any, steps: int) -> dict[str, Any]:
-        """See `Backend`: evenly spaced levels, and the shift by resolution, where the scheduler has one."""
-        side = self.latent_shape[1] // self.patch_size
-        return noise_levels.even_levels(scheduler, steps) | noise_levels.shift_of_resolution(scheduler, side**2)
 
     def denoise(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, scale: float

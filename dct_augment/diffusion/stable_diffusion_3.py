@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from dct_augment.diffusion import noise_levels
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
 from dct_augment.diffusion.text import TextEncoder
@@ -62,11 +61,6 @@ class StableDiffusion3(Backend):
         else:
             t5 = clip.new_zeros(len(prompts), LENGTHS["StableDiffusion3Pipeline"]["tokenizer_3"], width)
         return Conditioning(torch.cat([padded, t5], 1), {"pooled": pooled})
-
-    def _timestep_options(self, scheduler: Any, steps: int) -> dict[str, Any]:
-        """See `Backend`: the shift by resolution, where the scheduler has one."""
-        side = self.latent_shape[1] // self.denoiser.config.patch_size
-        return noise_levels.shift_of_resolution(scheduler, side**2)
 
     def denoise(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, scale: float

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from dct_augment.diffusion import noise_levels
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
 from dct_augment.diffusion.peak_memory import has_values
@@ -24,6 +23,7 @@ class ZImage(Backend):
 
     title = "Z-Image"
     denoiser_name = "transformer"
+    has_even_levels = True
 
     @classmethod
     def build(cls, pipe: Any, device: str, offload: bool) -> "ZImage":
@@ -56,11 +56,6 @@ class ZImage(Backend):
         (part,) = self._parts(prompts, vectors)
         output, mask = self.encoders[0].run(prompts, part, output_hidden_states=True, use_cache=False)
         return Conditioning(output.hidden_states[-2], {"mask": mask})
-
-    def _timestep_options(self, scheduler: Any, steps: int) -> dict[str, Any]:
-        """See `Backend`: evenly spaced levels, and the shift by resolution, where the scheduler has one."""
-        side = self.latent_shape[1] // self.patch_size
-        return noise_levels.even_levels(scheduler, steps) | noise_levels.shift_of_resolution(scheduler, side**2)
 
     def denoise(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, scale: float
