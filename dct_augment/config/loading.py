@@ -2,19 +2,18 @@
 
 import copy
 import hashlib
-import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from dct_augment.config.benchmark import FULL_BENCHMARK
 from dct_augment.config.by_class import parse_yaml, yaml_reason
-from dct_augment.config.classifiers import PRETRAINED
 from dct_augment.config.datasets import AnyDataset, DatasetConfig
+from dct_augment.config.problems import explained, models, shown, tags
 from dct_augment.config.renames import take_out
 from dct_augment.config.sections import Config
 from dct_augment.errors import ConfigError
@@ -23,7 +22,6 @@ from dct_augment.remote.urls import url_of
 from dct_augment.wording import did_you_mean, reason_of
 
 _HASH = "# sha256 of the lines below; leave this one out of a file that you change: "
-_LONGEST = 300  # letters of a value in a message
 
 
 def folders() -> list[Path]:
@@ -125,7 +123,7 @@ def _check(data: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        problems += [_explain(problem, values) for problem in _causes(error)]
+        problems += explained(error, values, Config)
     return (None, problems) if problems else (config, [])
 
 
@@ -201,7 +199,7 @@ def _apply(data: dict[str, Any], override: str) -> str | None:
     try:
         value = parse_yaml(text)
     except yaml.YAMLError as error:
-        return f"{_shown(override)}: {_shown(text)} is not a valid YAML value: {yaml_reason(error)}"
+        return f"{shown(override)}: {shown(text)} is not a valid YAML value: {yaml_reason(error)}"
     return None if _put(data, name.strip(), value) else f"{override!r}: a part before the last dot is no section"
 
 
@@ -225,103 +223,4 @@ def _put(data: dict[str, Any], name: str, value: Any) -> bool:
     return True
 
 
-def _causes(error: ValidationError) -> list[dict[str, Any]]:
-    """The problems of an error, without `too short` where all items are there but wrong."""
-    problems: list[dict[str, Any]] = [dict(problem) for problem in error.errors()]
-    inner = {problem["loc"][:depth] for problem in problems for depth in range(1, len(problem["loc"]))}
-    return [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in inner]
-
-
-def _explain(problem: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    loc, kind, value = problem["loc"], problem["type"], problem["input"]
-    where = ".".join(_place(loc, data)) or "configuration"
-    if kind == "union_tag_invalid":
-        names = [tag for model in _sections(loc) for tag in _tags(model)]
-        hint = did_you_mean(str(value["name"]), names)
-        return f"{where}.name: {value['name']!r} is unknown{hint}; choose one of: {', '.join(names)}"
-    if kind == "extra_forbidden":
-        names = list(_sections(loc[:-1])[0].model_fields)
-        return f"{where}: unknown key{did_you_mean(str(loc[-1]), names)}; allowed here: {', '.join(names)}"
-    if kind in ("missing", "union_tag_not_found"):
-        return f"{where}{'.name' if kind != 'missing' else ''}: missing; add it"
-    if kind in ("model_type", "model_attributes_type", "tuple_type"):
-        return f"{where}: {_what_it_must_be(loc, where, value)}, got {_shown(value)}"
-    if kind == "too_short":
-        return f"{where}: must have at least {problem['ctx']['min_length']} item, got {_shown(value)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if kind == "string_unicode":
-        message = "Input should be text in UTF-8"
-    got = "" if isinstance(value, Mapping) else f", got {_shown(value)}"  # a whole section says nothing
-    return f"{where}: {message[0].lower()}{message[1:]}{got}"
-
-
-def _shown(value: Any) -> str:
-    """Write a value for a message: of a large one, only its beginning."""
-    writer = reprlib.Repr()
-    writer.maxlevel = 4
-    writer.maxstring = writer.maxother = writer.maxlong = _LONGEST
-    text = writer.repr(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
-
-
-def _what_it_must_be(loc: Sequence[Any], where: str, value: Any) -> str:
-    """Say what stands in place of a section or of a list, with an example."""
-    sections = _sections(loc)
-    if not sections:
-        return "must be a list"
-    if value is None:
-        return "is empty; give it settings, or delete the line"
-    if all("name" in section.model_fields for section in sections):
-        name = value if isinstance(value, str) else "..."
-        in_set = "" if isinstance(loc[-1], int) else f"; with --set, write {where}.name={name}"
-        return f"must be a section, e.g. `{{name: {name}}}`{in_set}"
-    return f"must be a section of settings: {', '.join(sections[0].model_fields)}"
-
-
-def _place(loc: Sequence[Any], data: Mapping[str, Any]) -> list[str]:
-    """Where the user wrote it: without the name of a union's member, and without the number of a lone classifier."""
-    if loc[:1] in (("guide",), ("judge",)) and len(loc) > 1:
-        alone = isinstance(data.get(loc[0]), Mapping | str)
-        loc = (*loc[: 1 if alone else 2], *loc[3:])
-    elif loc[:1] == ("dataset",):
-        loc = (*loc[:1], *loc[2:])
-    elif loc[:2] == ("tokens", "method"):
-        loc = (*loc[:2], *loc[3:])
-    return [str(part) for part in loc]
-
-
-def _sections(loc: Iterable[Any]) -> list[type[BaseModel]]:
-    """The section at a place; several where it is a union and the place does not say which."""
-    sections: list[type[BaseModel]] = [Config]
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        if not sections:  # inside a setting that is no section: the place is one of the forms that it may have
-            return []
-        if len(sections) > 1:
-            sections = [section for section in sections if part in _tags(section)]
-        else:
-            sections = _models(_annotation(sections[0], part))
-    return sections
-
-
-def _annotation(section: type[BaseModel], key: str) -> Any:
-    """The type of a field, with what pydantic keeps beside it."""
-    field = section.model_fields[key]
-    return (field.annotation, *field.metadata)
-
-
-def _tags(section: type[BaseModel]) -> tuple[str, ...]:
-    """The names by which a member of a union is chosen; a classifier with any other name is a pretrained one."""
-    return get_args(section.model_fields["name"].annotation) or (PRETRAINED,)
-
-
-def _models(annotation: Any) -> list[Any]:
-    """The sections that an annotation speaks of."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    inner = annotation if isinstance(annotation, tuple) else get_args(annotation)
-    return [model for part in inner for model in _models(part)]
-
-
-DATASETS: dict[str, type[AnyDataset]] = {tag: model for model in _models(DatasetConfig) for tag in _tags(model)}
+DATASETS: dict[str, type[AnyDataset]] = {tag: model for model in models(DatasetConfig) for tag in tags(model)}

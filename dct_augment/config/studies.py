@@ -11,6 +11,7 @@ from dct_augment.config.base import PositiveInt, Section
 from dct_augment.config.benchmark import Arm
 from dct_augment.config.by_class import parse_yaml, yaml_reason
 from dct_augment.config.loading import folders
+from dct_augment.config.problems import explained
 from dct_augment.errors import ConfigError, InputError
 from dct_augment.wording import reason_of
 
@@ -199,7 +200,7 @@ def chosen(option: str, all_of_them: Sequence[Any], chosen: Sequence[Any] | None
     return tuple(value for value in all_of_them if value in chosen)
 
 
-_KINDS = "a study of tokens has `variants`, one of classifiers `rows`; this has neither"
+_KINDS = "a study of tokens has `variants`, one of classifiers `rows`"
 
 
 def available_studies() -> dict[str, Path]:
@@ -237,18 +238,19 @@ def load_any_study(name_or_path: str) -> "Study | TokenStudy":
         raise ConfigError(name_or_path, [f"no such study; give a path to a YAML file or one of: {', '.join(known)}"])
     try:
         data = parse_yaml(path.read_text(encoding="utf-8"))
-        kind = TokenStudy if isinstance(data, dict) and "variants" in data else Study
-        return kind.model_validate(data)
     except OSError as error:
         raise ConfigError(str(path), [f"it cannot be read: {reason_of(error)}"]) from error
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), [f"it is no text in UTF-8, at byte {error.start}; save it as UTF-8"]) from error
     except yaml.YAMLError as error:
         raise ConfigError(str(path), [f"not valid YAML: {yaml_reason(error)}"]) from error
+    if not isinstance(data, dict):
+        got = "nothing" if data is None else type(data).__name__
+        raise ConfigError(str(path), [f"must be a mapping with `question` and `datasets`, got {got}; {_KINDS}"])
+    if not {"rows", "variants"} & set(data):
+        raise ConfigError(str(path), [f"{_KINDS}; this has neither"])
+    kind = TokenStudy if "variants" in data else Study
+    try:
+        return kind.model_validate(data)
     except ValidationError as error:
-        hint = [] if isinstance(data, dict) and {"rows", "variants"} & set(data) else [_KINDS]
-        problems = hint + [
-            f"{'.'.join(map(str, problem['loc'])) or 'study'}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()
-        ]
-        raise ConfigError(str(path), problems) from error
+        raise ConfigError(str(path), explained(error, data, kind)) from error

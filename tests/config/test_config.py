@@ -256,6 +256,7 @@ def test_keyword_arguments_are_checked_too() -> None:
         ("runner=3", "--set runner: must be a section of settings: kind, workers, processes, address, "),
         ("tokens=null", "--set tokens: is empty; give it settings, or delete the line, got None"),
         ("guide=[]", "--set guide: must have at least 1 item, got []"),
+        ("model.adapters=x", "--set model.adapters: must be a list, e.g. `[{path: ...}]`, got 'x'"),
         ("benchmark.arms=real", "--set benchmark.arms: must be a list, got 'real'"),
         ("prompts.contexts=at sea", "--set prompts.contexts: contexts 'at sea' is no file; "),
         ("tokens.max_updates=x", "--set tokens.max_updates: input should be a valid integer"),
@@ -629,7 +630,7 @@ def test_a_dumped_config_loads_as_itself(given_config: Config, tmp_path_factory:
 def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
     """Every setting as `section.key`; of a union, those of every member."""
     for key, field in model.model_fields.items():
-        inner = [section for section in config.loading._models((field.annotation, *field.metadata)) if path == ""]
+        inner = [section for section in config.problems.models((field.annotation, *field.metadata)) if path == ""]
         for section in inner:
             yield from leaves(section, f"{key}.")
         if not inner:

@@ -103,9 +103,15 @@ def test_what_is_worse_beyond_chance_is_called_less() -> None:
         ({"show": {"fish": ["cod"]}}, "show name fish, no data set; data sets: birds"),
         ({"groups": {"rare": {"fish": ["cod"]}}, "claims": []}, "groups name fish, no data set"),
         ({"variants": {"a": {"datasets": ["fish"]}}}, "variants name fish, no data set"),
-        ({"variants": {}}, "variants: Dictionary should have at least 1 item"),
-        ({"seeds": {"first": 1, "count": 0}}, "seeds.count: Input should be greater than or equal to 1"),
-        ({"rows": {}}, "rows: Extra inputs are not permitted"),
+        ({"variants": {}}, "variants: must have at least 1 item, got {}"),
+        ({"seeds": {"first": 1, "count": 0}}, "seeds.count: input should be greater than or equal to 1, got 0"),
+        ({"rows": {}}, r"rows: unknown key .*; allowed here: question, paper, datasets, variants"),
+        ({"variants": {"a": {"seting": []}}}, r"variants.a.seting: unknown key \(did you mean 'settings'\?\); allowed"),
+        ({"variants": {"a": {"settings": "x=1"}}}, "variants.a.settings: must be a list, got 'x=1'"),
+        ({"claims": {"variant": "a"}}, "claims: must be a list, e.g. `\\[{variant: ...}\\]`, got"),
+        ({"datasets": ["birds"]}, "datasets: must be a mapping, `name: ...`, got \\['birds'\\]"),
+        ({"datasets": {"birds": "pocket"}}, "datasets.birds: must be a section of settings: config, settings, got"),
+        ({"datasets": {"birds": {}}}, "datasets.birds.config: missing; add it"),
         ({"variants": {"last_2": {"settings": ["tokens.vectors=0"]}}}, "the study's run birds, last_2: 1 problem"),
     ],
 )
@@ -197,8 +203,16 @@ def test_what_has_no_tokens_yet_is_said(tmp_path: Path) -> None:
     assert answers(found)[-1] == "birds: `last_2` - `last_step`: not answered yet, for tokens are missing."
 
 
-def test_a_file_of_neither_kind_is_told_what_both_have(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("question: What?\n", "has `variants`, one of classifiers `rows`; this has neither"),
+        ("[1]", "must be a mapping with `question` and `datasets`, got list; a study of tokens has `variants`"),
+        ("", "must be a mapping with `question` and `datasets`, got nothing; a study of tokens has `variants`"),
+    ],
+)
+def test_a_file_of_neither_kind_is_told_what_both_have(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
-    path.write_text("question: What?\n")
-    with pytest.raises(ConfigError, match="has `variants`, one of classifiers `rows`; this has neither"):
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
         load_any_study(str(path))
