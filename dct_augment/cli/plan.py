@@ -33,6 +33,7 @@ def print_plan(settings: "Config", goal: StageName, *, price: float | None) -> N
         table.add_column(column, justify="left" if column == "part" else "right")
     remark = ""
     with console.status("measuring one step"), run.without_writing():
+        run.check_settings()
         parts = run.needed_stages(goal)
         if StageName.BENCHMARK in parts:
             remark = check_test(run.real_images(), run.dataset, run.config)

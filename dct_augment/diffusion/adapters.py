@@ -38,13 +38,25 @@ def fuse(pipe: Any, adapters: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         ModelError: one cannot be found or read, is not finite, or is of another model.
     """
-    if adapters and not hasattr(pipe, "load_lora_weights"):
-        raise ModelError(
-            f"model.adapters do not suit this model: diffusers has no loader of LoRAs for a {type(pipe).__name__}. "
-            "Leave them out, or choose a model of another family"
-        )
+    if adapters:
+        refuse_without_loader(type(pipe).__name__)
     for adapter in adapters:
         _fuse(pipe, adapter)
+
+
+def refuse_without_loader(kind: str) -> None:
+    """Refuse adapters for a class of diffusers' pipelines, by its name, that cannot load them.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    import diffusers
+
+    if not hasattr(getattr(diffusers, kind), "load_lora_weights"):
+        raise ModelError(
+            f"model.adapters do not suit this model: diffusers has no loader of LoRAs for a {kind}. "
+            "Leave them out, or choose a model of another family"
+        )
 
 
 def examine(path: str, revision: str | None = None, weight_name: str | None = None) -> Path | None:

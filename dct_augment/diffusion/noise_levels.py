@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from dct_augment import files
+from dct_augment.diffusion.names import folder_here
 from dct_augment.errors import ModelError
 
 Number = TypeVar("Number", float, torch.Tensor)
@@ -139,6 +141,16 @@ def fresh_scheduler(own: Any, name: str | None) -> Any:
         return kind.from_config(own.config, **options)
     except ImportError as error:
         raise ModelError(f"sampling.scheduler {name!r} needs a package: {' '.join(str(error).split())}") from error
+
+
+def scheduler_here(path: str, revision: str | None) -> Any | None:
+    """Make the scheduler that a text-to-image model comes with, if its file is on this machine; None if it is not."""
+    import diffusers
+
+    folder = folder_here(path, revision)
+    settings = {} if folder is None else files.read_json(folder / "scheduler" / "scheduler_config.json")
+    kind = getattr(diffusers, str(settings.get("_class_name")), None)
+    return None if kind is None else kind.from_config(settings)
 
 
 def suitable_schedulers(own: Any) -> tuple[str, ...]:

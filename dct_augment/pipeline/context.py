@@ -22,8 +22,9 @@ from dct_augment.generation.shards import check_tar, shard_folders
 from dct_augment.pipeline import few_shot_guide, stores
 from dct_augment.pipeline.arm_paths import ArmPaths
 from dct_augment.pipeline.classifier_checks import check_on_real_images
+from dct_augment.pipeline.model_check import check_adapters, check_sampling
 from dct_augment.pipeline.picture_contents import PhotoContents, known_contents
-from dct_augment.pipeline.prompt_check import check_class_names, check_guidance, check_lengths, check_start_words
+from dct_augment.pipeline.prompt_check import check_class_names, check_lengths, check_start_words
 from dct_augment.pipeline.protocol import load_dataset
 from dct_augment.pipeline.start_photos import StartPhotos
 from dct_augment.pipeline.unit_pool import UnitPools
@@ -188,15 +189,16 @@ class RunContext:
         settings = self.config.sampling.model_copy(update={"guidance_scale": scale})
         return Sampler.from_config(self.backend, settings, negative_prompt=self.config.prompts.negative)
 
-    def check_prompts(self) -> None:
-        """Check the lengths of all prompts and the guidance if the model is on this machine; it is not loaded.
+    def check_settings(self) -> None:
+        """Check prompts, guidance, scheduler and adapters by the files of the model that are here; none is loaded.
 
         Raises:
             InputError: a text encoder would cut a prompt.
-            ModelError: the model cannot be guided so.
+            ModelError: the model cannot be sampled so, or an adapter cannot be had.
         """
         model = self.config.model
-        check_guidance(self.config)
+        check_sampling(self.config)
+        check_adapters(self.config)
         check_lengths(diffusion.tokenizers_here(model.path, model.revision), self.config, self.classes)
 
     @cached_property

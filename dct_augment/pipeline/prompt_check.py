@@ -1,11 +1,11 @@
-"""Finds before any work what is wrong with prompts: classes that do not exist, words that would be cut, guidance."""
+"""Finds before any work what is wrong with prompts: classes that do not exist, words that would be cut."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice, product
 
 from dct_augment import prompts
 from dct_augment.config import Config, PromptsConfig, by_class
-from dct_augment.diffusion import Backend, PromptTokenizer, guidance
+from dct_augment.diffusion import Backend, PromptTokenizer
 from dct_augment.errors import InputError
 from dct_augment.records import ClassInfo
 
@@ -26,18 +26,6 @@ def check_class_names(config: Config, classes: Sequence[ClassInfo]) -> None:
     ):
         if isinstance(values, dict):
             by_class.check_classes(values.keys() - {by_class.DEFAULT}, classes, setting)
-
-
-def check_guidance(config: Config) -> None:
-    """Check that the model can be guided as is set, if its files are on this machine; it is not loaded.
-
-    Raises:
-        ModelError: it has no branch for a negative prompt, or takes no guidance at all.
-    """
-    denoiser = guidance.denoiser_here(config.model.path, config.model.revision)
-    for scale in (config.sampling.guidance_scale, config.generation.guidance_scale):
-        if scale is not None:
-            guidance.check(denoiser, scale, config.prompts.negative)
 
 
 def check_start_words(backend: Backend, config: Config, classes: Sequence[ClassInfo]) -> None:

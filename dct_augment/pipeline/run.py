@@ -94,7 +94,7 @@ class Run(RunContext):
 
     def train(self) -> None:
         """Train the class tokens that are missing."""
-        self.check_prompts()
+        self.check_settings()
         self._check_models({StageName.TOKENS})
         self.run_stages([TokenStage(self)])
 
@@ -192,7 +192,7 @@ class Run(RunContext):
                     self.progress(Progress(stage, 0, 0, remark))
                 self.shards[kind].refuse_old_layout()  # before anything is written
         refuse_full_disk(self, names, goal)
-        self.check_prompts()
+        self.check_settings()
         self._check_models(names)
         if names & set(IMAGE_STAGES.values()):
             _ = self.start_photos  # a class may have none

@@ -12,7 +12,6 @@ from safetensors.numpy import load_file, save_file
 from dct_augment import config, datasets, pocket
 from dct_augment.devices import resolve_device
 from dct_augment.pipeline.cost import count
-from dct_augment.pipeline.doctor import data
 from dct_augment.pipeline.doctor.examination import examine
 from dct_augment.pipeline.doctor.finding import Finding
 from dct_augment.pipeline.first_config import models
@@ -38,6 +37,30 @@ def test_the_doctor_finds_all_that_pocket_needs() -> None:
     findings = examined()
     assert {finding.state for finding in findings.values()} == {"ok"}
     assert "16 classes; 320 train" in findings["data set"].detail
+
+
+def test_the_doctor_counts_the_chosen_classes_alone() -> None:
+    named = "prompts.contexts={kiwi: [' at sea'], default: ['']}"  # a class that is not chosen may be named
+    findings = examined("dataset.classes=[crane, cardinal]", named)
+    assert findings["data set"].detail == "pocket: 2 classes; 40 train, 20 val, 80 test images"
+    assert findings["metrics"].detail.startswith("up to 340 images to embed")
+    assert findings["prompts"].state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("family", "setting", "said"),
+    [
+        ("lcm", "prompts.negative=blurry", "prompts.negative 'blurry' does not suit this model"),
+        ("schnell", "sampling.guidance_scale=2", "guidance_scale 2 does not suit this model"),
+        ("sd3", "sampling.scheduler=DDIMScheduler", "sampling.scheduler 'DDIMScheduler' does not suit this model"),
+        ("epsilon", "sampling.scheduler=DDIM", "sampling.scheduler 'DDIM' does not suit this model"),
+    ],
+)
+def test_the_doctor_says_what_sampling_a_model_cannot_have(family: str, setting: str, said: str) -> None:
+    own = (f"model.path={tiny.pipeline_folder(family)}", "sampling.guidance_scale=1")
+    assert examined(*own)["sampling"].state == "ok"
+    finding = examined(*own, setting)["sampling"]
+    assert (finding.state, finding.detail[: len(said)]) == ("missing", said)
 
 
 def test_the_doctor_counts_the_tokens_of_every_fold_and_says_what_is_cheaper(tmp_path: Path) -> None:
@@ -234,9 +257,6 @@ def test_the_doctor_says_which_prompts_would_be_cut() -> None:
     prompts = examined(f"prompts.negative={'blurry ' * 100}")["prompts"]
     assert (prompts.state, "blurry blurry'. Shorten it" in prompts.detail) == ("missing", True)
     assert "no class 'cran'" in examined("tokens.init_word={cran: bird}")["prompts"].detail
-    settings = [f"model.path={tiny.pipeline_folder('lcm')}", "prompts.negative=blurry"]
-    prompts = data.prompts(config.load("pocket", settings), tiny.CLASSES)
-    assert (prompts.state, "has no second branch" in prompts.detail) == ("missing", True)
     assert examined(name="cub")["prompts"].detail == "known once the data set is there"
     assert "known once the text-to-image model is there" in examined("model.path=some/model")["prompts"].detail
 

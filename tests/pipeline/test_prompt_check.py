@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from dct_augment import config, prompts
 from dct_augment.config import Config
 from dct_augment.diffusion import PromptTokenizer
-from dct_augment.errors import InputError, ModelError
+from dct_augment.errors import InputError
 from dct_augment.pipeline import Run
-from dct_augment.pipeline.prompt_check import check_class_names, check_guidance, check_lengths
+from dct_augment.pipeline.prompt_check import check_class_names, check_lengths
 from dct_augment.records import ClassInfo
 from tests import tiny
 
@@ -42,32 +42,6 @@ def test_prompts_that_fit_pass() -> None:
 def test_a_prompt_that_would_be_cut_is_shown_with_what_is_lost(vectors: int, of_prompts: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         check_lengths([TOKENIZER], settings(vectors, **of_prompts), CLASSES)
-
-
-@pytest.mark.parametrize(
-    ("family", "setting", "said"),
-    [
-        ("lcm", "prompts.negative=blurry", r"prompts.negative 'blurry' does not suit this model.*Leave it empty"),
-        ("flux", "prompts.negative=blurry", r"prompts.negative 'blurry' does not suit this model.*Leave it empty"),
-        (
-            "schnell",
-            "sampling.guidance_scale=3.5",
-            r"guidance_scale 3.5 does not suit .* Set sampling.guidance_scale to 1",
-        ),
-        (
-            "schnell",
-            "generation.guidance_scale=2",
-            r"guidance_scale 2 does not suit .* leave generation.guidance_scale",
-        ),
-    ],
-)
-def test_guidance_that_a_model_cannot_have_is_refused_before_any_work(
-    tmp_path: Path, family: str, setting: str, said: str
-) -> None:
-    settings = [f"model.path={tiny.pipeline_folder(family)}", "sampling.guidance_scale=1"]
-    check_guidance(config.load("pocket", settings))
-    with pytest.raises(ModelError, match=said):
-        Run(config.load("pocket", [*settings, setting], output=tmp_path)).train()
 
 
 def test_the_first_three_are_shown() -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dct_augment import datasets
 from dct_augment.config import Config, HuggingFaceDataset
 from dct_augment.diffusion.tokenization import tokenizers_here
-from dct_augment.errors import DatasetError, InputError, ModelError
+from dct_augment.errors import DatasetError, InputError
 from dct_augment.pipeline.doctor.finding import Finding
-from dct_augment.pipeline.prompt_check import check_class_names, check_guidance, check_lengths
+from dct_augment.pipeline.prompt_check import check_class_names, check_lengths
 from dct_augment.pipeline.protocol import check_test, load_dataset
 from dct_augment.records import ClassInfo, Dataset
 from dct_augment.wording import counted
@@ -60,26 +60,23 @@ def data_set(config: Config) -> tuple[Finding, Dataset | None, int | None, Confi
     except DatasetError as error:
         terms, count = _PUBLISHED.get(config.dataset.name, ("", None))
         return Finding(what, "missing", str(error), terms), None, len(names) if names else count, config
-    sizes = ", ".join(f"{len(dataset.examples(split)):,} {split}" for split in ("train", "val", "test"))
+    sizes = ", ".join(f"{len(used.examples(split)):,} {split}" for split in ("train", "val", "test"))
     detail = f"{dataset.name}: {counted(len(used.classes), 'class')}; {sizes} images"
     finding = Finding(what, "warning" if remark else "ok", detail, remark.removeprefix("warning: "))
     return finding, dataset, len(used.classes), config
 
 
-def prompts(config: Config, classes: Sequence[ClassInfo]) -> Finding:
-    """Examine whether the text encoder reads all of every prompt."""
+def prompts(config: Config, classes: Sequence[ClassInfo], known: Sequence[ClassInfo]) -> Finding:
+    """Examine whether the text encoder reads all of every prompt of classes, and settings name only `known` ones."""
     what = "prompts"
     if not classes:
         return Finding(what, "ok", "known once the data set is there")
     try:
-        check_class_names(config, classes)
-        check_guidance(config)
+        check_class_names(config, known)
         tokenizers = tokenizers_here(config.model.path, config.model.revision)
         check_lengths(tokenizers, config, classes)
     except InputError as error:
         return Finding(what, "missing", str(error), "correct the prompts")
-    except ModelError as error:
-        return Finding(what, "missing", str(error), "correct the settings of guidance")
     if not tokenizers:
         return Finding(what, "ok", "their lengths are known once the text-to-image model is there")
     return Finding(what, "ok", f"the text encoder reads all of every prompt, up to {tokenizers[0].room} pieces")

@@ -10,6 +10,8 @@ from dct_augment.diffusion import adapters as diffusion_adapters
 from dct_augment.diffusion.names import cached_file, local_folder
 from dct_augment.errors import ModelError
 from dct_augment.pipeline.doctor.finding import Finding, absent
+from dct_augment.pipeline.model_check import check_sampling
+from dct_augment.wording import counted
 
 _UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder", "scheduler")
 
@@ -38,6 +40,18 @@ def text_to_image(config: Config) -> Finding:
         return absent(what, path, ", ".join(missing), is_local)
     size = f"{_folder_bytes(index.parent) / 1e9:.1f} GB"
     return Finding(what, "ok", f"{path}: {parts['_class_name']}, {size} in {index.parent}")
+
+
+def sampling(config: Config) -> Finding:
+    """Examine whether the model can be guided as is set, and sampled with that scheduler."""
+    settings = config.sampling
+    try:
+        check_sampling(config)
+    except ModelError as error:
+        return Finding("sampling", "missing", str(error), "correct this setting")
+    scheduler = settings.scheduler or "the model's scheduler"
+    detail = f"{counted(settings.num_inference_steps, 'step')} of {scheduler}, guidance {settings.guidance_scale:g}"
+    return Finding("sampling", "ok", detail)
 
 
 def adapters(config: Config) -> list[Finding]:

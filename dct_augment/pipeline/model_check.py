@@ -1,0 +1,39 @@
+"""Finds before any work what the text-to-image model cannot do: by its files, if they are here; it is not loaded."""
+
+from dct_augment import files
+from dct_augment.config import Config
+from dct_augment.diffusion import FAMILIES, adapters, guidance, names, noise_levels
+
+
+def check_sampling(config: Config) -> None:
+    """Check that the model can be guided as is set, and sampled with that scheduler.
+
+    Raises:
+        ModelError: it has no branch for a negative prompt, takes no guidance at all, or the scheduler does not suit it.
+    """
+    denoiser = guidance.denoiser_here(config.model.path, config.model.revision)
+    for scale in (config.sampling.guidance_scale, config.generation.guidance_scale):
+        if scale is not None:
+            guidance.check(denoiser, scale, config.prompts.negative)
+    name = config.sampling.scheduler
+    own = None if name is None else noise_levels.scheduler_here(config.model.path, config.model.revision)
+    if own is not None:
+        noise_levels.fresh_scheduler(own, name)
+
+
+def check_adapters(config: Config) -> None:
+    """Check that adapters can be had, and that diffusers has a loader of them for this kind of model.
+
+    Whether their layers are those of the model is known once it is loaded.
+
+    Raises:
+        ModelError: one does not exist, cannot be read or is not finite; or the model takes none.
+    """
+    if not config.model.adapters:
+        return
+    folder = names.folder_here(config.model.path, config.model.revision)
+    kind = "" if folder is None else files.read_json(folder / "model_index.json").get("_class_name")
+    if kind in FAMILIES:
+        adapters.refuse_without_loader(kind)
+    for adapter in config.model.adapters:
+        adapters.examine(adapter.path, adapter.revision, adapter.weight_name)
