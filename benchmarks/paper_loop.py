@@ -37,7 +37,7 @@ def train(
     epochs: int = EPOCHS,
     images: int = IMAGES,
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield the U-Net evaluations so far and the vector (1, D), before and after every update.
+    """Yield the denoiser evaluations so far and the vector (1, D), before and after every update.
 
     Without `stops` all `epochs` are run. `images` are the noises of an epoch.
     """
@@ -70,7 +70,7 @@ def train(
 
 
 def denoise(sampler: Sampler, trajectory: Trajectory) -> int:
-    """Denoise to the end; the last step keeps its gradient, in both branches. Returns the U-Net evaluations."""
+    """Denoise to the end; the last step keeps its gradient, in both branches. Returns the denoiser evaluations."""
     branches = Conditioning.cat([sampler.unconditional, trajectory.conditioning])
     scale = sampler.guidance_scale
     for index in range(trajectory.length):

@@ -94,7 +94,7 @@ def _print(rows: Sequence[Row]) -> None:
     for row in rows:
         words_of_pair.setdefault(_pair(row), set()).add(row["word"])
     rows = [row for row in rows if len(words_of_pair[_pair(row)]) == len(WORDS)]
-    print("| classes | tokens | start word | judge accuracy | U-Net evaluations | attempts | certified |")
+    print("| classes | tokens | start word | judge accuracy | denoiser evaluations | attempts | certified |")
     print("|---|---|---|---|---|---|---|")
     groups = {
         "homonyms": [row for row in rows if row["homonym"]],
@@ -113,7 +113,7 @@ def _print(rows: Sequence[Row]) -> None:
                 f"{certified} |"
             )
     print()
-    for key, scale, what in (("judge", 100, "judge accuracy, points"), ("evaluations", 1, "U-Net evaluations")):
+    for key, scale, what in (("judge", 100, "judge accuracy, points"), ("evaluations", 1, "denoiser evaluations")):
         difference = _difference(rows, key)
         low, high = scale * difference.low, scale * difference.high
         print(f"`{WORDS[1]}` minus `{WORDS[0]}`, {what}: {scale * difference.mean:.1f} ({low:.1f} .. {high:.1f})")

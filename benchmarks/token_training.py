@@ -1,4 +1,4 @@
-"""Class tokens by every gradient method and by the paper's own loop: judge accuracy against U-Net evaluations.
+"""Class tokens by every gradient method and by the paper's own loop: judge accuracy against denoiser evaluations.
 
     python -m benchmarks.token_training --plot docs/token_methods.svg
     python -m benchmarks.token_training --variants "look_ahead*;paper*" --classes crane,kiwi
@@ -315,7 +315,7 @@ def load(name: str, overrides: Sequence[str], classes: Sequence[str] | None, ima
 
 
 def plot(curves: Sequence[Curve], path: Path) -> None:
-    """Judge accuracy against U-Net evaluations a class, a line for each method."""
+    """Judge accuracy against denoiser evaluations a class, a line for each method."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -338,7 +338,7 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
         axes.axhline(GOAL * 100, color="#999", linewidth=0.8, linestyle=":")
         axes.set_xscale("log")
         axes.set(
-            xlabel="U-Net evaluations per class (forward 1, backward 2)", ylabel="judge accuracy, %", ylim=(0, 100)
+            xlabel="denoiser evaluations per class (forward 1, backward 2)", ylabel="judge accuracy, %", ylim=(0, 100)
         )
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#eee")

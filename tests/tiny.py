@@ -107,8 +107,9 @@ def tokenizer(pad: str = EOS, length: int = LENGTH) -> CLIPTokenizer:
 
 FLOWS = ("sd3", "sd35", "flux", "sana", "z_image")
 """Stable Diffusion 3 without its T5; 3.5 and FLUX.1-dev, whose noise levels shift with resolution; SANA; Z-Image."""
-ONE_BRANCH = ("lcm", "flux", "schnell")
-"""Families without negative prompts. FLUX.1-schnell, which is not tested as widely, takes no guidance, either."""
+ONE_BRANCH = ("lcm", "xl_lcm", "flux", "schnell")
+"""Families without negative prompts. SDXL with an LCM U-Net and FLUX.1-schnell, which takes no guidance, either, are
+not tested as widely."""
 FAMILIES = ("epsilon", "v_prediction", "turbo", "lcm", "xl", "xl_turbo", "pixart", *FLOWS)
 """Stable Diffusion 1.x, 2.x (zero terminal SNR, padded with "!"), SD-Turbo, LCM, SDXL, SDXL-Turbo, PixArt-Sigma."""
 
@@ -246,6 +247,7 @@ def scheduler(family: str) -> Any:
         "turbo": (EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
         "xl": (EulerDiscreteScheduler, {}),
         "xl_turbo": (EulerAncestralDiscreteScheduler, {"timestep_spacing": "trailing"}),
+        "xl_lcm": (LCMScheduler, {"original_inference_steps": 50}),
         "lcm": (LCMScheduler, {"original_inference_steps": 50}),
         "pixart": (DPMSolverMultistepScheduler, {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}),
     }[family]
@@ -395,6 +397,8 @@ def build(family: str, length: int = LENGTH) -> DiffusionPipeline:
     if family.startswith("xl"):
         wide = WIDTH + 8
         added: dict[str, Any] = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
+        if family == "xl_lcm":
+            added["time_cond_proj_dim"] = 8
         model = unet(WIDTH + wide, **added, projection_class_embeddings_input_dim=6 * 8 + wide)
         pipe: DiffusionPipeline = StableDiffusionXLPipeline(
             autoencoder(),

@@ -29,7 +29,7 @@ def print_plan(settings: "Config", goal: StageName, *, price: float | None) -> N
     run = Run(settings)
     table = Table(title=f"{settings.name} -> {settings.root}", title_justify="left")
     of_price = () if price is None else (f"at {price:g} an hour",)
-    for column in ("part", "to do", "U-Net evaluations", "memory, about", "seconds, about", *of_price):
+    for column in ("part", "to do", "denoiser evaluations", "memory, about", "seconds, about", *of_price):
         table.add_column(column, justify="left" if column == "part" else "right")
     remark = ""
     with console.status("measuring one step"), run.without_writing():

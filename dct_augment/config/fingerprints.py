@@ -29,5 +29,20 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         if isinstance(left, Mapping) and isinstance(right, Mapping):
             lines += differences(left, right, f"{prefix}{key}.")
         elif left != right:
-            lines.append(f"{prefix}{key}: {left!r} -> {right!r}")
+            old_value, new_value = (_in_words(key, value) for value in (left, right))
+            lines.append(f"{prefix}{key}: {old_value} -> {new_value}")
     return lines
+
+
+def _in_words(key: str, value: Any) -> str:
+    """Write a setting for a message: of adapters their paths and weights, and the hash of what they hold."""
+    if key != "adapters":
+        return repr(value)
+    return ", ".join(_adapter(each) for each in value or ()) or "none"
+
+
+def _adapter(settings: Mapping[str, Any]) -> str:
+    revision, file = settings.get("revision"), settings.get("weight_name")
+    place = settings["path"] + (f"@{revision}" if revision else "") + (f"/{file}" if file else "")
+    of_file = str(settings.get("weights", ""))[:8]
+    return f"{place} x {settings['weight']:g}" + (f" ({of_file})" if of_file else "")

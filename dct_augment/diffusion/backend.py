@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from dct_augment.diffusion import noise_levels
+from dct_augment.diffusion import guidance, noise_levels
 from dct_augment.diffusion.conditioning import Conditioning
 from dct_augment.diffusion.memory import BatchSizes, Purpose, ShrinkingBatches
 from dct_augment.diffusion.text import TextEncoder, WordNorms, split_by_encoder
@@ -24,6 +24,7 @@ class Backend(ABC):
     """
 
     title: ClassVar[str] = ""
+    has_safety_checker: ClassVar[bool] = False
     """What users call the models of the family."""
 
     keys: tuple[str, ...] = ("",)
@@ -129,8 +130,8 @@ class Backend(ABC):
 
     @property
     def guidance_embedded(self) -> bool:
-        """Whether the denoiser takes the guidance scale as an input (LCM), so that one pass is enough."""
-        return False
+        """Whether the denoiser takes the guidance scale as an input (LCM, FLUX), so that one pass is enough."""
+        return guidance.is_embedded(self.denoiser.config)
 
     def unconditional(self, negative: str = "") -> Conditioning:
         """What guidance leads away from: the encoded negative prompt, one row."""

@@ -46,11 +46,6 @@ class Flux(Backend):
         """See `Backend`: the configuration does not name it."""
         return 2
 
-    @property
-    def guidance_embedded(self) -> bool:
-        """Whether a step is one evaluation: `dev` takes the scale as an input, `schnell` knows none."""
-        return True
-
     def encode(self, prompts: Sequence[str], vectors: torch.Tensor | None = None) -> Conditioning:
         """Encode prompts; `hidden` (B, 512, 4096) by T5, `pooled` (B, 768) by CLIP."""
         clip, t5 = self.encoders

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from dct_augment import files
 from dct_augment.diffusion.names import folder_here
 from dct_augment.errors import ModelError
@@ -19,6 +21,20 @@ def is_embedded(denoiser: Mapping[str, Any]) -> bool:
 def _is_flux(denoiser: Mapping[str, Any]) -> bool:
     """Tell FLUX by its configuration. SANA's names `guidance_embeds`, too, and has guidance by two branches."""
     return "guidance_embeds" in denoiser and "joint_attention_dim" in denoiser
+
+
+def lcm_embedding(denoiser: Any, scale: float, count: int) -> torch.Tensor | None:
+    """Return the guidance scale as an LCM takes it (arXiv 2310.04378): an embedding of 1000 (scale - 1), (count, d).
+
+    None for another denoiser.
+    """
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    width = denoiser.config.time_cond_proj_dim
+    if width is None:
+        return None
+    weights = torch.full((count,), 1000 * (scale - 1), device=denoiser.device)
+    return get_timestep_embedding(weights, width, downscale_freq_shift=1).to(denoiser.dtype)
 
 
 def check(denoiser: Mapping[str, Any], scale: float, negative: str) -> None:

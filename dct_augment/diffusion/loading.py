@@ -185,8 +185,8 @@ def _tiny(location: str, dtype: torch.dtype) -> Any:
 def _pipeline(kind: str, location: str, **options: Any) -> Any:
     import diffusers
 
-    checked = kind in ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
-    unchecked = {"safety_checker": None, "requires_safety_checker": False} if checked else {}
+    has_checker = FAMILIES[kind].has_safety_checker
+    unchecked = {"safety_checker": None, "requires_safety_checker": False} if has_checker else {}
     return getattr(diffusers, kind).from_pretrained(location, use_safetensors=True, **(options | unchecked))
 
 

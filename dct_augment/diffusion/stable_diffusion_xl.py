@@ -1,4 +1,4 @@
-"""Stable Diffusion XL and SDXL-Turbo: two CLIP text encoders, a pooled embedding, micro-conditioning."""
+"""SDXL, SDXL-Turbo, and SDXL with an LCM U-Net: two CLIP text encoders, a pooled embedding, micro-conditioning."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
+from dct_augment.diffusion.guidance import lcm_embedding
 from dct_augment.diffusion.text import TextEncoder
 
 
@@ -59,4 +60,6 @@ class StableDiffusionXL(Backend):
         size = self.image_size
         times = torch.tensor([size, size, 0, 0, size, size], device=latents.device, dtype=conditioning.hidden.dtype)
         added = {"text_embeds": conditioning.extra["pooled"], "time_ids": times.expand(len(latents), -1)}
-        return self.denoiser(latents, timesteps, conditioning.hidden, added_cond_kwargs=added).sample
+        guidance = lcm_embedding(self.denoiser, scale, len(latents))
+        inputs = {"timestep_cond": guidance, "added_cond_kwargs": added}
+        return self.denoiser(latents, timesteps, conditioning.hidden, **inputs).sample

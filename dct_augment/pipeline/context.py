@@ -165,7 +165,8 @@ class RunContext:
         """The text-to-image model."""
         loaded = diffusion.load(**self.config.model.model_dump(), device=self.device)
         chosen = "" if self.config.model.memory else " (chosen from what is free)"
-        note = f"{type(loaded).__name__}, safety checker left out, memory: {loaded.memory}{chosen}"
+        unchecked = ", safety checker left out" if loaded.has_safety_checker else ""
+        note = f"{type(loaded).__name__}{unchecked}, memory: {loaded.memory}{chosen}"
         self.progress(Progress("model", 0, 0, note))
         return loaded
 

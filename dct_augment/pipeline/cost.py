@@ -39,7 +39,7 @@ _DECODE = 1.0
 
 @dataclass(frozen=True)
 class Line:
-    """One part of the plan. A U-Net evaluation is one image forward; backward counts two.
+    """One part of the plan. A denoiser evaluation is one image forward; backward counts two.
 
     `memory` is how many bytes of the device all its processes take, with their weights; None if it is not known.
     """
@@ -288,7 +288,7 @@ def _resample_seconds(config: Config, sizes: _Embedded, width: int, device: str)
 
 @dataclass(frozen=True)
 class Work:
-    """What a whole run makes: class tokens, images, trained classifiers, and the U-Net evaluations of all of it.
+    """What a whole run makes: class tokens, images, trained classifiers, and the denoiser evaluations of all of it.
 
     `seconds` is about how long all of it takes on a machine, but for what is `left_out`, in words.
     """
@@ -306,8 +306,8 @@ class Work:
         left_out = f", without {self.left_out}" if self.left_out else ""
         return (
             f"{counted(self.tokens, 'class token')}, {counted(self.images, 'image')}, "
-            f"{counted(self.trials, 'training')} of the classifier; up to {self.evaluations:,} U-Net evaluations (one "
-            f"whole attempt at each token), about {duration(self.seconds)} here{left_out} (an estimate; --dry-run "
+            f"{counted(self.trials, 'training')} of the classifier; up to {self.evaluations:,} denoiser evaluations "
+            f"(one whole attempt at each token), about {duration(self.seconds)} here{left_out} (an estimate; --dry-run "
             "measures)"
         )
 

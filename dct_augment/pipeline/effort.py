@@ -11,7 +11,7 @@ from dct_augment.pipeline.speed import Pace
 
 @dataclass(frozen=True)
 class Effort:
-    """Counted work: U-Net evaluations of an image, decodings of one, and images shown to the guide.
+    """Counted work: denoiser evaluations of an image, decodings of one, and images shown to the guide.
 
     What has a gradient counts three times: forward, and backward for two.
     """
@@ -34,7 +34,7 @@ class Effort:
 
 
 def evaluations_per_step(config: Config, guidance_scale: float | None = None) -> int:
-    """Count the U-Net evaluations of one step of one image, by the files of the model; none is loaded."""
+    """Count the denoiser evaluations of one step of one image, by the files of the model; none is loaded."""
     from dct_augment.diffusion import evaluations_per_step
 
     embedded = models.takes_guidance(config.model.path, config.model.revision)
@@ -79,7 +79,7 @@ def image_effort(config: Config) -> Effort:
 
 
 def image_evaluations(config: Config, *, guidance_embedded: bool) -> int:
-    """U-Net evaluations of one generated image: one from a start image goes through a part of the steps."""
+    """Denoiser evaluations of one generated image: one from a start image goes through a part of the steps."""
     from dct_augment.diffusion import evaluations_per_step
 
     steps, settings = config.sampling.num_inference_steps, config.generation
@@ -95,7 +95,7 @@ def token_effort(config: Config, per_step: int) -> Effort:
 
     Args:
         config: of the run.
-        per_step: U-Net evaluations of one step of one image without gradient.
+        per_step: denoiser evaluations of one step of one image without gradient.
     """
     from dct_augment.tokens.gradients import gradient_method
 

@@ -42,7 +42,7 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of one U-Net evaluation of an image, of decoding it, and of showing it to the guide."""
+    """Seconds of one denoiser evaluation of an image, of decoding it, and of showing it to the guide."""
 
     evaluation: float
     decode: float

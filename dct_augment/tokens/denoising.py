@@ -81,7 +81,7 @@ def denoising_losses(
 ) -> torch.Tensor:
     """Mean squared error of what the denoiser predicts for each class with its vector (n, D), if it has one; (K,).
 
-    Equation 2 of textual inversion (arXiv 2208.01618). Costs 3 U-Net evaluations an image with its backward pass.
+    Equation 2 of textual inversion (arXiv 2208.01618). Costs 3 denoiser evaluations an image with its backward pass.
     """
     backend = sampler.backend
     latents = torch.cat([batch.latents for batch in batches])

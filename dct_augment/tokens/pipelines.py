@@ -26,7 +26,8 @@ def add_class_tokens(pipe: Any, path: str | Path) -> dict[str, str]:
         several words where the pipeline does not put them in by itself.
 
     Raises:
-        InputError: no token there, one of another model, or one that the pipeline has already. Nothing is added then.
+        InputError: no pipeline with a text encoder; no token there, one of another model, or one that the pipeline has
+            already. Nothing is added then.
 
     Examples:
         >>> import dct_augment, diffusers
@@ -37,8 +38,13 @@ def add_class_tokens(pipe: Any, path: str | Path) -> dict[str, str]:
         '<dct-pocket-crane>'
         >>> image = pipe("a photo of a <dct-pocket-crane> crane", num_inference_steps=2).images[0]
     """
-    tokens = _read(Path(path))
     parts = [part for part in ("", "_2", "_3") if getattr(pipe, f"text_encoder{part}", None) is not None]
+    if not parts:
+        kind = type(pipe).__name__
+        raise InputError(
+            f"the pipeline is a {kind}, without a text encoder; give a text-to-image pipeline of diffusers"
+        )
+    tokens = _read(Path(path))
     encoders = [(getattr(pipe, f"tokenizer{part}"), getattr(pipe, f"text_encoder{part}")) for part in parts]
     widths = tuple(model.get_input_embeddings().weight.shape[1] for _, model in encoders)
     for token in tokens:

@@ -88,7 +88,7 @@ def test_a_folder_of_birds_becomes_a_configuration_that_run_plans(folder: Path) 
     evaluations = [int(row.split("│")[3].replace(",", "")) for row in planned.stdout.splitlines() if "│" in row]
     *parts, total = evaluations
     assert total == sum(parts)
-    assert f"up to {total:,} U-Net evaluations" in done.stdout
+    assert f"up to {total:,} denoiser evaluations" in done.stdout
     seconds = [row.split("│")[5].strip() for row in planned.stdout.splitlines() if "│" in row]
     assert all(float(value.replace(",", "")) > 0 for value in seconds)
 

@@ -415,9 +415,9 @@ def test_identity_leaves_out_what_only_changes_speed_and_amount(section: dict[st
         ),
         ({"lora": {"rank": 2}}, ["lora"], "lora.rank: 8 -> 2"),
         (
-            {"model": {"adapters": [{"path": "owner/style", "name": "style"}]}},
+            {"model": {"adapters": [{"path": "owner/style", "name": "style", "revision": "v2"}]}},
             ["tokens", "lora", "generation"],
-            "model.adapters: None -> [{'path': 'owner/style', 'weight': 1.0, 'revision': None, 'weight_name': None}]",
+            "model.adapters: none -> owner/style@v2 x 1",
         ),
         ({"prompts": {"contexts": ["x"]}}, ["tokens", "generation"], "prompts.contexts: [''] -> ['x']"),
         ({"guide": {"name": "x"}}, ["tokens", "generation", "metrics"], "guide.name: 'pocket/birds-guide' -> 'x'"),
@@ -521,6 +521,17 @@ def test_a_start_image_is_part_of_the_identity_and_noise_is_not() -> None:
     assert differences(before, after) == [
         "generation.start: None -> 'any_class'",
         "generation.strengths: None -> [0.8]",
+    ]
+
+
+def test_adapters_that_differ_are_named_in_words() -> None:
+    one = {"adapters": [{"path": "a.safetensors", "weight": 0.5, "weights": "0123456789"}]}
+    other = {
+        "adapters": [{"path": "a.safetensors", "weight": 0.5, "weights": "abcdefabcd"}, {"path": "u/b", "weight": 1}]
+    }
+    assert differences({}, one) == ["adapters: none -> a.safetensors x 0.5 (01234567)"]
+    assert differences(one, other) == [
+        "adapters: a.safetensors x 0.5 (01234567) -> a.safetensors x 0.5 (abcdefab), u/b x 1"
     ]
 
 

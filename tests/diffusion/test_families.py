@@ -86,6 +86,7 @@ PARITY = [(family, scheduler) for family in DIFFUSION for scheduler in COMMON]
 PARITY += [(family, scheduler) for family in tiny.FLOWS if family != "z_image" for scheduler in (None, *FLOW)]
 PARITY += [("z_image", None)]  # its pipeline takes no other
 PARITY += [("schnell", None), ("schnell", "UniPCMultistepScheduler")]  # its pipeline takes no other
+PARITY += [("xl_lcm", None), ("xl_lcm", "DDIMScheduler")]
 PARITY += [("sana", "FlowMatchEulerDiscreteScheduler")]
 PARITY += [("epsilon", scheduler) for scheduler in MORE] + [("v_prediction", "LCMScheduler")]
 
@@ -233,6 +234,8 @@ def test_a_token_of_another_model_or_none_is_not_put_into_a_pipeline(tmp_path):
     with pytest.raises(InputError, match="vectors have 16 values, the words of this pipeline 16 and 24"):
         dct_augment.add_class_tokens(pipe, tmp_path)
     assert len(pipe.tokenizer) == vocabulary
+    with pytest.raises(InputError, match="the pipeline is a NoneType, without a text encoder; give a text-to-image"):
+        dct_augment.add_class_tokens(None, tmp_path)
 
 
 def test_every_prompt_of_a_batch_gets_its_own_vectors_where_its_token_stands():
