@@ -230,10 +230,12 @@ class Ray(Cluster):
         self._ray = ray
         try:
             return self._open.enter_context(RayTaskRunner(address=address, init_kwargs=init))
-        except ConnectionError as error:
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
             raise InputError(
                 f"runner.address {address!r}: no Ray cluster answers ({reason_of(error)}). Start one with "
-                "`ray start --head`, or leave runner.address out for workers of this run's own"
+                "`ray start --head`, or leave runner.address out for workers of this run's own. One that runs wants "
+                "its token (`ray get-auth-token` on its head): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here and on "
+                "every node"
             ) from error
 
     def _workers(self) -> int:

@@ -1,9 +1,15 @@
-"""Dask workers of two machines without a shared folder: all that they share is an S3 URL and the network."""
+"""Workers of two machines without a shared folder: all that they share is an S3 URL and the network."""
 
+import os
+import secrets
+import shutil
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,62 +26,100 @@ pytestmark = pytest.mark.slow
 
 WORDS = ["--config", "digits", "--per-class", "4", "--classes", "one,seven,nine"]
 SETTINGS = overrides("benchmark.arms=[real]", "metrics.features=null", "report.images_per_class=1")
+NAMES = ("one", "two")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def of_machine(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a machine, with a cache of its own."""
+    return {**variables, "DCT_AUGMENT_CACHE": str(folder / "cache")}
+
+
+def kill_all(folder: Path) -> None:
+    """Kill every process that has the cache of this machine: the machine dies."""
+    mark = f"DCT_AUGMENT_CACHE={folder / 'cache'}\0".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (entry / "environ").read_bytes() + b"\0":
+                os.kill(int(entry.name), signal.SIGKILL)
+        except OSError:
+            continue
 
 
 @contextmanager
-def cluster(folder: Path, variables: dict[str, str], names: list[str]) -> Iterator[tuple[str, dict[str, Program]]]:
+def dask(folder: Path, variables: Mapping[str, str]) -> Iterator[str]:
     """A Dask scheduler, and workers with folders and caches of their own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    address, options = f"127.0.0.1:{free_port()}", ["--no-dashboard"]
     (folder / "scheduler").mkdir()
-    options = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
-    programs = {"": Program.start(folder / "scheduler", "distributed.cli.dask_scheduler", *options)}
+    where = ["--host", "127.0.0.1", "--port", address.rpartition(":")[2]]
+    head = Program.start(folder / "scheduler", "distributed.cli.dask_scheduler", *where, *options)
+    options += ["--nthreads", "1", "--no-nanny", "--memory-limit", "0"]
+    for name in NAMES:
+        own = of_machine(folder / name, variables)
+        Program.start(folder / name, "distributed.cli.dask_worker", f"tcp://{address}", *options, environment=own)
     try:
-        for name in names:
-            (folder / name).mkdir()
-            own = variables | {"DCT_AUGMENT_CACHE": str(folder / name / "cache")}
-            words = [
-                f"tcp://127.0.0.1:{port}",
-                "--nthreads",
-                "1",
-                "--no-nanny",
-                "--no-dashboard",
-                "--memory-limit",
-                "0",
-            ]
-            programs[name] = Program.start(folder / name, "distributed.cli.dask_worker", *words, environment=own)
-        yield f"127.0.0.1:{port}", programs
+        yield address
     finally:
-        for program in programs.values():
-            program.end(signal.SIGKILL)
+        head.end(signal.SIGKILL)
 
 
+@contextmanager
+def ray(folder: Path, variables: Mapping[str, str]) -> Iterator[str]:
+    """A Ray cluster of a head without cores, and two nodes with folders and caches of their own."""
+    address, temporary = f"127.0.0.1:{free_port()}", tempfile.mkdtemp(prefix="ray")  # its sockets need short paths
+    heads = ["--head", f"--port={address.rpartition(':')[2]}", f"--temp-dir={temporary}", "--include-dashboard=false"]
+    machines = {"head": [*heads, "--num-cpus=0"]}
+    machines |= {name: [f"--address={address}", "--num-cpus=1"] for name in NAMES}
+    try:
+        for name, options in machines.items():
+            (folder / name).mkdir(exist_ok=True)
+            own = of_machine(folder / name, variables)
+            options = ["--node-ip-address=127.0.0.1", "--object-store-memory=80000000", *options]
+            start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats", *options]
+            done = subprocess.run(start, cwd=folder / name, env=own, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+        yield address
+    finally:
+        kill_all(folder / "head")
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.mark.parametrize("engine", [dask, ray])
 def test_workers_without_a_shared_folder_make_the_same_bytes_and_one_is_killed(
-    s3: S3Server, machines: Machines, tmp_path: Path
+    engine: object, s3: S3Server, machines: Machines, tmp_path: Path
 ) -> None:
-    url, variables = s3.new_url(), environment(tmp_path / "home") | s3.environment
-    (tmp_path / "flow").mkdir()
-    (tmp_path / "alone").mkdir()
-    of_flow = variables | {"DCT_AUGMENT_CACHE": str(tmp_path / "flow" / "cache")}
+    tokens = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    url, variables = s3.new_url(), environment(tmp_path / "home", **tokens) | s3.environment
+    for name in ("flow", "alone", *NAMES):
+        (tmp_path / name).mkdir()
+    of_flow = of_machine(tmp_path / "flow", variables)
     code, printed = command(tmp_path / "alone", variables, "generate", *WORDS, *SETTINGS, "--output", "run")
     assert code == 0, printed
-    with cluster(tmp_path, variables, ["one", "two"]) as (address, programs):
-        runner = ["--set", "runner.kind=dask", "--set", f"runner.address={address}"]
-        flow = Program.start(
-            tmp_path / "flow", "dct_augment", "run", *WORDS, *SETTINGS, *runner, "--output", url, environment=of_flow
-        )
-        flow.until(lambda: any(path.endswith(".safetensors") for path in stored(url)))
-        time.sleep(0.5)
-        programs["one"].end(signal.SIGKILL)
-        code, printed = flow.end()
-        logs = "\n".join((tmp_path / f"{name}.log").read_text()[-3000:] for name in ("one", "two"))
-        assert code == 0, printed + logs
+    kind = "dask" if engine is dask else "ray"
+    try:
+        with engine(tmp_path, variables) as address:  # type: ignore[operator]
+            runner = ["--set", f"runner.kind={kind}", "--set", f"runner.address={address}", "--output", url]
+            flow = Program.start(
+                tmp_path / "flow", "dct_augment", "run", *WORDS, *SETTINGS, *runner, environment=of_flow
+            )
+            flow.until(lambda: any(path.endswith(".safetensors") for path in stored(url)))
+            time.sleep(0.5)
+            kill_all(tmp_path / "one")
+            code, printed = flow.end()
+            assert code == 0, printed
+    finally:
+        for name in NAMES:
+            kill_all(tmp_path / name)
     machines.be("another")
     mirror = local_folder(Path(url), images=True)
     assert verify(mirror, "digits").problems == ()
     alone = digests(tmp_path / "alone" / "run")
     made = {name: digest for name, digest in digests(mirror).items() if "trials" not in name}
     assert made == alone
-    for name in ("one", "two"):
+    for name in NAMES:
         assert list((tmp_path / name / "cache").glob("stores/s3/*/*/run/tokens/*.json")), "this worker did nothing"
