@@ -127,7 +127,7 @@ def pairs(bench: Bench, compiled: bool, count: int) -> Iterator[tuple[str, Side,
 
     def encoding_again() -> torch.Tensor:
         for _ in range(len(bench.classes[:CLASSES]) * bench.images):
-            bench.backend.encode([bench.settings.prompts.negative])
+            bench.backend.encode([bench.settings.prompts.negatives[0]])
         return here()
 
     yield "empty prompt encoded once", Side(here), Side(encoding_again)

@@ -64,7 +64,7 @@ def _train(name: str, classes: Sequence[str], word: str, seed: int, overrides: S
     backend = diffusion.load(**settings.model.model_dump())
     guide, judge = (classifiers.load(members, dataset.classes) for members in (settings.guide, settings.judge or ()))
     trainer = ClassTokenTrainer(
-        diffusion.Sampler.from_config(backend, settings.sampling, negative_prompt=settings.prompts.negative),
+        diffusion.Sampler.from_config(backend, settings.sampling, negative_prompt=settings.prompts.negatives[0]),
         guide,
         judge=judge,
         tokens_config=settings.tokens,

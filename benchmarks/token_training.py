@@ -188,7 +188,7 @@ class Variant:
 
 def sampler(backend: diffusion.Backend, settings: Config) -> diffusion.Sampler:
     """The sampler that a configuration describes."""
-    return diffusion.Sampler.from_config(backend, settings.sampling, negative_prompt=settings.prompts.negative)
+    return diffusion.Sampler.from_config(backend, settings.sampling, negative_prompt=settings.prompts.negatives[0])
 
 
 def peak_memory(work: Callable[[], Any]) -> float:

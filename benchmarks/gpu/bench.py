@@ -102,7 +102,7 @@ class Bench:
     def sampler(self, backend: diffusion.Backend, settings: Config | None = None) -> Sampler:
         """Return the sampler of the settings."""
         settings = settings or self.settings
-        return Sampler.from_config(backend, settings.sampling, negative_prompt=settings.prompts.negative)
+        return Sampler.from_config(backend, settings.sampling, negative_prompt=settings.prompts.negatives[0])
 
     def trainer(self, backend: diffusion.Backend, *overrides: str) -> ClassTokenTrainer:
         """Return the package's trainer, with some settings of its own."""

@@ -82,7 +82,11 @@ class PromptsConfig(Section):
         description="what stands for `{context}`, in turn: a list, a file with one a line, or `class: [contexts]`, "
         "where `default` is every class that is not named; a file is read once, with the configuration",
     )
-    negative: str = Field("", description="what classifier-free guidance leads away from")
+    negative: str | dict[str, str] = Field(
+        "",
+        description="what classifier-free guidance leads away from: a text, or `class: text`, where `default` is every "
+        "class that is not named",
+    )
 
     @field_validator("templates")
     @classmethod
@@ -121,6 +125,29 @@ class PromptsConfig(Section):
                 "prompts.templates, or set prompts.contexts=['']"
             )
         return contexts
+
+    @field_validator("negative", mode="before")
+    @classmethod
+    def _fold_negative(cls, negative: Any) -> Any:
+        try:
+            texts = by_class.folded(negative.items(), "negative") if isinstance(negative, Mapping) else negative
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        if not all(isinstance(text, str) for text in (texts.values() if isinstance(texts, dict) else [texts])):
+            raise ValueError("must be a text such as 'blurry', or `class: text`")
+        return texts
+
+    @property
+    def negatives(self) -> tuple[str, ...]:
+        """All negative prompts: that of classes which have none of their own comes first."""
+        if not isinstance(self.negative, dict):
+            return (self.negative,)
+        return tuple(dict.fromkeys([self.negative.get(by_class.DEFAULT, ""), *self.negative.values()]))
+
+    def negative_of(self, info: ClassInfo) -> str:
+        """Return the negative prompt of a class."""
+        own = by_class.value_of(self.negative, info) if isinstance(self.negative, dict) else None
+        return self.negatives[0] if own is None else own
 
     def contexts_of(self, info: ClassInfo) -> tuple[str, ...]:
         """Return the contexts of a class, whatever is set for others."""
@@ -338,6 +365,9 @@ class Config(Section):
         if isinstance(self.prompts.contexts, dict) and "prompts" in whole:
             contexts = {info.slug: list(self.prompts.contexts_of(info)) for info in classes}
             narrowed["prompts"] = {**whole["prompts"], "contexts": _shared(contexts)}
+        if isinstance(self.prompts.negative, dict) and "negative" in whole.get("prompts", {}):
+            negatives = {info.slug: self.prompts.negative_of(info) for info in classes}
+            narrowed["prompts"] = {**narrowed["prompts"], "negative": _shared(negatives)}
         if isinstance(self.tokens.init_word, dict) and "tokens" in whole:
             words = {info.slug: self.tokens.init_word_of(info) for info in classes}
             narrowed["tokens"] = {**narrowed["tokens"], "init_word": _shared(words)}

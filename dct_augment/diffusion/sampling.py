@@ -5,7 +5,7 @@ Shapes: B images, latents (B, C, h, w), images (B, 3, H, W) in [-1, 1].
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,9 @@ from dct_augment.diffusion import guidance, noise_levels
 from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
 from dct_augment.diffusion.skipping import skip_steps
+
+
+_MOST_NEGATIVES = 256  # encoded negative prompts that are kept: at most 200 MB of SDXL's
 
 
 @dataclass
@@ -104,7 +107,9 @@ def evaluations_per_step(guidance_scale: float, *, guidance_embedded: bool) -> i
 
 
 class Sampler:
-    """Generates images with one model, one number of steps, and one guidance: scale and negative prompt.
+    """Generates images with one model, one number of steps, and one guidance scale.
+
+    Guidance leads away from the negative prompt, or from that which a conditioning brings (`with_negatives`).
 
     Raises:
         ModelError: the model cannot be guided so.
@@ -119,13 +124,12 @@ class Sampler:
         scheduler_name: str | None = None,
         negative_prompt: str = "",
     ) -> None:
-        guidance.check(backend.denoiser.config, guidance_scale, negative_prompt)
         self.backend = backend
         self.steps = steps
         self.guidance_scale = guidance_scale
         self.scheduler_name = scheduler_name
-        with torch.no_grad():
-            self.unconditional = backend.unconditional(negative_prompt)
+        self._negatives: dict[str, Conditioning] = {}
+        self.unconditional = self._negative(negative_prompt)
 
     @classmethod
     def from_config(cls, backend: Backend, config: SamplingConfig, *, negative_prompt: str) -> "Sampler":
@@ -137,6 +141,24 @@ class Sampler:
             scheduler_name=config.scheduler,
             negative_prompt=negative_prompt,
         )
+
+    @torch.no_grad()
+    def _negative(self, prompt: str) -> Conditioning:
+        """Encode a negative prompt once; one row."""
+        if prompt not in self._negatives:
+            if len(self._negatives) == _MOST_NEGATIVES:
+                self._negatives.pop(next(iter(self._negatives)))
+            guidance.check(self.backend.denoiser.config, self.guidance_scale, prompt)
+            self._negatives[prompt] = self.backend.unconditional(prompt)
+        return self._negatives[prompt]
+
+    def with_negatives(self, conditioning: Conditioning, prompts: Sequence[str]) -> Conditioning:
+        """Return B encoded prompts, each with the negative prompt that guidance leads it away from.
+
+        Raises:
+            ModelError: the model has no branch for one.
+        """
+        return replace(conditioning, negative=Conditioning.cat(map(self._negative, prompts)))
 
     @property
     def evaluations_per_step(self) -> int:
@@ -178,9 +200,10 @@ class Sampler:
         """
         denoise, scale = self.backend.denoise, self.guidance_scale
         run = partial(checkpoint, denoise, use_reentrant=False) if checkpointed else denoise
+        empty = conditioning.negative or self.unconditional.expand(len(latents))
+        conditioning = replace(conditioning, negative=None)
         if self.evaluations_per_step == 1:
             return run(latents, timesteps, conditioning, scale)
-        empty = self.unconditional.expand(len(latents))
         if not torch.is_grad_enabled():
             branches = Conditioning.cat([empty, conditioning])
             outputs = denoise(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), branches, scale)

@@ -62,7 +62,8 @@ def noisy_token(vector: torch.Tensor, share: float, seed: int, widths: Sequence[
 class Generator:
     """Turns plan rows into images with one sampler.
 
-    With an `image_format`, images come with their files.
+    With an `image_format`, images come with their files. `negatives` are negative prompts by the slugs of all classes,
+    where they differ.
     """
 
     def __init__(
@@ -73,11 +74,13 @@ class Generator:
         guide: Classifier | None = None,
         judge: Classifier | None = None,
         starts: StartImages | None = None,
+        negatives: Mapping[str, str] | None = None,
         image_format: str | None = None,
         on_progress: ProgressCallback = ignore_progress,
     ) -> None:
         self._sampler = sampler
         self._starts = starts
+        self._negatives = negatives or {}
         self._image_format = image_format
         self._on_progress = on_progress
         self._encoded: dict[tuple[str, str], Conditioning] = {}
@@ -142,6 +145,8 @@ class Generator:
     ) -> Trajectory:
         """Begin the images of rows of one strength."""
         conditioning = Conditioning.cat(self._encode(row, vectors.get(row.slug)) for row in rows)
+        if self._negatives:
+            conditioning = self._sampler.with_negatives(conditioning, [self._negatives[row.slug] for row in rows])
         seeds = [row.seed for row in rows]
         if not rows[0].start_key:
             return self._sampler.begin(seeds, conditioning)

@@ -179,7 +179,7 @@ class RunContext:
         """
         check_lengths([encoder.prompts for encoder in self.backend.encoders], self.config, self.classes)
         check_start_words(self.backend, self.config, self.classes)
-        return Sampler.from_config(self.backend, self.config.sampling, negative_prompt=self.config.prompts.negative)
+        return Sampler.from_config(self.backend, self.config.sampling, negative_prompt=self.config.prompts.negatives[0])
 
     @cached_property
     def generation_sampler(self) -> Sampler:
@@ -188,7 +188,7 @@ class RunContext:
         if scale in (None, training.guidance_scale):
             return training
         settings = self.config.sampling.model_copy(update={"guidance_scale": scale})
-        return Sampler.from_config(self.backend, settings, negative_prompt=self.config.prompts.negative)
+        return Sampler.from_config(self.backend, settings, negative_prompt=self.config.prompts.negatives[0])
 
     def check_settings(self) -> None:
         """Check prompts, guidance, scheduler and adapters by the files of the model that are here; none is loaded.

@@ -1,5 +1,7 @@
 """Finds before any work what the text-to-image model cannot do: by its files, if they are here; it is not loaded."""
 
+from itertools import product
+
 from dct_augment import files
 from dct_augment.config import Config
 from dct_augment.diffusion import FAMILIES, adapters, guidance, names, noise_levels
@@ -12,9 +14,11 @@ def check_sampling(config: Config) -> None:
         ModelError: it has no branch for a negative prompt, takes no guidance at all, or the scheduler does not suit it.
     """
     denoiser = guidance.denoiser_here(config.model.path, config.model.revision)
-    for scale in (config.sampling.guidance_scale, config.generation.guidance_scale):
+    for scale, negative in product(
+        (config.sampling.guidance_scale, config.generation.guidance_scale), config.prompts.negatives
+    ):
         if scale is not None:
-            guidance.check(denoiser, scale, config.prompts.negative)
+            guidance.check(denoiser, scale, negative)
     name = config.sampling.scheduler
     own = None if name is None else noise_levels.scheduler_here(config.model.path, config.model.revision)
     if own is not None:

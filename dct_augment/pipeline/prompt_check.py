@@ -22,6 +22,7 @@ def check_class_names(config: Config, classes: Sequence[ClassInfo]) -> None:
     """
     for setting, values in (
         ("prompts.contexts", config.prompts.contexts),
+        ("prompts.negative", config.prompts.negative),
         ("tokens.init_word", config.tokens.init_word),
     ):
         if isinstance(values, dict):
@@ -46,11 +47,12 @@ def check_lengths(tokenizers: Sequence[PromptTokenizer], config: Config, classes
     """
     settings = config.prompts
     for tokenizer in tokenizers:
-        if lost := tokenizer.lost(settings.negative.lower()):
-            raise InputError(
-                f"prompts.negative {settings.negative!r} is longer than the {tokenizer.room} pieces that the model's "
-                f"text encoder reads: it would lose {lost!r}. Shorten it"
-            )
+        for negative in settings.negatives:
+            if lost := tokenizer.lost(negative.lower()):
+                raise InputError(
+                    f"prompts.negative {negative!r} is longer than the {tokenizer.room} pieces that the model's text "
+                    f"encoder reads: it would lose {lost!r}. Shorten it"
+                )
         cut = list(islice(_cut_prompts(tokenizer, settings, config.tokens.vectors, classes), _SHOWN + 1))
         if cut:
             shown = "; ".join(f"{prompt!r} would lose {lost!r}" for prompt, lost in cut[:_SHOWN])

@@ -92,7 +92,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         >>> config = dct_augment.load_config("pocket", small)
         >>> model = dct_augment.load_text_to_image("pocket")
         >>> trainer = dct_augment.ClassTokenTrainer(
-        ...     Sampler.from_config(model, config.sampling, negative_prompt=config.prompts.negative),
+        ...     Sampler.from_config(model, config.sampling, negative_prompt=config.prompts.negatives[0]),
         ...     dct_augment.load_classifier("pocket/birds-guide"),
         ...     tokens_config=config.tokens,
         ...     prompts_config=config.prompts,
@@ -345,7 +345,8 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         """Score some words (W, D) in one batch: every word with every seed; (W,)."""
         lines = self._prompts(state.info, token=PLACEHOLDER, first=0, count=len(seeds)) * len(words)
         vectors = words.repeat_interleave(len(seeds), 0)[:, None].expand(-1, self._tokens_config.vectors, -1)
-        trajectory = self._sampler.begin(seeds * len(words), self._backend.encode(lines, vectors), steps)
+        encoded = self._with_negative(state.info, self._backend.encode(lines, vectors))
+        trajectory = self._sampler.begin(seeds * len(words), encoded, steps)
         (evaluations,) = self._sampler.advance([trajectory])
         state.evaluations += evaluations
         logits = self._guide.logits(self._backend.decode(trajectory.latents)).float()

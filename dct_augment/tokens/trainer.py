@@ -272,11 +272,18 @@ class Trainer(ABC, Generic[State]):
     def _encode(self, info: ClassInfo, vector: torch.Tensor, *, first: int, count: int) -> Conditioning:
         """Encode the prompts of `count` images, with a vector (n, D) as their token."""
         lines = self._prompts(info, token=prompts.PLACEHOLDER, first=first, count=count)
-        return self._backend.encode(lines, vector.expand(count, -1, -1))
+        return self._with_negative(info, self._backend.encode(lines, vector.expand(count, -1, -1)))
 
     def _encode_plain(self, info: ClassInfo, *, first: int, count: int) -> Conditioning:
         """Encode the plain prompts of `count` images."""
-        return self._backend.encode(self._prompts(info, token=None, first=first, count=count))
+        encoded = self._backend.encode(self._prompts(info, token=None, first=first, count=count))
+        return self._with_negative(info, encoded)
+
+    def _with_negative(self, info: ClassInfo, encoded: Conditioning) -> Conditioning:
+        """Add the negative prompt of a class, where classes have their own."""
+        if len(self._prompts_config.negatives) == 1:
+            return encoded
+        return self._sampler.with_negatives(encoded, [self._prompts_config.negative_of(info)] * len(encoded))
 
     def _prompts(self, info: ClassInfo, *, token: str | None, first: int, count: int) -> list[str]:
         """Build the prompts number `first` and following of a class."""

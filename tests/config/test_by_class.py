@@ -178,6 +178,30 @@ def test_a_start_word_that_is_no_word_is_refused(word: Any) -> None:
         TokensConfig(init_word=word)
 
 
+@pytest.mark.parametrize(
+    ("negative", "of_classes", "all_of_them"),
+    [
+        ("blurry", ["blurry"] * 3, ("blurry",)),
+        ({"Kiwi": "fruit"}, ["", "", "fruit"], ("", "fruit")),
+        ({"n02012849": "machine", "default": "blurry"}, ["machine", "blurry", "blurry"], ("blurry", "machine")),
+        ({"kiwi": "", "default": "blurry"}, ["blurry", "blurry", ""], ("blurry", "")),
+    ],
+)
+def test_each_class_has_its_own_negative_prompt_or_that_of_all_others(
+    negative: Any, of_classes: list[str], all_of_them: tuple[str, ...]
+) -> None:
+    settings = PromptsConfig(negative=negative)
+    assert [settings.negative_of(info) for info in CLASSES] == of_classes
+    assert settings.negatives == all_of_them
+    assert PromptsConfig.model_validate(settings.model_dump(mode="json")) == settings
+
+
+@pytest.mark.parametrize("negative", [5, None, ["blurry"], {"kiwi": 5}, {"kiwi": None}])
+def test_a_negative_prompt_that_is_no_text_is_refused(negative: Any) -> None:
+    with pytest.raises(ValueError, match=r"must be a text such as 'blurry', or `class: text`"):
+        PromptsConfig(negative=negative)
+
+
 def test_a_file_that_is_not_utf_8_says_how_to_save_it(tmp_path: Path) -> None:
     path = tmp_path / "words.csv"
     path.write_bytes("class,words\nkiwi,Vögel\n".encode("latin-1"))

@@ -588,6 +588,16 @@ def test_what_is_set_for_one_class_makes_nothing_stale_that_is_of_another() -> N
     assert line == "prompts.contexts: ['', 'x'] -> {'crane': ['at sea'], 'kiwi': ['', 'x']}"
 
 
+def test_a_negative_prompt_of_one_class_makes_nothing_stale_that_is_of_another() -> None:
+    before = changed(prompts={"negative": "dull"})
+    after = changed(prompts={"negative": {"default": "dull", "crane": "a machine"}})
+    stages: tuple[Part, ...] = ("tokens", "generation")
+    for stage in stages:
+        for infos, stale in ((CLASSES[:1], ["prompts.negative: 'dull' -> 'a machine'"]), (CLASSES[1:], [])):
+            old, new = (one.narrow(one.identity(stage), infos) for one in (before, after))
+            assert differences(old, new) == stale
+
+
 def test_an_identity_without_settings_for_single_classes_is_what_it_was() -> None:
     for stage in STAGES:
         assert changed().narrow(changed().identity(stage), CLASSES[:1]) == changed().identity(stage)

@@ -122,10 +122,25 @@ def test_images_with_a_negative_prompt_or_without_guidance_equal_those_of_the_di
     if family in tiny.ONE_BRANCH and negative:
         with pytest.raises(ModelError, match=r"prompts.negative 'a green kiwi' does not suit .* Leave it empty"):
             from_backend(tiny.backend(family), "a crane", [5], negative=negative)
+        backend = tiny.backend(family)
+        with pytest.raises(ModelError, match=r"prompts.negative 'a green kiwi' does not suit"):
+            new_sampler(backend).with_negatives(backend.encode(["a crane"]), [negative])
         return
     expected = from_pipeline(tiny.pipeline(family), "a crane", [5], negative=negative, scale=scale)
     images = from_backend(tiny.backend(family), "a crane", [5], negative=negative, scale=scale)
     torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", [name for name in tiny.FAMILIES if name not in tiny.ONE_BRANCH])
+def test_prompts_of_one_batch_have_negative_prompts_of_their_own(family):
+    backend, negatives, seeds = tiny.backend(family), ["", "a green kiwi", "a red bird on the sand"], [4, 5, 6]
+    sampler = new_sampler(backend)
+    encoding = backend.encode(["a photo of a crane"]).expand(3)
+    together = sampler.generate(seeds, sampler.with_negatives(encoding, negatives))
+    for row, negative in enumerate(negatives):
+        alone = from_backend(backend, "a photo of a crane", seeds[row : row + 1], negative=negative)
+        torch.testing.assert_close(together[row : row + 1], alone, atol=1e-4, rtol=0)
+    assert (together[0] - from_backend(backend, "a photo of a crane", [4], negative=negatives[1])).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("family", ["epsilon", "xl", "pixart", "sd35", "flux", "z_image"])

@@ -102,7 +102,7 @@ def test_workers_without_a_shared_folder_make_the_same_bytes_and_one_is_killed(
     assert code == 0, printed
     kind = "dask" if engine is dask else "ray"
     try:
-        with engine(tmp_path, variables) as address:  # type: ignore[operator]
+        with engine(tmp_path, variables) as address:
             runner = ["--set", f"runner.kind={kind}", "--set", f"runner.address={address}", "--output", url]
             flow = Program.start(
                 tmp_path / "flow", "dct_augment", "run", *WORDS, *SETTINGS, *runner, environment=of_flow

@@ -96,6 +96,17 @@ def test_pixels_are_those_of_the_pipeline(tmp_path):
     assert (pil_to_tensor(ours.image).int() - pil_to_tensor(expected).int()).abs().max() <= 1
 
 
+def test_classes_have_negative_prompts_of_their_own():
+    planned, own = rows(), {info.slug: f"a {info.name} on the sand" for info in tiny.CLASSES}
+    sampler = Sampler.from_config(tiny.backend(), SAMPLING, negative_prompt="")
+    images = pixels(generate(Generator(sampler, classes=tiny.CLASSES, negatives=own), planned, 4))
+    for row, image in zip(planned, images, strict=True):
+        of_class = Sampler.from_config(tiny.backend(), SAMPLING, negative_prompt=own[row.slug])
+        alone = pixels(generate(Generator(of_class, classes=tiny.CLASSES), [row], 1))
+        assert (alone[0] - image).abs().max() <= 1
+    assert (images[0] - pixels(generate(generator(), planned[:1], 1))[0]).abs().max() > 1
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("batch_size", [2, 100])
 def test_an_image_that_is_not_finite_fails_alone(bad, batch_size):

@@ -17,6 +17,7 @@ from tests import tiny
     ("family", "setting", "said"),
     [
         ("lcm", "prompts.negative=blurry", r"prompts.negative 'blurry' does not suit this model.*Leave it empty"),
+        ("lcm", "prompts.negative={crane: blurry}", r"prompts.negative 'blurry' does not suit this model"),
         ("flux", "prompts.negative=blurry", r"prompts.negative 'blurry' does not suit this model.*Leave it empty"),
         (
             "schnell",

@@ -35,6 +35,7 @@ def test_prompts_that_fit_pass() -> None:
         (1, {"contexts": ["", "a " * 20 + "red bird"]}, r"22 pieces.*a <dct-crane> crane a a.*would lose '.*red bird'"),
         (1, {"templates": ["a " * 20 + "{token} {class}"]}, r"<dct-red-bird> red bird' would lose 'bird'; 'a a"),
         (20, {}, r"'a photo of a <dct-crane> crane' would lose '<dct-crane> crane'.*tokens.vectors, 20"),
+        (1, {"negative": {"kiwi": "a " * 22 + "sand"}}, r"prompts.negative 'a a .* it would lose 'sand'\. Shorten it"),
         (1, {"negative": "a " * 22 + "blurry"}, r"prompts.negative 'a a .* it would lose 'blurry'\. Shorten it"),
         (1, {"contexts": {"kiwi": ["a " * 20 + "water"]}}, r"reads: 'a photo of a <dct-kiwi> kiwi a.*lose 'a a a"),
     ],
@@ -72,6 +73,7 @@ def test_settings_for_a_class_that_does_not_exist_are_refused_with_a_hint() -> N
     for section, setting in (
         (r"prompts={contexts: {cran: [x]}}", "prompts.contexts"),
         ("tokens.init_word={cran: x}", "tokens.init_word"),
+        ("prompts.negative={cran: x}", "prompts.negative"),
     ):
         loaded = config.load("pocket", [section])
         with pytest.raises(InputError, match=rf"{setting}: there is no class 'cran' \(did you mean 'crane'\?\)"):

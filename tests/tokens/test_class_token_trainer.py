@@ -60,7 +60,7 @@ def probability(info: ClassInfo, vector: torch.Tensor | None, seeds: list[int]) 
         lines.append(prompts.build(template, info.name, token=token, context=context))
     with torch.no_grad():
         encoding = backend().encode(lines, None if vector is None else vector.expand(len(seeds), -1, -1))
-        sampler = Sampler.from_config(backend(), SAMPLING, negative_prompt=PROMPTS.negative)
+        sampler = Sampler.from_config(backend(), SAMPLING, negative_prompt=PROMPTS.negatives[0])
         images = sampler.generate(seeds, encoding)
         return classifier(Directions()).logits(images).softmax(1)[:, LABELS.index(info.name)].mean().item()
 
@@ -245,7 +245,7 @@ class TestPhotoWeight:
 
     def denoising_loss(self, info: ClassInfo, vector: torch.Tensor) -> float:
         """The loss of the vector on the photos of its class, over noise that training does not use."""
-        sampler = Sampler.from_config(backend(), SAMPLING, negative_prompt=PROMPTS.negative)
+        sampler = Sampler.from_config(backend(), SAMPLING, negative_prompt=PROMPTS.negatives[0])
         latents = PhotoLatents.encode(sampler.backend, self.photos[info.slug])
         generator = torch.Generator().manual_seed(99)
         steps = sampler.backend.training_steps
@@ -377,3 +377,16 @@ def test_validations_that_are_too_large_for_memory_leave_updates_as_large_as_the
         model.batch_sizes = BatchSizes()  # others share this model
     assert max(batches[True]) == 3  # all classes at once
     assert [count for count in batches[False] if count > 12] == [36, 18]  # found out once
+
+
+def test_a_class_is_trained_against_its_own_negative_prompt():
+    own = {"default": "", "kiwi": "a red bird on the sand"}
+    together = train(prompts=tiny.changed(PROMPTS, negative=own), restarts=1)
+    for slug, negative in (("crane", ""), ("kiwi", own["kiwi"])):
+        (info,) = (info for info in tiny.CLASSES if info.slug == slug)
+        (alone,) = train([info], prompts=tiny.changed(PROMPTS, negative=negative), restarts=1).values()
+        torch.testing.assert_close(together[slug].vector, alone.vector, atol=1e-5, rtol=1e-4)
+        assert together[slug].certificate.guide == alone.certificate.guide
+        assert together[slug].certificate.diversity == pytest.approx(alone.certificate.diversity, rel=1e-4)
+    (crane,) = train(tiny.CLASSES[:1], prompts=tiny.changed(PROMPTS, negative=own["kiwi"])).values()
+    assert not torch.allclose(crane.vector, together["crane"].vector)

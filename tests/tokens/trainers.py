@@ -76,7 +76,7 @@ def build(
         tokens: what else differs from `TOKENS`.
     """
     backend = backend or tiny.backend(tiny.ONE_LEVEL, "float64")
-    sampler = Sampler.from_config(backend, sampling, negative_prompt=prompts.negative)
+    sampler = Sampler.from_config(backend, sampling, negative_prompt=prompts.negatives[0])
     guide = guide or classifier(Directions())
     lengths = {"max_updates": updates, "images_per_update": images, "seed": seed}
     tokens_config = tiny.changed(TOKENS, **lengths, **tokens)
@@ -130,7 +130,7 @@ def directions() -> tuple[torch.Tensor, torch.Tensor]:
     away from the image of the plain prompt.
     """
     backend, generator = tiny.backend(tiny.ONE_LEVEL), torch.Generator().manual_seed(28)
-    sampler = Sampler.from_config(backend, SAMPLING, negative_prompt=PROMPTS.negative)
+    sampler = Sampler.from_config(backend, SAMPLING, negative_prompt=PROMPTS.negatives[0])
     start = backend.word("a")[None]
 
     def mean_image(prompt: str, vector: torch.Tensor | None = None) -> torch.Tensor:

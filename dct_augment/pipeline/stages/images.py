@@ -159,13 +159,15 @@ class ImageStage(Stage):
     @cached_property
     def _generator(self) -> Generator:
         context = self._context
-        photos, sampler = context.start_photos, context.generation_sampler
+        photos, sampler, prompts = context.start_photos, context.generation_sampler, self._config.prompts
+        own = {info.slug: prompts.negative_of(info) for info in context.dataset.classes}
         return Generator(
             sampler,
             classes=context.guided_classes,
             guide=context.guide,
             judge=context.judge,
             starts=StartImages(sampler.backend, photos.photos) if photos else None,
+            negatives=own if len(prompts.negatives) > 1 else None,
             image_format=self._config.generation.image_format,
             on_progress=context.progress,
         )
