@@ -18,7 +18,6 @@ from dct_augment.diffusion.backend import Backend
 from dct_augment.diffusion.conditioning import Conditioning
 from dct_augment.diffusion.skipping import skip_steps
 
-
 _MOST_NEGATIVES = 256  # encoded negative prompts that are kept: at most 200 MB of SDXL's
 
 

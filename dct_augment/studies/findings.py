@@ -174,6 +174,8 @@ def points(estimate: Estimate | None) -> str:
         return "-"
     if not math.isfinite(estimate.low):
         return f"{100 * estimate.mean:+.1f}"
+    if estimate.low == estimate.high:  # it says nothing of what chance would do
+        return f"{100 * estimate.mean:+.1f} (all {estimate.count} alike)"
     return f"{100 * estimate.mean:+.1f} ({100 * estimate.low:+.1f} .. {100 * estimate.high:+.1f})"
 
 

@@ -32,6 +32,17 @@ _HEAD = (
     "diversity / plain",
     "evaluations a class",
 )
+_MEANINGS = {
+    "judge, %": "images with the token that the judge recognises: another classifier, with which no token was trained. "
+    "Mean over classes and seeds, with its 95 % interval.",
+    "over the plain prompt, points": "by how much more than of images with the plain prompt, from the same noise.",
+    "guide, %": "images that the guide recognises: the classifier whose gradient trains the tokens.",
+    "worst class, judge, %": "the class with the fewest recognised images.",
+    "certified": "tokens that were shown to be better than the plain prompt, by a paired test on fresh noise.",
+    "diversity / plain": "how different images of a class are from each other, against those of the plain prompt; 1 is "
+    "as different.",
+    "evaluations a class": "what training costs: one image through the denoiser is 1 forward, and 2 backward.",
+}
 _SHOWN_CLASSES = 4
 _SIGNIFICANT = 0.05
 
@@ -64,6 +75,7 @@ def write(
             command=command,
             answers=[_plain_words(line) for line in answers(findings)],
             parts=list(_parts(study, findings, run_folders)),
+            meanings=_MEANINGS,
             failed=findings.failed,
         )
     )
@@ -127,6 +139,8 @@ def _cells(row: VariantFinding) -> list[str]:
 def _percent(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
+    if estimate.low == estimate.high:
+        return f"{100 * estimate.mean:.1f} (all {estimate.count} alike)"
     return f"{100 * estimate.mean:.1f} ({100 * estimate.low:.1f} .. {100 * estimate.high:.1f})"
 
 

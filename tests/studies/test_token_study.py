@@ -14,6 +14,7 @@ from dct_augment.cli.commands import app
 from dct_augment.config.studies import available_studies, load_any_study, load_study
 from dct_augment.config.token_studies import TokenStudy
 from dct_augment.errors import ConfigError, InputError
+from dct_augment.studies import token_page
 from dct_augment.studies.token_findings import find
 from dct_augment.studies.token_page import answers
 from dct_augment.studies.token_running import runs
@@ -80,7 +81,7 @@ def test_tokens_of_one_class_and_seed_are_compared() -> None:
     assert first.startswith(
         "birds: not shown that images with tokens of `last_2` are recognised by the judge more often"
     )
-    assert "than those of `last_step` (+10.0 (+10.0 .. +10.0) points over 4 tokens, p = 0.125" in first
+    assert "than those of `last_step` (+10.0 (all 4 alike) points over 4 tokens, p = 0.125" in first
     assert second.startswith("birds, ambiguous: not shown")
 
 
@@ -175,6 +176,7 @@ def test_a_study_runs_to_its_page_names_a_run_that_fails_and_a_second_call_makes
     assert len(found["claims"]) == 2
     page = written_files["index.html"].decode()
     assert "Runs that failed" in page
+    assert all(f"<dt>{column}</dt>" in page for column in token_page._HEAD[1:])
     assert page.count("data:image/webp") == 2  # the first images of both classes
     assert "<svg" in page
     made = {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")}
