@@ -101,7 +101,7 @@ def run_token_study(
 
     Raises:
         ConfigError: a setting is wrong.
-        InputError: the folder is a file, or holds another study.
+        InputError: the folder holds another study.
     """
     _refuse_other_study(study, root)
     everything = list(runs(study, root))  # every setting is checked before any work
@@ -127,13 +127,11 @@ def run_token_study(
 
 
 def _refuse_other_study(study: TokenStudy, root: Path) -> None:
-    """Check that the folder of a study can be one, and holds no other.
+    """Check that the folder of a study holds no other.
 
     Raises:
-        InputError: it cannot, or does.
+        InputError: it does.
     """
-    if root.exists() and not root.is_dir():
-        raise InputError(f"--output {root} is a file; give a folder")
     question = files.read_json(root / "findings.json").get("question", study.question)
     if question != study.question:
         raise InputError(
@@ -142,7 +140,13 @@ def _refuse_other_study(study: TokenStudy, root: Path) -> None:
 
 
 def remaining_as_markdown(study: TokenStudy, root: Path) -> list[str]:
-    """Write which tokens are missing of each run, as a table; nothing is made."""
+    """Write which tokens are missing of each run, as a table; nothing is made.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        InputError: the folder holds another study.
+    """
+    _refuse_other_study(study, root)
     lines = ["| run | tokens left |", "| --- | --- |"]
     left = total = 0
     for each in runs(study, root):

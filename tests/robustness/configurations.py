@@ -263,6 +263,14 @@ OPTIONS = {
     "a study of too many draws": Case(("study", "gain", "--draws", "9999"), "--draws 9999: the study has"),
     "a study of other shots": Case(("study", "gain", "--shots", "five"), "--shots 'five': give whole numbers"),
     "a study of an unknown row": Case(("study", "gain", "--rows", "reel"), "--rows: the study has no reel"),
+    "a study into a file": Case(
+        ("study", "depth", "--dry-run", "-o", "file"),
+        "'file': File exists; it is in the way of a folder",
+        {"file": "mine"},
+    ),
+    "a study below a file": Case(
+        ("study", "gain", "--dry-run", "-o", "file/x"), "'file': Not a directory", {"file": "mine"}
+    ),
     "photos that are not there": Case(("init", "gone"), "gone"),
     "a configuration that would be replaced": Case(
         ("init", "photos", "--to", "x.yaml"), "x.yaml", {"photos/a/x.png": "", "x.yaml": "mine"}
