@@ -34,6 +34,14 @@ def agreeing(number: int, verb: str) -> str:
     return verb if number == 1 else _PLURAL_VERBS.get(verb, verb.removesuffix("s"))
 
 
+def size(count: float) -> str:
+    """Write a number of bytes in the unit that suits: `340 kB`, `12 MB`, `3.4 GB`."""
+    for unit, length in (("GB", 1e9), ("MB", 1e6)):
+        if count >= length:
+            return f"{count / length:,.1f} {unit}" if count < 10 * length else f"{count / length:,.0f} {unit}"
+    return f"{count / 1e3:,.0f} kB"
+
+
 def listed(names: Sequence[str], most: int) -> str:
     """List names for a message: the first few of many, and `...` for the others."""
     return ", ".join(names[:most]) + (" ..." if len(names) > most else "")

@@ -83,3 +83,11 @@ def test_a_foreign_message_stands_inside_a_sentence(monkeypatch: pytest.MonkeyPa
     assert "HF_HUB_OFFLINE is set" in wording.what_loads_from_the_hub()
     monkeypatch.delenv("HF_HUB_OFFLINE")
     assert "HF_HUB_OFFLINE" not in wording.what_loads_from_the_hub()
+
+
+@pytest.mark.parametrize(
+    ("count", "written"),
+    [(0, "0 kB"), (26_400, "26 kB"), (999_999, "1,000 kB"), (1.24e6, "1.2 MB"), (340e6, "340 MB"), (3.44e9, "3.4 GB")],
+)
+def test_a_number_of_bytes_has_the_unit_that_suits(count: float, written: str) -> None:
+    assert wording.size(count) == written

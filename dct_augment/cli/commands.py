@@ -73,12 +73,13 @@ _PATH_FIXES: dict[type[OSError], str] = {
 }
 """What a user can do about a path that cannot be used."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = "free some room, and the same command goes on; or give another path, e.g. --output"
 _FIXES = {
     errno.ENAMETOOLONG: "give a shorter path",
     errno.ELOOP: "a link of this path leads to itself; correct the path",
     errno.EROFS: "give a path on another disk, e.g. --output",
-    **dict.fromkeys(_FULL, "free some room, and the same command goes on; or give another path, e.g. --output"),
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
 }
 """The same, where Python has no kind of error of its own."""
 
@@ -342,6 +343,7 @@ def _repair(settings: "Config", problems: "Sequence[Problem]") -> None:
     from dct_augment.files import remove
 
     with running(settings) as run, run.locked():
+        run.restore_plans()
         for path in dict.fromkeys(path for problem in problems for path in problem.remove):
             console.print(f"removing {settings.named(path)}", markup=False, highlight=False, soft_wrap=True)
             remove(path)
@@ -369,7 +371,7 @@ def main() -> None:
         fix = next((fix for kind, fix in _PATH_FIXES.items() if isinstance(error, kind)), "")
         fix = fix or _FIXES.get(error.errno or 0, "")
         _complain(f"{path}{reason_of(error)}{fix and '; '}{fix}")
-        sys.exit(2 if fix and error.errno not in _FULL else 1)
+        sys.exit(2 if fix else 1)
 
 
 def _complain(text: str) -> None:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from dct_augment.cli.common import console, print_table
 from dct_augment.records import StageName
-from dct_augment.wording import counted
+from dct_augment.wording import counted, size
 
 if TYPE_CHECKING:
     from dct_augment.config import Config
@@ -52,8 +52,8 @@ def print_plan(settings: "Config", goal: StageName, *, price: float | None) -> N
     if large := [line.part for line in plan.lines if (line.memory or 0) > free_memory]:
         typer.echo(f"too little memory for {', '.join(large)}: {LESS_MEMORY}")
     if images := images_to_make(run, parts, goal):
-        needed, free = bytes_of_images(run.config, images) / 1e6, free_bytes_at(run.config.root) / 1e9
-        typer.echo(f"disk: about {needed:,.0f} MB for {counted(images, 'image')}; {free:,.0f} GB are free")
+        needed, free = size(bytes_of_images(run.config, images)), size(free_bytes_at(run.config.root))
+        typer.echo(f"disk: about {needed} for {counted(images, 'image')}; {free} are free")
     if plan.left_out:
         typer.echo(f"not in the seconds: {'; '.join(plan.left_out)}")
     if StageName.ARMS in parts and (hint := folds_hint(run.config, len(run.classes))):

@@ -19,7 +19,7 @@ from dct_augment.downstream.transforms import ModelInput, Pixels, Transforms
 from dct_augment.errors import DatasetError, InputError
 from dct_augment.images import content
 from dct_augment.records import Example
-from dct_augment.wording import counted
+from dct_augment.wording import counted, size
 
 _CHUNK = 16
 """Pictures that are in memory at a time while a file is written, for each process that reads them."""
@@ -150,8 +150,8 @@ def refuse_full_disk(folder: Path, sets: Sequence[tuple[int, ModelInput]], prese
     number = counted(sum(count for count, _ in sets), "prepared picture")
     sizes = " and ".join(dict.fromkeys(" x ".join(map(str, taken.size)) for _, taken in sets))
     raise InputError(
-        f"{number} of {sizes} pixels for validation and test need {needed / 1e9:.1f} GB in {str(folder)!r}, and "
-        f"{free / 1e9:.1f} GB are free there. Free some, set output to a folder on a larger disk, or lower "
+        f"{number} of {sizes} pixels for validation and test need {size(needed)} in {str(folder)!r}, and "
+        f"{size(free)} are free there. Free some, set output to a folder on a larger disk, or lower "
         "downstream.image_size"
     )
 

@@ -68,7 +68,7 @@ class ShardFolder:
     def _plan(self) -> "_Plan":
         path = self.path / "plan.json"
         if not path.exists():
-            return _Plan(frozenset(), self._layout_of_rows())
+            return _Plan(frozenset(), self._layout_of_rows(self._known_shards()))
         status = path.stat()
         stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
         if stamp not in self._plans:
@@ -77,22 +77,39 @@ class ShardFolder:
             self._plans[stamp] = plan
         return self._plans[stamp]
 
-    def _layout_of_rows(self) -> Layout:
-        """Read the layout from the rows of the finished shards: that of a folder whose plan.json is lost.
+    def _known_shards(self) -> dict[int, ShardSpec]:
+        """Read from the rows of intact shards what each holds, by number: all that is known without plan.json."""
+        known = {}
+        for path in sorted(self.path.glob(f"{self.run}-{self.split}-??????.parquet")):
+            number = path.stem[-6:]
+            if number.isdecimal() and shard_rows.check(path, path.stem) is not None:
+                ranges = _ranges(shard_rows.read_columns(path, ["key", "number"]))
+                known[int(number)] = ShardSpec(int(number), ranges)
+        return known
+
+    def _layout_of_rows(self, known: Mapping[int, ShardSpec]) -> Layout:
+        """Return the layout of a folder whose plan.json is lost: all of its shards are known.
 
         Raises:
             ShardError: a shard between others is not finished, so that its images are not known.
         """
-        layout: list[ShardSpec] = []
-        for path in sorted(self.path.glob(f"{self.run}-{self.split}-??????.parquet")):
-            number = int(path.stem[-6:]) if path.stem[-6:].isdecimal() else -1
-            if number != len(layout):
-                raise ShardError(
-                    f"{self.path / 'plan.json'} is missing, and so is shard {len(layout)}, whose images only it names. "
-                    f"Delete {self.path} to make all of its images again"
-                )
-            layout.append(ShardSpec(number, _ranges(shard_rows.read_columns(path, ["key", "number"]))))
-        return tuple(layout)
+        if lost := [number for number in range(max(known, default=-1) + 1) if number not in known]:
+            state = "damaged" if self.is_recorded else "missing"
+            raise ShardError(
+                f"{self.path / 'plan.json'} is {state}, and of shard {lost[0]}, whose images only it names, there are "
+                f"no intact rows, either. Delete {self.path} to make all of its images again"
+            )
+        return tuple(known[number] for number in sorted(known))
+
+    def layout_of_files(self) -> Layout:
+        """Return a layout of what lies in the folder, whatever plan.json says; what is not known of a shard is empty.
+
+        For looking alone: nothing can be made by it.
+        """
+        known = self._known_shards()
+        ends = [path.stem[-6:] for path in self.path.glob(f"{self.run}-{self.split}-??????.*")]
+        last = max([*known, *(int(end) for end in ends if end.isdecimal())], default=-1)
+        return tuple(known.get(number, ShardSpec(number, {})) for number in range(last + 1))
 
     def record(self, layout: Layout) -> None:
         """Write the layout, before any of its shards; a line each."""
@@ -107,19 +124,32 @@ class ShardFolder:
     def _checked(self) -> CheckedFiles:
         return CheckedFiles(checked_file(self.path, self.split))
 
-    def remove_damaged_plan(self) -> str:
-        """Remove a plan.json that is damaged, so that the layout is read from the rows; say so, or nothing."""
+    def restore_plan(self, by_settings: Sequence[Layout]) -> str:
+        """Write plan.json again if it is damaged, or lost beside shards; say so, or nothing.
+
+        Args:
+            by_settings: layouts that the settings of today give. One that agrees with all intact shards tells what
+                those held that are not intact; else all have to be.
+
+        Raises:
+            ShardError: the images of a shard are known from nowhere. Nothing is changed then.
+        """
+        path = self.path / "plan.json"
         try:
-            self.layout()
+            _ = self._plan() if path.is_file() else None
+            damage = "" if path.is_file() else "lost"
         except ShardError as error:
-            path = self.path / "plan.json"
-            if not path.is_file():  # it is lost, and so are shards
-                raise
-            path.unlink()
-            return (
-                f"{path} is damaged ({in_one_line(error.__cause__ or error)}); it is made again of the rows of shards"
-            )
-        return ""
+            damage = f"damaged ({in_one_line(error.__cause__ or error)})"
+        known = self._known_shards() if damage else {}
+        if not known and damage in ("", "lost"):
+            return ""
+        agreeing: Iterator[Layout] = (
+            layout
+            for layout in by_settings
+            if max(known, default=-1) < len(layout) and all(layout[number] == spec for number, spec in known.items())
+        )
+        self.record(next(agreeing, ()) or self._layout_of_rows(known))
+        return f"{path} is {damage}; it is made again of the rows of shards"
 
     @property
     def is_recorded(self) -> bool:
@@ -288,7 +318,7 @@ class ShardFolder:
         if stored is None:
             if parquet.is_file():
                 return [(parquet, "damaged")]
-            return [(tar, "not finished (it has no parquet)")]
+            return [(tar, "not finished (it has no parquet)" if tar.is_file() else "missing, or not made yet")]
         if not tar.is_file():
             return [(tar, "missing")]
         problems = []

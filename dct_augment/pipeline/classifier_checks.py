@@ -37,6 +37,8 @@ def check_on_real_images(
     """
     path, fingerprint, name = _file(context, role), _fingerprint(context, role), _named(role, members)
     record = files.read_json(path)
+    if path.is_file() and not record:
+        context.progress(Progress(role, 0, 0, f"{path} is damaged; {name} is checked again"))
     if record.get("fingerprint") != fingerprint or not isinstance(record.get("warnings"), list):
         dataset = context.dataset
         examples = itertools.chain(dataset.examples("val"), dataset.examples("train"))

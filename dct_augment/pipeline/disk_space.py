@@ -13,7 +13,7 @@ from dct_augment.generation.shards import FOLDERS
 from dct_augment.pipeline.first_config import models
 from dct_augment.pipeline.stages import IMAGE_STAGES
 from dct_augment.records import StageName
-from dct_augment.wording import counted
+from dct_augment.wording import counted, size
 
 if TYPE_CHECKING:
     from dct_augment.pipeline.run import Run
@@ -49,8 +49,8 @@ def refuse_full_disk(run: "Run", stages: Collection[StageName], goal: StageName)
     needed, free = bytes_of_images(run.config, images), free_bytes_at(run.config.root)
     if needed > free:
         raise InputError(
-            f"{counted(images, 'image')} of {side_of(run.config)} pixels take about {needed / 1e9:,.1f} GB, and "
-            f"{free / 1e9:,.1f} GB are free at {str(run.config.root)!r}. Ask for fewer (generation.per_class, "
+            f"{counted(images, 'image')} of {side_of(run.config)} pixels take about {size(needed)}, and "
+            f"{size(free)} are free at {str(run.config.root)!r}. Ask for fewer (generation.per_class, "
             "benchmark.per_class, benchmark.seeds), give an --output on a larger disk, or set "
             "generation.image_format=jpg"
         )

@@ -36,7 +36,16 @@ from dct_augment.metrics.accuracy import class_titles
 from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.disk_space import refuse_full_disk
-from dct_augment.pipeline.stages import IMAGE_STAGES, STAGES, ClassifierStage, ImageStage, Stage, TokenStage, TrialStage
+from dct_augment.pipeline.stages import (
+    IMAGE_STAGES,
+    STAGES,
+    ArmStage,
+    ClassifierStage,
+    ImageStage,
+    Stage,
+    TokenStage,
+    TrialStage,
+)
 from dct_augment.pipeline.unit_pool import threads_of_units
 from dct_augment.pipeline.verify.problem import GUIDES, LOOK
 from dct_augment.records import ClassInfo, ImageKind, Progress, StageName, StopReason, WorkUnit
@@ -124,6 +133,18 @@ class Run(RunContext):
         self.run_stages(self.stages(StageName.REPORT))
         return self.report()
 
+    def restore_plans(self) -> None:
+        """Write every plan of images again that is damaged or lost, from the rows of shards and the settings.
+
+        To be called before damaged shards are removed: what is left of them tells what was planned.
+
+        Raises:
+            ShardError: the images of a shard are known from nowhere.
+        """
+        for kind in IMAGE_STAGES:
+            ImageStage(self, kind).restore_plan()
+        ArmStage(self).restore_plans()
+
     def repair(self, makers: Collection[str]) -> None:
         """Make again what is not there, or damaged, of what these makers make: stages, LOOK or GUIDES of `verify`.
 
@@ -188,8 +209,7 @@ class Run(RunContext):
         names = self.needed_stages(goal)
         for kind, stage in IMAGE_STAGES.items():
             if stage in names:
-                if remark := self.shards[kind].remove_damaged_plan():
-                    self.progress(Progress(stage, 0, 0, remark))
+                ImageStage(self, kind, self.images_per_class(goal)).restore_plan()
                 self.shards[kind].refuse_old_layout()  # before anything is written
         refuse_full_disk(self, names, goal)
         self.check_settings()
@@ -296,6 +316,9 @@ class Run(RunContext):
             self.store.publish()
 
     def _record_config(self) -> None:
+        recorded = self.config.root / "config.yaml"
+        if recorded.is_file() and not configuration.is_as_recorded(recorded):
+            self.progress(Progress("run", 0, 0, f"{recorded} is damaged; it is recorded again, as it is given now"))
         files.write_text(self.config.root / "config.yaml", configuration.recorded(self.config))
 
     def _times(self) -> dict[str, float]:

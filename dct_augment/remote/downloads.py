@@ -14,6 +14,7 @@ from typing import Any
 from dct_augment import files
 from dct_augment.errors import StoreError
 from dct_augment.remote.urls import asking, listing, open_store, version_of
+from dct_augment.wording import size
 
 SIDE_BY_SIDE = 8
 """Downloads at a time."""
@@ -100,6 +101,6 @@ def _refuse_full_disk(url: str, folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StoreError(
-            f"{url}: its {needed / 1e9:,.1f} GB are pulled into {str(folder)!r}, and {free / 1e9:,.1f} GB are free "
+            f"{url}: its {size(needed)} are pulled into {str(folder)!r}, and {size(free)} are free "
             "there. Free some, or set DCT_AUGMENT_CACHE to a folder on a larger disk"
         )

@@ -71,8 +71,14 @@ def read(path: Path) -> list[Token]:
     """
     if path.is_dir():
         raise InputError(f"token file {str(path)!r} is a folder; give a file in it")
+    if path.is_symlink() and not path.exists():
+        raise InputError(
+            f"token file {str(path)!r} is a link that leads to no file; correct the link, or give the file"
+        )
+    if path.exists() and not path.is_file():
+        raise InputError(f"token file {str(path)!r} is no file, but a pipe or a device; give a file")
     if not path.is_file():
-        raise InputError(f"token file {str(path)!r} does not exist")
+        raise InputError(f"token file {str(path)!r} does not exist; correct the path")
     tensors, header = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
     metadata_by_word = _metadata_by_word(path, header)
     default_word = str(next(iter(metadata_by_word), None) or header.get("name") or path.stem)

@@ -357,4 +357,4 @@ def test_the_plan_says_what_each_part_costs_and_what_room_its_images_take(call: 
     (total,) = [line.split("│") for line in result.stdout.splitlines() if "total" in line]
     price, seconds = (float(total[place].replace(",", "")) for place in (-2, -3))
     assert -0.01 < seconds - price < 1.01  # at 3600 an hour a second costs 1; seconds are rounded up
-    assert "MB for 7 images" in result.stdout
+    assert "disk: about 70 kB for 7 images; " in result.stdout

@@ -13,6 +13,7 @@ from dct_augment.datasets import load as load_dataset
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.verify import verify
 from dct_augment.records import Progress
+from tests import small as tests_small
 from tests.robustness.command_line import CommandLine
 
 pytestmark = pytest.mark.slow
@@ -268,6 +269,55 @@ def test_a_damaged_token_is_trained_again_beside_the_others_of_its_group(finishe
     assert f"{token} is damaged; the token is trained again beside those of eight" in remarks
 
 
+@pytest.mark.parametrize("folder", ["shards", f"{ARM}/shards"])
+@pytest.mark.parametrize("plan", ["lost", "cut"])
+def test_a_plan_and_the_shards_that_only_it_names_come_back(
+    finished: Finished, folder: str, plan: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = sorted(finished.root.glob(folder))[0]
+    first, second = sorted(shards.glob("*.tar"))[:2]
+    HARMS[plan](shards / "plan.json")
+    first.with_suffix(".parquet").unlink()
+    _flip(second)
+    harmed = {str(path.relative_to(finished.root)) for path in (shards / "plan.json", first, second)}
+    assert set(finished.problems()) == harmed
+    outcome = CommandLine(monkeypatch, capsys)("verify", "--repair", "--output", str(finished.root))
+    assert (outcome.code, finished.differences()) == (0, []), outcome.said
+    assert f"plan.json is {'damaged' if plan == 'cut' else 'lost'}" in outcome.said
+
+
+def test_the_next_run_brings_back_plan_shards_and_what_it_only_checks(finished: Finished) -> None:
+    shards = finished.root / "shards"
+    first, second = sorted(shards.glob("*.tar"))[:2]
+    _cut(shards / "plan.json")
+    first.with_suffix(".parquet").unlink()
+    second.unlink()
+    for name in ("config.yaml", "checks/judge.json", "benchmark/splits/*.parquet"):
+        _flip(sorted(finished.root.glob(name))[0])
+    run, remarks = remarks_of(finished.settings)
+    run.run_all()
+    assert finished.differences() == []
+    for what in ("plan.json is damaged", "config.yaml is damaged", "judge.json is damaged", ".parquet is damaged"):
+        assert any(what in remark for remark in remarks), (what, remarks)
+
+
+def test_a_plan_that_nothing_tells_is_an_error_that_changes_nothing(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = finished.root / "shards"
+    first, second = sorted(shards.glob("*.tar"))[:2]
+    _cut(shards / "plan.json")
+    first.with_suffix(".parquet").unlink()
+    _flip(second)
+    before = finished.contents()
+    # With another size of shards, the settings say something else of those that are whole.
+    words = ("--set", "generation.shard_size=3", "--output", str(finished.root))
+    outcome = CommandLine(monkeypatch, capsys)("verify", "--repair", *words)
+    assert outcome.code == 2, outcome.said
+    assert "plan.json is damaged, and of shard 0, whose images only it names, there are no intact rows" in outcome.said
+    assert finished.contents() == before
+
+
 def test_a_damaged_configuration_is_not_repaired_by_itself_but_by_the_one_that_is_given(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -306,3 +356,26 @@ def test_lost_and_swapped_tokens_are_told_and_made_again(finished: Finished) -> 
     run, _ = remarks_of(settings)
     run.repair({problem.maker for problem in problems if problem.maker})
     assert finished.differences() == []
+
+
+@pytest.mark.parametrize("lost", ["hashes.json", "model.safetensors"])
+def test_a_guide_of_a_draw_that_is_not_whole_is_made_again_before_it_is_used(tmp_path: Path, lost: str) -> None:
+    torch.set_num_threads(1)
+    settings = [*tests_small.SMALL, "benchmark.arms=[real, class_token_few_shot_guide]", "benchmark.shots=2"]
+    settings += ["metrics.features=null", "generation.shard_size=2"]
+    loaded = config.load("digits", settings, classes=["one", "seven"], output=tmp_path / "run")
+    Run(loaded).benchmark()
+    whole = Finished(loaded)
+    tokens = sorted(whole.root.glob("arms/tokens-*/*"))[0]
+    _flip(tokens / "guide" / "model.safetensors")
+    (tokens / "guide" / lost).unlink()
+    (tokens / "one.safetensors").unlink()
+    run, remarks = remarks_of(loaded)
+    run.benchmark()
+    assert whole.differences() == []
+    assert any("guide" in remark and "the guide is made again" in remark for remark in remarks), remarks
+    (tokens / "guide" / lost).unlink()  # all else is whole
+    run, remarks = remarks_of(loaded)
+    run.benchmark()
+    assert whole.differences() == []
+    assert any(f"{lost} is damaged or lost; it is made again" in remark for remark in remarks), remarks

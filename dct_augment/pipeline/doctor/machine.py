@@ -15,7 +15,7 @@ from dct_augment.pipeline.cost import machine_of
 from dct_augment.pipeline.disk_space import bytes_of_images, free_bytes_at, side_of
 from dct_augment.pipeline.doctor.finding import Finding
 from dct_augment.pipeline.memory_needs import LESS_MEMORY, model_needs
-from dct_augment.wording import counted, reason_of
+from dct_augment.wording import counted, reason_of, size
 
 
 def packages() -> Finding:
@@ -65,10 +65,9 @@ def disk(config: Config, images: int | None) -> Finding:
     """Examine whether the images of a run fit on the disk."""
     free = free_bytes_at(config.root)
     if images is None:
-        return Finding("disk", "ok", f"{free / 1e9:.0f} GB free; the need is known once the data set is there")
+        return Finding("disk", "ok", f"{size(free)} free; the need is known once the data set is there")
     needed = bytes_of_images(config, images)
-    size = f"{counted(images, 'image')} of {side_of(config)} pixels"
-    detail = f"about {needed / 1e6:,.0f} MB for {size}; {free / 1e9:.0f} GB free"
+    detail = f"about {size(needed)} for {counted(images, 'image')} of {side_of(config)} pixels; {size(free)} free"
     if free < needed:
         return Finding("disk", "missing", detail, "choose another --output, fewer --per-class, or image_format=jpg")
     return Finding("disk", "ok", detail)

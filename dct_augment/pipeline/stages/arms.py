@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from dct_augment import classifiers, files, tables
@@ -12,6 +13,7 @@ from dct_augment.benchmark.draws import draw_title
 from dct_augment.benchmark.trials import TrialRunner
 from dct_augment.config import AnyClassifierConfig, ClassifierConfig, Config, FewShotClassifierConfig
 from dct_augment.downstream.saving import save
+from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.selected_images import SelectedImages
 from dct_augment.pipeline.stages.images import ImageStage
@@ -57,8 +59,8 @@ class ArmStage(Stage):
             lacking.append(config)
         if arm.tokens_from and not tables.is_intact(tokens / INDEX):
             lacking.append(tokens / INDEX)
-        if arm.guide_of_draw and not (tokens / _GUIDE).is_dir():
-            lacking.append(tokens / _GUIDE)
+        if arm.guide_of_draw and (guide := self._damage_of_guide(tokens)):
+            lacking.append(guide)
         lacking += [shards.path / "_info.json" for shards in inner.shards.values() if shards.info_problem()]
         if self._chooses(draw) and not self._chosen(inner, draw).is_made:
             lacking.append(self._chosen(inner, draw).path)
@@ -83,6 +85,13 @@ class ArmStage(Stage):
             if self._chooses(draw):
                 self._context.pull_images()
                 self._chosen(inner, draw).make(draw.title(self._config.benchmark))
+
+    def restore_plans(self) -> None:
+        """See `ImageStage.restore_plan`, of every arm and draw."""
+        for draw in arm_draws(self._config.benchmark):
+            inner = self._inner_run(draw)
+            if (kind := ARMS[draw.arm].images) and inner.shards[kind].path.is_dir():
+                ImageStage(inner, kind).restore_plan()
 
     def selected_images(self, draw: ArmDraw) -> SelectedImages:
         """The images of an arm that the guide of a draw selects, in their order."""
@@ -168,6 +177,20 @@ class ArmStage(Stage):
             update["tokens"] = config.tokens.model_copy(update={"seed": seed})
         return config.model_copy(update=update)
 
+    def _damage_of_guide(self, tokens: Path) -> Path | None:
+        """Return the file of a draw's guide, beside its tokens, that is damaged or lost; None if it is whole."""
+        folder = tokens / _GUIDE
+        if self._context.has_few_shot_guide:
+            return None if few_shot_guide.is_made(folder) else folder
+        if not folder.is_dir():
+            return folder
+        index = tokens / INDEX
+        is_older = tables.is_intact(index) and not tables.has_hash(index)  # then guides had no hashes, either
+        if not is_older and not files.read_json(folder / _HASHES):
+            return folder / _HASHES
+        changed = files.changed(folder, files.read_json(folder / _HASHES))
+        return folder / changed[0] if changed else None
+
     def _make_guide(self, inner: RunContext, draw: ArmDraw) -> None:
         """Give the inner run a guide that has seen the images of its draw alone; made if it is not there.
 
@@ -179,8 +202,8 @@ class ArmStage(Stage):
             title = draw_title(context.config.benchmark, draw.seed)
             inner.make_guide(_seeded(context.config.guide, draw.seed), folder, title)
             return
-        if folder.is_dir() and (changed := files.changed(folder, files.read_json(folder / _HASHES))):
-            context.progress(Progress(self.name, 0, 0, f"{folder / changed[0]} is damaged; the guide is made again"))
+        if folder.is_dir() and (damaged := self._damage_of_guide(inner.tokens.path)):
+            context.progress(Progress(self.name, 0, 0, f"{damaged} is damaged or lost; the guide is made again"))
             shutil.rmtree(folder)
         if not (folder / "config.json").is_file():  # written last
             contents = context.held_out_contents  # with these, no such image is opened to see that none leaks

@@ -57,10 +57,21 @@ class ImageStage(Stage):
             return planned
         return plan.extend(planned, classes, self._per_class, self._config.generation.shard_size)
 
+    def restore_plan(self) -> None:
+        """Write a plan.json again that is damaged, or lost beside shards, and say so.
+
+        Raises:
+            ShardError: the images of a shard are known from nowhere.
+        """
+        classes, settings = self._context.classes, self._config.generation
+        counts = dict.fromkeys((self._per_class, settings.per_class))
+        layouts = [plan.extend((), classes, count, settings.shard_size) for count in counts]
+        self._tell(self._shards.restore_plan(layouts))
+
     def pending(self) -> tuple[WorkUnit, ...]:
         """Plan the shards that are not there, or not intact."""
         shards = self._shards
-        self._tell(shards.remove_damaged_plan())
+        self.restore_plan()
         shards.refuse_old_layout()
         layout = self.layout(self._context.classes)
         labels = {info.slug: info.index for info in self._context.dataset.classes}

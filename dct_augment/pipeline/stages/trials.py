@@ -284,8 +284,11 @@ class TrialStage(Stage):
         draws = self._context.draws()
         for shots, seed in dict.fromkeys((plan.shots, plan.seed) for plan in self._plans):
             path = self._folder / "splits" / f"{shots}-{seed}.parquet"
-            if not again and tables.is_intact(path):
+            is_intact = tables.is_intact(path)
+            if not again and is_intact:
                 continue
+            if path.is_file() and not is_intact:
+                self._context.progress(Progress(self.name, 0, 0, f"{path} is damaged; it is written again"))
             split = draws.split(shots, seed)
             parts = {"train": split.train, "val": split.val, "test": split.test}
             rows = [(example.key, example.label, name) for name, examples in parts.items() for example in examples]

@@ -23,20 +23,22 @@ def shard_problems(folders: Sequence[ShardFolder], digests: Digests, maker: str,
     makes the token of one that it does not know.
     """
     path = folders[0].path
+    plan, has_plan = path / "plan.json", True
     try:
         layouts = [(shards, shards.layout()) for shards in folders]
     except ShardError as error:
-        plan = path / "plan.json"
         yield damaged(plan, maker, in_one_line(error.__cause__ or error)) if plan.is_file() else missing(plan, maker)
-        return
+        layouts, has_plan = [(shards, shards.layout_of_files()) for shards in folders], False
     expected = {"plan.json", "_info.json"}
     for shards, layout in layouts:
         has_all_rows = all(shards.digest(spec) for spec in layout)
         for spec in layout:
             expected |= {shards.tar(spec).name, shards.parquet(spec).name}
             yield from _of_shard(shards, spec, maker)
+        if not has_plan:  # what more there is to say needs it
+            continue
         if layout and not shards.is_recorded:
-            yield missing(path / "plan.json", maker)
+            yield missing(plan, maker)
         yield from _wrong_tokens(shards, digests, token_maker)
         if layout and has_all_rows and (problem := shards.info_problem()):
             info = path / "_info.json"
