@@ -1,5 +1,6 @@
 """Processes of this machine that work side by side on a CPU, one thread each, and end with the one that began them."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -29,6 +30,8 @@ def context() -> ForkServerContext:
     """How processes begin: forked by a server, which has imported torch but not used it, so no lock is inherited."""
     forked = multiprocessing.get_context("forkserver")
     forked.set_forkserver_preload(PRELOADED)
+    atexit.unregister(_kill_server)
+    atexit.register(_kill_server)  # it may be importing, and would go on after the end
     with without_interrupts():
         forkserver.ensure_running()
     return forked
@@ -57,6 +60,11 @@ def _kill_children() -> None:
     """End what this process has begun, and the server that forks: a child that starts would miss what goes now."""
     for child in multiprocessing.active_children():
         child.kill()
+    _kill_server()
+
+
+def _kill_server() -> None:
+    """End the server that forks processes, if this process has begun it."""
     server = vars(forkserver._forkserver)["_forkserver_pid"]
     if server is not None:
         with suppress(ProcessLookupError):

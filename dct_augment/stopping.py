@@ -64,6 +64,9 @@ def abort(line: str) -> None:
     _code = 1
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_PATIENCE)
+    for function in _first:  # a server that forks may import for long, and does not look whether it is still wanted
+        with suppress(Exception):
+            function()
     os._exit(_code)  # what ends otherwise may wait for what is no more
 
 

@@ -135,3 +135,39 @@ def test_errors_of_a_program_that_nobody_stops_are_its_own() -> None:
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
     assert "stopped" not in done.stderr
+
+
+DEAF = """
+import threading, time
+from dct_augment import processes, stopping
+stopping._PATIENCE = 0.5
+def program():
+    processes.begin_server()
+    threading.Thread(target=stopping.abort, args=("error: the server of this run ended",)).start()
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:  # a library that catches everything
+            pass
+stopping.run(program)
+"""
+
+
+def left_behind(folder: Path, program: str) -> tuple[int, str, list[str]]:
+    """Run a program; its exit code, what it printed, and the servers that still import a second after its end."""
+    log = folder / "log"
+    with log.open("w") as stream:  # a pipe would be waited for until what is left has ended, too
+        code = subprocess.run([sys.executable, "-c", program], cwd=folder, stderr=stream, check=False).returncode
+    until = time.monotonic() + 1
+    while (left := [line for line in of_folder(folder) if "forkserver" in line]) and time.monotonic() < until:
+        time.sleep(0.02)
+    return code, log.read_text(), left
+
+
+def test_a_program_that_is_aborted_and_does_not_listen_leaves_no_server(tmp_path: Path) -> None:
+    assert left_behind(tmp_path, DEAF) == (1, "error: the server of this run ended\n", [])
+
+
+def test_a_program_that_ends_leaves_no_server(tmp_path: Path) -> None:
+    program = "from dct_augment import processes, stopping\nstopping.run(processes.begin_server)"
+    assert left_behind(tmp_path, program) == (0, "", [])

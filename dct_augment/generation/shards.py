@@ -8,7 +8,7 @@ Each kind of images has a folder of its own: class-token images `shards/`, plain
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -124,7 +124,7 @@ class ShardFolder:
     def _checked(self) -> CheckedFiles:
         return CheckedFiles(checked_file(self.path, self.split))
 
-    def restore_plan(self, by_settings: Sequence[Layout]) -> str:
+    def restore_plan(self, by_settings: Iterable[Layout]) -> str:
         """Write plan.json again if it is damaged, or lost beside shards; say so, or nothing.
 
         Args:

@@ -26,6 +26,10 @@ IMAGE_STAGES = {
 }
 
 
+_MOST_IMAGES = 10**8
+"""More are planned by no settings that are meant."""
+
+
 class ImageStage(Stage):
     """Images of one kind; a unit is a shard.
 
@@ -64,8 +68,8 @@ class ImageStage(Stage):
             ShardError: the images of a shard are known from nowhere.
         """
         classes, settings = self._context.classes, self._config.generation
-        counts = dict.fromkeys((self._per_class, settings.per_class))
-        layouts = [plan.extend((), classes, count, settings.shard_size) for count in counts]
+        counts = [count for count in {self._per_class, settings.per_class} if count * len(classes) <= _MOST_IMAGES]
+        layouts = (plan.extend((), classes, count, settings.shard_size) for count in counts)  # for a lost plan alone
         self._tell(self._shards.restore_plan(layouts))
 
     def pending(self) -> tuple[WorkUnit, ...]:
