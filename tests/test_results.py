@@ -11,6 +11,7 @@ from dct_augment.wording import counted
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 FILES = sorted((BENCHMARKS / "results").glob("*.json"))
+STUDIES = sorted((BENCHMARKS / "results" / "studies").glob("*.json"))
 
 
 def points(estimate: dict[str, Any]) -> list[float]:
@@ -35,3 +36,23 @@ def test_every_row_of_a_study_stands_in_the_results_as_it_was_measured(path: Pat
         assert accuracy == pytest.approx(points(row["accuracy"]), abs=0.051)
         expected = points(row["gain_over_best_real"])
         assert gain == pytest.approx(expected if any(expected) else [0], abs=0.051)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_answer_of_a_study_of_tokens_stands_in_the_results_with_its_rows(path: Path) -> None:
+    text = (BENCHMARKS / "RESULTS.md").read_text(encoding="utf-8")
+    (section,) = (part for part in text.split("\n### ") if f"results/studies/{path.name}" in part)
+    findings = json.loads(path.read_text(encoding="utf-8"))
+    assert findings["answers"]
+    assert not findings["unanswered"]
+    assert not findings["failed"]
+    for answer in findings["answers"]:
+        assert f"- {answer}\n" in section
+    for row in findings["variants"]:
+        title = f"{row['dataset']}, {row['group']}" if row["group"] else row["dataset"]
+        table = section[section.index(f"| {title} |") :].partition("\n\n")[0]
+        (line,) = (line for line in table.splitlines() if line.startswith(f"| `{row['variant']}`"))
+        judge, gain = (written(cell) for cell in line.split("|")[2:4])
+        assert judge == pytest.approx(points(row["judge"]), abs=0.051)
+        assert gain == pytest.approx(points(row["gain"]), abs=0.051)
+
