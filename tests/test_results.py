@@ -55,4 +55,3 @@ def test_every_answer_of_a_study_of_tokens_stands_in_the_results_with_its_rows(p
         judge, gain = (written(cell) for cell in line.split("|")[2:4])
         assert judge == pytest.approx(points(row["judge"]), abs=0.051)
         assert gain == pytest.approx(points(row["gain"]), abs=0.051)
-

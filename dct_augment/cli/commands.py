@@ -295,10 +295,18 @@ def verify(
         from dct_augment.errors import InputError
 
         make = command("generate", config, overrides=overrides, output=output)
+        if not settings.url and settings.root.exists():
+            raise InputError(f"{settings.root} is a file; give the folder of a run")
         raise InputError(f"{settings.url or settings.root} does not exist; make it with `{make}`")
     from dct_augment.pipeline.verify import verify as check
 
     found = check(settings.root, settings.name, settings)
+    if not (settings.root / "config.yaml").is_file() and not found.problems and not found.tokens + found.shards:
+        from dct_augment.errors import InputError
+
+        raise InputError(
+            f"{settings.root} is no run folder: it has no config.yaml, and no token or image; correct --output"
+        )
     _print_findings(found)
     doubt = _doubt_of_config(settings, given)
     if found.problems and repair:
@@ -342,8 +350,13 @@ def _repair(settings: "Config", problems: "Sequence[Problem]") -> None:
     """Remove what is damaged, and make it again."""
     from dct_augment.files import remove
 
+    if any(problem.is_of_plan for problem in problems):  # what is left of damaged shards tells what was planned
+        from dct_augment.pipeline.verify import verify as check
+
+        with running(settings) as run, run.locked():
+            run.restore_plans()
+        problems = check(settings.root, settings.name, settings).problems
     with running(settings) as run, run.locked():
-        run.restore_plans()
         for path in dict.fromkeys(path for problem in problems for path in problem.remove):
             console.print(f"removing {settings.named(path)}", markup=False, highlight=False, soft_wrap=True)
             remove(path)

@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from dct_augment.cli.common import console, print_table
+from dct_augment.files import check_writable
 from dct_augment.records import StageName
 from dct_augment.wording import counted, size
 
@@ -26,6 +27,8 @@ def print_plan(settings: "Config", goal: StageName, *, price: float | None) -> N
     from dct_augment.pipeline.protocol import check_test
     from dct_augment.pipeline.run import Run
 
+    if settings.url is None:
+        check_writable(settings.root)
     run = Run(settings)
     table = Table(title=f"{settings.name} -> {settings.root}", title_justify="left")
     of_price = () if price is None else (f"at {price:g} an hour",)

@@ -185,15 +185,22 @@ def compare(
 
 
 def _read(run: "Run") -> "tuple[list[Token], list[str]]":
-    """Read the tokens of a run; return the files that are damaged, too."""
+    """Read the tokens of a run; return the files that are damaged or lost, too."""
     tokens, damaged = [], []
+    index = run.tokens.index()
+    indexed = set(index["slug"]) if "slug" in index else set()
     for info in run.classes:
         file = run.tokens.file(info)
-        if file.exists():
-            try:
-                tokens.append(run.tokens.read(info))
-            except InputError:
-                damaged.append(run.config.named(file))
+        if not file.exists() and not file.is_symlink() and info.slug not in indexed:
+            continue
+        try:
+            token = run.tokens.read(info)
+        except InputError:
+            token = None
+        if token is None or token.metadata.get("slug", info.slug) != info.slug:
+            damaged.append(run.config.named(file))
+        else:
+            tokens.append(token)
     return tokens, damaged
 
 
@@ -204,7 +211,7 @@ def _no_tokens(run: "Run", config: str, overrides: list[str] | None, output: Pat
 
 def _damage(files: list[str], config: str, output: Path | None) -> InputError:
     repair = command("verify --repair", config if output is None else None, output=output)
-    return InputError(f"damaged: {', '.join(files)}. `{repair}` trains what is damaged again")
+    return InputError(f"damaged or lost: {', '.join(files)}. `{repair}` trains it again")
 
 
 def _named(name: str, config: str, overrides: list[str] | None, output: Path | None) -> "list[Token]":

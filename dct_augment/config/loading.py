@@ -177,6 +177,8 @@ def _find(name_or_path: str) -> Path:
     if path.suffix in {".yaml", ".yml"} or path.parent != Path("."):
         if path.is_file():
             return path
+        if path.exists() or path.is_symlink():
+            raise ConfigError(name_or_path, ["it is no file that can be read; give the path of a YAML file"])
         raise ConfigError(
             name_or_path, ["no such file; give a path to a YAML file or one of: " + ", ".join(available())]
         )

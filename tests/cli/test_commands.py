@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.testing import CliRunner
 
-from dct_augment import __version__
+from dct_augment import __version__, tables
 from dct_augment.cli import commands, common, plan
 from dct_augment.cli.commands import app
 from dct_augment.cli.common import bars, print_table
@@ -274,14 +275,32 @@ def test_damaged_tokens_of_a_run_are_named_with_the_command_that_mends_them(
     Path("mine/tokens/two.safetensors").write_bytes(whole[:20])
     Path("mine/tokens/three.safetensors").mkdir()
     message = (
-        "damaged: mine/tokens/two.safetensors, mine/tokens/three.safetensors. `dct-augment verify --repair --output "
-        "mine` trains what is damaged again"
+        "damaged or lost: mine/tokens/two.safetensors, mine/tokens/three.safetensors. `dct-augment verify --repair "
+        "--output mine` trains it again"
     )
     for words in (["list"], ["export", "--to", "there"], ["show", "two,three"]):
         done = CliRunner().invoke(app, ["tokens", *words, *options])
         assert str(done.exception) == message
         assert ("<a>" in done.stdout or " a " in done.stdout) == (words == ["list"])
     assert not Path("there").exists()
+
+
+def test_tokens_that_are_swapped_or_lost_are_named(finished: tuple[ShardRun, tuple[str, ...]], tmp_path: Path) -> None:
+    run, options = finished
+    tokens = run.root / "tokens"
+    first = tokens / "crane.safetensors"
+    formats.save({"a": torch.tensor([1.0, 0.0])}, first, {"token": "a", "slug": "kiwi"})
+    for words in (["list"], ["export", "--to", str(tmp_path / "there")]):
+        done = CliRunner().invoke(app, ["tokens", *words, *options])
+        assert str(done.exception).startswith(f"damaged or lost: {first}. `dct-augment verify --repair")
+    first.unlink()
+    tables.write(tokens / "index.parquet", pd.DataFrame({"slug": ["crane"], "class": ["crane"]}))
+    for link in (False, True):
+        if link:
+            first.symlink_to(first.name)
+        done = CliRunner().invoke(app, ["tokens", "list", *options])
+        assert str(done.exception).startswith(f"damaged or lost: {first}. `")
+    assert not (tmp_path / "there").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_loaded(

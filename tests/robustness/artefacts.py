@@ -207,7 +207,7 @@ PLANS = {
         "of 'crane', but [-1, 2]", _text(_PLAN, '{"train": [{"crane": [-1, 2]}]}')
     ),
     "no plan, and a shard between others is missing": _shards(
-        "plan.json is missing, and so is shard 1", _without_plan_and_rows
+        "plan.json is missing, and of shard 1, whose images only it names", _without_plan_and_rows
     ),
 }
 SHARDS = {

@@ -271,6 +271,16 @@ OPTIONS = {
     "a study below a file": Case(
         ("study", "gain", "--dry-run", "-o", "file/x"), "'file': Not a directory", {"file": "mine"}
     ),
+    "a configuration path that is a folder": Case(
+        ("train", "--config", "c.yaml"), "it is no file that can be read", {"c.yaml/x": ""}
+    ),
+    "a plan into a file": Case(
+        ("train", "--dry-run", "-o", "file"), "'file': File exists; it is in the way of a folder", {"file": "mine"}
+    ),
+    "verify of a file": Case(("verify", "-o", "file"), "file is a file; give the folder of a run", {"file": "mine"}),
+    "verify of another folder": Case(
+        ("verify", "-o", "mine"), "mine is no run folder: it has no config.yaml", {"mine/notes.txt": "mine"}
+    ),
     "photos that are not there": Case(("init", "gone"), "gone"),
     "a configuration that would be replaced": Case(
         ("init", "photos", "--to", "x.yaml"), "x.yaml", {"photos/a/x.png": "", "x.yaml": "mine"}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dct_augment import files, tables
+from dct_augment.generation.shards import FOLDERS
 from dct_augment.wording import reason_of
 
 LOOK, GUIDES, CONFIG = "look", "guides", "config"
@@ -27,6 +28,11 @@ class Problem:
     remove: tuple[Path, ...] = ()
     unfinished: bool = False
     shown: Path | None = None
+
+    @property
+    def is_of_plan(self) -> bool:
+        """Whether it is the plan of images of a shard folder."""
+        return self.path.name == "plan.json" and self.path.parent.name in FOLDERS.values()
 
     def __str__(self) -> str:
         return f"{self.shown or self.path}: {self.what}"
