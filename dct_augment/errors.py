@@ -63,7 +63,7 @@ class ShardError(InputError):
     """A shard is damaged: it, its rows, its plan or its hash do not agree."""
 
 
-class ExportError(InputError):
+class ExportError(DctAugmentError):
     """Images could not be written where the user wants them, or not be uploaded."""
 
 
