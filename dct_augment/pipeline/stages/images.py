@@ -68,7 +68,8 @@ class ImageStage(Stage):
             ShardError: the images of a shard are known from nowhere.
         """
         classes, settings = self._context.classes, self._config.generation
-        counts = [count for count in {self._per_class, settings.per_class} if count * len(classes) <= _MOST_IMAGES]
+        asked = dict.fromkeys((self._per_class, settings.per_class))
+        counts = [count for count in asked if count * len(classes) <= _MOST_IMAGES]
         layouts = (plan.extend((), classes, count, settings.shard_size) for count in counts)  # for a lost plan alone
         self._tell(self._shards.restore_plan(layouts))
 
