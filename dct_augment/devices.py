@@ -17,7 +17,9 @@ def resolve_device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        reason = in_one_line(error)
+        words = in_one_line(error)
+        unknown = "device string" in words.lower()  # then torch lists a dozen kinds, most of which nobody has
+        reason = "there is no such kind of device" if unknown else words
         raise InputError(f"device {name!r} is not available here: {reason}. Use auto, cpu, or cuda") from error
     return name
 

@@ -64,7 +64,7 @@ class ShardError(InputError):
 
 
 class ExportError(DctAugmentError):
-    """Images could not be written where the user wants them, or not be uploaded."""
+    """Images could not be uploaded, or a classifier not be written in a format."""
 
 
 class LeakError(DctAugmentError):

@@ -9,6 +9,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from operator import eq
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -222,18 +223,22 @@ def load_json(path: Path) -> dict[str, Any]:
         raise ValueError("it holds no JSON object, {...}")
     stated = record.pop(_HASH, None)
     if stated is None:
-        stated = misnamed_hash(record, content_hash)
+        stated = misnamed_hash(record, _HASH, content_hash)
     if stated is not None and stated != content_hash(record):
         raise ValueError("its content is not what was written")
     return record
 
 
-def misnamed_hash(record: Mapping[str, Any], hash_of: Callable[[dict[str, Any]], str]) -> str | None:
-    """Find the hash of a record's other values under a damaged name; None in what an older version wrote."""
-    for name, value in record.items():
+def misnamed_hash(record: Mapping[str, Any], name: str, hash_of: Callable[[dict[str, Any]], str]) -> str | None:
+    """Find the hash of a record's other values under a damaged name; None in what an older version wrote.
+
+    It is told by what it is the hash of, or, if more than its name is damaged, by what is left of the name.
+    """
+    for key, value in record.items():
         if not isinstance(value, str) or len(value) != _HASH_LENGTH:
             continue
-        if value == hash_of({key: other for key, other in record.items() if key != name}):
+        is_like_it = len(key) == len(name) and sum(map(eq, key, name)) * 2 >= len(name)
+        if is_like_it or value == hash_of({other: found for other, found in record.items() if other != key}):
             return value
     return None
 

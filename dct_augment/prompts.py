@@ -44,7 +44,7 @@ def words(original_names: Sequence[str]) -> tuple[str, ...]:
 def _as_words(name: str) -> str:
     text = re.sub(r"^(\d+)\.\s*(?=\D)", r"\1 ", name.strip())
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text.replace("_", " "))
-    return re.sub(r"\s+", " ", text).strip().lower()
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+", " ", text).strip().lower()
 
 
 def without_indices(names: Sequence[str]) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _NUMBER = re.compile(r"\[errno \d+\] ?", re.IGNORECASE)  # pyarrow writes it inside of its words
+_INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Signs that steer a terminal, or turn the direction of what follows, where names have no use for them."""
 _PLURAL_VERBS = {"is": "are", "was": "were", "has": "have", "does": "do", "cannot": "cannot"}
 
 
@@ -40,6 +42,12 @@ def size(count: float) -> str:
         if count >= length:
             return f"{count / length:,.1f} {unit}" if count < 10 * length else f"{count / length:,.0f} {unit}"
     return f"{count / 1e3:,.0f} kB"
+
+
+def visible(text: str) -> str:
+    """Write a text so that no sign of it steers the terminal: each that would is written as Python writes it."""
+    text = _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return text.encode("utf-8", "backslashreplace").decode()  # a path may be no text
 
 
 def listed(names: Sequence[str], most: int) -> str:

@@ -270,3 +270,11 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         with pytest.raises(error) as caught:
             files.check_writable(path)
         assert caught.value.filename in (str(tmp_path / "file"), "/proc")
+
+
+def test_a_json_file_is_damaged_whose_hash_has_lost_its_name_and_another_key_too(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    files.write_json(path, {"accuracy": 0.625, "truth": [0, 1]})
+    text = path.read_text().replace("sha256", "sha2v6").replace("accuracy", "accurasy")
+    path.write_text(text)
+    assert files.read_json(path) == {}

@@ -91,3 +91,7 @@ def test_a_foreign_message_stands_inside_a_sentence(monkeypatch: pytest.MonkeyPa
 )
 def test_a_number_of_bytes_has_the_unit_that_suits(count: float, written: str) -> None:
     assert wording.size(count) == written
+
+
+def test_no_sign_of_a_name_steers_the_terminal() -> None:
+    assert wording.visible("a\x1b[31mred\x07\n\u202eb\tcaf\udce9") == "a\\x1b[31mred\\x07\n\\u202eb\tcaf\\udce9"

@@ -114,7 +114,7 @@ def load(path: Path) -> dict[str, Any]:
         ValueError: it is no JSON object, or something but the threshold is not what was written.
     """
     data = files.load_json(path)
-    stated = data.pop(_HASH, None) or files.misnamed_hash(data, _content_hash)
+    stated = data.pop(_HASH, None) or files.misnamed_hash(data, _HASH, _content_hash)
     if stated is not None and stated != _content_hash(data):
         raise ValueError("its content is not what was written")
     return data

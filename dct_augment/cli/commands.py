@@ -2,8 +2,10 @@
 
 import errno
 import os
+import re
 import shlex
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,9 +42,10 @@ from dct_augment.cli.common import (
     print_table,
     progress_bars,
     running,
+    say,
 )
 from dct_augment.cli.plan import print_plan
-from dct_augment.errors import DctAugmentError, UntrainedClassesError
+from dct_augment.errors import DctAugmentError, InputError, UntrainedClassesError
 from dct_augment.files import check_writable
 from dct_augment.records import ImageKind, StageName
 from dct_augment.remote.urls import written
@@ -205,16 +208,14 @@ def fit(
         return print_plan(settings, StageName.CLASSIFIER, price=price)
     with running(settings) as run:
         folder = run.fit()
-        typer.echo(f"classifier: {run.kept_classifier()}")
-        typer.echo(
-            f"in {folder}; try: dct-augment predict {shlex.quote(run.config.url or str(run.config.root))} PICTURES"
-        )
+        say(f"classifier: {run.kept_classifier()}")
+        say(f"in {folder}; try: dct-augment predict {shlex.quote(run.config.url or str(run.config.root))} PICTURES")
         if export:
             from dct_augment.downstream.exporting import export_classifier
 
             path = run.config.root / f"classifier.{_ENDINGS[export]}"
             with run.locked():
-                typer.echo(f"exported: {export_classifier(folder, export, path)}")
+                say(f"exported: {export_classifier(folder, export, path)}")
         run.check()
 
 
@@ -329,7 +330,7 @@ def _print_findings(found: "Findings") -> None:
         console.print(f"wrong: {problem}", markup=False, highlight=False, soft_wrap=True)
     if found.at_work:
         console.print("another command works in this folder: what it has not finished is left out", soft_wrap=True)
-    typer.echo(
+    say(
         f"{counted(found.shards, 'shard')}, {counted(found.images, 'image')}, {counted(found.tokens, 'token')}: "
         + (counted(len(found.problems), "problem") if found.problems else "all agree")
     )
@@ -375,6 +376,7 @@ def _bring_here(settings: "Config") -> None:
 def main() -> None:
     """Run the command that was typed; errors become one message and an exit code."""
     try:
+        _refuse_empty(sys.argv[1:])
         app()
     except DctAugmentError as error:
         _complain(str(error))
@@ -387,10 +389,23 @@ def main() -> None:
         sys.exit(2 if fix else 1)
 
 
+def _refuse_empty(words: Sequence[str]) -> None:
+    """Check that no word of a command is empty, as a variable of the shell is that is not set: as a path it is `.`.
+
+    Raises:
+        InputError: one is.
+    """
+    for number, word in enumerate(words):
+        option = words[number - 1] if number and words[number - 1].startswith("-") else "an argument"
+        if re.fullmatch(r"--[a-z-]+=", word):
+            option, word = word, ""
+        if not word:
+            raise InputError(f"{option} is given as '', an empty text; give a value, or leave it out")
+
+
 def _complain(text: str) -> None:
     console.print("[bold red]error:[/]", end=" ")
-    written = text.encode("utf-8", "backslashreplace").decode()  # a path may be no text
-    console.print(written, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _flow(
@@ -437,10 +452,10 @@ def _shard_table(run: "Run") -> None:
         images, shards = int((rows["status"] == "ok").sum()), rows["shard"].nunique()
         failed = len(rows) - images
         place = run.config.named(folder.path)
-        typer.echo(
+        say(
             f"{folder.split}: {counted(images, 'image')} in {counted(shards, 'shard')} in {place}"
             + (f", {failed} failed" if failed else "")
         )
         fallback = rows.loc[rows["kind"] == ImageKind.PLAIN_PROMPT, "class_name"].unique()
         if kind is ImageKind.CLASS_TOKEN and len(fallback):
-            typer.echo(f"generated with plain prompts, for want of a certified token: {', '.join(fallback)}")
+            say(f"generated with plain prompts, for want of a certified token: {', '.join(fallback)}")

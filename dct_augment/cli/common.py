@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -28,13 +28,23 @@ from dct_augment import stopping
 from dct_augment.errors import InputError
 from dct_augment.files import check_writable
 from dct_augment.remote.urls import written
+from dct_augment.wording import visible
 
 if TYPE_CHECKING:
     from dct_augment.config import Config
     from dct_augment.pipeline.run import Run
     from dct_augment.records import Progress, ProgressCallback
 
-console = Console(stderr=True)
+
+class Screen(Console):
+    """A console on which names of users are no markup, and steer nothing."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """See rich."""
+        return super().render_str(visible(text), **options)
+
+
+console = Screen(stderr=True)
 
 _NARROW = 110
 """Columns of a terminal below which bars are short, so that the notes beside them can be read."""
@@ -249,19 +259,24 @@ def _follow(shown: Bars) -> "ProgressCallback":
     return report
 
 
+def say(line: str) -> None:
+    """Print a line on stdout; no name in it steers the terminal."""
+    typer.echo(visible(line))
+
+
 def print_report(settings: "Config", page: Path | str) -> None:
     """Print the summary of a report, and where it lies."""
     print_summary(settings)
-    typer.echo(f"report: {page}")
+    say(f"report: {page}")
     if settings.url:
-        typer.echo(f"published: {settings.url}")
+        say(f"published: {settings.url}")
 
 
 def print_table(table: Table) -> None:
     """Print a table on stdout, as wide as the terminal is now; what users have written is no markup."""
-    out = Console(markup=False, highlight=False)
+    out = Screen(markup=False, highlight=False)
     if not sys.stdout.isatty():  # a file or another program gets all of it
-        wide = Console(markup=False, highlight=False, width=_UNLIMITED)
+        wide = Screen(markup=False, highlight=False, width=_UNLIMITED)
         out.width = max(out.width, wide.measure(table).maximum)
     out.print(table)
 
@@ -279,6 +294,6 @@ def print_summary(settings: "Config") -> None:
         table.add_row(title, f"{mean:.1%}", interval)
     print_table(table)
     for line in answer_in_words(settings.root):
-        typer.echo(line)
+        say(line)
     if classifier_is_made(settings.root):
-        typer.echo(f"next: dct-augment predict {shlex.quote(settings.url or str(settings.root))} PICTURES...")
+        say(f"next: dct-augment predict {shlex.quote(settings.url or str(settings.root))} PICTURES...")

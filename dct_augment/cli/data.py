@@ -4,10 +4,9 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, bars, configure, console, print_table
+from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, Screen, bars, configure, console, print_table
 from dct_augment.wording import counted
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def _look(settings: "Config") -> "Overview":
 
 
 def _print(overview: "Overview", settings: "Config") -> None:
-    out = Console(markup=False, highlight=False)
+    out = Screen(markup=False, highlight=False)
     print_table(_class_table(overview, settings))
     if len(overview.classes) > _CLASSES:
         out.print(f"and {counted(len(overview.classes) - _CLASSES, 'more class')}; --json has all")
@@ -99,7 +98,7 @@ def _class_table(overview: "Overview", settings: "Config") -> Table:
     return table
 
 
-def _print_unreadable(out: Console, overview: "Overview") -> None:
+def _print_unreadable(out: Screen, overview: "Overview") -> None:
     table = Table(title=f"{len(overview.unreadable):,} cannot be read", title_justify="left")
     for column in ("split", "picture", "class", "reason"):
         table.add_column(column, overflow="fold")
@@ -109,7 +108,7 @@ def _print_unreadable(out: Console, overview: "Overview") -> None:
     _print_more(out, len(overview.unreadable))
 
 
-def _print_duplicates(out: Console, overview: "Overview") -> None:
+def _print_duplicates(out: Screen, overview: "Overview") -> None:
     """Print the groups, those across splits first."""
     table = Table(title=counted(len(overview.groups), "group of duplicates"), title_justify="left", show_lines=True)
     for column in ("kind", "across", "pictures"):
@@ -125,6 +124,6 @@ def _print_duplicates(out: Console, overview: "Overview") -> None:
     _print_more(out, len(overview.groups))
 
 
-def _print_more(out: Console, count: int) -> None:
+def _print_more(out: Screen, count: int) -> None:
     if count > _LISTED:
         out.print(f"and {count - _LISTED:,} more; --json shows all")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dct_augment.cli.common import configure, print_summary, running
+from dct_augment.cli.common import configure, print_summary, running, say
 from dct_augment.cli.init import init
 from dct_augment.cli.predict import predict
 
@@ -35,7 +35,7 @@ def _photos_to_predictions(output: Path, name: str, dataset: str) -> None:
     if not given.is_dir():
         counts = {"test_photos": _TEST_PHOTOS, "new_photos": _NEW_PHOTOS}
         write_photos(load(dataset), given, new, **counts, replace=True)  # what a killed demo has left
-    typer.echo(f"{given}: five photos of each class, {_TEST_PHOTOS} to test on; {new}: {_NEW_PHOTOS} others")
+    say(f"{given}: five photos of each class, {_TEST_PHOTOS} to test on; {new}: {_NEW_PHOTOS} others")
     if not config.is_file():
         _say("init", given, "--to", config, "--model", "pocket", "--quick", "--yes")
         init(given, to=config, model="pocket", quick=True, yes=True)
@@ -43,7 +43,7 @@ def _photos_to_predictions(output: Path, name: str, dataset: str) -> None:
     with running(configure(str(config), output=run_folder)) as run:
         page = run.run_all()
         print_summary(run.config)
-        typer.echo(f"report: {page}")
+        say(f"report: {page}")
         run.check()
     _say("predict", run_folder, new)
     predict(str(run_folder), [str(new)])
@@ -51,4 +51,4 @@ def _photos_to_predictions(output: Path, name: str, dataset: str) -> None:
 
 def _say(*words: object) -> None:
     """Show the command that does the same."""
-    typer.echo(f"\n$ dct-augment {shlex.join(map(str, words))}")
+    say(f"\n$ dct-augment {shlex.join(map(str, words))}")

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from dct_augment.cli.common import ConfigName, Output, Overrides, configure, print_table
+from dct_augment.cli.common import ConfigName, Output, Overrides, configure, print_table, say
 
 if TYPE_CHECKING:
     from dct_augment.pipeline.doctor.finding import Finding
@@ -43,6 +43,6 @@ def _print_as_lines(findings: "Sequence[Finding]") -> None:
     """Print a line for each finding, and one below it for what to do."""
     width = max(map(len, COLOURS))
     for finding in findings:
-        typer.echo(f"{finding.state:<{width}}  {finding.what}: {finding.detail}")
+        say(f"{finding.state:<{width}}  {finding.what}: {finding.detail}")
         if finding.fix:
-            typer.echo(f"{'':<{width}}  -> {finding.fix}")
+            say(f"{'':<{width}}  -> {finding.fix}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, bars, class_names, configure
+from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, bars, class_names, configure, say
 from dct_augment.errors import InputError
 from dct_augment.remote.urls import url_of, written
 from dct_augment.wording import counted
@@ -74,15 +74,15 @@ def export(
         )
         address = upload(to, push, private=private, overwrite=overwrite) if push else None
     images, of_classes = counted(sum(result.images.values()), "image"), counted(len(result.images), "class")
-    typer.echo(f"{images} of {of_classes} in {written(to)}, format {kind}")
+    say(f"{images} of {of_classes} in {written(to)}, format {kind}")
     for reason, count in result.left_out.items():
-        typer.echo(f"left out: {count:,}, {reason}")
+        say(f"left out: {count:,}, {reason}")
     if result.without_images:
-        typer.echo(f"no image is left of: {', '.join(result.without_images)}")
+        say(f"no image is left of: {', '.join(result.without_images)}")
     if result.unfinished:
-        typer.echo(f"not there: {counted(result.unfinished, 'image')}, planned and not generated yet")
+        say(f"not there: {counted(result.unfinished, 'image')}, planned and not generated yet")
     if address:
-        typer.echo(f"uploaded to {address}")
+        say(f"uploaded to {address}")
 
 
 def _is_given(context: typer.Context, option: str) -> bool:

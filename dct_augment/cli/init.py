@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from dct_augment.cli.common import Classes, bars, class_names, console
+from dct_augment.cli.common import Classes, Screen, bars, class_names, console
 
 
 def init(
@@ -44,7 +43,7 @@ def init(
             path, found, Machine.here(), model, _command(photos, to, model, classes, quick), quick=quick
         )
         lines = findings.lines(prepared)
-    out = Console(markup=False, highlight=False)
+    out = Screen(markup=False, highlight=False)
     for line in lines:
         out.print(line, soft_wrap=True)
     if not yes and sys.stdin.isatty() and not typer.confirm(f"write {path}?", default=True):

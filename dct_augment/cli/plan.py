@@ -3,10 +3,9 @@
 import math
 from typing import TYPE_CHECKING
 
-import typer
 from rich.table import Table
 
-from dct_augment.cli.common import console, print_table
+from dct_augment.cli.common import console, print_table, say
 from dct_augment.files import check_writable
 from dct_augment.records import StageName
 from dct_augment.wording import counted, size
@@ -51,18 +50,18 @@ def print_plan(settings: "Config", goal: StageName, *, price: float | None) -> N
     table.add_row("total", "", f"{evaluations:,}", "", *_cost(plan.seconds, price))
     print_table(table)
     free_memory = free_bytes(run.device)
-    typer.echo(f"memory: {free_memory / 1e9:,.1f} GB are free {_place_of(run.device)}")
+    say(f"memory: {free_memory / 1e9:,.1f} GB are free {_place_of(run.device)}")
     if large := [line.part for line in plan.lines if (line.memory or 0) > free_memory]:
-        typer.echo(f"too little memory for {', '.join(large)}: {LESS_MEMORY}")
+        say(f"too little memory for {', '.join(large)}: {LESS_MEMORY}")
     if images := images_to_make(run, parts, goal):
         needed, free = size(bytes_of_images(run.config, images)), size(free_bytes_at(run.config.root))
-        typer.echo(f"disk: about {needed} for {counted(images, 'image')}; {free} are free")
+        say(f"disk: about {needed} for {counted(images, 'image')}; {free} are free")
     if plan.left_out:
-        typer.echo(f"not in the seconds: {'; '.join(plan.left_out)}")
+        say(f"not in the seconds: {'; '.join(plan.left_out)}")
     if StageName.ARMS in parts and (hint := folds_hint(run.config, len(run.classes))):
-        typer.echo(hint)
+        say(hint)
     if remark:
-        typer.echo(remark)
+        say(remark)
 
 
 def _gigabytes(count: int | None) -> str:

@@ -17,7 +17,7 @@ from dct_augment.errors import InputError
 from dct_augment.files import check_writable
 from dct_augment.remote.store import local_folder
 from dct_augment.remote.urls import url_of
-from dct_augment.wording import counted, counted_of
+from dct_augment.wording import counted, counted_of, visible
 
 if TYPE_CHECKING:
     from dct_augment.classifiers import Classifier, ClassPrediction
@@ -91,7 +91,7 @@ class _Counts:
         self.pictures += 1
         if found.label is None:
             self.unreadable += 1
-            self.first_reason = self.first_reason or f"{_printable(name)}: {found.reason}"
+            self.first_reason = self.first_reason or f"{visible(name)}: {found.reason}"
 
 
 def _load(name: str, device: str) -> "Classifier":
@@ -176,12 +176,12 @@ def _table_rows(labels: tuple[str, ...], *, has_threshold: bool) -> Row:
 
     def row(name: str, found: "ClassPrediction") -> None:
         if found.label is None:
-            print(f"{'-':<{width}}  {'-':>11}  {_printable(name)}: {found.reason}")
+            print(f"{'-':<{width}}  {'-':>11}  {visible(name)}: {found.reason}")
             return
         likeliest = found.top[0][0]
         title = found.label if found.label == likeliest else f"{found.label} ({likeliest})"
         others = ", ".join(f"{label} {value:.1%}" for label, value in found.top[1:])
-        print(f"{title:<{width}}  {found.probability:>11.1%}  {_printable(name)}" + (f"  ({others})" * bool(others)))
+        print(f"{title:<{width}}  {found.probability:>11.1%}  {visible(name)}" + (f"  ({others})" * bool(others)))
 
     return row
 
@@ -238,8 +238,3 @@ def _say_rest(counts: _Counts, sources: "PictureFiles", csv_file: Path | None) -
 
 def _say(text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _printable(name: str) -> str:
-    """Write a path so that any terminal takes it."""
-    return name.encode("utf-8", "backslashreplace").decode()

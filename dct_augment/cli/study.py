@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dct_augment.cli.common import progress_bars
+from dct_augment.cli.common import progress_bars, say
 from dct_augment.files import check_writable
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def study(
 
     if show or name is None:
         for known in available_studies():
-            typer.echo(f"{known}: {load_any_study(known).question}")
+            say(f"{known}: {load_any_study(known).question}")
         return
     asked = _Asked(
         draws, _numbers(shots), _names(datasets), _names(recipes), _names(rows), _names(variants), tuning, quick
@@ -101,7 +101,7 @@ def _study_of_classifiers(whole: "Study", name: str, root: Path, asked: _Asked, 
         findings = run_study(chosen, of_study, root, progress, only_read=only_read)
     _print(markdown(chosen, findings))
     if findings.rows:
-        typer.echo(f"findings: {root / 'findings.json'}")
+        say(f"findings: {root / 'findings.json'}")
 
 
 def _study_of_tokens(whole: "TokenStudy", name: str, root: Path, asked: _Asked, only_read: bool, dry_run: bool) -> None:
@@ -133,16 +133,16 @@ def _study_of_tokens(whole: "TokenStudy", name: str, root: Path, asked: _Asked, 
         findings = token_running.run_token_study(whole, root, progress, part=chosen, only_read=only_read, name=name)
     _print(token_page.markdown(whole, findings))
     if findings.variants:
-        typer.echo(f"page: {root / token_page.PAGE}")
+        say(f"page: {root / token_page.PAGE}")
     elif only_read:
-        typer.echo(f"nothing is finished in {root} yet; train it: dct-augment study {name}")
+        say(f"nothing is finished in {root} yet; train it: dct-augment study {name}")
     if findings.failed:
         raise typer.Exit(1)
 
 
 def _print(lines: Iterable[str]) -> None:
     for line in lines:
-        typer.echo(line)
+        say(line)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

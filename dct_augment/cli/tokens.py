@@ -16,6 +16,7 @@ from dct_augment.cli.common import (
     configure,
     print_table,
     running,
+    say,
 )
 from dct_augment.errors import InputError
 from dct_augment.files import check_writable
@@ -78,9 +79,7 @@ def show(
             key or "embedding": [round(n, 4) for n in part.norm(dim=1).tolist()] for key, part in token.parts.items()
         }
         shapes = {key or "embedding": list(part.shape) for key, part in token.parts.items()}
-        typer.echo(
-            json.dumps({"token": token.word, "shape": shapes, "norm": norms, **metadata}, indent=1, ensure_ascii=False)
-        )
+        say(json.dumps({"token": token.word, "shape": shapes, "norm": norms, **metadata}, indent=1, ensure_ascii=False))
 
 
 @app.command()
@@ -106,7 +105,7 @@ def export(
         if not tokens:
             raise _no_tokens(run, config, overrides, output)
         written = formats.write(tokens, to, kind, run.config.name)
-    typer.echo(f"{counted(len(tokens), 'token')} in {counted(len(written), 'file')} in {to}")
+    say(f"{counted(len(tokens), 'token')} in {counted(len(written), 'file')} in {to}")
 
 
 @app.command(name="import")
@@ -145,7 +144,7 @@ def import_token(
             pairs.append((token, chosen[0]))
         run.import_tokens(pairs, any_model=any_model, replace=replace)
         for token, info in pairs:
-            typer.echo(f"{token.word} is now {run.tokens.word(info)} in {run.config.named(run.tokens.file(info))}")
+            say(f"{token.word} is now {run.tokens.word(info)} in {run.config.named(run.tokens.file(info))}")
 
 
 @app.command()

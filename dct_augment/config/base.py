@@ -51,18 +51,27 @@ def _of_output(path: Path) -> Path:
     return _of_store(path) if urls.has_scheme(path) else _expanded(path)
 
 
-UserPath = Annotated[Path, AfterValidator(_expanded)]
+def _not_empty(value: Any) -> Any:
+    """Refuse an empty text: as a path it is the current folder."""
+    if value == "":
+        raise ValueError("an empty text is no path; give one, or delete the line")
+    return value
+
+
+_NOT_EMPTY = BeforeValidator(_not_empty)
+
+UserPath = Annotated[Path, _NOT_EMPTY, AfterValidator(_expanded)]
 """A path that a user gives; `~` is the home folder."""
 
-WrittenPath = Annotated[Path, AfterValidator(_as_written)]
+WrittenPath = Annotated[Path, _NOT_EMPTY, AfterValidator(_as_written)]
 """A path that a user gives and that is part of an identity as it is written; who uses it expands `~`."""
 
 _WRITTEN = PlainSerializer(urls.written, return_type=str, when_used="json-unless-none")
 
-DataPath = Annotated[Path, AfterValidator(_of_store), _WRITTEN]
+DataPath = Annotated[Path, _NOT_EMPTY, AfterValidator(_of_store), _WRITTEN]
 """A path as it is written, or the URL of a store: `remote.urls.url_of` gives it back its second slash."""
 
-OutputPath = Annotated[Path, AfterValidator(_of_output), _WRITTEN]
+OutputPath = Annotated[Path, _NOT_EMPTY, AfterValidator(_of_output), _WRITTEN]
 """The folder of a run: a path, or a URL like that of `DataPath`."""
 
 

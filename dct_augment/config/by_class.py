@@ -18,13 +18,16 @@ DEFAULT = "default"
 
 _DELIMITERS = (",", "\t", ";")  # the last is what spreadsheets write where the comma is in numbers
 _NO_CONTEXT = '""'  # on a line of its own
-_MERGE = "tag:yaml.org,2002:merge"
+_MERGE, _DATE = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:timestamp"
 
 Value = TypeVar("Value")
 
 
 class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """Reads YAML, and refuses a key that is written twice: the first value would be lost without a word."""
+    """Reads YAML, and refuses a key that is written twice: the first value would be lost without a word.
+
+    What looks like a date is text: no setting is a date, and a class may be called so.
+    """
 
     keys_are_text = False
 
@@ -43,6 +46,12 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]
         return dict(super().construct_mapping(node, deep))
 
 
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _DATE]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 class _ClassLoader(_StrictLoader):
     """Reads YAML whose keys are names of classes: `no`, `012` and `1.0` are what they look like."""
 
@@ -59,8 +68,9 @@ def parse_yaml(text: str, *, keys_are_text: bool = False) -> Any:
         return yaml.load(text, _ClassLoader if keys_are_text else _StrictLoader)
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply; settings have four levels at most") from None
-    except (ValueError, OverflowError) as error:  # a date such as 2024-99-99, or a number of too many digits
-        raise yaml.YAMLError(in_one_line(error)) from None
+    except (ValueError, OverflowError) as error:
+        words = in_one_line(error)
+        raise yaml.YAMLError("a number has too many digits" if "digits" in words else words) from None
 
 
 def yaml_reason(error: yaml.YAMLError) -> str:

@@ -40,6 +40,8 @@ def _explain(problem: Mapping[str, Any], data: Mapping[str, Any], root: type[Bas
     if kind == "extra_forbidden":
         names = list(_sections(loc[:-1], root)[0].model_fields)
         return f"{where}: unknown key{did_you_mean(str(loc[-1]), names)}; allowed here: {', '.join(names)}"
+    if kind == "invalid_key":
+        return f"{'.'.join(_place(loc[:-1], data)) or 'the file'}: the key {shown(value)} is no text; correct it"
     if kind in ("missing", "union_tag_not_found"):
         return f"{where}{'.name' if kind != 'missing' else ''}: missing; add it"
     if kind in ("model_type", "model_attributes_type", "tuple_type", "dict_type"):

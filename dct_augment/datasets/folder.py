@@ -41,7 +41,7 @@ def load(settings: FolderDataset) -> ImageDataset:
         if not len(splits[split]) and split != "train":
             del splits[split]
             notes.append(f"split {split}: {' and '.join(map(repr, folders))} holds no picture; the split is left out")
-    notes += [*_outside_notes(root, layout), *left_out.notes()]
+    notes += [*_outside_notes(root, layout), *_hidden_notes(root, layout), *left_out.notes()]
     classes = class_infos(class_names, settings.words)
     return complete(settings.title or root.resolve().name, classes, splits, settings, notes)
 
@@ -239,11 +239,29 @@ def labelled_paths(
                 yield path, numbers[name]
 
 
+def _hidden_notes(root: Path, layout: FolderLayout) -> list[str]:
+    """Say which folders of pictures are hidden, as their names begin with a dot."""
+    hidden: list[str] = []
+    for folder in _around_classes(root, layout):
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if image_files.is_folder(entry))
+        places = [folder / name for name in names if name.startswith(".")]
+        hidden += [place.relative_to(root).as_posix() for place in places if holds_pictures(place)]
+    if not hidden:
+        return []
+    folders = counted(len(hidden), "hidden folder of pictures", "is")
+    return [f"{folders} left out: {shortened(hidden, 3)}; a class needs a name without a dot in front"]
+
+
+def _around_classes(root: Path, layout: FolderLayout) -> list[Path]:
+    """List the folders in which class folders lie, the root first."""
+    return [root, *(root / folder for members in layout.splits.values() for folder in members if folder)]
+
+
 def _outside_notes(root: Path, layout: FolderLayout) -> list[str]:
     """Say which pictures lie in no class folder."""
-    folders = [root, *(root / folder for members in layout.splits.values() for folder in members if folder)]
     outside: list[str] = []
-    for folder in folders:
+    for folder in _around_classes(root, layout):
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if image_files.is_picture_name(entry.name))
         outside += [(folder / name).relative_to(root).as_posix() for name in names]

@@ -425,10 +425,8 @@ def _class_names(root: Path, labels: Sequence[Label], in_tars: Mapping[int, str]
             )
         return [listed[label] for label in numbers]
     if missing := [label for label in numbers if label not in in_tars]:
-        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
-        raise DatasetError(
-            f"no name for label {missing[0]}{more}; put them into {str(path)!r}, a line each, in label order from 0"
-        )
+        ends = f"{len(missing):,} labels, {missing[0]} to {missing[-1]}" if len(missing) > 1 else f"label {missing[0]}"
+        raise DatasetError(f"no name for {ends}; put them into {str(path)!r}, a line each, in label order from 0")
     return [in_tars[label] for label in numbers]
 
 

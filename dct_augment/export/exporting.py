@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from dct_augment import files
-from dct_augment.errors import ExportError, InputError
+from dct_augment.errors import InputError
 from dct_augment.export.card import Export, summarize, write_card
 from dct_augment.export.classes import SharedNames, number_classes
 from dct_augment.export.folders import TABLES, write_csv, write_imagefolder
@@ -96,9 +96,8 @@ def export_images(
         What was exported, and how many images stayed out for which reason.
 
     Raises:
-        InputError: a run, class, format or folder that cannot be used, or no image is left.
+        InputError: a run, class, format or folder that cannot be used or written, or no image is left.
         ShardError: a shard is damaged.
-        ExportError: the folder cannot be written.
         StoreError: a store cannot be read or written.
 
     Examples:
@@ -269,7 +268,7 @@ def _writing(folder: Path) -> Iterator[None]:
         space = error.errno in (errno.ENOSPC, errno.EDQUOT)
         fix = "free some space, or give another folder" if space else "give a folder that can be written"
         reason = reason_of(error)
-        raise ExportError(f"--to {folder} cannot be written: {reason}; {fix}. Nothing was left there") from error
+        raise InputError(f"--to {folder} cannot be written: {reason}; {fix}. Nothing was left there") from error
 
 
 def _write(export: Export, images: Images, folder: Path, progress: ProgressCallback) -> None:

@@ -25,7 +25,7 @@ from dct_augment.pipeline.first_config import models
 from dct_augment.pipeline.first_config.models import Machine
 from dct_augment.pipeline.memory_needs import model_needs
 from dct_augment.pipeline.speed import Pace, measure_features, measure_generation, measure_guide, measure_trials
-from dct_augment.pipeline.unit_pool import processes_for
+from dct_augment.pipeline.unit_pool import processes_for, threads_of_units
 from dct_augment.records import Dataset, ImageKind, StageName
 from dct_augment.tokens.groups import extend_groups
 from dct_augment.wording import counted
@@ -76,7 +76,8 @@ def estimate(run: "Run", parts: Collection[StageName], goal: StageName = StageNa
     config, lines = run.config, []
     per_step = evaluations_per_step(config)
     image = image_effort(config)
-    pace, left_out = _measured(run)
+    with threads_of_units(config, run.device):
+        pace, left_out = _measured(run)
     needs = model_needs(config, run.device, free_bytes(run.device))
     of_tokens, of_images = (None, None) if needs is None else (needs.tokens, needs.images)
     if StageName.TOKENS in parts:

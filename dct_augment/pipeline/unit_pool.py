@@ -45,7 +45,7 @@ def processes_for(config: Config, device: str, sizes: Sequence[int]) -> int:
 
 
 def threads_of_units(config: Config, device: str) -> AbstractContextManager[None]:
-    """Use one thread while units are done, where processes may do them side by side."""
+    """Use one thread while units are done or measured, where processes may do them side by side."""
     return one_thread() if _is_by_processes(config, device) else nullcontext()
 
 

@@ -131,7 +131,7 @@ def test_all_problems_are_reported_at_once(write_config: Callable[[object], str]
         ({"name": "../up"}, ["name", "'../up'"]),
         ({"guide": {}}, ["guide.name: missing"]),
         ({"sampling": None}, ["sampling", "got None"]),
-        ({1: 2}, ["1: "]),
+        ({1: 2}, ["the file: the key 1 is no text"]),
     ],
 )
 def test_a_problem_names_place_value_and_what_is_allowed(

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import DatasetCard
 from PIL import Image
 
-from dct_augment.errors import ExportError, InputError
+from dct_augment.errors import InputError
 from dct_augment.export import FORMATS, export_images
 from dct_augment.export.card import _classifiers, _contexts, _token_noise
 from dct_augment.export.licences import licence
@@ -277,13 +277,13 @@ def test_a_disk_that_takes_no_more_is_one_message_and_leaves_nothing(run: Path, 
     out = tmp_path / "there" / "out"
     command = [sys.executable, "-c", LITTLE_SPACE, str(run), str(out), format]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"ExportError --to {out} cannot be written: ")
+    assert done.stdout.startswith(f"InputError --to {out} cannot be written: ")
     assert "Nothing was left there" in done.stdout
     assert list(out.parent.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_one_message(run: Path) -> None:
-    with pytest.raises(ExportError, match=r"/proc/out cannot be written: .*give a folder that can be written"):
+    with pytest.raises(InputError, match=r"/proc/out cannot be written: .*give a folder that can be written"):
         export_images(run, "/proc/out")
 
 

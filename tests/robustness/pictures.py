@@ -266,6 +266,7 @@ TARS = {
     "a tar by zstd": _tar("it is compressed by zstd", b"\x28\xb5\x2f\xfd" + bytes(600), "a.tar.zst"),
     "a tar without pictures": _tar("no sample (1 read) has a picture", tar({"a.txt": b"x"})),
     "a tar without labels": _tar("sample '000': it has no label", tar({"000.png": png()})),
+    "labels with a large gap": _tar("no name for 2 labels, 0 to 300000000000", tar(samples(b"0", b"300000000000"))),
     "labels that are folders": _tar("sample '000': it has no label", tar(samples(b"crane"), kind=tarfile.DIRTYPE)),
     "labels that are links": _tar("sample '000': it has no label", tar(samples(b"crane"), kind=tarfile.SYMTYPE)),
     "labels that are pipes": _tar("sample '000': it has no label", tar(samples(b"crane"), kind=tarfile.FIFOTYPE)),
