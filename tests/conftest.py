@@ -21,7 +21,9 @@ from dct_augment.generation.plan import ShardSpec
 from dct_augment.generation.shards import ShardFolder, shard_folder
 from dct_augment.prompts import token_name
 from dct_augment.records import ClassInfo, ClassToken, GeneratedImage, ImageKind, PlanRow
+from tests import gcs_server as gcs_server_module
 from tests import s3_server as s3_server_module
+from tests.gcs_server import GCSServer
 from tests.remote.machines import Machines
 from tests.s3_server import S3Server
 
@@ -224,6 +226,31 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()  # one of another test may have gone elsewhere
     return s3_server
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[GCSServer]:
+    """A server that speaks as Google's storage does, for all tests of a session."""
+    with gcs_server_module.running() as server:
+        yield server
+
+
+@pytest.fixture
+def gcs(gcs_server: GCSServer, monkeypatch: pytest.MonkeyPatch) -> GCSServer:
+    """The server, which this process and those that it begins use, too."""
+    import gcsfs
+
+    for name, value in gcs_server.environment.items():
+        monkeypatch.setenv(name, value)
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    return gcs_server
+
+
+@pytest.fixture(params=["s3", "gcs"])
+def server(request: pytest.FixtureRequest) -> S3Server | GCSServer:
+    """Each kind of store in turn."""
+    server: S3Server | GCSServer = request.getfixturevalue(request.param)
+    return server
 
 
 @pytest.fixture

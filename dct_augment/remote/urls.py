@@ -44,6 +44,11 @@ _NO_NETWORK = frozenset(
     | {"ProxyConnectionError", "HTTPClientError", "ClientConnectorError", "ServerDisconnectedError", "ConnectError"}
     | {"ConnectTimeout", "ReadTimeout", "ReadError", "RemoteProtocolError", "TransportError", "OfflineModeIsEnabled"}
 )
+_ALL_OBJECTS = re.compile(r"/b/[^/]+/o$")
+"""The address that gcsfs says is not there, where a bucket is not."""
+
+_NO_BUCKET = "there is no such bucket; create it, or correct its name"
+
 _NOT_THERE = frozenset({"NoSuchBucket", "RepositoryNotFoundError", "RevisionNotFoundError"})
 
 
@@ -103,7 +108,12 @@ def listing(url: str) -> dict[str, dict[str, Any]]:
     """
     system, root = open_store(url)
     with asking(url):
-        found = system.find(root, detail=True)
+        try:
+            found = system.find(root, detail=True)
+        except FileNotFoundError as error:
+            if url.startswith("gs://"):  # what is below a bucket that is there is an empty list at worst
+                raise StoreError(f"{url}: {_NO_BUCKET}") from error
+            raise
     objects = {}
     for name, info in found.items():
         path = name.removeprefix(root).removeprefix("/")
@@ -152,8 +162,8 @@ def _reason(url: str, error: Exception) -> str | None:
     credentials = SCHEMES[url.partition("://")[0]].credentials
     if names & _NO_CREDENTIALS:
         return f"there are no credentials ({words}); {credentials}"
-    if names & _NOT_THERE or "bucket does not exist" in words:
-        return "there is no such bucket; create it, or correct its name"
+    if names & _NOT_THERE or "bucket does not exist" in words or _ALL_OBJECTS.search(words):
+        return _NO_BUCKET
     if "PermissionError" in names or _status(chain) in (401, 403):
         return f"permission is denied ({words}); {credentials} of one who may list, read, write and delete there"
     if names & {"ConnectionError", "TimeoutError"} or names & _NO_NETWORK:

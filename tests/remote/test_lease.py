@@ -8,7 +8,10 @@ import pytest
 
 from dct_augment.errors import BusyRunError
 from dct_augment.remote.lease import Lease, last_holder
+from tests.gcs_server import GCSServer
 from tests.s3_server import S3Server
+
+AnyServer = S3Server | GCSServer
 
 
 def _hold_for_ever(url: str, seconds: float) -> None:
@@ -16,8 +19,8 @@ def _hold_for_ever(url: str, seconds: float) -> None:
         time.sleep(60)
 
 
-def test_one_process_holds_a_run_and_the_next_has_a_higher_number(s3: S3Server) -> None:
-    url = s3.new_url()
+def test_one_process_holds_a_run_and_the_next_has_a_higher_number(server: AnyServer) -> None:
+    url = server.new_url()
     first, second = Lease(url, 60), Lease(url, 60)
     busy = pytest.raises(BusyRunError, match=r"is being written by another process, on .* free 60 seconds after")
     with first.held(), busy:
@@ -30,8 +33,8 @@ def test_one_process_holds_a_run_and_the_next_has_a_higher_number(s3: S3Server) 
     assert (holder.number, holder.released) == (2, True)
 
 
-def test_of_many_that_ask_at_once_one_gets_it(s3: S3Server) -> None:
-    url, got, begin = s3.new_url(), [], threading.Barrier(6)
+def test_of_many_that_ask_at_once_one_gets_it(server: AnyServer) -> None:
+    url, got, begin = server.new_url(), [], threading.Barrier(6)
 
     def ask() -> None:
         lease = Lease(url, 60)
@@ -50,8 +53,8 @@ def test_of_many_that_ask_at_once_one_gets_it(s3: S3Server) -> None:
     assert got == [1]
 
 
-def test_a_dead_machine_keeps_a_run_until_its_lease_expires_and_a_living_one_longer(s3: S3Server) -> None:
-    url = s3.new_url()
+def test_a_dead_machine_keeps_a_run_until_its_lease_expires_and_a_living_one_longer(server: AnyServer) -> None:
+    url = server.new_url()
     process = multiprocessing.get_context("fork").Process(target=_hold_for_ever, args=(url, 2))
     process.start()
     while last_holder(url) is None:
@@ -69,8 +72,8 @@ def test_a_dead_machine_keeps_a_run_until_its_lease_expires_and_a_living_one_lon
         assert 1 < time.monotonic() - began < 10
 
 
-def test_a_holder_that_slept_too_long_is_told(s3: S3Server) -> None:
-    url = s3.new_url()
+def test_a_holder_that_slept_too_long_is_told(server: AnyServer) -> None:
+    url = server.new_url()
     sleeper, other = Lease(url, 4), Lease(url, 4)
     sleeper._take(refuse=True)  # and no sign of life after it
     sleeper._beat_at -= 5

@@ -1,4 +1,4 @@
-"""A run on a real S3 server: what one machine publishes is what another pulls, whole and in order, kills or not."""
+"""A run on S3 and on Google's storage: what one machine publishes is what another pulls, whole and in order."""
 
 import multiprocessing
 import time
@@ -10,12 +10,15 @@ from dct_augment import files
 from dct_augment.errors import BusyRunError, StoreError
 from dct_augment.remote import urls
 from dct_augment.remote.store import Store, is_on_store
+from tests.gcs_server import GCSServer
 from tests.remote.machines import Machines, here, stored, write
 from tests.s3_server import S3Server
 
+AnyServer = S3Server | GCSServer
 
-def test_what_one_machine_publishes_is_what_another_pulls(s3: S3Server, machines: Machines) -> None:
-    url = s3.new_url()
+
+def test_what_one_machine_publishes_is_what_another_pulls(server: AnyServer, machines: Machines) -> None:
+    url = server.new_url()
     one = machines.store("one", url)
     write(one, tokens__crane_json="{}", shards__a_tar="images", own__x_npy="mine", _hidden="mine")
     one.publish()
@@ -33,8 +36,8 @@ def test_what_one_machine_publishes_is_what_another_pulls(s3: S3Server, machines
     assert not is_on_store(tar, 6)  # it is here
 
 
-def test_only_what_changed_moves_and_the_store_wins(s3: S3Server, machines: Machines) -> None:
-    url = s3.new_url()
+def test_only_what_changed_moves_and_the_store_wins(server: AnyServer, machines: Machines) -> None:
+    url = server.new_url()
     one, two = machines.store("one", url), machines.store("two", url)
     write(one, a_json="1", b_json="1")
     one.publish()
@@ -55,8 +58,10 @@ def test_only_what_changed_moves_and_the_store_wins(s3: S3Server, machines: Mach
     assert set(here(one)) == {"b.json", "c.json"}
 
 
-def test_a_file_that_the_holder_removes_goes_from_the_store_but_images_stay(s3: S3Server, machines: Machines) -> None:
-    url = s3.new_url()
+def test_a_file_that_the_holder_removes_goes_from_the_store_but_images_stay(
+    server: AnyServer, machines: Machines
+) -> None:
+    url = server.new_url()
     one = machines.store("one", url)
     write(one, crane_failed_json="{}", shards__a_tar="images")
     one.publish()
@@ -73,8 +78,10 @@ def _publish(url: str) -> None:
     Store(url).publish()
 
 
-def test_a_kill_in_mid_upload_leaves_whole_objects_in_the_order_of_writing(s3: S3Server, machines: Machines) -> None:
-    url = s3.new_url()
+def test_a_kill_in_mid_upload_leaves_whole_objects_in_the_order_of_writing(
+    server: AnyServer, machines: Machines
+) -> None:
+    url = server.new_url()
     one = machines.store("one", url)
     order = [f"{number:02d}.json" for number in range(12)]
     for name in order:
@@ -90,7 +97,7 @@ def test_a_kill_in_mid_upload_leaves_whole_objects_in_the_order_of_writing(s3: S
         assert list(found) == order[: len(found)]
         assert all(content == (name * 50_000).encode() for name, content in found.items())
         counts.add(len(found))
-    with s3.hangs():  # surely in the middle
+    with server.hangs():  # surely in the middle
         process = multiprocessing.get_context("fork").Process(target=_publish, args=(url,))
         process.start()
         time.sleep(0.5)
@@ -103,11 +110,12 @@ def test_a_kill_in_mid_upload_leaves_whole_objects_in_the_order_of_writing(s3: S
     assert here(two) == here(one)
 
 
+@pytest.mark.filterwarnings("ignore:Sending a large body")  # aiohttp's, of gcsfs
 def test_an_object_of_several_parts_is_whole_or_not_there(
-    s3: S3Server, machines: Machines, monkeypatch: pytest.MonkeyPatch
+    server: AnyServer, machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda size, chunksize=None: 5 * 2**20)  # the least of S3
-    url = s3.new_url()
+    url = server.new_url()
     one = machines.store("one", url)
     content = bytes(range(256)) * (24 * 2**20 // 256)
     files.write_bytes(one.folder / "shards" / "a.tar", content)
@@ -123,8 +131,8 @@ def test_an_object_of_several_parts_is_whole_or_not_there(
     assert here(two) == {"shards/a.tar": content}
 
 
-def test_a_worker_publishes_for_its_flow_alone(s3: S3Server, machines: Machines) -> None:
-    url = s3.new_url()
+def test_a_worker_publishes_for_its_flow_alone(server: AnyServer, machines: Machines) -> None:
+    url = server.new_url()
     flow, worker = machines.store("flow", url), machines.store("worker", url)
     with flow.held():
         worker.work_for(flow.lease)
@@ -137,8 +145,8 @@ def test_a_worker_publishes_for_its_flow_alone(s3: S3Server, machines: Machines)
     assert set(stored(url)) == {"a.json"}
 
 
-def test_a_name_that_leads_out_of_the_folder_is_refused(s3: S3Server, machines: Machines) -> None:
-    url = s3.new_url()
+def test_a_name_that_leads_out_of_the_folder_is_refused(server: AnyServer, machines: Machines) -> None:
+    url = server.new_url()
     system, root = urls.open_store(url)
     system.pipe_file(f"{root}/x/../../../out.json", b"out")
     one = machines.store("one", url)
@@ -170,6 +178,14 @@ class TestMessages:
         s3fs.S3FileSystem.clear_instance_cache()
         with pytest.raises(StoreError, match=r"the store cannot be reached .*AWS_ENDPOINT_URL"):
             machines.store("one", s3.new_url()).pull()
+
+    def test_a_bucket_of_google_that_is_not_there(self, gcs: GCSServer, machines: Machines) -> None:
+        one = machines.store("one", "gs://no-such-bucket/run")
+        with pytest.raises(StoreError, match="gs://no-such-bucket/run: there is no such bucket; create it, or correct"):
+            one.pull()
+        write(one, a_json="1")
+        with pytest.raises(StoreError, match="there is no such bucket"):
+            one.publish()
 
     def test_no_permission(self) -> None:
         with (
