@@ -18,17 +18,23 @@ _URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}([^/].*)")  # a Path makes one sla
 
 @dataclass(frozen=True)
 class _Scheme:
-    """What opens the URLs of a scheme: a package, the extra that installs it, and how it gets credentials."""
+    """What opens the URLs of a scheme: a package, the extra that installs it, how it gets credentials, and its host."""
 
     package: str
     extra: str
     credentials: str
+    host: str
 
 
 SCHEMES: Mapping[str, _Scheme] = {
-    "s3": _Scheme("s3fs", "s3", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
-    "gs": _Scheme("gcsfs", "gs", "set GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`"),
-    "hf": _Scheme("huggingface_hub", "", "set HF_TOKEN, or run `hf auth login`"),
+    "s3": _Scheme("s3fs", "s3", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE", "AWS_ENDPOINT_URL"),
+    "gs": _Scheme(
+        "gcsfs",
+        "gs",
+        "set GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`",
+        "STORAGE_EMULATOR_HOST",
+    ),
+    "hf": _Scheme("huggingface_hub", "", "set HF_TOKEN, or run `hf auth login`", "HF_ENDPOINT"),
 }
 """The stores that are known; huggingface_hub is part of every installation."""
 
@@ -47,7 +53,6 @@ _NO_NETWORK = frozenset(
 _ALL_OBJECTS = re.compile(r"/b/[^/]+/o$")
 """The address that gcsfs says is not there, where a bucket is not."""
 
-_NO_BUCKET = "there is no such bucket; create it, or correct its name"
 
 _NOT_THERE = frozenset({"NoSuchBucket", "RepositoryNotFoundError", "RevisionNotFoundError"})
 
@@ -112,7 +117,7 @@ def listing(url: str) -> dict[str, dict[str, Any]]:
             found = system.find(root, detail=True)
         except FileNotFoundError as error:
             if url.startswith("gs://"):  # what is below a bucket that is there is an empty list at worst
-                raise StoreError(f"{url}: {_NO_BUCKET}") from error
+                raise StoreError(f"{url}: {_no_such_place(url)}") from error
             raise
     objects = {}
     for name, info in found.items():
@@ -159,16 +164,17 @@ def _reason(url: str, error: Exception) -> str | None:
     chain = list(_chain(error))
     names = {kind.__name__ for cause in chain for kind in type(cause).__mro__}
     words = in_one_line(reason_of(error), 200)
-    credentials = SCHEMES[url.partition("://")[0]].credentials
+    scheme = SCHEMES[url.partition("://")[0]]
+    credentials = scheme.credentials
     if names & _NO_CREDENTIALS:
         return f"there are no credentials ({words}); {credentials}"
     if names & _NOT_THERE or "bucket does not exist" in words or _ALL_OBJECTS.search(words):
-        return _NO_BUCKET
+        return _no_such_place(url)
     if "PermissionError" in names or _status(chain) in (401, 403):
         return f"permission is denied ({words}); {credentials} of one who may list, read, write and delete there"
     if names & {"ConnectionError", "TimeoutError"} or names & _NO_NETWORK:
         return (
-            f"the store cannot be reached ({words}). Check the network, and for a store of your own AWS_ENDPOINT_URL; "
+            f"the store cannot be reached ({words}). Check the network, and {scheme.host} if that is set; "
             "the same command goes on where this one was"
         )
     if isinstance(error, FileNotFoundError):
@@ -177,6 +183,11 @@ def _reason(url: str, error: Exception) -> str | None:
     if of_a_store or names & {"ClientError", "BotoCoreError", "HttpError", "HfHubHTTPError"}:
         return f"the store refuses ({words}); correct the URL, or ask who runs the store"
     return None
+
+
+def _no_such_place(url: str) -> str:
+    """Say that what the first part of a URL names is not there."""
+    return f"there is no such {'repository' if url.startswith('hf:') else 'bucket'}; create it, or correct its name"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -239,7 +239,7 @@ def _is_intact(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -
         metadata = dict(json.loads(header.get(_KEY, "{}")))
         stated = metadata.pop(_HASH, None)
         if stated is None:
-            return files.misnamed_hash(metadata, lambda others: _content_hash(tensors, others)) is None
+            return files.misnamed_hash(metadata, _HASH, lambda others: _content_hash(tensors, others)) is None
         return not isinstance(stated, str) or stated == _content_hash(tensors, metadata)
     except (ValueError, TypeError, RecursionError):
         return True  # no header of ours, of which another message tells

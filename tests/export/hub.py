@@ -1,4 +1,4 @@
-"""A Hub of a few data sets on 127.0.0.1: the answers that an upload needs."""
+"""A Hub of a few data sets on 127.0.0.1: the answers that an upload or a download needs."""
 
 import base64
 import json
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from urllib.parse import unquote
 
 
 class SmallHub:
@@ -20,7 +21,7 @@ class SmallHub:
         self.endpoint = ""
 
     def reply(self, method: str, path: str, body: bytes) -> object:
-        """Answer a request with something that becomes JSON; None if it is not known."""
+        """Answer a request with the bytes of a file, or something that becomes JSON; None if it is not known."""
         path = path.partition("?")[0]
         self.requests.append(f"{method} {path}")
         if path == "/api/repos/create":
@@ -31,17 +32,27 @@ class SmallHub:
             return {"url": f"{self.endpoint}/datasets/{name}", "id": name}
         if path == "/api/validate-yaml":
             return {"errors": [], "warnings": []}
+        if path.startswith("/datasets/") and "/resolve/" in path:
+            place, _, file = path.removeprefix("/datasets/").partition("/resolve/")
+            return self.files.get(place, {}).get(unquote(file).partition("/")[2])
         if not path.startswith("/api/datasets/"):
             return None
         user, name, *rest = path.removeprefix("/api/datasets/").split("/")
         repository = f"{user}/{name}"
+        if repository not in self.files:
+            return None
         action = rest[0] if rest else "revision"
         if action == "revision":
             siblings = [{"rfilename": file} for file in self.files[repository]]
             return {"id": repository, "sha": "0" * 40, "siblings": siblings, "private": self.private[repository]}
         if action == "tree":
-            stored = self.files[repository].items()
-            return [{"type": "file", "path": file, "size": len(data), "oid": "0" * 40} for file, data in stored]
+            below = "/".join(rest[2:])
+            listed = [
+                {"type": "file", "path": file, "size": len(data), "oid": "0" * 40}
+                for file, data in self.files[repository].items()
+                if not below or file.startswith(f"{below}/")
+            ]
+            return listed if listed or not below else None
         if action == "preupload":
             listed = json.loads(body)["files"]
             return {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in listed]}
@@ -73,16 +84,24 @@ def serving() -> Iterator[SmallHub]:
             length = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(length) if length else self._chunks()
             hub.tokens.add(self.headers.get("Authorization"))
-            reply = hub.reply(self.command, self.path, body) if hub.answer is None else {"error": "refused"}
+            reply = hub.reply(self.command, self.path, body) if hub.answer is None else None
             status = hub.answer or (404 if reply is None else 200)
-            data = json.dumps(reply).encode()
+            data = (
+                reply
+                if isinstance(reply, bytes)
+                else json.dumps(reply if status == 200 else {"error": "not so"}).encode()
+            )
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
+            if status == 404:
+                is_known = any(f"/{name}" in self.path for name in hub.files)
+                self.send_header("X-Error-Code", "EntryNotFound" if is_known else "RepoNotFound")
             self.end_headers()
-            self.wfile.write(data)
+            if self.command != "HEAD":
+                self.wfile.write(data)
 
-        do_GET = do_POST = respond
+        do_GET = do_HEAD = do_POST = respond
 
         def _chunks(self) -> bytes:
             data = b""

@@ -1,7 +1,11 @@
 """Data from a store, images that training code reads from one, and exports to one."""
 
+import json
 import multiprocessing
+import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from dct_augment.remote import downloads, urls
 from dct_augment.remote.uploads import UNFINISHED, upload_folder
 from tests.conftest import ShardRun, speckled
 from tests.export.finished_runs import finish
+from tests.export.hub import serving
 from tests.remote.machines import Machines, stored
 from tests.s3_server import S3Server
 
@@ -43,6 +48,27 @@ def photos(tmp_path: Path) -> Path:
 
 
 class TestDatasets:
+    def test_a_folder_on_the_hub_is_read(self, tmp_path: Path, photos: Path) -> None:
+        url, read = "hf://datasets/user/birds", "dct_augment data --set dataset.name=folder --json --set"
+        with serving() as hub:
+            hub.files["user/birds"] = {
+                path.relative_to(photos).as_posix(): path.read_bytes() for path in photos.rglob("*.png")
+            }
+            hub.private["user/birds"] = False
+            elsewhere = {"HF_ENDPOINT": hub.endpoint, "DCT_AUGMENT_CACHE": str(tmp_path / "cache")}
+
+            def said(url: str) -> "subprocess.CompletedProcess[str]":
+                command = [sys.executable, "-m", *read.split(), f"dataset.path={url}"]
+                return subprocess.run(command, env=os.environ | elsewhere, cwd=tmp_path, capture_output=True, text=True)
+
+            found = json.loads(said(url).stdout)
+            assert [(info["name"], sum(info["counts"].values())) for info in found["classes"]] == [
+                ("crane", 4),
+                ("gull", 4),
+            ]
+            assert "hf://datasets/user/birds/gone: nothing is there that could be read" in said(f"{url}/gone").stderr
+            assert "hf://datasets/user/none: there is no such repository" in said("hf://datasets/user/none").stderr
+
     def test_a_folder_of_pictures_is_pulled_once_and_known_again(
         self, s3: S3Server, machines: Machines, photos: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
