@@ -5,6 +5,7 @@ validation split chooses the state that is tested, and the test split is read on
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -284,7 +285,8 @@ class TrialRunner:
         return Mixture(
             PicturesInMemory(RealImages(split.train), transform, side=transforms.side),
             synthetic,
-            probability=settings.synthetic_share(mean_shots(split)),
+            probability=settings.synthetic_shares(Counter(example.label for example in split.train)),
+            balanced=settings.class_balance == "even",
             length=settings.steps * settings.batch_size,
             real_last=round(settings.real_images_last * settings.steps) * settings.batch_size,
             seed=seed_from("mixture", plan.seed),
@@ -308,11 +310,6 @@ class TrialRunner:
         if example.key not in self._hashes:
             self._hashes[example.key] = content(example.open())
         return self._hashes[example.key]
-
-
-def mean_shots(split: Split) -> float:
-    """Return the mean number of photos of a class: the shots of a draw, whatever its classes have, or a fold."""
-    return len(split.train) / len({example.label for example in split.train})
 
 
 def _relabel(examples: Sequence[Example], labels: Mapping[int, int]) -> tuple[Example, ...]:

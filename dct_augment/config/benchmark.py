@@ -23,13 +23,18 @@ Arm = Literal[
     "class_token_filtered",
 ]
 
+NEED = "need"
+"""Instead of a share: as many synthetic images of a class as it lacks photos."""
+
 MAGNITUDES = 31
 """How many magnitudes torchvision's RandAugment has; the strongest is 30."""
 
 
 def _check_share(value: Any) -> Any:
-    """Refuse what is neither a share nor shares by shots with one message, not with one for each of the two."""
-    form = "must be a share from 0 to 1, or shares by shots, e.g. {1: 0.7, 5: 0.3}"
+    """Refuse what is neither a share, shares by shots nor `need` with one message, not with one for each of them."""
+    form = f"must be a share from 0 to 1, shares by shots, e.g. {{1: 0.7, 5: 0.3}}, or {NEED}"
+    if value == NEED:
+        return value
     if not isinstance(value, Mapping):
         if not _is_share(value):
             raise ValueError(form)
@@ -56,8 +61,8 @@ def _is_count(value: Any) -> bool:
     return not isinstance(value, bool | float) and str(value).isdecimal() and int(value) >= 1
 
 
-ShareByShots = Annotated[Fraction | dict[PositiveInt, Fraction], BeforeValidator(_check_share)]
-"""A share that is the same for all shots, or one for each of some shots."""
+SyntheticShare = Annotated[Fraction | dict[PositiveInt, Fraction] | Literal["need"], BeforeValidator(_check_share)]
+"""A share that is the same for all shots, one for each of some shots, or what each class lacks to the largest."""
 
 
 class DownstreamConfig(Section):
@@ -99,11 +104,17 @@ class DownstreamConfig(Section):
     )
     mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of mixup with strong augmentation; 0: off")
     cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of cutmix with strong augmentation; 0: off")
-    synthetic_probability: ShareByShots = Field(
+    class_balance: Literal["photos", "even"] = Field(
+        "photos",
+        description="how often a class is seen in training: `photos`: as often as it has photos; `even`: as often as "
+        "any other",
+    )
+    synthetic_probability: SyntheticShare = Field(
         0.7,
         description="share of training images that a synthetic image of the class replaces; or shares by shots, "
         "`{1: 0.7, 5: 0.3}`: between these it is interpolated over the logarithm of the shots, beyond them it is that "
-        "of the nearest; the shots of a draw are its mean number of photos of a class",
+        "of the nearest; the shots of a draw are its mean number of photos of a class; or `need`: of each class what "
+        "it lacks to the one with most photos, 1 - photos / most",
     )
     synthetic_labels: Literal["hard", "soft"] = Field(
         "hard",
@@ -138,10 +149,17 @@ class DownstreamConfig(Section):
             raise ValueError(f"model and other_models name {', '.join(twice)} twice")
         return self
 
-    def synthetic_share(self, shots: float) -> float:
-        """Return the `synthetic_probability` at a number of shots, 1 or more, which need not be whole."""
+    def synthetic_shares(self, photos: Mapping[int, int]) -> dict[int, float]:
+        """Return the `synthetic_probability` of each class, by its number of photos, 1 or more."""
+        if self.synthetic_probability == NEED:
+            most = max(photos.values())
+            return {label: 1 - count / most for label, count in photos.items()}
+        return dict.fromkeys(photos, self._share_at(sum(photos.values()) / len(photos)))
+
+    def _share_at(self, shots: float) -> float:
+        """Return the share at a mean number of photos of a class, which need not be whole."""
         if not isinstance(self.synthetic_probability, dict):
-            return self.synthetic_probability
+            return float(self.synthetic_probability)
         points = sorted(self.synthetic_probability.items())
         for (fewer, before), (more, after) in pairwise(points):
             if fewer <= shots <= more:

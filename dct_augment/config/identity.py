@@ -185,6 +185,8 @@ def _remove_what_changes_nothing(decided: dict[str, Any]) -> None:
         del decided["model"]["image_size"]
     if downstream and downstream.get("synthetic_labels") == "hard":
         del downstream["synthetic_labels"]
+    if downstream and downstream.get("class_balance") == "photos":
+        del downstream["class_balance"]
     if decided.get("benchmark", {}).get("selection") == "first":
         del decided["benchmark"]["selection"], decided["benchmark"]["candidates"]
     if generation and generation["start"] == "noise":

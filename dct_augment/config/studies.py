@@ -64,11 +64,13 @@ class Claim(Section):
     """A comparison that was fixed before the first trial; all of a study are one family of tests.
 
     It is made at these `shots` and with these `recipes` alone, if it names any. It says that a row is better than the
-    other, or, with a `margin` of accuracy from 0 to 1, that it is not worse by as much as this.
+    other, or, with a `margin` of accuracy from 0 to 1, that it is not worse by as much as this. With a `group`, on the
+    test photos of its classes alone.
     """
 
     row: str
     against: str = BEST_REAL
+    group: str | None = None
     shots: tuple[PositiveInt, ...] = ()
     recipes: tuple[Name, ...] = ()
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -81,7 +83,7 @@ class Claim(Section):
     def title(self) -> str:
         """What it says, in Markdown."""
         limit = f" > -{100 * self.margin:g} points" if self.margin else ""
-        return f"`{self.row}` - `{self.against}`{limit}"
+        return f"`{self.row}` - `{self.against}`{f', {self.group}' if self.group else ''}{limit}"
 
 
 def _is_of(part: StudyRow | Claim, recipe: str, shots: int) -> bool:
@@ -102,7 +104,8 @@ class Less(Section):
 class Study(Section):
     """A question and its protocol: everything random is drawn anew for each draw, and rows are paired by it.
 
-    `draws` are reported; `tuning` are other ones, on which settings are chosen. `quick` is a part of it.
+    `draws` are reported; `tuning` are other ones, on which settings are chosen. `quick` is a part of it. `groups` are
+    kinds of classes by name, each a list for a data set; rows are measured on each of them, too.
     """
 
     question: str
@@ -113,8 +116,20 @@ class Study(Section):
     tuning: Draws
     settings: Settings = ()
     rows: Annotated[dict[Name, StudyRow], Field(min_length=2)]
+    groups: dict[Name, dict[Name, tuple[str, ...]]] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     quick: Less | None = None
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> "Study":
+        for claim in self.claims:
+            if claim.group is not None and claim.group not in self.groups:
+                known = ", ".join(self.groups) or "none"
+                raise ValueError(f"claims name {claim.group}, which is no group; groups: {known}")
+        unknown = sorted({name for group in self.groups.values() for name in group} - set(self.datasets))
+        if unknown:
+            raise ValueError(f"groups name {', '.join(unknown)}, no data set; data sets: {', '.join(self.datasets)}")
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> "Study":
@@ -181,6 +196,10 @@ class Study(Section):
                 "recipes": {name: self.recipes[name] for name in kept_recipes},
                 "rows": {name: self.rows[name] for name in kept_rows},
                 "claims": tuple(claims),
+                "groups": {
+                    name: {dataset: group[dataset] for dataset in group if dataset in kept_datasets}
+                    for name, group in self.groups.items()
+                },
             }
         )
 

@@ -200,19 +200,31 @@ class SoftLabels:
         return probabilities
 
 
+def _by_label(labels: Sequence[int]) -> dict[int, np.ndarray]:
+    """Give the places of the images of each label."""
+    given = np.array(labels, dtype=int)
+    return {int(label): np.flatnonzero(given == label) for label in np.unique(given)}
+
+
+def _mean(shares: Sequence[float]) -> float:
+    """Average shares; where all are one, it is that one to the last bit."""
+    return shares[0] if len(set(shares)) == 1 else sum(shares) / max(len(shares), 1)
+
+
 class Mixture:
     """`length` draws from real images, each replaced by a synthetic one of its class with `probability`.
 
     Replacement sampling keeps the number of gradient steps and the class balance of real-only
     training, so arms differ in their images alone (DA-Fusion). Item k depends on (seed, k) only.
-    Classes without synthetic images stay real.
+    Classes without synthetic images stay real. `probability` is then the mean over the items.
 
     Args:
         real: the real images, with `labels`.
         synthetic: the synthetic images, with `labels`; none for real images alone.
-        probability: share of the items in which a synthetic image replaces the real one.
+        probability: share of the items in which a synthetic image replaces the real one; or one for each label.
         length: number of items: gradient steps times batch size.
         seed: decides every item.
+        balanced: whether each class is drawn as often as any other; else as often as it has real images.
         classes: only these labels are replaced; all if not given.
         real_last: number of items at the end that are real images all of them.
         soft_labels: turns labels into probabilities over the classes of the real images; labels stay numbers if not
@@ -232,23 +244,25 @@ class Mixture:
         real: Any,
         synthetic: Any | None = None,
         *,
-        probability: float = 0.5,
+        probability: float | Mapping[int, float] = 0.5,
         length: int,
         seed: int = 0,
+        balanced: bool = False,
         classes: Collection[int] | None = None,
         real_last: int = 0,
         soft_labels: SoftLabels | None = None,
     ) -> None:
         self._real, self._synthetic, self._length = real, synthetic, length
         self._mixed = length - real_last
-        self.probability, self._seed = probability, seed
+        self._seed = seed
         self._soft_labels, self._classes = soft_labels, sorted(set(real.labels))
-        labels = np.array(synthetic.labels if synthetic is not None else [], dtype=int)
-        self._members = {
-            int(label): np.flatnonzero(labels == label)
-            for label in np.unique(labels)
-            if classes is None or int(label) in classes
-        }
+        self._shares = probability if isinstance(probability, Mapping) else dict.fromkeys(self._classes, probability)
+        self._by_class = _by_label(real.labels) if balanced else None
+        members = _by_label(synthetic.labels) if synthetic is not None else {}
+        self._members = {label: places for label, places in members.items() if classes is None or label in classes}
+        self.probability = _mean(
+            [self._shares.get(label, 0.0) for label in (self._classes if balanced else real.labels)]
+        )
 
     def __len__(self) -> int:
         return self._length
@@ -267,14 +281,20 @@ class Mixture:
         if not 0 <= index < self._length:
             raise IndexError(index)
         rng = np.random.default_rng([self._seed, index])
-        chosen = int(rng.integers(len(self._real)))
+        chosen = self._choose(rng)
         label = self._real.labels[chosen]
-        if index < self._mixed and label in self._members and rng.random() < self.probability:
+        if index < self._mixed and label in self._members and rng.random() < self._shares.get(label, 0.0):
             place = int(rng.choice(self._members[label]))
             image, _ = self._synthetic[place]  # type: ignore[index]
             return image, self._label(label, place)
         image, _ = self._real[chosen]
         return image, self._label(label)
+
+    def _choose(self, rng: np.random.Generator) -> int:
+        """Choose a real image: any, or one of any class."""
+        if self._by_class is None:
+            return int(rng.integers(len(self._real)))
+        return int(rng.choice(self._by_class[int(rng.choice(self._classes))]))
 
     def _label(self, label: int, synthetic: int | None = None) -> Any:
         """Give the label of a real image, or of the synthetic one at this place, as it is or as probabilities."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pandas as pd
@@ -15,17 +15,26 @@ _POWER = 0.8
 
 Photos = Literal["test", "validation"]
 """The photos that tell how good a classifier is: `test` in a report; `validation` where settings are chosen."""
+
+OF_GROUP = "accuracy_"
+"""What the columns of trials begin with that hold the accuracy on a group of classes."""
+
+_NONE = pd.Series(dtype=float)
 _COLUMN: Mapping[Photos, str] = {"test": "accuracy", "validation": "val_accuracy"}
 
 
 @dataclass(frozen=True)
 class RowFinding:
-    """One row of one cell: its accuracy over draws, and that minus the best real-only row's, paired by draw."""
+    """One row of one cell: its accuracy over draws, and that minus the best real-only row's, paired by draw.
+
+    `groups` has its accuracy on the classes of each group that the data set has.
+    """
 
     cell: Cell
     row: str
     accuracy: Estimate
     gain: Estimate | None
+    groups: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,12 +72,15 @@ def find(
     """Compare the rows of each cell.
 
     Args:
-        trials: a row per trial: `dataset`, `recipe`, `shots`, `row`, `seed`, `accuracy`, `val_accuracy`.
+        trials: a row per trial: `dataset`, `recipe`, `shots`, `row`, `seed`, `accuracy`, `val_accuracy`, and for each
+            group `accuracy_GROUP`, NaN where the data set does not have it.
         rows: of the study, by cell.
         real_only: the rows without synthetic images.
         claims: that are tested; all cells together are one family (Holm 1979).
         photos: on which rows are compared.
     """
+    groups = [name.removeprefix(OF_GROUP) for name in trials.columns if name.startswith(OF_GROUP)]
+    groups = groups if photos == "test" else []  # the validation photos are too few to divide
     found: list[RowFinding] = []
     tested: list[tuple[Cell, Claim, list[float]]] = []
     missing = []
@@ -76,18 +88,24 @@ def find(
         of_cell = trials[
             (trials["dataset"] == cell.dataset) & (trials["recipe"] == cell.recipe) & (trials["shots"] == cell.shots)
         ]
-        accuracies = _table(of_cell, _COLUMN[photos])
-        best = best_on_other_draws(accuracies, _table(of_cell, "val_accuracy"), real_only)
+        accuracies, validation = _table(of_cell, _COLUMN[photos]), _table(of_cell, "val_accuracy")
+        best = best_on_other_draws(accuracies, validation, real_only)
+        of_groups = {group: _table(of_cell, f"{OF_GROUP}{group}") for group in groups}
+        columns = {None: {**_columns(accuracies), BEST_REAL: best}}
+        for group, table in of_groups.items():
+            columns[group] = {**_columns(table), BEST_REAL: best_on_other_draws(table, validation, real_only)}
         for row in rows_of_cell:
             if row not in accuracies:
                 missing.append(f"{cell.title}: {row}")
                 continue
             gains = _differences(accuracies[row], best)
-            found.append(RowFinding(cell, row, mean_t(_values(accuracies[row]), (0, 1)), _mean(gains)))
-        columns = {**{row: accuracies[row] for row in accuracies}, BEST_REAL: best}
+            by_group = {group: values for group in groups if (values := _values(columns[group].get(row, _NONE)))}
+            means = {group: mean_t(values, (0, 1)) for group, values in by_group.items()}
+            found.append(RowFinding(cell, row, mean_t(_values(accuracies[row]), (0, 1)), _mean(gains), means))
         for claim in claims:
-            if claim.is_made(cell.recipe, cell.shots) and claim.row in columns and claim.against in columns:
-                differences = _differences(columns[claim.row], columns[claim.against])
+            of_claim = columns.get(claim.group, {})
+            if claim.is_made(cell.recipe, cell.shots) and {claim.row, claim.against} <= of_claim.keys():
+                differences = _differences(of_claim[claim.row], of_claim[claim.against])
                 if len(differences) > 1:
                     tested.append((cell, claim, differences))
     p_values = [_p_value(claim, differences) for _, claim, differences in tested]
@@ -158,6 +176,11 @@ def _table(trials: pd.DataFrame, column: str) -> pd.DataFrame:
 def _differences(row: pd.Series, other: pd.Series) -> list[float]:
     """Row minus other for every draw that both have; rounded, so that equal accuracies are equal."""
     return [round(float(value), 10) for value in (row - other).dropna()]
+
+
+def _columns(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """The accuracies of each row, by draw."""
+    return {row: table[row] for row in table}
 
 
 def _values(row: pd.Series) -> list[float]:

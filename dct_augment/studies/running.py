@@ -1,7 +1,7 @@
 """Runs a study: its runs in order, each resumable; gathers their trials, and writes what they say."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from dct_augment import files
 from dct_augment.benchmark.arms import ARMS, arm_folder
 from dct_augment.benchmark.trials import TrialPlan
 from dct_augment.config.studies import Draws, Study
+from dct_augment.errors import InputError
 from dct_augment.generation.shards import FOLDERS
 from dct_augment.intervals import Estimate, estimate_json
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import TrialStage
 from dct_augment.records import Progress, ProgressCallback, ignore_progress
 from dct_augment.studies import plan
-from dct_augment.studies.findings import Findings, Photos, find, points
+from dct_augment.studies.findings import OF_GROUP, Findings, Photos, find, points
 from dct_augment.studies.plan import PlannedRun
 from dct_augment.tables import write as write_table
 
@@ -38,8 +39,13 @@ def run_study(
         root: the folder of the study on these draws.
         on_progress: receives the progress of every run.
         only_read: whether to make nothing, and say what the finished trials say.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        InputError: a group names a class that its data set does not have.
     """
     planned = list(plan.runs(study, draws, root))  # every setting is checked before any work
+    groups = _labels_of_groups(study, planned)
     tables: list[pd.DataFrame] = []
     photos: Photos = "validation" if draws.first == study.tuning.first else "test"
     findings = _findings(study, tables, photos)
@@ -56,7 +62,7 @@ def run_study(
         previous = run
         if not only_read:
             run.benchmark()
-        tables.append(_trials(run, planned_run))
+        tables.append(_trials(run, planned_run, groups))
         findings = _findings(study, tables, photos)
         _write(study, findings, tables, root)
     return findings
@@ -109,13 +115,41 @@ def remaining_as_markdown(found: Sequence[Remaining]) -> list[str]:
     return _rows(("run", "trainings left", "draws without tokens and images"), lines)
 
 
-def _trials(run: Run, planned: PlannedRun) -> pd.DataFrame:
-    """The trials of a run by the rows of the study."""
+def _labels_of_groups(study: Study, planned: Sequence[PlannedRun]) -> dict[str, dict[str, frozenset[int]]]:
+    """Find the labels of the classes of each group, by data set.
+
+    Raises:
+        InputError: a data set has no such class.
+    """
+    labels: dict[str, dict[str, frozenset[int]]] = {group: {} for group in study.groups}
+    for dataset, run in {each.cell.dataset: each for each in planned}.items() if study.groups else ():
+        known = {info.name: info.index for info in Run(run.config).classes}
+        for group, by_dataset in study.groups.items():
+            names = by_dataset.get(dataset, ())
+            if unknown := [name for name in names if name not in known]:
+                raise InputError(
+                    f"groups.{group} names {', '.join(unknown)}, no class of {dataset}: {', '.join(known)}"
+                )
+            labels[group][dataset] = frozenset(known[name] for name in names)
+    return labels
+
+
+def _trials(run: Run, planned: PlannedRun, groups: Mapping[str, Mapping[str, frozenset[int]]]) -> pd.DataFrame:
+    """The trials of a run by the rows of the study, with their accuracy on each group of classes."""
     trials = TrialStage(run).trials()
     row_of = {arm: row for row, arm in planned.arm_of.items()}
     cell = planned.cell
     table = trials.assign(dataset=cell.dataset, recipe=cell.recipe, row=trials["arm"].map(row_of))
-    return table[list(_COLUMNS)]
+    for name, labels in groups.items():
+        pairs = zip(trials["truth"], trials["predicted"], strict=True)
+        table[f"{OF_GROUP}{name}"] = [_accuracy(truth, told, labels[cell.dataset]) for truth, told in pairs]
+    return table[[*_COLUMNS, *(f"{OF_GROUP}{name}" for name in groups)]]
+
+
+def _accuracy(truth: Sequence[int], predicted: Sequence[int], labels: frozenset[int]) -> float:
+    """The share of the test images of some classes that are recognised; not a number without any."""
+    right = [label == answer for label, answer in zip(truth, predicted, strict=True) if label in labels]
+    return sum(right) / len(right) if right else math.nan
 
 
 def _findings(study: Study, tables: Sequence[pd.DataFrame], photos: Photos) -> Findings:
@@ -140,6 +174,7 @@ def _as_json(study: Study, findings: Findings) -> dict[str, Any]:
                 **asdict(row.cell),
                 "row": row.row,
                 "accuracy": estimate_json(row.accuracy),
+                **({"groups": {name: estimate_json(each) for name, each in row.groups.items()}} if row.groups else {}),
                 "gain_over_best_real": estimate_json(row.gain),
             }
             for row in findings.rows
@@ -178,10 +213,21 @@ def markdown(study: Study, findings: Findings) -> list[str]:
             ],
         )
     cells = list(dict.fromkeys(row.cell for row in findings.rows))
-    texts = {(row.row, row.cell): (_percent(row.accuracy), points(row.gain)) for row in findings.rows}
+    by_place = {(row.row, row.cell): row for row in findings.rows}
     for cell in cells:
-        head = (cell.title, f"{findings.photos} accuracy, %", "points over the best real-only row")
-        lines += _rows(head, [(f"`{row}`", *texts[row, cell]) for row in study.rows if (row, cell) in texts])
+        rows = [found for row in study.rows if (found := by_place.get((row, cell)))]
+        groups = list(rows[0].groups)
+        head = (cell.title, f"{findings.photos} accuracy, %", "points over the best real-only row", *groups)
+        cells_of_rows = [
+            (
+                f"`{each.row}`",
+                _percent(each.accuracy),
+                points(each.gain),
+                *(_percent(each.groups[name]) for name in groups),
+            )
+            for each in rows
+        ]
+        lines += _rows(head, cells_of_rows)
     if findings.missing:
         lines += [f"Not measured yet: {len(findings.missing)} of {sum(map(len, plan.rows(study).values()))} rows."]
     return lines

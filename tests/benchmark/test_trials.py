@@ -26,7 +26,7 @@ from dct_augment.benchmark.draws import Draws
 from dct_augment.benchmark.leaks import refuse_leaks
 from dct_augment.benchmark.pool import TrialInputs
 from dct_augment.benchmark.requirements import arms_without, empty_fold, missing_synthetic_images, without_effect
-from dct_augment.benchmark.trials import TrialPlan, TrialRunner, mean_shots, plan_trials
+from dct_augment.benchmark.trials import TrialPlan, TrialRunner, plan_trials
 from dct_augment.config import BenchmarkConfig, DownstreamConfig, seed_from
 from dct_augment.datasets import few_shot
 from dct_augment.downstream import training
@@ -388,11 +388,12 @@ def test_the_share_of_synthetic_images_is_that_of_the_shots(made: ShardRun, shot
     assert runner._mixture(TrialPlan("class_token", 0, 7, 2), split, 3).probability == pytest.approx(share)
 
 
-def test_the_shots_of_a_fold_are_the_mean_of_its_classes() -> None:
-    settings = BenchmarkConfig(protocol="cross_validation", folds=4, shots=5)
-    assert mean_shots(Draws(Photos(), settings).split(5, 0)) == 3
-    train = few_shot(Colors(), 4, 0).train
-    assert mean_shots(Split(4, 0, train[:-3], (), ())) == 3
+def test_of_a_long_tail_synthetic_images_are_what_each_class_lacks(made: ShardRun) -> None:
+    settings = DOWNSTREAM.model_dump() | {"synthetic_probability": "need", "class_balance": "even"}
+    runner = TrialRunner(Draws(Colors(), BENCHMARK), arm_folders(made), DownstreamConfig.model_validate(settings))
+    mixture = runner._mixture(TrialPlan("class_token", 0, 4, 2), few_shot(Colors(), 4, 0, imbalance=4), 3)
+    assert mixture._shares == {0: 0, 1: 0.5, 2: 0.75}  # of 4, 2 and 1 photos
+    assert mixture.probability == pytest.approx(1.25 / 3)
 
 
 def test_a_trial_records_the_share_that_it_used(made: ShardRun) -> None:

@@ -484,12 +484,28 @@ SHARES = {1: 0.7, 5: 0.3, 20: 0.1}
 )
 def test_a_share_by_shots_is_interpolated_over_the_logarithm_of_the_shots(shots: float, share: float) -> None:
     given_shares = changed(downstream={"synthetic_probability": dict(reversed(SHARES.items()))}).downstream
-    assert given_shares.synthetic_share(shots) == pytest.approx(share)
-    assert changed(downstream={"synthetic_probability": 0.4}).downstream.synthetic_share(shots) == 0.4
+    assert given_shares._share_at(shots) == pytest.approx(share)
+    assert changed(downstream={"synthetic_probability": 0.4}).downstream._share_at(shots) == 0.4
 
 
 def test_the_nearest_share_holds_for_fewer_shots_than_the_first() -> None:
-    assert changed(downstream={"synthetic_probability": {5: 0.5, 10: 0.3}}).downstream.synthetic_share(1) == 0.5
+    assert changed(downstream={"synthetic_probability": {5: 0.5, 10: 0.3}}).downstream._share_at(1) == 0.5
+
+
+def test_the_shots_of_a_draw_are_the_mean_of_its_classes() -> None:
+    shares = changed(downstream={"synthetic_probability": {1: 0.7, 4: 0.1}}).downstream.synthetic_shares({0: 1, 3: 3})
+    assert shares == {0: pytest.approx(0.4), 3: pytest.approx(0.4)}
+
+
+def test_by_need_a_class_gets_what_it_lacks_to_the_largest() -> None:
+    needed = changed(downstream={"synthetic_probability": "need"}).downstream
+    assert needed.synthetic_shares({0: 20, 1: 5, 2: 1}) == {0: 0, 1: 0.75, 2: 0.95}
+
+
+def test_how_often_classes_are_seen_is_part_of_the_identity_where_it_changes_something() -> None:
+    even = changed(downstream={"class_balance": "even"}).identity("benchmark")["downstream"]
+    assert even["class_balance"] == "even"
+    assert "class_balance" not in changed().identity("benchmark")["downstream"]
 
 
 def test_shares_by_shots_are_dumped_and_are_part_of_the_identity(tmp_path: Path) -> None:
@@ -503,7 +519,7 @@ def test_shares_by_shots_are_dumped_and_are_part_of_the_identity(tmp_path: Path)
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("1.2", r"must be a share from 0 to 1, or shares by shots, e\.g\. \{1: 0\.7, 5: 0\.3\}, got 1\.2"),
+        ("1.2", r"must be a share from 0 to 1, shares by shots, e\.g\. \{1: 0\.7, 5: 0\.3\}, or need, got 1\.2"),
         ("many", r"must be a share .*, got 'many'"),
         ("{}", r"the mapping is empty"),
         ("{0: 0.5}", r"; 0 is no number of shots, a whole number from 1"),

@@ -137,6 +137,22 @@ def test_replacement_keeps_the_labels_of_real_training(synthetic: SyntheticImage
     assert min(Counter(labels[0]).values()) > 65
 
 
+def test_a_share_for_each_label_replaces_its_real_images_alone(synthetic: SyntheticImages) -> None:
+    mixture = Mixture(REAL, synthetic, probability={1: 1.0}, length=120)
+    assert {label: {is_synthetic(item) for item in mixture if item[1] == label} for label in (0, 1)} == {
+        0: {False},
+        1: {True},
+    }
+    assert mixture.probability == pytest.approx(REAL.labels.count(1) / len(REAL.labels))
+
+
+def test_balanced_every_class_is_drawn_as_often_as_any_other() -> None:
+    long_tailed = RealImages([*(Example(f"head-{n}", 0, black) for n in range(9)), Example("tail", 1, black)])
+    counts = [Counter(label for _, label in Mixture(long_tailed, length=400, balanced=even)) for even in (False, True)]
+    assert 330 < counts[0][0] < 390
+    assert 170 < counts[1][0] < 230
+
+
 def test_a_synthetic_image_stands_for_its_own_class(synthetic: SyntheticImages) -> None:
     mixture = Mixture(REAL, synthetic, probability=1.0, length=60)
     assert all(int(image.float().mean((0, 1)).argmax()) == label for image, label in mixture)

@@ -109,3 +109,40 @@ def test_the_accuracy_of_one_draw_has_no_interval() -> None:
     )
     lines = markdown(study, find(trials({"real": [0.5]}), {CELL: ["real"]}, ["real"], []))
     assert "| `real` | 50.0 | - |" in lines
+
+
+def test_a_claim_about_a_group_is_tested_on_its_classes_alone() -> None:
+    table = trials({"real": [0.5, 0.6, 0.4, 0.5, 0.6], "need": [0.5, 0.6, 0.4, 0.5, 0.6]})
+    table["accuracy_tail"] = [0.1, 0.2, 0.1, 0.3, 0.1, 0.4, 0.5, 0.4, 0.6, 0.4]
+    claims = [Claim(row="need"), Claim(row="need", group="tail")]
+    findings = find(table, {CELL: ["real", "need"]}, ["real"], claims)
+    whole, tail = findings.claims
+    assert (whole.difference.mean, whole.p_value) == (0, 1)
+    assert tail.difference.mean == pytest.approx(0.3)
+    assert tail.p_value == pytest.approx(2 / 2**5)
+    assert [row.groups["tail"].mean for row in findings.rows] == pytest.approx([0.16, 0.46])
+    study = Study.model_validate(STUDY_WITH_GROUPS)
+    text = "\n".join(markdown(study, findings))
+    assert "| birds, default, 5 shots | test accuracy, % | points over the best real-only row | tail |" in text
+    assert "| `need` - `best_real`, tail | birds, default, 5 shots | +30.0" in text
+    chosen_by = find(table.assign(val_accuracy=0.5), {CELL: ["real", "need"]}, ["real"], claims, "validation")
+    assert chosen_by.rows[0].groups == {}
+
+
+STUDY_WITH_GROUPS = {
+    "question": "?",
+    "datasets": {"birds": {"config": "pocket"}},
+    "shots": [5],
+    "draws": {"first": 100, "count": 5},
+    "tuning": {"first": 1000, "count": 2},
+    "rows": {"real": {"arm": "real"}, "need": {"arm": "class_token"}},
+    "groups": {"tail": {"birds": ["crane"]}},
+    "claims": [{"row": "need", "group": "tail"}],
+}
+
+
+def test_a_claim_names_a_group_of_the_study_and_a_group_its_data_sets() -> None:
+    with pytest.raises(ValueError, match="claims name head, which is no group; groups: tail"):
+        Study.model_validate({**STUDY_WITH_GROUPS, "claims": [{"row": "need", "group": "head"}]})
+    with pytest.raises(ValueError, match="groups name cats, no data set; data sets: birds"):
+        Study.model_validate({**STUDY_WITH_GROUPS, "groups": {"tail": {"cats": ["crane"]}}})
