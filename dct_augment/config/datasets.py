@@ -49,6 +49,11 @@ class AnyDataset(Section):
     """What every data set setting has; each adapter adds its own."""
 
     classes: tuple[str, ...] | None = Field(None, description="only these classes (names or slugs); all if unset")
+    words: Words = Field(
+        None,
+        description="prompt words of classes whose names read badly: `class: words`, or a file of them in YAML, or in "
+        "CSV or TSV with the columns `class,words`",
+    )
 
 
 class PocketDataset(AnyDataset):
@@ -67,11 +72,6 @@ class DatasetOnDisk(AnyDataset):
     """A data set that the user has in a folder."""
 
     path: DataPath = Field(description="folder of the data set, or its URL: `s3://`, `gs://` or `hf://`")
-    words: Words = Field(
-        None,
-        description="prompt words of classes whose names read badly: `class: words`, or a file of them in YAML, or in "
-        "CSV or TSV with the columns `class,words`",
-    )
     val: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share held out where there is no val split")
     test: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="share held out where there is no test split")
     val_images: int = Field(

@@ -25,9 +25,10 @@ class Seeds(Section):
 
 
 class Variant(Section):
-    """One way to train tokens, on these `datasets` alone, if it names any."""
+    """One way to train tokens, on these `datasets` alone, if it names any; `by_dataset` are more settings on some."""
 
     settings: Settings = ()
+    by_dataset: dict[Name, Settings] = Field(default_factory=dict)
     datasets: tuple[Name, ...] = ()
     why: str = ""
 
@@ -91,7 +92,9 @@ class TokenStudy(Section):
                 raise ValueError(f"a claim compares {claim.variant} with itself; name another variant, or {PLAIN}")
             if claim.group is not None and claim.group not in self.groups:
                 raise ValueError(f"claims name the group {claim.group!r}; groups: {', '.join(self.groups)}")
-        by_dataset = {"variants": [name for variant in self.variants.values() for name in variant.datasets]}
+        by_dataset = {
+            "variants": [name for each in self.variants.values() for name in (*each.datasets, *each.by_dataset)]
+        }
         by_dataset["show"] = list(self.show)
         by_dataset["groups"] = [name for group in self.groups.values() for name in group]
         for key, names in by_dataset.items():

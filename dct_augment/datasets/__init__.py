@@ -36,8 +36,8 @@ __all__ = ["DatasetSubset", "Overview", "few_shot", "load", "look", "select", "u
 
 _SHIPPED = ("digits", "pocket")
 _ADAPTERS: dict[str, Callable[..., Dataset]] = {
-    "pocket": lambda settings: pocket.load(),
-    "digits": lambda settings: digits.load(),
+    "pocket": pocket.load,
+    "digits": digits.load,
     "folder": folder.load,
     "manifest": manifest.load,
     "cub": cub.load,
@@ -79,7 +79,7 @@ def load(settings: "DatasetConfig | str") -> Dataset:
             "their settings"
         )
     try:
-        return _ADAPTERS[name](settings if isinstance(settings, str) else stores.located(settings))
+        return _ADAPTERS[name](None if isinstance(settings, str) else stores.located(settings))
     except OSError as error:
         place = f": {str(error.filename)!r}" if error.filename is not None else ""
         raise DatasetError(f"data set {name!r} cannot be read{place}: {reason_of(error)}") from error

@@ -6,6 +6,8 @@ from functools import cache, partial
 
 from PIL import Image
 
+from dct_augment.config import DigitsDataset
+from dct_augment.datasets.naming import called
 from dct_augment.pocket import handwriting
 from dct_augment.records import ClassInfo, Example
 
@@ -33,6 +35,11 @@ def _page(index: int) -> Image.Image:
     return handwriting.picture(index, 0)
 
 
-def load() -> Digits:
-    """Load the digits."""
-    return Digits("digits", tuple(ClassInfo(i, name, name) for i, name in enumerate(handwriting.NAMES)))
+def load(settings: DigitsDataset | None = None) -> Digits:
+    """Load the digits.
+
+    Raises:
+        DatasetError: the words of classes cannot be read, or are of one that does not exist.
+    """
+    classes = tuple(ClassInfo(i, name, name) for i, name in enumerate(handwriting.NAMES))
+    return Digits("digits", called(classes, settings.words) if settings and settings.words else classes)

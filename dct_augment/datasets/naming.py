@@ -40,6 +40,17 @@ def class_infos(
     return tuple(replace(info, homonym=counts[info.name.lower()] > 1) for info in infos)
 
 
+def called(infos: Sequence[ClassInfo], user_words: Path | Mapping[str, str]) -> tuple[ClassInfo, ...]:
+    """Give the classes of a shipped data set the words that the user has for them; they keep their own names, too.
+
+    Raises:
+        DatasetError: the file cannot be read, or a class is named that does not exist.
+    """
+    return tuple(
+        _with_words([replace(info, original_name=info.name, default_name=info.name) for info in infos], user_words)
+    )
+
+
 def _refuse_no_text(name: str) -> None:
     """Check that the name of a class can be written; JSON can hold halves of letters.
 

@@ -7,6 +7,8 @@ from functools import cache, partial
 import numpy as np
 from PIL import Image
 
+from dct_augment.config import PocketDataset
+from dct_augment.datasets.naming import called
 from dct_augment.pocket import birds, camera
 from dct_augment.prompts import slugs
 from dct_augment.records import ClassInfo, Example
@@ -41,11 +43,15 @@ def _photograph(index: int, split: str, number: int) -> Image.Image:
     return camera.photograph(birds.picture(birds.BIRDS[index], split, number), rng)
 
 
-def load() -> PocketBirds:
-    """Load the birds."""
+def load(settings: PocketDataset | None = None) -> PocketBirds:
+    """Load the birds.
+
+    Raises:
+        DatasetError: the words of classes cannot be read, or are of one that does not exist.
+    """
     short_names = slugs(bird.name for bird in birds.BIRDS)
     classes = tuple(
         ClassInfo(index, bird.name, slug, bird.homonym)
         for index, (bird, slug) in enumerate(zip(birds.BIRDS, short_names, strict=True))
     )
-    return PocketBirds("pocket", classes)
+    return PocketBirds("pocket", called(classes, settings.words) if settings and settings.words else classes)

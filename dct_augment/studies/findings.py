@@ -91,7 +91,7 @@ def find(
         accuracies, validation = _table(of_cell, _COLUMN[photos]), _table(of_cell, "val_accuracy")
         best = best_on_other_draws(accuracies, validation, real_only)
         of_groups = {group: _table(of_cell, f"{OF_GROUP}{group}") for group in groups}
-        columns = {None: {**_columns(accuracies), BEST_REAL: best}}
+        columns: dict[str | None, dict[str, pd.Series]] = {None: {**_columns(accuracies), BEST_REAL: best}}
         for group, table in of_groups.items():
             columns[group] = {**_columns(table), BEST_REAL: best_on_other_draws(table, validation, real_only)}
         for row in rows_of_cell:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from dct_augment.config.token_studies import PLAIN, TokenClaim, TokenStudy
 from dct_augment.intervals import Estimate, mean_t, permutation_test
+from dct_augment.prompts import slugs
 from dct_augment.studies.findings import holm
 
 ALL_CLASSES = ""
@@ -139,7 +140,10 @@ def _tested(study: TokenStudy, tokens: pd.DataFrame) -> Iterator[tuple[str, Toke
 
 def _rows(study: TokenStudy, tokens: pd.DataFrame, dataset: str, variant: str, group: str) -> pd.DataFrame:
     rows = tokens[(tokens["dataset"] == dataset) & (tokens["variant"] == variant)]
-    return rows if group == ALL_CLASSES else rows[rows["class"].isin(study.groups_of(dataset)[group])]
+    if group == ALL_CLASSES:
+        return rows
+    names = study.groups_of(dataset)[group]  # of the data set: a variant may call its classes otherwise
+    return rows[rows["class"].isin(names) | rows["slug"].isin(slugs(names))]
 
 
 def _by_token(rows: pd.DataFrame) -> pd.DataFrame:

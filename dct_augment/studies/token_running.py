@@ -54,7 +54,8 @@ def runs(study: TokenStudy, root: Path) -> Iterator[TokenRun]:
     for seed in seeds:
         for name, dataset in study.datasets.items():
             for variant, of_variant in study.variants_of(name).items():
-                settings = [*study.settings, *dataset.settings, *of_variant.settings, *_seeded(seed)]
+                own = [*of_variant.settings, *of_variant.by_dataset.get(name, ())]
+                settings = [*study.settings, *dataset.settings, *own, *_seeded(seed)]
                 settings.append(f"generation.per_class={study.images}")
                 settings.append("generation.allow_uncertified=true")
                 folder = root / name / f"{variant}-{configuration.fingerprint(settings)[:8]}" / str(seed)

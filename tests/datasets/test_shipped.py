@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dct_augment import datasets
+from dct_augment import config, datasets
 from dct_augment.errors import DatasetError
 from dct_augment.pocket import birds, camera, captions, handwriting
 from dct_augment.records import Dataset, Example
@@ -211,3 +211,13 @@ def test_a_photograph_shows_the_drawing_in_another_light() -> None:
         ]
     )
     assert near < np.abs(far - np.asarray(drawing, float)).mean()
+
+
+@pytest.mark.parametrize(("name", "own"), [("pocket", "crane"), ("digits", "seven")])
+def test_a_class_may_be_called_by_other_words(name: str, own: str) -> None:
+    settings = config.load("pocket", [f"dataset.name={name}", f"dataset.words={{{own}: tall bird}}"]).dataset
+    plain, called = datasets.load(name), datasets.load(settings)
+    (changed,) = [info for info, before in zip(called.classes, plain.classes, strict=True) if info.name != before.name]
+    assert (changed.name, changed.original_name, changed.slug) == ("tall bird", own, own)
+    with pytest.raises(DatasetError, match="there is no class 'nobody'"):
+        datasets.load(settings.model_copy(update={"words": {"nobody": "x"}}))

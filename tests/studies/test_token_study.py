@@ -217,3 +217,22 @@ def test_a_file_of_neither_kind_is_told_what_both_have(text: str, said: str, tmp
     path.write_text(text)
     with pytest.raises(ConfigError, match=said):
         load_any_study(str(path))
+
+
+def test_a_group_has_its_classes_whatever_a_variant_calls_them() -> None:
+    table = tokens(plain=(0.1, 0.1, 0.1, 0.1), last_step=(0.5, 0.5, 0.9, 0.9), last_2=(0.5, 0.5, 0.9, 0.9))
+    table["class"] = "bird"
+    groups = {"ambiguous": {"birds": ["crane"]}}
+    (claim,) = find(study(groups=groups, claims=[{"variant": "last_step", "group": "ambiguous"}]), table, []).claims
+    assert (claim.difference.mean, claim.tokens) == (pytest.approx(0.4), 2)
+
+
+def test_a_variant_may_have_settings_on_one_data_set_alone(tmp_path: Path) -> None:
+    words = "dataset.words={crane: tall bird}"
+    both = {**STUDY["datasets"], "digits": {"config": "digits"}}
+    planned = list(
+        runs(study(datasets=both, variants={"one": {"by_dataset": {"birds": [words]}}}, claims=[]), tmp_path)
+    )
+    assert [run.config.dataset.words for run in planned] == [{"crane": "tall bird"}, None]
+    with pytest.raises(ValueError, match="variants name cats, no data set"):
+        study(variants={"one": {"by_dataset": {"cats": []}}}, claims=[])
