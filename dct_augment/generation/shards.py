@@ -9,7 +9,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from dct_augment.errors import ShardError, StaleRunError
 from dct_augment.generation import image_files, shard_rows
 from dct_augment.generation.checked import CheckedFiles, checked_file
 from dct_augment.generation.plan import Layout, ShardSpec
+from dct_augment.generation.plan_file import PlanFile
 from dct_augment.generation.shard_rows import StoredRows
 from dct_augment.images import UNREADABLE_IMAGE
 from dct_augment.records import GeneratedImage, ImageKind
 from dct_augment.remote.store import is_on_store
-from dct_augment.wording import command_of, counted, in_one_line, reason_of
+from dct_augment.wording import counted, reason_of
 
 FOLDERS = {ImageKind.CLASS_TOKEN: "shards", ImageKind.PLAIN_PROMPT: "comparison"}
 """The folder of each kind in a run folder. The one that training code reads holds training images only."""
@@ -55,7 +56,10 @@ class ShardFolder:
     path: Path
     run: str
     split: str
-    _plans: dict[tuple[int, ...], "_Plan"] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def _plan(self) -> PlanFile:
+        return PlanFile(self.path / "plan.json", self.split)
 
     def layout(self) -> Layout:
         """Read the recorded layout; empty if there is none. A file that has not changed is read once.
@@ -63,19 +67,7 @@ class ShardFolder:
         Raises:
             ShardError: plan.json is not readable.
         """
-        return self._plan().layout
-
-    def _plan(self) -> "_Plan":
-        path = self.path / "plan.json"
-        if not path.exists():
-            return _Plan(frozenset(), self._layout_of_rows(self._known_shards()))
-        status = path.stat()
-        stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
-        if stamp not in self._plans:
-            plan = _read_plan(path, self.split)
-            self._plans.clear()
-            self._plans[stamp] = plan
-        return self._plans[stamp]
+        return self._plan.read().layout if self._plan.is_there else self._layout_of_rows(self._known_shards())
 
     def _known_shards(self) -> dict[int, ShardSpec]:
         """Read from the rows of intact shards what each holds, by number: all that is known without plan.json."""
@@ -96,7 +88,7 @@ class ShardFolder:
         if lost := [number for number in range(max(known, default=-1) + 1) if number not in known]:
             state = "damaged" if self.is_recorded else "missing"
             raise ShardError(
-                f"{self.path / 'plan.json'} is {state}, and of shard {lost[0]}, whose images only it names, there are "
+                f"{self._plan.path} is {state}, and of shard {lost[0]}, whose images only it names, there are "
                 f"no intact rows, either. Delete {self.path} to make all of its images again"
             )
         return tuple(known[number] for number in sorted(known))
@@ -112,13 +104,8 @@ class ShardFolder:
         return tuple(known.get(number, ShardSpec(number, {})) for number in range(last + 1))
 
     def record(self, layout: Layout) -> None:
-        """Write the layout, before any of its shards; a line each."""
-        ranges = [dict(spec.ranges) for spec in layout]
-        shards = ",\n".join(json.dumps(each, separators=(",", ":")) for each in ranges)
-        digest = files.signed({self.split: ranges})["sha256"]
-        text = f'{{{json.dumps(self.split)}: [\n{shards}\n],\n"sha256": "{digest}"}}\n'
-        files.write_text(self.path / "plan.json", text)
-        self._plans.clear()
+        """Write the layout, before any of its shards."""
+        self._plan.write(layout)
 
     @cached_property
     def _checked(self) -> CheckedFiles:
@@ -134,12 +121,7 @@ class ShardFolder:
         Raises:
             ShardError: the images of a shard are known from nowhere. Nothing is changed then.
         """
-        path = self.path / "plan.json"
-        try:
-            _ = self._plan() if path.is_file() else None
-            damage = "" if path.is_file() else "lost"
-        except ShardError as error:
-            damage = f"damaged ({in_one_line(error.__cause__ or error)})"
+        damage = self._plan.damage
         known = self._known_shards() if damage else {}
         if not known and damage in ("", "lost"):
             return ""
@@ -149,17 +131,17 @@ class ShardFolder:
             if max(known, default=-1) < len(layout) and all(layout[number] == spec for number, spec in known.items())
         )
         self.record(next(agreeing, ()) or self._layout_of_rows(known))
-        return f"{path} is {damage}; it is made again of the rows of shards"
+        return f"{self._plan.path} is {damage}; it is made again of the rows of shards"
 
     @property
     def is_recorded(self) -> bool:
         """Whether there is a plan.json."""
-        return (self.path / "plan.json").is_file()
+        return self._plan.path.is_file()
 
     @property
     def is_old(self) -> bool:
         """Whether version 0.1.0 made the folder, with two kinds of images in it: it is read, and nothing is added."""
-        return _OLD_PLAIN_SPLIT in self._plan().splits
+        return self._plan.is_there and _OLD_PLAIN_SPLIT in self._plan.read().splits
 
     def refuse_old_layout(self) -> None:
         """Check that nothing but the images of this kind is planned in this folder.
@@ -380,52 +362,6 @@ def shard_folder(root: Path, run: str, kind: ImageKind) -> ShardFolder:
 def shard_folders(root: Path, run: str) -> dict[ImageKind, ShardFolder]:
     """Give the shard folder of each kind of images in the run folder `root`."""
     return {kind: shard_folder(root, run, kind) for kind in ImageKind}
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What a plan.json holds: the splits in it, and the layout of one of them."""
-
-    splits: frozenset[str]
-    layout: Layout
-
-
-def _read_plan(path: Path, split: str) -> _Plan:
-    """Read `plan.json`: the ranges of every shard of a split.
-
-    Raises:
-        ShardError: it is damaged.
-    """
-    try:
-        splits = files.load_json(path)
-        layout = tuple(_spec(number, ranges) for number, ranges in enumerate(_list(splits.get(split, []))))
-    except ValueError as error:
-        raise ShardError(
-            f"{path} is damaged: {error}. `{command_of('verify --repair', path.parent.parent)}` reads the plan from "
-            "the finished shards"
-        ) from error
-    return _Plan(frozenset(splits), layout)
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError("its shards are no list")
-    return value
-
-
-def _spec(number: int, value: Any) -> ShardSpec:
-    """Read the ranges of one shard.
-
-    Raises:
-        ValueError: they are none.
-    """
-    ranges = {slug: tuple(_list(pair)) for slug, pair in value.items()} if isinstance(value, dict) else {}
-    if not ranges:
-        raise ValueError(f"shard {number} has no ranges of images")
-    for slug, pair in ranges.items():
-        if list(map(type, pair)) != [int, int] or not 0 <= pair[0] < pair[1]:
-            raise ValueError(f"shard {number} has no range of images [first, end] of {slug!r}, but {list(pair)}")
-    return ShardSpec(number, ranges)
 
 
 def _ranges(rows: pa.Table) -> dict[str, tuple[int, int]]:

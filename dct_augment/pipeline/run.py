@@ -39,7 +39,6 @@ from dct_augment.pipeline.disk_space import refuse_full_disk
 from dct_augment.pipeline.stages import (
     IMAGE_STAGES,
     STAGES,
-    ArmStage,
     ClassifierStage,
     ImageStage,
     Stage,
@@ -47,7 +46,6 @@ from dct_augment.pipeline.stages import (
     TrialStage,
 )
 from dct_augment.pipeline.unit_pool import threads_of_units
-from dct_augment.pipeline.verify.problem import GUIDES, LOOK
 from dct_augment.records import ClassInfo, ImageKind, Progress, StageName, StopReason, WorkUnit
 from dct_augment.report.real_images import RealImageSection, load_section
 from dct_augment.tokens import formats
@@ -133,58 +131,12 @@ class Run(RunContext):
         self.run_stages(self.stages(StageName.REPORT))
         return self.report()
 
-    def restore_plans(self) -> None:
-        """Write every plan of images again that is damaged or lost, from the rows of shards and the settings.
+    def record_config_if_missing(self) -> None:
+        """Record the configuration of a run that has lost it."""
+        if not (self.config.root / "config.yaml").is_file():
+            self._record_config()
 
-        To be called before damaged shards are removed: what is left of them tells what was planned.
-
-        Raises:
-            ShardError: the images of a shard are known from nowhere.
-        """
-        for kind in IMAGE_STAGES:
-            ImageStage(self, kind).restore_plan()
-        ArmStage(self).restore_plans()
-
-    def repair(self, makers: Collection[str]) -> None:
-        """Make again what is not there, or damaged, of what these makers make: stages, LOOK or GUIDES of `verify`.
-
-        Nothing is added to what the run has. Damaged files should be removed before.
-        """
-        with self.locked():
-            if not (self.config.root / "config.yaml").is_file():
-                self._record_config()
-            if GUIDES in makers:
-                self._restore_guides()
-            if LOOK in makers:
-                _ = self.data
-            self.run_stages(self._stages_to_repair(makers))
-            if StageName.REPORT in makers:
-                self.report()
-
-    def _stages_to_repair(self, makers: Collection[str]) -> Iterator[Stage]:
-        """Yield the stages of these names, in their order; images are those that are planned."""
-        if {StageName.ARMS, StageName.BENCHMARK, StageName.METRICS, StageName.CLASSIFIER} & set(makers):
-            self.real_images()
-        if StageName.TOKENS in makers:
-            yield TokenStage(self, self._classes_with_tokens())
-        for kind, name in IMAGE_STAGES.items():
-            if name in makers:
-                yield ImageStage(self, kind, grows=False)
-        for name in (StageName.ARMS, StageName.BENCHMARK, StageName.METRICS, StageName.CLASSIFIER):
-            if name in makers:
-                yield STAGES[name](self)
-
-    def _classes_with_tokens(self) -> list[ClassInfo]:
-        """The classes that have a token or a failure, or had one: also those with images that one has generated."""
-        slugs = {slug for group in self.tokens.groups() for slug in group} | set(self.tokens.index().get("slug", ()))
-        for shards in self.shards.values():
-            rows = shards.rows(["key", "token_sha256"])
-            slugs |= (
-                {key.rpartition("-")[0] for key in rows.loc[rows["token_sha256"] != "", "key"]} if len(rows) else set()
-            )
-        return [info for info in self.dataset.classes if info.slug in slugs]
-
-    def _restore_guides(self) -> None:
+    def restore_guides(self) -> None:
         """Check guide and judge, or make a guide of photos, if their files are lost or damaged."""
         checks = self.config.root / "checks"
         is_lost = not files.read_json(checks / "guide.json")
@@ -221,7 +173,7 @@ class Run(RunContext):
             self.real_images()  # the look comes first: what it finds decides which trials are done
             TrialStage(self).check()
         if StageName.TOKENS in names and any(self.tokens.path.glob("*.safetensors")):
-            self._restore_guides()
+            self.restore_guides()
         if StageName.TOKENS in names:
             yield TokenStage(self, self._classes_to_train())
         for name, kind in ((stage, kind) for kind, stage in IMAGE_STAGES.items()):

@@ -10,6 +10,7 @@ import torch
 from dct_augment import config, files
 from dct_augment.config import Config
 from dct_augment.datasets import load as load_dataset
+from dct_augment.pipeline.repair import repair
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.verify import verify
 from dct_augment.records import Progress
@@ -354,7 +355,7 @@ def test_lost_and_swapped_tokens_are_told_and_made_again(finished: Finished) -> 
     problems = verify(finished.root, settings.name, settings).problems
     assert any("images of 'three' were generated with a token that is missing" in str(each) for each in problems)
     run, _ = remarks_of(settings)
-    run.repair({problem.maker for problem in problems if problem.maker})
+    repair(run, {problem.maker for problem in problems if problem.maker})
     assert finished.differences() == []
 
 
