@@ -22,6 +22,8 @@ _LOCKED: dict[Path, int] = {}
 _OF_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 """What a disk says that takes no more: an error without the name of a file."""
 
+_OF_RUST = re.compile(r"\(os error (\d+)\)")
+
 _IS_THERE = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 """What the system says where a folder with files has the name that another one is to get."""
 
@@ -70,6 +72,11 @@ def _named(path: Path, partial: Path) -> Iterator[None]:
         if error.filename == str(partial) or (error.filename is None and error.errno in _OF_WRITING):
             error.filename = str(path)
         raise
+    except Exception as error:  # safetensors writes in Rust, whose errors are none of Python's
+        found = _OF_RUST.search(str(error))
+        if found is None or int(found[1]) not in _OF_WRITING:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
 @contextmanager
@@ -197,17 +204,20 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, record: Mapping[str, Any], indent: int | None = None) -> None:
-    """Write a JSON object atomically, with the hash of its content, by which `read_json` notices damage."""
-    write_text(path, json.dumps(signed(record), indent=indent, ensure_ascii=False) + "\n")
+    """Write a JSON object atomically, with the hash of its content, by which `read_json` notices damage.
+
+    The name of the file is in the hash, so that one file cannot stand for another.
+    """
+    write_text(path, json.dumps(signed(record, path.name), indent=indent, ensure_ascii=False) + "\n")
 
 
-def signed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Add to a JSON object the hash of its content."""
-    return {**record, _HASH: content_hash(record)}
+def signed(record: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """Add to a JSON object the hash of its content, and of the name of its file."""
+    return {**record, _HASH: content_hash(record, name)}
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object, without its hash. One that an older version wrote has none.
+    """Read a JSON object, without its hash. One that an older version wrote has none, or one without the file's name.
 
     Raises:
         OSError: the file cannot be read.
@@ -223,9 +233,9 @@ def load_json(path: Path) -> dict[str, Any]:
         raise ValueError("it holds no JSON object, {...}")
     stated = record.pop(_HASH, None)
     if stated is None:
-        stated = misnamed_hash(record, _HASH, content_hash)
-    if stated is not None and stated != content_hash(record):
-        raise ValueError("its content is not what was written")
+        stated = misnamed_hash(record, _HASH, lambda others: content_hash(others, path.name))
+    if stated is not None and stated not in (content_hash(record, path.name), content_hash(record)):
+        raise ValueError("its content is not what was written there")
     return record
 
 
@@ -243,14 +253,17 @@ def misnamed_hash(record: Mapping[str, Any], name: str, hash_of: Callable[[dict[
     return None
 
 
-def content_hash(record: Mapping[str, Any]) -> str:
-    """SHA-256 of a JSON object, whatever the order of its keys."""
+def content_hash(record: Mapping[str, Any], name: str = "") -> str:
+    """SHA-256 of a JSON object, whatever the order of its keys, and of a name if it is bound to one."""
     values = json.loads(json.dumps(record))  # keys that are numbers become text, as they are in the file
-    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(f"{text}\0{name}".encode() if name else text.encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, hex."""
+    """SHA-256 of a file, hex; of what is no file, as a pipe, which would be waited for, an empty text."""
+    if path.exists() and not path.is_file():
+        return ""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

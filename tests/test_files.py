@@ -1,3 +1,5 @@
+import errno
+import json
 import os
 import signal
 import subprocess
@@ -278,3 +280,40 @@ def test_a_json_file_is_damaged_whose_hash_has_lost_its_name_and_another_key_too
     text = path.read_text().replace("sha256", "sha2v6").replace("accuracy", "accurasy")
     path.write_text(text)
     assert files.read_json(path) == {}
+
+
+def test_a_json_file_in_the_place_of_another_is_damaged_but_one_of_an_older_version_is_read(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "guide.json", {"accuracy": 1})
+    (tmp_path / "judge.json").write_bytes((tmp_path / "guide.json").read_bytes())
+    assert files.read_json(tmp_path / "guide.json") == {"accuracy": 1}
+    assert files.read_json(tmp_path / "judge.json") == {}
+    (tmp_path / "old.json").write_text(json.dumps(files.signed({"accuracy": 1})))
+    assert files.read_json(tmp_path / "old.json") == {"accuracy": 1}
+
+
+def test_a_pipe_has_no_hash_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert files.sha256(tmp_path / "pipe") == ""
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from dct_augment import files
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    with files.atomic_folder(Path(sys.argv[1])) as folder:
+        save_file({"x": torch.zeros(9999)}, folder / "model.safetensors")
+except OSError as error:
+    print(error.errno, error.filename)
+"""
+
+
+def test_a_disk_that_is_full_for_safetensors_is_an_error_of_the_system_that_names_the_place(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL, str(tmp_path / "guide")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(errno.EFBIG), str(tmp_path / "guide")], done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -85,10 +85,11 @@ class FewShotClassifier(Classifier):
             )
         return tuple(self._places[info.slug] for info in classes)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, made_for: str = "") -> None:
         """Write heads, settings, classes and out-of-fold answers to a folder, in place of one that is there.
 
-        The weights of the backbone are written too if they were fine-tuned; else its hash alone.
+        The weights of the backbone are written too if they were fine-tuned; else its hash alone. `made_for` names
+        whose photos they are, where there are several guides.
         """
         description = {
             "schema": SCHEMA,
@@ -96,6 +97,7 @@ class FewShotClassifier(Classifier):
             "classes": [asdict(info) for info in self.classes],
             "backbone_sha256": _hash(self._backbone) if not self.settings.fine_tune else None,
             "out_of_fold": self.out_of_fold.as_json(),
+            **({"made_for": made_for} if made_for else {}),
         }
         with files.atomic_folder(folder, replace=True) as partial:
             save_file(_tensors(self._heads), partial / HEADS)

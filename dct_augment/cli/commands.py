@@ -69,7 +69,7 @@ _PATH_FIXES: dict[type[OSError], str] = {
     FileExistsError: "it is in the way of a folder; move it away, or give another path, e.g. --output",
     FileNotFoundError: "correct the path",
     NotADirectoryError: "a folder of this path is a file; correct the path",
-    IsADirectoryError: "it is a folder; give the path of a file",
+    IsADirectoryError: "it is a folder; give the path of a file, or remove it where a file is to be",
     PermissionError: "change its permissions, or give another path",
 }
 """What a user can do about a path that cannot be used."""

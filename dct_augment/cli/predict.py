@@ -195,6 +195,8 @@ def _check_csv(path: Path) -> None:
     """
     if path.is_dir():
         raise InputError(f"--csv {str(path)!r} is a folder; give the path of a file")
+    if path.is_file() and path.stat().st_size and path.suffix.lower() != ".csv":
+        raise InputError(f"--csv {str(path)!r} is there and is no .csv; give another path, or remove it")
     check_writable(path.parent)
 
 

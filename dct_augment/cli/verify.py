@@ -46,7 +46,8 @@ def verify(
         raise InputError(f"{settings.url or settings.root} does not exist; make it with `{make}`")
     from dct_augment.pipeline.verify import verify as check
 
-    found = check(settings.root, settings.name, settings)
+    name = _name_by_shards(settings.root) if given is None else ""
+    found = check(settings.root, name, None) if name else check(settings.root, settings.name, settings)
     if not (settings.root / "config.yaml").is_file() and not found.problems and not found.tokens + found.shards:
         raise InputError(
             f"{settings.root} is no run folder: it has no config.yaml, and no token or image; correct --output"
@@ -64,6 +65,14 @@ def verify(
             again = command("verify --repair", "..." if doubt else given, overrides=overrides, output=output)
             console.print(f"`{again}` makes it again", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1)
+
+
+def _name_by_shards(root: Path) -> str:
+    """Tell the name of a run that has lost its configuration by its shards; empty if it has not, or they do not say."""
+    if (root / "config.yaml").is_file():
+        return ""
+    names = {path.name.rpartition("-train-")[0] for path in root.glob("shards/*-train-??????.parquet")}
+    return names.pop() if len(names) == 1 else ""
 
 
 def _print_findings(found: "Findings") -> None:

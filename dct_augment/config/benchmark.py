@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section, Seed, UserPath
+from dct_augment.config.base import FewShotSection, Fraction, NotNegative, PositiveInt, Rate, Section, Seed, UserPath
 
 Arm = Literal[
     "real",
@@ -87,8 +87,8 @@ class DownstreamConfig(Section):
     steps: PositiveInt = Field(100, description="gradient steps, the same in every arm")
     batch_size: PositiveInt = Field(32, description="images of a gradient step")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum 0.9")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(5e-3, description="peak of the one-cycle schedule")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="of the optimiser")
+    learning_rate: Rate = Field(5e-3, description="peak of the one-cycle schedule")
+    weight_decay: NotNegative = Field(0.05, description="of the optimiser")
     validation_rounds: PositiveInt = Field(
         4, description="how often the classifier is validated, evenly; the best state is tested"
     )
@@ -102,8 +102,8 @@ class DownstreamConfig(Section):
     randaugment_magnitude: Annotated[int, Field(ge=0, lt=MAGNITUDES)] = Field(
         20, description=f"how strong they are: 0 to {MAGNITUDES - 1}"
     )
-    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of mixup with strong augmentation; 0: off")
-    cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="alpha of cutmix with strong augmentation; 0: off")
+    mixup: NotNegative = Field(0.0, description="alpha of mixup with strong augmentation; 0: off")
+    cutmix: NotNegative = Field(0.0, description="alpha of cutmix with strong augmentation; 0: off")
     class_balance: Literal["photos", "even"] = Field(
         "photos",
         description="how often a class is seen in training: `photos`: as often as it has photos; `even`: as often as "

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
-from dct_augment.config.base import PositiveInt, Section, Seed, UserPath, WrittenPath
+from dct_augment.config.base import Positive, PositiveInt, Rate, Section, Seed, UserPath, WrittenPath
 from dct_augment.prompts import CLASS_FIELD
 
 Colour = tuple[float, float, float]
@@ -62,7 +62,7 @@ class ClassifierConfig(Section):
         description="what it has learned from, for the report alone: `these_photos` of the run, `this_training_set` "
         "(all of it), or `unknown`; if unset, Pocket's have seen this_training_set, and of others it is unknown",
     )
-    weight: Annotated[float, Field(gt=0)] = Field(1.0, description="in an ensemble")
+    weight: Positive = Field(1.0, description="in an ensemble")
 
 
 class FewShotClassifierConfig(Section):
@@ -81,7 +81,7 @@ class FewShotClassifierConfig(Section):
     heads: PositiveInt = Field(4, description="heads, each trained from a seed of its own; their answers are averaged")
     fine_tune: bool = Field(False, description="train the backbone, too, after the heads")
     fine_tune_steps: PositiveInt = Field(60, description="gradient steps of `fine_tune`, on batches of 32 views")
-    fine_tune_learning_rate: Annotated[float, Field(gt=0)] = Field(
+    fine_tune_learning_rate: Rate = Field(
         5e-5,
         description="peak of the backbone's rate in `fine_tune`, one cycle; the heads' is 0.001, or this if higher",
     )
@@ -97,7 +97,7 @@ class FewShotClassifierConfig(Section):
         5, description="folds of the out-of-fold answers; never more than the smallest class has photos"
     )
     seed: Seed = Field(0, description="decides the heads, the views and the folds")
-    weight: Annotated[float, Field(gt=0)] = Field(1.0, description="in an ensemble")
+    weight: Positive = Field(1.0, description="in an ensemble")
 
 
 class ZeroShotClassifierConfig(Section):
@@ -109,7 +109,7 @@ class ZeroShotClassifierConfig(Section):
     templates: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         ("a photo of a {class}",), description="prompts of a class, whose embeddings are averaged; each holds `{class}`"
     )
-    weight: Annotated[float, Field(gt=0)] = Field(1.0, description="in an ensemble")
+    weight: Positive = Field(1.0, description="in an ensemble")
 
     @field_validator("templates")
     @classmethod

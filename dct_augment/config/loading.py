@@ -157,6 +157,8 @@ def recorded(config: Config) -> str:
 
 def is_as_recorded(path: Path) -> bool:
     """Tell whether a configuration that a run keeps is what was written; older versions wrote no hash."""
+    if path.exists() and not path.is_file():
+        return False
     try:
         head, _, text = path.read_text(encoding="utf-8").partition("\n")
     except (OSError, UnicodeDecodeError):

@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from dct_augment.config import by_class
-from dct_augment.config.base import FewShotSection, Fraction, PositiveInt, Section, Seed, UserPath
+from dct_augment.config.base import (
+    FewShotSection,
+    Fraction,
+    NotNegative,
+    Positive,
+    PositiveInt,
+    Rate,
+    Section,
+    Seed,
+    UserPath,
+)
 from dct_augment.config.gradient_methods import DirectAlignConfig, GradientMethodConfig
 from dct_augment.errors import InputError
 from dct_augment.prompts import CLASS_FIELD
@@ -40,18 +50,16 @@ class TokensConfig(Section):
         "for the objective `classifier`",
     )
     max_updates: PositiveInt = Field(120, description="updates of one attempt, at most")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
-        0.2, description="Adam step in units of the mean word norm, spread over all dimensions"
-    )
-    photo_weight: Annotated[float, Field(ge=0)] = Field(
+    learning_rate: Rate = Field(0.2, description="Adam step in units of the mean word norm, spread over all dimensions")
+    photo_weight: NotNegative = Field(
         0.0,
         description="pull towards the training photos by the denoising loss of textual inversion, in units of the "
         "classifier's gradient; 0: no photo has a part in it",
     )
     photos_per_update: PositiveInt = Field(2, description="noised photos of a class in one update, with a photo_weight")
     schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate, over max_updates")
-    max_norm: Annotated[float, Field(gt=0)] = Field(1.5, description="clamp, in units of the largest word norm")
-    norm_prior: Annotated[float, Field(ge=0)] = Field(
+    max_norm: Positive = Field(1.5, description="clamp, in units of the largest word norm")
+    norm_prior: NotNegative = Field(
         0.0, description="pull towards the mean word norm, in units of the classifier's gradient"
     )
     autocast: Literal["bfloat16", "float16"] | None = Field(
@@ -128,10 +136,10 @@ class TextualInversionConfig(FewShotSection):
     imbalance: Annotated[float, Field(ge=1)] = Field(1.0, description="as benchmark.imbalance")
     steps: PositiveInt = Field(160, description="updates of a class")
     batch_size: PositiveInt = Field(4, description="noised few-shot images per step and class")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
+    learning_rate: Rate = Field(
         0.1, description="AdamW step in units of the mean word norm, spread over all dimensions"
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="of AdamW")
+    weight_decay: NotNegative = Field(0.01, description="of AdamW")
     seed: Seed = Field(0, description="decides the noise of training")
 
 
@@ -145,7 +153,7 @@ class LoraConfig(Section):
     rank: PositiveInt = Field(8, description="of the matrices beside each projection")
     steps: PositiveInt = Field(600, description="updates, of all classes together; many classes need more")
     batch_size: PositiveInt = Field(8, description="noised photos of an update, of any class")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
+    learning_rate: Rate = Field(
         1e-4,
         description="AdamW step; usual for Stable Diffusion, and too small for Pocket, whose configurations say 0.001",
     )

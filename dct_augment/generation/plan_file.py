@@ -69,7 +69,9 @@ class PlanFile:
     def _parse(self) -> Plan:
         try:
             splits = files.load_json(self.path)
-            shards = _list(splits.get(self.split, []))
+            if self.split not in splits:
+                raise ValueError(f"it is of {' and '.join(splits) or 'nothing'}, not of {self.split}")
+            shards = _list(splits[self.split])
             return Plan(frozenset(splits), tuple(_spec(number, ranges) for number, ranges in enumerate(shards)))
         except ValueError as error:
             again = command_of("verify --repair", self.path.parent.parent)

@@ -45,7 +45,13 @@ def is_made(folder: Path) -> bool:
     from dct_augment.classifiers.few_shot import SETTINGS
 
     description = files.read_json(folder / SETTINGS)
-    return bool(description) and not files.changed(folder, description.get("files"))
+    is_of_here = description.get("made_for", _made_for(folder)) == _made_for(folder)
+    return bool(description) and is_of_here and not files.changed(folder, description.get("files"))
+
+
+def _made_for(folder: Path) -> str:
+    """Say for which draw, or which photos, a guide is: by its folder."""
+    return f"{folder.parent.name}/{folder.name}"
 
 
 def make(
@@ -77,6 +83,6 @@ def make(
     with files.lock(folder.parent, wait=True):  # one process makes it, the others wait and take it
         if not is_made(folder):
             made = fit(settings, _Opened(photos), [photo.label for photo in photos], classes, device=device)
-            made.save(folder)
+            made.save(folder, _made_for(folder))
     member = FewShotClassifier.load(folder, device)
     return classifiers.load(members, classes, few_shot=member, device=device), member

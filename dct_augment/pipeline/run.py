@@ -46,9 +46,11 @@ from dct_augment.pipeline.stages import (
     TrialStage,
 )
 from dct_augment.pipeline.unit_pool import threads_of_units
+from dct_augment.pipeline.verify.result_files import metrics_agree
 from dct_augment.records import ClassInfo, ImageKind, Progress, StageName, StopReason, WorkUnit
 from dct_augment.report.real_images import RealImageSection, load_section
 from dct_augment.tokens import formats
+from dct_augment.tokens.files import INDEX
 from dct_augment.wording import command_of, counted_of, listed
 
 PACKAGES = ("torch", "diffusers", "transformers", "timm", "webdataset", "pandas", "pyarrow")
@@ -390,7 +392,8 @@ class Run(RunContext):
         remark = trials.others().remark(self.config.root)
         if remark:
             self.progress(Progress(StageName.REPORT, 0, 0, remark))
-        if self.tokens.has_damaged_index:
+        if self.tokens.has_damaged_index or not self.tokens.index_agrees:
+            self.progress(Progress("tokens", 0, 0, f"{self.tokens.path / INDEX} is damaged; it is made again"))
             TokenStage(self).publish()
         self.pull_images()
         with self._recorded(StageName.REPORT):
@@ -438,7 +441,8 @@ class Run(RunContext):
         """Read the table of metrics; empty where they have not been measured."""
         path = self.config.root / "benchmark" / "metrics.parquet"
         stored = tables.read(path)
-        if stored is None and path.exists():
+        if path.exists() and not (stored is not None and metrics_agree(stored.to_pandas(), path.parent / "metrics")):
+            stored = None
             again = command_of("benchmark", self.config.root)
             self.progress(Progress(StageName.REPORT, 0, 0, f"{path} is damaged; `{again}` makes it again"))
         return pd.DataFrame() if stored is None else stored.to_pandas()

@@ -21,6 +21,9 @@ from dct_augment.tokens.formats import Token
 from dct_augment.tokens.groups import Groups
 from dct_augment.tokens.state import TrainedToken
 
+_TELLING = ("updates", "unet_evaluations", "norm", "guide_accuracy")
+"""Columns by which a row of the index is told from that of another training."""
+
 INDEX, PLAN = "index.parquet", "plan.json"
 _IMPORTED = "imported"
 
@@ -284,6 +287,16 @@ class TokenFolder:
         """Whether there is an index that cannot be read."""
         return (self.path / INDEX).exists() and tables.read(self.path / INDEX) is None
 
+    @property
+    def index_agrees(self) -> bool:
+        """Whether the index says of the classes here what the files of their tokens and failures say."""
+        for row in self.index().to_dict("records"):
+            file = self.path / f"{row.get('slug')}.safetensors"
+            metadata = _metadata_of(file if file.is_file() else file.with_suffix(".failed.json"))
+            if metadata and any(not _is_same(row.get(key), metadata.get(key)) for key in _TELLING):
+                return False
+        return True
+
     def index(self) -> pd.DataFrame:
         """Read the index as a table; empty if there is none, or a damaged one: it is written again with each token."""
         stored = tables.read(self.path / INDEX)
@@ -298,6 +311,12 @@ def _metadata_of(path: Path) -> Mapping[str, Any]:
         return formats.read(path)[0].metadata
     except InputError:
         return {}
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Compare a value of the index with that of a file; in the index what is missing is not a number."""
+    missing = [value is None or value != value for value in (one, other)]
+    return all(missing) if any(missing) else bool(one == other)
 
 
 def _is_number(value: Any) -> bool:

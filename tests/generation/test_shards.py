@@ -604,3 +604,15 @@ def test_a_plan_that_is_lost_is_read_from_the_finished_shards(made: ShardRun) ->
     assert said_of(made) == ["shards/plan.json: missing"]
     lost.record(lost.layout())
     assert (folder.path / "plan.json").read_bytes() == written
+
+
+def test_a_plan_of_the_other_kind_of_images_is_damaged_and_comes_back(made: ShardRun) -> None:
+    folder, other = (shard_folder(made.root, made.name, kind) for kind in ImageKind)
+    written = [(each.path / "plan.json").read_bytes() for each in (folder, other)]
+    (folder.path / "plan.json").write_bytes(written[1])
+    (other.path / "plan.json").write_bytes(written[0])
+    for each in (folder, other):
+        with pytest.raises(ShardError, match=r"plan\.json is damaged: it is of .*, not of "):
+            each.layout()
+        assert "is damaged (it is of" in each.restore_plan([])
+    assert [(each.path / "plan.json").read_bytes() for each in (folder, other)] == written

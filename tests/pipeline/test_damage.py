@@ -380,3 +380,47 @@ def test_a_guide_of_a_draw_that_is_not_whole_is_made_again_before_it_is_used(tmp
     run.benchmark()
     assert whole.differences() == []
     assert any(f"{lost} is damaged or lost; it is made again" in remark for remark in remarks), remarks
+
+
+def _swap(one: Path, other: Path) -> None:
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+def test_an_intact_file_in_the_place_of_another_is_found_and_made_again(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = finished.root
+    first, second = sorted(root.glob(f"{TOKENS}/guide"))[:2]
+    trials, metrics = (sorted(root.glob(f"benchmark/{folder}/*.json"))[:2] for folder in ("trials", "metrics"))
+    _swap(first, second)
+    _swap(*trials)
+    _swap(*metrics)
+    _swap(root / "tokens" / "index.parquet", first.parent / "index.parquet")
+    harmed = {first / "few_shot.json", second / "few_shot.json", *trials, *metrics}
+    harmed |= {root / "tokens" / "index.parquet", first.parent / "index.parquet"}
+    assert set(finished.problems()) >= {str(path.relative_to(root)) for path in harmed}
+    line = CommandLine(monkeypatch, capsys)
+    outcome = line("verify", "--repair", "--output", str(root))
+    assert (outcome.code, finished.differences()) == (0, []), outcome.said
+
+
+def test_the_report_does_not_show_what_is_of_other_tokens(finished: Finished) -> None:
+    index = sorted(finished.root.glob(f"{TOKENS}/index.parquet"))[0]
+    (finished.root / "tokens" / "index.parquet").write_bytes(index.read_bytes())
+    run, remarks = remarks_of(finished.settings)
+    run.report()
+    assert finished.differences() == []
+    assert f"{finished.root / 'tokens' / 'index.parquet'} is damaged; it is made again" in remarks
+
+
+def test_of_a_lost_configuration_verify_names_that_alone(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (finished.root / "config.yaml").unlink()
+    outcome = CommandLine(monkeypatch, capsys)("verify", "--output", str(finished.root))
+    assert outcome.code == 1
+    assert "config.yaml: missing" in outcome.said
+    assert "1 problem" in outcome.said, outcome.said

@@ -94,6 +94,15 @@ FILES = {
     "a date as key": _file("2020-01-01: unknown key", more="2020-01-01: 3"),
     "a number as key": _file("tokens: the key 3 is no text; correct it", more="tokens: {3: 4}"),
     "nothing as key": _file("the file: the key None is no text; correct it", more="~: 3"),
+    "a rate that overflows": _file(
+        "tokens.learning_rate: input should be less than or equal to 100", more="tokens: {learning_rate: 1e308}"
+    ),
+    "a rate that is nothing": _file(
+        "tokens.learning_rate: input should be greater than", more="tokens: {learning_rate: 1e-320}"
+    ),
+    "a decay that overflows": _file(
+        "weight_decay: input should be less than", more="downstream: {weight_decay: 1e300}"
+    ),
     "an empty output": _file("output: an empty text is no path", more="output: ''"),
     "a list as key": _file("unhashable key", more="[1, 2]: 3"),
     "a Python object": _file("could not determine a construc", name="name: !!python/object/apply:os.system ['true']"),
@@ -200,6 +209,9 @@ OPTIONS = {
     "an empty path": Case(("data", "--output", ""), "--output is given as '', an empty text"),
     "an empty path after =": Case(("data", "--output="), "--output= is given as '', an empty text"),
     "an empty picture": Case(("predict", "runs/x", ""), "an argument is given as '', an empty text"),
+    "a CSV that is a configuration": Case(
+        ("predict", "x", "a.png", "--csv", "run.yaml"), "is there and is no .csv", {"run.yaml": "name: x"}
+    ),
     "no class": Case(("data", "--classes", ""), "--classes is given as '', an empty text"),
     "commas alone as classes": Case(("data", "--classes", " ,"), "--classes ' ,' names no class"),
     "an unknown class": Case(("data", "--classes", "crane,kiwwi"), "classes 'kiwwi' (did you mean 'kiwi'?) are not in"),

@@ -24,6 +24,8 @@ from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit
 from dct_augment.tokens.files import INDEX
 
 _GUIDE, _HASHES = "guide", "hashes.json"
+_DRAW = "draw"
+"""The key of `hashes.json` for the draw whose photos the guide knows, by the name of its folder."""
 
 
 class ArmStage(Stage):
@@ -188,7 +190,10 @@ class ArmStage(Stage):
         is_older = tables.is_intact(index) and not tables.has_hash(index)  # then guides had no hashes, either
         if not is_older and not files.read_json(folder / _HASHES):
             return folder / _HASHES
-        changed = files.changed(folder, files.read_json(folder / _HASHES))
+        recorded = files.read_json(folder / _HASHES)
+        if recorded.pop(_DRAW, tokens.name) != tokens.name:
+            return folder
+        changed = files.changed(folder, recorded)
         return folder / changed[0] if changed else None
 
     def _make_guide(self, inner: RunContext, draw: ArmDraw) -> None:
@@ -212,7 +217,7 @@ class ArmStage(Stage):
             with files.atomic_folder(folder, replace=True) as partial:
                 guide = runner.guide(draw.shots, draw.seed, len(labels))
                 save(guide, self._config.downstream, labels, partial)
-                files.write_json(partial / _HASHES, files.hashes(partial))
+                files.write_json(partial / _HASHES, {**files.hashes(partial), _DRAW: inner.tokens.path.name})
         member = ClassifierConfig(name=f"local-dir:{folder}", match="index")
         inner.use_guide(classifiers.load((member,), classes, device=context.device))
 

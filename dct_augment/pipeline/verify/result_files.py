@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from dct_augment import files, tables
 from dct_augment.benchmark.arms import ARMS
 from dct_augment.classifiers import kept
@@ -65,11 +67,24 @@ def _lost_metrics(folder: Path) -> Iterator[Problem]:
     table, measured = folder / "metrics.parquet", sorted((folder / "metrics").glob("*.json"))
     if measured and not table.is_file():
         yield missing(table, _METRICS)
-    stored = tables.read(table, ["kind"])
+    stored = tables.read(table, ["kind", "metric", "value"])
+    if stored is not None and not metrics_agree(stored.to_pandas(), folder / "metrics"):
+        yield Problem(table, "it is not of what lies in metrics/", _METRICS, (table,))
     for kind in sorted(set(stored["kind"].to_pylist())) if stored is not None else ():
         path = folder / "metrics" / f"{kind}.json"
         if not path.is_file():
             yield missing(path, _METRICS)
+
+
+def metrics_agree(table: pd.DataFrame, folder: Path) -> bool:
+    """Tell whether a table of metrics is that of the files in a folder, so far as these are there."""
+    for kind, rows in table.groupby("kind"):
+        recorded = files.read_json(folder / f"{kind}.json").get("rows")
+        if recorded:
+            told = {(row["metric"], str(float(row["value"]))) for row in recorded}  # not a number is no other's equal
+            if told != set(zip(rows["metric"], rows["value"].astype(float).map(str), strict=True)):
+                return False
+    return True
 
 
 def classifier_problems(folder: Path, report: Path) -> Iterator[Problem]:

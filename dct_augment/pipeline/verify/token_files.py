@@ -33,6 +33,8 @@ def token_problems(folder: TokenFolder, maker: str) -> Iterator[Problem]:
                 yield damaged(file, maker, "" if isinstance(error, InputError) else "it holds several tokens")
     yield from json_problems(sorted(path.glob("*.json")), maker)
     yield from table_problems(path.glob(INDEX), maker)
+    if not folder.has_damaged_index and not folder.index_agrees:
+        yield Problem(path / INDEX, "it is of other tokens", maker, (path / INDEX,))
     failures = {file.name.removesuffix(".failed.json") for file in path.glob("*.failed.json")}
     own = {slug for slug, known in metadata.items() if "slug" in known}  # others were put there by hand
     yield from _lost(folder, own | failures, maker)
@@ -76,6 +78,9 @@ def guide_problems(folder: Path, maker: str) -> Iterator[Problem]:
         return
     problems = list(json_problems([record], maker))
     content = files.read_json(record)
+    of_draw = content.pop("made_for", None) or content.pop("draw", None)
+    if of_draw is not None and of_draw.partition("/")[0] != folder.parent.name:
+        problems.append(Problem(record, f"it is the guide of {of_draw.partition('/')[0]}", maker))
     hashes = content.get("files") if record.name == "few_shot.json" else content
     for name in files.changed(folder, hashes):
         there = (folder / name).is_file()
