@@ -81,6 +81,7 @@ _FIXES = {
     errno.EROFS: "give a path on another disk, e.g. --output",
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
+    errno.EFBIG: "the size of files is limited: raise the limit (ulimit -f)",
 }
 """The same, where Python has no kind of error of its own."""
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dct_augment import config, tables
+from dct_augment import config, files, tables
 from dct_augment.config import Config
-from dct_augment.errors import InputError, MissingImagesError
+from dct_augment.errors import InputError, MissingImagesError, StaleRunError
 from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.verify import verify
 from dct_augment.tokens import formats
@@ -74,6 +74,15 @@ def test_an_imported_token_that_is_damaged_is_not_replaced_by_a_trained_one(gene
     assert said(generated)[0].startswith("tokens/crane.safetensors: damaged, and it was imported: import it again")
     with pytest.raises(InputError, match=r"crane\.safetensors is damaged, and was imported: import it again"):
         Run(generated).train()
+
+
+def test_an_import_with_other_settings_than_the_other_tokens_changes_nothing(generated: Config) -> None:
+    other = config.override(generated, ["tokens.learning_rate=0.02"])
+    run = Run(other)
+    crane, before = run.tokens.file(run.classes[0]), files.hashes(generated.root / "tokens")
+    with pytest.raises(StaleRunError, match=r"kiwi\.safetensors was trained with other settings"):
+        run.import_tokens([(formats.read(crane)[0], run.classes[0])], replace=True)
+    assert files.hashes(generated.root / "tokens") == before
 
 
 def test_a_class_without_any_image_is_an_error_that_names_it(generated: Config) -> None:
