@@ -103,7 +103,7 @@ def test_shards_of_others_need_names_for_their_classes(tmp_path: Path) -> None:
     rows: list[tuple[str, int, str | None]] = [(f"s{n}", n % 2, None) for n in range(10)]
     write_shard(tmp_path / "birds-train-000000.tar", rows)
     write_shard(tmp_path / "birds-val-000000.tar", rows[:4])
-    assert_refused("no name for label 0 and 1 more; put them into .*classes.txt", "webdataset", tmp_path)
+    assert_refused("no name for 2 labels, 0 to 1; put them into .*classes.txt", "webdataset", tmp_path)
     (tmp_path / "classes.txt").write_text("Sea_gull\ncrane\n")
     data = load("webdataset", tmp_path)
     assert [info.name for info in data.classes] == ["sea gull", "crane"]

@@ -269,9 +269,10 @@ def test_a_guide_that_another_process_is_making_is_waited_for(
     made = next((folder / "run").glob("**/guide/**/few_shot.json")).parent
     written = few_shot.FewShotClassifier.load(made)
     monkeypatch.setattr("dct_augment.classifiers.few_shot.fit", lambda *_, **__: pytest.fail("it is made twice"))
-    command = [sys.executable, "-c", MAKER, str(made), str(tmp_path / "guide" / "x")]
+    place = tmp_path / made.parent.name / made.name  # a guide is bound to both names
+    command = [sys.executable, "-c", MAKER, str(made), str(place)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as maker:
         assert maker.stdout is not None
         assert maker.stdout.readline() == "held\n"
-        _, member = few_shot_guide.make([written.settings], [], written.classes, tmp_path / "guide" / "x", "cpu")
+        _, member = few_shot_guide.make([written.settings], [], written.classes, place, "cpu")
     assert member.out_of_fold == written.out_of_fold
