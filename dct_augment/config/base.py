@@ -9,8 +9,8 @@ from dct_augment.remote import urls
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(ge=1e-12, le=100)]
-"""A learning rate; beyond these nothing is learned, or floats overflow."""
+Rate = Annotated[float, Field(ge=1e-12, le=1e30)]
+"""A learning rate; beyond these nothing is learned, or torch's float32 overflows."""
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

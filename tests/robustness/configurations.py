@@ -95,7 +95,7 @@ FILES = {
     "a number as key": _file("tokens: the key 3 is no text; correct it", more="tokens: {3: 4}"),
     "nothing as key": _file("the file: the key None is no text; correct it", more="~: 3"),
     "a rate that overflows": _file(
-        "tokens.learning_rate: input should be less than or equal to 100", more="tokens: {learning_rate: 1e308}"
+        "tokens.learning_rate: input should be less than or equal to 10000000", more="tokens: {learning_rate: 1e308}"
     ),
     "a rate that is nothing": _file(
         "tokens.learning_rate: input should be greater than", more="tokens: {learning_rate: 1e-320}"
