@@ -210,7 +210,7 @@ OPTIONS = {
     "an empty path after =": Case(("data", "--output="), "--output= is given as '', an empty text"),
     "an empty picture": Case(("predict", "runs/x", ""), "an argument is given as '', an empty text"),
     "a CSV that is a configuration": Case(
-        ("predict", "x", "a.png", "--csv", "run.yaml"), "is there and is no .csv", {"run.yaml": "name: x"}
+        ("predict", "x", "a.png", "--csv", "run.yaml"), "is there and is no .csv", {"run.yaml": "name: x", "a.png": "x"}
     ),
     "no class": Case(("data", "--classes", ""), "--classes is given as '', an empty text"),
     "commas alone as classes": Case(("data", "--classes", " ,"), "--classes ' ,' names no class"),

@@ -136,8 +136,8 @@ def test_each_step_is_told() -> None:
 def test_a_loss_that_is_not_finite_names_what_to_lower_and_leaves_the_model_alone() -> None:
     backend = one_level()
     names = list(dict(backend.denoiser.named_modules()))
-    with pytest.raises(ModelError, match=r"not finite after 1 of 4 steps\. Lower lora\.learning_rate \(it is 1e\+200"):
-        trainer(backend, learning_rate=1e200).train(tiny.CLASSES)
+    with pytest.raises(ModelError, match=r"not finite after 1 of 4 steps\. Lower lora\.learning_rate \(it is 1e\+30"):
+        trainer(backend, learning_rate=1e30).train(tiny.CLASSES)
     assert list(dict(backend.denoiser.named_modules())) == names
 
 
