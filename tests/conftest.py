@@ -26,6 +26,7 @@ from tests import s3_server as s3_server_module
 from tests.gcs_server import GCSServer
 from tests.remote.machines import Machines
 from tests.s3_server import S3Server
+from tests.store_server import StoreServer
 
 settings.register_profile("dct", deadline=None, max_examples=60)
 settings.load_profile("dct")
@@ -247,9 +248,9 @@ def gcs(gcs_server: GCSServer, monkeypatch: pytest.MonkeyPatch) -> GCSServer:
 
 
 @pytest.fixture(params=["s3", "gcs"])
-def server(request: pytest.FixtureRequest) -> S3Server | GCSServer:
+def server(request: pytest.FixtureRequest) -> StoreServer:
     """Each kind of store in turn."""
-    server: S3Server | GCSServer = request.getfixturevalue(request.param)
+    server: StoreServer = request.getfixturevalue(request.param)
     return server
 
 

@@ -6,75 +6,43 @@ ours, after https://cloud.google.com/storage/docs/json_api: objects of one bucke
 
 import hashlib
 import json
-import signal
-import socket
-import subprocess
 import sys
-import time
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 from uuid import uuid4
 
-BUCKET = "bucket"
+from tests.store_server import BUCKET, StoreServer, started
 
 
-@dataclass(frozen=True)
-class GCSServer:
-    """A server, which programs find by the variables of `environment`."""
+class GCSServer(StoreServer):
+    """A server that gcsfs finds, with a bucket of the usual kind."""
 
-    endpoint: str
-    process: "subprocess.Popen[bytes]"
+    scheme = "gs"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What tells gcsfs where the server is, and that its bucket is of the usual kind."""
+        """See `StoreServer`."""
         return {"STORAGE_EMULATOR_HOST": self.endpoint, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
-
-    def new_url(self, name: str = "run") -> str:
-        """A URL that nothing is below."""
-        return f"gs://{BUCKET}/{uuid4().hex[:12]}/{name}"
-
-    @contextmanager
-    def hangs(self) -> Iterator[None]:
-        """Let the server answer nothing while the body runs: who asks it is in the middle of it."""
-        self.process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
 def running() -> Iterator[GCSServer]:
-    """Run a server; it answers when the body begins, and ends with it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    # gcsfs asks twice at once and hangs up on one of them, of which the server complains.
-    process = subprocess.Popen([sys.executable, "-m", "tests.gcs_server", str(port)], stderr=subprocess.DEVNULL)
-    try:
-        endpoint = f"http://127.0.0.1:{port}"
-        give_up = time.monotonic() + 60
-        while True:
-            try:
-                with urllib.request.urlopen(f"{endpoint}/storage/v1/b/{BUCKET}", timeout=20):
-                    break
-            except OSError:
-                assert process.poll() is None
-                assert time.monotonic() < give_up
-                time.sleep(0.1)
+    """Run a server."""
+
+    def command(port: int) -> list[str]:
+        return [sys.executable, "-m", "tests.gcs_server", str(port)]
+
+    def bucket(endpoint: str) -> urllib.request.Request:
+        return urllib.request.Request(f"{endpoint}/storage/v1/b/{BUCKET}")
+
+    with started(command, bucket) as (endpoint, process):
         yield GCSServer(endpoint, process)
-    finally:
-        process.send_signal(signal.SIGCONT)
-        process.kill()
-        process.wait()
 
 
 class _Bucket(BaseHTTPRequestHandler):

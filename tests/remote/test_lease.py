@@ -8,10 +8,7 @@ import pytest
 
 from dct_augment.errors import BusyRunError
 from dct_augment.remote.lease import Lease, last_holder
-from tests.gcs_server import GCSServer
-from tests.s3_server import S3Server
-
-AnyServer = S3Server | GCSServer
+from tests.store_server import StoreServer
 
 
 def _hold_for_ever(url: str, seconds: float) -> None:
@@ -19,7 +16,7 @@ def _hold_for_ever(url: str, seconds: float) -> None:
         time.sleep(60)
 
 
-def test_one_process_holds_a_run_and_the_next_has_a_higher_number(server: AnyServer) -> None:
+def test_one_process_holds_a_run_and_the_next_has_a_higher_number(server: StoreServer) -> None:
     url = server.new_url()
     first, second = Lease(url, 60), Lease(url, 60)
     busy = pytest.raises(BusyRunError, match=r"is being written by another process, on .* free 60 seconds after")
@@ -33,7 +30,7 @@ def test_one_process_holds_a_run_and_the_next_has_a_higher_number(server: AnySer
     assert (holder.number, holder.released) == (2, True)
 
 
-def test_of_many_that_ask_at_once_one_gets_it(server: AnyServer) -> None:
+def test_of_many_that_ask_at_once_one_gets_it(server: StoreServer) -> None:
     url, got, begin = server.new_url(), [], threading.Barrier(6)
 
     def ask() -> None:
@@ -53,7 +50,7 @@ def test_of_many_that_ask_at_once_one_gets_it(server: AnyServer) -> None:
     assert got == [1]
 
 
-def test_a_dead_machine_keeps_a_run_until_its_lease_expires_and_a_living_one_longer(server: AnyServer) -> None:
+def test_a_dead_machine_keeps_a_run_until_its_lease_expires_and_a_living_one_longer(server: StoreServer) -> None:
     url = server.new_url()
     process = multiprocessing.get_context("fork").Process(target=_hold_for_ever, args=(url, 2))
     process.start()
@@ -72,7 +69,7 @@ def test_a_dead_machine_keeps_a_run_until_its_lease_expires_and_a_living_one_lon
         assert 1 < time.monotonic() - began < 10
 
 
-def test_a_holder_that_slept_too_long_is_told(server: AnyServer) -> None:
+def test_a_holder_that_slept_too_long_is_told(server: StoreServer) -> None:
     url = server.new_url()
     sleeper, other = Lease(url, 4), Lease(url, 4)
     sleeper._take(refuse=True)  # and no sign of life after it

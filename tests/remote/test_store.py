@@ -13,11 +13,10 @@ from dct_augment.remote.store import Store, is_on_store
 from tests.gcs_server import GCSServer
 from tests.remote.machines import Machines, here, stored, write
 from tests.s3_server import S3Server
+from tests.store_server import StoreServer
 
-AnyServer = S3Server | GCSServer
 
-
-def test_what_one_machine_publishes_is_what_another_pulls(server: AnyServer, machines: Machines) -> None:
+def test_what_one_machine_publishes_is_what_another_pulls(server: StoreServer, machines: Machines) -> None:
     url = server.new_url()
     one = machines.store("one", url)
     write(one, tokens__crane_json="{}", shards__a_tar="images", own__x_npy="mine", _hidden="mine")
@@ -36,7 +35,7 @@ def test_what_one_machine_publishes_is_what_another_pulls(server: AnyServer, mac
     assert not is_on_store(tar, 6)  # it is here
 
 
-def test_only_what_changed_moves_and_the_store_wins(server: AnyServer, machines: Machines) -> None:
+def test_only_what_changed_moves_and_the_store_wins(server: StoreServer, machines: Machines) -> None:
     url = server.new_url()
     one, two = machines.store("one", url), machines.store("two", url)
     write(one, a_json="1", b_json="1")
@@ -59,7 +58,7 @@ def test_only_what_changed_moves_and_the_store_wins(server: AnyServer, machines:
 
 
 def test_a_file_that_the_holder_removes_goes_from_the_store_but_images_stay(
-    server: AnyServer, machines: Machines
+    server: StoreServer, machines: Machines
 ) -> None:
     url = server.new_url()
     one = machines.store("one", url)
@@ -79,7 +78,7 @@ def _publish(url: str) -> None:
 
 
 def test_a_kill_in_mid_upload_leaves_whole_objects_in_the_order_of_writing(
-    server: AnyServer, machines: Machines
+    server: StoreServer, machines: Machines
 ) -> None:
     url = server.new_url()
     one = machines.store("one", url)
@@ -112,7 +111,7 @@ def test_a_kill_in_mid_upload_leaves_whole_objects_in_the_order_of_writing(
 
 @pytest.mark.filterwarnings("ignore:Sending a large body")  # aiohttp's, of gcsfs
 def test_an_object_of_several_parts_is_whole_or_not_there(
-    server: AnyServer, machines: Machines, monkeypatch: pytest.MonkeyPatch
+    server: StoreServer, machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda size, chunksize=None: 5 * 2**20)  # the least of S3
     url = server.new_url()
@@ -131,7 +130,7 @@ def test_an_object_of_several_parts_is_whole_or_not_there(
     assert here(two) == {"shards/a.tar": content}
 
 
-def test_a_worker_publishes_for_its_flow_alone(server: AnyServer, machines: Machines) -> None:
+def test_a_worker_publishes_for_its_flow_alone(server: StoreServer, machines: Machines) -> None:
     url = server.new_url()
     flow, worker = machines.store("flow", url), machines.store("worker", url)
     with flow.held():
@@ -145,7 +144,7 @@ def test_a_worker_publishes_for_its_flow_alone(server: AnyServer, machines: Mach
     assert set(stored(url)) == {"a.json"}
 
 
-def test_a_name_that_leads_out_of_the_folder_is_refused(server: AnyServer, machines: Machines) -> None:
+def test_a_name_that_leads_out_of_the_folder_is_refused(server: StoreServer, machines: Machines) -> None:
     url = server.new_url()
     system, root = urls.open_store(url)
     system.pipe_file(f"{root}/x/../../../out.json", b"out")
