@@ -36,6 +36,8 @@ class Holder:
     host: str
     seconds: float
     released: bool
+    name: str
+    """Of the one `Lease` that wrote it."""
 
 
 class Lease:
@@ -48,6 +50,7 @@ class Lease:
 
     def __init__(self, url: str, seconds: float) -> None:
         self.url, self.seconds, self.number = url, seconds, 0
+        self._name = uuid4().hex
         self._system, self._root = open_store(url)
         self._stop = threading.Event()
         self._beat_at = 0.0
@@ -100,14 +103,20 @@ class Lease:
             with asking(self.url):
                 self._system.pipe_file(self._object(number), self._content(), mode="create")
         except StoreError as error:
-            if isinstance(error.__cause__, FileExistsError):  # another one was quicker
+            if not isinstance(error.__cause__, FileExistsError):
+                raise
+            if not self._wrote(number):  # another one was quicker
                 return False if not refuse else self._take(refuse=refuse)
-            raise
         self.number, self._beat_at = number, began
         for old in _numbers(self.url):
             if old < number:
                 self._remove(self._object(old))
         return True
+
+    def _wrote(self, number: int) -> bool:
+        """Say whether the last object is this lease's own: the store wrote it, its answer was lost, it was asked again."""
+        holder = last_holder(self.url)
+        return holder is not None and (holder.number, holder.name) == (number, self._name)
 
     def _has_expired(self, holder: Holder) -> bool:
         """Compare the times of two objects as the store has them: the lease's, and one that is written now."""
@@ -154,8 +163,8 @@ class Lease:
         return f"{self._root}/{FOLDER}/{number:08d}.json"
 
     def _content(self, *, released: bool = False) -> bytes:
-        written: dict[str, Any] = {"host": socket.gethostname(), "process": os.getpid(), "seconds": self.seconds}
-        return json.dumps({**written, "released": released}).encode()
+        who: dict[str, Any] = {"host": socket.gethostname(), "process": os.getpid(), "name": self._name}
+        return json.dumps({**who, "seconds": self.seconds, "released": released}).encode()
 
 
 def last_holder(url: str) -> Holder | None:
@@ -167,7 +176,8 @@ def last_holder(url: str) -> Holder | None:
     try:
         with asking(url):
             written = json.loads(system.cat_file(f"{root}/{FOLDER}/{number:08d}.json"))
-        return Holder(number, str(written["host"]), float(written["seconds"]), bool(written["released"]))
+        host, seconds, released = str(written["host"]), float(written["seconds"]), bool(written["released"])
+        return Holder(number, host, seconds, released, str(written.get("name", "")))  # older ones have none
     except StoreError as error:
         if isinstance(error.__cause__, FileNotFoundError):  # a next one has been taken meanwhile
             return last_holder(url)

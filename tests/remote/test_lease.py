@@ -3,6 +3,7 @@
 import multiprocessing
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,24 @@ def test_of_many_that_ask_at_once_one_gets_it(server: StoreServer) -> None:
     for thread in threads:
         thread.join()
     assert got == [1]
+
+
+def test_a_lease_whose_answer_was_lost_is_found_when_it_is_asked_for_again(server: StoreServer) -> None:
+    url = server.new_url()
+    lease = Lease(url, 60)
+    write = lease._system.pipe_file
+
+    def write_twice(*args: Any, **options: Any) -> None:
+        """What a client does whose first request arrived, and whose first answer did not."""
+        write(*args, **options)
+        write(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lease._system, "pipe_file", write_twice)
+        assert lease._take(refuse=True)
+    assert lease.number == 1
+    with pytest.raises(BusyRunError):
+        Lease(url, 60)._take(refuse=True)
 
 
 def test_a_dead_machine_keeps_a_run_until_its_lease_expires_and_a_living_one_longer(server: StoreServer) -> None:
