@@ -27,7 +27,8 @@ _COLUMN: Mapping[Photos, str] = {"test": "accuracy", "validation": "val_accuracy
 class RowFinding:
     """One row of one cell: its accuracy over draws, and that minus the best real-only row's, paired by draw.
 
-    `groups` has its accuracy on the classes of each group that the data set has.
+    `groups` has its accuracy on the classes of each group that the data set has; `by_draw` and `validation_by_draw` have
+    those of each draw, so that others can pair and test them in their own way.
     """
 
     cell: Cell
@@ -35,6 +36,8 @@ class RowFinding:
     accuracy: Estimate
     gain: Estimate | None
     groups: Mapping[str, Estimate] = field(default_factory=dict)
+    by_draw: Mapping[int, float] = field(default_factory=dict)
+    validation_by_draw: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def find(
             gains = _differences(accuracies[row], best)
             by_group = {group: values for group in groups if (values := _values(columns[group].get(row, _NONE)))}
             means = {group: mean_t(values, (0, 1)) for group, values in by_group.items()}
-            found.append(RowFinding(cell, row, mean_t(_values(accuracies[row]), (0, 1)), _mean(gains), means))
+            mean, draws = mean_t(_values(accuracies[row]), (0, 1)), _by_draw(accuracies[row])
+            found.append(RowFinding(cell, row, mean, _mean(gains), means, draws, _by_draw(validation.get(row, _NONE))))
         for claim in claims:
             of_claim = columns.get(claim.group, {})
             if claim.is_made(cell.recipe, cell.shots) and {claim.row, claim.against} <= of_claim.keys():
@@ -185,6 +189,10 @@ def _columns(table: pd.DataFrame) -> dict[str, pd.Series]:
 
 def _values(row: pd.Series) -> list[float]:
     return [float(value) for value in row.dropna()]
+
+
+def _by_draw(row: pd.Series) -> dict[int, float]:
+    return {int(draw): round(float(value), 4) for draw, value in row.dropna().items()}
 
 
 def _mean(differences: Sequence[float]) -> Estimate | None:

@@ -176,6 +176,8 @@ def _as_json(study: Study, findings: Findings) -> dict[str, Any]:
                 "accuracy": estimate_json(row.accuracy),
                 **({"groups": {name: estimate_json(each) for name, each in row.groups.items()}} if row.groups else {}),
                 "gain_over_best_real": estimate_json(row.gain),
+                "accuracy_by_draw": row.by_draw,
+                "validation_by_draw": row.validation_by_draw,
             }
             for row in findings.rows
         ],

@@ -79,6 +79,11 @@ def test_rows_of_one_study_share_tokens_and_images_and_a_second_call_makes_nothi
     assert [claim["row"] for claim in recorded["claims"]] == ["tokens"]
     assert recorded["protocol"]["draws"] == {"first": 100, "count": 2}
     assert recorded["photos"] == "test"
+    by_draw = pd.read_parquet(tmp_path / "out" / "trials.parquet").set_index(["row", "seed"])
+    for row in recorded["rows"]:  # whoever has this file alone can pair and test anew
+        for name, column in (("accuracy_by_draw", "accuracy"), ("validation_by_draw", "val_accuracy")):
+            accuracies = {int(seed): value for seed, value in row[name].items()}
+            assert accuracies == pytest.approx(by_draw.loc[row["row"], column].to_dict(), abs=1e-4)
     assert "`tokens` - `best_real`" in (tmp_path / "out" / "findings.md").read_text()
 
 
@@ -91,6 +96,8 @@ def test_tuning_does_not_show_the_test(tmp_path: Path) -> None:
     assert findings.photos == "validation"
     assert [row.accuracy.mean for row in findings.rows] == pytest.approx([trials["val_accuracy"].mean()])
     assert "validation accuracy" in (root / "findings.md").read_text()
+    (row,) = json.loads((root / "findings.json").read_text())["rows"]
+    assert row["accuracy_by_draw"] == row["validation_by_draw"]
 
 
 def test_each_draw_has_noise_of_its_own(tmp_path: Path) -> None:
