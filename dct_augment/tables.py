@@ -1,4 +1,7 @@
-"""Parquet tables that notice damage: each holds the hash of its file, which is compared when it is read."""
+"""Parquet tables that notice damage: each holds the hash of its file, which is compared when it is read.
+
+The name of the file is in the hash, so that one table cannot stand for another. Older versions left the name out.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -33,7 +36,7 @@ def write(path: Path, table: "pa.Table | pd.DataFrame", **options: Any) -> None:
             writer.add_key_value_metadata({_HAS_HASH.decode(): "yes", _KEY.decode(): _UNSET.decode()})
         data = partial.read_bytes()
         place = _place_of_hash(data)
-        partial.write_bytes(data[:place] + _hash(data).encode() + data[place + len(_UNSET) :])
+        partial.write_bytes(data[:place] + _hash(data, path.name).encode() + data[place + len(_UNSET) :])
 
 
 def is_intact(path: Path) -> bool:
@@ -48,7 +51,8 @@ def is_intact(path: Path) -> bool:
     except DAMAGED:
         return False
     place = _place_of_hash(data)
-    return _hash(data[:place] + _UNSET + data[place + len(_UNSET) :]).encode() == metadata[_KEY]
+    unsigned = data[:place] + _UNSET + data[place + len(_UNSET) :]
+    return metadata[_KEY].decode(errors="replace") in (_hash(unsigned, path.name), _hash(unsigned))
 
 
 def has_hash(path: Path) -> bool:
@@ -86,5 +90,5 @@ def _place_of_hash(data: bytes) -> int:
     return key + len(_KEY) + between
 
 
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _hash(data: bytes, name: str = "") -> str:
+    return hashlib.sha256(data + name.encode()).hexdigest()

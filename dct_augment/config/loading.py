@@ -4,7 +4,7 @@ import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -155,8 +155,14 @@ def recorded(config: Config) -> str:
     return f"{_HASH}{_hash(text)}\n{text}"
 
 
-def is_as_recorded(path: Path) -> bool:
-    """Tell whether a configuration that a run keeps is what was written; older versions wrote no hash."""
+def is_as_recorded(path: Path, *, in_place: bool = False) -> bool:
+    """Tell whether a configuration that a run keeps is what was written; older versions wrote no hash.
+
+    Args:
+        path: of the configuration.
+        in_place: whether it must be of the two folders that it lies in: those of an arm and its draw keep their names
+            when a run is moved.
+    """
     if path.exists() and not path.is_file():
         return False
     try:
@@ -165,7 +171,9 @@ def is_as_recorded(path: Path) -> bool:
         return False
     if not head.startswith("#"):
         return bool(head)
-    return head == f"{_HASH}{_hash(text)}"
+    if head != f"{_HASH}{_hash(text)}":
+        return False
+    return not in_place or PurePath(parse_yaml(text)["output"]).parts[-2:] == path.absolute().parent.parts[-2:]
 
 
 def _hash(text: str) -> str:

@@ -1,5 +1,6 @@
 """`verify` raises no false alarm, and a class without any image is an error."""
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,21 @@ def test_every_byte_of_a_table_is_guarded(tmp_path: Path) -> None:
     for place in range(len(written)):
         path.write_bytes(written[:place] + bytes([written[place] ^ 1]) + written[place + 1 :])
         assert not tables.is_intact(path), place
+
+
+def test_a_table_cannot_stand_for_another_and_those_of_older_versions_are_read(tmp_path: Path) -> None:
+    import pandas as pd
+
+    path, other = tmp_path / "t.parquet", tmp_path / "other.parquet"
+    tables.write(path, pd.DataFrame({"key": ["a", "b"], "rank": [1, 2]}))
+    data = path.read_bytes()
+    other.write_bytes(data)
+    assert (tables.is_intact(path), tables.is_intact(other)) == (True, False)
+    place = tables._place_of_hash(data)
+    unsigned = data[:place] + tables._UNSET + data[place + len(tables._UNSET) :]
+    older = hashlib.sha256(unsigned).hexdigest().encode()  # without the name of the file
+    other.write_bytes(data[:place] + older + data[place + len(older) :])
+    assert tables.read(other) == tables.read(path)
 
 
 def test_an_imported_token_that_is_damaged_is_not_replaced_by_a_trained_one(generated: Config) -> None:

@@ -57,7 +57,7 @@ class ArmStage(Stage):
         """Whether an arm on a draw that has its tokens and images lacks another file; say which."""
         arm, tokens, config = ARMS[draw.arm], inner.tokens.path, inner.config.root / "config.yaml"
         lacking = []
-        if not config.is_file() or not configuration.is_as_recorded(config):
+        if not config.is_file() or not configuration.is_as_recorded(config, in_place=True):
             lacking.append(config)
         if arm.tokens_from and not tables.is_intact(tokens / INDEX):
             lacking.append(tokens / INDEX)

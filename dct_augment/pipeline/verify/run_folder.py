@@ -149,8 +149,9 @@ def _of_arm(folder: Path, run: str, arms: Path, config: Config | None) -> Iterat
     recorded = folder / "config.yaml"
     if not recorded.is_file():
         yield missing(recorded, maker)
-    elif not configuration.is_as_recorded(recorded):
-        yield damaged(recorded, maker)
+    elif not configuration.is_as_recorded(recorded, in_place=True):
+        what = "it is of another arm or draw" if configuration.is_as_recorded(recorded) else "damaged"
+        yield Problem(recorded, what, maker, (recorded,))
     of_draw = [path for path in arms.glob(f"tokens-*/{folder.name}") if path.is_dir()]
     damaged_tokens = [problem.path for path in of_draw for problem in token_problems(TokenFolder(path, ""), maker)]
     digests = digests_of(of_draw, damaged_tokens)
