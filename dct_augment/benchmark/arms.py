@@ -10,6 +10,9 @@ from dct_augment.config import Arm as ArmName
 from dct_augment.config import BenchmarkConfig
 from dct_augment.records import ImageKind
 
+GUIDE_OF_DRAW = "few-shot/"
+"""What the name of a guide begins with that was made for a draw; the folders of its arm and draw follow."""
+
 
 @dataclass(frozen=True)
 class Arm:

@@ -395,15 +395,17 @@ def test_an_intact_file_in_the_place_of_another_is_found_and_made_again(
     root = finished.root
     first, second = sorted(root.glob(f"{TOKENS}/guide"))[:2]
     configurations = sorted(root.glob(f"{ARM}/config.yaml"))[:2]
+    tokens = sorted(root.glob(f"{TOKENS}/eight.safetensors"))[:2]
     splits = sorted(root.glob("benchmark/splits/*.parquet"))[:2]
     trials, metrics = (sorted(root.glob(f"benchmark/{folder}/*.json"))[:2] for folder in ("trials", "metrics"))
     _swap(first, second)
     _swap(*trials)
     _swap(*metrics)
+    _swap(*tokens)
     _swap(*configurations)
     _swap(*splits)
     _swap(root / "tokens" / "index.parquet", first.parent / "index.parquet")
-    harmed = {first / "few_shot.json", second / "few_shot.json", *trials, *metrics, *configurations, *splits}
+    harmed = {first / "few_shot.json", second / "few_shot.json", *trials, *metrics, *configurations, *splits, *tokens}
     harmed |= {root / "tokens" / "index.parquet", first.parent / "index.parquet"}
     assert set(finished.problems()) >= {str(path.relative_to(root)) for path in harmed}
     line = CommandLine(monkeypatch, capsys)

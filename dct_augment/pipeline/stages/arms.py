@@ -8,7 +8,15 @@ from typing import Any
 
 from dct_augment import classifiers, files, tables
 from dct_augment import config as configuration
-from dct_augment.benchmark.arms import ARMS, ArmDraw, arm_draws, arm_folder, images_of_a_class, selected_by_guide
+from dct_augment.benchmark.arms import (
+    ARMS,
+    GUIDE_OF_DRAW,
+    ArmDraw,
+    arm_draws,
+    arm_folder,
+    images_of_a_class,
+    selected_by_guide,
+)
 from dct_augment.benchmark.draws import draw_title
 from dct_augment.benchmark.trials import TrialRunner
 from dct_augment.config import AnyClassifierConfig, ClassifierConfig, Config, FewShotClassifierConfig
@@ -171,7 +179,7 @@ class ArmStage(Stage):
         else:
             # Named by what it was made of, not by where it lies: a run folder may be moved.
             folder = self._context.arm_paths.tokens(draw)
-            made = ClassifierConfig(name=f"few-shot/{folder.parent.name}/{folder.name}", match="index")
+            made = ClassifierConfig(name=f"{GUIDE_OF_DRAW}{folder.parent.name}/{folder.name}", match="index")
             others = [
                 member for member in config.guide if self._context.has_few_shot_guide and member.name != "few_shot"
             ]

@@ -137,7 +137,7 @@ def _of_arm(folder: Path, run: str, arms: Path, config: Config | None) -> Iterat
     """Yield what is wrong with the files of an arm on a draw: a run, or the tokens or the LoRA of several."""
     maker = StageName.ARMS
     if folder.parent.name.startswith("tokens-"):
-        yield from token_problems(TokenFolder(folder, ""), maker)
+        yield from token_problems(TokenFolder(folder, ""), maker, of_draw=True)
         if (folder / "guide").is_dir():
             yield from guide_problems(folder / "guide", maker)
         elif any(folder.glob("*.safetensors")) and not folder.parent.name.startswith("tokens-textual_inversion"):
@@ -153,8 +153,8 @@ def _of_arm(folder: Path, run: str, arms: Path, config: Config | None) -> Iterat
         what = "it is of another arm or draw" if configuration.is_as_recorded(recorded) else "damaged"
         yield Problem(recorded, what, maker, (recorded,))
     of_draw = [path for path in arms.glob(f"tokens-*/{folder.name}") if path.is_dir()]
-    damaged_tokens = [problem.path for path in of_draw for problem in token_problems(TokenFolder(path, ""), maker)]
-    digests = digests_of(of_draw, damaged_tokens)
+    of_tokens = (token_problems(TokenFolder(path, ""), maker, of_draw=True) for path in of_draw)
+    digests = digests_of(of_draw, [problem.path for problems in of_tokens for problem in problems])
     there = _shard_folders(folder, run)
     for shards in there:
         yield from shard_problems([shards], digests, maker, maker)

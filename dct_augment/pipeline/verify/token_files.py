@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dct_augment import files, tables
+from dct_augment.benchmark.arms import GUIDE_OF_DRAW
 from dct_augment.diffusion import lora
 from dct_augment.errors import InputError
 from dct_augment.pipeline.verify.problem import Problem, damaged, json_problems, missing, table_problems
@@ -14,8 +15,11 @@ from dct_augment.tokens.files import INDEX, PLAN, TokenFolder
 _IMPORT = "damaged, and it was imported: import it again with `dct-augment tokens import FILE --replace`"
 
 
-def token_problems(folder: TokenFolder, maker: str) -> Iterator[Problem]:
-    """Yield what is wrong with the tokens of a folder, their index and their plan."""
+def token_problems(folder: TokenFolder, maker: str, *, of_draw: bool = False) -> Iterator[Problem]:
+    """Yield what is wrong with the tokens of a folder, their index and their plan.
+
+    With `of_draw`, the folder is that of an arm on a draw, and its tokens are of no other.
+    """
     path = folder.path
     imported = _imported(folder)
     metadata: dict[str, Mapping[str, Any]] = {}
@@ -26,6 +30,8 @@ def token_problems(folder: TokenFolder, maker: str) -> Iterator[Problem]:
             of = token.metadata.get("slug", file.stem)
             if of != file.stem and file.stem not in imported:
                 yield Problem(file, f"it is the token of {of!r}", maker, (file,))
+            elif of_draw and (draw := _draw_of(token.metadata, path)) not in ("", f"{path.parent.name}/{path.name}"):
+                yield Problem(file, f"it is the token of {draw}", maker, (file,))
         except (InputError, ValueError) as error:
             if file.stem in imported:
                 yield Problem(file, _IMPORT)
@@ -38,6 +44,19 @@ def token_problems(folder: TokenFolder, maker: str) -> Iterator[Problem]:
     failures = {file.name.removesuffix(".failed.json") for file in path.glob("*.failed.json")}
     own = {slug for slug, known in metadata.items() if "slug" in known}  # others were put there by hand
     yield from _lost(folder, own | failures, maker)
+
+
+def _draw_of(metadata: Mapping[str, Any], path: Path) -> str:
+    """The folders, `ARM/DRAW`, of the draw that a token was trained for; empty if its metadata do not say."""
+    identity = metadata.get("identity")
+    if not isinstance(identity, dict):
+        return ""
+    learned = identity.get("textual_inversion")
+    if isinstance(learned, dict) and {"shots", "few_shot_seed"} <= set(learned):
+        return f"{path.parent.name}/{learned['shots']}-{learned['few_shot_seed']}"
+    guides = identity.get("guide")
+    names = [str(guide.get("name")) for guide in guides if isinstance(guide, dict)] if isinstance(guides, list) else []
+    return next((name.removeprefix(GUIDE_OF_DRAW) for name in names if name.startswith(GUIDE_OF_DRAW)), "")
 
 
 def _imported(folder: TokenFolder) -> set[str]:
