@@ -114,7 +114,7 @@ class Lease:
         return True
 
     def _wrote(self, number: int) -> bool:
-        """Say whether the last object is this lease's own: the store wrote it, its answer was lost, it was asked again."""
+        """Say whether the last object is this lease's: its first answer was lost, and the store was asked again."""
         holder = last_holder(self.url)
         return holder is not None and (holder.number, holder.name) == (number, self._name)
 

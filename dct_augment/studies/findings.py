@@ -27,8 +27,8 @@ _COLUMN: Mapping[Photos, str] = {"test": "accuracy", "validation": "val_accuracy
 class RowFinding:
     """One row of one cell: its accuracy over draws, and that minus the best real-only row's, paired by draw.
 
-    `groups` has its accuracy on the classes of each group that the data set has; `by_draw` and `validation_by_draw` have
-    those of each draw, so that others can pair and test them in their own way.
+    `groups` has its accuracy on the classes of each group that the data set has. `by_draw` and `validation_by_draw`
+    have those of each draw, so that others can pair and test them in their own way.
     """
 
     cell: Cell

@@ -12,7 +12,7 @@ from dct_augment.errors import ShardError
 from dct_augment.generation.shards import FOLDERS, ShardFolder, shard_folders
 from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.stages.images import IMAGE_STAGES
-from dct_augment.pipeline.verify.problem import CONFIG, GUIDES, Problem, damaged, json_problems, missing, table_problems
+from dct_augment.pipeline.verify.problem import CONFIG, GUIDES, Problem, json_problems, missing, table_problems
 from dct_augment.pipeline.verify.result_files import (
     benchmark_problems,
     classifier_problems,
