@@ -13,9 +13,17 @@ import pytest
 from PIL import Image
 
 from flows import server
+from tests.small import SMALL
 
 COMMAND = [sys.executable, "-m", "dct_augment"]
 FORKING = ("train", "--classes", "crane,kiwi", "--set", "tokens.classes_per_work_unit=1", "--set", "runner.processes=2")
+WORK = (
+    "--config",
+    "digits",
+    "--classes",
+    "one,seven",
+    *(word for line in (*SMALL, "runner.processes=2", "benchmark.processes=2") for word in ("--set", line)),
+)
 Moment = Callable[[int], bool]
 
 
@@ -33,6 +41,11 @@ def imports_torch(process: int) -> bool:
 def has_begun(words: str) -> Moment:
     """Whether the command has begun a process with these words."""
     return lambda process: any(words in line for line in listed("--ppid", str(process)))
+
+
+def has_made(pattern: str) -> Moment:
+    """Whether the command has made a file in its folder."""
+    return lambda process: any(Path(f"/proc/{process}/cwd").glob(pattern))
 
 
 def listed(*selection: str) -> list[str]:
@@ -89,8 +102,10 @@ def interrupt(folder: Path, words: tuple[str, ...], moment: Moment) -> tuple[int
         (("serve", "--port", "{port}"), has_begun("prefect server start")),
         (FORKING, has_begun("forkserver")),
         (("init", "photos", "--yes"), has_begun("spawn_main")),
+        (("run", *WORK), has_made("runs/*/tokens/*.safetensors")),
+        (("benchmark", *WORK), has_made("runs/*/benchmark/trials/*.json")),
     ],
-    ids=["first-moment", "imports", "serve", "forkserver", "reading-processes"],
+    ids=["first-moment", "imports", "serve", "forkserver", "reading-processes", "run", "trials"],
 )
 @pytest.mark.slow
 def test_ctrl_c_is_answered_at_once_with_one_line(words: tuple[str, ...], moment: Moment, tmp_path: Path) -> None:
