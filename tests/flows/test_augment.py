@@ -565,34 +565,57 @@ class TestEnds:
         proxy = "http://127.0.0.1:9"
         return environment(tmp_path / "home", HTTP_PROXY=proxy, http_proxy=proxy, ALL_PROXY=proxy)
 
-    def test_it_ends_with_a_message_when_its_server_dies(self, tmp_path: Path, variables: dict[str, str]) -> None:
-        with serving(tmp_path, server.free_port(), variables) as process:
+    def test_it_ends_with_a_message_when_its_server_dies_and_the_next_one_marks_what_was_at_work(
+        self, tmp_path: Path, variables: dict[str, str]
+    ) -> None:
+        port = server.free_port()
+        with serving(tmp_path, port, variables) as process:
+            own = Served(tmp_path, server.api_url(port), variables | {"NO_PROXY": server.HOST}, process)
+            _begin_digits(own)
             words = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)]
             lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
             (of_server,) = [line for line in lines if "server start" in line]
             os.kill(int(of_server.split()[0]), signal.SIGKILL)
             assert process.wait(20) == 1
-        said = (tmp_path / "serve.log").read_text()
-        assert "error: the Prefect server ended with exit code -9" in said
-        assert "Traceback" not in said
-        assert not _processes_with(f"PREFECT_HOME={tmp_path / 'home'}")
+        assert "error: the Prefect server ended with exit code -9" in (tmp_path / "serve.log").read_text()
+        give_up = time.monotonic() + 20  # the program of the run ends when it finds that nobody listens
+        while left := _processes_with(f"PREFECT_HOME={tmp_path / 'home'}"):
+            assert time.monotonic() < give_up, left
+            time.sleep(0.1)
+        with serving(tmp_path, port, variables):
+            (run_of_it,) = own.post("/flow_runs/filter")
+            assert run_of_it["state"]["type"] == "CRASHED"
 
-    def test_runs_that_it_stops_are_marked_at_once_on_a_server_of_others(
+    def test_of_a_server_of_others_it_says_whether_it_answers_and_marks_the_runs_that_it_stops(
         self, tmp_path: Path, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "theirs"))
         port = server.free_port()
-        with server.running(port, ui=False):
+        with server.running(port, ui=False) as theirs:
             variables |= {"PREFECT_API_URL": server.api_url(port), "NO_PROXY": server.HOST}
             with serving(tmp_path, port, variables) as process:
                 others = Served(tmp_path, server.api_url(port), variables, process)
-                others.prefect("deployment", "run", "augment/digits")
-                program, give_up = tmp_path / "runs" / "digits" / "config.yaml", time.monotonic() + 100
-                while not program.is_file():
-                    assert time.monotonic() < give_up, (tmp_path / "serve.log").read_text()
-                    time.sleep(0.1)
+                theirs.process.send_signal(signal.SIGSTOP)
+                _wait_for(tmp_path / "serve.log", "no longer answers")
+                theirs.process.send_signal(signal.SIGCONT)
+                _wait_for(tmp_path / "serve.log", "answers again")
+                _begin_digits(others)
             (run_of_it,) = others.post("/flow_runs/filter")
             assert run_of_it["state"]["type"] in ("CRASHED", "CANCELLED", "FAILED")
+
+
+def _begin_digits(served: Served) -> None:
+    """Deploy a run, and wait until it is at work."""
+    served.prefect("deployment", "run", "augment/digits")
+    _wait_for(served.folder / "runs" / "digits" / "config.yaml", "")
+
+
+def _wait_for(file: Path, text: str) -> None:
+    """Wait until a file holds a text."""
+    give_up = time.monotonic() + 100
+    while not file.is_file() or text not in file.read_text():
+        assert time.monotonic() < give_up, (file, text)
+        time.sleep(0.1)
 
 
 @dataclass(frozen=True)
