@@ -72,15 +72,18 @@ def _abort_when_it_ends(server: "Server", closing: Event) -> None:
         )
 
 
-def bypass_proxies() -> None:
+def bypass_proxies() -> str:
     """Let this process and its children reach servers of this machine without the proxy that the environment names.
+
+    Returns:
+        The NO_PROXY that does it; empty if no proxy is named.
 
     Raises:
         InputError: that is a SOCKS proxy, for which Prefect's client, also beside it, needs a package.
     """
     proxies = {kind: url for kind, url in urllib.request.getproxies().items() if kind != "no"}
     if not proxies:
-        return
+        return ""
     kind = next((kind for kind, url in proxies.items() if url.startswith("socks")), None)
     if kind and importlib.util.find_spec("socksio") is None:
         raise InputError(
@@ -89,7 +92,8 @@ def bypass_proxies() -> None:
         )
     named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     hosts = [host.strip() for host in named.split(",") if host.strip()]
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys([*hosts, HOST, "localhost"]))
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = bypass = ",".join(dict.fromkeys([*hosts, HOST, "localhost"]))
+    return bypass
 
 
 def api_url(port: int) -> str:

@@ -44,7 +44,7 @@ def serve(port: int, print_line: Callable[[str], None]) -> None:
         DctAugmentError: a part of it failed.
     """
     file, configured = _deployments(), Settings().api.url
-    server.bypass_proxies()
+    bypass = server.bypass_proxies()
     own: server.Server | None = None
     with ExitStack() as parts:
         url = next((url for url in (configured, server.api_url(port)) if url and server.answers(url)), None)
@@ -65,6 +65,8 @@ def serve(port: int, print_line: Callable[[str], None]) -> None:
         print_line("in another terminal here:")
         if configured != url:
             print_line(f"  export PREFECT_API_URL={url}")
+        if bypass:
+            print_line(f"  export NO_PROXY={bypass}")
         print_line("  prefect deployment run augment/pocket --watch")
         print_line("Ctrl-C stops the worker, and the server if it was started here")
         _watch(worker, own, url, print_line)
