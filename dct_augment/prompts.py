@@ -9,6 +9,7 @@ PLACEHOLDER = "<dct-training>"
 """The word of a token that has none yet, as in training; vectors are put in where it stands."""
 
 TOKEN_FIELD, CLASS_FIELD, CONTEXT_FIELD = "{token}", "{class}", "{context}"
+_FIELDS = re.compile("|".join(map(re.escape, (TOKEN_FIELD, CLASS_FIELD, CONTEXT_FIELD))))
 
 
 def slugs(names: Iterable[str]) -> tuple[str, ...]:
@@ -102,10 +103,11 @@ def token_name(dataset: str, slug: str) -> str:
 def build(template: str, class_name: str, *, token: str | None, context: str = "") -> str:
     """Fill a template such as `a photo of a {token} {class}{context}`.
 
-    Without a token this is the plain prompt: the same words, the same spacing, no gap.
+    Without a token this is the plain prompt: the same words, the same spacing, no gap. Names and contexts that
+    look like a field stay as they are.
     """
-    text = template.replace(TOKEN_FIELD, token or "")
-    text = text.replace(CLASS_FIELD, class_name).replace(CONTEXT_FIELD, f" {context}" if context else "")
+    words_of = {TOKEN_FIELD: token or "", CLASS_FIELD: class_name, CONTEXT_FIELD: f" {context}" if context else ""}
+    text = _FIELDS.sub(lambda field: words_of[field[0]], template)
     return re.sub(r"\s+", " ", text).strip()
 
 

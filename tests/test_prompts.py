@@ -17,7 +17,8 @@ from dct_augment.prompts import (
 )
 
 TEMPLATE = "a photo of a {token} {class}{context}"
-NAMES = st.text(alphabet=st.characters(blacklist_characters="{}", codec="utf-8"))
+FIELDS = st.sampled_from(["{token}", "{class}", "{context}", "{class"])
+NAMES = st.lists(st.text(alphabet=st.characters(codec="utf-8")) | FIELDS, max_size=3).map("".join)
 
 
 @given(st.lists(st.text() | st.sampled_from(["a/b", "a b", "A\\B", "..", "a-2", "ä", "日本"])))
@@ -61,6 +62,12 @@ def test_prompts_have_no_double_or_outer_spaces(name: str, context: str, templat
     for token in (None, "<dct-x>"):
         prompt = build(template, name, token=token, context=context)
         assert prompt == " ".join(prompt.split())
+
+
+@given(NAMES, NAMES)
+def test_names_and_contexts_stay_as_they_are(name: str, context: str) -> None:
+    prompt = build("{token} {class}.{context}", name, token="<dct-x>", context=context)
+    assert prompt == " ".join(f"<dct-x> {name}. {context}".split())
 
 
 @given(NAMES, NAMES)

@@ -24,7 +24,7 @@ from dct_augment.pipeline.arm_paths import ArmPaths
 from dct_augment.pipeline.classifier_checks import check_on_real_images
 from dct_augment.pipeline.model_check import check_adapters, check_sampling
 from dct_augment.pipeline.picture_contents import PhotoContents, known_contents
-from dct_augment.pipeline.prompt_check import check_class_names, check_lengths, check_start_words
+from dct_augment.pipeline.prompt_check import check_class_names, check_lengths, check_start_words, check_words
 from dct_augment.pipeline.protocol import load_dataset
 from dct_augment.pipeline.start_photos import StartPhotos
 from dct_augment.pipeline.unit_pool import UnitPools
@@ -56,6 +56,7 @@ class RunContext:
         self.dataset, self.config = load_dataset(config) if outer is None else (outer.dataset, config)
         self.classes = datasets.select(self.dataset, config.dataset.classes)
         check_class_names(config, self.dataset.classes)
+        check_words(config, self.dataset.classes)
         self.progress = _told_once(progress)
         self.guided_classes = self.classes if self.has_few_shot_guide else self.dataset.classes
         self.photos_of_draw: tuple[Example, ...] | None = None

@@ -1,4 +1,4 @@
-"""Finds before any work what is wrong with prompts: classes that do not exist, words that would be cut."""
+"""Finds before any work what is wrong with prompts: classes that do not exist, words taken for tokens, or cut."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice, product
@@ -27,6 +27,26 @@ def check_class_names(config: Config, classes: Sequence[ClassInfo]) -> None:
     ):
         if isinstance(values, dict):
             by_class.check_classes(values.keys() - {by_class.DEFAULT}, classes, setting)
+
+
+def check_words(config: Config, classes: Sequence[ClassInfo]) -> None:
+    """Check that no words of a prompt look like a class token, which has vectors of its own.
+
+    Raises:
+        InputError: some do.
+    """
+    settings = config.prompts
+    contexts = {context for info in classes for context in settings.contexts_of(info)}
+    for words, setting in (
+        *((info.name, "dataset.words") for info in classes),
+        *((template, "prompts.templates") for template in settings.templates),
+        *((context, "prompts.contexts") for context in sorted(contexts)),
+        *((negative, "prompts.negative") for negative in settings.negatives),
+    ):
+        if found := prompts.TOKEN_PATTERN.search(words):
+            raise InputError(
+                f"{words!r} holds {found[0]}, which stands for a class token. Say it otherwise in {setting}"
+            )
 
 
 def check_start_words(backend: Backend, config: Config, classes: Sequence[ClassInfo]) -> None:

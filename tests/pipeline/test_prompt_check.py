@@ -1,5 +1,6 @@
 """Prompts are checked before work begins: what a text encoder would cut, and settings for classes that do not exist."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from dct_augment.config import Config
 from dct_augment.diffusion import PromptTokenizer
 from dct_augment.errors import InputError
 from dct_augment.pipeline import Run
-from dct_augment.pipeline.prompt_check import check_class_names, check_lengths
+from dct_augment.pipeline.prompt_check import check_class_names, check_lengths, check_words
 from dct_augment.records import ClassInfo
 from tests import tiny
 
@@ -79,6 +80,23 @@ def test_settings_for_a_class_that_does_not_exist_are_refused_with_a_hint() -> N
         with pytest.raises(InputError, match=rf"{setting}: there is no class 'cran' \(did you mean 'crane'\?\)"):
             check_class_names(loaded, CLASSES)
     check_class_names(config.load("pocket", ["tokens.init_word={default: bird, Kiwi: x}"]), CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("line", "setting"),
+    [
+        ("prompts.templates=['a <dct-x> {token} {class}{context}']", "prompts.templates"),
+        ("prompts.contexts=['', 'beside a <dct-x>']", "prompts.contexts"),
+        ("prompts.negative={kiwi: <dct-x>}", "prompts.negative"),
+    ],
+)
+def test_words_that_look_like_a_class_token_are_refused(line: str, setting: str) -> None:
+    with pytest.raises(InputError, match=rf"holds <dct-x>, which stands for a class token\. .* in {setting}"):
+        check_words(config.load("pocket", [line]), CLASSES)
+    check_words(config.load("pocket"), CLASSES)
+    classes = [dataclasses.replace(CLASSES[0], name="my <dct-photos-red>")]
+    with pytest.raises(InputError, match=r"'my <dct-photos-red>' holds .* in dataset\.words"):
+        check_words(config.load("pocket"), classes)
 
 
 def test_a_run_with_a_prompt_that_would_be_cut_is_refused_before_it_writes_anything(tmp_path: Path) -> None:

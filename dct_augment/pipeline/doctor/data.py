@@ -8,7 +8,7 @@ from dct_augment.config import Config, HuggingFaceDataset
 from dct_augment.diffusion.tokenization import tokenizers_here
 from dct_augment.errors import DatasetError, InputError
 from dct_augment.pipeline.doctor.finding import Finding
-from dct_augment.pipeline.prompt_check import check_class_names, check_lengths
+from dct_augment.pipeline.prompt_check import check_class_names, check_lengths, check_words
 from dct_augment.pipeline.protocol import check_test, load_dataset
 from dct_augment.records import ClassInfo, Dataset
 from dct_augment.wording import counted
@@ -73,6 +73,7 @@ def prompts(config: Config, classes: Sequence[ClassInfo], known: Sequence[ClassI
         return Finding(what, "ok", "known once the data set is there")
     try:
         check_class_names(config, known)
+        check_words(config, known)
         tokenizers = tokenizers_here(config.model.path, config.model.revision)
         check_lengths(tokenizers, config, classes)
     except InputError as error:
