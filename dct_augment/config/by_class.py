@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,13 @@ DEFAULT = "default"
 _DELIMITERS = (",", "\t", ";")  # the last is what spreadsheets write where the comma is in numbers
 _NO_CONTEXT = '""'  # on a line of its own
 _MERGE, _DATE = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:timestamp"
+_NUMBERS = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+}
+"""What YAML 1.2 takes for numbers, as far as our loader knows them."""
 
 Value = TypeVar("Value")
 
@@ -26,7 +34,8 @@ Value = TypeVar("Value")
 class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]
     """Reads YAML, and refuses a key that is written twice: the first value would be lost without a word.
 
-    What looks like a date is text: no setting is a date, and a class may be called so.
+    What looks like a date is text: no setting is a date, and a class may be called so. Likewise `1:30` and `010`, which
+    YAML 1.1 takes for 90 and 8.
     """
 
     keys_are_text = False
@@ -47,7 +56,7 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 _StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _DATE]
+    first: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in resolvers if tag != _DATE]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 

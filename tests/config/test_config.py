@@ -947,3 +947,19 @@ def test_photos_are_a_part_of_what_makes_a_token_if_it_is_pulled_towards_them() 
     pulled = identity("tokens.photo_weight=0.5")
     assert pulled["tokens"]["photo_weight"] == 0.5
     assert pulled["dataset"] != identity()["dataset"]
+
+
+@pytest.mark.parametrize(
+    ("written", "updates"), [("010", 10), ("1_000", 1000), ("0x10", 16), ("+7", 7), ("'30'", 30), ("30.0", 30)]
+)
+def test_a_number_is_what_it_looks_like(written: str, updates: int) -> None:
+    """YAML 1.1 takes 010 for 8."""
+    assert config.load("pocket", [f"tokens.max_updates={written}"]).tokens.max_updates == updates
+
+
+@pytest.mark.parametrize("written", ["1:30", "08:15", "2026-11-27", "1:30.5"])
+def test_a_time_or_a_date_is_no_number(written: str) -> None:
+    """YAML 1.1 takes 1:30 for 90."""
+    with pytest.raises(ConfigError, match=rf"max_updates: .* got '{written}'"):
+        config.load("pocket", [f"tokens.max_updates={written}"])
+    assert config.load("pocket", [f"dataset.classes=[{written}]"]).dataset.classes == (written,)
