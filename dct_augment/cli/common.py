@@ -102,13 +102,22 @@ def configure(
     per_class: int | None = None,
     full: bool = False,
 ) -> "Config":
-    """Read and check the configuration that a command asks for."""
+    """Read and check the configuration that a command asks for.
+
+    Raises:
+        ConfigError: it is wrong.
+        InputError: its run would lie in another one.
+    """
     from dct_augment import config
 
     names = class_names(classes)
-    return config.load(
+    settings = config.load(
         name, overrides or [], full=full, per_class=per_class, classes=names, output=output, device=device
     )
+    outer = settings.root.absolute().parent
+    if settings.url is None and all((outer / name).is_file() for name in ("config.yaml", "times.json")):
+        raise InputError(f"{settings.root} lies in the run {outer}; give that, or a folder outside, as --output")
+    return settings
 
 
 def config_of(config: str | None, output: Path | None) -> str:

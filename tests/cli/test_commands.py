@@ -303,6 +303,17 @@ def test_tokens_that_are_swapped_or_lost_are_named(finished: tuple[ShardRun, tup
     assert not (tmp_path / "there").exists()
 
 
+def test_a_run_in_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    outer = tmp_path / "run"
+    (outer / "tokens").mkdir(parents=True)
+    for name in ("config.yaml", "times.json"):
+        (outer / name).write_text("{}")
+    for verb in ("report", "generate", "verify"):
+        done = CliRunner().invoke(app, [verb, "--config", "pocket", "--output", str(outer / "tokens")])
+        assert str(done.exception).startswith(f"{outer / 'tokens'} lies in the run {outer}; give that, or a folder")
+    assert sorted(path.name for path in outer.rglob("*")) == ["config.yaml", "times.json", "tokens"]
+
+
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
