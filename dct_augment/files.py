@@ -37,7 +37,8 @@ _HASH_LENGTH = 64
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is fsynced and becomes `path`.
 
-    On any exception, Ctrl-C included, the temporary file is removed and `path` is as before.
+    On any exception, Ctrl-C included, the temporary file is removed and `path` is as before. An empty folder of that name
+    gives way; one that holds something stays, and is an error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _temporary(path)
@@ -48,7 +49,14 @@ def atomic(path: Path) -> Iterator[Path]:
             _open_to_others(partial, mode)
             with partial.open("rb") as stream:
                 os.fsync(stream.fileno())
-            os.replace(partial, path)
+            try:
+                os.replace(partial, path)
+            except IsADirectoryError as error:
+                with suppress(OSError):
+                    path.rmdir()
+                if path.is_dir():
+                    raise error
+                os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

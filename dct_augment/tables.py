@@ -41,6 +41,8 @@ def write(path: Path, table: "pa.Table | pd.DataFrame", **options: Any) -> None:
 
 def is_intact(path: Path) -> bool:
     """Tell whether a file is a table, and what was written; one of an older version has no hash, only checksums."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        return False
     try:
         data = path.read_bytes()
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as stored:
@@ -57,6 +59,8 @@ def is_intact(path: Path) -> bool:
 
 def has_hash(path: Path) -> bool:
     """Tell whether a table holds the hash of its file: those of older versions do not."""
+    if not path.is_file():
+        return False
     try:
         return _KEY in (pq.read_metadata(path).metadata or {})
     except DAMAGED:

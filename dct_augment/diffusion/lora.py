@@ -132,6 +132,8 @@ def write(path: Path, state: Mapping[str, torch.Tensor], metadata: Mapping[str, 
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """Read what made the LoRA of a file; nothing if it is not there, or is not whole."""
+    if not path.is_file():  # a pipe would be waited for
+        return {}
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = dict(json.loads(file.metadata()[_METADATA]))

@@ -210,6 +210,11 @@ def points(estimate: Estimate | None) -> str:
     return f"{100 * estimate.mean:+.1f} ({100 * estimate.low:+.1f} .. {100 * estimate.high:+.1f})"
 
 
+def three_decimals(p_value: float, equals: str = "") -> str:
+    """Write a p-value, behind `equals` unless it is too small to be told: `0.031`, `< 0.001`."""
+    return "< 0.001" if p_value < 0.001 else f"{equals}{p_value:.3f}"
+
+
 def by_cell(findings: Findings) -> Mapping[Cell, list[RowFinding]]:
     """Group rows by their cell."""
     grouped: dict[Cell, list[RowFinding]] = {}

@@ -19,7 +19,7 @@ from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.stages import TrialStage
 from dct_augment.records import Progress, ProgressCallback, ignore_progress
 from dct_augment.studies import plan
-from dct_augment.studies.findings import OF_GROUP, Findings, Photos, find, points
+from dct_augment.studies.findings import OF_GROUP, Findings, Photos, find, points, three_decimals
 from dct_augment.studies.plan import PlannedRun
 from dct_augment.tables import write as write_table
 
@@ -207,8 +207,8 @@ def markdown(study: Study, findings: Findings) -> list[str]:
                     found.claim.title,
                     found.cell.title,
                     points(found.difference),
-                    f"{found.p_value:.3f}",
-                    f"{found.holm_p:.3f}",
+                    three_decimals(found.p_value),
+                    three_decimals(found.holm_p),
                     f"{100 * found.detectable:.1f}",
                 )
                 for found in findings.claims

@@ -16,7 +16,7 @@ from dct_augment.records import ClassInfo, ImageKind
 from dct_augment.report import charts, thumbnails
 from dct_augment.report.page import jinja_environment
 from dct_augment.report.thumbnails import FirstImages
-from dct_augment.studies.findings import points
+from dct_augment.studies.findings import points, three_decimals
 from dct_augment.studies.token_findings import ALL_CLASSES, TokenClaimFinding, TokenFindings, VariantFinding
 from dct_augment.wording import counted
 
@@ -92,7 +92,7 @@ def _answer(found: TokenClaimFinding) -> str:
     claim, mean = found.claim, found.difference.mean
     against = "plain prompts" if claim.against == PLAIN else f"those of `{claim.against}`"
     where = f"{found.dataset}, {claim.group}" if claim.group else found.dataset
-    tested = f"p = {found.p_value:.3f}, Holm's {found.holm_p:.3f}"
+    tested = f"p {three_decimals(found.p_value, '= ')}, Holm's {three_decimals(found.holm_p)}"
     how = f"{points(found.difference)} points over {counted(found.tokens, 'token')}, {tested}"
     sentence = f"images with tokens of `{claim.variant}` are recognised by the {claim.by}"
     if found.holm_p >= _SIGNIFICANT or mean == 0:

@@ -1,5 +1,6 @@
 """Every kind of file of a finished run, damaged or lost: `verify` names it, and it comes back byte for byte."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -165,7 +166,7 @@ class Finished:
     def restore(self) -> None:
         """Put everything back."""
         for name in self.differences():
-            (self.root / name).unlink(missing_ok=True)
+            files.remove(self.root / name)
             if name in self.before:
                 files.write_bytes(self.root / name, self.before[name])
         files.write_bytes(self.root / "times.json", self._times)
@@ -246,6 +247,27 @@ def test_verify_repairs_every_file_to_the_same_bytes(
         assert f"removing {finished.root / 'tokens' / 'index.parquet'}" in outcome.said
     again = line("verify", "--output", str(finished.root))
     assert again.code == 0, again.said
+
+
+@pytest.mark.timeout(300, method="thread")  # the others cannot end a library that waits
+@pytest.mark.parametrize(
+    ("batch", "put"), [("lost", Path.mkdir), ("flipped", os.mkfifo), ("cut", Path.mkdir), ("lost again", os.mkfifo)]
+)
+def test_verify_replaces_what_has_the_name_of_a_file_and_is_none(
+    finished: Finished,
+    batch: str,
+    put: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An empty folder, or a pipe, for which whoever opens it waits."""
+    paths = finished.paths(BATCHES[batch])
+    for path in paths:
+        path.unlink()
+        put(path)
+    assert len(finished.problems()) >= len(paths)
+    outcome = CommandLine(monkeypatch, capsys)("verify", "--repair", "--output", str(finished.root))
+    assert (outcome.code, finished.differences()) == (0, []), outcome.said
 
 
 @pytest.mark.parametrize("batch", ["cut", "lost again"])

@@ -1,6 +1,7 @@
 """Files that dct-augment or other tools wrote, damaged: tokens, plans, rows, tars, classifiers."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +149,26 @@ def _flipped(name: str, place: float) -> Change:
     return change
 
 
+def _pipe(name: str) -> Change:
+    """Put a pipe in the place of a file: who opens it waits for one who writes."""
+
+    def change(root: Path) -> None:
+        (root / name).unlink(missing_ok=True)
+        os.mkfifo(root / name)
+
+    return change
+
+
+def _folder(name: str) -> Change:
+    """Put a folder in the place of a file."""
+
+    def change(root: Path) -> None:
+        (root / name).unlink(missing_ok=True)
+        (root / name).mkdir()
+
+    return change
+
+
 def _swapped(root: Path) -> None:
     for ending in ("tar", "parquet"):
         first, second = (root / "shards" / f"tiny-train-00000{number}.{ending}" for number in (0, 1))
@@ -219,6 +240,16 @@ SHARDS = {
     "a tar with a flipped bit": _shards("tiny-train-000001.tar is damaged: its SHA-256", _flipped(_TAR, 0.3)),
     "a shard that is cut": _shards("tiny-train-000001.tar is damaged: its SHA-256", _text(_TAR, b"x" * 2000)),
     "two shards in each other's place": _shards("is damaged", _swapped),
+    **{
+        f"{what} that is {kind}": _shards(said, put(name))
+        for kind, put in (("a pipe", _pipe), ("a folder", _folder))
+        for what, name, said in (
+            ("a plan", _PLAN, "plan.json"),
+            ("a tar", _TAR, "tiny-train-000001.tar"),
+            ("rows", _ROWS, "tiny-train-000001.parquet"),
+            ("a recorded configuration", "config.yaml", "config.yaml"),
+        )
+    },
     "no shard": _shards("holds no finished class-token images", _emptied),
     "shards of two runs": _shards("holds the shards of several runs", _text("shards/other-train-000000.parquet", b"x")),
     "a recorded configuration that is no YAML": _shards(

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from dct_augment.config.studies import Claim, Study
-from dct_augment.studies.findings import best_on_other_draws, detectable_effect, find, holm
+from dct_augment.studies.findings import best_on_other_draws, detectable_effect, find, holm, three_decimals
 from dct_augment.studies.plan import Cell
 from dct_augment.studies.running import markdown
 
@@ -146,3 +146,12 @@ def test_a_claim_names_a_group_of_the_study_and_a_group_its_data_sets() -> None:
         Study.model_validate({**STUDY_WITH_GROUPS, "claims": [{"row": "need", "group": "head"}]})
     with pytest.raises(ValueError, match="groups name cats, no data set; data sets: birds"):
         Study.model_validate({**STUDY_WITH_GROUPS, "groups": {"tail": {"cats": ["crane"]}}})
+
+
+def test_a_p_value_that_is_too_small_to_be_told_is_not_called_nothing() -> None:
+    assert [three_decimals(p, "= ") for p in (0.03125, 0.001, 0.0009, 1.0)] == [
+        "= 0.031",
+        "= 0.001",
+        "< 0.001",
+        "= 1.000",
+    ]

@@ -12,6 +12,8 @@ LOOK, GUIDES, CONFIG = "look", "guides", "config"
 """What makes files that no stage makes: the look at the data; the checks of guide and judge, and a guide of photos;
 the configuration that is given."""
 
+_MISSING = "missing"
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -34,6 +36,11 @@ class Problem:
         """Whether it is the plan of images of a shard folder."""
         return self.path.name == "plan.json" and self.path.parent.name in FOLDERS.values()
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether no file has its name."""
+        return self.what.startswith(_MISSING)
+
     def __str__(self) -> str:
         return f"{self.shown or self.path}: {self.what}"
 
@@ -45,7 +52,7 @@ def damaged(path: Path, maker: str, reason: str = "") -> Problem:
 
 def missing(path: Path, maker: str, why: str = "") -> Problem:
     """Say that a file is not there, and why it should be."""
-    return Problem(path, f"missing{why and '; '}{why}", maker, unfinished=True)
+    return Problem(path, f"{_MISSING}{why and '; '}{why}", maker, unfinished=True)
 
 
 def json_problems(paths: Iterable[Path], maker: str) -> Iterator[Problem]:

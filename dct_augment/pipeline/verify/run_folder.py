@@ -53,7 +53,7 @@ def verify(root: Path, run: str, config: Config | None = None) -> Findings:
     for folder in sorted(path for path in arms.glob("*/*") if path.is_dir()):
         of_arm = _of_arm(folder, run, arms, config)
         problems += _finished(of_arm, at_work=at_work or files.is_locked(folder))
-    problems = [_relative(problem, root) for problem in _finished(problems, at_work=at_work)]
+    problems = [_relative(problem, root) for problem in _told_once(_finished(problems, at_work=at_work))]
     folders = [root, *(path for path in arms.glob("*/*") if path.is_dir())]
     counts = [_count(shards) for folder in folders for shards in _shard_folders(folder, run)]
     tokens = len([*(root / "tokens").glob("*.safetensors"), *arms.glob("tokens-*/*/*.safetensors")])
@@ -64,6 +64,12 @@ def verify(root: Path, run: str, config: Config | None = None) -> Findings:
 def _finished(problems: Iterator[Problem] | Sequence[Problem], *, at_work: bool) -> list[Problem]:
     """Leave out what a process that is at work has not done yet, or has replaced."""
     return [each for each in problems if not at_work or not (each.unfinished or not each.path.exists())]
+
+
+def _told_once(problems: Sequence[Problem]) -> list[Problem]:
+    """Leave out that a file is missing where something else has its name: of that is told, too."""
+    there = {each.path for each in problems if not each.is_missing}
+    return [each for each in problems if not (each.is_missing and each.path in there)]
 
 
 def _relative(problem: Problem, root: Path) -> Problem:
