@@ -37,8 +37,8 @@ _HASH_LENGTH = 64
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is fsynced and becomes `path`.
 
-    On any exception, Ctrl-C included, the temporary file is removed and `path` is as before. An empty folder of that name
-    gives way; one that holds something stays, and is an error.
+    On any exception, Ctrl-C included, the temporary file is removed and `path` is as before. An empty folder of that
+    name gives way; one that holds something stays, and is an error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _temporary(path)

@@ -317,3 +317,14 @@ def test_a_disk_that_is_full_for_safetensors_is_an_error_of_the_system_that_name
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(errno.EFBIG), str(tmp_path / "guide")], done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_gives_way_to_a_file_and_one_that_holds_something_stays(tmp_path: Path) -> None:
+    for name in ("empty", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full" / "mine").write_text("x")
+    files.write_text(tmp_path / "empty", "y")
+    assert (tmp_path / "empty").read_text() == "y"
+    with pytest.raises(IsADirectoryError):
+        files.write_text(tmp_path / "full", "y")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "full", "mine"]

@@ -10,6 +10,6 @@ pytestmark = pytest.mark.slow
 
 
 def test_harms_lose_nothing(tmp_path: Path) -> None:
-    cycles = iter([HARMS])
-    done = soak(tmp_path.resolve(), 1, lambda draw: next(cycles, None))
+    cycles = iter([("two", "stop", "kill", "child", "full", "server", "damage")])
+    done = soak(tmp_path.resolve(), 2, lambda draw: next(cycles, None))
     assert done.turns == dict.fromkeys(HARMS, 1)
