@@ -246,8 +246,6 @@ SHARDS = {
         for what, name, said in (
             ("a plan", _PLAN, "plan.json"),
             ("a tar", _TAR, "tiny-train-000001.tar"),
-            ("rows", _ROWS, "tiny-train-000001.parquet"),
-            ("a recorded configuration", "config.yaml", "config.yaml"),
         )
     },
     "no shard": _shards("holds no finished class-token images", _emptied),
