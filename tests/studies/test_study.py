@@ -9,6 +9,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+from benchmarks import study_tokens
 from dct_augment.cli.commands import app
 from dct_augment.config.studies import Study, available_studies, load_any_study, load_study
 from dct_augment.errors import ConfigError, InputError
@@ -75,6 +76,14 @@ def test_rows_of_one_study_share_tokens_and_images_and_a_second_call_makes_nothi
     assert run_study(study, study.draws, tmp_path / "out") == findings
     assert {path: path.stat().st_mtime_ns for path in written_files} == written_files
     assert [path.read_text() for path in trials] == texts
+    ((place, means),) = study_tokens.read(study, study.draws, tmp_path / "out").items()
+    assert place == "birds, default, 2 shots"
+    assert set(means) == {"tokens", "share", "noise"}  # one folder of tokens
+    (tokens,) = arms.glob("tokens-*")
+    for seed, each in means["tokens"].iterrows():
+        index = pd.read_parquet(tokens / f"2-{seed}" / "index.parquet")
+        assert each["unet_evaluations"] == pytest.approx(index["unet_evaluations"].mean())
+    assert list(means["tokens"].index) == [100, 101]
     recorded = json.loads((tmp_path / "out" / "findings.json").read_text())
     assert [claim["row"] for claim in recorded["claims"]] == ["tokens"]
     assert recorded["protocol"]["draws"] == {"first": 100, "count": 2}
