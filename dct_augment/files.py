@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dct_augment.errors import BusyRunError
+from dct_augment.errors import BusyRunError, InputError
 from dct_augment.wording import why_no_json
 
 _LOCKED: dict[Path, int] = {}
@@ -312,6 +312,7 @@ def lock(root: Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         BusyRunError: another process holds it, unless this one is to `wait` until it is free.
+        InputError: what has the name of its lock is no file.
     """
     import fcntl
 
@@ -320,6 +321,7 @@ def lock(root: Path, *, wait: bool = False) -> Iterator[None]:
         yield
         return
     root.mkdir(parents=True, exist_ok=True)
+    _check_lock(root / ".lock")
     handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -340,16 +342,26 @@ def is_locked(root: Path) -> bool:
     """Tell whether another process holds a run folder; nothing is written."""
     import fcntl
 
-    if root.resolve() in _LOCKED:
+    if root.resolve() in _LOCKED or not (root / ".lock").is_file():  # a pipe would be waited for
         return False
     try:
         with (root / ".lock").open("rb") as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # it cannot be read
+        return False
     return False
+
+
+def _check_lock(path: Path) -> None:
+    """Check that a lock can be one.
+
+    Raises:
+        InputError: something else has its name.
+    """
+    if (path.is_symlink() or path.exists()) and not path.is_file():
+        raise InputError(f"{path} is no file, and a run could not be kept from others by it; remove it")
 
 
 def read_json(path: Path) -> dict[str, Any]:

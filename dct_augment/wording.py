@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-_NUMBER = re.compile(r"\[errno \d+\] ?", re.IGNORECASE)  # pyarrow writes it inside of its words
+_NUMBER = re.compile(r"\[errno -?\d+\] ?", re.IGNORECASE)  # pyarrow writes it inside of its words
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Signs that steer a terminal, or turn the direction of what follows, where names have no use for them."""
 _PLURAL_VERBS = {"is": "are", "was": "were", "has": "have", "does": "do", "cannot": "cannot"}

@@ -2,6 +2,7 @@
 
 import atexit
 import ctypes
+import errno
 import importlib.util
 import os
 import signal
@@ -141,6 +142,7 @@ def running(port: int, *, ui: bool) -> Iterator["Server"]:
 
     Raises:
         DctAugmentError: it does not start; quotes the last of what it printed.
+        OSError: its disk is full.
     """
     # An empty address: the server is no client of the one that is configured, which may not be there.
     command = ["server", "start", "--host", HOST, "--port", str(port), "--ui" if ui else "--no-ui"]
@@ -150,9 +152,11 @@ def running(port: int, *, ui: bool) -> Iterator["Server"]:
         give_up = time.monotonic() + _START_WITHIN
         while not answers(api_url(port)):
             if server.has_ended or time.monotonic() > give_up:
-                raise DctAugmentError(
-                    f"Prefect's server does not start on port {port}. Its last words:\n{server.last_words()}"
-                )
+                said = server.last_words()
+                if any(words in said for words in ("disk is full", os.strerror(errno.ENOSPC))):
+                    home = os.environ.get("PREFECT_HOME", str(Settings().home))
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), home)
+                raise DctAugmentError(f"Prefect's server does not start on port {port}. Its last words:\n{said}")
             time.sleep(0.1)
         yield server
 

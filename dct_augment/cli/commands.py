@@ -33,6 +33,7 @@ from dct_augment.cli.common import (
     PerClass,
     Price,
     RunConfig,
+    command,
     config_of,
     configure,
     console,
@@ -84,6 +85,8 @@ _FIXES = {
     errno.EFBIG: "the size of files is limited: raise the limit (ulimit -f)",
 }
 """The same, where Python has no kind of error of its own."""
+
+_LOOP = "Symlink loop from "
 
 _ENDINGS = {ExportFormat.ONNX: "onnx", ExportFormat.TORCH_EXPORT: "pt2"}
 
@@ -227,8 +230,12 @@ def report(
     output: Output = None,
 ) -> None:
     """Write the report of what there is."""
-    config = config_of(config, output)
-    with running(configure(config, overrides=overrides, classes=classes, output=output)) as run:
+    given, config = config, config_of(config, output)
+    settings = configure(config, overrides=overrides, classes=classes, output=output)
+    if settings.url is None and not settings.root.exists():
+        make = command("run", given, overrides=overrides, output=output)
+        raise InputError(f"{settings.root} does not exist, so there is nothing to report; make it with `{make}`")
+    with running(settings) as run:
         run.refuse_other_trials()
         print_report(run.config, run.report())
 
@@ -292,6 +299,11 @@ def main() -> None:
         fix = fix or _FIXES.get(error.errno or 0, "")
         _complain(f"{path}{reason_of(error)}{fix and '; '}{fix}")
         sys.exit(2 if fix else 1)
+    except RuntimeError as error:
+        if not str(error).startswith(_LOOP):  # what Path.resolve says
+            raise
+        _complain(f"{str(error).removeprefix(_LOOP)}: {_FIXES[errno.ELOOP]}")
+        sys.exit(2)
 
 
 def _refuse_empty(words: Sequence[str]) -> None:

@@ -7,7 +7,17 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dct_augment.config.base import FewShotSection, Fraction, NotNegative, PositiveInt, Rate, Section, Seed, UserPath
+from dct_augment.config.base import (
+    FewShotSection,
+    Fraction,
+    ImageSize,
+    NotNegative,
+    PositiveInt,
+    Rate,
+    Section,
+    Seed,
+    UserPath,
+)
 
 Arm = Literal[
     "real",
@@ -25,6 +35,9 @@ Arm = Literal[
 
 NEED = "need"
 """Instead of a share: as many synthetic images of a class as it lacks photos."""
+
+_MOST_DRAWS = 10_000
+"""More draws or folds take hours to plan, and nobody has so many photos."""
 
 MAGNITUDES = 31
 """How many magnitudes torchvision's RandAugment has; the strongest is 30."""
@@ -78,7 +91,7 @@ class DownstreamConfig(Section):
     )
     pretrained: bool = Field(False, description="whether to start from the published weights of the model")
     train: Literal["fine_tune", "linear_probe"] = Field("fine_tune", description="all weights, or the last layer alone")
-    image_size: PositiveInt | None = Field(None, description="side of its input, in pixels; the model's own if unset")
+    image_size: ImageSize | None = Field(None, description="side of its input, in pixels; the model's own if unset")
     preprocessing: Literal["model", "imagenet"] = Field(
         "model",
         description="`model`: the model's own mean, deviation, interpolation and crop; `imagenet`: ImageNet's mean and "
@@ -189,11 +202,15 @@ class BenchmarkConfig(FewShotSection):
         "classifier, guide and tokens that have not seen it; `auto` takes it where a data set has no test split of its "
         "own and a held-out one would have fewer than 10 images of a class",
     )
-    seeds: Annotated[int, Field(ge=2)] = Field(5, description="few-shot draws of holdout; every arm runs on each")
-    folds: Annotated[int, Field(ge=2)] = Field(
+    seeds: Annotated[int, Field(ge=2, le=_MOST_DRAWS)] = Field(
+        5, description="few-shot draws of holdout; every arm runs on each"
+    )
+    folds: Annotated[int, Field(ge=2, le=_MOST_DRAWS)] = Field(
         5, description="of cross-validation; at most as many as the smallest class has photos"
     )
-    repeats: PositiveInt = Field(1, description="how often the photos are divided into folds anew")
+    repeats: Annotated[int, Field(ge=1, le=_MOST_DRAWS)] = Field(
+        1, description="how often the photos are divided into folds anew"
+    )
     per_class: PositiveInt = Field(50, description="synthetic images per class in the synthetic arms")
     ratios: tuple[PositiveInt, ...] = Field((), description="further numbers of them, in units of shots: 1, 5, 10")
     per_class_curve: tuple[PositiveInt, ...] = Field((), description="further numbers of them")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
-from dct_augment.config.base import Positive, PositiveInt, Rate, Section, Seed, UserPath, WrittenPath
+from dct_augment.config.base import ImageSize, Positive, PositiveInt, Rate, Section, Seed, UserPath, WrittenPath
 from dct_augment.prompts import CLASS_FIELD
 
 Colour = tuple[float, float, float]
@@ -74,7 +74,7 @@ class FewShotClassifierConfig(Section):
         description="pretrained timm model: name, hf-hub:ID, local-dir:FOLDER, or `pocket/backbone`",
     )
     revision: str | None = Field(None, description="branch, tag or commit of the backbone on the Hub")
-    image_size: PositiveInt | None = Field(
+    image_size: ImageSize | None = Field(
         None, description="side of the backbone's input, in pixels; its own if unset, but at most 224"
     )
     head: Literal["linear", "cosine", "mlp"] = Field("linear", description="what is trained on the features")

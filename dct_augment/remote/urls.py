@@ -13,7 +13,7 @@ from dct_augment import files
 from dct_augment.errors import StoreError
 from dct_augment.wording import in_one_line, reason_of
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}([^/].*)")  # a Path makes one slash of two
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/{1,2}([^/].*)")  # a Path makes one slash of two
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ _NOT_THERE = frozenset({"NoSuchBucket", "RepositoryNotFoundError", "RevisionNotF
 def url_of(path: str | Path) -> str | None:
     """Give the URL that a path is, with the two slashes that `Path` made one; None for a path of this machine."""
     match = _URL.fullmatch(str(path))
-    if match is None or match[1] not in SCHEMES:
+    if match is None or match[1].lower() not in SCHEMES:
         return None
-    return f"{match[1]}://{match[2].rstrip('/')}"
+    return f"{match[1].lower()}://{match[2].rstrip('/')}"
 
 
 def has_scheme(path: str | Path) -> bool:
@@ -73,7 +73,7 @@ def has_scheme(path: str | Path) -> bool:
 def is_scheme_alone(path: str | Path) -> bool:
     """Tell whether a path is the beginning of a URL of a store and names nothing there: `s3://`."""
     scheme, colon, rest = str(path).partition(":")
-    return bool(colon) and scheme in SCHEMES and not rest.strip("/")
+    return bool(colon) and scheme.lower() in SCHEMES and not rest.strip("/")
 
 
 def written(path: str | Path) -> str:

@@ -303,6 +303,12 @@ def test_tokens_that_are_swapped_or_lost_are_named(finished: tuple[ShardRun, tup
     assert not (tmp_path / "there").exists()
 
 
+def test_a_report_of_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["report", "--output", str(tmp_path / "nope")])
+    assert "nope does not exist, so there is nothing to report; make it with `dct-augment run" in str(done.exception)
+    assert not (tmp_path / "nope").exists()
+
+
 def test_a_run_in_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     outer = tmp_path / "run"
     (outer / "tokens").mkdir(parents=True)

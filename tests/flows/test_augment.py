@@ -269,6 +269,24 @@ class TestRunners:
             cluster._processes()
 
 
+def test_a_server_whose_disk_is_full_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def child(command: list[str], url: str, output: int, more: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+        said = "print('sqlite3.OperationalError: database or disk is full')"
+        with subprocess.Popen([sys.executable, "-c", said], stdout=output) as process:
+            process.wait()
+            yield process
+
+    monkeypatch.setattr(server, "child", child)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    with (
+        pytest.raises(OSError, match="No space left on device") as caught,
+        server.running(server.free_port(), ui=False),
+    ):
+        pass
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
+
+
 class TestServer:
     def test_only_a_prefect_server_counts_as_an_answer(self) -> None:
         assert not server.answers("http://127.0.0.1:9/api")

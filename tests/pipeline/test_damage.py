@@ -381,6 +381,36 @@ def test_lost_and_swapped_tokens_are_told_and_made_again(finished: Finished) -> 
     assert finished.differences() == []
 
 
+@pytest.mark.parametrize("folder", ["tokens", TOKENS])
+def test_a_token_comes_back_with_the_company_that_nothing_records_any_more(finished: Finished, folder: str) -> None:
+    (tokens, *_) = sorted(path for path in finished.root.glob(folder) if any(path.glob("eight.safetensors")))
+    for name in ("plan.json", "index.parquet", "eight.safetensors"):
+        (tokens / name).unlink()
+    run, remarks = remarks_of(finished.settings)
+    run.run_all()
+    assert finished.differences() == [], remarks
+
+
+@pytest.mark.parametrize("put", [lambda path: path.symlink_to(path.name), os.mkfifo, Path.mkdir])
+def test_a_lock_that_is_no_file_is_a_problem_and_hides_no_other(
+    finished: Finished,
+    put: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lock = finished.root / ".lock"
+    lock.unlink(missing_ok=True)
+    put(lock)
+    (finished.root / "tokens" / "eight.safetensors").unlink()
+    try:
+        assert set(finished.problems()) == {".lock", "tokens/eight.safetensors"}
+        outcome = CommandLine(monkeypatch, capsys)("verify", "--repair", "--output", str(finished.root))
+        assert outcome.code == 2
+        assert f"{lock} is no file, and a run could not be kept from others by it; remove it" in outcome.said
+    finally:
+        files.remove(lock)
+
+
 @pytest.mark.parametrize("lost", ["hashes.json", "model.safetensors"])
 def test_a_guide_of_a_draw_that_is_not_whole_is_made_again_before_it_is_used(tmp_path: Path, lost: str) -> None:
     torch.set_num_threads(1)

@@ -185,6 +185,8 @@ SETTINGS = {
     "an infinite setting": _set(
         "--set downstream.learning_rate: input should be a finite", "downstream.learning_rate=.inf"
     ),
+    "draws without end": _set("benchmark.seeds: input should be less than", f"benchmark.seeds={'9' * 20}"),
+    "pictures without end": _set("input should be less than or equal to 8192", "downstream.image_size=100000"),
     "a negative setting": _set("--set tokens.seed: input should be greater", "tokens.seed=-1"),
     "a setting with a null byte": _set("--set output: no path holds a null byte", 'output="a\\0b"'),
     "a setting that is empty": _set("--set guide: is empty", "guide="),
@@ -197,6 +199,8 @@ SETTINGS = {
 }
 
 _PICTURE = ("picture.png",)
+_LOOPS = "a link of this path leads to itself"
+_LOOP: Files = {"loop": lambda path: path.symlink_to("loop")}
 OPTIONS = {
     "a configuration that is not there": Case(("data", "--config", "gone.yaml"), "gone.yaml: 1 problem - no such file"),
     "a misspelt configuration": Case(("data", "--config", "pockt"), "no such configuration (did you mean 'pocket'?)"),
@@ -206,6 +210,8 @@ OPTIONS = {
     "a configuration with a name of 5,000 letters": Case(
         ("data", "--config", "a" * 5000 + ".yaml"), "File name too long; give a shorter path"
     ),
+    "a folder of photos that leads to itself": Case(("init", "loop"), _LOOPS, _LOOP),
+    "an export that leads to itself": Case(("export", "loop", "--to", "q"), _LOOPS, _LOOP),
     "an empty path": Case(("data", "--output", ""), "--output is given as '', an empty text"),
     "an empty path after =": Case(("data", "--output="), "--output= is given as '', an empty text"),
     "an empty picture": Case(("predict", "runs/x", ""), "an argument is given as '', an empty text"),

@@ -71,7 +71,7 @@ class TokenStage(Stage):
         """The groups with classes that are missing."""
         missing = [info.slug for info in self.missing()]
         tokens = self._context.tokens
-        known = tokens.groups()
+        known = self._known_groups(missing)
         self._tell_of_damage(missing, known)
         groups = extend_groups(known, missing, self._config.tokens.classes_per_work_unit)
         if groups and groups != tokens.recorded_groups():
@@ -84,6 +84,20 @@ class TokenStage(Stage):
             else:
                 self._checkpoint(number).clear()  # of a process that was killed when all had been done
         return tuple(units)
+
+    def _known_groups(self, missing: Sequence[str]) -> Groups:
+        """Which classes train together, as recorded, or as tokens say.
+
+        If neither tells of a class, they are the groups of a new run, where what is left of them agrees.
+        """
+        tokens = self._context.tokens
+        known = tokens.groups()
+        if tokens.recorded_groups() is not None or set(missing) <= {slug for group in known for slug in group}:
+            return known
+        size = self._config.tokens.classes_per_work_unit
+        new = extend_groups((), [info.slug for info in self._classes], size)
+        agree = len(known) <= len(new) and all(set(left) <= set(whole) for left, whole in zip(known, new, strict=False))
+        return new if known and agree else known
 
     def _tell_of_damage(self, missing: Collection[str], groups: Groups) -> None:
         """Say which tokens were there and are damaged or lost, and what is done.
