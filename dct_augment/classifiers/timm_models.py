@@ -132,7 +132,8 @@ def _prepared_as(member: ClassifierConfig) -> dict[str, Any]:
 def _state_dict(path: Path, name: str) -> Mapping[str, torch.Tensor]:
     """Read the weights of a checkpoint, by their own names in the model."""
     if not path.is_file():
-        raise ModelError(f"classifier {name!r}: checkpoint {str(path)!r} does not exist")
+        there = "is no file" if path.exists() or path.is_symlink() else "does not exist"
+        raise ModelError(f"classifier {name!r}: checkpoint {str(path)!r} {there}; give the path of its weights")
     try:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)

@@ -1,6 +1,7 @@
 """Classifiers of timm do what timm does in evaluation, and take weights from a file."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -91,7 +92,13 @@ def test_the_preprocessing_of_a_timm_model_is_timms_own(data):
 def test_a_checkpoint_must_be_a_state_dict_with_the_architectures_classifier(tmp_path):
     torch.save([torch.zeros(2)], tmp_path / "list.pth")
     torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.pth")
-    for name, message in (("list.pth", "holds a list, not a state dict"), ("vit.pth", "has no classifier")):
+    os.mkfifo(tmp_path / "pipe.pth")
+    for name, message in (
+        ("list.pth", "holds a list, not a state dict"),
+        ("vit.pth", "has no classifier"),
+        ("gone.pth", "does not exist; give the path of its weights"),
+        ("pipe.pth", "is no file; give the path of its weights"),
+    ):
         with pytest.raises(ModelError, match=message):
             classifiers.load([ClassifierConfig(name="test_resnet", checkpoint=tmp_path / name)])
     distilled = "deit_tiny_distilled_patch16_224"
