@@ -233,6 +233,7 @@ def report(
     given, config = config, config_of(config, output)
     settings = configure(config, overrides=overrides, classes=classes, output=output)
     if settings.url is None and not settings.root.exists():
+        check_writable(settings.root)  # else `run` could not make it
         make = command("run", given, overrides=overrides, output=output)
         raise InputError(f"{settings.root} does not exist, so there is nothing to report; make it with `{make}`")
     with running(settings) as run:

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from dct_augment.remote import urls
 
-ImageSize = Annotated[int, Field(ge=8, le=8192)]
+ImageSize = Annotated[int, Field(ge=1, le=8192)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=1e-12, le=1e30)]
