@@ -95,7 +95,7 @@ def _of_run(root: Path, run: str, config: Config | None) -> Iterator[Problem]:
     """Yield what is wrong with the files of a run, without those of its arms."""
     lock = root / ".lock"
     if (lock.is_symlink() or lock.exists()) and not lock.is_file():
-        yield Problem(lock, "it is no file, and cannot keep others from the run", CONFIG, (lock,))
+        yield Problem(lock, "it is no file, and cannot keep others from the run; remove it")
     recorded = root / "config.yaml"
     if recorded.is_file() and not configuration.is_as_recorded(recorded):
         yield Problem(recorded, "not what was written", CONFIG, (recorded,))
