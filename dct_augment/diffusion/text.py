@@ -1,12 +1,13 @@
 """A text encoder that takes class tokens at the output of its embedding table."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from dct_augment.diffusion.recomputing import recomputed
 from dct_augment.diffusion.tokenization import PromptTokenizer
 from dct_augment.errors import ModelError
 from dct_augment.prompts import TOKEN_PATTERN
@@ -102,21 +103,28 @@ class TextEncoder:
         Raises:
             ModelError: a prompt without exactly one token, or one that is too long.
         """
-        with self._ready() as device:
-            if vectors is None:
-                for prompt in prompts:
-                    if word := TOKEN_PATTERN.search(prompt):
-                        raise ModelError(
-                            f"prompt {prompt!r} holds the class token {word[0]}, but no embedding is given"
-                        )
-                    self._refuse_cut(prompt, 0)
-                ids, mask = self._pad([self.prompts.parts(prompt)[0] for prompt in prompts], device)
-                return self.model(ids, **self._masked(mask), **options), mask
-            rows, starts = self._rows(prompts, vectors.shape[1])
-            ids, mask = self._pad(rows, device)
-            positions = torch.tensor(starts, device=device)[:, None] + torch.arange(vectors.shape[1], device=device)
-            with self._inject(vectors.to(device), positions):
-                return self.model(ids, **self._masked(mask), **options), mask
+        if vectors is not None and vectors.requires_grad and torch.is_grad_enabled() and self._offload is not None:
+            return recomputed(self._ready, lambda given: self._output(prompts, given, options), vectors)
+        with self._ready():
+            return self._output(prompts, vectors, options)
+
+    def _output(
+        self, prompts: Sequence[str], vectors: torch.Tensor | None, options: Mapping[str, Any]
+    ) -> tuple[Any, torch.Tensor]:
+        """Do what `run` says, where the model is now."""
+        device = self._table.weight.device
+        if vectors is None:
+            for prompt in prompts:
+                if word := TOKEN_PATTERN.search(prompt):
+                    raise ModelError(f"prompt {prompt!r} holds the class token {word[0]}, but no embedding is given")
+                self._refuse_cut(prompt, 0)
+            ids, mask = self._pad([self.prompts.parts(prompt)[0] for prompt in prompts], device)
+            return self.model(ids, **self._masked(mask), **options), mask
+        rows, starts = self._rows(prompts, vectors.shape[1])
+        ids, mask = self._pad(rows, device)
+        positions = torch.tensor(starts, device=device)[:, None] + torch.arange(vectors.shape[1], device=device)
+        with self._inject(vectors.to(device), positions):
+            return self.model(ids, **self._masked(mask), **options), mask
 
     def _rows(self, prompts: Sequence[str], count: int) -> tuple[list[list[int]], list[int]]:
         """Piece ids of each prompt with `count` stand-ins for its class token, and where these begin once padded."""
@@ -160,14 +168,14 @@ class TextEncoder:
         return {"attention_mask": mask} if self._is_masked else {}
 
     @contextmanager
-    def _ready(self) -> Iterator[Any]:
-        """The model on its device; in low memory it goes back to the CPU after use."""
+    def _ready(self) -> Iterator[None]:
+        """Have the model on its device; in low memory it goes back to the CPU after use."""
         if self._offload is None:
-            yield self._table.weight.device
+            yield
             return
         self.model.to(self._offload)
         try:
-            yield torch.device(self._offload)
+            yield
         finally:
             self.model.to("cpu")
 

@@ -13,7 +13,7 @@ from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform, resolve_data_config
 from timm.models import PretrainedCfg, load_model_config_from_hf
 from timm.models._hub import load_model_config_from_path
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import pil_to_tensor, resized_crop
 
 from dct_augment.classifiers.names import refuse_trained, resolve
@@ -92,7 +92,7 @@ class Transforms:
             settings.randaugment_operations,
             settings.randaugment_magnitude,
             MAGNITUDES,
-            interpolation="bilinear",  # Pillow rotates with nearest, bilinear and bicubic alone
+            interpolation=InterpolationMode.BILINEAR,  # Pillow rotates with nearest, bilinear and bicubic alone
             fill=[round(255 * mean) for mean in taken.mean],  # 0 once normalised, as what is erased
         )
         self.strong: Transform = v2.Compose([_SquareCrop(taken, 0.6), augment, normalised, v2.RandomErasing(p=0.1)])

@@ -557,6 +557,18 @@ def test_a_hub_model_is_taken_from_the_cache_with_revision_and_variant(tmp_path,
         diffusion.load("tiny/bird-model", revision="v2", variant="fp16")
 
 
+def taken_away(model: torch.nn.Module) -> None:
+    """Let a model be of no use on the CPU, as one that belongs on a GPU is, and of use where else it is sent."""
+    kept = {name: weight.data for name, weight in model.named_parameters()}
+
+    def to(place: str) -> None:
+        for name, weight in model.named_parameters():
+            weight.data = torch.full_like(kept[name], torch.nan) if place == "cpu" else kept[name]
+
+    model.to = to  # type: ignore[method-assign, assignment]
+    model.to("cpu")
+
+
 class TestMemory:
     """Settings change memory and speed, never the images."""
 
@@ -573,6 +585,27 @@ class TestMemory:
             model.decode(new_sampler(model).clean_step([trajectory])).square().sum().backward()
             results.append((from_backend(model, "a red bird", [3, 4]), vector.grad))
         torch.testing.assert_close(*results, atol=1e-4, rtol=1e-3)
+
+    @pytest.mark.parametrize("family", tiny.FAMILIES)
+    @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+    def test_text_encoders_that_go_away_between_uses_give_the_same_gradient(self, family, autocast):
+        device = "cpu:0"  # another name than where text encoders stay
+        size = tiny.image_size(family)
+        resting = diffusion.load(str(tiny.pipeline_folder(family)), device=device, memory="low", image_size=size)
+        for encoder in resting.encoders:
+            taken_away(encoder.model)
+        assert resting.encoders[0].model.get_input_embeddings()(torch.tensor([[1]])).isnan().all()
+        found = []
+        for model in (resting, tiny.backend(family)):
+            vector = vectors(2, family).requires_grad_()
+            with torch.autocast("cpu", autocast, enabled=autocast is not None):
+                encoded = model.encode([f"a {TOKEN} crane"], vector[None])
+                values = [(tensor.float() ** 3).sum() for tensor in (encoded.hidden, *encoded.extra.values())]
+            for _ in range(2):
+                (gradient,) = torch.autograd.grad(torch.stack(values).sum(), vector, retain_graph=True)
+            found.append((encoded.hidden.detach(), gradient))
+        assert found[0][1].abs().max() > 0
+        torch.testing.assert_close(*found, atol=0, rtol=0)
 
     def test_the_memory_setting_is_chosen_by_free_memory(self):
         assert [choose(100, free) for free in (10_000, 300, 299, 0)] == ["balanced", "balanced", "low", "low"]
