@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.gpu import tables
 from dct_augment.wording import counted
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 FILES = sorted((BENCHMARKS / "results").glob("*.json"))
+GPUS = sorted((BENCHMARKS / "results" / "gpu").glob("*.json"))
 STUDIES = sorted((BENCHMARKS / "results" / "studies").glob("*.json"))
 
 
@@ -55,3 +57,13 @@ def test_every_answer_of_a_study_of_tokens_stands_in_the_results_with_its_rows(p
         judge, gain = (written(cell) for cell in line.split("|")[2:4])
         assert judge == pytest.approx(points(row["judge"]), abs=0.051)
         assert gain == pytest.approx(points(row["gain"]), abs=0.051)
+
+
+@pytest.mark.parametrize("path", GPUS, ids=lambda path: path.stem)
+def test_every_table_of_a_gpu_stands_in_the_results_as_it_was_measured(path: Path) -> None:
+    text = (BENCHMARKS / "RESULTS.md").read_text(encoding="utf-8")
+    (section,) = (part for part in text.split("\n### ") if f"results/gpu/{path.name}" in part)
+    rows = [line for line in tables.markdown(json.loads(path.read_text(encoding="utf-8"))) if line.startswith("|")]
+    assert rows
+    for row in rows:
+        assert f"{row}\n" in section

@@ -29,7 +29,7 @@ _COLUMNS: Mapping[str, tuple[str, Shown]] = {
     "tokens": ("tokens", str),
     "certificates": ("certificates", str),
     "images": ("images", str),
-    "limits": ("most at once, where memory ran out", str),
+    "limits": ("most images at once", str),
     "seconds": ("seconds", "{:.4g}".format),
     "fastest": ("fastest", "{:.4g}".format),
     "slowest": ("slowest", "{:.4g}".format),
