@@ -55,6 +55,7 @@ class ClassifierFacts:
         confusion: counts (true class, predicted class) of pictures that had no part in training.
         calibration_error: expected calibration error at this temperature, of pictures that had no part in training.
         made_from: hashes of what made it, by name: photos, images, configuration.
+        trials: identities of the trials that chose how it was trained.
     """
 
     classes: tuple[ClassInfo, ...]
@@ -70,6 +71,7 @@ class ClassifierFacts:
     confusion: Sequence[Sequence[int]] | None = None
     calibration_error: float | None = None
     made_from: Mapping[str, str] = field(default_factory=dict)
+    trials: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Check that the parts fit together.
@@ -176,5 +178,6 @@ def _metadata(facts: ClassifierFacts, settings: DownstreamConfig, taken: ModelIn
             "preprocessing": _preprocessing(taken),
         },
         "made_from": dict(facts.made_from),
+        "trials": list(facts.trials),
         "files": files.hashes(folder),
     }

@@ -236,9 +236,10 @@ class Run(RunContext):
 
         Raises:
             BusyRunError: another process works in this folder.
+            StaleRunError: something was made with other settings; those stay recorded.
         """
         one_thread = threads_of_units(self.config, self.device)
-        with self.locked(), one_thread, self.unit_pools.kept():
+        with self.locked(), self._unchanged_if_refused(), one_thread, self.unit_pools.kept():
             for stage in stages:
                 if not stage.by_processes:
                     self.unit_pools.close()
@@ -251,6 +252,19 @@ class Run(RunContext):
                         stage.do_all(units, self.progress)
                     self.store.pull()
                     stage.publish()
+
+    @contextmanager
+    def _unchanged_if_refused(self) -> Iterator[None]:
+        """Put the recorded configuration back if what the run holds was made with other settings."""
+        recorded = self.config.root / "config.yaml"
+        before = recorded.read_bytes() if recorded.is_file() else None
+        try:
+            yield
+        except StaleRunError:
+            if before is not None:
+                files.write_bytes(recorded, before)
+                self.store.publish()
+            raise
 
     @contextmanager
     def _recorded(self, stage: StageName) -> Iterator[None]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dct_augment import config, files
+from dct_augment.classifiers import kept
 from dct_augment.config import Config
 from dct_augment.datasets import load as load_dataset
 from dct_augment.pipeline.repair import repair
@@ -462,6 +463,33 @@ def test_an_intact_file_in_the_place_of_another_is_found_and_made_again(
     assert set(finished.problems()) >= {str(path.relative_to(root)) for path in harmed}
     line = CommandLine(monkeypatch, capsys)
     outcome = line("verify", "--repair", "--output", str(root))
+    assert (outcome.code, finished.differences()) == (0, []), outcome.said
+
+
+def test_the_images_of_two_draws_in_each_others_place_are_found_and_made_again(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = sorted(finished.root.glob(ARM))[:2]
+    _swap(first, second)
+    told = finished.problems()
+    assert {str(path.relative_to(finished.root) / "config.yaml") for path in (first, second)} <= set(told)
+    outcome = CommandLine(monkeypatch, capsys)("verify", "--repair", "--output", str(finished.root))
+    assert (outcome.code, finished.differences()) == (0, []), outcome.said
+
+
+def test_the_classifier_of_another_run_is_found_and_made_again(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = finished.root / "classifier" / kept.FILE
+    content = kept.load(record)
+    assert len(content["trials"]) == 8  # four arms in two folds
+    files.write_json(record, kept.signed({**content, "trials": [*content["trials"][1:], "0" * 64]}), indent=1)
+    assert list(finished.problems()) == ["classifier/classifier.json"]
+    outcome = CommandLine(monkeypatch, capsys)("verify", "--output", str(finished.root))
+    assert outcome.code == 1
+    said = " ".join(outcome.said.split())
+    assert "1 trial that chose it, and what they were made with, are not those of this run" in said
+    outcome = CommandLine(monkeypatch, capsys)("verify", "--repair", "--output", str(finished.root))
     assert (outcome.code, finished.differences()) == (0, []), outcome.said
 
 

@@ -101,6 +101,33 @@ def test_an_import_with_other_settings_than_the_other_tokens_changes_nothing(gen
     assert files.hashes(generated.root / "tokens") == before
 
 
+@pytest.mark.parametrize("classes", [["crane", "kiwi"], ["bat"]])
+@pytest.mark.parametrize(
+    ("setting", "refused"),
+    [
+        ("tokens.learning_rate=0.02", r"(crane|kiwi)\.safetensors was trained with other settings"),
+        ("generation.seed=5", r"train-000000\.tar was made with other settings"),
+    ],
+)
+def test_a_command_that_other_settings_refuse_changes_nothing(
+    generated: Config, classes: list[str], setting: str, refused: str
+) -> None:
+    other = config.load("pocket", [*SMALL, setting], classes=classes, output=generated.root, device="cpu")
+    before = {path: path.read_bytes() for path in generated.root.rglob("*") if path.is_file()}
+    run = Run(other)
+    with pytest.raises(StaleRunError, match=refused):
+        run.train() if setting.startswith("tokens") else run.generate()
+    after = {path: path.read_bytes() for path in generated.root.rglob("*") if path.is_file()}
+    changed = {path.name for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    allowed = {"times.json"} if setting.startswith("tokens") else {"times.json", *added_by(classes)}
+    assert changed <= allowed
+    assert said(generated) == []
+
+
+def added_by(classes: list[str]) -> set[str]:
+    return {"bat.safetensors", "bat.failed.json", "index.parquet", "plan.json"} if classes == ["bat"] else set()
+
+
 def test_a_class_without_any_image_is_an_error_that_names_it(generated: Config) -> None:
     run = Run(generated)
     run.check()

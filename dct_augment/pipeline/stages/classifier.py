@@ -286,6 +286,7 @@ class ClassifierStage(Stage):
             confusion=self._confusion(choice.arm),
             calibration_error=error,
             made_from={"identity": self._identity, **self._hashes()},
+            trials=sorted(self._trials_of_all_models["identity"]),
         )
 
     def _by_slug(self, labels: Sequence[int]) -> dict[str, int]:

@@ -69,6 +69,7 @@ class TokenStage(Stage):
 
     def pending(self) -> tuple[WorkUnit, ...]:
         """The groups with classes that are missing."""
+        self.check_others(self._classes)
         missing = [info.slug for info in self.missing()]
         tokens = self._context.tokens
         known = self._known_groups(missing)

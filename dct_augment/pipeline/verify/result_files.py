@@ -13,6 +13,7 @@ from dct_augment.pipeline.stages.trial_records import has_logits, trial_file
 from dct_augment.pipeline.verify.problem import LOOK, Problem, damaged, json_problems, missing, table_problems
 from dct_augment.records import StageName
 from dct_augment.report.summary_files import SUMMARY, changed_files
+from dct_augment.wording import counted
 
 _TRIALS, _METRICS = StageName.BENCHMARK, StageName.METRICS
 
@@ -87,7 +88,7 @@ def metrics_agree(table: pd.DataFrame, folder: Path) -> bool:
     return True
 
 
-def classifier_problems(folder: Path, report: Path) -> Iterator[Problem]:
+def classifier_problems(folder: Path, benchmark: Path, report: Path) -> Iterator[Problem]:
     """Yield what is wrong with the classifier that was kept; its threshold may be any."""
     maker, record = StageName.CLASSIFIER, folder / kept.FILE
     if not folder.is_dir():
@@ -109,6 +110,17 @@ def classifier_problems(folder: Path, report: Path) -> Iterator[Problem]:
     for name in files.changed(folder, hashes):
         path = folder / name
         yield damaged(path, maker) if path.is_file() else missing(path, maker)
+    chosen_by = set(map(str, content.get("trials") or ())) if (benchmark / "trials").is_dir() else set()
+    if unknown := chosen_by - _trials_known(benchmark):
+        what = f"{counted(len(unknown), 'trial')} that chose it, and what they were made with, are not those of this run"
+        yield Problem(record, what, maker, (folder,), unfinished=True)
+
+
+def _trials_known(benchmark: Path) -> set[str]:
+    """List the identities of the trials that there are, or were: a lost one is still in their table."""
+    table = tables.read(benchmark / "trials.parquet", ["identity"])
+    listed = set() if table is None else set(table["identity"].to_pylist())
+    return listed | {files.read_json(path).get("identity") for path in benchmark.glob("trials/*.json")}
 
 
 def report_problems(folder: Path) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from dct_augment.errors import ShardError
 from dct_augment.generation.shards import FOLDERS, ShardFolder, shard_folders
 from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.stages.images import IMAGE_STAGES
-from dct_augment.pipeline.verify.problem import CONFIG, GUIDES, Problem, json_problems, missing, table_problems
+from dct_augment.pipeline.verify.problem import CONFIG, GUIDES, Problem, damaged, json_problems, missing, table_problems
 from dct_augment.pipeline.verify.result_files import (
     benchmark_problems,
     classifier_problems,
@@ -118,7 +118,7 @@ def _of_run(root: Path, run: str, config: Config | None) -> Iterator[Problem]:
             yield missing(path, stage)
     yield from table_problems(sorted(root.glob("selection/*.parquet")), StageName.CLASSIFIER)
     yield from benchmark_problems(root / "benchmark")
-    yield from classifier_problems(root / "classifier", root / "report")
+    yield from classifier_problems(root / "classifier", root / "benchmark", root / "report")
     if (root / "report").is_dir():
         yield from report_problems(root / "report")
     elif StageName.REPORT in times:
@@ -159,8 +159,10 @@ def _of_arm(folder: Path, run: str, arms: Path, config: Config | None) -> Iterat
     if not recorded.is_file():
         yield missing(recorded, maker)
     elif not configuration.is_as_recorded(recorded, in_place=True):
-        what = "it is of another arm or draw" if configuration.is_as_recorded(recorded) else "damaged"
-        yield Problem(recorded, what, maker, (recorded,))
+        if configuration.is_as_recorded(recorded):  # and so may be all that lies beside it
+            yield Problem(recorded, "it is of another arm or draw", maker, (folder,))
+        else:
+            yield damaged(recorded, maker)
     of_draw = [path for path in arms.glob(f"tokens-*/{folder.name}") if path.is_dir()]
     of_tokens = (token_problems(TokenFolder(path, ""), maker, of_draw=True) for path in of_draw)
     digests = digests_of(of_draw, [problem.path for problems in of_tokens for problem in problems])
