@@ -1,9 +1,18 @@
 """What every part of the configuration is."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
 from dct_augment.remote import urls
 
@@ -92,10 +101,35 @@ Shots = Annotated[PositiveInt | Literal["all"], BeforeValidator(_check_shots)]
 """Real images per class, at most; a class with fewer gives what it has."""
 
 
+def _spelled(value: Any) -> Any:
+    """Spell true and false out, also in a list."""
+    if isinstance(value, list | tuple):
+        return [_spelled(item) for item in value]
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _allows(annotation: Any, *kinds: Any) -> bool:
+    """Whether one of these kinds is among what a type allows."""
+    return annotation in kinds or any(_allows(part, *kinds) for part in get_args(annotation))
+
+
 class Section(BaseModel):
     """A frozen part of the configuration that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_true_where_a_number_belongs(cls, values: Any) -> Any:
+        """Spell true out where it would be taken for 1, and so would `yes` and `on` of YAML; then it is no number."""
+        if not isinstance(values, Mapping):
+            return values
+        numbers = {
+            name
+            for name, field in cls.model_fields.items()
+            if _allows(field.annotation, int, float) and not _allows(field.annotation, bool, str, Any)
+        }
+        return {name: _spelled(value) if name in numbers else value for name, value in values.items()}
 
 
 class FewShotSection(Section):

@@ -488,7 +488,7 @@ def test_the_classifier_of_another_run_is_found_and_made_again(
     outcome = CommandLine(monkeypatch, capsys)("verify", "--output", str(finished.root))
     assert outcome.code == 1
     said = " ".join(outcome.said.split())
-    assert "1 trial that chose it, and what they were made with, are not those of this run" in said
+    assert "1 trial that chose it, and the settings of these, are not of this run" in said
     outcome = CommandLine(monkeypatch, capsys)("verify", "--repair", "--output", str(finished.root))
     assert (outcome.code, finished.differences()) == (0, []), outcome.said
 

@@ -185,6 +185,9 @@ SETTINGS = {
     "an infinite setting": _set(
         "--set downstream.learning_rate: input should be a finite", "downstream.learning_rate=.inf"
     ),
+    "true for a number": _set("learning_rate: input should be a valid number", "downstream.learning_rate=true"),
+    "yes for a whole number": _set("max_updates: input should be a valid integer", "tokens.max_updates=yes"),
+    "on in a list of numbers": _set("strengths.1: input should be a valid number", "generation.strengths=[0.3, on]"),
     "draws without end": _set("benchmark.seeds: input should be less than", f"benchmark.seeds={'9' * 20}"),
     "pictures without end": _set("input should be less than or equal to 8192", "downstream.image_size=100000"),
     "a negative setting": _set("--set tokens.seed: input should be greater", "tokens.seed=-1"),

@@ -112,7 +112,7 @@ def classifier_problems(folder: Path, benchmark: Path, report: Path) -> Iterator
         yield damaged(path, maker) if path.is_file() else missing(path, maker)
     chosen_by = set(map(str, content.get("trials") or ())) if (benchmark / "trials").is_dir() else set()
     if unknown := chosen_by - _trials_known(benchmark):
-        what = f"{counted(len(unknown), 'trial')} that chose it, and what they were made with, are not those of this run"
+        what = f"{counted(len(unknown), 'trial')} that chose it, and the settings of these, are not of this run"
         yield Problem(record, what, maker, (folder,), unfinished=True)
 
 
@@ -120,7 +120,7 @@ def _trials_known(benchmark: Path) -> set[str]:
     """List the identities of the trials that there are, or were: a lost one is still in their table."""
     table = tables.read(benchmark / "trials.parquet", ["identity"])
     listed = set() if table is None else set(table["identity"].to_pylist())
-    return listed | {files.read_json(path).get("identity") for path in benchmark.glob("trials/*.json")}
+    return listed | {str(files.read_json(path).get("identity")) for path in benchmark.glob("trials/*.json")}
 
 
 def report_problems(folder: Path) -> Iterator[Problem]:
