@@ -718,7 +718,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_run_does_everything_without_the_configured_server_and_a_second_run_nothing(
     served: Served, tmp_path: Path
 ) -> None:
-    """The first run has no home either, as in a container without one: its server keeps its data in the run."""
+    """The first run has no home either, as in a container without one: its server keeps its data in the run.
+
+    And the proxy of its environment leads nowhere.
+    """
     dead = "http://127.0.0.1:9/api"
     words = [
         "run",
@@ -729,6 +732,7 @@ def test_run_does_everything_without_the_configured_server_and_a_second_run_noth
         *overrides("benchmark.arms=[real, plain_prompt, class_token]"),
     ]
     homeless = environment(tmp_path, PREFECT_API_URL=dead, HOME="/proc/none", DCT_AUGMENT_CACHE="/proc/none/cache")
+    homeless |= dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
     del homeless["PREFECT_HOME"]
     code, printed = command(tmp_path, homeless, *words)
     assert code == 0, printed
