@@ -8,12 +8,13 @@ the paired differences from the row `--against`.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from dct_augment.benchmark.arms import ARMS, ArmDraw
-from dct_augment.config.studies import Draws, Study, load_study
+from dct_augment.config.studies import load_study
 from dct_augment.intervals import mean_t
 from dct_augment.pipeline import Run
 from dct_augment.studies import plan
@@ -26,28 +27,37 @@ _COLUMNS = ("judge_accuracy", "plain_judge_accuracy", "guide_accuracy", "unet_ev
 
 def main() -> None:
     """Print a table for each place of the study."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.study_tokens", description=__doc__.splitlines()[0])
-    parser.add_argument("--study", default="gain")
-    parser.add_argument("--tuning", action="store_true", help="the draws on which settings are chosen")
-    parser.add_argument("--shots", type=lambda text: [int(part) for part in text.split(",")])
+    options = parser("benchmarks.study_tokens", __doc__).parse_args()
+    for place, rows in read(planned_runs(options)).items():
+        _print(place, rows, options.against)
+
+
+def parser(module: str, description: str) -> argparse.ArgumentParser:
+    """Make a parser of which rows and draws of a study to read."""
+    options = argparse.ArgumentParser(prog=f"python -m {module}", description=description.splitlines()[0])
+    options.add_argument("--study", default="gain")
+    options.add_argument("--tuning", action="store_true", help="the draws on which settings are chosen")
+    options.add_argument("--shots", type=lambda text: [int(part) for part in text.split(",")])
     for option in ("--datasets", "--recipes", "--rows"):
-        parser.add_argument(option, type=lambda text: text.split(","))
-    parser.add_argument("--against", default="tokens", help="the row that others are compared with")
-    parser.add_argument("--output", type=Path, help="folder of the study; runs/studies/NAME if not given")
-    options = parser.parse_args()
+        options.add_argument(option, type=lambda text: text.split(","))
+    options.add_argument("--against", default="tokens", help="the row that others are compared with")
+    options.add_argument("--output", type=Path, help="folder of the study; runs/studies/NAME if not given")
+    return options
+
+
+def planned_runs(options: argparse.Namespace) -> Sequence[PlannedRun]:
+    """Plan the runs of the study that are asked for, as the study itself does."""
     study = load_study(options.study)
     study = study.narrowed(shots=options.shots, datasets=options.datasets, recipes=options.recipes, rows=options.rows)
     root = options.output or Path("runs/studies") / options.study
     draws = study.tuning if options.tuning else study.draws
-    tables = read(study, draws, root / "tuning" if options.tuning else root)
-    for place, rows in tables.items():
-        _print(place, rows, options.against)
+    return list(plan.runs(study, draws, root / "tuning" if options.tuning else root))
 
 
-def read(study: Study, draws: Draws, root: Path) -> dict[str, dict[str, pd.DataFrame]]:
+def read(runs: Sequence[PlannedRun]) -> dict[str, dict[str, pd.DataFrame]]:
     """Read the means over classes of each draw (draws by columns): by place of the study, and by row."""
     found: dict[str, dict[str, pd.DataFrame]] = {}
-    for planned in plan.runs(study, draws, root):
+    for planned in runs:
         for row, arm in planned.arm_of.items():
             if ARMS[arm].tokens_from and len(means := _means(planned, arm)):
                 found.setdefault(planned.cell.title, {})[row] = means

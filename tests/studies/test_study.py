@@ -9,8 +9,11 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from benchmarks import study_tokens
+import dct_augment
+from benchmarks import study_images, study_tokens
+from dct_augment import classifiers
 from dct_augment.cli.commands import app
+from dct_augment.config import ClassifierConfig
 from dct_augment.config.studies import Study, available_studies, load_any_study, load_study
 from dct_augment.errors import ConfigError, InputError
 from dct_augment.studies import plan
@@ -76,7 +79,18 @@ def test_rows_of_one_study_share_tokens_and_images_and_a_second_call_makes_nothi
     assert run_study(study, study.draws, tmp_path / "out") == findings
     assert {path: path.stat().st_mtime_ns for path in written_files} == written_files
     assert [path.read_text() for path in trials] == texts
-    ((place, means),) = study_tokens.read(study, study.draws, tmp_path / "out").items()
+    runs = list(plan.runs(study, study.draws, tmp_path / "out"))
+    with pytest.raises(InputError, match="the runs of this study have no judge"):
+        study_images.read(runs)
+    judge = classifiers.load([ClassifierConfig(name="pocket/birds-judge")], dct_augment.load_dataset("pocket").classes)
+    ((place, of_images),) = study_images.read(runs, judge).items()
+    assert place == "birds, default, 2 shots"
+    assert of_images["tokens"].equals(of_images["share"])
+    assert not of_images["tokens"].equals(of_images["noise"])
+    for row in ("tokens", "noise"):
+        assert of_images[row][["judge", "precision", "recall"]].stack().between(0, 1).all()
+        assert (of_images[row][["spread", "offset"]] > 0).all().all()
+    ((place, means),) = study_tokens.read(runs).items()
     assert place == "birds, default, 2 shots"
     assert set(means) == {"tokens", "share", "noise"}  # one folder of tokens
     (tokens,) = arms.glob("tokens-*")
