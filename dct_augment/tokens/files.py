@@ -1,7 +1,7 @@
 """Class tokens on disk: one safetensors file per class that diffusers loads, and an index of all."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from dct_augment.tokens.certificate import Certificate
 from dct_augment.tokens.formats import Token
 from dct_augment.tokens.groups import Groups
 from dct_augment.tokens.state import TrainedToken
+from dct_augment.wording import in_one_line
 
 _TELLING = ("updates", "unet_evaluations", "norm", "guide_accuracy")
 """Columns by which a row of the index is told from that of another training."""
@@ -60,6 +61,8 @@ class TokenFolder:
             name = str(metadata["class"])
         except (InputError, AttributeError, KeyError, TypeError, ValueError):
             return None
+        if problem_of(token):
+            return None
         if trained_with != comparable(identity, trained_with):
             raise StaleRunError(
                 f"{self.file(info)} was trained with other settings: "
@@ -88,7 +91,8 @@ class TokenFolder:
             metadata = formats.current_metadata(files.read_json(self._failed(info)))
             trained_with = upgrade_token_identity(metadata["identity"])
             is_same_training = trained_with == comparable(identity, trained_with)
-            return metadata if is_same_training and metadata["class"] == info.name else None
+            is_whole = is_same_training and metadata["class"] == info.name and not _wrong_column(metadata)
+            return metadata if is_whole else None
         except (AttributeError, KeyError, TypeError, ValueError):
             return None
 
@@ -135,6 +139,10 @@ class TokenFolder:
             InputError: there is none, or it is damaged.
         """
         (token,) = formats.read(self.file(info))
+        if problem := problem_of(token):
+            raise InputError(
+                f"token file {str(self.file(info))!r} is damaged: {problem}. Delete it to train the token again"
+            )
         return token
 
     def save(
@@ -271,7 +279,7 @@ class TokenFolder:
             return
         rows = []
         for metadata in metadata_of_classes:
-            rows.append({key: value for key, value in metadata.items() if key != "identity"})
+            rows.append({key: value for key, value in metadata.items() if key in _COLUMNS})
         table = pd.DataFrame(rows)
         tables.write(self.path / INDEX, table.sort_values("class_index"))
 
@@ -301,6 +309,53 @@ class TokenFolder:
         """Read the index as a table; empty if there is none, or a damaged one: it is written again with each token."""
         stored = tables.read(self.path / INDEX)
         return pd.DataFrame() if stored is None else formats.current_table(stored.to_pandas())
+
+
+def problem_of(token: Token) -> str:
+    """Say what of a token that was trained or imported here cannot be, in spite of its hash; empty if nothing is."""
+    if any(not bool(part.any(dim=1).all()) for part in token.parts.values()):
+        return "a vector of it is 0"
+    if column := _wrong_column(token.metadata):
+        return f"its header says {column}: {in_one_line(repr(token.metadata[column]), 60)}"
+    return ""
+
+
+def _wrong_column(metadata: Mapping[str, Any]) -> str:
+    """Name a column of the index that cannot hold what metadata say; empty if there is none."""
+    return next((key for key, fits in _COLUMNS.items() if key in metadata and not fits(metadata[key])), "")
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_scalar(value: Any) -> bool:
+    """Tell whether a value is empty, or a number that a column of 64 bits takes."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return value is None or isinstance(value, float) or is_whole
+
+
+def _are_scalars(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_scalar, value))
+
+
+_COLUMNS: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("token", "class", "slug", "stop_reason", "verdict", "validations", "origin"), _is_text),
+    **dict.fromkeys(("homonym", "usable"), _is_flag),
+    **dict.fromkeys(("class_index", "group", "updates", "attempts", "unet_evaluations"), _is_scalar),
+    **dict.fromkeys(("certificate_images", "gain_level", "mean_pixel_change", "diversity"), _is_scalar),
+    **dict.fromkeys(("plain_diversity", "plain_guide_accuracy", "guide_accuracy"), _is_scalar),
+    **dict.fromkeys(("gain", "gain_low", "gain_high", "plain_judge_accuracy", "judge_accuracy"), _is_scalar),
+    **dict.fromkeys(("judge_gain", "judge_gain_low", "judge_gain_high", "guide_probability"), _is_scalar),
+    **dict.fromkeys(("plain_validation_accuracy", "plain_validation_probability", "norm"), _is_scalar),
+    "losses": _are_scalars,
+    "base_model": _is_text,
+}
+"""The columns of the index, and what each can hold."""
 
 
 def _metadata_of(path: Path) -> Mapping[str, Any]:

@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 from dct_augment import config, datasets, files, tables
 from dct_augment.config import by_class
 from dct_augment.downstream.mixing import SyntheticImages
-from dct_augment.errors import DctAugmentError
+from dct_augment.errors import DctAugmentError, InputError
 from dct_augment.export.runs import open_runs
 from dct_augment.generation import shard_rows
 from dct_augment.generation.shards import shard_folders
 from dct_augment.pipeline.verify import verify
+from dct_augment.pipeline.verify.token_files import token_problems
 from dct_augment.tokens import formats
 from dct_augment.tokens.checkpoint import Checkpoint
-from dct_augment.tokens.files import TokenFolder
+from dct_augment.tokens.files import _COLUMNS, TokenFolder
 from tests.conftest import CLASSES, make_run
 from tests.robustness.pictures import png, samples, table, tar
 
@@ -201,6 +202,28 @@ def test_a_token_header_may_hold_anything(tmp_path: Path, value: Any) -> None:
         outcome(lambda: formats.read(path))
         outcome(lambda: folder.metadata(CLASSES[0], {"schema": 2, "tokens": {"seed": 0}, "guide": [{"name": "x"}]}))
         outcome(lambda: folder.is_usable(CLASSES[0]))
+
+
+@MANY
+@given(JSON | st.just(10**400), st.sampled_from(sorted(_COLUMNS)))
+def test_a_token_of_a_run_may_say_anything_and_the_index_holds_what_it_can(
+    tmp_path: Path, value: Any, column: str
+) -> None:
+    (tmp_path / "tokens").mkdir(exist_ok=True)
+    folder, (crane, kiwi) = TokenFolder(tmp_path / "tokens", "tiny"), CLASSES[:2]
+    identity, base = {"schema": 2, "tokens": {"seed": 0}}, {"path": "tiny", "blocks": [["", 4]]}
+    for info in (crane, kiwi):
+        folder.import_token(formats.Token("<x>", {"": torch.ones(1, 4)}), info, identity, base)
+    written = formats.read(folder.file(crane))[0]
+    formats.save({written.word: written.vector[0]}, folder.file(crane), {**written.metadata, column: value})
+    read = [folder.metadata(info, identity) for info in (crane, kiwi) if column != "class" or info is kiwi]
+    folder.publish([metadata for metadata in read if metadata])
+    told = [problem.path for problem in token_problems(folder, "tokens")]
+    assert read[-1] is not None
+    assert len(folder.index()) == len([metadata for metadata in read if metadata])
+    if read[0] is None:
+        assert folder.file(crane) in told
+        assert isinstance(outcome(lambda: folder.read(crane)), InputError)
 
 
 @pytest.fixture(scope="module")

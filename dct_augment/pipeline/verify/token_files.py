@@ -10,7 +10,7 @@ from dct_augment.diffusion import lora
 from dct_augment.errors import InputError
 from dct_augment.pipeline.verify.problem import Problem, damaged, json_problems, missing, table_problems
 from dct_augment.tokens import formats
-from dct_augment.tokens.files import INDEX, PLAN, TokenFolder
+from dct_augment.tokens.files import INDEX, PLAN, TokenFolder, problem_of
 
 _IMPORT = "damaged, and it was imported: import it again with `dct-augment tokens import FILE --replace`"
 
@@ -28,7 +28,9 @@ def token_problems(folder: TokenFolder, maker: str, *, of_draw: bool = False) ->
             (token,) = formats.read(file)
             metadata[file.stem] = token.metadata
             of = token.metadata.get("slug", file.stem)
-            if of != file.stem and file.stem not in imported:
+            if "slug" in token.metadata and (problem := problem_of(token)):  # others were put there by hand
+                yield Problem(file, _IMPORT) if file.stem in imported else damaged(file, maker, problem)
+            elif of != file.stem and file.stem not in imported:
                 yield Problem(file, f"it is the token of {of!r}", maker, (file,))
             elif of_draw and (draw := _draw_of(token.metadata, path)) not in ("", f"{path.parent.name}/{path.name}"):
                 yield Problem(file, f"it is the token of {draw}", maker, (file,))
