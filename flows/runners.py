@@ -28,6 +28,7 @@ from dct_augment.errors import InputError
 from dct_augment.pipeline.stages import Stage
 from dct_augment.records import WorkUnit
 from dct_augment.wording import agreeing, counted, reason_of
+from flows.server import HOST
 from flows.workers import Job
 
 _ANSWER_WITHIN = 20  # seconds, of a cluster of others
@@ -182,12 +183,13 @@ class Dask(Cluster):
             if self._gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = self._gpus[number]
             # No limit of Dask's on memory: what a worker holds are models, and it is not to be killed for them.
-            options = {"nthreads": 1, "memory_limit": 0, "env": environment, "silence_logs": logging.WARNING}
+            options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "env": environment, "host": HOST}
+            options |= {"silence_logs": logging.WARNING}
             return {"cls": Nanny, "options": options | ({"resources": {"GPU": 1}} if self._gpus else {})}
 
         # Daemons may have no processes that read pictures for them.
         self._open.enter_context(dask.config.set({"distributed.worker.daemon": False}))
-        scheduler = {"host": "127.0.0.1", "port": 0, "dashboard_address": None}
+        scheduler = {"host": HOST, "port": 0, "dashboard_address": None}
         return self._open.enter_context(
             SpecCluster(
                 scheduler={"cls": Scheduler, "options": scheduler},

@@ -55,10 +55,13 @@ def _stages(run: Run, makers: Collection[str]) -> Iterator[Stage]:
 
 
 def _classes_with_tokens(run: Run) -> list[ClassInfo]:
-    """The classes that have a token or a failure, or had one: also those with images that one has generated."""
+    """The classes that have a token or a failure, or had one: also those with images that one has generated.
+
+    All that are chosen, if nothing tells of any.
+    """
     slugs = {slug for group in run.tokens.groups() for slug in group} | set(run.tokens.index().get("slug", ()))
     for shards in run.shards.values():
         rows = shards.rows(["key", "token_sha256"])
         if len(rows):
             slugs |= {key.rpartition("-")[0] for key in rows.loc[rows["token_sha256"] != "", "key"]}
-    return [info for info in run.dataset.classes if info.slug in slugs]
+    return [info for info in run.dataset.classes if info.slug in slugs] or list(run.classes)

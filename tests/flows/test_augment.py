@@ -667,6 +667,31 @@ class Engines:
         return made_files(self.folder / output)
 
 
+LISTENING = """
+import psutil
+from dct_augment import config
+from flows import runners
+
+if __name__ == "__main__":
+    with runners.make(config.load("digits", ["runner.kind=dask", "runner.workers=2"])) as runner:
+        cluster = runner._cluster()
+        own = psutil.Process()
+        for process in [own, *own.children(recursive=True)]:
+            for one in process.net_connections("inet"):
+                if one.status == psutil.CONN_LISTEN:
+                    print("listens", one.laddr.ip)
+"""
+
+
+def test_the_dask_of_a_run_listens_on_this_machine_alone(tmp_path: Path) -> None:
+    """A promise of SECURITY.md."""
+    (tmp_path / "listening.py").write_text(LISTENING)
+    done = run([sys.executable, "listening.py"], tmp_path, environment(tmp_path / "home"))
+    found = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("listens ")]
+    assert len(found) > 4, done.stderr
+    assert set(found) == {"127.0.0.1"}
+
+
 @pytest.fixture(scope="module")
 def engines(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Engines:
     folder = tmp_path_factory.mktemp("engines")

@@ -18,9 +18,13 @@ from dct_augment.wording import counted
 _TRIALS, _METRICS = StageName.BENCHMARK, StageName.METRICS
 
 
-def benchmark_problems(folder: Path) -> Iterator[Problem]:
-    """Yield what is wrong with trials, metrics, and the tables beside them."""
+def benchmark_problems(folder: Path, report: Path, *, was_made: bool) -> Iterator[Problem]:
+    """Yield what is wrong with trials, metrics, and the tables beside them; trials that `was_made` says must be there."""
     trials, table = folder / "trials", folder / "trials.parquet"
+    if was_made and not table.is_file() and not any(trials.glob("*.json")):
+        yield missing(trials, _TRIALS)
+    if not any(folder.glob("metrics*")) and _kinds_measured(report):
+        yield missing(folder / "metrics", _METRICS, "the report speaks of them")
     yield from json_problems(sorted(trials.glob("*.json")), _TRIALS)
     yield from json_problems(sorted((folder / "metrics").glob("*.json")), _METRICS)
     yield from table_problems(sorted(folder.glob("splits/*.parquet")), _TRIALS)
@@ -75,6 +79,12 @@ def _lost_metrics(folder: Path) -> Iterator[Problem]:
         path = folder / "metrics" / f"{kind}.json"
         if not path.is_file():
             yield missing(path, _METRICS)
+
+
+def _kinds_measured(report: Path) -> bool:
+    """Whether a report shows metrics of some kind of images."""
+    shown = files.read_json(report / SUMMARY).get("metrics")
+    return isinstance(shown, dict) and bool(shown.get("kinds"))
 
 
 def metrics_agree(table: pd.DataFrame, folder: Path) -> bool:

@@ -25,6 +25,10 @@ from dct_augment.records import StageName
 from dct_augment.tokens.files import TokenFolder
 
 
+_OF_A_RUN = ("times.json", "tokens/plan.json", "benchmark/trials", "classifier/classifier.json", "arms")
+"""What only a run makes, which has a configuration."""
+
+
 @dataclass(frozen=True)
 class Findings:
     """How many shards, images and tokens were checked, and every problem.
@@ -50,6 +54,8 @@ def verify(root: Path, run: str, config: Config | None = None) -> Findings:
     at_work = files.is_locked(root)
     arms = (config.benchmark.arms_folder if config else None) or root / "arms"
     problems = list(_of_run(root, run, config))
+    if StageName.ARMS in files.read_json(root / "times.json") and not any(arms.glob("*/*")):
+        problems.append(missing(arms, StageName.ARMS))
     for folder in sorted(path for path in arms.glob("*/*") if path.is_dir()):
         of_arm = _of_arm(folder, run, arms, config)
         problems += _finished(of_arm, at_work=at_work or files.is_locked(folder))
@@ -99,7 +105,7 @@ def _of_run(root: Path, run: str, config: Config | None) -> Iterator[Problem]:
     recorded = root / "config.yaml"
     if recorded.is_file() and not configuration.is_as_recorded(recorded):
         yield Problem(recorded, "not what was written", CONFIG, (recorded,))
-    elif not recorded.is_file() and (root / "times.json").is_file():
+    elif not recorded.is_file() and any((root / name).exists() for name in _OF_A_RUN):
         yield missing(recorded, CONFIG)
     for problem in json_problems(root.glob("times.json"), ""):
         yield replace(problem, remove=(problem.path,))
@@ -109,6 +115,8 @@ def _of_run(root: Path, run: str, config: Config | None) -> Iterator[Problem]:
     yield from _of_guides(root, tokens, config)
     digests = digests_of([tokens.path], [problem.path for problem in of_tokens])
     times = files.read_json(root / "times.json")
+    if StageName.TOKENS in times and not any((root / "tokens").glob("[!.]*")):
+        yield missing(root / "tokens", StageName.TOKENS)
     for kind, stage in IMAGE_STAGES.items():
         path = root / FOLDERS[kind]
         if path.is_dir():
@@ -117,7 +125,7 @@ def _of_run(root: Path, run: str, config: Config | None) -> Iterator[Problem]:
         elif stage in times:
             yield missing(path, stage)
     yield from table_problems(sorted(root.glob("selection/*.parquet")), StageName.CLASSIFIER)
-    yield from benchmark_problems(root / "benchmark")
+    yield from benchmark_problems(root / "benchmark", root / "report", was_made=StageName.BENCHMARK in times)
     yield from classifier_problems(root / "classifier", root / "benchmark", root / "report")
     if (root / "report").is_dir():
         yield from report_problems(root / "report")
@@ -163,14 +171,17 @@ def _of_arm(folder: Path, run: str, arms: Path, config: Config | None) -> Iterat
             yield Problem(recorded, "it is of another arm or draw", maker, (folder,))
         else:
             yield damaged(recorded, maker)
-    of_draw = [path for path in arms.glob(f"tokens-*/{folder.name}") if path.is_dir()]
+    arm = folder.parent.name.rpartition("-")[0]
+    made_with = arm if arm in ARMS and ARMS[arm].tokens_from else "*"
+    of_draw = [path for path in arms.glob(f"tokens-{made_with}-*/{folder.name}") if path.is_dir()]
     of_tokens = (token_problems(TokenFolder(path, ""), maker, of_draw=True) for path in of_draw)
     digests = digests_of(of_draw, [problem.path for problems in of_tokens for problem in problems])
     there = _shard_folders(folder, run)
     for shards in there:
         yield from shard_problems([shards], digests, maker, maker)
+    if not there and arm in ARMS and (kind := ARMS[arm].images):
+        yield missing(folder / FOLDERS[kind], maker)
     yield from table_problems(sorted(folder.glob("selection/*.parquet")), maker)
-    arm = folder.parent.name.rpartition("-")[0]
     is_selected = config is not None and arm in ARMS and selected_by_guide(config.benchmark, arm)
     if is_selected and not any(folder.glob("selection/*.parquet")):
         yield missing(folder / "selection", maker)
