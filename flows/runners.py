@@ -7,6 +7,7 @@ process has one, and a unit takes it.
 import importlib.util
 import logging
 import os
+import secrets
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -218,6 +219,10 @@ class Ray(Cluster):
 
     def _start(self) -> TaskRunner[Any]:
         _need("prefect_ray", "ray")
+        if not self._config.runner.address:
+            # It listens on all addresses, and obeys those who know its token; to be set before it is imported.
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         import ray
         from prefect_ray.task_runners import RayTaskRunner
 

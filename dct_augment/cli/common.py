@@ -115,7 +115,7 @@ def configure(
         name, overrides or [], full=full, per_class=per_class, classes=names, output=output, device=device
     )
     outer = settings.root.absolute().parent
-    if settings.url is None and all((outer / name).is_file() for name in ("config.yaml", "times.json")):
+    if settings.url is None and _is_run(outer):
         raise InputError(f"{settings.root} lies in the run {outer}; give that, or a folder outside, as --output")
     return settings
 
@@ -175,6 +175,31 @@ def command(verb: str, config: str | None, *, overrides: list[str] | None = None
     if output is not None:
         words += ["--output", written(output)]
     return shlex.join(words)
+
+
+_OF_A_RUN = (
+    *("tokens", "shards", "comparison", "selection", "arms", "benchmark", "classifier", "report"),
+    *("guide", "checks", "data", "config.yaml", "times.json", ".prefect"),
+)
+
+
+def _is_run(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("config.yaml", "times.json"))
+
+
+def refuse_part_of_run(path: Path, option: str) -> None:
+    """Check that a path is none of the files and folders that a run keeps its own in.
+
+    Raises:
+        InputError: it is.
+    """
+    whole = path.expanduser().resolve()
+    for folder in whole.parents:
+        if whole.relative_to(folder).parts[0] in _OF_A_RUN and _is_run(folder):
+            raise InputError(
+                f"{option} {str(path)!r} is the run's own, of {str(folder)!r}, which nothing else may write to; give "
+                "another path"
+            )
 
 
 @contextmanager

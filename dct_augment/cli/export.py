@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from dct_augment.cli.common import Classes, ConfigName, Output, Overrides, bars, class_names, configure, say
+from dct_augment.cli.common import (
+    Classes,
+    ConfigName,
+    Output,
+    Overrides,
+    bars,
+    class_names,
+    configure,
+    refuse_part_of_run,
+    say,
+)
 from dct_augment.errors import InputError
 from dct_augment.remote.urls import url_of, written
 from dct_augment.wording import counted
@@ -51,6 +61,8 @@ def export(
         raise InputError(f"--push uploads a folder of this machine; give one as --to, not {url_of(to)}")
     if private and not push:
         raise InputError("--private is for --push; give both, or leave it out")
+    if not url_of(to):
+        refuse_part_of_run(to, "--to")
     names = class_names(classes)
     if not runs:
         settings = configure(config, overrides=overrides, output=output)

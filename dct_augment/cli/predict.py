@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dct_augment.cli.common import Device, console
+from dct_augment.cli.common import Device, console, refuse_part_of_run
 from dct_augment.errors import InputError
 from dct_augment.files import check_writable
 from dct_augment.remote.store import local_folder
@@ -190,13 +190,14 @@ def _check_csv(path: Path) -> None:
     """Check that a file can be written, before a model is loaded for it.
 
     Raises:
-        InputError: it is a folder.
+        InputError: it is a folder, or of a run.
         OSError: nothing can be written where it is to be.
     """
     if path.is_dir():
         raise InputError(f"--csv {str(path)!r} is a folder; give the path of a file")
     if path.is_file() and path.stat().st_size and path.suffix.lower() != ".csv":
         raise InputError(f"--csv {str(path)!r} is there and is no .csv; give another path, or remove it")
+    refuse_part_of_run(path, "--csv")
     check_writable(path.parent)
 
 

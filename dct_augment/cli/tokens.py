@@ -15,6 +15,7 @@ from dct_augment.cli.common import (
     config_of,
     configure,
     print_table,
+    refuse_part_of_run,
     running,
     say,
 )
@@ -95,6 +96,7 @@ def export(
 ) -> None:
     """Write tokens for another tool."""
     config = config_of(config, output)
+    refuse_part_of_run(to, "--to")
     check_writable(to)
     with running(configure(config, overrides=overrides, classes=classes, output=output), writes=False) as run:
         from dct_augment.tokens import formats

@@ -154,12 +154,12 @@ class Backend(ABC):
         """A fresh scheduler with its timesteps set: the model's own, or another diffusers class by name.
 
         Raises:
-            ModelError: unknown scheduler class, or one that does not suit the model.
+            ModelError: unknown scheduler class, or one that does not suit the model or has fewer steps.
         """
         scheduler = noise_levels.fresh_scheduler(self._scheduler, name)
         options = noise_levels.even_levels(scheduler, steps) if self.has_even_levels else {}
         options |= noise_levels.shift_of_resolution(scheduler, (self.latent_shape[1] // self.patch_size) ** 2)
-        scheduler.set_timesteps(steps, device=self.device, **options)
+        noise_levels.set_steps(scheduler, steps, device=self.device, **options)
         return scheduler
 
     def decode(self, latents: torch.Tensor, *, for_gradient: bool = False) -> torch.Tensor:

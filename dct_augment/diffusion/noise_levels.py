@@ -14,6 +14,7 @@ import torch
 from dct_augment import files
 from dct_augment.diffusion.names import folder_here
 from dct_augment.errors import ModelError
+from dct_augment.wording import in_one_line
 
 Number = TypeVar("Number", float, torch.Tensor)
 
@@ -33,6 +34,11 @@ def prediction_type(scheduler: Any) -> str:
     Schedulers that are made for flows alone do not say it.
     """
     return str(scheduler.config.get("prediction_type", _FLOW))
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether the model is one of rectified flow."""
+    return prediction_type(scheduler) == _FLOW
 
 
 def at_step(scheduler: Any, index: int) -> tuple[float, float]:
@@ -141,6 +147,21 @@ def fresh_scheduler(own: Any, name: str | None) -> Any:
         return kind.from_config(own.config, **options)
     except ImportError as error:
         raise ModelError(f"sampling.scheduler {name!r} needs a package: {' '.join(str(error).split())}") from error
+
+
+def set_steps(scheduler: Any, steps: int, **options: Any) -> None:
+    """Set the timesteps of a scheduler.
+
+    Raises:
+        ModelError: it has fewer.
+    """
+    try:
+        scheduler.set_timesteps(steps, **options)
+    except ValueError as error:
+        raise ModelError(
+            f"sampling.num_inference_steps {steps} does not suit this model's scheduler, {type(scheduler).__name__}: "
+            f"{in_one_line(error)}. Set fewer"
+        ) from error
 
 
 def scheduler_here(path: str, revision: str | None) -> Any | None:

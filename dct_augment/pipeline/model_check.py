@@ -6,12 +6,16 @@ from dct_augment import files
 from dct_augment.config import Config
 from dct_augment.diffusion import FAMILIES, adapters, guidance, names, noise_levels
 
+_ANY_SCHEDULER_HAS = 50
+"""Steps: that of a latent consistency model has as many, all others more."""
+
 
 def check_sampling(config: Config) -> None:
     """Check that the model can be guided as is set, and sampled with that scheduler.
 
     Raises:
-        ModelError: it has no branch for a negative prompt, takes no guidance at all, or the scheduler does not suit it.
+        ModelError: it has no branch for a negative prompt, takes no guidance at all, or the scheduler does not suit it,
+            or has fewer steps.
     """
     denoiser = guidance.denoiser_here(config.model.path, config.model.revision)
     for scale, negative in product(
@@ -19,10 +23,14 @@ def check_sampling(config: Config) -> None:
     ):
         if scale is not None:
             guidance.check(denoiser, scale, negative)
-    name = config.sampling.scheduler
-    own = None if name is None else noise_levels.scheduler_here(config.model.path, config.model.revision)
+    name, steps = config.sampling.scheduler, config.sampling.num_inference_steps
+    if name is None and steps <= _ANY_SCHEDULER_HAS:  # spares loading diffusers
+        return
+    own = noise_levels.scheduler_here(config.model.path, config.model.revision)
     if own is not None:
-        noise_levels.fresh_scheduler(own, name)
+        scheduler = noise_levels.fresh_scheduler(own, name)
+        if not noise_levels.is_flow(scheduler):  # one of a flow has as many as are wanted
+            noise_levels.set_steps(scheduler, steps)
 
 
 def check_adapters(config: Config) -> None:

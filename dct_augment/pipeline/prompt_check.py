@@ -30,7 +30,7 @@ def check_class_names(config: Config, classes: Sequence[ClassInfo]) -> None:
 
 
 def check_words(config: Config, classes: Sequence[ClassInfo]) -> None:
-    """Check that no words of a prompt look like a class token, which has vectors of its own.
+    """Check that no words of a prompt look like a class token, which has vectors of its own, or are no letters.
 
     Raises:
         InputError: some do.
@@ -43,6 +43,8 @@ def check_words(config: Config, classes: Sequence[ClassInfo]) -> None:
         *((context, "prompts.contexts") for context in sorted(contexts)),
         *((negative, "prompts.negative") for negative in settings.negatives),
     ):
+        if half := next((letter for letter in words if "\ud800" <= letter <= "\udfff"), ""):
+            raise InputError(f"{words!r} holds half a letter, {half!r}, which no text encoder reads. Correct {setting}")
         if found := prompts.TOKEN_PATTERN.search(words):
             raise InputError(
                 f"{words!r} holds {found[0]}, which stands for a class token. Say it otherwise in {setting}"

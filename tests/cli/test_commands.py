@@ -20,12 +20,13 @@ from dct_augment.cli import commands, common, plan
 from dct_augment.cli.commands import app
 from dct_augment.cli.common import bars, print_table
 from dct_augment.config import Config
-from dct_augment.errors import UntrainedClassesError
+from dct_augment.errors import InputError, UntrainedClassesError
 from dct_augment.pipeline.run import Run
 from dct_augment.records import Progress
 from dct_augment.tokens import formats
 from tests.conftest import ShardRun
 from tests.processes import Program
+from tests.robustness.pictures import png
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 HEAVY = {"torch", "diffusers", "transformers", "timm", "pandas", "prefect", "webdataset"}
@@ -394,3 +395,30 @@ def test_the_plan_says_what_each_part_costs_and_what_room_its_images_take(call: 
     price, seconds = (float(total[place].replace(",", "")) for place in (-2, -3))
     assert -0.01 < seconds - price < 1.01  # at 3600 an hour a second costs 1; seconds are rounded up
     assert "disk: about 70 kB for 7 images; " in result.stdout
+
+
+def test_nothing_else_is_written_where_a_run_keeps_its_own(
+    finished: tuple[ShardRun, tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "other-run"
+    (root / "tokens").mkdir(parents=True)
+    for name in ("config.yaml", "times.json"):
+        (root / name).write_text("")
+    (root / "a.png").write_bytes(png(0))
+    monkeypatch.chdir(root)
+    own = "is the run's own, of '.*run', which nothing else may write to; give another path"
+    for path in ("tokens", "tokens/new", "../other-run/shards", "report/classes.csv", "config.yaml", "arms/x/y"):
+        with pytest.raises(InputError, match=own):
+            common.refuse_part_of_run(Path(path), "--to")
+    for path in (".", "exported", "../tokens", "predictions.csv"):
+        common.refuse_part_of_run(Path(path), "--to")
+    _, options = finished
+    for words in (
+        ["tokens", "export", "--to", "tokens", *options],
+        ["export", "--to", "report/more", *options],
+        ["predict", "pocket/birds-guide", "a.png", "--csv", "report/classes.csv"],
+    ):
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 2 or isinstance(result.exception, InputError), (words, result.output)
+        assert "is the run's own" in " ".join(f"{result.exception} {result.output}".split()), words
+    assert sorted(path.name for path in root.iterdir()) == ["a.png", "config.yaml", "times.json", "tokens"]

@@ -692,6 +692,33 @@ def test_the_dask_of_a_run_listens_on_this_machine_alone(tmp_path: Path) -> None
     assert set(found) == {"127.0.0.1"}
 
 
+OF_RAY = """
+import os, subprocess, sys
+from dct_augment import config
+from flows import runners
+
+STRANGER = "import ray, sys; ray.init(address=sys.argv[1], logging_level='ERROR'); print('obeys', ray.get(ray.put(7)))"
+
+if __name__ == "__main__":
+    with runners.make(config.load("digits", ["runner.kind=ray", "runner.workers=1"])) as runner:
+        runner._start()
+        address = runner._ray.get_runtime_context().gcs_address
+        without = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        for environment in (dict(os.environ), without):
+            words = [sys.executable, "-c", STRANGER, address]
+            done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+            print("stranger", "obeys 7" in done.stdout)
+"""
+
+
+def test_the_ray_of_a_run_obeys_those_alone_who_know_its_token(tmp_path: Path) -> None:
+    """A promise of SECURITY.md."""
+    (tmp_path / "ray_of_a_run.py").write_text(OF_RAY)
+    done = run([sys.executable, "ray_of_a_run.py"], tmp_path, environment(tmp_path / "home"))
+    found = [line for line in done.stdout.splitlines() if line.startswith("stranger ")]
+    assert found == ["stranger True", "stranger False"], done.stderr
+
+
 @pytest.fixture(scope="module")
 def engines(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Engines:
     folder = tmp_path_factory.mktemp("engines")

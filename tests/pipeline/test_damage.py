@@ -466,6 +466,32 @@ def test_an_intact_file_in_the_place_of_another_is_found_and_made_again(
     assert (outcome.code, finished.differences()) == (0, []), outcome.said
 
 
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ("tokens", "benchmark/trials", "benchmark/trials.parquet"),
+        ("arms",),
+        ("arms/tokens-*/*", "benchmark"),
+        (f"{ARM}/shards", "benchmark/metrics", "benchmark/metrics.parquet", "classifier"),
+    ],
+)
+def test_whole_folders_that_are_lost_are_named_and_made_again(
+    finished: Finished, lost: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = [path for pattern in lost for path in finished.root.glob(pattern)]
+    for path in gone:
+        files.remove(path)
+    told = finished.problems()
+    if "arms/tokens-*/*" in lost:
+        images = {str(path.relative_to(finished.root)) for path in finished.root.glob(f"{ARM}/shards")}
+        assert images <= {name for name, what in told.items() if "a token that is missing" in what}
+    for path in gone:
+        names = {str(path.relative_to(finished.root)), str(path.relative_to(finished.root) / "trials")}
+        assert names & set(told) or "tokens-" in str(path) or path.suffix == ".parquet", (path, told)
+    outcome = CommandLine(monkeypatch, capsys)("verify", "--repair", "--output", str(finished.root))
+    assert (outcome.code, finished.differences()) == (0, []), outcome.said
+
+
 def test_the_images_of_two_draws_in_each_others_place_are_found_and_made_again(
     finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -99,6 +99,14 @@ def test_words_that_look_like_a_class_token_are_refused(line: str, setting: str)
         check_words(config.load("pocket"), classes)
 
 
+@pytest.mark.parametrize(
+    "line", ['contexts=["at \\ud800"]', 'negative="\\udcff"', 'templates=["{token} {class}{context} \\ud800"]']
+)
+def test_half_a_letter_is_refused(line: str) -> None:
+    with pytest.raises(InputError, match=rf"holds half a letter.* Correct prompts\.{line.partition('=')[0]}"):
+        check_words(config.load("pocket", [f"prompts.{line}"]), CLASSES)
+
+
 def test_a_run_with_a_prompt_that_would_be_cut_is_refused_before_it_writes_anything(tmp_path: Path) -> None:
     long = "on a blue background " * 30
     run = Run(config.load("pocket", [f"prompts.contexts=[{long}]"], classes=["crane"], output=tmp_path / "run"))

@@ -19,7 +19,7 @@ _TRIALS, _METRICS = StageName.BENCHMARK, StageName.METRICS
 
 
 def benchmark_problems(folder: Path, report: Path, *, was_made: bool) -> Iterator[Problem]:
-    """Yield what is wrong with trials, metrics, and the tables beside them; trials that `was_made` says must be there."""
+    """Yield what is wrong with trials, metrics, and the tables beside them; with `was_made` there must be trials."""
     trials, table = folder / "trials", folder / "trials.parquet"
     if was_made and not table.is_file() and not any(trials.glob("*.json")):
         yield missing(trials, _TRIALS)

@@ -24,7 +24,6 @@ from dct_augment.pipeline.verify.token_files import guide_problems, lora_problem
 from dct_augment.records import StageName
 from dct_augment.tokens.files import TokenFolder
 
-
 _OF_A_RUN = ("times.json", "tokens/plan.json", "benchmark/trials", "classifier/classifier.json", "arms")
 """What only a run makes, which has a configuration."""
 
