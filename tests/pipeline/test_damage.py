@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dct_augment.pipeline.run import Run
 from dct_augment.pipeline.verify import verify
 from dct_augment.records import Progress
 from tests import small as tests_small
+from tests.processes import Program
 from tests.robustness.command_line import CommandLine
 
 pytestmark = pytest.mark.slow
@@ -490,6 +492,37 @@ def test_whole_folders_that_are_lost_are_named_and_made_again(
         assert names & set(told) or "tokens-" in str(path) or path.suffix == ".parquet", (path, told)
     outcome = CommandLine(monkeypatch, capsys)("verify", "--repair", "--output", str(finished.root))
     assert (outcome.code, finished.differences()) == (0, []), outcome.said
+
+
+@pytest.mark.parametrize(
+    ("command", "folder"), [("benchmark", "benchmark"), ("fit", "classifier"), ("report", "report")]
+)
+def test_killed_at_its_writes_a_command_ends_with_the_same_bytes(finished: Finished, command: str, folder: str) -> None:
+    """Trials, metrics, the kept classifier and the page; tokens and images are in tests/test_end_to_end.py."""
+    root = finished.root
+    words = (command, "--config", str(root / "config.yaml"), "--output", str(root))
+
+    def harmed(how: str, number: int) -> tuple[int | None, str]:
+        arguments = (how, str(number), str(root), *words)
+        return Program.start(root.parent, "tests.soak.harmed", *arguments, environment={"OMP_NUM_THREADS": "1"}).end()
+
+    files.remove(root / folder)
+    code, printed = harmed("count", 0)
+    assert code == 0, printed
+    writes = int(printed.rpartition("writes: ")[2])
+    files.remove(root / folder)
+    killed = 0
+    for number in sorted({1 + place * (writes - 1) // 6 for place in range(7)}):
+        code, printed = harmed("kill", number)
+        killed += code == -signal.SIGKILL
+        assert code in (0, -signal.SIGKILL), printed
+    assert killed >= 4
+    code, printed = harmed("count", 0)
+    assert code == 0, printed
+    changed = [name for name in finished.differences() if not name.startswith("report/")]  # it tells times
+    assert changed == []
+    assert finished.contents().keys() == finished.before.keys()
+    assert finished.problems() == {}
 
 
 def test_the_images_of_two_draws_in_each_others_place_are_found_and_made_again(
