@@ -14,7 +14,9 @@ from typing import Any
 
 from tests.store_server import BUCKET, StoreServer, started
 
-__all__ = ["BUCKET", "S3Server", "running"]
+__all__ = ["BUCKET", "SECRET", "S3Server", "running"]
+
+SECRET = "the-secret-of-tests"
 
 
 class S3Server(StoreServer):
@@ -28,7 +30,7 @@ class S3Server(StoreServer):
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": "tester",
-            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,

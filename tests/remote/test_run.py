@@ -20,7 +20,7 @@ from dct_augment.wording import settings_of
 from tests.docs_run import SMALL
 from tests.processes import Program
 from tests.remote.machines import Machines, stored
-from tests.s3_server import S3Server
+from tests.s3_server import SECRET, S3Server
 
 
 def settings(output: str | Path, per_class: int = 4) -> Config:
@@ -67,6 +67,9 @@ def test_a_second_machine_goes_on_with_a_run_and_makes_the_bytes_of_one_machine(
     alone.generate()
     assert digests(alone.config.root) == digests(third.config.root)
     recorded = stored(url)["config.yaml"].decode()
+    # A promise of SECURITY.md: of credentials nothing is written.
+    held = [*stored(url).values(), *(path.read_bytes() for path in third.config.root.rglob("*") if path.is_file())]
+    assert not any(SECRET.encode() in content for content in held)
     assert f"output: {url}\n" in recorded
     assert str(tmp_path) not in recorded
     assert configuration.load(f"{url}/config.yaml").url == url

@@ -52,6 +52,9 @@ def test_names_stay_names_from_photos_to_a_prediction(
         if command == "train":
             for name in NAMES:
                 assert name in outcome.said
+    page = (tmp_path / "made" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "alert(1)" in page
+    assert "<script>alert(1)" not in page  # a name is text there, in JSON of the page, too
     assert line("verify", "--output", "made").code == 0
     predicted = line("predict", "made", f"photos/{NAMES[3]}", "--csv", "told.csv")
     assert predicted.code == 0, predicted.said
