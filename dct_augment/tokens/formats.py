@@ -20,7 +20,7 @@ from safetensors.torch import save as serialize
 from dct_augment import files
 from dct_augment.diffusion import split_by_encoder
 from dct_augment.errors import InputError
-from dct_augment.wording import reason_of
+from dct_augment.wording import in_one_line, reason_of
 
 FORMATS = ("diffusers", "a1111", "comfyui", "bundle")
 ENCODERS = ("clip_l", "clip_g", "t5xxl")
@@ -104,6 +104,11 @@ def read(path: Path) -> list[Token]:
                 f"token file {str(path)!r}: {word!r} must be one tensor, or clip_l and other text encoders' "
                 f"({', '.join(ENCODERS[1:])}), all of one length"
             )
+    if strange := sorted(metadata_by_word.keys() - parts_by_word.keys()):
+        raise InputError(
+            f"token file {str(path)!r}: its header tells of {in_one_line(strange[0], 60)!r}, but it holds none. "
+            "Get the file again, or delete it to train the token again"
+        )
     return [Token(word, parts, metadata_by_word.get(word, {})) for word, parts in parts_by_word.items()]
 
 

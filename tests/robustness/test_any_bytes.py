@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dct_augment import config, datasets, files, tables
@@ -83,8 +83,8 @@ def _data(kind: str) -> Callable[[Path], Any]:
         section = config.DATASETS[kind].model_validate({"name": kind, "path": str(where)})
         dataset = datasets.load(section)  # type: ignore[arg-type]
         for split in ("train", "val", "test"):
-            for example in dataset.examples(split):
-                outcome(example.open)
+            for one in dataset.examples(split):
+                outcome(one.open)
         return len(dataset.classes)
 
     return read
@@ -206,6 +206,9 @@ def test_a_token_header_may_hold_anything(tmp_path: Path, value: Any) -> None:
 
 @MANY
 @given(JSON | st.just(10**400), st.sampled_from(sorted(_COLUMNS)))
+@example(10**400, "token")
+@example(10**400, "updates")
+@example("x", "norm")
 def test_a_token_of_a_run_may_say_anything_and_the_index_holds_what_it_can(
     tmp_path: Path, value: Any, column: str
 ) -> None:
