@@ -47,8 +47,8 @@ def load(
 ) -> Config:
     """Read a configuration by name (`pocket`) or path, apply `section.key=value` overrides, check it.
 
-    The keyword arguments are the settings that people change most; they win over the overrides, but for `full`, the
-    whole benchmark, which others may narrow.
+    The keyword arguments are the settings that people change most. An override of the same setting must say the same,
+    but for those of `full`, the whole benchmark, which others may narrow.
 
     Args:
         name_or_path: name of a configuration (`pocket`, `cub`, ...), or path or URL of a YAML file.
@@ -96,7 +96,7 @@ def load(
     malformed = [_apply(values, override) for override in (*(FULL_BENCHMARK if full else ()), *overrides)]
     _put_all(values, direct)
     config, found = _check(values)
-    problems = [f"--set {problem}" for problem in malformed if problem]
+    problems = [f"--set {problem}" for problem in malformed if problem] + _contradictions(overrides, direct)
     if config is None or problems:
         in_file = _check(data)[1]
         _put_all(data, direct)
@@ -213,6 +213,23 @@ def _apply(data: dict[str, Any], override: str) -> str | None:
     except yaml.YAMLError as error:
         return f"{shown(override)}: {shown(text)} is not a valid YAML value: {yaml_reason(error)}"
     return None if _put(data, name.strip(), value) else f"{override!r}: a part before the last dot is no section"
+
+
+def _contradictions(overrides: Sequence[str], direct: Mapping[str, Any]) -> list[str]:
+    """Name the overrides that set something else than the option of the same setting does."""
+    given: dict[str, Any] = {}
+    for override in overrides:
+        _apply(given, override)
+    problems = []
+    for name, value in direct.items():
+        section, _, key = name.rpartition(".")
+        settings = given.get(section) if section else given
+        if isinstance(settings, dict) and settings.get(key, value) not in (value, None):
+            option = f"--{key.replace('_', '-')}"
+            problems.append(
+                f"--set {name}={shown(settings[key])} and {option} {shown(value)} set the same; leave one of them out"
+            )
+    return problems
 
 
 def _put_all(data: dict[str, Any], values: Mapping[str, Any]) -> None:

@@ -316,6 +316,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _arms_are_beside_what_the_run_keeps(self) -> "Config":
+        if self.url is None and self.benchmark.arms_folder is not None:
+            root, arms = self.root.absolute(), self.benchmark.arms_folder.absolute()
+            if arms.is_relative_to(root) and arms != root / "arms":
+                raise ValueError(
+                    f"benchmark.arms_folder {str(self.benchmark.arms_folder)!r} lies in the run folder, which keeps "
+                    "its own files there; leave it out, or give a folder outside"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _strengths_keep_something(self) -> "Config":
         steps, generation = self.sampling.num_inference_steps, self.generation
         if generation.start == "noise":

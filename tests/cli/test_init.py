@@ -105,7 +105,7 @@ def test_without_a_gpu_the_time_of_a_large_model_is_told(folder: Path, monkeypat
         in done.stdout
     )
     assert "no GPU here, and Pocket cannot draw your classes" in done.stdout
-    assert "work: 2,100 class tokens, 48,000 images, 36 trainings of the classifier; up to 44,712,000 " in done.stdout
+    assert "work: 2,100 class tokens, 48,000 images, 36 trainings of the classifier; up to 50,760,000 " in done.stdout
     assert re.search(r"about [\d,]+ days here, without the trainings of mobilenetv3_small_100", done.stdout)
     assert "faster: a machine with a GPU; or --model stabilityai/sd-turbo, " in done.stdout
     assert "written: other.yaml and other-words.yaml" in done.stdout

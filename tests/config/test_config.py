@@ -964,3 +964,33 @@ def test_a_time_or_a_date_is_no_number(written: str) -> None:
     with pytest.raises(ConfigError, match=rf"max_updates: .* got '{written}'"):
         config.load("pocket", [f"tokens.max_updates={written}"])
     assert config.load("pocket", [f"dataset.classes=[{written}]"]).dataset.classes == (written,)
+
+
+@pytest.mark.parametrize(
+    ("line", "direct", "said"),
+    [
+        ("output=runs/a", {"output": Path("runs/b")}, "--set output='runs/a' and --output 'runs/b' set the same"),
+        ("generation={per_class: 5}", {"per_class": 6}, "--set generation.per_class=5 and --per-class 6 set the same"),
+        (
+            "dataset.classes=[crane]",
+            {"classes": ["kiwi"]},
+            "and --classes ['kiwi'] set the same; leave one of them out",
+        ),
+        ("device=cpu", {"device": "cuda"}, "--set device='cpu' and --device 'cuda' set the same"),
+    ],
+)
+def test_a_setting_and_an_option_of_the_same_that_differ_are_refused(line: str, direct: Any, said: str) -> None:
+    (problem,) = problems("pocket", [line], **direct)
+    assert said in problem
+
+
+def test_a_setting_and_an_option_that_say_the_same_are_taken() -> None:
+    assert config.load("pocket", ["output=runs/a", "device=cpu"], output=Path("runs/a")).output == Path("runs/a")
+
+
+@pytest.mark.parametrize("inside", ["tokens", "shards/arms", "mine", "."])
+def test_arms_are_not_kept_among_the_files_of_the_run(inside: str) -> None:
+    (problem,) = problems("pocket", ["output=runs/a", f"benchmark.arms_folder=runs/a/{inside}"])
+    assert "lies in the run folder" in problem
+    for place in ("runs/a/arms", "runs/arms"):
+        assert config.load("pocket", ["output=runs/a", f"benchmark.arms_folder={place}"]).benchmark.arms_folder

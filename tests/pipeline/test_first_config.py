@@ -108,13 +108,14 @@ def test_a_quick_configuration_is_the_same_with_less_work(tmp_path: Path) -> Non
 def test_the_recipe_is_the_one_that_was_tuned(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", {"gate": 5, "petal": 5})
     for model, guidance_scale, steps, shares in (
-        ("pocket", 1.5, 400, 0.7),
+        ("pocket", 1.5, 400, {5: 0.7, 10: 0.5}),
         (SD, 7.0, 1000, {1: 0.7, 5: 0.5, 10: 0.3}),
     ):
         config = prepare(photos, GPU, model).config()
         assert config.downstream.synthetic_augmentation == "strong"
         assert config.downstream.synthetic_probability == shares
-        assert config.downstream.real_images_last == 0.5
+        assert config.downstream.real_images_last == 0
+        assert (config.tokens.photo_weight, config.tokens.vectors, config.tokens.init_word) == (1, 4, "{class}")
         assert config.downstream.steps == steps
         assert config.generation.allow_uncertified
         assert config.sampling.guidance_scale == guidance_scale

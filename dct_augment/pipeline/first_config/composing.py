@@ -20,6 +20,7 @@ from dct_augment.pipeline.first_config.photos import Photos
 from dct_augment.pipeline.first_config.target import refuse_existing, run_name
 from dct_augment.pipeline.first_config.yaml_text import YamlSection, dump, one_line
 from dct_augment.pocket import birds, handwriting
+from dct_augment.prompts import CLASS_FIELD
 from dct_augment.records import ClassInfo
 
 WORDS_INSIDE = 50
@@ -39,19 +40,21 @@ _ARMS = ("real", "real+strong_aug", "real+linear_probe", "plain_prompt")
 _SHARES = {1: 0.7, 5: 0.5, 10: 0.3}
 """Of synthetic images by shots: tuned on CUB with Stable Diffusion 1.5 for DA-Fusion and others (arXiv 2603.08364)."""
 
-_POCKET_SHARE = 0.7
-"""The same of Pocket, at all shots; that at 5 shots was tuned, with photos alone in the second half of the steps."""
-_PHOTOS_LAST = 0.5
+_POCKET_SHARES = {5: 0.7, 10: 0.5}
+"""The same of Pocket: tuned there (configs/studies/gain.yaml)."""
 
-_QUICK_TOKENS = {
-    "max_updates": 40,
+_TOKENS = {
+    "init_word": CLASS_FIELD,
+    "vectors": 4,
+    "photo_weight": 1.0,
+    "photos_per_update": 8,
+    "target_accuracy": 1.0,
     "restarts": 1,
     "restart_words": 32,
     "restart_below_accuracy": 0.2,
-    "validation_images": 8,
-    "certificate_images": 12,
-    "certificate_looks": 1,
 }
+"""Both losses on one token, from the class name, as in the row `both` of configs/studies/gain.yaml."""
+_QUICK_TOKENS = {"max_updates": 40, "validation_images": 8, "certificate_images": 12, "certificate_looks": 1}
 
 
 @dataclass(frozen=True)
@@ -181,10 +184,17 @@ class FirstConfig:
         return str(self._downstream().values["model"])
 
     def _tokens(self) -> YamlSection:
-        values: dict[str, Any] = dict(_QUICK_TOKENS) if self.quick else {"max_updates": 120}
+        values: dict[str, Any] = {"max_updates": 60 if self.is_pocket else 120, **_TOKENS}
+        if self.quick:
+            values |= _QUICK_TOKENS
         values["classes_per_batch"] = self.model.family.classes_per_batch
-        comment = "How long a class token trains, at most; fewer updates are faster."
-        return YamlSection("tokens", [comment], values)
+        comment = "A class token learns from the guide and from your photos of the class, from the class name on."
+        remarks = {
+            "max_updates": "Fewer are faster.",
+            "photo_weight": "The pull of the photos, beside that of the guide; 0: none.",
+            "target_accuracy": "Of its images, by the guide; training ends early there.",
+        }
+        return YamlSection("tokens", [comment], values, remarks)
 
     def _generation(self) -> YamlSection:
         values: dict[str, Any] = {"per_class": self.per_class, "allow_uncertified": True}
@@ -209,14 +219,12 @@ class FirstConfig:
         else:
             values = {"model": "mobilenetv3_small_100.lamb_in1k", "pretrained": True}
             values |= {"steps": 200, "learning_rate": 1.0e-3}
-        values["synthetic_probability"] = _POCKET_SHARE if self.is_pocket else dict(_SHARES)
-        values["real_images_last"] = _PHOTOS_LAST
+        values["synthetic_probability"] = dict(_POCKET_SHARES if self.is_pocket else _SHARES)
         trains_long = self.is_pocket or self.machine.gpu_bytes is not None
         values["synthetic_augmentation"] = "strong" if trains_long else "light"
         size = "Its pictures have the size that it was pretrained with; image_size sets another one."
         remarks = {
-            "synthetic_probability": "The share of synthetic images in training; or shares by photos of a class.",
-            "real_images_last": "The share of the steps, at the end, that see photos alone.",
+            "synthetic_probability": "The share of synthetic images in training, by photos of a class.",
             "synthetic_augmentation": "`strong` needs more steps than `light`.",
         }
         return YamlSection("downstream", [comment, size], values, remarks)
