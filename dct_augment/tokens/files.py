@@ -1,7 +1,7 @@
 """Class tokens on disk: one safetensors file per class that diffusers loads, and an index of all."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,10 @@ from dct_augment.diffusion import WordNorms
 from dct_augment.errors import InputError, StaleRunError
 from dct_augment.prompts import token_name
 from dct_augment.records import ClassInfo, ClassToken, Verdict
-from dct_augment.tokens import formats
-from dct_augment.tokens.certificate import Certificate
+from dct_augment.tokens import columns, formats
 from dct_augment.tokens.formats import Token
 from dct_augment.tokens.groups import Groups
 from dct_augment.tokens.state import TrainedToken
-from dct_augment.wording import in_one_line
 
 _TELLING = ("updates", "unet_evaluations", "norm", "guide_accuracy")
 """Columns by which a row of the index is told from that of another training."""
@@ -30,8 +28,6 @@ _IMPORTED = "imported"
 
 _LONGER = 100
 """How many times longer than the longest word, or shorter than the mean word, an imported vector may be."""
-
-_MOST = 2**53  # a larger number is none that was measured
 
 
 class TokenFolder:
@@ -61,7 +57,7 @@ class TokenFolder:
             name = str(metadata["class"])
         except (InputError, AttributeError, KeyError, TypeError, ValueError):
             return None
-        if problem_of(token):
+        if columns.problem_of(token):
             return None
         if trained_with != comparable(identity, trained_with):
             raise StaleRunError(
@@ -91,7 +87,7 @@ class TokenFolder:
             metadata = formats.current_metadata(files.read_json(self._failed(info)))
             trained_with = upgrade_token_identity(metadata["identity"])
             is_same_training = trained_with == comparable(identity, trained_with)
-            is_whole = is_same_training and metadata["class"] == info.name and not _wrong_column(metadata)
+            is_whole = is_same_training and metadata["class"] == info.name and not columns.wrong(metadata)
             return metadata if is_whole else None
         except (AttributeError, KeyError, TypeError, ValueError):
             return None
@@ -115,7 +111,11 @@ class TokenFolder:
         for path in (*self.path.glob("*.safetensors"), *self.path.glob("*.failed.json")):
             metadata = _metadata_of(path)
             rows[str(metadata.get("slug"))] = metadata
-        trained = [row for row in rows.values() if _is_number(row.get("group")) and _is_number(row.get("class_index"))]
+        trained = [
+            row
+            for row in rows.values()
+            if columns.is_number(row.get("group")) and columns.is_number(row.get("class_index"))
+        ]
         trained.sort(key=lambda row: row["class_index"])
         count = 1 + max((int(row["group"]) for row in trained), default=-1)
         return tuple(tuple(str(row["slug"]) for row in trained if row["group"] == number) for number in range(count))
@@ -139,7 +139,7 @@ class TokenFolder:
             InputError: there is none, or it is damaged.
         """
         (token,) = formats.read(self.file(info))
-        if problem := problem_of(token):
+        if problem := columns.problem_of(token):
             raise InputError(
                 f"token file {str(self.file(info))!r} is damaged: {problem}. Delete it to train the token again"
             )
@@ -163,7 +163,7 @@ class TokenFolder:
             "updates": trained.updates,
             "attempts": trained.attempts,
             "unet_evaluations": trained.evaluations,
-            **_certificate_columns(certificate),
+            **columns.of_certificate(certificate),
             "guide_probability": best.probability if best else None,
             "plain_validation_accuracy": plain.accuracy if plain else None,
             "plain_validation_probability": plain.probability if plain else None,
@@ -235,8 +235,8 @@ class TokenFolder:
             "usable": True,
             "stop_reason": "imported",
             "norm": token.vector.norm(dim=1).max().item(),
-            **{key: _number(token.metadata.get(key)) for key in accuracies},
-            "updates": int(_number(token.metadata.get("updates")) or 0),
+            **{key: columns.number(token.metadata.get(key)) for key in accuracies},
+            "updates": int(columns.number(token.metadata.get("updates")) or 0),
             "origin": f"{_IMPORTED}: {token.word}",
         }
         self._write(info, dict(token.parts), metadata)
@@ -256,7 +256,7 @@ class TokenFolder:
             "updates": 0,
             "attempts": 0,
             "unet_evaluations": 0,
-            **_certificate_columns(None),
+            **columns.of_certificate(None),
             "guide_probability": None,
             "plain_validation_accuracy": None,
             "plain_validation_probability": None,
@@ -279,7 +279,7 @@ class TokenFolder:
             return
         rows = []
         for metadata in metadata_of_classes:
-            rows.append({key: value for key, value in metadata.items() if key in _COLUMNS})
+            rows.append({key: value for key, value in metadata.items() if key in columns.NAMES})
         table = pd.DataFrame(rows)
         tables.write(self.path / INDEX, table.sort_values("class_index"))
 
@@ -311,53 +311,6 @@ class TokenFolder:
         return pd.DataFrame() if stored is None else formats.current_table(stored.to_pandas())
 
 
-def problem_of(token: Token) -> str:
-    """Say what of a token that was trained or imported here cannot be, in spite of its hash; empty if nothing is."""
-    if any(not bool(part.any(dim=1).all()) for part in token.parts.values()):
-        return "a vector of it is 0"
-    if column := _wrong_column(token.metadata):
-        return f"its header says {column}: {in_one_line(repr(token.metadata[column]), 60)}"
-    return ""
-
-
-def _wrong_column(metadata: Mapping[str, Any]) -> str:
-    """Name a column of the index that cannot hold what metadata say; empty if there is none."""
-    return next((key for key, fits in _COLUMNS.items() if key in metadata and not fits(metadata[key])), "")
-
-
-def _is_text(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_scalar(value: Any) -> bool:
-    """Tell whether a value is empty, or a number that a column of 64 bits takes."""
-    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-    return value is None or isinstance(value, float) or is_whole
-
-
-def _are_scalars(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_scalar, value))
-
-
-_COLUMNS: Mapping[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("token", "class", "slug", "stop_reason", "verdict", "validations", "origin"), _is_text),
-    **dict.fromkeys(("homonym", "usable"), _is_flag),
-    **dict.fromkeys(("class_index", "group", "updates", "attempts", "unet_evaluations"), _is_scalar),
-    **dict.fromkeys(("certificate_images", "gain_level", "mean_pixel_change", "diversity"), _is_scalar),
-    **dict.fromkeys(("plain_diversity", "plain_guide_accuracy", "guide_accuracy"), _is_scalar),
-    **dict.fromkeys(("gain", "gain_low", "gain_high", "plain_judge_accuracy", "judge_accuracy"), _is_scalar),
-    **dict.fromkeys(("judge_gain", "judge_gain_low", "judge_gain_high", "guide_probability"), _is_scalar),
-    **dict.fromkeys(("plain_validation_accuracy", "plain_validation_probability", "norm"), _is_scalar),
-    "losses": _are_scalars,
-    "base_model": _is_text,
-}
-"""The columns of the index, and what each can hold."""
-
-
 def _metadata_of(path: Path) -> Mapping[str, Any]:
     """Read the metadata of a token or a failure; nothing if its file is damaged."""
     if path.suffix == ".json":
@@ -374,21 +327,10 @@ def _is_same(one: Any, other: Any) -> bool:
     return all(missing) if any(missing) else bool(one == other)
 
 
-def _is_number(value: Any) -> bool:
-    """Tell whether a value of a file or a table is a number that something is counted with."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST
-
-
 def _are_groups(value: Any) -> bool:
     """Tell whether a value of a JSON file is a list of lists of slugs."""
     groups = value if isinstance(value, list) else [None]
     return all(isinstance(group, list) and all(isinstance(slug, str) for slug in group) for group in groups)
-
-
-def _number(value: Any) -> float | None:
-    """Give what the header of another one's file says if it is a finite number, as a column of the index takes it."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST
-    return value if is_number else None
 
 
 def _refuse_other_lengths(token: Token, words: Sequence[WordNorms]) -> None:
@@ -407,26 +349,6 @@ def _refuse_other_lengths(token: Token, words: Sequence[WordNorms]) -> None:
                     f"have {norms.mean_norm:.3g} on average and {norms.largest_norm:.3g} at most: it is no embedding "
                     "for this model. Get the file again, or train the token here"
                 )
-
-
-def _certificate_columns(certificate: Certificate | None) -> dict[str, Any]:
-    """A certificate as columns; all None where there is none."""
-    judge = certificate.judge if certificate else None
-    columns: dict[str, Any] = {
-        "verdict": str(certificate.verdict) if certificate else None,
-        "certificate_images": certificate.guide.gain.count if certificate else None,
-        "gain_level": round(certificate.level, 4) if certificate else None,
-        "mean_pixel_change": round(certificate.mean_pixel_change, 2) if certificate else None,
-        "diversity": certificate.diversity if certificate else None,
-        "plain_diversity": certificate.plain_diversity if certificate else None,
-    }
-    for who, prefix, score in (("guide", "", certificate and certificate.guide), ("judge", "judge_", judge)):
-        columns[f"plain_{who}_accuracy"] = score.plain if score else None
-        columns[f"{who}_accuracy"] = score.token if score else None
-        columns[f"{prefix}gain"] = score.gain.mean if score else None
-        columns[f"{prefix}gain_low"] = score.gain.low if score else None
-        columns[f"{prefix}gain_high"] = score.gain.high if score else None
-    return columns
 
 
 def _sum(widths: Sequence[int]) -> str:

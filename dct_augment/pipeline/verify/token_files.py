@@ -10,7 +10,8 @@ from dct_augment.diffusion import lora
 from dct_augment.errors import InputError
 from dct_augment.pipeline.verify.problem import Problem, damaged, json_problems, missing, table_problems
 from dct_augment.tokens import formats
-from dct_augment.tokens.files import INDEX, PLAN, TokenFolder, problem_of
+from dct_augment.tokens.columns import problem_of
+from dct_augment.tokens.files import INDEX, PLAN, TokenFolder
 
 _IMPORT = "damaged, and it was imported: import it again with `dct-augment tokens import FILE --replace`"
 
