@@ -2,7 +2,7 @@
 
     python -m pocket_build                  # into the package, checkpoints in build/pocket
     python -m pocket_build --out /tmp/pocket --steps-scale 0.01
-    python -m pocket_build --only-backbone  # the figures of all others stay
+    python -m pocket_build --only backbone  # or winter: the files and figures of all others stay
 
 Stopped at any moment, the same command goes on from the last checkpoint.
 """
@@ -11,7 +11,10 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,20 +41,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--steps-scale", type=float, default=1.0, help="train this share of all steps, to try it out")
     parser.add_argument("--measure-only", action="store_true", help="measure what is in --out and rewrite its card")
-    parser.add_argument("--only-backbone", action="store_true", help="build, or measure, the backbone alone")
+    parser.add_argument(
+        "--only", choices=("backbone", "winter"), help="build, or measure, the backbone or winter's classifiers alone"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    if not options.measure_only and not options.only_backbone:
-        build(options.out, options.work, options.steps_scale, options.device)
-    elif not options.measure_only:
-        build_backbone(options.out, options.work, options.steps_scale, options.device)
-    if options.only_backbone:
-        measured = json.loads((options.out / "quality.json").read_text(encoding="utf-8"))
-    else:
+    if not options.measure_only:
+        _builders()[options.only](options.out, options.work, options.steps_scale, options.device)
+    if options.only is None:
         measured = measure(options.out, options.device)
-    measured["backbone"] = quality.backbone(options.out, options.device)
+    else:
+        measured = json.loads((options.out / "quality.json").read_text(encoding="utf-8"))
+    if options.only == "winter":
+        measure_classifiers(options.out, measured, "winter", options.device)
+    else:
+        measured["backbone"] = quality.backbone(options.out, options.device)
     card.write(options.out, measured)
     print(
         f"done in {(time.monotonic() - began) / 60:.0f} min, {export.size(options.out) / 1e6:.1f} MB in {options.out}"
@@ -60,6 +66,17 @@ def main() -> None:
 
 def _steps(full: int, scale: float) -> int:
     return max(2, round(full * scale))
+
+
+def _builders() -> dict[str | None, Callable[[Path, Path, float, str], None]]:
+    return {None: build, "backbone": build_backbone, "winter": partial(build_classifiers, subject="winter")}
+
+
+def build_classifiers(out: Path, work: Path, scale: float = 1.0, device: str = "cpu", *, subject: str) -> None:
+    """Train the guide and the judge of a subject and export them to `out`."""
+    for recipe in classifiers.of(subject):
+        model = classifiers.train(recipe, work, steps=_steps(recipe.steps, scale), device=device)
+        export.classifier(out / recipe.name, recipe, model)
 
 
 def build_backbone(out: Path, work: Path, scale: float = 1.0, device: str = "cpu") -> None:
@@ -76,9 +93,8 @@ def build(out: Path, work: Path, scale: float = 1.0, device: str = "cpu") -> Non
 
     build_backbone(out, work, scale, device)
     pictures = world.render(work)
-    for recipe in classifiers.RECIPES:
-        model = classifiers.train(recipe, work, steps=steps(recipe.steps), device=device)
-        export.classifier(out / recipe.name, recipe, model)
+    for subject in classifiers.LABELS:
+        build_classifiers(out, work, scale, device, subject=subject)
     vae = autoencoder.train(pictures, work, steps=steps(autoencoder.STEPS), device=device)
     words = text_to_image.tokenizer()
     latents = autoencoder.encode(vae, pictures) * vae.config.scaling_factor
@@ -105,6 +121,14 @@ def measure(out: Path, device: str = "cpu") -> dict[str, object]:
         "described by group": quality.by_group(described),
         "plain by group": quality.by_group(plain),
     }
+
+
+def measure_classifiers(out: Path, measured: dict[str, Any], subject: str, device: str = "cpu") -> None:
+    """Put the figures of a subject's classifiers among those that were measured before."""
+    recipes = classifiers.of(subject)
+    measured["real pictures"] |= quality.clean(out, device, recipes)
+    measured["autoencoder copies"] |= quality.reconstructed(out, device, recipes)
+    print(subject, json.dumps({key: measured[key] for key in ("real pictures", "autoencoder copies")}))
 
 
 if __name__ == "__main__":

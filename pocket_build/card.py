@@ -18,7 +18,7 @@ tags: [text-to-image, image-classification, few-shot, toy-world]
 ---
 # Pocket
 
-The embedded models of dct-augment: a text-to-image pipeline of the Stable Diffusion kind, four classifiers and
+The embedded models of dct-augment: a text-to-image pipeline of the Stable Diffusion kind, six classifiers and
 a backbone, small enough to ship. They draw and know two subjects at 64 x 64 pixels: birds made by code, and real handwritten digits.
 They exist so that everything can be tried, taught and tested without a download; they are of no use beyond that.
 
@@ -55,13 +55,17 @@ No picture is in two of these. Birds differ in the seed of every picture, digits
 | val | 10 a class | {{ writings.val }} writings | (kept for choosing) |
 | test | 40 a class | {{ writings.test }} writings | the benchmark's test, and the figures below |
 
+`winter` has splits of its own, `dct_augment/pocket/winter.py`: twelve of the species in winter plumage under other names, and four
+that no model but its own classifiers has seen. Its guide and its judge learn from {{ animals }} others a class each, drawings and photographs in turn,
+and the figures below are of both.
+
 The backbone has classes of its own, `pocket_build/species.py`: {{ species.SPECIES_PER_FAMILY }} random species of gull and as many of woodpecker,
 each different in {{ species.LEAST_DIFFERENCE }} parts or more from every one of the sixteen birds, and {{ species.STROKES|length }} kinds of pen strokes ({{ species.STROKES|join(", ") }}); no
 bird and no digit of the data sets. {{ backbone.TRAIN }} clean drawings a class train it, {{ backbone.TEST }} others measure it. It is to Pocket what
 weights of ImageNet are to photographs. It is no guide or judge by itself.
 
 The benchmark sees its birds (train, val, test) through `dct_augment/pocket/camera.py`: another pose, twigs in the way,
-other light, soft focus, grain. All figures below but those of the backbone are of the clean drawings.
+other light, soft focus, grain. All figures below but those of the backbone and of winter are of the clean drawings.
 
 ## Recipe
 `python -m pocket_build` rebuilds every file from seeds, with checkpoints, in float32 (autoencoder: bfloat16

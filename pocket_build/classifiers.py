@@ -9,11 +9,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dct_augment.pocket import birds, handwriting
+from dct_augment.pocket import birds, handwriting, winter
 from pocket_build.loop import fit
 
 BIRD_LABELS = (*(bird.name for bird in birds.BIRDS), *(f"{word} {noun}" for word, (noun, _) in birds.OBJECTS.items()))
-LABELS = {"birds": BIRD_LABELS, "digits": handwriting.NAMES}
+LABELS = {
+    "birds": BIRD_LABELS,
+    "digits": handwriting.NAMES,
+    "winter": tuple(bird.name for bird in winter.BIRDS),
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,14 @@ RECIPES = (
     Recipe("birds-judge", "birds", "test_efficientnet_ln", "judge", 22),
     Recipe("digits-guide", "digits", "test_resnet", "world", 23),
     Recipe("digits-judge", "digits", "test_efficientnet_ln", "judge", 24),
+    Recipe("winter-guide", "winter", "test_resnet", "guide", 25),
+    Recipe("winter-judge", "winter", "test_efficientnet_ln", "judge", 26),
 )
+
+
+def of(subject: str) -> tuple[Recipe, ...]:
+    """The recipes of a subject's guide and judge."""
+    return tuple(recipe for recipe in RECIPES if recipe.subject == subject)
 
 
 def pictures(subject: str, split: str, per_class: int, redraws: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,6 +57,13 @@ def pictures(subject: str, split: str, per_class: int, redraws: int) -> tuple[to
         for label, animal in enumerate(animals):
             for index in range(per_class):
                 images.append(np.asarray(birds.picture(animal, split, index)))
+                labels.append(label)
+    elif subject == "winter":
+        # Drawings and photographs in turn: generated images are like the former, the data set's like the latter.
+        for label in range(len(winter.BIRDS)):
+            for index in range(per_class):
+                show = winter.photograph if index % 2 else winter.drawing
+                images.append(np.asarray(show(label, split, index)))
                 labels.append(label)
     else:
         digits = handwriting.writings()[1]

@@ -33,10 +33,12 @@ Shares = dict[str, float]
 """Share of right answers by class name."""
 
 
-def clean(weights: Path, device: str = "cpu") -> dict[str, float]:
+def clean(
+    weights: Path, device: str = "cpu", recipes: Sequence[classifiers.Recipe] = classifiers.RECIPES
+) -> dict[str, float]:
     """(1) Accuracy of each classifier on real test pictures that trained nothing."""
     accuracies = {}
-    for recipe in classifiers.RECIPES:
+    for recipe in recipes:
         model = shipped.load(f"local-dir:{weights / recipe.name}", device=device)
         images, labels = classifiers.pictures(recipe.subject, "test", per_class=40, redraws=1)
         accuracies[recipe.name] = _accuracy(model, images.float() / 127.5 - 1, labels, device)
@@ -44,11 +46,13 @@ def clean(weights: Path, device: str = "cpu") -> dict[str, float]:
 
 
 @torch.no_grad()
-def reconstructed(weights: Path, device: str = "cpu") -> dict[str, float]:
+def reconstructed(
+    weights: Path, device: str = "cpu", recipes: Sequence[classifiers.Recipe] = classifiers.RECIPES
+) -> dict[str, float]:
     """(2) Accuracy of each classifier on the autoencoder's copies of the same pictures."""
     backend = diffusion.load(str(weights / "text-to-image"), device=device)
     accuracies = {}
-    for recipe in classifiers.RECIPES:
+    for recipe in recipes:
         model = shipped.load(f"local-dir:{weights / recipe.name}", device=device)
         images, labels = classifiers.pictures(recipe.subject, "test", per_class=40, redraws=1)
         copies = []

@@ -34,6 +34,7 @@ from dct_augment.config.datasets import (
     PocketDataset,
     TorchvisionDataset,
     WebDatasetDataset,
+    WinterDataset,
 )
 from dct_augment.config.fingerprints import differences, fingerprint, seed_from
 from dct_augment.config.gradient_methods import (
@@ -135,6 +136,7 @@ __all__ = [
     "TokensConfig",
     "TorchvisionDataset",
     "WebDatasetDataset",
+    "WinterDataset",
     "ZeroShotClassifierConfig",
     "available",
     "classifier_title",

@@ -62,6 +62,12 @@ class PocketDataset(AnyDataset):
     name: Literal["pocket"]
 
 
+class WinterDataset(AnyDataset):
+    """The shipped birds of another place, in winter."""
+
+    name: Literal["winter"]
+
+
 class DigitsDataset(AnyDataset):
     """The shipped handwriting."""
 
@@ -210,6 +216,7 @@ class DtdDataset(DatasetOnDisk):
 
 DatasetConfig = Annotated[
     PocketDataset
+    | WinterDataset
     | DigitsDataset
     | FolderDataset
     | ManifestDataset

@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 TEXT_TO_IMAGE, TINY_DECODER = "text-to-image", "tiny-decoder"
-CLASSIFIERS = ("birds-guide", "birds-judge", "digits-guide", "digits-judge")
+CLASSIFIERS = ("birds-guide", "birds-judge", "digits-guide", "digits-judge", "winter-guide", "winter-judge")
 BACKBONE = "backbone"
 """A classifier of other birds and strokes, of use for what its layers have learned."""
 

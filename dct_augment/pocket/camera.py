@@ -9,6 +9,9 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+_COLD = (0.88, 0.96, 1.06)
+"""Red, green and blue of the light in winter."""
+
 GREENERY = ((58, 74, 38), (96, 116, 52), (128, 104, 62), (74, 52, 40), (150, 142, 84))
 
 
@@ -21,6 +24,20 @@ def photograph(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     light = light ** float(rng.uniform(0.8, 1.3)) * rng.uniform(0.82, 1.12, 3).astype(np.float32)
     light *= _shadow(picture.size, rng)
     light += rng.normal(0, float(rng.uniform(0.0, 0.03)), light.shape)
+    return Image.fromarray(np.clip(light * 255 + 0.5, 0, 255).astype(np.uint8))
+
+
+def photograph_in_snow(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Photograph a drawing (RGB) in snow, with another camera: cold light, coarser pixels, dark corners."""
+    posed = _pose(picture, rng)
+    _snow(posed, rng)
+    side = posed.width
+    coarse = posed.resize((side * 5 // 8,) * 2, Image.Resampling.BOX).resize(posed.size, Image.Resampling.BICUBIC)
+    light = np.asarray(Image.blend(posed, coarse, float(rng.uniform(0.3, 0.9))), dtype=np.float32) / 255.0
+    light = light ** float(rng.uniform(0.7, 1.1)) * np.array(_COLD, dtype=np.float32) * float(rng.uniform(0.85, 1.1))
+    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
+    light *= (1 - float(rng.uniform(0.1, 0.35)) * (x * x + y * y) / 2)[..., None].astype(np.float32)
+    light += rng.normal(0, float(rng.uniform(0.01, 0.05)), light.shape[:2])[..., None]
     return Image.fromarray(np.clip(light * 255 + 0.5, 0, 255).astype(np.uint8))
 
 
@@ -50,6 +67,17 @@ def _overgrow(picture: Image.Image, rng: np.random.Generator) -> None:
             x, y = start + reach * rng.uniform(-0.5, 0.5)
             radius = rng.uniform(0.03, 0.08, 2) * side
             draw.ellipse((x - radius[0], y - radius[1], x + radius[0], y + radius[1]), fill=color)
+
+
+def _snow(picture: Image.Image, rng: np.random.Generator) -> None:
+    """Draw a drift of snow, and flakes."""
+    draw, side = ImageDraw.Draw(picture), picture.width
+    left, right = rng.uniform(0.75, 1.0, 2) * side
+    draw.polygon([(0, left), (side, right), (side, side), (0, side)], fill=(238, 242, 250))
+    for _ in range(int(rng.integers(4, 16))):
+        x, y = rng.uniform(0, side, 2)
+        radius = float(rng.uniform(0.006, 0.028)) * side
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(246, 248, 254))
 
 
 def _shadow(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

@@ -195,11 +195,11 @@ def test_an_override_of_an_unknown_key_gets_a_hint() -> None:
     assert "did you mean 'max_updates'" in problem
 
 
-def test_keyword_arguments_win_over_overrides_and_file(write_config: Callable[[object], str], tmp_path: Path) -> None:
+def test_keyword_arguments_win_over_the_file(write_config: Callable[[object], str], tmp_path: Path) -> None:
     source = write_config(MINIMAL | {"device": "cuda", "generation": {"per_class": 3}})
     loaded = config.load(
         source,
-        ["generation.per_class=4", "output=elsewhere"],
+        ["generation.per_class=7"],
         per_class=7,
         classes=["bat"],
         output=tmp_path,

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 from collections import Counter
 
@@ -6,10 +7,10 @@ import pytest
 
 from dct_augment import config, datasets
 from dct_augment.errors import DatasetError
-from dct_augment.pocket import birds, camera, captions, handwriting
+from dct_augment.pocket import birds, camera, captions, handwriting, winter
 from dct_augment.records import Dataset, Example
 
-NAMES = ("pocket", "digits")
+NAMES = ("pocket", "digits", "winter")
 
 
 @pytest.fixture(params=NAMES)
@@ -27,7 +28,7 @@ def per_class(examples: tuple[Example, ...] | list[Example]) -> Counter[int]:
 
 
 def test_an_unknown_data_set_names_the_known_ones() -> None:
-    with pytest.raises(DatasetError, match=r"'cub' is unknown; by name there are: digits, pocket"):
+    with pytest.raises(DatasetError, match=r"'cub' is unknown; by name there are: digits, pocket, winter"):
         datasets.load("cub")
 
 
@@ -44,9 +45,28 @@ def test_birds_are_twelve_species_in_three_families_and_four_homonyms() -> None:
     assert sorted(families.values()) == [4, 4, 4]
 
 
+@pytest.mark.parametrize("name", ["pocket", "winter"])
 @pytest.mark.parametrize(("split", "count"), [("train", 20), ("val", 10), ("test", 40)])
-def test_pocket_birds_are_balanced(split: str, count: int) -> None:
-    assert set(per_class(list(datasets.load("pocket").examples(split))).values()) == {count}
+def test_pocket_birds_are_balanced(name: str, split: str, count: int) -> None:
+    assert set(per_class(list(datasets.load(name).examples(split))).values()) == {count}
+
+
+def test_birds_in_winter_are_all_species_of_summer_under_other_names_and_new_ones() -> None:
+    species = {bird.name for bird in birds.BIRDS if not bird.homonym}
+    assert set(winter.SUMMER_NAMES.values()) == species
+    assert len(winter.BIRDS) == 16
+    assert not {bird.name for bird in winter.BIRDS} & {word for bird in birds.BIRDS for word in bird.name.split()}
+    assert not set(winter.SPLITS.values()) & set(birds.SPLITS.values())
+    looks = [dataclasses.replace(bird.species, name="", adjectives=()) for bird in winter.BIRDS]
+    assert len(set(looks)) == 16
+
+
+def test_a_camera_in_snow_changes_a_picture_and_not_its_size() -> None:
+    drawn, taken = (np.asarray(show(5, "test", 3), dtype=float) for show in (winter.drawing, winter.photograph))
+    assert taken.shape == drawn.shape == (64, 64, 3)
+    lighter = taken.mean((0, 1)) - drawn.mean((0, 1))
+    assert lighter[2] > lighter[0]  # the light is blue
+    assert np.abs(taken - drawn).mean() > 10
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 20), ("val", 6)])
@@ -175,7 +195,8 @@ def test_the_object_of_a_homonym_is_another_picture() -> None:
 def test_every_class_is_a_subject_of_the_captions_with_chances_that_add_up() -> None:
     subjects = {subject.key: subject for subject in captions.SUBJECTS}
     assert len(subjects) == len(captions.SUBJECTS)
-    assert {info.name for name in NAMES for info in datasets.load(name).classes} <= set(subjects)
+    assert {info.name for name in ("pocket", "digits") for info in datasets.load(name).classes} <= set(subjects)
+    assert not {bird.name for bird in winter.BIRDS} & {word for key in subjects for word in key.split()}
     for subject in subjects.values():
         assert sum(chance for _, chance in subject.names) == pytest.approx(1)
 
