@@ -22,9 +22,9 @@ from dct_augment.generation import shard_rows
 from dct_augment.generation.shards import shard_folders
 from dct_augment.pipeline.verify import verify
 from dct_augment.pipeline.verify.token_files import token_problems
-from dct_augment.tokens import formats
+from dct_augment.tokens import columns, formats
 from dct_augment.tokens.checkpoint import Checkpoint
-from dct_augment.tokens.files import _COLUMNS, TokenFolder
+from dct_augment.tokens.files import TokenFolder
 from tests.conftest import CLASSES, make_run
 from tests.robustness.pictures import png, samples, table, tar
 
@@ -205,7 +205,7 @@ def test_a_token_header_may_hold_anything(tmp_path: Path, value: Any) -> None:
 
 
 @MANY
-@given(JSON | st.just(10**400), st.sampled_from(sorted(_COLUMNS)))
+@given(JSON | st.just(10**400), st.sampled_from(sorted(columns.NAMES)))
 @example(10**400, "token")
 @example(10**400, "updates")
 @example("x", "norm")
