@@ -194,4 +194,4 @@ def test_the_command_line_offline(tmp_path: Path, hub: Hub) -> None:
     type_in("tokens", "import", str(exported), "--output", "runs/cub", "--replace")  # as the run itself recorded
     shown = type_in("tokens", "show", "laysan albatross", *settings)
     assert '"origin": "imported: <dct-cub-laysan-albatross>"' in shown
-    type_in("generate", *settings, "--set", "tokens.seed=0", "--per-class", "1")
+    type_in("generate", *settings, "--set", "tokens.seed=0", "--set", "generation.per_class=1")
