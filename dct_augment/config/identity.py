@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from dct_augment.config.tokens import TokensConfig
+
 Part = Literal["tokens", "lora", "generation", "arms", "benchmark", "metrics"]
 """What has an identity of its own, by which finished work is recognised."""
 
@@ -195,8 +197,11 @@ def _remove_what_changes_nothing(decided: dict[str, Any]) -> None:
         del generation["guidance_scale"]
     if generation and not generation["token_noise"]:
         del generation["token_noise"]
+    if tokens and tokens["photos_per_class"] == TokensConfig.model_fields["photos_per_class"].default:
+        del tokens["photos_per_class"]
     if tokens and not tokens["photo_weight"]:
-        del tokens["photo_weight"], tokens["photos_per_update"]
+        for key in ("photo_weight", "photos_per_update", "photos_per_class"):
+            tokens.pop(key, None)
 
 
 def _without_no_adapters(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,6 +57,9 @@ class TokensConfig(Section):
         "classifier's gradient; 0: no photo has a part in it",
     )
     photos_per_update: PositiveInt = Field(2, description="noised photos of a class in one update, with a photo_weight")
+    photos_per_class: PositiveInt = Field(
+        64, description="photos of a class that take part, at most, spread evenly over all; with a photo_weight"
+    )
     schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate, over max_updates")
     max_norm: Positive = Field(1.5, description="clamp, in units of the largest word norm")
     norm_prior: NotNegative = Field(

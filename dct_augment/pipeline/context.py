@@ -288,11 +288,13 @@ class RunContext:
         """What the run's guide has seen, as the report tells it.
 
         `draw`: the photos of each draw alone; `all_photos` of the run; `this_training_set`; `web`: pictures with their
-        captions; `unknown`.
+        captions; `unknown`. `all_photos_by_tokens`: the guide need not have, but the tokens are pulled towards them.
         """
         saw = what_it_saw(self.config.guide)
         if saw == "these_photos":
             return "draw" if self.tokens_know_draws_alone else "all_photos"
+        if saw == "unknown" and self.config.tokens.photo_weight and not self.draws_have_all_photos:
+            return "all_photos_by_tokens"
         unknown = [member for member in self.config.guide if what_it_saw([member]) == "unknown"]
         return "web" if saw == "unknown" and all(member.name == "zero_shot" for member in unknown) else saw
 

@@ -2,37 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from dct_augment import classifiers, files
 from dct_augment.classifiers import Classifier
 from dct_augment.config import AnyClassifierConfig, FewShotClassifierConfig
+from dct_augment.pipeline.opened_photos import OpenedPhotos
 from dct_augment.records import ClassInfo, Example
 
 if TYPE_CHECKING:
     from dct_augment.classifiers.few_shot import FewShotClassifier
-
-
-class _Opened(Sequence[Image.Image]):
-    """The pictures of some photos, each read when it is taken: in memory they would be large."""
-
-    def __init__(self, photos: Sequence[Example]) -> None:
-        self._photos = photos
-
-    def __len__(self) -> int:
-        return len(self._photos)
-
-    @overload
-    def __getitem__(self, place: int) -> Image.Image: ...
-    @overload
-    def __getitem__(self, place: slice) -> "_Opened": ...
-    def __getitem__(self, place: int | slice) -> "Image.Image | _Opened":
-        """Read one picture, or take the photos of a slice."""
-        if isinstance(place, slice):
-            return _Opened(self._photos[place])
-        return self._photos[place].open()
 
 
 def few_shot_member(members: Sequence[AnyClassifierConfig]) -> FewShotClassifierConfig | None:
@@ -82,7 +61,7 @@ def make(
     assert settings is not None
     with files.lock(folder.parent, wait=True):  # one process makes it, the others wait and take it
         if not is_made(folder):
-            made = fit(settings, _Opened(photos), [photo.label for photo in photos], classes, device=device)
+            made = fit(settings, OpenedPhotos(photos), [photo.label for photo in photos], classes, device=device)
             made.save(folder, _made_for(folder))
     member = FewShotClassifier.load(folder, device)
     return classifiers.load(members, classes, few_shot=member, device=device), member

@@ -186,7 +186,8 @@ def test_page_calls_nothing_distillation_where_the_guide_knows_the_draws_alone(t
             "With a guide that may have seen more than the few images:",
         ),
         ("web", "has learned from pictures of the web", "With a guide that has seen pictures of the web:"),
-        ("all_photos", "was trained on all training photos of the run", "Upper line"),
+        ("all_photos", "was trained on all training photos of the run", "Upper line, as the guide"),
+        ("all_photos_by_tokens", "were pulled towards all training photos of the run", "Upper line, as the tokens"),
     ],
 )
 def test_page_says_of_the_guide_what_it_has_seen(tmp_path: Path, saw: str, said: str, title: str) -> None:
@@ -196,8 +197,8 @@ def test_page_says_of_the_guide_what_it_has_seen(tmp_path: Path, saw: str, said:
     assert said in words
     assert title in words
     assert "whole training set" not in words
-    for of_more in ("distillation", "pper line"):
-        assert (of_more in words) == (saw == "all_photos")
+    assert ("pper line" in words) == saw.startswith("all_photos")
+    assert ("distillation" in words) == (saw == "all_photos")
 
 
 @pytest.mark.parametrize(

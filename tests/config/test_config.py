@@ -943,11 +943,13 @@ def test_photos_are_a_part_of_what_makes_a_token_if_it_is_pulled_towards_them() 
     def identity(*settings: str) -> dict[str, Any]:
         return config.load("cub", settings).identity("tokens")
 
-    assert identity("tokens.photos_per_update=7") == identity()
+    assert identity("tokens.photos_per_update=7", "tokens.photos_per_class=5") == identity()
     assert "photo_weight" not in identity()["tokens"]
     pulled = identity("tokens.photo_weight=0.5")
     assert pulled["tokens"]["photo_weight"] == 0.5
     assert pulled["dataset"] != identity()["dataset"]
+    assert "photos_per_class" not in pulled["tokens"]  # the default is that of runs of earlier versions
+    assert identity("tokens.photo_weight=0.5", "tokens.photos_per_class=5")["tokens"]["photos_per_class"] == 5
 
 
 @pytest.mark.parametrize(

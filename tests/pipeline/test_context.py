@@ -72,6 +72,9 @@ def test_a_run_knows_what_its_guide_has_seen(photos: Path, tmp_path: Path, guide
     if saw == "draw":
         fewer = config.load("pocket", [*given, "benchmark.shots=3"], output=tmp_path / "run")
         assert RunContext(fewer).guide_saw == "all_photos"
+    pulled = config.load("pocket", [*given, "tokens.photo_weight=1", "benchmark.shots=3"], output=tmp_path / "run")
+    more = {"draw": "all_photos", "unknown": "all_photos_by_tokens", "web": "all_photos_by_tokens"}
+    assert RunContext(pulled).guide_saw == more.get(saw, saw)
 
 
 def test_a_guide_much_worse_than_the_judge_is_warned_of(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from dct_augment import files
 from dct_augment.diffusion import lora
+from dct_augment.pipeline import opened_photos
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.records import Progress, ProgressCallback, StageName, WorkUnit
@@ -52,11 +53,8 @@ class LoraStage(Stage):
             checkpoint.clear()
 
     def _trainer(self) -> LoraTrainer:
-        context, photos = self._context, self._context.photos()
-        images = {
-            info.slug: [photo.open() for photo in photos if photo.label == info.index] for info in context.classes
-        }
-        config = self._config
+        context, config = self._context, self._config
+        images = opened_photos.by_class(context.photos(), context.classes)
         return LoraTrainer(context.sampler, images=images, lora_config=config.lora, prompts_config=config.prompts)
 
     def publish(self) -> None:

@@ -6,11 +6,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from PIL import Image
 
 from dct_augment import datasets, processes
 from dct_augment.errors import InputError
+from dct_augment.pipeline import opened_photos
 from dct_augment.pipeline.context import RunContext
+from dct_augment.pipeline.opened_photos import OpenedPhotos
 from dct_augment.pipeline.stages.stage import Stage
 from dct_augment.records import ClassInfo, Progress, ProgressCallback, StageName, StopReason, WorkUnit
 from dct_augment.tokens import formats
@@ -201,20 +202,20 @@ class TokenStage(Stage):
             starts=self._starts(classes),
         )
 
-    def _photos(self, classes: Sequence[ClassInfo]) -> dict[str, list[Image.Image]]:
+    def _photos(self, classes: Sequence[ClassInfo]) -> dict[str, OpenedPhotos]:
         """The training photos of each class, by slug, if tokens are pulled towards them."""
-        if not self._config.tokens.photo_weight:
+        settings = self._config.tokens
+        if not settings.photo_weight:
             return {}
-        photos = self._context.photos()
-        return {info.slug: [photo.open() for photo in photos if photo.label == info.index] for info in classes}
+        return opened_photos.by_class(self._context.photos(), classes, settings.photos_per_class)
 
-    def _few_shot_images(self, classes: Sequence[ClassInfo]) -> dict[str, list[Image.Image]]:
+    def _few_shot_images(self, classes: Sequence[ClassInfo]) -> dict[str, OpenedPhotos]:
         """The few-shot images of each class, by slug: those of this run's draw, or else of the configured one."""
         settings, photos = self._config.textual_inversion, self._context.photos_of_draw
         if photos is None:
             real = self._context.real_images()
             photos = datasets.few_shot(real, settings.shot_count, settings.few_shot_seed, settings.imbalance).train
-        return {info.slug: [photo.open() for photo in photos if photo.label == info.index] for info in classes}
+        return opened_photos.by_class(photos, classes)
 
     def _starts(self, classes: Iterable[ClassInfo]) -> dict[str, torch.Tensor]:
         """Where training begins: the vectors of `tokens.init_from`, a token file for all or a folder with one each."""
