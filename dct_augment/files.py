@@ -320,22 +320,54 @@ def lock(root: Path, *, wait: bool = False) -> Iterator[None]:
     if key in _LOCKED:
         yield
         return
-    root.mkdir(parents=True, exist_ok=True)
-    _check_lock(root / ".lock")
-    handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:
-        os.close(handle)
-        raise BusyRunError(
-            f"{root} is being written by another process. Wait for it, or use another --output"
-        ) from error
+    is_new = not root.exists()
+    handle = _locked_file(root, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     _LOCKED[key] = handle
     try:
         yield
     finally:
         del _LOCKED[key]
+        if is_new and _list(root) == [".lock"]:  # the command was refused
+            with suppress(OSError):
+                (root / ".lock").unlink()
+                root.rmdir()
         os.close(handle)
+
+
+def _locked_file(root: Path, how: int) -> int:
+    """Lock the file `.lock` of a folder, and return its handle. One that was removed meanwhile is no lock any more."""
+    import fcntl
+
+    while True:
+        root.mkdir(parents=True, exist_ok=True)
+        _check_lock(root / ".lock")
+        try:
+            handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # the folder was removed just now
+            continue
+        try:
+            fcntl.flock(handle, how)
+            if _is_file_of(handle, root / ".lock"):
+                return handle
+        except OSError as error:
+            os.close(handle)
+            raise BusyRunError(
+                f"{root} is being written by another process. Wait for it, or use another --output"
+            ) from error
+        os.close(handle)
+
+
+def _is_file_of(handle: int, path: Path) -> bool:
+    """Tell whether an open file is the one that has this path."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(handle), path.stat())
+    return False
+
+
+def _list(folder: Path) -> list[str]:
+    with suppress(OSError):
+        return os.listdir(folder)
+    return []
 
 
 def is_locked(root: Path) -> bool:

@@ -142,6 +142,35 @@ def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:
     assert can_be_locked_elsewhere(tmp_path)
 
 
+def test_a_folder_that_was_locked_and_not_used_is_gone_with_the_lock(tmp_path: Path) -> None:
+    with files.lock(tmp_path / "new"):
+        pass
+    assert listing(tmp_path) == []
+    (tmp_path / "old").mkdir()
+    for used in ("old", "new"):
+        with files.lock(tmp_path / used):
+            (tmp_path / "new").mkdir(exist_ok=True)
+            (tmp_path / "new" / "result").touch()
+    assert (tmp_path / "old").is_dir()
+    assert "result" in listing(tmp_path / "new")
+
+
+def test_one_process_at_a_time_holds_the_lock_of_a_folder_that_comes_and_goes(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib\n"
+        "from dct_augment import files\n"
+        "root, alone = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])\n"
+        "for _ in range(300):\n"
+        "    with files.lock(root, wait=True):\n"
+        "        alone.touch(exist_ok=False)\n"
+        "        alone.unlink()\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run"), str(tmp_path / "alone")]
+    working = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[1] for process in working] == [""] * 3
+    assert not (tmp_path / "alone").exists()
+
+
 def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
     with files.atomic_folder(tmp_path / "out") as partial:
         (partial / "text").write_text("whole")
