@@ -113,6 +113,10 @@ def _allows(annotation: Any, *kinds: Any) -> bool:
     return annotation in kinds or any(_allows(part, *kinds) for part in get_args(annotation))
 
 
+CONFUSED_CLASS = "token-of-the-most-confused-class"
+"""The negative prompt that is the token of the class for which the guide most takes the images of a class."""
+
+
 class Section(BaseModel):
     """A frozen part of the configuration that refuses unknown keys."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from dct_augment.config.base import CONFUSED_CLASS
 from dct_augment.config.tokens import TokensConfig
 
 Part = Literal["tokens", "lora", "generation", "arms", "benchmark", "metrics"]
@@ -149,6 +150,8 @@ def identity(settings: Mapping[str, Any], schema: int, part: Part) -> dict[str, 
     rows = DECIDES[part]
     if part == "tokens" and settings["tokens"]["objective"] == "classifier":
         rows = tuple(row for row in rows if row != "textual_inversion")
+    if part in ("tokens", "lora") and settings["prompts"]["negative"] == CONFUSED_CLASS:
+        settings = {**settings, "prompts": {**settings["prompts"], "negative": ""}}  # of generation alone
     if part == "tokens" and settings["tokens"]["photo_weight"]:
         rows = (*rows, *_REAL_IMAGES)
     if settings["benchmark"]["protocol"] == "cross_validation" and part in ("arms", "lora", "benchmark"):

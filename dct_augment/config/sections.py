@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from dct_augment.config import by_class
-from dct_augment.config.base import Fraction, OutputPath, PositiveInt, Section, Seed
+from dct_augment.config.base import CONFUSED_CLASS, Fraction, OutputPath, PositiveInt, Section, Seed
 from dct_augment.config.benchmark import FEW_SHOT_ARMS, BenchmarkConfig, DownstreamConfig, MetricsConfig
 from dct_augment.config.classifiers import Ensemble, is_few_shot
 from dct_augment.config.datasets import DatasetConfig
@@ -85,7 +85,7 @@ class PromptsConfig(Section):
     negative: str | dict[str, str] = Field(
         "",
         description="what classifier-free guidance leads away from: a text, or `class: text`, where `default` is every "
-        "class that is not named",
+        f"class that is not named; `{CONFUSED_CLASS}`: in generation, the class that the guide takes its images for",
     )
 
     @field_validator("templates")
@@ -135,13 +135,20 @@ class PromptsConfig(Section):
             raise ValueError(str(error)) from error
         if not all(isinstance(text, str) for text in (texts.values() if isinstance(texts, dict) else [texts])):
             raise ValueError("must be a text such as 'blurry', or `class: text`")
+        if isinstance(texts, dict) and CONFUSED_CLASS in texts.values():
+            raise ValueError(f"{CONFUSED_CLASS!r} is for all classes: negative: {CONFUSED_CLASS}")
         return texts
 
     @property
+    def leads_away_from_tokens(self) -> bool:
+        """Whether an image with a class token is led away from the token of another class."""
+        return self.negative == CONFUSED_CLASS
+
+    @property
     def negatives(self) -> tuple[str, ...]:
-        """All negative prompts: that of classes which have none of their own comes first."""
+        """All negative prompts that are texts: that of classes which have none of their own comes first."""
         if not isinstance(self.negative, dict):
-            return (self.negative,)
+            return ("" if self.leads_away_from_tokens else self.negative,)
         return tuple(dict.fromkeys([self.negative.get(by_class.DEFAULT, ""), *self.negative.values()]))
 
     def negative_of(self, info: ClassInfo) -> str:

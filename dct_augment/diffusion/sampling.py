@@ -128,7 +128,7 @@ class Sampler:
         self.guidance_scale = guidance_scale
         self.scheduler_name = scheduler_name
         self._negatives: dict[str, Conditioning] = {}
-        self.unconditional = self._negative(negative_prompt)
+        self.unconditional = self.negative(negative_prompt)
 
     @classmethod
     def from_config(cls, backend: Backend, config: SamplingConfig, *, negative_prompt: str) -> "Sampler":
@@ -142,8 +142,15 @@ class Sampler:
         )
 
     @torch.no_grad()
-    def _negative(self, prompt: str) -> Conditioning:
-        """Encode a negative prompt once; one row."""
+    def negative(self, prompt: str, vector: torch.Tensor | None = None) -> Conditioning:
+        """Encode a negative prompt; one row. One without a token, (n, D), is encoded once.
+
+        Raises:
+            ModelError: the model has no branch for one.
+        """
+        if vector is not None:
+            guidance.check(self.backend.denoiser.config, self.guidance_scale, prompt)
+            return self.backend.encode([prompt], vector[None])
         if prompt not in self._negatives:
             if len(self._negatives) == _MOST_NEGATIVES:
                 self._negatives.pop(next(iter(self._negatives)))
@@ -157,7 +164,7 @@ class Sampler:
         Raises:
             ModelError: the model has no branch for one.
         """
-        return replace(conditioning, negative=Conditioning.cat(map(self._negative, prompts)))
+        return replace(conditioning, negative=Conditioning.cat(map(self.negative, prompts)))
 
     @property
     def evaluations_per_step(self) -> int:

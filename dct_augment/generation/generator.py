@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -63,7 +63,7 @@ class Generator:
     """Turns plan rows into images with one sampler.
 
     With an `image_format`, images come with their files. `negatives` are negative prompts by the slugs of all classes,
-    where they differ.
+    where they differ, each with the vector (n, D) of its token if it holds one.
     """
 
     def __init__(
@@ -74,13 +74,14 @@ class Generator:
         guide: Classifier | None = None,
         judge: Classifier | None = None,
         starts: StartImages | None = None,
-        negatives: Mapping[str, str] | None = None,
+        negatives: Mapping[str, tuple[str, torch.Tensor | None]] | None = None,
         image_format: str | None = None,
         on_progress: ProgressCallback = ignore_progress,
     ) -> None:
         self._sampler = sampler
         self._starts = starts
         self._negatives = negatives or {}
+        self._encoded_negatives: dict[str, Conditioning] = {}
         self._image_format = image_format
         self._on_progress = on_progress
         self._encoded: dict[tuple[str, str], Conditioning] = {}
@@ -146,12 +147,20 @@ class Generator:
         """Begin the images of rows of one strength."""
         conditioning = Conditioning.cat(self._encode(row, vectors.get(row.slug)) for row in rows)
         if self._negatives:
-            conditioning = self._sampler.with_negatives(conditioning, [self._negatives[row.slug] for row in rows])
+            conditioning = replace(conditioning, negative=Conditioning.cat(self._negative(row.slug) for row in rows))
         seeds = [row.seed for row in rows]
         if not rows[0].start_key:
             return self._sampler.begin(seeds, conditioning)
         clean = torch.stack([starts[row.start_key] for row in rows])
         return self._sampler.begin_at(clean, seeds, conditioning, rows[0].strength)
+
+    def _negative(self, slug: str) -> Conditioning:
+        """Encode the negative prompt of a class, once."""
+        if slug not in self._encoded_negatives:
+            if len(self._encoded_negatives) == _MOST_ENCODED_PROMPTS:
+                self._encoded_negatives.pop(next(iter(self._encoded_negatives)))
+            self._encoded_negatives[slug] = self._sampler.negative(*self._negatives[slug])
+        return self._encoded_negatives[slug]
 
     def _encode(self, row: PlanRow, vector: torch.Tensor | None) -> Conditioning:
         """Encode the prompt of one row, whose token may have noise of its own on it."""

@@ -4,6 +4,7 @@ from itertools import product
 
 from dct_augment import files
 from dct_augment.config import Config
+from dct_augment.config.base import CONFUSED_CLASS
 from dct_augment.diffusion import FAMILIES, adapters, guidance, names, noise_levels
 
 _ANY_SCHEDULER_HAS = 50
@@ -18,9 +19,10 @@ def check_sampling(config: Config) -> None:
             or has fewer steps.
     """
     denoiser = guidance.denoiser_here(config.model.path, config.model.revision)
-    for scale, negative in product(
-        (config.sampling.guidance_scale, config.generation.guidance_scale), config.prompts.negatives
-    ):
+    negatives = config.prompts.negatives
+    if config.prompts.leads_away_from_tokens:
+        negatives = (*negatives, CONFUSED_CLASS)
+    for scale, negative in product((config.sampling.guidance_scale, config.generation.guidance_scale), negatives):
         if scale is not None:
             guidance.check(denoiser, scale, negative)
     name, steps = config.sampling.scheduler, config.sampling.num_inference_steps

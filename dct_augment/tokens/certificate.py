@@ -30,7 +30,8 @@ class Certificate:
 
     `level` is that of the intervals of the gains; it is above 95 % if more than one look was allowed (`PairedTest`).
     `mean_pixel_change` is the mean absolute difference of the pairs in [0, 255]; diversities are mean root-mean-square
-    distances of two images of one kind in the first look, in [0, 255].
+    distances of two images of one kind in the first look, in [0, 255]. `confused_with` are slugs of other classes: the
+    most probable ones of images with the token, by the guide.
     """
 
     verdict: Verdict
@@ -40,6 +41,7 @@ class Certificate:
     plain_diversity: float
     mean_pixel_change: float
     level: float = 0.95
+    confused_with: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         prompts_config: `config.prompts`, as in generation.
         starts: vectors (n, D) to begin from, by class slug.
         photos: the training photos of each class, by slug; needed with a `photo_weight`.
+        rivals: classes that images of a class may be taken for; the certificate names the first of them.
 
     Examples:
         >>> import dct_augment
@@ -112,6 +113,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
         prompts_config: PromptsConfig,
         starts: Mapping[str, torch.Tensor] | None = None,
         photos: Mapping[str, Sequence[Image.Image]] | None = None,
+        rivals: Sequence[ClassInfo] = (),
     ) -> None:
         super().__init__(
             sampler,
@@ -120,6 +122,7 @@ class ClassTokenTrainer(Trainer[ClassTokenState]):
             tokens_config=tokens_config,
             prompts_config=prompts_config,
             starts=starts,
+            rivals=rivals,
             updates=tokens_config.max_updates,
             images=tokens_config.images_per_update,
         )

@@ -42,6 +42,10 @@ def _are_scalars(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_scalar, value))
 
 
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
 NAMES: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("token", "class", "slug", "stop_reason", "verdict", "validations", "origin"), _is_text),
     **dict.fromkeys(("homonym", "usable"), _is_flag),
@@ -52,6 +56,7 @@ NAMES: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("judge_gain", "judge_gain_low", "judge_gain_high", "guide_probability"), _is_scalar),
     **dict.fromkeys(("plain_validation_accuracy", "plain_validation_probability", "norm"), _is_scalar),
     "losses": _are_scalars,
+    "confused_with": _are_texts,
     "base_model": _is_text,
 }
 """The columns of the index, and what each can hold."""
@@ -78,6 +83,7 @@ def of_certificate(certificate: Certificate | None) -> dict[str, Any]:
         "mean_pixel_change": round(certificate.mean_pixel_change, 2) if certificate else None,
         "diversity": certificate.diversity if certificate else None,
         "plain_diversity": certificate.plain_diversity if certificate else None,
+        "confused_with": list(certificate.confused_with) if certificate else [],
     }
     for who, prefix, score in (("guide", "", certificate and certificate.guide), ("judge", "judge_", judge)):
         columns[f"plain_{who}_accuracy"] = score.plain if score else None

@@ -116,6 +116,7 @@ class TextualInversionTrainer(Trainer[InversionState]):
         tokens_config: TokensConfig,
         prompts_config: PromptsConfig,
         starts: Mapping[str, torch.Tensor] | None = None,
+        rivals: Sequence[ClassInfo] = (),
     ) -> None:
         super().__init__(
             sampler,
@@ -124,6 +125,7 @@ class TextualInversionTrainer(Trainer[InversionState]):
             tokens_config=tokens_config,
             prompts_config=prompts_config,
             starts=starts,
+            rivals=rivals,
             updates=inversion_config.steps,
             images=inversion_config.batch_size,
         )

@@ -7,7 +7,7 @@ and when a class is done, each way says for itself.
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Generic, Protocol, TypeVar
@@ -44,6 +44,9 @@ class TokenState(Protocol):
 
 
 State = TypeVar("State", bound=TokenState)
+
+_MOST_CONFUSED = 10
+"""Other classes that a certificate names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +114,7 @@ class Trainer(ABC, Generic[State]):
         tokens_config: TokensConfig,
         prompts_config: PromptsConfig,
         starts: Mapping[str, torch.Tensor] | None,
+        rivals: Sequence[ClassInfo],
         updates: int,
         images: int,
     ) -> None:
@@ -118,6 +122,7 @@ class Trainer(ABC, Generic[State]):
         self._guide, self._judge = guide, judge
         self._tokens_config, self._prompts_config = tokens_config, prompts_config
         self._starts = dict(starts or {})
+        self._rivals = rivals
         self._word_norms = self._backend.word_norms()
         self._updates, self._images_per_update = updates, images
         self._batches = self._update_batches(ignore_progress)
@@ -225,11 +230,21 @@ class Trainer(ABC, Generic[State]):
             seeds, first = new_seeds(state.generator, count), test.pairs
             token = self._images_of(state, seeds, self._encode(info, vector, first=first, count=count))
             plain = self._images_of(state, seeds, self._encode_plain(info, first=first, count=count))
-            guide, probability = _recognised(self._guide, info, plain, token)
+            guide, of_labels = _recognised(self._guide, info, plain, token)
             judge = _recognised(self._judge, info, plain, token)[0] if self._judge else None
             certification.add(plain, token, guide, judge)
-            probabilities.append(probability)
-        return certification.certificate(), torch.cat(probabilities).mean().item()
+            probabilities.append(of_labels)
+        mean = torch.cat(probabilities).mean(0)
+        certificate = replace(certification.certificate(), confused_with=self._confused_with(info, mean))
+        return certificate, mean[self._guide.targets([info])[0]].item()
+
+    def _confused_with(self, info: ClassInfo, probabilities: torch.Tensor) -> tuple[str, ...]:
+        """Name the rivals of a class that the guide gives most of these probabilities (L,), by slug; the first few."""
+        rivals = [rival for rival in self._rivals if rival.slug != info.slug]
+        if not rivals:
+            return ()
+        order = probabilities[list(self._guide.targets(rivals))].argsort(descending=True, stable=True)
+        return tuple(rivals[place].slug for place in order[:_MOST_CONFUSED].tolist())
 
     def _images_of(self, state: State, seeds: Sequence[int], conditioning: Conditioning) -> torch.Tensor:
         """Generate images of one class (B, 3, H, W) from these seeds."""
@@ -297,8 +312,11 @@ class Trainer(ABC, Generic[State]):
 def _recognised(
     classifier: Classifier, info: ClassInfo, plain: torch.Tensor, token: torch.Tensor
 ) -> tuple[Recognised, torch.Tensor]:
-    """Let one classifier recognise images with the plain prompt and with the token; its probabilities (n,) of these."""
+    """Let one classifier recognise images with the plain prompt and with the token.
+
+    Also returns its probabilities (n, L) of all its labels for these.
+    """
     (target,) = classifier.targets([info])
     plain_right = (classifier.logits(plain).argmax(1) == target).cpu()
     probabilities = classifier.logits(token).softmax(1).cpu()
-    return Recognised.count(plain_right, probabilities.argmax(1) == target), probabilities[:, target]
+    return Recognised.count(plain_right, probabilities.argmax(1) == target), probabilities

@@ -99,12 +99,40 @@ def test_pixels_are_those_of_the_pipeline(tmp_path):
 def test_classes_have_negative_prompts_of_their_own():
     planned, own = rows(), {info.slug: f"a {info.name} on the sand" for info in tiny.CLASSES}
     sampler = Sampler.from_config(tiny.backend(), SAMPLING, negative_prompt="")
-    images = pixels(generate(Generator(sampler, classes=tiny.CLASSES, negatives=own), planned, 4))
+    images = pixels(
+        generate(
+            Generator(sampler, classes=tiny.CLASSES, negatives={slug: (text, None) for slug, text in own.items()}),
+            planned,
+            4,
+        )
+    )
     for row, image in zip(planned, images, strict=True):
         of_class = Sampler.from_config(tiny.backend(), SAMPLING, negative_prompt=own[row.slug])
         alone = pixels(generate(Generator(of_class, classes=tiny.CLASSES), [row], 1))
         assert (alone[0] - image).abs().max() <= 1
     assert (images[0] - pixels(generate(generator(), planned[:1], 1))[0]).abs().max() > 1
+
+
+def test_a_negative_prompt_may_hold_the_token_of_another_class(tmp_path):
+    """Our image is what diffusers makes of both tokens, one in the prompt and one in the negative prompt."""
+    from safetensors.torch import save_file
+
+    row, pipe = rows()[0], tiny.pipeline()
+    for slug in ("crane", "kiwi"):
+        save_file({f"<dct-tiny-{slug}>": vectors()[slug]}, tmp_path / f"{slug}.safetensors")
+        pipe.load_textual_inversion(tmp_path / f"{slug}.safetensors")
+    prompt = "a photo of a <dct-tiny-kiwi> kiwi"
+    expected = pipe(
+        row.prompt,
+        negative_prompt=prompt,
+        latents=torch.randn(tiny.LATENT, generator=torch.Generator().manual_seed(row.seed))[None],
+        num_inference_steps=SAMPLING.num_inference_steps,
+        guidance_scale=SAMPLING.guidance_scale,
+    ).images[0]
+    negatives = dict.fromkeys(vectors(), ("", None)) | {"crane": (prompt, vectors()["kiwi"])}
+    sampler = Sampler.from_config(tiny.backend(), SAMPLING, negative_prompt="")
+    (ours,) = generate(Generator(sampler, classes=tiny.CLASSES, negatives=negatives), [row], 1)
+    assert (pil_to_tensor(ours.image).int() - pil_to_tensor(expected).int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import torch
+
+from dct_augment import prompts
 from dct_augment.generation import plan
 from dct_augment.generation.generator import Generator
 from dct_augment.generation.plan import ShardSpec
@@ -130,12 +133,14 @@ class ImageStage(Stage):
         started = {"start_images": photos.identity(spec.ranges)} if photos else {}
         settings = self._settings
         digests = {info.slug: tokens[info.slug].sha256 for info in classes if info.slug in tokens}
+        led_away = {slug: token.sha256 for slug, (_, token) in self._rivals(classes).items()}
         if not digests:
             generation = {key: value for key, value in settings["generation"].items() if key != "token_noise"}
             settings = settings | {"generation": generation}
         return (
             self._config.narrow(settings, classes)
             | started
+            | ({"negative_tokens": led_away} if led_away else {})
             | {"kind": str(self._kind), "tokens": digests, "names": {info.slug: info.name for info in classes}}
         )
 
@@ -145,6 +150,26 @@ class ImageStage(Stage):
             return {}
         tokens = {info.slug: self._token(info) for info in classes}
         return {slug: token for slug, token in tokens.items() if token is not None}
+
+    def _rivals(self, classes: Iterable[ClassInfo]) -> dict[str, tuple[ClassInfo, ClassToken]]:
+        """The class, with its token, that the images of each of these classes are led away from, by slug.
+
+        It is the first of those that they are most taken for (`Certificate.confused_with`) that has a token itself.
+        """
+        if self._kind is ImageKind.PLAIN_PROMPT or not self._config.prompts.leads_away_from_tokens:
+            return {}
+        found = {}
+        for info in classes:
+            if self._token(info) is None:
+                continue
+            slugs = self._context.tokens.read(info).metadata.get("confused_with") or ()
+            others = (self._context.dataset.classes[self._places[slug]] for slug in slugs if slug in self._places)
+            for rival in others:
+                token = self._token(rival)
+                if token is not None:
+                    found[info.slug] = rival, token
+                    break
+        return found
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
@@ -175,15 +200,28 @@ class ImageStage(Stage):
     @cached_property
     def _generator(self) -> Generator:
         context = self._context
-        photos, sampler, prompts = context.start_photos, context.generation_sampler, self._config.prompts
-        own = {info.slug: prompts.negative_of(info) for info in context.dataset.classes}
+        photos, sampler, settings = context.start_photos, context.generation_sampler, self._config.prompts
         return Generator(
             sampler,
             classes=context.guided_classes,
             guide=context.guide,
             judge=context.judge,
             starts=StartImages(sampler.backend, photos.photos) if photos else None,
-            negatives=own if len(prompts.negatives) > 1 else None,
+            negatives=self._negatives() if len(settings.negatives) > 1 or settings.leads_away_from_tokens else None,
             image_format=self._config.generation.image_format,
             on_progress=context.progress,
         )
+
+    def _negatives(self) -> dict[str, tuple[str, torch.Tensor | None]]:
+        """The negative prompt of every class, by slug, with the vector of its token if it holds one."""
+        settings, classes = self._config.prompts, self._context.dataset.classes
+        negatives: dict[str, tuple[str, torch.Tensor | None]] = {}
+        rivals = self._rivals(classes)
+        for info in classes:
+            if info.slug in rivals:
+                rival, token = rivals[info.slug]
+                prompt = prompts.build(settings.templates[0], rival.name, token=token.word)
+                negatives[info.slug] = prompt, self._context.tokens.vector(rival)
+            else:
+                negatives[info.slug] = settings.negative_of(info), None
+        return negatives

@@ -190,6 +190,7 @@ class TokenStage(Stage):
                 prompts_config=config.prompts,
                 starts=self._starts(classes),
                 photos=self._photos(classes),
+                rivals=context.guided_classes,
             )
         return TextualInversionTrainer(
             context.sampler,
@@ -200,6 +201,7 @@ class TokenStage(Stage):
             tokens_config=config.tokens,
             prompts_config=config.prompts,
             starts=self._starts(classes),
+            rivals=context.guided_classes,
         )
 
     def _photos(self, classes: Sequence[ClassInfo]) -> dict[str, OpenedPhotos]:
