@@ -135,8 +135,6 @@ def build_defects(out: Path, work: Path, scale: float = 1.0, device: str = "cpu"
     words = text_to_image.tokenizer(captions.DEFECTS, tuple(defects.METALS))
     latents = autoencoder.encode(vae, pictures) * vae.config.scaling_factor
     text, unet = text_to_image.train(pictures, latents, words, work, scale=scale, device=device)
-    name, steps = pocket.DEFECTS_TINY_DECODER, _steps(tiny_decoder.STEPS, scale)
-    export.tiny_decoder(out / name, tiny_decoder.train(vae, latents, work, name=name, steps=steps, device=device))
     export.pipeline(out / pocket.DEFECTS_TEXT_TO_IMAGE, words, text, unet, vae)
 
 

@@ -29,7 +29,6 @@ They exist so that everything can be tried, taught and tested without a download
 | `text-to-image` | CLIPTokenizer, CLIPTextModel, UNet2DConditionModel, AutoencoderKL, DDIMScheduler | `StableDiffusionPipeline.from_pretrained(dct_augment.pocket.path())` |
 | `tiny-decoder` | AutoencoderTiny, for gradients | `AutoencoderTiny.from_pretrained(dct_augment.pocket.path("tiny-decoder"))` |
 | `defects-text-to-image` | the same for defects | `StableDiffusionPipeline.from_pretrained(dct_augment.pocket.path("defects-text-to-image"))` |
-| `defects-tiny-decoder` | the same for defects | `AutoencoderTiny.from_pretrained(dct_augment.pocket.path("defects-tiny-decoder"))` |
 {% for recipe in recipes -%}
 | `{{ recipe.name }}` | {{ recipe.architecture }}, {{ labels[recipe.subject]|length }} labels | `timm.create_model("local-dir:" + str(dct_augment.pocket.path("{{ recipe.name }}")), pretrained=True)` |
 {% endfor -%}

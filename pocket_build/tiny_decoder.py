@@ -32,18 +32,9 @@ def create() -> AutoencoderTiny:
 
 
 def train(
-    vae: AutoencoderKL,
-    latents: torch.Tensor,
-    work: Path,
-    *,
-    name: str = pocket.TINY_DECODER,
-    steps: int = STEPS,
-    device: str = "cpu",
+    vae: AutoencoderKL, latents: torch.Tensor, work: Path, *, steps: int = STEPS, device: str = "cpu"
 ) -> AutoencoderTiny:
-    """Learn to decode what the autoencoder decodes from scaled latents (N, 8, 8, 8), and noisy ones.
-
-    `name` is that of the checkpoint.
-    """
+    """Learn to decode what the autoencoder decodes from scaled latents (N, 8, 8, 8), and noisy ones."""
     model = create()
     vae = vae.to(device).float().eval().requires_grad_(False)
 
@@ -57,7 +48,7 @@ def train(
         return functional.mse_loss(decoded, target) + 0.2 * functional.l1_loss(decoded, target)
 
     fit(
-        name,
+        "tiny-decoder",
         model,
         loss,
         steps=steps,

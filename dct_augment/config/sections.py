@@ -50,7 +50,7 @@ class ModelConfig(Section):
     tiny_decoder: str | None = Field(
         None,
         description="an AutoencoderTiny of the same latents for the gradients of training: folder, Hub id "
-        "(madebyollin/taesd), or `pocket` as in model.path; the autoencoder itself if unset",
+        "(madebyollin/taesd), or `pocket` for that model; the autoencoder itself if unset",
     )
     compile: bool = Field(False, description="torch.compile the denoiser: slow to start, faster in long runs")
     memory: Literal["low", "balanced", "fast"] | None = Field(

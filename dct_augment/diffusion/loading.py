@@ -62,8 +62,8 @@ def load(
 ) -> Backend:
     """Load a text-to-image model: `pocket`, a local folder saved by diffusers, or a Hub id; safetensors only.
 
-    `tiny_decoder` is an AutoencoderTiny for `Backend.decode(for_gradient=True)`: a folder, a Hub id, or `pocket` as in
-    `path`. With `compile` the denoiser is compiled when it first runs.
+    `tiny_decoder` is an AutoencoderTiny for `Backend.decode(for_gradient=True)`: a folder, a Hub id, or `pocket`,
+    for that model alone. With `compile` the denoiser is compiled when it first runs.
 
     Remote code is never run, and safety checkers are left out: they would blacken training images.
 
@@ -175,7 +175,7 @@ def _shipped_tiny(path: str, name: str) -> str:
     """
     if path in pocket.MODELS and path != name:
         raise ModelError(
-            f"model.tiny_decoder {name!r} decodes the latents of another model; for {path!r} give {path!r}"
+            f"model.tiny_decoder {name!r} decodes the latents of another model than {path!r}; leave it out"
         )
     return str(pocket.path(pocket.TINY_DECODERS[name]))
 

@@ -7,12 +7,12 @@ BIRDS_AND_DIGITS, DEFECTS = "pocket", "pocket/defects"
 """The text-to-image models, by what `model.path` calls them."""
 
 TEXT_TO_IMAGE, TINY_DECODER = "text-to-image", "tiny-decoder"
-DEFECTS_TEXT_TO_IMAGE, DEFECTS_TINY_DECODER = "defects-text-to-image", "defects-tiny-decoder"
+DEFECTS_TEXT_TO_IMAGE = "defects-text-to-image"
 MODELS = {BIRDS_AND_DIGITS: TEXT_TO_IMAGE, DEFECTS: DEFECTS_TEXT_TO_IMAGE}
 """Their folders."""
 
-TINY_DECODERS = {BIRDS_AND_DIGITS: TINY_DECODER, DEFECTS: DEFECTS_TINY_DECODER}
-"""The folders of their small decoders, which `model.tiny_decoder` calls by the same names."""
+TINY_DECODERS = {BIRDS_AND_DIGITS: TINY_DECODER}
+"""The folders of small decoders, by the model that each is for; `model.tiny_decoder` calls them so, too."""
 
 CLASSIFIERS = (
     "birds-guide",

@@ -144,7 +144,7 @@ class FirstConfig:
             values["variant"] = model.variant
         if model.dtype != "float32":
             values["dtype"] = model.dtype
-        if self.quick and self.is_pocket:
+        if self.quick and model.path in pocket.TINY_DECODERS:
             values["tiny_decoder"] = model.path
         restriction = f" ({model.restriction})" if model.restriction else ""
         comment = [
