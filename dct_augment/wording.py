@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def visible(text: str) -> str:
     """Write a text so that no sign of it steers the terminal: each that would is written as Python writes it."""
     text = _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     return text.encode("utf-8", "backslashreplace").decode()  # a path may be no text
+
+
+def name_problem() -> str:
+    """Say what is wrong with a name of a file that is no text here, and what to do."""
+    encoding = sys.getfilesystemencoding().upper()
+    if encoding != "UTF-8":
+        return f"is not {encoding}, as names are read here; set LC_ALL=C.UTF-8, and leave PYTHONUTF8=0 out"
+    return "is not UTF-8; rename it"
 
 
 def listed(names: Sequence[str], most: int) -> str:

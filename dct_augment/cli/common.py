@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -306,10 +306,15 @@ def print_report(settings: "Config", page: Path | str) -> None:
         say(f"published: {settings.url}")
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Tell whether a stream of this process is a terminal; one that was closed before the start is None."""
+    return stream is not None and stream.isatty()
+
+
 def print_table(table: Table) -> None:
     """Print a table on stdout, as wide as the terminal is now; what users have written is no markup."""
     out = Screen(markup=False, highlight=False)
-    if not sys.stdout.isatty():  # a file or another program gets all of it
+    if not is_terminal(sys.stdout):  # a file or another program gets all of it
         wide = Screen(markup=False, highlight=False, width=_UNLIMITED)
         out.width = max(out.width, wide.measure(table).maximum)
     out.print(table)

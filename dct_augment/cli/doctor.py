@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from dct_augment.cli.common import ConfigName, Output, Overrides, configure, print_table, say
+from dct_augment.cli.common import ConfigName, Output, Overrides, configure, is_terminal, print_table, say
 
 if TYPE_CHECKING:
     from dct_augment.pipeline.doctor.finding import Finding
@@ -21,7 +21,7 @@ def doctor(config: ConfigName = "pocket", overrides: Overrides = None, output: O
     from dct_augment.pipeline.doctor.examination import examine
 
     findings = list(examine(configure(config, overrides=overrides, output=output)))
-    if sys.stdout.isatty():
+    if is_terminal(sys.stdout):
         _print_as_table(findings)
     else:  # a table as wide as the longest detail could not be read
         _print_as_lines(findings)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dct_augment.cli.common import Classes, Screen, bars, class_names, console
+from dct_augment.cli.common import Classes, Screen, bars, class_names, console, is_terminal
 
 
 def init(
@@ -46,7 +46,7 @@ def init(
     out = Screen(markup=False, highlight=False)
     for line in lines:
         out.print(line, soft_wrap=True)
-    if not yes and sys.stdin.isatty() and not typer.confirm(f"write {path}?", default=True):
+    if not yes and is_terminal(sys.stdin) and not typer.confirm(f"write {path}?", default=True):
         out.print("nothing is written")
         raise typer.Exit(1)
     prepared.write()

@@ -25,6 +25,7 @@ def print_plan(settings: "Config", goal: StageName, *, price: float | None) -> N
     from dct_augment.pipeline.memory_needs import LESS_MEMORY
     from dct_augment.pipeline.protocol import check_test
     from dct_augment.pipeline.run import Run
+    from dct_augment.pipeline.stages import TrialStage
 
     if settings.url is None:
         check_writable(settings.root)
@@ -39,6 +40,7 @@ def print_plan(settings: "Config", goal: StageName, *, price: float | None) -> N
         parts = run.needed_stages(goal)
         if StageName.BENCHMARK in parts:
             remark = check_test(run.real_images(), run.dataset, run.config)
+            TrialStage(run).check()
         refuse_full_disk(run, parts, goal)
         plan = estimate(run, parts, goal)
     for line in plan.lines:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dct_augment.cli.common import Device, console, refuse_part_of_run
+from dct_augment.cli.common import Device, console, is_terminal, refuse_part_of_run
 from dct_augment.errors import InputError
 from dct_augment.files import check_writable
 from dct_augment.remote.store import local_folder
 from dct_augment.remote.urls import url_of
-from dct_augment.wording import counted, counted_of, visible
+from dct_augment.wording import counted, counted_of, name_problem, visible
 
 if TYPE_CHECKING:
     from dct_augment.classifiers import Classifier, ClassPrediction
@@ -148,7 +148,7 @@ def _bar(total: int | None) -> Iterator[Callable[[], None]]:
         TimeRemainingColumn(),
     )
     # On a terminal, rich puts what `print` writes above the bar, on stderr. A pipe or a file gets it on stdout.
-    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as shown:
+    with Progress(*columns, console=console, transient=True, redirect_stdout=is_terminal(sys.stdout)) as shown:
         task = shown.add_task("predict", total=total)
         yield lambda: shown.advance(task)
 
@@ -236,7 +236,7 @@ def _say_rest(counts: _Counts, sources: "PictureFiles", csv_file: Path | None) -
         _say(f"{left_out} left out, without an ending of pictures: {endings}")
     if sources.left_out.bad_names:
         left_out = counted(sources.left_out.bad_names, "picture", "is")
-        _say(f"{left_out} left out for a name that is not UTF-8; rename what has one")
+        _say(f"{left_out} left out, because a name {name_problem()}")
 
 
 def _say(text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from dct_augment.config.benchmark import FULL_BENCHMARK
+from dct_augment.config.benchmark import FULL_BENCHMARK, BenchmarkConfig
 from dct_augment.config.by_class import parse_yaml, yaml_reason
 from dct_augment.config.datasets import AnyDataset, DatasetConfig
 from dct_augment.config.problems import explained, models, shown, tags
@@ -104,8 +104,20 @@ def load(
         problems += [problem if problem in without_overrides else f"--set {problem}" for problem in found]
         raise ConfigError(str(path) if in_file else f"settings given over {path}", problems)
     if per_class is not None:
-        config = config.model_copy(update={"benchmark": config.benchmark.at_most(per_class)})
+        config = config.model_copy(update={"benchmark": _at_most(per_class, config.benchmark, overrides)})
     return config
+
+
+def _at_most(per_class: int, benchmark: BenchmarkConfig, overrides: Sequence[str]) -> BenchmarkConfig:
+    """Let a benchmark need no more images than there are, but for what the user has set beside that number."""
+    given: dict[str, Any] = {}
+    for line in overrides:
+        _apply(given, line)
+    set_here = given.get("benchmark")
+    asked = [
+        key for key in ("per_class", "per_class_curve", "ratios") if isinstance(set_here, dict) and key in set_here
+    ]
+    return benchmark.at_most(per_class).model_copy(update={key: getattr(benchmark, key) for key in asked})
 
 
 def validate(data: Mapping[str, Any], where: str = "configuration", problems: Sequence[str] = ()) -> Config:

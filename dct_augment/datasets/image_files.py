@@ -16,7 +16,7 @@ from dct_augment.datasets.indexed import IndexedImages
 from dct_augment.errors import DatasetError, UnreadableImageError
 from dct_augment.reading import SUFFIXES, ImageReader
 from dct_augment.records import Example
-from dct_augment.wording import agreeing, counted, listed
+from dct_augment.wording import agreeing, counted, listed, name_problem
 
 _CHUNK = 50_000  # rows that are Python objects at once
 
@@ -81,8 +81,8 @@ class LeftOut:
             files = f"{counted(total, 'file')} in class folders whose ending is not a picture's"
             notes.append(f"{files} {agreeing(total, 'is')} left out: {counts}")
         if self.bad_names:
-            pictures = f"{counted(self.bad_names, 'picture')} whose name is not UTF-8"
-            notes.append(f"{pictures} {agreeing(self.bad_names, 'is')} left out; give another name")
+            pictures = counted(self.bad_names, "picture", "is")
+            notes.append(f"{pictures} left out, because a name {name_problem()}")
         if self.circles:
             links = counted(len(self.circles), "link", "leads")
             notes.append(
@@ -188,7 +188,8 @@ def folder_names(path: Path) -> list[str]:
     with os.scandir(path) as entries:
         names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and is_folder(entry))
     if bad := [name for name in names if not _is_utf8(name)]:
-        raise DatasetError(f"{str(path)!r}: the folder name {bad[0]!r} is not UTF-8; rename it")
+        shown = os.fsencode(bad[0]).decode("utf-8", "surrogateescape")
+        raise DatasetError(f"{str(path)!r}: the folder name {shown!r} {name_problem()}")
     return names
 
 

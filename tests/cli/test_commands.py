@@ -397,6 +397,15 @@ def test_the_plan_says_what_each_part_costs_and_what_room_its_images_take(call: 
     assert "disk: about 70 kB for 7 images; " in result.stdout
 
 
+@pytest.mark.parametrize("given", [("benchmark",), ("run", "--per-class", "6")])
+def test_the_plan_refuses_what_the_command_refuses(call: Call, given: tuple[str, ...]) -> None:
+    words = *given, "--set", "benchmark.per_class=1000", "--classes", "crane,kiwi"
+    plan, command = call(*words, "--dry-run"), call(*words)
+    assert "benchmark.per_class asks for 1,000 synthetic images of a class" in plan.stderr
+    assert (plan.returncode, plan.stderr.splitlines()[-1]) == (command.returncode, command.stderr.splitlines()[-1])
+    assert plan.returncode == 2
+
+
 def test_nothing_else_is_written_where_a_run_keeps_its_own(
     finished: tuple[ShardRun, tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,3 +126,12 @@ def test_on_a_terminal_it_asks_before_it_writes(folder: Path, answer: str, is_wr
     assert "write photos.yaml?" in output
     assert (folder / "photos.yaml").is_file() == is_written
     assert process.returncode == (0 if is_written else 1)
+
+
+def test_without_a_stdin_nobody_is_asked(folder: Path) -> None:
+    write_birds(folder / "photos", 2)
+    command = [sys.executable, "-m", "dct_augment", "init", "photos", "--model", "pocket", "--to", "mine.yaml"]
+    shell = ["sh", "-c", '"$@" <&-', "sh", *command]
+    done = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert "written: mine.yaml" in done.stdout

@@ -715,14 +715,20 @@ def test_other_models_that_are_no_list_are_one_message(others: str) -> None:
     assert problem.startswith("--set downstream.other_models: must be a list, got ")
 
 
-def test_a_number_of_generated_images_limits_a_benchmark() -> None:
-    given = ["benchmark.per_class_curve=[5, 20]", "benchmark.ratios=[1, 2, 10]", "benchmark.shots=5"]
-    few = config.load("pocket", given, per_class=10)
+def test_a_number_of_generated_images_limits_the_benchmark_of_a_file(write_config: Callable[[object], str]) -> None:
+    given = write_config(MINIMAL | {"benchmark": {"per_class_curve": [5, 20], "ratios": [1, 2, 10], "shots": 5}})
+    few = config.load(given, per_class=10)
     assert few.generation.per_class == 10
     limited = (few.benchmark.per_class, few.benchmark.per_class_curve, few.benchmark.ratios)
     assert limited == (10, (5,), (1, 2))
-    many = config.load("pocket", given, per_class=200).benchmark
+    many = config.load(given, per_class=200).benchmark
     assert (many.per_class, many.per_class_curve, many.ratios) == (50, (5, 20), (1, 2, 10))
+    asked = config.load(given, ["benchmark.per_class=1000", "benchmark.ratios=[10]"], per_class=10).benchmark
+    assert (asked.per_class, asked.per_class_curve, asked.ratios) == (
+        1000,
+        (5,),
+        (10,),
+    )  # the run refuses what it is asked
 
 
 def test_other_models_make_no_trial_of_the_first_stale() -> None:

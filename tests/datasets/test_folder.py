@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Literal
@@ -326,11 +328,23 @@ def test_names_of_classes_agree_however_their_accents_are_stored(tmp_path: Path)
     assert sorted(example.label for example in data.examples("test")) == [0, 1]
 
 
+def test_where_names_are_read_as_ascii_the_locale_is_to_be_set_and_no_folder_renamed(tmp_path: Path) -> None:
+    (tmp_path / "Æøå").mkdir()
+    code = (
+        "import sys; from pathlib import Path; from dct_augment.datasets.image_files import folder_names; "
+        "folder_names(Path(sys.argv[1]))"
+    )
+    environment = os.environ | {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert "the folder name 'Æøå' is not ASCII, as names are read here; set LC_ALL=C.UTF-8" in done.stderr
+
+
 def test_file_names_that_are_no_text_are_counted_or_named(tmp_path: Path) -> None:
     root = folder_tree(tmp_path / "birds", 3)
     os.rename(root / "crane" / "000.png", os.fsencode(root / "crane") + b"/\xff.png")
     data = load("folder", root, val=0, test=0)
-    assert "1 picture whose name is not UTF-8 is left out; give another name" in data.notes
+    assert "1 picture is left out, because a name is not UTF-8; rename it" in data.notes
     assert len(data.examples("train")) == 8
     os.mkdir(os.fsencode(root) + b"/\xfe")
     assert_refused("is not UTF-8; rename it", "folder", root)
