@@ -236,8 +236,10 @@ def report(
         check_writable(settings.root)  # else `run` could not make it
         make = command("run", given, overrides=overrides, output=output)
         raise InputError(f"{settings.root} does not exist, so there is nothing to report; make it with `{make}`")
+    from dct_augment.pipeline.reporting import refuse_other_trials
+
     with running(settings) as run:
-        run.refuse_other_trials()
+        refuse_other_trials(run)
         print_report(run.config, run.report())
 
 

@@ -146,8 +146,8 @@ def import_token(
             pairs.append((token, chosen[0]))
         run.import_tokens(pairs, any_model=any_model, replace=replace)
         for token, info in pairs:
-            file = run.config.named(run.tokens.file(info))
-            say(f"{token.word or 'the token'} is now {run.tokens.word(info)} in {file}")
+            kept = run.config.named(run.tokens.file(info))
+            say(f"{token.word or 'the token'} is now {run.tokens.word(info)} in {kept}")
 
 
 @app.command()

@@ -5,20 +5,15 @@ and leaves files that say so. Where the units of a stage are done is the caller'
 or wherever `execute` takes them.
 """
 
-import importlib.metadata
 import math
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import pandas as pd
-
-from dct_augment import classifiers, files, tables
+from dct_augment import classifiers, files
 from dct_augment import config as configuration
-from dct_augment.benchmark import arm_comparisons
 from dct_augment.benchmark.arms import ARMS, measured_kinds
 from dct_augment.benchmark.requirements import most_synthetic_images
 from dct_augment.classifiers import kept
@@ -32,10 +27,10 @@ from dct_augment.errors import (
     UntrainedClassesError,
 )
 from dct_augment.generation import plan
-from dct_augment.metrics.accuracy import class_titles
 from dct_augment.pipeline import few_shot_guide
 from dct_augment.pipeline.context import RunContext
 from dct_augment.pipeline.disk_space import refuse_full_disk
+from dct_augment.pipeline.reporting import Report
 from dct_augment.pipeline.stages import (
     IMAGE_STAGES,
     STAGES,
@@ -46,14 +41,9 @@ from dct_augment.pipeline.stages import (
     TrialStage,
 )
 from dct_augment.pipeline.unit_pool import threads_of_units
-from dct_augment.pipeline.verify.result_files import metrics_agree
 from dct_augment.records import ClassInfo, ImageKind, Progress, StageName, StopReason, WorkUnit
-from dct_augment.report.real_images import RealImageSection, load_section
 from dct_augment.tokens import formats
-from dct_augment.tokens.files import INDEX
-from dct_augment.wording import command_of, counted_of, listed
-
-PACKAGES = ("torch", "diffusers", "transformers", "timm", "webdataset", "pandas", "pyarrow")
+from dct_augment.wording import counted_of, listed
 
 _NEEDED_STAGES = {
     StageName.TOKENS: {StageName.TOKENS},
@@ -391,80 +381,9 @@ class Run(RunContext):
 
     def report(self) -> Path:
         """Write the report of what there is; return the page. Trials made with other settings are counted and told."""
-        if any((self.config.root / "benchmark" / "trials").glob("*.json")):
-            _ = self.data  # which trials are of today's images is known after a look
-        from dct_augment.report.page import write_report  # Matplotlib takes long to import
-
-        trials = TrialStage(self)
-        comparisons = arm_comparisons.summarize_trials(
-            trials.trials().drop(columns="identity"),
-            class_titles(self.classes),
-            self.config.benchmark.shot_count,
-            self.config.benchmark.per_class,
-            self.config.benchmark.folds if self.config.benchmark.protocol == "cross_validation" else None,
-        )
-        remark = trials.others().remark(self.config.root)
-        if remark:
-            self.progress(Progress(StageName.REPORT, 0, 0, remark))
-        if self.tokens.has_damaged_index or not self.tokens.index_agrees:
-            self.progress(Progress("tokens", 0, 0, f"{self.tokens.path / INDEX} is damaged; it is made again"))
-            TokenStage(self).publish()
-        self.pull_images()
+        report = Report(self)
         with self._recorded(StageName.REPORT):
-            return write_report(
-                self.config.root,
-                config=self.config,
-                classes=self.classes,
-                environment=self._environment(),
-                tokens=self.tokens.index(),
-                shards=self.shards,
-                benchmark={**comparisons, "guide_saw": self.guide_saw},
-                metrics=self._metrics(),
-                filtered=trials.filtered,
-                real_images=self._real_image_section(),
-                other_trials=remark,
-                answer=ClassifierStage(self).answer_section(),
-            )
-
-    def refuse_other_trials(self) -> None:
-        """Check that a report would show trials, if there are any and there is a report.
-
-        Raises:
-            StaleRunError: all recorded trials were made with other settings or images.
-        """
-        trials = TrialStage(self)
-        page = self.config.root / "report" / "index.html"
-        others = trials.others()
-        if page.is_file() and trials.trials().empty and others.count:
-            own = command_of("report", self.config.root)
-            raise StaleRunError(f"{others.remark(self.config.root)} {page} stays as it is. With those settings: {own}")
-
-    def _real_image_section(self) -> RealImageSection | None:
-        """Read what the last look at the data set found; None if there was none, or its file is damaged."""
-        path = self.config.root / "data" / "overview.json"
-        if not path.is_file():
-            return None
-        try:
-            return load_section(files.load_json(path), self.dataset)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            again = command_of("data", self.config.root)
-            self.progress(Progress("data", 0, 0, f"{path} is damaged; `{again}` makes it again"))
-            return None
-
-    def _metrics(self) -> pd.DataFrame:
-        """Read the table of metrics; empty where they have not been measured."""
-        path = self.config.root / "benchmark" / "metrics.parquet"
-        stored = tables.read(path)
-        if path.exists() and not (stored is not None and metrics_agree(stored.to_pandas(), path.parent / "metrics")):
-            stored = None
-            again = command_of("benchmark", self.config.root)
-            self.progress(Progress(StageName.REPORT, 0, 0, f"{path} is damaged; `{again}` makes it again"))
-        return pd.DataFrame() if stored is None else stored.to_pandas()
-
-    def _environment(self) -> dict[str, str]:
-        """What a report says of where it was made; times are in `times.json` alone, so that reports can be compared."""
-        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-        return {"run": self.config.name, "device": self.device, "python": platform.python_version(), **versions}
+            return report.write()
 
 
 def _is_time(value: object) -> bool:
