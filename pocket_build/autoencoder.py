@@ -10,7 +10,7 @@ from pocket_build.loop import fit
 from pocket_build.world import World
 
 STEPS, BATCH, LEARNING_RATE, SEED = 5000, 24, 1.5e-3, 11
-STEPS_DEFECTS = 2500  # from the autoencoder of birds and digits on
+STEPS_DEFECTS = 3500  # from the autoencoder of birds and digits on
 KL_WEIGHT = 1e-4
 
 

@@ -222,23 +222,23 @@ def _scratch(canvas: Canvas, part: _Part, rng: np.random.Generator) -> None:
     angle = float(rng.uniform(0, math.pi))
     for _ in range(int(rng.integers(1, 3))):
         middle = (part.place[0] + float(rng.normal(0, 0.02)), part.place[1] + float(rng.normal(0, 0.02)))
-        reach, turn = float(rng.uniform(0.14, 0.2)), angle + float(rng.normal(0, 0.1))
+        reach, turn = float(rng.uniform(0.16, 0.22)), angle + float(rng.normal(0, 0.1))
         ends = [_along(middle, turn, -reach), _along(middle, turn, reach)]
-        canvas.line([(x + 0.014, y + 0.014) for x, y in ends], 0.016, shade(part.metal, 0.66))
-        canvas.line(ends, 0.02, shade(part.metal, 1.6))
+        canvas.line([(x + 0.018, y + 0.018) for x, y in ends], 0.024, shade(part.metal, 0.55))
+        canvas.line(ends, 0.03, shade(part.metal, 1.9))
 
 
 def _crack(canvas: Canvas, part: _Part, rng: np.random.Generator) -> None:
     angle, dark = float(rng.uniform(0, math.pi)), shade(part.metal, 0.26)
-    at = _along(part.place, angle, -0.18)
+    at = _along(part.place, angle, -0.2)
     points = [at]
     for _ in range(6):
-        at = _along(at, angle + float(rng.uniform(-0.9, 0.9)), 0.065)
+        at = _along(at, angle + float(rng.uniform(-0.9, 0.9)), 0.075)
         points.append(at)
-    canvas.line(points, 0.02, dark)
+    canvas.line(points, 0.034, dark)
     fork = points[3]
     for turn in (0.9, -0.9):
-        canvas.line([fork, _along(fork, angle + turn + float(rng.normal(0, 0.15)), 0.09)], 0.014, dark)
+        canvas.line([fork, _along(fork, angle + turn + float(rng.normal(0, 0.15)), 0.13)], 0.026, dark)
 
 
 def _lit(canvas: Canvas, part: _Part, rng: np.random.Generator, sunken: bool) -> _Light:
@@ -266,10 +266,12 @@ def _blister(canvas: Canvas, part: _Part, rng: np.random.Generator) -> _Light:
 
 
 def _porosity(canvas: Canvas, part: _Part, rng: np.random.Generator) -> None:
-    for _ in range(int(rng.integers(9, 14))):
-        x, y = part.place[0] + float(rng.normal(0, 0.065)), part.place[1] + float(rng.normal(0, 0.065))
-        radius = float(rng.uniform(0.013, 0.022))
-        canvas.ellipse((x, y), (radius, radius), shade(part.metal, 0.34))
+    turn = float(rng.uniform(0, math.pi))
+    for number in range(7):  # one amid six: apart, so that none looks like a crack
+        angle, reach = turn + math.pi / 3 * number, 0.0 if number == 6 else float(rng.uniform(0.095, 0.125))
+        center = _along(part.place, angle + float(rng.normal(0, 0.12)), reach)
+        radius = float(rng.uniform(0.026, 0.036))
+        canvas.ellipse(center, (radius, radius), shade(part.metal, 0.3))
 
 
 def _pit(canvas: Canvas, part: _Part, rng: np.random.Generator) -> None:
@@ -305,12 +307,12 @@ def _rust(canvas: Canvas, part: _Part, rng: np.random.Generator) -> None:
 
 def _burr(canvas: Canvas, part: _Part, rng: np.random.Generator) -> None:
     along = part.outwards + math.pi / 2
-    for number in range(5):
-        foot = _along(part.edge, along, (number - 2) * 0.05)
-        left, right = _along(foot, along, -0.028), _along(foot, along, 0.028)
-        tip = _along(foot, part.outwards + float(rng.normal(0, 0.25)), float(rng.uniform(0.05, 0.095)))
-        inner = _along(foot, part.outwards, -0.03)
-        canvas.polygon([left, tip, right, inner], shade(part.metal, float(rng.uniform(1.2, 1.5))))
+    for number in range(4):
+        foot = _along(part.edge, along, (number - 1.5) * 0.075)
+        left, right = _along(foot, along, -0.042), _along(foot, along, 0.042)
+        tip = _along(foot, part.outwards + float(rng.normal(0, 0.25)), float(rng.uniform(0.08, 0.14)))
+        inner = _along(foot, part.outwards, -0.05)
+        canvas.polygon([left, tip, right, inner], shade(part.metal, float(rng.uniform(1.25, 1.6))))
 
 
 def _chip(canvas: Canvas, part: _Part, rng: np.random.Generator) -> None:
