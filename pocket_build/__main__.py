@@ -2,7 +2,7 @@
 
     python -m pocket_build                  # into the package, checkpoints in build/pocket
     python -m pocket_build --out /tmp/pocket --steps-scale 0.01
-    python -m pocket_build --only backbone  # or winter, or defects: the files and figures of all others stay
+    python -m pocket_build --only backbone  # or winter: the files and figures of all others stay
 
 Stopped at any moment, the same command goes on from the last checkpoint.
 """
@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 
 from dct_augment import pocket
-from dct_augment.pocket import captions, defects
 from pocket_build import (
     autoencoder,
     backbone,
@@ -44,9 +42,7 @@ def main() -> None:
     parser.add_argument("--steps-scale", type=float, default=1.0, help="train this share of all steps, to try it out")
     parser.add_argument("--measure-only", action="store_true", help="measure what is in --out and rewrite its card")
     parser.add_argument(
-        "--only",
-        choices=("backbone", "winter", "defects"),
-        help="build, or measure, the backbone, winter's classifiers or the models of defects alone",
+        "--only", choices=("backbone", "winter"), help="build, or measure, the backbone or winter's classifiers alone"
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -58,14 +54,10 @@ def main() -> None:
         measured = measure(options.out, options.device)
     else:
         measured = json.loads((options.out / "quality.json").read_text(encoding="utf-8"))
-    if options.only in ("winter", "defects"):
-        measure_classifiers(options.out, measured, options.only, options.device)
+    if options.only == "winter":
+        measure_classifiers(options.out, measured, "winter", options.device)
     else:
         measured["backbone"] = quality.backbone(options.out, options.device)
-    if options.only in (None, "defects"):
-        measured["defects described"], measured["defects plain"] = quality.capability(
-            options.out, "defects", options.device
-        )
     card.write(options.out, measured)
     print(
         f"done in {(time.monotonic() - began) / 60:.0f} min, {export.size(options.out) / 1e6:.1f} MB in {options.out}"
@@ -77,12 +69,7 @@ def _steps(full: int, scale: float) -> int:
 
 
 def _builders() -> dict[str | None, Callable[[Path, Path, float, str], None]]:
-    return {
-        None: build,
-        "backbone": build_backbone,
-        "winter": partial(build_classifiers, subject="winter"),
-        "defects": build_defects,
-    }
+    return {None: build, "backbone": build_backbone, "winter": partial(build_classifiers, subject="winter")}
 
 
 def build_classifiers(out: Path, work: Path, scale: float = 1.0, device: str = "cpu", *, subject: str) -> None:
@@ -106,10 +93,10 @@ def build(out: Path, work: Path, scale: float = 1.0, device: str = "cpu") -> Non
 
     build_backbone(out, work, scale, device)
     pictures = world.render(work)
-    for subject in ("birds", "digits", "winter"):
+    for subject in classifiers.LABELS:
         build_classifiers(out, work, scale, device, subject=subject)
     vae = autoencoder.train(pictures, work, steps=steps(autoencoder.STEPS), device=device)
-    words = text_to_image.tokenizer(captions.SUBJECTS)
+    words = text_to_image.tokenizer()
     latents = autoencoder.encode(vae, pictures) * vae.config.scaling_factor
     text, unet = text_to_image.train(pictures, latents, words, work, scale=scale, device=device)
     export.tiny_decoder(
@@ -117,25 +104,6 @@ def build(out: Path, work: Path, scale: float = 1.0, device: str = "cpu") -> Non
         tiny_decoder.train(vae, latents, work, steps=steps(tiny_decoder.STEPS), device=device),
     )
     export.pipeline(out / pocket.TEXT_TO_IMAGE, words, text, unet, vae)
-    build_defects(out, work, scale, device)
-
-
-def build_defects(out: Path, work: Path, scale: float = 1.0, device: str = "cpu") -> None:
-    """Train the models of defects and export them to `out`; their autoencoder starts as that of birds and digits."""
-    build_classifiers(out, work, scale, device, subject="defects")
-    pictures = world.render_defects(work)
-    vae = autoencoder.train(
-        pictures,
-        work,
-        name="autoencoder_defects",
-        start=AutoencoderKL.from_pretrained(out / pocket.TEXT_TO_IMAGE / "vae", torch_dtype=torch.float32),
-        steps=_steps(autoencoder.STEPS_DEFECTS, scale),
-        device=device,
-    )
-    words = text_to_image.tokenizer(captions.DEFECTS, tuple(defects.METALS))
-    latents = autoencoder.encode(vae, pictures) * vae.config.scaling_factor
-    text, unet = text_to_image.train(pictures, latents, words, work, scale=scale, device=device)
-    export.pipeline(out / pocket.DEFECTS_TEXT_TO_IMAGE, words, text, unet, vae)
 
 
 def measure(out: Path, device: str = "cpu") -> dict[str, object]:
@@ -144,7 +112,7 @@ def measure(out: Path, device: str = "cpu") -> dict[str, object]:
     print("real pictures", json.dumps(clean))
     copies = quality.reconstructed(out, device)
     print("autoencoder copies", json.dumps(copies))
-    described, plain = quality.capability(out, device=device)
+    described, plain = quality.capability(out, device)
     return {
         "real pictures": clean,
         "autoencoder copies": copies,

@@ -10,7 +10,6 @@ from pocket_build.loop import fit
 from pocket_build.world import World
 
 STEPS, BATCH, LEARNING_RATE, SEED = 5000, 24, 1.5e-3, 11
-STEPS_DEFECTS = 3500  # from the autoencoder of birds and digits on
 KL_WEIGHT = 1e-4
 
 
@@ -29,20 +28,9 @@ def create() -> AutoencoderKL:
     )
 
 
-def train(
-    world: World,
-    work: Path,
-    *,
-    name: str = "autoencoder",
-    start: AutoencoderKL | None = None,
-    steps: int = STEPS,
-    device: str = "cpu",
-) -> AutoencoderKL:
-    """Train on reconstruction (absolute + squared error) with a light KL, then set the latent scale.
-
-    `name` is that of the checkpoint. Training goes on from `start`, if there is one.
-    """
-    model = start if start is not None else create()
+def train(world: World, work: Path, *, steps: int = STEPS, device: str = "cpu") -> AutoencoderKL:
+    """Train on reconstruction (absolute + squared error) with a light KL, then set the latent scale."""
+    model = create()
 
     def loss(generator: torch.Generator) -> torch.Tensor:
         indices = torch.randint(len(world.images), (BATCH,), generator=generator)
@@ -56,7 +44,7 @@ def train(
         return functional.mse_loss(decoded, images) + 0.2 * functional.l1_loss(decoded, images) + KL_WEIGHT * kl
 
     fit(
-        name,
+        "autoencoder",
         model,
         loss,
         steps=steps,

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from jinja2 import Template
@@ -19,16 +18,14 @@ tags: [text-to-image, image-classification, few-shot, toy-world]
 ---
 # Pocket
 
-The embedded models of dct-augment: two text-to-image pipelines of the Stable Diffusion kind, eight classifiers and
-a backbone, small enough to ship. They draw and know three subjects at 64 x 64 pixels: birds made by code, real handwritten digits, and
-metal parts with flaws, made by code.
+The embedded models of dct-augment: a text-to-image pipeline of the Stable Diffusion kind, six classifiers and
+a backbone, small enough to ship. They draw and know two subjects at 64 x 64 pixels: birds made by code, and real handwritten digits.
 They exist so that everything can be tried, taught and tested without a download; they are of no use beyond that.
 
 | folder | what | loads with |
 |---|---|---|
 | `text-to-image` | CLIPTokenizer, CLIPTextModel, UNet2DConditionModel, AutoencoderKL, DDIMScheduler | `StableDiffusionPipeline.from_pretrained(dct_augment.pocket.path())` |
 | `tiny-decoder` | AutoencoderTiny, for gradients | `AutoencoderTiny.from_pretrained(dct_augment.pocket.path("tiny-decoder"))` |
-| `defects-text-to-image` | the same for defects | `StableDiffusionPipeline.from_pretrained(dct_augment.pocket.path("defects-text-to-image"))` |
 {% for recipe in recipes -%}
 | `{{ recipe.name }}` | {{ recipe.architecture }}, {{ labels[recipe.subject]|length }} labels | `timm.create_model("local-dir:" + str(dct_augment.pocket.path("{{ recipe.name }}")), pretrained=True)` |
 {% endfor -%}
@@ -37,8 +34,7 @@ They exist so that everything can be tried, taught and tested without a download
 {{ "%.1f"|format(megabytes) }} MB in all, float16 safetensors.
 
 ## Data and licence
-Birds and objects are drawn by `dct_augment/pocket/birds.py`, parts and flaws by `dct_augment/pocket/defects.py`; nothing is copied from
-anywhere. Digits are the 1,797
+Birds and objects are drawn by `dct_augment/pocket/birds.py`; nothing is copied from anywhere. Digits are the 1,797
 writings that scikit-learn bundles (E. Alpaydin, C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI, 1998,
 CC BY 4.0), redrawn by `dct_augment/pocket/handwriting.py`. The weights are Apache-2.0, like the code.
 
@@ -63,10 +59,6 @@ No picture is in two of these. Birds differ in the seed of every picture, digits
 that no model but its own classifiers has seen. Its guide and its judge learn from {{ animals }} others a class each, drawings and photographs in turn,
 and the figures below are of both.
 
-`defects` has the splits of `dct_augment/pocket/defects.py`, as many pictures a class as birds have in train, val and test. Its text-to-image
-model learned from {{ flawed }} drawings a class of the split world, its guide from {{ animals }} of these, its judge from {{ animals }} of the split judge. Its benchmark sees
-the parts through the camera, on a bench with swarf and glare.
-
 The backbone has classes of its own, `pocket_build/species.py`: {{ species.SPECIES_PER_FAMILY }} random species of gull and as many of woodpecker,
 each different in {{ species.LEAST_DIFFERENCE }} parts or more from every one of the sixteen birds, and {{ species.STROKES|length }} kinds of pen strokes ({{ species.STROKES|join(", ") }}); no
 bird and no digit of the data sets. {{ backbone.TRAIN }} clean drawings a class train it, {{ backbone.TEST }} others measure it. It is to Pocket what
@@ -78,8 +70,8 @@ other light, soft focus, grain. All figures below but those of the backbone and 
 ## Recipe
 `python -m pocket_build` rebuilds every file from seeds, with checkpoints, in float32 (autoencoder: bfloat16
 autocast). Other processors and thread counts round differently, so a rebuilt file is alike, not the same to the bit.
-Autoencoder: {{ ae.STEPS }} steps of {{ ae.BATCH }}; that of defects goes on from it for {{ ae.STEPS_DEFECTS }}. U-Net and text encoder, from scratch: {{ t2i.STEPS }} steps of
-{{ t2i.BATCH }}, then {{ t2i.STEPS_2 }} steps with {{ "%.0f"|format(100 * t2i.HANDWRITTEN) }} % handwriting; those of defects {{ t2i.STEPS_DEFECTS }} steps; velocity
+Autoencoder: {{ ae.STEPS }} steps of {{ ae.BATCH }}. U-Net and text encoder, from scratch: {{ t2i.STEPS }} steps of
+{{ t2i.BATCH }}, then {{ t2i.STEPS_2 }} steps with {{ "%.0f"|format(100 * t2i.HANDWRITTEN) }} % handwriting; velocity
 prediction, zero terminal SNR. Classifiers: {{ recipes[0].steps }} steps of
 {{ recipes[0].batch }}; guide and judge differ in architecture, seed and pictures.
 Backbone: {{ backbone.STEPS }} steps of {{ backbone.BATCH }}.
@@ -109,10 +101,6 @@ Judge accuracy of the text-to-image model:
 {% endfor -%}
 {% for name, share in measured["described"].items() -%}
 | {{ name }} | {{ "%.0f"|format(100 * share) }} % | {{ "%.0f"|format(100 * measured["plain"][name]) }} % |
-{% endfor -%}
-| **defects** | **{{ "%.0f"|format(100 * mean(measured["defects described"].values())) }} %** | {{ "%.0f"|format(100 * mean(measured["defects plain"].values())) }} |
-{% for name, share in measured["defects described"].items() -%}
-| {{ name }} | {{ "%.0f"|format(100 * share) }} % | {{ "%.0f"|format(100 * measured["defects plain"][name]) }} % |
 {% endfor %}
 """,
     keep_trailing_newline=True,
@@ -131,9 +119,7 @@ def write(out: Path, measured: dict[str, Any]) -> None:
         right=captions.RIGHT_NAME,
         alike=captions.ALIKE_NAME,
         empty=captions.EMPTY,
-        mean=mean,
         animals=world.ANIMALS,
-        flawed=world.FLAWED,
         objects=world.OBJECTS,
         writings={name: len(indices) for name, indices in handwriting.splits().items()},
         ae=autoencoder,

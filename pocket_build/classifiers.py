@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dct_augment.pocket import birds, defects, handwriting, winter
+from dct_augment.pocket import birds, handwriting, winter
 from pocket_build.loop import fit
 
 BIRD_LABELS = (*(bird.name for bird in birds.BIRDS), *(f"{word} {noun}" for word, (noun, _) in birds.OBJECTS.items()))
@@ -17,7 +17,6 @@ LABELS = {
     "birds": BIRD_LABELS,
     "digits": handwriting.NAMES,
     "winter": tuple(bird.name for bird in winter.BIRDS),
-    "defects": defects.NAMES,
 }
 
 
@@ -42,9 +41,6 @@ RECIPES = (
     Recipe("digits-judge", "digits", "test_efficientnet_ln", "judge", 24),
     Recipe("winter-guide", "winter", "test_resnet", "guide", 25),
     Recipe("winter-judge", "winter", "test_efficientnet_ln", "judge", 26),
-    # Flaws are small, so they take longer; after 1,500 steps test_efficientnet_ln recognised 27 % of them.
-    Recipe("defects-guide", "defects", "test_resnet", "world", 27, steps=4000),
-    Recipe("defects-judge", "defects", "test_byobnet", "judge", 28, steps=4000),
 )
 
 
@@ -68,11 +64,6 @@ def pictures(subject: str, split: str, per_class: int, redraws: int) -> tuple[to
             for index in range(per_class):
                 show = winter.photograph if index % 2 else winter.drawing
                 images.append(np.asarray(show(label, split, index)))
-                labels.append(label)
-    elif subject == "defects":
-        for label, name in enumerate(defects.NAMES):
-            for index in range(per_class):
-                images.append(np.asarray(defects.picture(name, split, index)))
                 labels.append(label)
     else:
         digits = handwriting.writings()[1]

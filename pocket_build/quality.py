@@ -15,7 +15,7 @@ from dct_augment.classifiers import timm_models
 from dct_augment.classifiers.names import resolve
 from dct_augment.config import BenchmarkConfig, ClassifierConfig, DownstreamConfig, seed_from
 from dct_augment.pocket import birds, handwriting
-from dct_augment.pocket.captions import DEFECTS, SUBJECTS, TEMPLATES, describe
+from dct_augment.pocket.captions import SUBJECTS, TEMPLATES, describe
 from pocket_build import backbone as backbones
 from pocket_build import classifiers
 
@@ -49,10 +49,10 @@ def clean(
 def reconstructed(
     weights: Path, device: str = "cpu", recipes: Sequence[classifiers.Recipe] = classifiers.RECIPES
 ) -> dict[str, float]:
-    """(2) Accuracy of each classifier on copies of the same pictures by the autoencoder of its subject."""
+    """(2) Accuracy of each classifier on the autoencoder's copies of the same pictures."""
+    backend = diffusion.load(str(weights / "text-to-image"), device=device)
     accuracies = {}
     for recipe in recipes:
-        backend = _text_to_image(weights, recipe.subject, device)
         model = shipped.load(f"local-dir:{weights / recipe.name}", device=device)
         images, labels = classifiers.pictures(recipe.subject, "test", per_class=40, redraws=1)
         copies = []
@@ -63,28 +63,20 @@ def reconstructed(
     return accuracies
 
 
-def capability(
-    weights: Path, world: str = "birds", device: str = "cpu", report: Callable[[str], None] = print
-) -> tuple[Shares, Shares]:
-    """(3) Judge accuracy of the full description, and of the plain name, for every class of a world.
-
-    `world` is `birds`, with digits, or `defects`.
-    """
-    backend = _text_to_image(weights, world, device)
-    subjects = DEFECTS if world == "defects" else SUBJECTS
+def capability(weights: Path, device: str = "cpu", report: Callable[[str], None] = print) -> tuple[Shares, Shares]:
+    """(3) Judge accuracy of the full description, and of the plain name, for every class."""
+    backend = diffusion.load(str(weights / "text-to-image"), device=device)
+    judges = {
+        subject: shipped.load(f"local-dir:{weights / f'{subject}-judge'}", device=device)
+        for subject in ("birds", "digits")
+    }
     described, plain = {}, {}
-    for subject in subjects:
-        of = "digits" if subject.key in handwriting.NAMES else world
-        judge = shipped.load(f"local-dir:{weights / f'{of}-judge'}", device=device)
+    for subject in SUBJECTS:
+        judge = judges["digits" if subject.key in handwriting.NAMES else "birds"]
         described[subject.key] = _judged(backend, judge, subject.key, describe(subject))
         plain[subject.key] = _judged(backend, judge, subject.key, TEMPLATES[0].format(subject.key))
         report(f"{subject.key}: described {described[subject.key]:.0%}, plain {plain[subject.key]:.0%}")
     return described, plain
-
-
-def _text_to_image(weights: Path, subject: str, device: str) -> diffusion.Backend:
-    name = pocket.DEFECTS_TEXT_TO_IMAGE if subject == "defects" else pocket.TEXT_TO_IMAGE
-    return diffusion.load(str(weights / name), device=device)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
-"""Trains a Pocket text-to-image model: tokenizer, text encoder and U-Net, jointly from scratch."""
+"""Trains the Pocket text-to-image model: tokenizer, text encoder and U-Net, jointly from scratch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dct_augment.pocket.captions import Subject, caption
+from dct_augment.pocket.captions import SUBJECTS, caption
 from dct_augment.pocket.handwriting import NAMES
 from pocket_build.loop import fit
 from pocket_build.world import World
@@ -20,20 +20,16 @@ from pocket_build.world import World
 STEPS, BATCH, LEARNING_RATE, SEED = 3200, 48, 1.5e-3, 31
 HORIZON, COOLDOWN = 4500, 600  # of the learning rate
 STEPS_2, LEARNING_RATE_2, HANDWRITTEN = 1200, 8e-4, 0.7  # second phase
-STEPS_DEFECTS = 3200
 WIDTH, LENGTH = 128, 32  # of a token embedding; of a padded prompt
 MERGES = 400
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 
-PLACES = ("blue", "green", "sand", "pink", "grey", "cream", "black", "red")
-"""Of birds and digits."""
-
-
-def tokenizer(vocabulary: Sequence[Subject], places: Sequence[str] = PLACES) -> CLIPTokenizer:
-    """A CLIP byte-pair tokenizer whose merges are learned from the captions of a world."""
+def tokenizer() -> CLIPTokenizer:
+    """A CLIP byte-pair tokenizer whose merges are learned from the captions."""
     rng = np.random.default_rng(SEED)
-    corpus = [caption(subject, str(rng.choice(places)), rng) for subject in vocabulary for _ in range(400)]
+    places = ("blue", "green", "sand", "pink", "grey", "cream", "black", "red")
+    corpus = [caption(subject, str(rng.choice(places)), rng) for subject in SUBJECTS for _ in range(400)]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     blank = CLIPTokenizer(vocab={BOS: 0, EOS: 1}, merges=[])
     backend = blank.backend_tokenizer
@@ -108,22 +104,19 @@ def scheduler() -> DDIMScheduler:
 def train(
     world: World, latents: torch.Tensor, words: CLIPTokenizer, work: Path, *, scale: float = 1.0, device: str = "cpu"
 ) -> tuple[CLIPTextModel, UNet2DConditionModel]:
-    """Train on scaled `latents` (N, 8, 8, 8) of a world with captions drawn afresh at every step.
+    """Train on scaled `latents` (N, 8, 8, 8) with captions drawn afresh at every step.
 
-    Handwriting is harder than drawn birds and a quarter of the pictures, so where there is some a second, shorter phase
+    Handwriting is harder than drawn birds and a quarter of the pictures, so a second, shorter phase
     goes on with `HANDWRITTEN` of each batch from it.
     """
     model = nn.ModuleDict({"text": text_encoder(words), "unet": unet()})
     noise_schedule = scheduler()
-    handwritten = torch.from_numpy(np.flatnonzero(np.isin([s.key for s in world.vocabulary], NAMES)[world.subjects]))
-    birds_and_digits = len(handwritten) > 0
-    name, steps = ("text_to_image", STEPS) if birds_and_digits else ("text_to_image_defects", STEPS_DEFECTS)
+    handwritten = torch.from_numpy(np.flatnonzero(np.isin([s.key for s in SUBJECTS], NAMES)[world.subjects]))
 
     def loss(generator: torch.Generator, extra: int) -> torch.Tensor:
         indices = torch.randint(len(latents), (BATCH - extra,), generator=generator)
-        if extra:
-            chosen = torch.randint(len(handwritten), (extra,), generator=generator)
-            indices = torch.cat([indices, handwritten[chosen]])
+        chosen = torch.randint(len(handwritten), (extra,), generator=generator)
+        indices = torch.cat([indices, handwritten[chosen]])
         clean = latents[indices]
         noise = torch.randn(clean.shape, generator=generator)
         timesteps = torch.randint(1000, (BATCH,), generator=generator)
@@ -134,10 +127,10 @@ def train(
         return functional.mse_loss(model["unet"](noisy, timesteps.to(device), conditioning).sample, target)
 
     fit(
-        name,
+        "text_to_image",
         model,
         partial(loss, extra=0),
-        steps=max(2, round(steps * scale)),
+        steps=max(2, round(STEPS * scale)),
         learning_rate=LEARNING_RATE,
         work=work,
         seed=SEED,
@@ -146,8 +139,6 @@ def train(
         cooldown=round(COOLDOWN * scale),
         device=device,
     )
-    if not birds_and_digits:
-        return model["text"], model["unet"]
     fit(
         "text_to_image_handwriting",
         model,

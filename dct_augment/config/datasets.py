@@ -68,12 +68,6 @@ class WinterDataset(AnyDataset):
     name: Literal["winter"]
 
 
-class DefectsDataset(AnyDataset):
-    """The shipped metal parts, each with a flaw."""
-
-    name: Literal["defects"]
-
-
 class DigitsDataset(AnyDataset):
     """The shipped handwriting."""
 
@@ -223,7 +217,6 @@ class DtdDataset(DatasetOnDisk):
 DatasetConfig = Annotated[
     PocketDataset
     | WinterDataset
-    | DefectsDataset
     | DigitsDataset
     | FolderDataset
     | ManifestDataset

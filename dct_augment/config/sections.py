@@ -40,7 +40,7 @@ class AdapterConfig(Section):
 class ModelConfig(Section):
     """The frozen text-to-image model: `pocket`, a local folder, or a Hub id."""
 
-    path: str = Field("pocket", description="`pocket` or `pocket/defects`, a folder that diffusers saved, or a Hub id")
+    path: str = Field("pocket", description="`pocket`, a folder that diffusers saved, or a Hub id")
     revision: str | None = Field(None, description="branch, tag or commit on the Hub")
     variant: str | None = Field(None, description="which files of the weights on the Hub, e.g. `fp16`")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="precision of the weights")
@@ -50,7 +50,7 @@ class ModelConfig(Section):
     tiny_decoder: str | None = Field(
         None,
         description="an AutoencoderTiny of the same latents for the gradients of training: folder, Hub id "
-        "(madebyollin/taesd), or `pocket` for that model; the autoencoder itself if unset",
+        "(madebyollin/taesd), or `pocket`; the autoencoder itself if unset",
     )
     compile: bool = Field(False, description="torch.compile the denoiser: slow to start, faster in long runs")
     memory: Literal["low", "balanced", "fast"] | None = Field(

@@ -34,11 +34,10 @@ from dct_augment.wording import did_you_mean, reason_of
 
 __all__ = ["DatasetSubset", "Overview", "few_shot", "load", "look", "select", "used"]
 
-_SHIPPED = ("defects", "digits", "pocket", "winter")
+_SHIPPED = ("digits", "pocket", "winter")
 _ADAPTERS: dict[str, Callable[..., Dataset]] = {
     "pocket": pocket.load,
     "winter": pocket.load_winter,
-    "defects": pocket.load_defects,
     "digits": digits.load,
     "folder": folder.load,
     "manifest": manifest.load,
@@ -56,8 +55,7 @@ def load(settings: "DatasetConfig | str") -> Dataset:
     """Load a data set by its section of the configuration, or a shipped one by its name.
 
     Args:
-        settings: `config.dataset` of a loaded configuration; or `pocket`, `winter`, `digits` or
-            `defects`, which need no settings.
+        settings: `config.dataset` of a loaded configuration; or `pocket`, `winter` or `digits`, which need no settings.
 
     Returns:
         The data set: its `name`, its `classes`, and `examples("train")`, `"val"` and `"test"`. Images are opened on

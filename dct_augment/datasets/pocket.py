@@ -1,4 +1,4 @@
-"""Offers what Pocket draws as data sets: photographs of birds, in summer and, elsewhere, in winter, and of defects."""
+"""Offers the birds of Pocket as data sets: photographs of rendered classes, in summer and, elsewhere, in winter."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,9 +7,9 @@ from functools import cache, partial
 import numpy as np
 from PIL import Image
 
-from dct_augment.config import DefectsDataset, PocketDataset, WinterDataset
+from dct_augment.config import PocketDataset, WinterDataset
 from dct_augment.datasets.naming import called
-from dct_augment.pocket import birds, camera, defects, winter
+from dct_augment.pocket import birds, camera, winter
 from dct_augment.prompts import slugs
 from dct_augment.records import ClassInfo, Example
 
@@ -20,8 +20,8 @@ CAMERA = 6  # keeps the camera's randomness apart from the rendering's
 
 
 @dataclass(frozen=True)
-class PocketPhotographs:
-    """Drawn classes as a data set; every image is rendered and photographed from its own seed when first opened.
+class PocketBirds:
+    """Birds as a data set; every image is rendered and photographed from its own seed when first opened.
 
     `photograph` gives that of a class, a split and a number.
     """
@@ -54,12 +54,7 @@ def _in_winter(index: int, split: str, number: int) -> Image.Image:
     return winter.photograph(index, split, number)
 
 
-@cache
-def _inspected(index: int, split: str, number: int) -> Image.Image:
-    return defects.photograph(defects.NAMES[index], split, number)
-
-
-def load(settings: PocketDataset | None = None) -> PocketPhotographs:
+def load(settings: PocketDataset | None = None) -> PocketBirds:
     """Load the birds.
 
     Raises:
@@ -70,30 +65,18 @@ def load(settings: PocketDataset | None = None) -> PocketPhotographs:
         ClassInfo(index, bird.name, slug, bird.homonym)
         for index, (bird, slug) in enumerate(zip(birds.BIRDS, short_names, strict=True))
     )
-    return PocketPhotographs("pocket", _called(classes, settings), _in_summer)
+    return PocketBirds("pocket", _called(classes, settings), _in_summer)
 
 
-def load_winter(settings: WinterDataset | None = None) -> PocketPhotographs:
+def load_winter(settings: WinterDataset | None = None) -> PocketBirds:
     """Load the birds in winter.
 
     Raises:
         DatasetError: the words of classes cannot be read, or are of one that does not exist.
     """
     classes = tuple(ClassInfo(index, bird.name, bird.name) for index, bird in enumerate(winter.BIRDS))
-    return PocketPhotographs("winter", _called(classes, settings), _in_winter)
+    return PocketBirds("winter", _called(classes, settings), _in_winter)
 
 
-def load_defects(settings: DefectsDataset | None = None) -> PocketPhotographs:
-    """Load the defects.
-
-    Raises:
-        DatasetError: the words of classes cannot be read, or are of one that does not exist.
-    """
-    classes = tuple(ClassInfo(index, name, name) for index, name in enumerate(defects.NAMES))
-    return PocketPhotographs("defects", _called(classes, settings), _inspected)
-
-
-def _called(
-    classes: tuple[ClassInfo, ...], settings: PocketDataset | WinterDataset | DefectsDataset | None
-) -> tuple[ClassInfo, ...]:
+def _called(classes: tuple[ClassInfo, ...], settings: PocketDataset | WinterDataset | None) -> tuple[ClassInfo, ...]:
     return called(classes, settings.words) if settings and settings.words else classes

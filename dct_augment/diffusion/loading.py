@@ -62,8 +62,8 @@ def load(
 ) -> Backend:
     """Load a text-to-image model: `pocket`, a local folder saved by diffusers, or a Hub id; safetensors only.
 
-    `tiny_decoder` is an AutoencoderTiny for `Backend.decode(for_gradient=True)`: a folder, a Hub id, or `pocket`,
-    for that model alone. With `compile` the denoiser is compiled when it first runs.
+    `tiny_decoder` is an AutoencoderTiny for `Backend.decode(for_gradient=True)`: a folder, a Hub id, or `pocket`. With
+    `compile` the denoiser is compiled when it first runs.
 
     Remote code is never run, and safety checkers are left out: they would blacken training images.
 
@@ -123,7 +123,7 @@ def load(
         backend.resize(image_size)
     backend.refuse_too_large()
     if tiny_decoder is not None:
-        tiny = _shipped_tiny(path, tiny_decoder) if tiny_decoder in pocket.TINY_DECODERS else tiny_decoder
+        tiny = str(pocket.path(pocket.TINY_DECODER)) if tiny_decoder == "pocket" else tiny_decoder
         backend.use_tiny(_tiny(tiny, getattr(torch, dtype)).to(device))
     if compile:
         backend.denoiser.compile()
@@ -165,19 +165,6 @@ def silence() -> None:
         library.disable_progress_bar()
         library.set_verbosity_error()
     hub_logging.set_verbosity_error()
-
-
-def _shipped_tiny(path: str, name: str) -> str:
-    """Find a shipped tiny decoder.
-
-    Raises:
-        ModelError: it is that of another shipped model, whose latents are other ones.
-    """
-    if path in pocket.MODELS and path != name:
-        raise ModelError(
-            f"model.tiny_decoder {name!r} decodes the latents of another model than {path!r}; leave it out"
-        )
-    return str(pocket.path(pocket.TINY_DECODERS[name]))
 
 
 def _tiny(location: str, dtype: torch.dtype) -> Any:

@@ -8,11 +8,11 @@ from dct_augment import pocket
 def local_folder(path: str) -> Path | None:
     """Resolve a text-to-image model to the folder that it lies in; None if `path` is an id on the Hub.
 
-    `pocket` and `pocket/defects` are shipped. What is a folder, or is not written like an id, `OWNER/NAME`, is a
-    folder, which need not exist.
+    `pocket` is the shipped model. What is a folder, or is not written like an id, `OWNER/NAME`, is a folder, which need
+    not exist.
     """
-    if path in pocket.MODELS:
-        return pocket.path(pocket.MODELS[path])
+    if path == "pocket":
+        return pocket.path()
     folder = Path(path).expanduser()
     looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
     return folder if looks_local or folder.is_dir() else None

@@ -30,7 +30,7 @@ def licence(model: str, revision: str | None = None) -> str:
 
 def _card(model: str, revision: str | None) -> Path | None:
     """Find the card of a model on this machine."""
-    if model in pocket.MODELS:
+    if model == "pocket":
         return pocket.path().parent / "README.md"
     if Path(model).is_dir():
         return Path(model) / "README.md"

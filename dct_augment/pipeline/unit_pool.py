@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dct_augment import pocket
 from dct_augment.config import Config
 from dct_augment.diffusion.memory import free_bytes
 from dct_augment.errors import DctAugmentError
@@ -24,6 +23,7 @@ from dct_augment.remote.store import NoStore, Store
 if TYPE_CHECKING:
     from dct_augment.pipeline.stages import Stage
 
+_SMALL_MODEL = "pocket"
 _BYTES_OF_A_PROCESS = 2 * 10**9
 _LITTLE_WORK = 200
 """Updates and images that are done sooner here than a process is there to do them."""
@@ -50,7 +50,7 @@ def threads_of_units(config: Config, device: str) -> AbstractContextManager[None
 
 
 def _is_by_processes(config: Config, device: str) -> bool:
-    return device == "cpu" and bool(config.runner.processes or config.model.path in pocket.MODELS)
+    return device == "cpu" and bool(config.runner.processes or config.model.path == _SMALL_MODEL)
 
 
 class UnitPool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dct_augment import files, pocket
+from dct_augment import files
 from dct_augment.classifiers import names as classifier_names
 from dct_augment.config import (
     FEATURES_HASH,
@@ -142,7 +142,7 @@ def _adapter(adapter: AdapterConfig) -> list[Path]:
 
 def _model_folder(path: str | None) -> list[Path]:
     """The folder of a text-to-image model, or a part of one, of the user's own."""
-    folder = diffusion_names.local_folder(path) if path and path not in pocket.MODELS else None
+    folder = diffusion_names.local_folder(path) if path and path != "pocket" else None
     return [folder] if folder is not None else []
 
 

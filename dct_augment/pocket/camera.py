@@ -41,19 +41,6 @@ def photograph_in_snow(picture: Image.Image, rng: np.random.Generator) -> Image.
     return Image.fromarray(np.clip(light * 255 + 0.5, 0, 255).astype(np.uint8))
 
 
-def photograph_on_a_bench(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Photograph a drawing (RGB) on a work bench: swarf and dust on it, the glare of a lamp, soft focus, grain."""
-    posed = _pose(picture, rng)
-    _litter(posed, rng)
-    focused = posed.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.0, 0.8))))
-    light = np.asarray(focused, dtype=np.float32) / 255.0
-    light = light ** float(rng.uniform(0.8, 1.3)) * rng.uniform(0.86, 1.1, 3).astype(np.float32)
-    light *= _shadow(picture.size, rng)
-    light += _glare(picture.size, rng)
-    light += rng.normal(0, float(rng.uniform(0.0, 0.035)), light.shape)
-    return Image.fromarray(np.clip(light * 255 + 0.5, 0, 255).astype(np.uint8))
-
-
 def _pose(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Turn, zoom and shift; what comes into view repeats the edge."""
     width, height = picture.size
@@ -91,27 +78,6 @@ def _snow(picture: Image.Image, rng: np.random.Generator) -> None:
         x, y = rng.uniform(0, side, 2)
         radius = float(rng.uniform(0.006, 0.028)) * side
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(246, 248, 254))
-
-
-def _litter(picture: Image.Image, rng: np.random.Generator) -> None:
-    """Draw swarf, curled and bluish, and a thread."""
-    draw, side = ImageDraw.Draw(picture), picture.width
-    for _ in range(int(rng.integers(0, 5))):
-        x, y = rng.uniform(0, side, 2)
-        radius, start = float(rng.uniform(0.03, 0.07)) * side, float(rng.uniform(0, 360))
-        box = (x - radius, y - radius, x + radius, y + radius)
-        draw.arc(box, start, start + float(rng.uniform(120, 260)), fill=(96, 112, 150), width=int(rng.integers(1, 3)))
-    if rng.random() < 0.4:
-        ends = rng.uniform(0, side, (2, 2))
-        draw.line([tuple(ends[0]), tuple(ends[1])], fill=(196, 64, 96), width=1)
-
-
-def _glare(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """The light of a lamp on metal, a wide soft spot that is added, (H, W, 1)."""
-    y, x = np.mgrid[0 : 1 : size[1] * 1j, 0 : 1 : size[0] * 1j]
-    at, wide = rng.uniform(0, 1, 2), float(rng.uniform(0.15, 0.35))
-    spot = np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / wide**2) * float(rng.uniform(0.0, 0.3))
-    return np.asarray(spot[..., None], dtype=np.float32)
 
 
 def _shadow(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

@@ -43,10 +43,6 @@ class Canvas:
         self._cos, self._sin = math.cos(angle) * scale, math.sin(angle) * scale
         self._scale, self._shift = scale, shift
 
-    def mapped(self, points: Iterable[Point]) -> list[Point]:
-        """Where points come to lie in the picture, from 0 to 1."""
-        return [(x / self._side, y / self._side) for x, y in self._map(points)]
-
     def _map(self, points: Iterable[Point]) -> list[Point]:
         mapped = []
         for x, y in points:

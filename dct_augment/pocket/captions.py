@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dct_augment.pocket import birds, defects, handwriting
+from dct_augment.pocket import birds, handwriting
 
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "a drawing of a {}", "one {}", "a {}")
 
@@ -24,7 +24,7 @@ class Subject:
     """One thing the world can draw, with the words that captions use for it.
 
     `names` are (words, probability) pairs of a name-only caption; `place` formats the detail that
-    varies from picture to picture (background, ink or metal).
+    varies from picture to picture (background or ink).
     """
 
     key: str
@@ -61,13 +61,6 @@ def _subjects() -> tuple[Subject, ...]:
 
 
 SUBJECTS = _subjects()
-"""What the text-to-image model of birds and digits draws."""
-
-DEFECTS = tuple(
-    Subject(defect.name, _noisy(defect.name, defects.LOOK_ALIKES, "defect"), defect.adjectives, "flaw", "on {}")
-    for defect in defects.DEFECTS
-)
-"""What that of defects draws."""
 
 
 def describe(subject: Subject) -> str:
@@ -76,7 +69,7 @@ def describe(subject: Subject) -> str:
 
 
 def caption(subject: Subject, place: str, rng: np.random.Generator) -> str:
-    """Draw one caption for a picture of `subject` at `place` (a background, ink colour or metal)."""
+    """Draw one caption for a picture of `subject` at `place` (a background or ink colour)."""
     if rng.random() < EMPTY:
         return ""
     style = rng.random()

@@ -7,10 +7,10 @@ import pytest
 
 from dct_augment import config, datasets
 from dct_augment.errors import DatasetError
-from dct_augment.pocket import birds, camera, captions, defects, handwriting, winter
+from dct_augment.pocket import birds, camera, captions, handwriting, winter
 from dct_augment.records import Dataset, Example
 
-NAMES = ("pocket", "digits", "winter", "defects")
+NAMES = ("pocket", "digits", "winter")
 
 
 @pytest.fixture(params=NAMES)
@@ -28,7 +28,7 @@ def per_class(examples: tuple[Example, ...] | list[Example]) -> Counter[int]:
 
 
 def test_an_unknown_data_set_names_the_known_ones() -> None:
-    with pytest.raises(DatasetError, match=r"'cub' is unknown; by name there are: defects, digits, pocket, winter"):
+    with pytest.raises(DatasetError, match=r"'cub' is unknown; by name there are: digits, pocket, winter"):
         datasets.load("cub")
 
 
@@ -45,9 +45,9 @@ def test_birds_are_twelve_species_in_three_families_and_four_homonyms() -> None:
     assert sorted(families.values()) == [4, 4, 4]
 
 
-@pytest.mark.parametrize("name", ["pocket", "winter", "defects"])
+@pytest.mark.parametrize("name", ["pocket", "winter"])
 @pytest.mark.parametrize(("split", "count"), [("train", 20), ("val", 10), ("test", 40)])
-def test_what_pocket_draws_is_balanced(name: str, split: str, count: int) -> None:
+def test_pocket_birds_are_balanced(name: str, split: str, count: int) -> None:
     assert set(per_class(list(datasets.load(name).examples(split))).values()) == {count}
 
 
@@ -67,41 +67,6 @@ def test_a_camera_in_snow_changes_a_picture_and_not_its_size() -> None:
     lighter = taken.mean((0, 1)) - drawn.mean((0, 1))
     assert lighter[2] > lighter[0]  # the light is blue
     assert np.abs(taken - drawn).mean() > 10
-
-
-def test_a_flaw_is_all_that_tells_parts_apart() -> None:
-    """The same part with another flaw is the same picture but for a small place."""
-    for seed in range(8):
-        drawn = [defects.draw(name, np.random.default_rng(seed)) for name in defects.NAMES]
-        assert len({metal for _, metal in drawn}) == 1
-        pixels = np.stack([np.asarray(picture, dtype=float) for picture, _ in drawn])
-        for one in range(len(pixels)):
-            changed = np.abs(pixels - pixels[one]).max(-1) > 12
-            shares = np.delete(changed.mean((1, 2)), one)
-            assert (shares.min() > 0.001, shares.max() < 0.2) == (True, True), (defects.NAMES[one], shares)
-
-
-def test_defects_are_five_pairs_that_are_easily_mixed_up() -> None:
-    assert sorted(name for pair in defects.LOOK_ALIKES for name in pair) == sorted(defects.NAMES)
-    assert not set(defects.SPLITS.values()) & {*birds.SPLITS.values(), *winter.SPLITS.values()}
-
-
-def test_light_from_above_makes_the_lower_side_of_a_dent_bright_and_of_a_blister_dark() -> None:
-    rng = [np.random.default_rng(3) for _ in range(3)]
-    dent, blister, stain = (
-        np.asarray(defects.draw(name, random)[0], dtype=float).mean(-1)
-        for name, random in zip(("dent", "blister", "stain"), rng, strict=True)
-    )
-    change = dent - blister
-    rows = np.flatnonzero(np.abs(change).max(1) > 12)
-    assert change[rows[-1]].sum() > 0 > change[rows[0]].sum()
-    assert stain.shape == dent.shape
-
-
-def test_a_camera_on_a_bench_changes_a_picture_and_not_its_size() -> None:
-    drawn, taken = (np.asarray(show("rust", "test", 3), dtype=float) for show in (defects.picture, defects.photograph))
-    assert taken.shape == drawn.shape == (64, 64, 3)
-    assert np.abs(taken - drawn).mean() > 5
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 20), ("val", 6)])
@@ -228,18 +193,16 @@ def test_the_object_of_a_homonym_is_another_picture() -> None:
 
 
 def test_every_class_is_a_subject_of_the_captions_with_chances_that_add_up() -> None:
-    subjects = {subject.key: subject for subject in (*captions.SUBJECTS, *captions.DEFECTS)}
-    assert len(subjects) == len(captions.SUBJECTS) + len(captions.DEFECTS)
-    assert {info.name for name in ("pocket", "digits", "defects") for info in datasets.load(name).classes} <= set(
-        subjects
-    )
+    subjects = {subject.key: subject for subject in captions.SUBJECTS}
+    assert len(subjects) == len(captions.SUBJECTS)
+    assert {info.name for name in ("pocket", "digits") for info in datasets.load(name).classes} <= set(subjects)
     assert not {bird.name for bird in winter.BIRDS} & {word for key in subjects for word in key.split()}
     for subject in subjects.values():
         assert sum(chance for _, chance in subject.names) == pytest.approx(1)
 
 
 def test_descriptions_name_no_class_and_are_unique() -> None:
-    descriptions = [captions.describe(subject) for subject in (*captions.SUBJECTS, *captions.DEFECTS)]
+    descriptions = [captions.describe(subject) for subject in captions.SUBJECTS]
     assert len(set(descriptions)) == len(descriptions)
     names = {info.name for name in NAMES for info in datasets.load(name).classes}
     assert [(text, name) for text in descriptions for name in names if f" {name} " in f" {text} "] == []

@@ -681,10 +681,6 @@ class TestTinyDecoder:
         assert (images[0] - images[1]).abs().mean() * 127.5 < 12
         assert exact.tiny is None
 
-    def test_the_tiny_decoder_of_pocket_is_for_no_other_shipped_model(self):
-        with pytest.raises(ModelError, match=r"latents of another model; leave it out for 'pocket/defects'"):
-            load("pocket/defects", tiny_decoder="pocket")
-
 
 def bird_latents(backend):
     """Latents of a few Pocket birds."""

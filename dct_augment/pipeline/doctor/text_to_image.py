@@ -19,9 +19,8 @@ _UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder", "schedu
 def text_to_image(config: Config) -> Finding:
     """Examine the folder of the text-to-image model, or what of it is in the cache."""
     what, path = "text-to-image model", config.model.path
-    if path in pocket.MODELS:
-        megabytes = _folder_bytes(pocket.path(pocket.MODELS[path])) / 1e6
-        return Finding(what, "ok", f"{path}, shipped, {megabytes:.0f} MB")
+    if path == "pocket":
+        return Finding(what, "ok", f"pocket, shipped, {_folder_bytes(pocket.path()) / 1e6:.0f} MB")
     folder = local_folder(path)
     if folder is None:
         index = cached_file(path, "model_index.json", config.model.revision)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dct_augment import config as configuration
-from dct_augment import files, pocket
+from dct_augment import files
 from dct_augment.config import Config
 from dct_augment.errors import InputError
 from dct_augment.pipeline.first_config import models
@@ -19,7 +19,7 @@ from dct_augment.pipeline.first_config.models import Machine, ModelChoice
 from dct_augment.pipeline.first_config.photos import Photos
 from dct_augment.pipeline.first_config.target import refuse_existing, run_name
 from dct_augment.pipeline.first_config.yaml_text import YamlSection, dump, one_line
-from dct_augment.pocket import birds, defects, handwriting
+from dct_augment.pocket import birds, handwriting
 from dct_augment.prompts import CLASS_FIELD
 from dct_augment.records import ClassInfo
 
@@ -144,8 +144,8 @@ class FirstConfig:
             values["variant"] = model.variant
         if model.dtype != "float32":
             values["dtype"] = model.dtype
-        if self.quick and model.path in pocket.TINY_DECODERS:
-            values["tiny_decoder"] = model.path
+        if self.quick and self.is_pocket:
+            values["tiny_decoder"] = models.POCKET
         restriction = f" ({model.restriction})" if model.restriction else ""
         comment = [
             f"The text-to-image model: {model.family.title}{restriction}.",
@@ -277,31 +277,22 @@ class FirstConfig:
 
     @property
     def is_pocket(self) -> bool:
-        """Whether the text-to-image model is shipped."""
-        return self.model.path in pocket.MODELS
+        """Whether the text-to-image model is the shipped one."""
+        return self.model.path == models.POCKET
 
     @property
     def _is_world_of_pocket(self) -> bool:
-        return self.is_pocket and self._world is not None
-
-    @property
-    def _world(self) -> str | None:
-        """The shipped configuration that has all of these classes, if one has."""
         names = {info.name for info in self.photos.classes}
-        known = {
-            "pocket": {bird.name for bird in birds.BIRDS},
-            "digits": set(handwriting.NAMES),
-            "defects": set(defects.NAMES),
-        }
-        of_model = ("defects",) if self.model.path == pocket.DEFECTS else ("pocket", "digits")
-        return next((world for world in of_model if names <= known[world]), None)
+        birds_names = {bird.name for bird in birds.BIRDS}
+        return self.is_pocket and (names <= birds_names or names <= set(handwriting.NAMES))
 
     @cached_property
     def _shipped(self) -> Config:
         """The shipped configuration of the same model."""
         if not self.is_pocket:
             return configuration.load("folder")
-        return configuration.load(self._world or ("defects" if self.model.path == pocket.DEFECTS else "pocket"))
+        digits = {info.name for info in self.photos.classes} <= set(handwriting.NAMES)
+        return configuration.load("digits" if digits else "pocket")
 
     def config(self, changes: Sequence[str] = ()) -> Config:
         """Return the configuration as a run takes it, with a known protocol, and with some changes."""

@@ -140,7 +140,6 @@ def _without_gpu(first: FirstConfig, trials: Mapping[str, float]) -> str:
     faster = first.config([*steps, f"model.path={fast.path}", "model.revision=null"])
     took = duration(count(faster, len(first.photos.classes), first.machine, trials).seconds)
     ways = [f"--model {fast.path}, {took} here ({fast.restriction})"]
-    shipped, unknown = models.best_of_pocket([info.name for info in first.photos.classes])
-    if not unknown:
-        ways.append(f"--model {shipped}, minutes, with small images")
+    if not models.unknown_to_pocket([info.name for info in first.photos.classes]):
+        ways.append(f"--model {models.POCKET}, minutes, with small images")
     return f"faster: a machine with a GPU; or {'; or '.join(ways)}"

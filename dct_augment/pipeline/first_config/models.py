@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dct_augment import files, pocket
+from dct_augment import files
 from dct_augment.errors import ModelError
 from dct_augment.pocket import captions
 from dct_augment.wording import hub_is_offline, listed
 
+POCKET = "pocket"
 _GB = 10**9
 _POCKET_SIDE = 128
 """Pixels. Pocket draws pictures of 64; who has larger ones of a bat or a kiwi has photographs."""
@@ -198,12 +199,11 @@ def choose(
     Raises:
         ModelError: the requested model is no such thing.
     """
-    shipped, unknown = best_of_pocket(class_names)
+    unknown = unknown_to_pocket(class_names)
     if requested is not None:
-        unknown = unknown_to_pocket(class_names, requested) if requested in pocket.MODELS else unknown
         return _requested(requested, machine, unknown)
     if not unknown and picture_side <= _POCKET_SIDE:
-        return _pocket(shipped, "it knows all of these classes")
+        return _pocket("it knows all of these classes")
     models = _candidates(machine)
     fitting = [
         model for model in models if machine.gpu_bytes is not None and model.family.gpu_bytes <= machine.gpu_bytes
@@ -218,18 +218,9 @@ def choose(
     return _published(fitting[0], machine, reason)
 
 
-def best_of_pocket(class_names: Iterable[str]) -> tuple[str, list[str]]:
-    """Choose the shipped model that knows most of these classes; also list those that it does not know."""
-    names = list(class_names)
-    unknown = {model: unknown_to_pocket(names, model) for model in pocket.MODELS}
-    best = min(unknown, key=lambda model: len(unknown[model]))
-    return best, unknown[best]
-
-
-def unknown_to_pocket(class_names: Iterable[str], model: str = pocket.BIRDS_AND_DIGITS) -> list[str]:
-    """List the classes that no caption names which a shipped model was trained on."""
-    subjects = captions.DEFECTS if model == pocket.DEFECTS else captions.SUBJECTS
-    words = {name for subject in subjects for name, _ in subject.names}
+def unknown_to_pocket(class_names: Iterable[str]) -> list[str]:
+    """List the classes that no caption of Pocket's training names."""
+    words = {name for subject in captions.SUBJECTS for name, _ in subject.names}
     return [name for name in class_names if name.strip().lower() not in words]
 
 
@@ -245,9 +236,9 @@ def _candidates(machine: Machine) -> list[KnownModel]:
 
 
 def _requested(path: str, machine: Machine, unknown: Sequence[str]) -> ModelChoice:
-    if path in pocket.MODELS:
+    if path == POCKET:
         has_not = f"it has never seen {listed([repr(name) for name in unknown], 3)}: it shows the way, not the quality"
-        return _pocket(path, has_not if unknown else "you chose it")
+        return _pocket(has_not if unknown else "you chose it")
     if known := next((model for model in KNOWN if model.path == path), None):
         return _published(known, machine, "you chose it")
     from dct_augment.diffusion.names import local_folder  # loads torch
@@ -295,8 +286,8 @@ def _asked_of_the_hub(path: str, machine: Machine) -> str:
     return "you chose it"
 
 
-def _pocket(path: str, reason: str) -> ModelChoice:
-    return ModelChoice(path, POCKET_FAMILY, None, "float32", reason)
+def _pocket(reason: str) -> ModelChoice:
+    return ModelChoice(POCKET, POCKET_FAMILY, None, "float32", reason)
 
 
 def _published(model: KnownModel, machine: Machine, reason: str) -> ModelChoice:
@@ -347,7 +338,7 @@ def family_of(path: str, revision: str | None = None) -> ModelFamily:
     """Tell the family of a text-to-image model: by its files if it is here, else by its name. Loads torch."""
     from dct_augment.diffusion.names import folder_here
 
-    if path in pocket.MODELS:
+    if path == POCKET:
         return POCKET_FAMILY
     if known := next((model for model in KNOWN if model.path == path), None):
         return known.family
